@@ -1,0 +1,357 @@
+"""What one training run is made of: frozen dataclasses, overrides by dotted name, fingerprints.
+
+No torch here: a dry run, the submit command and the components read recipes without loading a model.
+A `Recipe` is the full named configuration of one run. Every field is either part of the fingerprint
+of the stages that read it, or lives in `RuntimeConfig`, which changes speed and never results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from cmapkd_core.errors import InputError
+
+VISION_LEVELS = ("P2", "P3", "P4", "P5")
+TEXT_LEVELS = ("L1", "L2", "L3", "L4")
+ALL_LEVELS = VISION_LEVELS + TEXT_LEVELS
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pairs come from and what of them a student sees."""
+
+    source: str = "folder"  # a row of data.sources.SOURCES
+    url: str = ""  # the folder or s3:// prefix a source reads; sources that carry their data need none
+    size: int = 0  # number of pictures a generating source makes; 0: the source's own number
+    val_share: float = 0.1  # shares of the groups (concepts) held out, where rows name no split
+    test_share: float = 0.1
+    fraction: float = 1.0  # share of the training pairs that students train on, chosen by key
+    samples_per_shard: int = 1024
+    quarantine_bound: float = 0.001  # share of bad samples above which a stage fails
+    max_pixels: int = 50_000_000  # a larger image is quarantined, never decoded
+    crop_scale: tuple[float, float] = (0.9, 1.0)  # CLIP's random resized crop, share of the area
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One side: an open_clip architecture and where its weights come from."""
+
+    model: str = "ViT-B-16"  # an open_clip model name, a config file (path or s3://), or a file name in models/configs
+    weights: str = "openai"  # an open_clip pretrained tag, a file (path or s3://), "packages" or "random"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate per parameter group; a group at 0 is frozen in that phase."""
+
+    student: float = 0.0
+    pyramid: float = 0.0  # pyramids, hierarchies and bridges
+    selector: float = 0.0
+    heads: float = 0.0  # the teacher's projections into its joint space (stage teacher only)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One row of a training schedule, run inside a stage."""
+
+    epochs: int = 0
+    lr: Rates = Rates()
+    levels: tuple[str, ...] = ALL_LEVELS  # the active ones; weights are renormalised over them
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Table 1 of the paper with its 25 epochs; `STAGE_PHASES` says which stage runs which phase."""
+
+    coarse: Phase = Phase(5, Rates(student=5e-5, pyramid=1e-5), ("P5", "L4"))
+    medium: Phase = Phase(5, Rates(student=3e-5, pyramid=1e-5), ("P4", "P5", "L3", "L4"))
+    alsn: Phase = Phase(5, Rates(selector=1e-4))
+    fine: Phase = Phase(10, Rates(student=1e-5, pyramid=5e-6, selector=5e-5))
+
+
+@dataclass(frozen=True)
+class PyramidConfig:
+    """Levels that a recipe uses at all, and their common width."""
+
+    width: int = 256
+    vision_levels: tuple[str, ...] = VISION_LEVELS
+    text_levels: tuple[str, ...] = TEXT_LEVELS
+
+
+@dataclass(frozen=True)
+class TeacherFitConfig:
+    """Stage `teacher`: what is fitted on the frozen teacher before any student is trained."""
+
+    space: Phase = Phase()  # heads of locked towers, where the teacher has no joint space of its own
+    pyramid: Phase = Phase(1, Rates(pyramid=1e-3))
+    batch: int = 256  # global
+    reconstruction: float = 1.0  # weight of rebuilding the normalised taps from the levels
+    alpha: str = "learned"  # compatibility of P_i with L_j: "learned", or "fixed" (1 / 0.5 normalised)
+    alpha_prior: float = 1.0  # weight of KL(alpha || diagonal prior), so that the easiest pair does not win alone
+    seed: int = 0  # apart from Recipe.seed: all student seeds share one teacher
+
+
+@dataclass(frozen=True)
+class TermWeights:
+    """Weights of the terms in the total; a method uses those that its row of METHODS names."""
+
+    intra: float = 1.0
+    align: float = 0.5
+    relation: float = 0.3
+    task: float = 0.1
+    kd: float = 0.0
+    fd: float = 0.0
+    policy: float = 1.0  # ALSN's own loss; its gradient reaches the selector alone
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    name: str = "cmapkd"  # a row of METHODS
+    weights: TermWeights = TermWeights()
+    tau: float = 1.0  # temperature of the align term's KL, on top of the learned scale
+    kd_tau: float = 1.0  # temperature of the kd term, on top of both models' scales
+    pyramid_align: float = 0.5  # beta: L_align = L_single + beta L_pyramid
+    layer_relation: float = 0.3  # gamma: L_relation = sample + gamma layer
+
+
+@dataclass(frozen=True)
+class SelectorConfig:
+    """Who chooses the level weights of a sample."""
+
+    kind: str = "alsn"  # a row of models.selector.SELECTORS: "alsn" or "fixed"
+    weights: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)  # of a fixed selector, coarse level last
+    tau: float = 1.0  # softmax temperature of the weights
+    utility_tau: float = 0.1  # temperature of the target softmax(u / tau_u)
+    uniform: float = 0.1  # weight of KL(w || uniform)
+    every: int = 10  # joint stage: optimiser steps between two measurements of the utilities
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    batch: int = 256  # global: the in-batch contrastive terms see all of it
+    accumulate: int = 1  # micro-batches per update; the contrastive terms then see one micro-batch
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.98
+    clip_norm: float = 1.0
+    warmup: float = 0.05  # share of a phase's steps with a rising learning rate, before the cosine
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    tasks: tuple[str, ...] = ("retrieval", "zeroshot")
+    split: str = "test"
+    templates: str = "clip"  # a row of evaluate.zeroshot.TEMPLATES, or a text file with one {} a line
+    batch: int = 256
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Speed and safety of a run; no result depends on it, so no fingerprint holds it."""
+
+    workers: int = 4  # loader processes per rank
+    threads: int = 0  # torch threads per process; 0: torch's own choice
+    checkpoint_every: int = 500  # optimiser steps
+    log_every: int = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One full named configuration; `recipes.RECIPES` has the rows."""
+
+    name: str = "paper"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    teacher: ModelConfig = ModelConfig("ViT-L-14", "openai")
+    student: ModelConfig = ModelConfig("ViT-B-16", "openai")
+    pyramid: PyramidConfig = PyramidConfig()
+    teacher_fit: TeacherFitConfig = TeacherFitConfig()
+    method: MethodConfig = MethodConfig()
+    selector: SelectorConfig = SelectorConfig()
+    schedule: Schedule = Schedule()
+    optim: OptimConfig = OptimConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+STAGE_PHASES: dict[str, tuple[str, ...]] = {
+    "warmup": ("coarse", "medium"),
+    "alsn": ("alsn",),
+    "joint": ("fine",),
+}
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What a method reads and trains, known without torch; the class itself is in methods/."""
+
+    terms: tuple[str, ...]
+    groups: tuple[str, ...] = ("student",)
+    teacher: bool = True
+    reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
+
+
+METHODS: dict[str, MethodSpec] = {
+    "cmapkd": MethodSpec(
+        terms=("intra", "align", "relation", "task", "kd", "fd", "policy"),
+        groups=("student", "pyramid", "selector"),
+        reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
+    ),
+    "contrastive": MethodSpec(terms=("task",), teacher=False),
+    "kd": MethodSpec(terms=("task", "kd"), reads=("method.kd_tau",)),
+}
+
+
+# ---- access by dotted name ------------------------------------------------------------------------
+
+
+def nearest(word: str, choices: list[str] | tuple[str, ...]) -> str:
+    """' Did you mean 'x'?' for the closest of `choices`, or a list of them where none is close."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"one of: {', '.join(choices)}"
+
+
+def choose(kind: str, name: str, table: dict[str, Any]) -> Any:
+    """`table[name]`, or an InputError that names the nearest row."""
+    if name not in table:
+        raise InputError(f"unknown {kind} '{name}': {nearest(name, tuple(table))}")
+    return table[name]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dataclasses by dotted name, in order of definition."""
+    leaves: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), prefix + item.name
+        leaves |= flatten(value, name + ".") if dataclasses.is_dataclass(value) else {name: value}
+    return leaves
+
+
+def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
+    """`text` as the type of the field it replaces; typed values pass through when they fit."""
+    wanted = type(current)
+    try:
+        if wanted is bool:
+            return {"true": True, "false": False}[str(text).lower()]
+        if wanted is tuple:
+            item = float if "float" in str(kind) else str
+            parts = text.split(",") if isinstance(text, str) else text
+            return tuple(item(part) for part in parts if part != "")
+        if wanted is int and isinstance(text, float) and text != int(text):
+            raise ValueError(text)
+        return wanted(text)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{name}={text}: expected {wanted.__name__}, such as {current!r}") from None
+
+
+def override(config: Any, changes: dict[str, Any]) -> Any:
+    """A copy of `config` with dotted fields replaced; strings are read as the field's type.
+
+    Raises:
+        InputError: unknown field (names the nearest one) or a value of the wrong type.
+    """
+    known = flatten(config)
+    for name, value in changes.items():
+        if name not in known:
+            raise InputError(f"unknown field '{name}': {nearest(name, tuple(known))}")
+        config = _replace(config, name.split("."), value, name)
+    return config
+
+
+def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
+    head, *rest = path
+    current = getattr(config, head)
+    if rest:
+        return dataclasses.replace(config, **{head: _replace(current, rest, value, name)})
+    return dataclasses.replace(config, **{head: _parse(value, current, get_type_hints(type(config))[head], name)})
+
+
+def parse_overrides(text: str) -> dict[str, str]:
+    """`"a.b=1 c=x"` (spaces or new lines between) as a dict.
+
+    Raises:
+        InputError: a part without `=`.
+    """
+    changes = {}
+    for part in text.split():
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"override '{part}' has no '=': write field=value, such as optim.batch=64")
+        changes[name] = value
+    return changes
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """`field: theirs -> ours` for every leaf in which two flattened configurations differ."""
+    names = [*theirs, *(name for name in ours if name not in theirs)]
+    return [f"{n}: {theirs.get(n)} -> {ours.get(n)}" for n in names if _plain(theirs.get(n)) != _plain(ours.get(n))]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+# ---- what each stage reads ------------------------------------------------------------------------
+
+_SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "test_share", "samples_per_shard"))
+_QUALITY = ("data.quarantine_bound", "data.max_pixels")
+_UPDATES = tuple(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision"))
+_TEACHER = (
+    *(*_SHARDS, *_QUALITY, "data.crop_scale", *_UPDATES),
+    *("teacher", "student.model", "pyramid.width", "teacher_fit"),  # the student's grid sizes the common levels
+)
+
+
+def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """The flattened fields that can change what `stage` writes.
+
+    Two recipes that agree in them share the stage's artifact. A method without a teacher does not
+    read the teacher, one without levels does not read them, and no stage reads a later phase.
+    """
+    if stage == "prepare":
+        prefixes: tuple[str, ...] = (*_SHARDS, *_QUALITY)
+    elif stage == "teacher":
+        prefixes = _TEACHER
+    elif stage in STAGE_PHASES:
+        prefixes = _training_prefixes(recipe, stage)
+    else:
+        raise InputError(f"unknown stage '{stage}': {nearest(stage, ('prepare', 'teacher', *STAGE_PHASES))}")
+    leaves = flatten(recipe)
+    chosen = {n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)}
+    if stage in STAGE_PHASES:
+        _drop_unused(chosen, METHODS[recipe.method.name])
+    return chosen
+
+
+def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    spec: MethodSpec = choose("method", recipe.method.name, METHODS)
+    earlier = list(STAGE_PHASES)[: list(STAGE_PHASES).index(stage) + 1]
+    phases = [f"schedule.{phase}" for name in earlier for phase in STAGE_PHASES[name]]
+    fixed = (*_SHARDS, *_QUALITY, "data.crop_scale", "data.fraction", "seed", "student", "optim", "method.name")
+    selector = ("selector",) if "selector" in spec.groups and stage != "warmup" else ()
+    weights = tuple(f"method.weights.{term}" for term in spec.terms)
+    return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
+
+
+def _drop_unused(chosen: dict[str, Any], spec: MethodSpec) -> None:
+    """Leave out rates of groups that a method lacks, and the levels where it has none."""
+    for name in list(chosen):
+        if not name.startswith("schedule."):
+            continue
+        _, phase, leaf = name.split(".", 2)
+        if (leaf.startswith("lr.") and leaf[3:] not in spec.groups) or (leaf == "levels" and "pyramid" not in spec.groups):
+            del chosen[name]
+        elif phase == "alsn" and "selector" not in spec.groups:
+            chosen.pop(name)
+
+
+def fingerprint(fields: dict[str, Any]) -> str:
+    """12 hex digits of the canonical JSON of flattened fields."""
+    text = json.dumps({k: _plain(v) for k, v in sorted(fields.items())}, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

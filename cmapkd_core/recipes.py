@@ -1,0 +1,174 @@
+"""Every experiment is a row: recipes, ablations, baselines. Nothing here imports torch.
+
+`resolve("demo", "no_alsn", "optim.batch=32", seed=1)` is how every command gets its recipe: a named
+recipe, the fields that an ablation or a baseline changes, the user's own overrides, the seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from cmapkd_core.config import (
+    METHODS,
+    STAGE_PHASES,
+    DataConfig,
+    EvaluateConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    Phase,
+    PyramidConfig,
+    Rates,
+    Recipe,
+    RuntimeConfig,
+    Schedule,
+    TeacherFitConfig,
+    TermWeights,
+    choose,
+    flatten,
+    override,
+    parse_overrides,
+)
+from cmapkd_core.errors import InputError
+
+RECIPES: dict[str, Recipe] = {
+    # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
+    "paper": Recipe(name="paper"),
+    # Real pictures and pretrained towers that PyPI packages ship; two cores, minutes.
+    "demo": Recipe(
+        name="demo",
+        data=DataConfig(source="emoji", fraction=0.5, test_share=0.3, samples_per_shard=512),
+        teacher=ModelConfig("lite2-minilm", "packages"),
+        student=ModelConfig("lite0-minilm3", "packages"),
+        pyramid=PyramidConfig(width=128),
+        teacher_fit=TeacherFitConfig(
+            space=Phase(60, Rates(heads=1e-3)), pyramid=Phase(3, Rates(pyramid=2e-3)), batch=128
+        ),
+        method=MethodConfig(weights=TermWeights(task=1.0, fd=4.0)),
+        schedule=Schedule(
+            coarse=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
+            medium=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
+            alsn=Phase(20, Rates(selector=1e-3)),
+            fine=Phase(8, Rates(student=3e-4, pyramid=5e-4, selector=5e-4)),
+        ),
+        optim=OptimConfig(batch=64),
+        evaluate=EvaluateConfig(templates="plain"),
+        runtime=RuntimeConfig(workers=0, checkpoint_every=20, log_every=2),
+    ),
+    # Generated pictures and towers of a few thousand parameters: the same code in seconds, for tests.
+    "tiny": Recipe(
+        name="tiny",
+        data=DataConfig(source="scenes", size=96, samples_per_shard=32),
+        teacher=ModelConfig("tiny-teacher", "random"),
+        student=ModelConfig("tiny-student", "random"),
+        pyramid=PyramidConfig(width=16),
+        teacher_fit=TeacherFitConfig(space=Phase(), pyramid=Phase(1, Rates(pyramid=1e-3)), batch=16),
+        schedule=Schedule(
+            coarse=Phase(1, Rates(student=1e-3, pyramid=1e-3), ("P5", "L4")),
+            medium=Phase(1, Rates(student=1e-3, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
+            alsn=Phase(2, Rates(selector=1e-3)),
+            fine=Phase(1, Rates(student=1e-3, pyramid=1e-3, selector=1e-3)),
+        ),
+        optim=OptimConfig(batch=16),
+        evaluate=EvaluateConfig(templates="plain", batch=32),
+        runtime=RuntimeConfig(workers=0, threads=1, checkpoint_every=2, log_every=1),
+    ),
+}
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no_alsn": {"selector.kind": "fixed"},
+    "no_relation": {"method.weights.relation": 0.0},
+}
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "finetune": {"method.name": "contrastive", "method.weights.task": 1.0},
+    "scratch": {"method.name": "contrastive", "method.weights.task": 1.0, "student.weights": "random"},
+    "kd": {"method.name": "kd", "method.weights.task": 1.0, "method.weights.kd": 1.0},
+}
+
+ROWS: dict[str, dict[str, Any]] = {"none": {}, **ABLATIONS, **BASELINES}
+
+# The control that stands beside every distilled student: same data, same updates, no teacher.
+REFERENCE = "finetune"
+
+
+def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str | int = "", data: str = "") -> Recipe:
+    """The full recipe that a command's strings name.
+
+    Args:
+        recipe: a row of RECIPES.
+        ablation: a row of ABLATIONS or BASELINES, or "none".
+        overrides: `field=value` parts with spaces between; they win over the row.
+        seed: the run's seed; "" keeps the recipe's.
+        data: "" keeps the recipe's source; else `SOURCE` or `SOURCE:URL`, such as `folder:s3://bucket/pictures`.
+
+    Raises:
+        InputError: unknown row or field (with the nearest name), a wrong value, or a phase that trains nothing.
+    """
+    config: Recipe = choose("recipe", recipe, RECIPES)
+    config = override(config, choose("ablation", ablation or "none", ROWS))
+    if data:
+        source, _, url = data.partition(":")
+        config = override(config, {"data.source": source, "data.url": url})
+    config = override(config, parse_overrides(overrides))
+    if str(seed) != "":
+        config = override(config, {"seed": seed})
+    check(config)
+    return config
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot run as written.
+
+    Raises:
+        InputError: unknown method, a phase that trains nothing or has no level, sizes that cannot be.
+    """
+    spec = choose("method", recipe.method.name, METHODS)
+    for stage, phases in STAGE_PHASES.items():
+        for name in phases:
+            phase: Phase = getattr(recipe.schedule, name)
+            if phase.epochs and stage != "alsn":
+                _check_phase(f"schedule.{name}", phase, spec.groups)
+            if phase.epochs and "pyramid" in spec.groups:
+                _check_levels(f"schedule.{name}.levels", phase.levels, recipe)
+    if not any(getattr(recipe.schedule, name).epochs for name in ("coarse", "medium", "fine")):
+        raise InputError("the schedule trains no student: give schedule.fine.epochs at least 1")
+    if recipe.teacher_fit.space.epochs:
+        _check_phase("teacher_fit.space", recipe.teacher_fit.space, ("heads",))
+    if recipe.teacher_fit.pyramid.epochs:
+        _check_phase("teacher_fit.pyramid", recipe.teacher_fit.pyramid, ("pyramid",))
+    if "alsn" in recipe.selector.kind and "selector" in spec.groups and recipe.schedule.alsn.epochs:
+        _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
+    _check_sizes(recipe)
+
+
+def _check_phase(name: str, phase: Phase, groups: tuple[str, ...]) -> None:
+    if not any(rate > 0 for group, rate in vars(phase.lr).items() if group in groups):
+        rates = ", ".join(f"{name}.lr.{group}" for group in groups)
+        raise InputError(f"phase {name} has {phase.epochs} epochs and trains nothing: set one of {rates} above 0")
+
+
+def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:
+    for field, known in (("vision_levels", recipe.pyramid.vision_levels), ("text_levels", recipe.pyramid.text_levels)):
+        if not set(levels) & set(known):
+            raise InputError(f"{name}={','.join(levels)} has none of pyramid.{field}={','.join(known)}: add one")
+    unknown = set(levels) - set(PyramidConfig().vision_levels) - set(PyramidConfig().text_levels)
+    if unknown:
+        raise InputError(f"{name} names {', '.join(sorted(unknown))}: levels are P2..P5 and L1..L4")
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    leaves = flatten(recipe)
+    for name in ("optim.batch", "optim.accumulate", "teacher_fit.batch", "pyramid.width", "selector.every"):
+        if leaves[name] < 1:
+            raise InputError(f"{name}={leaves[name]}: it must be at least 1")
+    if not 0 < recipe.data.fraction <= 1:
+        raise InputError(f"data.fraction={recipe.data.fraction}: it must be above 0 and at most 1")
+    if len(recipe.selector.weights) != 4 or min(recipe.selector.weights) < 0 or sum(recipe.selector.weights) == 0:
+        raise InputError(f"selector.weights={recipe.selector.weights}: four weights, none below 0, one above")
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested plain values, for run records."""
+    return dataclasses.asdict(recipe)
