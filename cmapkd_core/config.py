@@ -62,6 +62,7 @@ class Phase:
     epochs: int = 0
     lr: Rates = Rates()
     levels: tuple[str, ...] = ALL_LEVELS  # the active ones; weights are renormalised over them
+    selects: bool = False  # level weights by the recipe's selector; else uniform
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Schedule:
     coarse: Phase = Phase(5, Rates(student=5e-5, pyramid=1e-5), ("P5", "L4"))
     medium: Phase = Phase(5, Rates(student=3e-5, pyramid=1e-5), ("P4", "P5", "L3", "L4"))
     alsn: Phase = Phase(5, Rates(selector=1e-4))
-    fine: Phase = Phase(10, Rates(student=1e-5, pyramid=5e-6, selector=5e-5))
+    fine: Phase = Phase(10, Rates(student=1e-5, pyramid=5e-6, selector=5e-5), selects=True)
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class RuntimeConfig:
     threads: int = 0  # torch threads per process; 0: torch's own choice
     checkpoint_every: int = 500  # optimiser steps
     log_every: int = 20
+    shares_every: int = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 
 
 @dataclass(frozen=True)
@@ -345,7 +347,7 @@ def _drop_unused(chosen: dict[str, Any], spec: MethodSpec) -> None:
         if not name.startswith("schedule."):
             continue
         _, phase, leaf = name.split(".", 2)
-        if (leaf.startswith("lr.") and leaf[3:] not in spec.groups) or (leaf == "levels" and "pyramid" not in spec.groups):
+        if (leaf.startswith("lr.") and leaf[3:] not in spec.groups) or (leaf in ("levels", "selects") and "pyramid" not in spec.groups):
             del chosen[name]
         elif phase == "alsn" and "selector" not in spec.groups:
             chosen.pop(name)

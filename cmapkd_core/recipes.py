@@ -50,11 +50,11 @@ RECIPES: dict[str, Recipe] = {
             coarse=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
             medium=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
             alsn=Phase(20, Rates(selector=1e-3)),
-            fine=Phase(8, Rates(student=3e-4, pyramid=5e-4, selector=5e-4)),
+            fine=Phase(8, Rates(student=3e-4, pyramid=5e-4, selector=5e-4), selects=True),
         ),
         optim=OptimConfig(batch=64),
         evaluate=EvaluateConfig(templates="plain"),
-        runtime=RuntimeConfig(workers=0, checkpoint_every=20, log_every=2),
+        runtime=RuntimeConfig(workers=0, checkpoint_every=20, log_every=2, shares_every=10),
     ),
     # Generated pictures and towers of a few thousand parameters: the same code in seconds, for tests.
     "tiny": Recipe(
@@ -68,11 +68,11 @@ RECIPES: dict[str, Recipe] = {
             coarse=Phase(1, Rates(student=1e-3, pyramid=1e-3), ("P5", "L4")),
             medium=Phase(1, Rates(student=1e-3, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
             alsn=Phase(2, Rates(selector=1e-3)),
-            fine=Phase(1, Rates(student=1e-3, pyramid=1e-3, selector=1e-3)),
+            fine=Phase(1, Rates(student=1e-3, pyramid=1e-3, selector=1e-3), selects=True),
         ),
         optim=OptimConfig(batch=16),
         evaluate=EvaluateConfig(templates="plain", batch=32),
-        runtime=RuntimeConfig(workers=0, threads=1, checkpoint_every=2, log_every=1),
+        runtime=RuntimeConfig(workers=0, threads=1, checkpoint_every=2, log_every=1, shares_every=2),
     ),
 }
 

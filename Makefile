@@ -1,0 +1,29 @@
+# Each target makes what it needs: `make demo` and `make test` both start from nothing but Python 3.11.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ROOT ?= runs/demo
+
+.PHONY: install demo test check clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,test]'
+	touch $@
+
+demo: install ## the whole pipeline on real pairs, here: minutes on two cores
+	$(BIN)/python pipelines/submit.py --recipe demo --local --root $(ROOT)
+
+test: install ## the tests
+	$(BIN)/python -m pytest
+
+check: install ## what CI runs: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean: ## runs, but not the environment
+	rm -rf runs

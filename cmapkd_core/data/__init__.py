@@ -1,0 +1,1 @@
+"""Pairs of pictures and captions: sources give rows, rows become shards, shards become batches."""

@@ -1,0 +1,76 @@
+"""Encoded bytes to an RGB picture, with a reason where that cannot be."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cmapkd_core.errors import InputError
+
+MIN_SIDE = 8  # pixels; smaller ones are tracking pixels and separators, not pictures
+EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+
+
+class BadImage(InputError):
+    """Bytes that are no usable picture; the message is the reason."""
+
+
+def format_of(data: bytes) -> str:
+    """The key of EXTENSIONS that the first bytes announce.
+
+    Raises:
+        BadImage: an empty file or any other format.
+    """
+    if not data:
+        raise BadImage("the image file is empty")
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    raise BadImage(f"the image is no PNG, JPEG or WebP (it starts with {data[:8]!r})")
+
+
+def decode(data: bytes, max_pixels: int) -> Image.Image:
+    """The picture in RGB at its own size: upright as its EXIF says, alpha composed on white.
+
+    The size is read from the header and checked before a pixel is decoded.
+
+    Raises:
+        BadImage: unknown format, too large, too small, truncated or broken.
+    """
+    name = format_of(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is the stricter one
+            image = Image.open(io.BytesIO(data), formats=(name,))
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadImage(f"{width}x{height} pixels are more than data.max_pixels={max_pixels}")
+        if min(width, height) < MIN_SIDE:
+            raise BadImage(f"{width}x{height} pixels: a side is shorter than {MIN_SIDE}")
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(str(error)) from None
+    except Exception as error:  # Pillow's decoders raise nearly every type on broken bytes
+        raise BadImage(f"the {name} cannot be read: {error or type(error).__name__}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips to white
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")

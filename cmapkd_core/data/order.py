@@ -1,0 +1,132 @@
+"""Which sample is where: splits, fractions and the order of training, as pure functions of keys.
+
+Everything is a 64-bit hash of the key mixed with a salt or a seed (splitmix64), so that no result
+depends on a library's random stream, on the worker count or on the world size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from cmapkd_core.errors import InputError
+
+BLOCK_SHARDS = 16  # shards whose samples are shuffled together: bounds what is open or fetched at a time
+
+
+def hash64(text: str, salt: str = "") -> int:
+    """A stable 64-bit hash of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=salt.encode()).digest(), "little")
+
+
+def hashes(texts: Sequence[str]) -> np.ndarray:
+    """`hash64` of every text: uint64 [n]."""
+    return np.fromiter((hash64(text) for text in texts), dtype=np.uint64, count=len(texts))
+
+
+def mix(values: np.ndarray, *seeds: int) -> np.ndarray:
+    """uint64 [n] scrambled by each seed in turn; equal inputs give equal outputs."""
+    for seed in seeds:
+        with np.errstate(over="ignore"):
+            x = values + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            values = x ^ (x >> np.uint64(31))
+    return values
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed of one sample's augmentation and caption in one epoch, below 2**63."""
+    return int(mix(np.array([index], dtype=np.uint64), seed, epoch)[0] >> np.uint64(1))
+
+
+def split_of(group: str, val_share: float, test_share: float) -> str:
+    """The side of the split on which a group falls, by its hash alone."""
+    place = hash64(group, "split") / 2**64
+    if place < test_share:
+        return "test"
+    return "val" if place < test_share + val_share else "train"
+
+
+def chosen(key_hashes: np.ndarray, fraction: float) -> np.ndarray:
+    """Positions of the `fraction` of samples with the smallest hashes, ascending: int64 [round(n * fraction)].
+
+    A smaller fraction is a subset of a larger one, whatever the seed.
+    """
+    ranked = np.argsort(mix(key_hashes, 0xF4AC), kind="stable")
+    return np.sort(ranked[: round(len(ranked) * fraction)])
+
+
+class Order:
+    """The sequence of global batches, and one rank's share of each.
+
+    Shards are permuted, then samples within blocks of BLOCK_SHARDS shards, so that reads stay near each
+    other. A global batch is the same for every world size; rank r takes its contiguous slice. The last
+    incomplete batch of an epoch is dropped.
+
+    Args:
+        ids: positions in the split's table that take part, int64 [n].
+        key_hashes: of those samples, uint64 [n].
+        shards: number of the shard that holds each, int64 [n].
+        batch: global.
+
+    Raises:
+        InputError: the batch does not divide over the ranks, or there are fewer samples than one batch.
+    """
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        key_hashes: np.ndarray,
+        shards: np.ndarray,
+        *,
+        batch: int,
+        rank: int,
+        world: int,
+        seed: int,
+    ) -> None:
+        if batch < world:
+            raise InputError(f"optim.batch={batch} is smaller than the {world} processes: raise it or use fewer")
+        if batch % world:
+            raise InputError(f"optim.batch={batch} does not divide over {world} processes: use a multiple of {world}")
+        if len(ids) < batch:
+            raise InputError(
+                f"{len(ids)} training samples are fewer than one batch of {batch}: "
+                "lower optim.batch, raise data.fraction or give more pairs"
+            )
+        self.ids, self.hashes, self.shards = ids, key_hashes, shards
+        self.batch, self.rank, self.world, self.seed = batch, rank, world, seed
+        self._epoch, self._sequence = -1, ids
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.ids) // self.batch
+
+    def sequence(self, epoch: int) -> np.ndarray:
+        """All of `ids` in the order of `epoch`."""
+        if epoch != self._epoch:
+            numbers, place = np.unique(self.shards, return_inverse=True)
+            rank = np.empty(len(numbers), dtype=np.int64)
+            rank[np.argsort(mix(numbers.astype(np.uint64), self.seed, epoch, 1), kind="stable")] = range(len(numbers))
+            block = rank[place] // BLOCK_SHARDS
+            self._sequence = self.ids[np.lexsort((mix(self.hashes, self.seed, epoch, 2), block))]
+            self._epoch = epoch
+        return self._sequence
+
+    def step(self, number: int) -> tuple[int, np.ndarray]:
+        """The epoch of a global step, and the ids of this rank's slice: int64 [batch / world]."""
+        epoch, step = divmod(number, self.steps_per_epoch)
+        size = self.batch // self.world
+        first = step * self.batch + self.rank * size
+        return epoch, self.sequence(epoch)[first : first + size]
+
+    def substitute(self, number: int, slot: int, attempt: int) -> int:
+        """The id that stands in for slot `slot` of this rank at step `number`: the sample a whole batch further on.
+
+        Ranks need not talk: different slots get different samples, `attempt` = 1, 2, .. tries the following ones.
+        """
+        epoch, step = divmod(number, self.steps_per_epoch)
+        place = (step + 1) * self.batch + self.rank * (self.batch // self.world) + slot + attempt - 1
+        return int(self.sequence(epoch)[place % len(self.ids)])

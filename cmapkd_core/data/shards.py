@@ -1,0 +1,210 @@
+"""Prepared data sets: one read at an offset per sample, checked against the index.
+
+No tar header is parsed while reading: a damaged one loses nothing, and damaged bytes of a sample are
+always noticed (CRC-32 of every member, sha256 of every shard that comes over the network).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cmapkd_core import storage
+from cmapkd_core.config import choose
+from cmapkd_core.data.layout import INDEX, MANIFEST, SCHEMA, VERSION
+from cmapkd_core.data.writer import TooManyBad, write_shards
+from cmapkd_core.errors import InputError
+
+__all__ = ["CorruptSample", "ShardSet", "TooManyBad", "write_shards"]
+
+_OPEN_FILES = 64
+_FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+
+
+class CorruptSample(InputError):
+    """Stored bytes that are not what the index says.
+
+    Attributes:
+        shard, key, reason: where and what.
+    """
+
+    def __init__(self, shard: str, key: str, reason: str) -> None:
+        super().__init__(shard, key, reason)
+        self.shard, self.key, self.reason = shard, key, reason
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}, sample {self.key}: {self.reason}; run stage prepare again"
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The index of one split: its table, and the numbers of it that every read needs."""
+
+    table: pa.Table
+    shards: list[str]
+    shard: np.ndarray  # number in `shards`, int64 [n]
+    numbers: dict[str, np.ndarray]  # offset, size, crc32 of image and json, int64 [n]
+
+
+class ShardSet:
+    """The samples of a prepare artifact, at a path or on S3; `open` makes one.
+
+    Shards on S3 are fetched whole into `cache` on first touch, for all ranks and workers of the machine.
+    An object is picklable and may be used by forked and spawned workers.
+    """
+
+    def __init__(self, url: str, cache: Path, manifest: dict[str, Any], index: pa.Table) -> None:
+        self.url, self.cache, self.manifest = url, cache, manifest
+        self.classes: list[str] = manifest["classes"]
+        self.max_pixels: int = manifest["max_pixels"]
+        self._splits = {name: _index_split(index, name) for name in manifest["splits"]}
+        self._files: OrderedDict[str, int] = OrderedDict()  # open file descriptors, least recently used first
+
+    @classmethod
+    def open(cls, url: str, cache: Path) -> ShardSet:
+        """The data set at `url`.
+
+        Args:
+            url: the prepare artifact, a path or s3://.
+            cache: a local folder that processes of this machine may share.
+
+        Raises:
+            InputError: it is no complete data set, or its index does not fit its manifest.
+        """
+        try:
+            manifest = storage.read_json(storage.join(url, MANIFEST))
+            _check_manifest(url, manifest)
+            cache = cache / manifest["index"]["sha256"][:16]  # by content: a data set made anew gets its own
+            path = _fetch(url, INDEX, manifest["index"]["sha256"], cache)
+        except FileNotFoundError as error:
+            raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
+        if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
+            raise InputError(f"{path} does not match {MANIFEST}: run stage prepare again")
+        return cls(url, cache, manifest, pq.read_table(path, schema=SCHEMA))
+
+    def count(self, split: str) -> int:
+        """Number of samples."""
+        return self._split(split).table.num_rows
+
+    def table(self, split: str) -> pa.Table:
+        """The index of a split, columns as in `layout.SCHEMA`; positions in it are what loaders call `index`."""
+        return self._split(split).table
+
+    def keys(self, split: str) -> list[str]:
+        """The samples' keys in table order."""
+        return self._split(split).table["key"].to_pylist()
+
+    def captions(self, split: str, i: int) -> list[str]:
+        """All captions of one sample."""
+        return self._split(split).table["captions"][i].as_py()
+
+    def class_counts(self, split: str) -> dict[str, int]:
+        """Pictures of every class in a split, 0 for a class that has none there."""
+        counts = choose("split", split, self.manifest["splits"])["classes"]
+        return {name: counts.get(name, 0) for name in self.classes}
+
+    def shard_numbers(self, split: str) -> np.ndarray:
+        """Number of the shard that holds each sample: int64 [n]."""
+        return self._split(split).shard
+
+    def read_image(self, split: str, i: int) -> bytes:
+        """The encoded picture of sample `i`.
+
+        Raises:
+            CorruptSample: fewer bytes than the index says, or a wrong CRC-32.
+            InputError: the shard is missing, or changed on S3.
+        """
+        return self._read(split, i, "image")
+
+    def verify(self) -> Iterator[CorruptSample]:
+        """Every sample whose picture or JSON is not as written, one by one."""
+        for split in self._splits:
+            for i in range(self.count(split)):
+                try:
+                    self._read(split, i, "image")
+                    self._read(split, i, "json")
+                except CorruptSample as error:
+                    yield error
+
+    def _read(self, split: str, i: int, part: str) -> bytes:
+        entry = self._split(split)
+        numbers, shard = entry.numbers, entry.shards[entry.shard[i]]
+        size = int(numbers[f"{part}_size"][i])
+        data = os.pread(self._file(shard), size, int(numbers[f"{part}_offset"][i]))
+        if len(data) == size and zlib.crc32(data) == numbers[f"{part}_crc32"][i]:
+            return data
+        reason = f"{len(data)} of {size} bytes are there" if len(data) < size else "its checksum is wrong"
+        raise CorruptSample(shard, entry.table["key"][i].as_py(), f"{part}: {reason}")
+
+    def _split(self, split: str) -> _Split:
+        return choose("split", split, self._splits)
+
+    def _file(self, shard: str) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        if len(self._files) >= _OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        entries = (entry for split in self.manifest["splits"].values() for entry in split["shards"])
+        digest = next(entry["sha256"] for entry in entries if entry["file"] == shard)
+        try:
+            self._files[shard] = os.open(_fetch(self.url, shard, digest, self.cache), os.O_RDONLY)
+        except FileNotFoundError:
+            raise InputError(f"shard {shard} of {self.url} is missing: run stage prepare again") from None
+        return self._files[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_files", {}).values():
+            os.close(descriptor)
+
+
+def _index_split(index: pa.Table, name: str) -> _Split:
+    table = index.filter(pc.equal(index["split"], name)).combine_chunks()
+    shard = table["shard"].combine_chunks().dictionary_encode()
+    columns = [f"{part}_{what}" for part in ("image", "json") for what in ("offset", "size", "crc32")]
+    numbers = {column: table[column].to_numpy() for column in columns}
+    return _Split(table, shard.dictionary.to_pylist(), shard.indices.to_numpy().astype(np.int64), numbers)
+
+
+def _check_manifest(url: str, manifest: Any) -> None:
+    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        raise InputError(f"{url}/{MANIFEST} is not of version {VERSION}: run stage prepare again")
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            if not _FILE_NAME.fullmatch(shard["file"]):
+                raise InputError(f"{url}/{MANIFEST} names the shard {shard['file']!r}, which is no file name")
+
+
+def _fetch(url: str, name: str, digest: str, cache: Path) -> Path:
+    """A local path of a file: where it is, or a copy in `cache` whose digest has been checked once.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: two downloads did not have the digest.
+    """
+    if "://" not in url:
+        return storage.fetch(storage.join(url, name), cache / name)
+    target, part = cache / name, cache / f"{name}.{os.getpid()}.part"
+    for _ in range(2):
+        if target.exists():  # complete and checked, by us or by another process
+            return target
+        storage.fetch(storage.join(url, name), part)
+        if storage.sha256_file(part) == digest:
+            part.replace(target)
+            return target
+        part.unlink()
+    raise InputError(f"{url}/{name} does not have the sha256 of {MANIFEST}: run stage prepare again")

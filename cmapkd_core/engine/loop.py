@@ -1,0 +1,118 @@
+"""The one training loop: every method, every phase, any number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cmapkd_core import parallel
+from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
+from cmapkd_core.engine.session import Plan, Session
+
+
+class Loader(Protocol):
+    """Batches of a phase by global step number."""
+
+    steps_per_epoch: int
+
+    def batches(self, start: int, stop: int) -> Iterator[Any]:
+        """The batches of steps start..stop-1; the same whatever came before."""
+
+
+def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], plan: Plan, session: Session) -> None:
+    """Train what `plan.phase` gives a rate, from the session's checkpoint or from step 0.
+
+    Args:
+        module: forward(batch, targets, phase, step) -> Outcome, and groups(phase).
+        targets: what the frozen teacher says of a batch, `targets(batch, phase)`.
+
+    Raises:
+        Interrupted: SIGTERM; the state is saved.
+        FloatingPointError: a term became NaN or Inf.
+    """
+    device, phase = parallel.device(), plan.phase
+    module.to(device).train()
+    module.amp = choose_precision(plan.optim.precision, device)  # type: ignore[assignment]
+    groups = trainable(module.groups(phase), phase)  # type: ignore[operator]
+    freeze_all_but(module, [p for params in groups.values() for p in params])
+    updates = plan.steps // plan.optim.accumulate
+    optimiser = Optimiser(groups, phase, plan.optim, updates, scaled=module.amp is torch.float16)
+    step, norm = session.resume(plan, module, optimiser), 0.0
+    wrapped = distribute(module)
+    for batch in loader.batches(step, plan.steps):
+        batch = to_device(batch, device)
+        update, inside = divmod(step, plan.optim.accumulate)
+        rates = optimiser.set_rates(update)
+        last = inside == plan.optim.accumulate - 1
+        with contextlib.nullcontext() if last or wrapped is module else wrapped.no_sync():
+            outcome = wrapped(batch, targets(batch, phase), phase, step)
+            total = weighted_total(outcome.terms, plan.weights)
+            terms = numbers(outcome.terms)
+            session.require_finite(terms, getattr(batch, "keys", []), plan, step)
+            step += 1
+            shares = {}
+            if outcome.roots and session.due(session.runtime.shares_every, plan, step):
+                shares = gradient_shares(outcome.terms, plan.weights, outcome.roots)
+            optimiser.backward(total)
+        if last:
+            norm = optimiser.update()
+        session.replaced += getattr(batch, "replaced", [])
+        point = {"terms": terms, "weighted": {name: plan.weights[name] * value for name, value in terms.items()}}
+        point |= {"lr": rates, "gradient_norm": norm, "shares": shares}
+        session.after(plan, step, point, outcome.stats, module, optimiser)
+
+
+def weighted_total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """sum_t weight_t * term_t. Every term must have a weight."""
+    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+
+def gradient_shares(terms: dict[str, Tensor], weights: dict[str, float], roots: list[Tensor]) -> dict[str, float]:
+    """Each weighted term's share of the summed gradient norms at the student's first taps.
+
+    There, and not at the embeddings, since the pyramids' terms never pass through an embedding. A
+    term that is off in effect shows as a share near 0.
+    """
+    norms = {}
+    for name, value in terms.items():
+        if not value.requires_grad:
+            continue
+        grads = torch.autograd.grad(weights[name] * value, roots, retain_graph=True, allow_unused=True)
+        norms[name] = float(torch.stack([g.float().norm() for g in grads if g is not None] or [torch.zeros(())]).norm())
+    total = sum(norms.values())
+    return {name: norm / total if total else 0.0 for name, norm in norms.items()}
+
+
+def freeze_all_but(module: nn.Module, trained: list[nn.Parameter]) -> None:
+    """requires_grad for the trained parameters only."""
+    chosen = {id(p) for p in trained}
+    for p in module.parameters():
+        p.requires_grad_(id(p) in chosen)
+
+
+def distribute(module: nn.Module) -> Any:
+    """The module under DDP where there are several processes; batch norms then share their statistics on GPUs."""
+    if parallel.world() == 1:
+        return module
+    if parallel.device().type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return DistributedDataParallel(module, device_ids=[parallel.local_rank()], broadcast_buffers=False)
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A Batch or a dict of tensors on `device`."""
+    if isinstance(batch, dict):
+        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    return batch.to(device)
+
+
+def numbers(tensors: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars as floats, in one transfer from the device."""
+    values = torch.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
+    return dict(zip(tensors, values, strict=True))

@@ -1,0 +1,113 @@
+"""The optimiser of a phase: AdamW groups, cosine with warm-up, clipping, accumulation, precision."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cmapkd_core.config import OptimConfig, Phase
+from cmapkd_core.errors import InputError
+
+
+def rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Share of the learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
+
+    Args:
+        warmup: share of the steps with a rising rate.
+    """
+    rising = max(1, round(steps * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The towers' autocast type; None is full precision.
+
+    `auto` is bf16 where the GPU has it, else fp16 with a loss scaler; fp32 on a CPU, where half
+    precision without the instructions is a hundred times slower.
+
+    Raises:
+        InputError: half precision asked for on a CPU, or an unknown name.
+    """
+    types = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if wanted == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if wanted not in types:
+        raise InputError(f"optim.precision={wanted}: one of auto, {', '.join(types)}")
+    if device.type == "cpu" and types[wanted] is not None:
+        raise InputError(f"optim.precision={wanted} on a CPU is slower than fp32 by far: use auto or fp32")
+    return types[wanted]
+
+
+def trainable(groups: dict[str, list[nn.Parameter]], phase: Phase) -> dict[str, list[nn.Parameter]]:
+    """The groups that `phase` gives a learning rate.
+
+    Raises:
+        InputError: none of them has one.
+    """
+    chosen = {name: params for name, params in groups.items() if params and getattr(phase.lr, name) > 0}
+    if not chosen:
+        rates = ", ".join(f"lr.{name}" for name in groups)
+        raise InputError(f"this phase trains nothing: set one of {rates} above 0")
+    return chosen
+
+
+class Optimiser:
+    """AdamW over a phase's groups. Scales, biases and norms are not decayed, as CLIP does."""
+
+    def __init__(
+        self, groups: dict[str, list[nn.Parameter]], phase: Phase, config: OptimConfig, steps: int, scaled: bool
+    ) -> None:
+        self.config, self.steps, self.seen = config, steps, 0
+        rows = []
+        for name, params in groups.items():
+            for decay, chosen in ((True, [p for p in params if p.dim() > 1]), (False, [p for p in params if p.dim() <= 1])):
+                if chosen:
+                    rate = getattr(phase.lr, name)
+                    weight_decay = config.weight_decay if decay else 0.0
+                    rows.append({"params": chosen, "name": name, "peak": rate, "lr": rate, "weight_decay": weight_decay})
+        self.adamw = torch.optim.AdamW(rows, betas=(config.beta1, config.beta2), eps=1e-6)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
+
+    def set_rates(self, step: int) -> dict[str, float]:
+        """Learning rates of update `step`, by group."""
+        factor = rate_factor(step, self.steps, self.config.warmup)
+        for row in self.adamw.param_groups:
+            row["lr"] = row["peak"] * factor
+        return {row["name"]: row["lr"] for row in self.adamw.param_groups}
+
+    def backward(self, total: Tensor) -> None:
+        """Add one micro-batch's gradient."""
+        self.scaler.scale(total / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> float:
+        """Clip, step and clear; returns the gradient's norm before clipping (0: nothing is clipped)."""
+        self.scaler.unscale_(self.adamw)
+        params = [p for row in self.adamw.param_groups for p in row["params"]]
+        norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm)
+        self.scaler.step(self.adamw)
+        self.scaler.update()
+        self.adamw.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Moments as tensors by `parameter.name`, and the scaler's state."""
+        found = self.adamw.state_dict()["state"]
+        tensors = {f"{i}.{name}": torch.as_tensor(value) for i, row in found.items() for name, value in row.items()}
+        return tensors, self.scaler.state_dict()
+
+    def load(self, tensors: dict[str, Tensor], scaler: dict[str, Any]) -> None:
+        """The inverse of `state`, for the same groups."""
+        rows: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split(".", 1)
+            rows.setdefault(int(index), {})[name] = value
+        groups = self.adamw.state_dict()["param_groups"]
+        self.adamw.load_state_dict({"state": rows, "param_groups": groups})
+        self.scaler.load_state_dict(scaler)

@@ -1,0 +1,69 @@
+"""Seeds, random states and the wish to stop: what makes a run repeatable and interruptible."""
+
+from __future__ import annotations
+
+import random
+import signal
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmapkd_core import parallel
+
+
+class Interrupted(Exception):
+    """SIGTERM came; the step was finished and saved. Stages exit 143."""
+
+
+class StopRequest:
+    """Remembers SIGTERM until the loop looks; the step under way is finished and saved first."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def listen(self) -> StopRequest:
+        """Take over SIGTERM of this process."""
+        signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def anywhere(self) -> bool:
+        """True on all ranks at the same step once one of them was asked."""
+        return parallel.any_rank(self.asked)
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Seed Python, NumPy and torch. Weights are drawn with rank 0 everywhere; dropout has a stream per rank."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed + 1_000_003 * rank)
+
+
+def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """This rank's generators as tensors and as plain values."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, state, following = random.getstate()
+    plain = {
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, gauss],
+        "python": [version, list(state), following],
+    }
+    return tensors, plain
+
+
+def restore_random_state(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+    kind, keys, position, has_gauss, gauss = plain["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    version, state, following = plain["python"]
+    random.setstate((version, tuple(state), following))

@@ -1,0 +1,176 @@
+"""What surrounds the steps of a stage: history, journal, progress line, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from cmapkd_core import parallel
+from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig
+from cmapkd_core.engine.checkpoint import Checkpoints, Saved
+from cmapkd_core.engine.optim import Optimiser
+from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
+from cmapkd_core.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One phase of a stage, ready to run. steps: micro-batches; weights: of the terms in the total."""
+
+    index: int
+    name: str
+    phase: Phase
+    steps_per_epoch: int
+    weights: dict[str, float]
+    optim: OptimConfig
+    batch: int  # pairs a micro-batch, over all ranks
+
+    @property
+    def steps(self) -> int:
+        """All epochs, cut to whole updates."""
+        steps = self.phase.epochs * self.steps_per_epoch
+        return steps - steps % self.optim.accumulate
+
+
+@dataclass
+class Session:
+    """One execution of a stage's phases on one rank; rank 0 writes and talks."""
+
+    stage: str
+    plans: list[Plan]
+    checkpoints: Checkpoints
+    tracker: Tracker
+    say: Callable[[str], None]
+    runtime: RuntimeConfig
+    stop: StopRequest
+    history: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[tuple[str, str]] = field(default_factory=list)
+    saved: Saved | None = None
+    _clock: tuple[int, float] = (0, 0.0)
+
+    def __post_init__(self) -> None:
+        self.saved = self.checkpoints.latest()
+        if self.saved:
+            self.history = self.saved.state["history"]
+            self.replaced = [(key, reason) for key, reason in self.saved.state["replaced"]]
+            plan = self.plans[self.saved.phase]
+            self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
+            self.tracker.rewind(self._total(plan, self.saved.step) + 1)
+
+    def _total(self, plan: Plan, step: int) -> int:
+        return sum(earlier.steps for earlier in self.plans[: plan.index]) + step
+
+    def finished(self, plan: Plan) -> bool:
+        """True for a phase that the checkpoint has left behind; its effect is in the weights."""
+        return self.saved is not None and self.saved.phase > plan.index
+
+    def resume(self, plan: Plan, module: nn.Module, optimiser: Optimiser) -> int:
+        """Load the checkpoint where it belongs to this phase; returns the step to go on from."""
+        self._clock = (0, time.monotonic())
+        if self.saved is None or self.saved.phase != plan.index:
+            return 0
+        saved = self.saved
+        module.load_state_dict(saved.tensors["weights.safetensors"])
+        optimiser.load(saved.tensors["optimiser.safetensors"], saved.state["optimiser"])
+        ours = f"{parallel.rank()}."
+        states = {k[len(ours) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(ours)}
+        if states:  # a larger world than the one that saved: the new ranks keep their fresh streams
+            restore_random_state(states, saved.state["random"][parallel.rank()])
+        return saved.step
+
+    def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
+        """A checkpoint after `step` steps of the phase."""
+        everyone = parallel.all_objects(random_state())
+        if parallel.rank() == 0:
+            moments, optimiser_state = optimiser.state()
+            tensors = {
+                "weights.safetensors": module.state_dict(),
+                "optimiser.safetensors": moments,
+                "random.safetensors": {f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()},
+            }
+            state = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
+            self.checkpoints.save(plan.index, step, tensors, state | {"history": self.history, "replaced": self.replaced})
+        parallel.barrier()
+
+    def require_finite(self, terms: dict[str, float], keys: list[str], plan: Plan, step: int) -> None:
+        """Stop on NaN or Inf, on all ranks at the same step.
+
+        Raises:
+            FloatingPointError: names the step, the terms and the batch's sample keys.
+        """
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        if parallel.any_rank(bool(bad)):
+            shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+            raise FloatingPointError(
+                f"{self.stage}, phase {plan.name}, step {step}: {', '.join(bad) or 'a term of another rank'} "
+                f"is not finite on the batch {shown or '(table rows)'}; the last checkpoint is untouched. "
+                "Lower the learning rate, or look at these samples."
+            )
+
+    def due(self, every: int, plan: Plan, step: int) -> bool:
+        """True at each `every` steps of a phase and at its end."""
+        return step % every == 0 or step == plan.steps
+
+    def after(
+        self,
+        plan: Plan,
+        step: int,
+        point: dict[str, Any],
+        stats: dict[str, Tensor],
+        module: nn.Module,
+        optimiser: Optimiser,
+    ) -> None:
+        """Log, save and stop as due after `step` steps of the phase.
+
+        Raises:
+            Interrupted: SIGTERM came on some rank; the state is saved.
+        """
+        if self.due(self.runtime.log_every, plan, step):
+            self._report(plan, step, point | {"stats": {name: float(value) for name, value in stats.items()}})
+        whole = step % plan.optim.accumulate == 0
+        stopping = whole and self.stop.anywhere()
+        if whole and (stopping or self.due(self.runtime.checkpoint_every, plan, step)):
+            self.save(plan, step, module, optimiser)
+        if stopping:
+            raise Interrupted(f"{self.stage} was asked to stop; saved at phase {plan.name}, step {step}")
+
+    def _report(self, plan: Plan, step: int, point: dict[str, Any]) -> None:
+        since, then = self._clock
+        now = time.monotonic()
+        since = since if since < step else step - 1
+        speed = (step - since) * plan.batch / max(now - then, 1e-9)
+        self._clock = (step, now)
+        epoch = (step - 1) // plan.steps_per_epoch + 1
+        total = self._total(plan, step)
+        point = {"step": total, "phase": plan.name, "epoch": epoch, "samples_per_second": speed, **point}
+        self.history.append(point)
+        self.tracker.log(_flat(point), total)
+        left = sum(p.steps * p.batch for p in self.plans[plan.index :]) - step * plan.batch
+        loss = sum(point["weighted"].values())
+        self.say(
+            f"{self.stage} {plan.name}: epoch {epoch}/{plan.phase.epochs}  step {step}/{plan.steps}  "
+            f"loss {loss:.4f}  {speed:.0f} samples/s  ETA {clock(left / max(speed, 1e-9))}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """`h:mm:ss` or `m:ss`."""
+    whole = int(seconds + 0.5)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def _flat(point: dict[str, Any]) -> dict[str, float]:
+    """`{"terms": {"intra": 1}}` as `{"terms/intra": 1}`: the journal's and MLflow's metric names."""
+    flat: dict[str, float] = {}
+    for name, value in point.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}/{inner}": float(number) for inner, number in value.items()}
+        elif isinstance(value, int | float) and name != "step":
+            flat[name] = float(value)
+    return flat

@@ -1,0 +1,42 @@
+"""Embeddings of a split's images and of texts by a backbone, in batches on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cmapkd_core.data.augment import View
+from cmapkd_core.data.loader import Side, eval_batches
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.models.backbones import Backbone
+
+
+def embed_texts(backbone: Backbone, texts: Sequence[str], batch: int, device: torch.device) -> Tensor:
+    """Unit-norm embeddings of `texts`, [n,E] float32 on the device, in their order."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), batch):
+            tokens = backbone.tokenize(list(texts[start : start + batch]))
+            parts.append(backbone.encode_text(tokens.to(device)).float())
+    return torch.cat(parts)
+
+
+def embed_images(
+    backbone: Backbone, shards: ShardSet, split: str, batch: int, workers: int, device: torch.device
+) -> Tensor:
+    """Unit-norm embeddings of a split's images, [n,E] float32 on the device, in table order.
+
+    Raises:
+        CorruptSample: a stored image that does not match its checksum; every image of a test split counts,
+            so none is replaced or left out.
+    """
+    spec = backbone.spec
+    view = View(spec.image_size, spec.mean, spec.std)
+    side = Side(view, backbone.tokenize)
+    embeddings = torch.empty(shards.count(split), spec.embed_dim, device=device)
+    with torch.inference_mode():
+        for index, images in eval_batches(shards, split, side, batch, workers):
+            embeddings[index.to(device)] = backbone.encode_image(images.to(device)).float()
+    return embeddings

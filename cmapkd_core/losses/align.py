@@ -1,0 +1,35 @@
+"""Cross-modal alignment distillation (paper 4.4.2 as the design reads it).
+
+Shapes: B global batch; similarities [K,J,B,B] for K vision and J text levels, rows images.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cmapkd_core.losses.contrastive import info_nce, relative_entropy
+
+
+def single(student_images: Tensor, student_texts: Tensor) -> Tensor:
+    """L_single = 1/2 [InfoNCE(student P5 . teacher L4) + InfoNCE(teacher P5 . student L4)].
+
+    Args:
+        student_images: [B,B], the student's coarsest image level against the teacher's coarsest text level.
+        student_texts: [B,B], the teacher's coarsest image level against the student's coarsest text level.
+    """
+    return 0.5 * (info_nce(student_images) + info_nce(student_texts))
+
+
+def pyramid(student: Tensor, teacher: Tensor, alpha: Tensor, tau: float) -> Tensor:
+    """L_pyramid = sum_ij alpha_ij tau^2 KL(teacher || student) over the rows and columns of sim_ij.
+
+    Args:
+        student, teacher: [K,J,B,B].
+        alpha: compatibility of the active levels, [K,J]; renormalised to sum 1.
+    """
+    return (alpha / alpha.sum() * relative_entropy(teacher, student, tau)).sum()
+
+
+def align(single_term: Tensor, pyramid_term: Tensor, beta: float) -> Tensor:
+    """L_align = L_single + beta L_pyramid."""
+    return single_term + beta * pyramid_term

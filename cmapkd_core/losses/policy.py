@@ -1,0 +1,45 @@
+"""What ALSN learns from: the utility of each level for a sample (design, section 4).
+
+Shapes: B samples, K levels of one modality.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def utilities(distance: Tensor, task: Tensor, root: Tensor) -> Tensor:
+    """u[b,i] = cosine of the gradients of level i's distance and of the task at a sample's features, [B,K].
+
+    Args:
+        distance: [B,K], attached to the graph; a level that is not active has gradient 0 and utility 0.
+        task: scalar loss of the same batch.
+        root: [B,...], the features that both were computed from (the first tapped block's output).
+    """
+    (toward,) = torch.autograd.grad(task, root, retain_graph=True)
+    columns = []
+    for i in range(distance.shape[1]):
+        (pull,) = torch.autograd.grad(distance[:, i].sum(), root, retain_graph=True, allow_unused=True)
+        pull = torch.zeros_like(root) if pull is None else pull
+        columns.append(F.cosine_similarity(pull.flatten(1).float(), toward.flatten(1).float(), dim=1, eps=1e-20))
+    return torch.stack(columns, dim=1)
+
+
+def policy(weights: Tensor, target: Tensor, uniform: float) -> Tensor:
+    """KL(q || w) + uniform * KL(w || 1/K), mean over the batch, [B,K] twice -> scalar.
+
+    q = softmax(u / tau_u) over the active levels; levels that are not active are 0 in both.
+    The second part keeps weights from going to one level, in the ALSN stage and in joint training.
+    """
+    log_w = weights.clamp_min(1e-12).log()
+    towards = (target * (target.clamp_min(1e-12).log() - log_w)).sum(1)
+    active = (weights > 0).sum(1).to(weights.dtype)
+    spread = (weights * log_w).sum(1) + active.log()
+    return (towards + uniform * spread).mean()
+
+
+def entropy(weights: Tensor) -> Tensor:
+    """Mean entropy of the samples' weights in nats, [B,K] -> scalar; log K when uniform."""
+    return -(weights * weights.clamp_min(1e-12).log()).sum(1).mean()

@@ -1,0 +1,50 @@
+"""Relational structure distillation (paper 4.4.3 as the design reads it).
+
+Shapes: B global batch; vectors [B,D] of any width, since only their cosines are compared.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gram(x: Tensor, y: Tensor) -> Tensor:
+    """Cosines of every row of x [B,D] with every row of y [B,D], [B,B]."""
+    return F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T
+
+
+def off_diagonal(difference: Tensor) -> Tensor:
+    """Mean square of a square matrix's off-diagonal elements; 0 for a 1x1 matrix."""
+    n = len(difference)
+    mask = ~torch.eye(n, dtype=torch.bool, device=difference.device)
+    return (difference.square() * mask).sum() / max(1, n * (n - 1))
+
+
+def sample_relation(student: tuple[Tensor, Tensor, Tensor], teacher: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Mean over three Gram matrices (image-image, text-text, image-text) of their off-diagonal squared difference.
+
+    Kept apart, since one Gram of concatenated modalities would mix them (paper_problems 14).
+    """
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([off_diagonal(s - t.detach()) for s, t in pairs]).mean()
+
+
+def linear_cka(levels: Tensor) -> Tensor:
+    """Linear centred kernel alignment between levels, [K,B,D] -> [K,K] in [0, 1] (Kornblith et al. 2019).
+
+    Needs no common basis or width, and sees which samples are alike, unlike a correlation of batch means.
+    """
+    centred = levels - levels.mean(dim=1, keepdim=True)
+    kernels = torch.einsum("kbd,kcd->kbc", centred, centred).flatten(1)
+    return gram(kernels, kernels)
+
+
+def layer_relation(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Off-diagonal squared difference of the level-by-level CKA matrices; 0 for one level.
+
+    Args:
+        student, teacher: vectors [B,D] of the same active levels of one modality.
+    """
+    return off_diagonal(linear_cka(torch.stack(student)) - linear_cka(torch.stack(teacher)).detach())

@@ -1,0 +1,94 @@
+"""The contract of a method: it owns what it trains, and turns a batch into named terms."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from cmapkd_core import parallel
+from cmapkd_core.config import Phase, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.features import Features
+from cmapkd_core.models.teacher import Targets, Teacher
+
+
+@dataclass
+class Outcome:
+    """What one forward gives.
+
+    terms: unweighted losses by name, scalars with gradient. stats: scalars to log, without gradient.
+    roots: features that the terms were computed from; gradient shares are measured there.
+    """
+
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor] = field(default_factory=dict)
+    roots: list[Tensor] = field(default_factory=list)
+
+
+class Method(nn.Module):
+    """A student and whatever is trained beside it.
+
+    `config.METHODS` names the terms and parameter groups of each method; a forward gives exactly
+    these terms. The teacher is no part of a method: what it says comes with the batch as targets.
+    """
+
+    amp: torch.dtype | None = None  # set by the engine: the towers' autocast type; losses stay fp32
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.recipe, self.student = recipe, student
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """Parameters by group, as far as `phase` can reach them: each of them gets a gradient."""
+        named = self.student.named_parameters()
+        # A constant added to every logit (SigLIP) is not seen by the softmax losses here.
+        return {"student": [p for name, p in named if not name.endswith("logit_bias")]}
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """The terms of one local batch; in-batch terms see all ranks' pairs."""
+        raise NotImplementedError
+
+    def active(self, phase: Phase) -> tuple[str, ...]:
+        """Names of the levels that the method uses in `phase`; none for a method without levels."""
+        return ()
+
+    def policy_fit(self) -> nn.Module | None:
+        """What the ALSN stage trains, a module with the loop's contract; None where there is no policy to learn."""
+        return None
+
+    def statistics(self, batch: Batch, targets: Targets | None) -> dict[str, Tensor]:
+        """What a selector learns from, rows [b, ...] by column; nothing for a method without one."""
+        return {}
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The precision of the towers."""
+        return precision(next(self.parameters()).device.type, self.amp)
+
+    def towers(self, batch: Batch) -> tuple[Features, Features]:
+        """The student's vision and text features of a batch."""
+        with self.autocast():
+            return self.student.vision(batch.images["student"]), self.student.text(batch.tokens["student"])
+
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """The student's scaled similarities of gathered embeddings, [B,E] twice -> [B,B]."""
+        return self.student.scale() * image @ text.T
+
+
+def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Autocast to `dtype`, or full precision for None."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device, dtype)
+
+
+def require(targets: Targets | None) -> Targets:
+    """The targets of a method that cannot do without."""
+    assert targets is not None, "config.METHODS says that this method has a teacher"
+    return targets
+
+
+def gathered(*tensors: Tensor) -> list[Tensor]:
+    """Each tensor's rows of all ranks in fp32, with gradient where it has one."""
+    return [parallel.gather(x.float()) for x in tensors]

@@ -1,0 +1,169 @@
+"""CMAPKD: fitted pyramids in both towers, weights per sample, three distillation losses (the paper).
+
+    L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd: embedding-level terms, 0 in the paper's form)
+    intra    = mean_b sum_i w_v[b,i] d(P_i^S, P_i^T) + the same for L_j          (losses/intra.py)
+    align    = L_single + beta L_pyramid                                         (losses/align.py)
+    relation = sample relation of levels and of embeddings + gamma layer CKA     (losses/relation.py)
+    task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/contrastive.py)
+    policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
+deviations: see the README's table of what differs from the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses import contrastive, intra
+from cmapkd_core.losses.align import align, pyramid, single
+from cmapkd_core.losses.policy import entropy, utilities
+from cmapkd_core.losses.relation import gram, layer_relation, sample_relation
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.policy import PolicyFit, PolicyMemory
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.bridge import Levels, LevelTower, similarities
+from cmapkd_core.models.features import Features
+from cmapkd_core.models.selector import SELECTORS, Uniform
+from cmapkd_core.models.teacher import Targets, Teacher
+
+
+class Cmapkd(Method):
+    """The student, its levels, the selector, and the utilities that the selector learns from."""
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__(recipe, student, teacher)
+        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        theirs, spec = teacher.backbone.spec.embed_dim, student.spec
+        self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
+        # fd compares embeddings, so a student of another width is lifted to the teacher's for this term alone.
+        same = spec.embed_dim == theirs
+        self.lifts = nn.ModuleDict(
+            {side: nn.Identity() if same else nn.Linear(spec.embed_dim, theirs) for side in ("image", "text")}
+        )
+        self.selector = SELECTORS[recipe.selector.kind](theirs, theirs, recipe.selector)
+        self.uniform = Uniform()
+        self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, theirs)
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """The student, the parts of its pyramid that the phase's levels reach, the selector."""
+        pyramid = [*self.levels.used(self.active(phase)), *self.lifts.parameters()]
+        return super().groups(phase) | {"pyramid": pyramid, "selector": list(self.selector.parameters())}
+
+    def active(self, phase: Phase) -> tuple[str, ...]:
+        """Levels that both the phase and the recipe have, finest first."""
+        known = (*self.recipe.pyramid.vision_levels, *self.recipe.pyramid.text_levels)
+        return tuple(n for n in (*VISION_LEVELS, *TEXT_LEVELS) if n in phase.levels and n in known)
+
+    def policy_fit(self) -> PolicyFit | None:
+        """The selector on its own, at all of the recipe's levels."""
+        levels = self.active(self.recipe.schedule.fine)
+        return PolicyFit(self.selector, self.recipe.selector, levels) if self.selector.learns else None
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """The terms of config.METHODS["cmapkd"]."""
+        theirs, active = require(targets), self.active(phase)
+        vision, text = self.towers(batch)
+        with self.autocast():
+            mine = self.levels(vision, text, active).float()
+        d_v, d_l = level_distances(mine, theirs.levels)
+        selector = self.selector if phase.selects else self.uniform
+        w_v, w_l = selector(theirs.image, theirs.text, active)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        levels_s, levels_t = gathered_levels(mine), gathered_levels(theirs.levels)
+        logits = self.logits(image, caption)
+        task = contrastive.info_nce(logits)
+        if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
+            u_v, u_l = measure(d_v, d_l, task, vision, text)
+            self.memory.keep(*gathered(theirs.image, theirs.text, u_v, u_l))
+        terms = {
+            "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
+            "align": self._align(levels_s, levels_t, theirs),
+            "relation": self._relation(levels_s, levels_t, (image, caption), (image_t, caption_t)),
+            "task": task,
+            "kd": contrastive.relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "fd": contrastive.feature_distance(self.lifts["image"](image), image_t)
+            + contrastive.feature_distance(self.lifts["text"](caption), caption_t),
+            "policy": self.memory.loss(selector, active, self.recipe.selector),
+        }
+        return Outcome(terms, describe(w_v, w_l, active), [vision.taps[0], text.taps[0]])
+
+    def statistics(self, batch: Batch, targets: Targets | None) -> dict[str, Tensor]:
+        """Rows for the ALSN stage at all of the recipe's levels, gathered over the ranks.
+
+        Columns: d, u [B,8] (distances and utilities, P2..P5 then L1..L4), teacher_image and
+        teacher_text [B,E], difficulty [B]: the teacher's minus the student's margin in the batch.
+        """
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        mine = self.levels(vision, text, self.active(self.recipe.schedule.fine)).float()
+        d_v, d_l = level_distances(mine, theirs.levels)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        u = torch.cat(measure(d_v, d_l, contrastive.info_nce(self.logits(image, caption)), vision, text), dim=1)
+        d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
+        difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
+        return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
+
+    def _align(self, mine: Levels, theirs: Levels, targets: Targets) -> Tensor:
+        """L_align over the gathered levels; the coarsest active levels stand for P5 and L4."""
+        scale = self.levels.bridge.scale()
+        crossed = (
+            similarities(mine, theirs, scale)[-1, -1],
+            similarities(theirs, mine, scale)[-1, -1],
+        )
+        rows = [VISION_LEVELS.index(n) for n in mine.vision()]
+        columns = [TEXT_LEVELS.index(n) for n in mine.text()]
+        alpha = targets.alpha[rows][:, columns]
+        student = similarities(mine, mine, scale)
+        teacher = similarities(theirs, theirs, targets.level_scale)
+        config = self.recipe.method
+        return align(single(*crossed), pyramid(student, teacher, alpha, config.tau), config.pyramid_align)
+
+    def _relation(
+        self, mine: Levels, theirs: Levels, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Sample relation of the coarsest levels and of the embeddings, plus gamma times the layers' CKA."""
+        sample = sample_relation(level_grams(mine), level_grams(theirs)) + sample_relation(
+            embedding_grams(*student), embedding_grams(*teacher)
+        )
+        layers = [
+            layer_relation([mine.vectors[n] for n in names], [theirs.vectors[n] for n in names])
+            for names in (mine.vision(), mine.text())
+        ]
+        return sample + self.recipe.method.layer_relation * (layers[0] + layers[1]) / 2
+
+
+def level_distances(mine: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
+    """d_v [b,4] of the maps and d_l [b,4] of the text vectors; 0 for levels that are not active."""
+    texts = ({n: side.vectors[n] for n in mine.text()} for side in (mine, theirs))
+    return intra.distances(mine.maps, theirs.maps, VISION_LEVELS), intra.distances(*texts, TEXT_LEVELS)
+
+
+def measure(d_v: Tensor, d_l: Tensor, task: Tensor, vision: Features, text: Features) -> tuple[Tensor, Tensor]:
+    """Utilities u_v, u_l [b,4] at the towers' first taps, which every level and the task depend on."""
+    return utilities(d_v, task, vision.taps[0]), utilities(d_l, task, text.taps[0])
+
+
+def gathered_levels(levels: Levels) -> Levels:
+    """Vectors of all ranks; maps stay local, since only per-sample distances read them."""
+    tables = ({n: gathered(x)[0] for n, x in table.items()} for table in (levels.vectors, levels.mapped))
+    return Levels(levels.maps, *tables)
+
+
+def level_grams(levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
+    """Image-image, text-text and (bridged) image-text cosines of the coarsest active levels, [B,B] each."""
+    v, l = levels.vectors[levels.vision()[-1]], levels.vectors[levels.text()[-1]]
+    return gram(v, v), gram(l, l), similarities(levels, levels, 1.0)[-1, -1]
+
+
+def embedding_grams(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image-image, text-text and image-text cosines of CLIP embeddings, [B,B] each."""
+    return gram(image, image), gram(text, text), gram(image, text)
+
+
+def describe(w_v: Tensor, w_l: Tensor, active: tuple[str, ...]) -> dict[str, Tensor]:
+    """Mean weight of every active level and the weights' mean entropies in nats, for the log."""
+    named = zip((*VISION_LEVELS, *TEXT_LEVELS), (*w_v.detach().mean(0), *w_l.detach().mean(0)), strict=True)
+    means = {f"weight/{name}": value for name, value in named if name in active}
+    return means | {"entropy/vision": entropy(w_v.detach()), "entropy/text": entropy(w_l.detach())}

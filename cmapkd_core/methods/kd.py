@@ -1,0 +1,27 @@
+"""Classic distillation of the in-batch similarities (Hinton et al. 2015).
+
+L = L_clip + lambda tau^2 1/2 sum over both directions of KL(softmax(Z_T / tau) || softmax(Z_S / tau)),
+each Z with its own model's scale; tau = 1 is CLIP-KD's CRD (Yang et al. 2024).
+deviations: rows and columns of the batch's similarity matrix stand for the class scores of the original.
+"""
+
+from __future__ import annotations
+
+from cmapkd_core.config import Phase
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses.contrastive import info_nce, relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.models.teacher import Targets
+
+
+class Kd(Method):
+    """L_clip and the teacher's softened similarities."""
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """Terms `task` and `kd`."""
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        logits = self.logits(image, caption)
+        kd = relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau)
+        return Outcome({"task": info_nce(logits), "kd": kd}, roots=[vision.taps[0], text.taps[0]])

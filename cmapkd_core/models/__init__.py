@@ -1,0 +1,1 @@
+"""Towers, pyramids, hierarchies, bridges and the selector."""

@@ -1,0 +1,132 @@
+"""One wrapper around every open_clip model: embeddings, taps, projections, sizes (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import Tensor, nn
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.models.features import Features, Spec
+from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower
+from cmapkd_core.models.vision_towers import VISION_TOWERS, VisionTower
+
+MAX_SCALE = 100.0  # CLIP's bound on exp(logit_scale)
+
+
+class Backbone(nn.Module):
+    """An open_clip `CLIP` or `CustomTextCLIP`, teacher or student, with four taps a tower.
+
+    Built in evaluation mode; a student's engine calls `train()`. A `logit_bias` (SigLIP) is frozen: it
+    adds the same constant to every logit, which the softmax losses here do not see.
+
+    Attributes:
+        model: the open_clip model; its weights are what `save_model` writes.
+        config: {"model_cfg", "preprocess_cfg"} in open_clip's form, complete, with no machine path in it.
+        files: Hugging Face config and tokenizer files of the text tower by name; {} where it has none.
+        tokenize: picklable; list of n captions -> LongTensor [n, context_length].
+        spec: sizes, measured on the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: dict[str, Any],
+        files: dict[str, bytes],
+        tokenize: Callable[[list[str]], Tensor],
+    ) -> None:
+        """Raises InputError for towers that no adapter knows, and for sizes that no level fits."""
+        super().__init__()
+        if type(model) not in (CLIP, CustomTextCLIP):
+            raise InputError(f"{type(model).__name__} has no plain image and text embedding: choose a CLIP model")
+        self.model: Any = model
+        self.config, self.files, self.tokenize = config, files, tokenize
+        text = model.text if isinstance(model, CustomTextCLIP) else model
+        self._vision: VisionTower = _adapter(VISION_TOWERS, self.model.visual)(self.model.visual)
+        self._text: TextTower = _adapter(TEXT_TOWERS, text)(text, _end_id(tokenize))
+        if self.model.logit_bias is not None:
+            self.model.logit_bias.requires_grad_(False)
+        self.eval()
+        self.spec = self._measure()
+
+    def vision(self, images: Tensor) -> Features:
+        """Features of images [B, 3, H, H]; taps [B, C_k, h_k, w_k] without CLS, no mask."""
+        pooled, taps = self._vision.run(images)
+        return Features(self.project_image(pooled), pooled, taps)
+
+    def text(self, tokens: Tensor) -> Features:
+        """Features of token ids [B, N]; taps [B, N', D]; mask [B, N'] True from the start to the end-of-text token.
+
+        N' = N, but a Hugging Face tower leaves off the columns that are padding in every caption.
+        """
+        pooled, taps, mask = self._text.run(self._text.trim(tokens))
+        return Features(self.project_text(pooled), pooled, taps, mask)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """[B, 3, H, H] -> unit-norm [B, E], without taps."""
+        return self.model.encode_image(images, normalize=True)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """[B, N] -> unit-norm [B, E], without taps."""
+        return self.model.encode_text(self._text.trim(tokens), normalize=True)
+
+    def project_image(self, pooled: Tensor) -> Tensor:
+        """`Features.pooled` of the image tower [B, D] -> unit-norm [B, E]."""
+        return F.normalize(self._vision.project(pooled), dim=-1)
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        """`Features.pooled` of the text tower [B, D] -> unit-norm [B, E]."""
+        return F.normalize(self._text.project(pooled), dim=-1)
+
+    def heads(self) -> list[nn.Parameter]:
+        """What makes the joint space of two given towers: both projections and the logit scale."""
+        return [*self._vision.head(), *self._text.head(), self.model.logit_scale]
+
+    def scale(self) -> Tensor:
+        """exp(logit_scale), at most 100, as a scalar."""
+        return self.model.logit_scale.exp().clamp(max=MAX_SCALE).reshape(())
+
+    @torch.no_grad()
+    def _measure(self) -> Spec:
+        preprocess = self.model.visual.preprocess_cfg
+        size = _square(self.model.visual.image_size)
+        tokens = self.tokenize(["a"])
+        vision, text = self.vision(torch.zeros(1, 3, size, size)), self.text(tokens)
+        return Spec(
+            image_size=size,
+            mean=tuple(preprocess["mean"]),
+            std=tuple(preprocess["std"]),
+            context_length=tokens.shape[1],
+            embed_dim=vision.embedding.shape[1],
+            vision_widths=tuple(tap.shape[1] for tap in vision.taps),
+            vision_grids=tuple(tap.shape[2] for tap in vision.taps),
+            vision_pooled=vision.pooled.shape[1],
+            text_widths=tuple(tap.shape[2] for tap in text.taps),
+            text_pooled=text.pooled.shape[1],
+        )
+
+
+def _adapter(table: dict[type[nn.Module], Any], tower: nn.Module) -> Any:
+    if type(tower) not in table:
+        known = ", ".join(kind.__name__ for kind in table)
+        raise InputError(f"no taps are known for a {type(tower).__name__} tower: choose a model with one of {known}")
+    return table[type(tower)]
+
+
+def _square(size: int | tuple[int, int]) -> int:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise InputError(f"image_size {height}x{width} is not square: give vision_cfg.image_size one number")
+    return height
+
+
+def _end_id(tokenize: Any) -> int:
+    """End-of-text id of open_clip's own tokenizer, or of a Hugging Face one (BERT calls it separator)."""
+    if hasattr(tokenize, "eot_token_id"):
+        return tokenize.eot_token_id
+    inner = tokenize.tokenizer
+    return inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id

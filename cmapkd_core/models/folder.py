@@ -1,0 +1,54 @@
+"""A model as a folder that stands alone: it loads on a machine without packages, hub or network.
+
+    open_clip_config.json   open_clip's own form; Hugging Face names in it are "text"
+    model.safetensors       every weight, by open_clip's names
+    text/                   config and tokenizer of a Hugging Face text tower, where the model has one
+
+Models without text/ also open as `open_clip.create_model("local-dir:FOLDER")`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.construct import TEXT_FOLDER, construct
+from cmapkd_core.models.weights import fill, read_tensors
+
+CONFIG, WEIGHTS = "open_clip_config.json", "model.safetensors"
+
+
+def save_model(backbone: Backbone, folder: Path) -> None:
+    """Write `backbone` into `folder` (made where missing); equal weights give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(backbone.config, indent=2) + "\n", encoding="utf-8")
+    # A copy each: safetensors wants contiguous tensors, and none that share memory.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in backbone.model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    for name, data in backbone.files.items():
+        (folder / TEXT_FOLDER).mkdir(exist_ok=True)
+        (folder / TEXT_FOLDER / name).write_bytes(data)
+
+
+def load_model(folder: Path) -> Backbone:
+    """The Backbone that `save_model` wrote into `folder`, in evaluation mode; embeddings are bit-equal.
+
+    Raises:
+        InputError: a file is missing or damaged, or the weights do not fit the config.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"model folder {folder} has no {name}: give a folder that save_model wrote")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"model folder {folder}: {CONFIG} is no JSON ({error}): write the folder again") from error
+    text = folder / TEXT_FOLDER
+    files = {path.name: path.read_bytes() for path in sorted(text.iterdir())} if text.is_dir() else {}
+    backbone = construct(folder.name, config, files, seed=0)
+    fill(backbone.model, read_tensors(folder / WEIGHTS), f"{WEIGHTS} does not fit {CONFIG} in {folder}")
+    return backbone

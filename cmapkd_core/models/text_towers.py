@@ -1,0 +1,141 @@
+"""How each kind of text tower gives its taps, its mask, its pooled state and its projection.
+
+Shapes: B batch, N tokens (the context length), D width, E joint embedding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP
+from open_clip.transformer import TextTransformer, text_global_pool
+from torch import Tensor, nn
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.models.vision_towers import quarters
+
+
+def start_to_end(tokens: Tensor, end: Tensor) -> Tensor:
+    """Bool [B, N]: True up to and with the position `end` [B] of each caption."""
+    return torch.arange(tokens.shape[1], device=tokens.device) <= end[:, None]
+
+
+class TextTower(ABC):
+    """One kind of text tower; `tower` stays a part of the open_clip model, weights and all."""
+
+    def __init__(self, tower: nn.Module, end_id: int) -> None:
+        self.tower: Any = tower
+        self.end_id = end_id  # the tokenizer's end-of-text token
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """Token ids without the columns that change no result; most towers need all of theirs."""
+        return tokens
+
+    @abstractmethod
+    def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Pooled state [B, D], the four taps [B, N, D] and the mask [B, N] of trimmed token ids [B, N]."""
+
+    @abstractmethod
+    def project(self, pooled: Tensor) -> Tensor:
+        """[B, D] -> [B, E], not normalised."""
+
+    @abstractmethod
+    def head(self) -> list[nn.Parameter]:
+        """Parameters of `project`."""
+
+
+class ClipText(TextTower):
+    """open_clip's own text transformer (causal or not), pooled at the end of text, first or last token."""
+
+    def __init__(self, tower: nn.Module, end_id: int) -> None:
+        super().__init__(tower, end_id)
+        if getattr(tower, "cls_emb", None) is not None:
+            raise InputError("a text tower with embed_cls (CoCa) cannot be distilled: choose a CLIP model")
+
+    def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Input of the first block [B, N, D] and the attention mask."""
+        return self.tower._embeds(tokens)
+
+    def _rule(self) -> tuple[str, int]:
+        """Where the tower pools, and the end-of-text id that it looks for."""
+        return self.tower.pool_type, self.tower.eos_id
+
+    def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        inputs, attention = self._embed(tokens)
+        indices = quarters(len(self.tower.transformer.resblocks))
+        distinct = sorted(set(indices))
+        state, outputs = self.tower.transformer.forward_intermediates(inputs, attn_mask=attention, indices=distinct)
+        rule, eos_id = self._rule()
+        pooled = text_global_pool(self.tower.ln_final(state), tokens, rule, eos_token_id=eos_id)
+        taps = [outputs[distinct.index(index)] for index in indices]
+        return pooled, taps, start_to_end(tokens, self._end(tokens, rule, eos_id))
+
+    def _end(self, tokens: Tensor, rule: str, eos_id: int) -> Tensor:
+        if rule == "argmax":
+            return tokens.argmax(dim=1)
+        found = tokens == (eos_id if rule == "eos" else self.end_id)
+        # A caption cut at the context length may have lost its end: then all of it counts.
+        cut = torch.full_like(tokens[:, 0], tokens.shape[1] - 1)
+        return torch.where(found.any(dim=1), found.int().argmax(dim=1), cut)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        projection = self.tower.text_projection
+        if projection is None:
+            return pooled
+        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+    def head(self) -> list[nn.Parameter]:
+        projection = self.tower.text_projection
+        if projection is None:
+            return []
+        return list(projection.parameters()) if isinstance(projection, nn.Linear) else [projection]
+
+
+class PlainClipText(ClipText):
+    """The same transformer, unpacked into the attributes of open_clip's plain `CLIP` class."""
+
+    def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        dtype = self.tower.transformer.get_cast_dtype()
+        embedded = self.tower.token_embedding(tokens).to(dtype)
+        return embedded + self.tower.positional_embedding.to(dtype), self.tower.attn_mask
+
+    def _rule(self) -> tuple[str, int]:
+        return self.tower.text_pool_type, self.tower.text_eos_id
+
+
+class HuggingFaceText(TextTower):
+    """A Hugging Face encoder: bidirectional, masked at its pad token, pooled by open_clip's pooler."""
+
+    def __init__(self, tower: nn.Module, end_id: int) -> None:
+        super().__init__(tower, end_id)
+        if self.tower.config.pad_token_id is None:
+            raise InputError("the text tower's config.json has no pad_token_id: add the tokenizer's")
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """Up to the longest caption: masked columns cost as much as words, and captions are short."""
+        used = (tokens != self.tower.config.pad_token_id).any(dim=0).nonzero()
+        return tokens[:, : int(used[-1]) + 1] if len(used) else tokens
+
+    def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        mask = tokens != self.tower.config.pad_token_id
+        output = self.tower.transformer(input_ids=tokens, attention_mask=mask.long(), output_hidden_states=True)
+        # hidden_states[0] is the embedding; the last state may follow a final norm that the list lacks
+        states = [*output.hidden_states[1:-1], output.last_hidden_state]
+        taps = [states[index] for index in quarters(len(states))]
+        return self.tower.pooler(output, mask.long()), taps, mask
+
+    def project(self, pooled: Tensor) -> Tensor:
+        return self.tower.proj(pooled)
+
+    def head(self) -> list[nn.Parameter]:
+        return list(self.tower.proj.parameters())
+
+
+TEXT_TOWERS: dict[type[nn.Module], type[TextTower]] = {
+    CLIP: PlainClipText,
+    TextTransformer: ClipText,
+    HFTextEncoder: HuggingFaceText,
+}

@@ -1,0 +1,200 @@
+"""How each kind of image tower gives its taps, its pooled state and its projection.
+
+A tap has to lie on the way from the parameters to the embedding: the utilities of the selector are
+gradients with respect to it. open_clip's and timm's `forward_intermediates` return reshaped copies
+beside that way, which no gradient of the embedding reaches. So the towers run their own forward, and
+hooks on four blocks pass each output through the map that is the tap.
+
+Shapes: B batch, C channels, D width, h = w side of a map, n = prefix + h * w tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from open_clip.model import TimmModel
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from cmapkd_core.errors import InputError
+
+# A block's output as a map [B, C, h, w], and the same output rebuilt from that map.
+Layout = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def quarters(depth: int) -> list[int]:
+    """Indices of the blocks that end each quarter of `depth` blocks: ceil(depth * k / 4) - 1, k = 1..4.
+
+    Towers of fewer than four blocks give their last block more than once (3 blocks: 0, 1, 2, 2).
+    """
+    return [math.ceil(depth * k / 4) - 1 for k in (1, 2, 3, 4)]
+
+
+def as_map(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Layout of convolutional blocks, [B, C, h, w]."""
+    return output, output
+
+
+def as_channels_last(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Layout of blocks that give [B, h, w, C]."""
+    grid = output.permute(0, 3, 1, 2)
+    return grid, grid.permute(0, 2, 3, 1)
+
+
+def as_tokens(prefix: int) -> Layout:
+    """Layout of transformer blocks, [B, prefix + h * w, D]; the prefix (CLS, registers) is no part of the map."""
+
+    def layout(output: Tensor) -> tuple[Tensor, Tensor]:
+        count = output.shape[1] - prefix
+        side = math.isqrt(count)
+        if side * side != count:
+            raise InputError(
+                f"{count} image tokens form no square map: use square images, and no patch dropout in vision_cfg"
+            )
+        grid = output[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+        return grid, torch.cat([output[:, :prefix], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    return layout
+
+
+@contextmanager
+def tapped(blocks: Sequence[nn.Module], layout: Layout) -> Iterator[dict[nn.Module, Tensor]]:
+    """Inside, every forward of a block leaves its tap in the dict that is yielded."""
+    taps: dict[nn.Module, Tensor] = {}
+
+    def hook(block: nn.Module, _: Any, output: Tensor) -> Tensor:
+        taps[block], output = layout(output)
+        return output
+
+    handles = [block.register_forward_hook(hook) for block in dict.fromkeys(blocks)]
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class VisionTower(ABC):
+    """One kind of image tower; `tower` stays a part of the open_clip model, weights and all."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        self.tower: Any = tower
+
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Everything that counts as depth, in order."""
+
+    @abstractmethod
+    def layout(self) -> Layout:
+        """How a block's output becomes a map."""
+
+    @abstractmethod
+    def pooled(self, images: Tensor) -> Tensor:
+        """[B, D] before the projection into the joint space."""
+
+    @abstractmethod
+    def project(self, pooled: Tensor) -> Tensor:
+        """[B, D] -> [B, E], not normalised."""
+
+    @abstractmethod
+    def head(self) -> list[nn.Parameter]:
+        """Parameters of `project`."""
+
+    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Pooled state [B, D] and the four taps [B, C_k, h_k, w_k] of images [B, 3, H, H]."""
+        blocks = self.blocks()
+        chosen = [blocks[index] for index in quarters(len(blocks))]
+        with tapped(chosen, self.layout()) as taps:
+            pooled = self.pooled(images)
+        return pooled, [taps[block] for block in chosen]
+
+
+class ClipViT(VisionTower):
+    """open_clip's own vision transformer, CLS first."""
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.tower.transformer.resblocks)
+
+    def layout(self) -> Layout:
+        return as_tokens(prefix=1)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        pooled, _ = self.tower._pool(self.tower.transformer(self.tower._embeds(images)))
+        return pooled
+
+    def project(self, pooled: Tensor) -> Tensor:
+        return pooled if self.tower.proj is None else pooled @ self.tower.proj
+
+    def head(self) -> list[nn.Parameter]:
+        return [] if self.tower.proj is None else [self.tower.proj]
+
+
+class ClipResNet(VisionTower):
+    """OpenAI's ResNet. Its attention pooling ends in the projection, so `pooled` is in the joint space already."""
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.tower.layer1, self.tower.layer2, self.tower.layer3, self.tower.layer4]
+
+    def layout(self) -> Layout:
+        return as_map
+
+    def pooled(self, images: Tensor) -> Tensor:
+        return self.tower(images)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        return pooled
+
+    def head(self) -> list[nn.Parameter]:
+        return []
+
+
+class TimmTower(VisionTower):
+    """Any timm trunk that says where its features are (`feature_info`), with open_clip's head on it.
+
+    Attention pooling of the head counts as pooling, its classifier or linear layer as projection.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__(tower)
+        if not hasattr(self.tower.trunk, "feature_info"):
+            name = type(self.tower.trunk).__name__
+            raise InputError(f"timm's {name} names no intermediate features: choose a model that has feature_info")
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.tower.trunk.get_submodule(info["module"]) for info in self.tower.trunk.feature_info]
+
+    def layout(self) -> Layout:
+        trunk = self.tower.trunk
+        if hasattr(trunk, "num_prefix_tokens"):
+            return as_tokens(trunk.num_prefix_tokens)
+        return as_channels_last if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else as_map
+
+    def pooled(self, images: Tensor) -> Tensor:
+        trunk = self.tower.trunk
+        pooled = trunk.forward_head(trunk.forward_features(images), pre_logits=True)
+        return self.tower.head.pool(pooled) if hasattr(self.tower.head, "pool") else pooled
+
+    def _projection(self) -> list[nn.Module]:
+        rest = [module for name, module in self.tower.head.named_children() if name != "pool"]
+        return [self.tower.trunk.get_classifier(), *rest]
+
+    def project(self, pooled: Tensor) -> Tensor:
+        for module in self._projection():
+            pooled = module(pooled)
+        return pooled
+
+    def head(self) -> list[nn.Parameter]:
+        return [parameter for module in self._projection() for parameter in module.parameters()]
+
+
+VISION_TOWERS: dict[type[nn.Module], type[VisionTower]] = {
+    VisionTransformer: ClipViT,
+    ModifiedResNet: ClipResNet,
+    TimmModel: TimmTower,
+}

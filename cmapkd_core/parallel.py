@@ -1,0 +1,108 @@
+"""Ranks, device and the collectives that training needs. One process when no launcher started more.
+
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; this module and torch.distributed are the readers.
+Untested on GPUs so far: NCCL and CUDA paths are written but were run here with gloo on CPUs only.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start() -> None:
+    """Join the process group that torchrun describes; nothing to do for one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Which of this machine's devices is ours."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def rank() -> int:
+    """This process among all of them; 0 decides, writes and talks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device() -> torch.device:
+    """This rank's GPU, else the CPU."""
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world() > 1:
+        dist.barrier()
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's picklable value, on every rank."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def all_objects(value: Any) -> list[Any]:
+    """Every rank's picklable value, in rank order, on every rank."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every rank as soon as it is true on one: all take the same decision at the same step."""
+    if world() == 1:
+        return flag
+    total = torch.tensor(float(flag), device=device())
+    dist.all_reduce(total)
+    return bool(total.item())
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate over ranks; the backward sums each rank's gradient for its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x.contiguous())
+        ctx.rows = len(x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, [b, ...] -> [b * world, ...], with gradient.
+
+    Every rank then computes the same global loss. The backward sums the ranks' equal gradients
+    and DDP averages parameters' gradients, so a parameter gets what one process with the whole
+    batch would give it. All ranks must hold the same number of rows.
+    """
+    return _Gather.apply(x) if world() > 1 else x

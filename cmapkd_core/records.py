@@ -1,0 +1,78 @@
+"""What a run was asked for, written once: `{root}/runs/{run}/run.json`.
+
+The submit command and every stage call `record_run`; the first one writes the record, the others are held to it.
+No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cmapkd_core import storage
+from cmapkd_core.config import STAGE_PHASES, differences, flatten, nearest
+from cmapkd_core.errors import InputError
+from cmapkd_core.places import run_url
+from cmapkd_core.recipes import REFERENCE, resolve
+
+REQUEST = ("recipe", "ablation", "overrides", "seed", "data")
+
+
+def record_url(root: str, run: str) -> str:
+    """URL of a run's record."""
+    return storage.join(run_url(root, run), "run.json")
+
+
+def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "") -> None:
+    """Write the run's record, or hold the request to the one that is there.
+
+    Fields of `runtime` change no result and may differ. The training stages of a run also serve its reference
+    branch, the row `recipes.REFERENCE` of the same request. A stage started by hand with `run=""` has no record.
+
+    Args:
+        request: the strings named in REQUEST.
+        stage: the stage that asks; "" for the submit command.
+
+    Raises:
+        InputError: the run exists with another recipe; names the differing fields.
+    """
+    if not run:
+        return
+    strings = {name: request[name] for name in REQUEST}
+    fields = _result_fields(strings)
+    record = {"run": run, **strings, "fields": fields}
+    url = record_url(root, run)
+    if storage.create(url, json.dumps(record, indent=2).encode()):
+        return
+    earlier = storage.read_json(url)
+    changed = differences(fields, earlier["fields"])
+    if changed and stage in STAGE_PHASES and strings["ablation"] == REFERENCE:
+        changed = differences(
+            fields, _result_fields({name: earlier[name] for name in REQUEST} | {"ablation": REFERENCE})
+        )
+    if changed:
+        lines = "\n  ".join(changed)
+        way_out = "give this one another --run name, or ask for the recipe it had"
+        raise InputError(f"run '{run}' exists with another recipe ({url}):\n  {lines}\n{way_out}")
+
+
+def read_record(root: str, run: str) -> dict[str, Any]:
+    """The record of an earlier run: `run`, the strings of REQUEST, and `fields`.
+
+    Raises:
+        InputError: no such run; names the nearest one below the root.
+    """
+    try:
+        record: dict[str, Any] = storage.read_json(record_url(root, run))
+        return record
+    except FileNotFoundError:
+        folder = storage.join(root, "runs")
+        known = [name.split("/")[0] for name in storage.list_files(folder) if name.endswith("/run.json")]
+        hint = nearest(run, known) if known else "there is none yet"
+        raise InputError(f"no run '{run}' below {folder}: {hint}") from None
+
+
+def _result_fields(strings: Mapping[str, str]) -> dict[str, Any]:
+    leaves = flatten(resolve(*(strings[name] for name in REQUEST)))
+    return {name: value for name, value in leaves.items() if not name.startswith("runtime.")}

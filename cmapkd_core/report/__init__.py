@@ -1,0 +1,1 @@
+"""One run as tables, figures and a page: everything is read from the run's artifacts."""

@@ -1,0 +1,131 @@
+"""Retrieval examples: what the model found for some of the test images and captions, failures included."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from cmapkd_core.data.images import decode
+from cmapkd_core.report.inputs import Inputs, Missing
+from cmapkd_core.report.table import SHORT
+
+Queries = dict[str, dict[str, Any]]  # i2t or t2i of retrieval.json
+
+# Place of the best correct answer -> name of the group: its lowest and its highest place.
+GROUPS: dict[str, tuple[int, float]] = {
+    "Right answer first": (1, 1),
+    "Right answer second to fifth": (2, 5),
+    "Right answer not among the first five": (6, float("inf")),
+}
+THUMBNAIL = 112  # pixels; shown at half of that and less, so that it is sharp on dense screens
+
+OTHERS = ("teacher_eval", "before_eval", "reference_eval")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One answer in a ranking."""
+
+    answer: str  # a caption, or an image's key
+    correct: bool
+    picture: str = ""  # data URL
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query with the answers found, best first, and the place of the right one for each model."""
+
+    query: str
+    answers: list[Found]
+    rank: int
+    correct: list[str]
+    ranks: dict[str, int]
+    picture: str = ""
+
+
+@dataclass
+class Group:
+    """Examples of one kind, and how often the kind occurs."""
+
+    name: str
+    share: float  # percent of all queries
+    examples: list[Example] = field(default_factory=list)
+
+
+def choose(queries: Queries, count: int) -> dict[str, tuple[float, list[str]]]:
+    """Per group of GROUPS its share in percent and `count` queries of it, in the order of the queries' SHA-256.
+
+    The order has nothing to do with how good an example looks, and is the same for every model.
+    """
+    order = sorted(queries, key=lambda query: hashlib.sha256(query.encode()).digest())
+    chosen = {}
+    for name, (low, high) in GROUPS.items():
+        members = [query for query in order if low <= queries[query]["rank"] <= high]
+        chosen[name] = (100 * len(members) / len(queries), members[:count])
+    return chosen
+
+
+def collect(inputs: Inputs, side: str, count: int) -> list[Group]:
+    """Groups of examples of the distilled student, for side `i2t` or `t2i`.
+
+    Raises:
+        Missing: no retrieval.json of the student, or no shards to take the pictures from.
+    """
+    queries: Queries = inputs.source("student_eval").json("retrieval.json")[side]
+    others = _others(inputs, side)
+    show = thumbnails(inputs)
+    groups = []
+    for name, (share, members) in choose(queries, count).items():
+        group = Group(name, share)
+        for query in members:
+            found, picture = queries[query], (show if side == "i2t" else _none)(query)
+            correct = set(found["correct"])
+            answers = [Found(a, a in correct, (_none if side == "i2t" else show)(a)) for a, _ in found["top"]]
+            ranks = {label: table[query]["rank"] for label, table in others.items() if query in table}
+            group.examples.append(Example(query, answers, found["rank"], sorted(correct), ranks, picture))
+        groups.append(group)
+    return groups
+
+
+def _others(inputs: Inputs, side: str) -> dict[str, Queries]:
+    """The other models' rankings; one that was not evaluated is left out here, and the main table says so."""
+    tables = {}
+    for name in OTHERS:
+        try:
+            tables[SHORT[name]] = inputs.source(name).json("retrieval.json")[side]
+        except Missing:
+            continue
+    return tables
+
+
+def _none(key: str) -> str:
+    return ""
+
+
+def thumbnails(inputs: Inputs) -> Callable[[str], str]:
+    """A function from an image's key to its data URL; each picture is read and shrunk once."""
+    known: dict[str, str] = {}
+
+    def show(key: str) -> str:
+        if key not in known:
+            known[key] = data_url(decode(inputs.picture(key), inputs.recipe.data.max_pixels))
+        return known[key]
+
+    return show
+
+
+def data_url(image: Image.Image) -> str:
+    """The image as a small JPEG in a data URL, on a white square."""
+    image = image.copy()
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    square = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
+    square.paste(image, ((THUMBNAIL - image.width) // 2, (THUMBNAIL - image.height) // 2))
+    out = io.BytesIO()
+    square.save(out, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

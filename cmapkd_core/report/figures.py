@@ -1,0 +1,91 @@
+"""The report's figures, each a small panel as inline SVG: a grid of them stays legible on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from cmapkd_core.report.history import Curve
+from cmapkd_core.report.style import INK, MUTED, RULE, SERIES, Line, label_ends, panel, styled, svg
+from cmapkd_core.report.table import KS, SHORT, Row, standard_error
+from cmapkd_core.report.weights import Profile
+
+STEPS = "training steps"
+
+
+@styled
+def curves(title: str, ylabel: str, lines: dict[str, Curve], zero: bool = True) -> str:
+    """Named curves over the same phases, with the phases' boundaries and the names at the lines' ends.
+
+    Args:
+        lines: name -> curve. All start at the same phase; a later phase may be missing. The place in the
+            dict decides the looks, and an empty curve keeps its place.
+        zero: whether the axis has to hold 0.
+    """
+    figure, axes = panel(title, STEPS, ylabel)
+    for place, curve in enumerate(lines.values()):
+        for segment in curve:
+            axes.plot(segment.steps, segment.values, **Line(place).keywords(marker=len(segment.steps) == 1))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0.0, low) if zero and high > 0 else low, high)
+    _phases(axes, max(filter(None, lines.values()), key=lambda curve: curve[-1].steps[-1]))
+    shown = {name: (curve[-1].values[-1], SERIES[i]) for i, (name, curve) in enumerate(lines.items()) if curve}
+    label_ends(axes, list(shown), axes.get_xlim()[1], [y for y, _ in shown.values()], [c for _, c in shown.values()])
+    return svg(figure, f"{title}: {ylabel} over {STEPS} for {', '.join(shown)}")
+
+
+def _phases(axes: Axes, curve: Curve) -> None:
+    """A rule where each phase begins, with the phase's name above it, on a second line where it would overlap."""
+    start, stop = curve[0].steps[0], max(curve[-1].steps[-1], curve[0].steps[0] + 1)
+    axes.set_xlim(start, stop)
+    free = [0.0, 0.0]  # where the last name of each line ends, as a share of the axis
+    for segment in curve:
+        place = (segment.steps[0] - start) / (stop - start)
+        if segment is not curve[0]:
+            axes.axvline(segment.steps[0], color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
+        line = 0 if place >= min(free[0], free[1] + 0.01) else 1
+        free[line] = place + 0.027 * (len(segment.phase) + 1)
+        height = 1.015 + 0.085 * line
+        axes.text(place, height, segment.phase, transform=axes.transAxes, color=MUTED, fontsize=7, va="bottom")
+
+
+@styled
+def weights(title: str, profile: Profile, top: float) -> str:
+    """Mean level weights in quantile bins of difficulty, with a band of one standard error."""
+    xlabel = f"percentile of difficulty (easy to hard), n = {profile.samples}"
+    figure, axes = panel(title, xlabel, "mean weight", wide=True)
+    for place, level in enumerate(profile.levels):
+        axes.plot(profile.centres, level.mean, **Line(place).keywords(marker=True))
+        low, high = level.mean - level.error, level.mean + level.error
+        axes.fill_between(profile.centres, low, high, color=SERIES[place], alpha=0.18, linewidth=0)
+    axes.set_ylim(0, top)
+    axes.set_xlim(0, 100)
+    axes.axhline(1 / len(profile.levels), color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
+    names, ends = [level.name for level in profile.levels], [float(level.mean[-1]) for level in profile.levels]
+    label_ends(axes, names, 100, ends, SERIES)
+    return svg(figure, f"{title}: mean weight of {', '.join(names)} against difficulty")
+
+
+@styled
+def recalls(title: str, rows: Sequence[Row], chance: Row, side: str, queries: float, top: float) -> str:
+    """R@1, R@5 and R@10 of every model as dots on one line, with one standard error; chance's R@1 as a rule."""
+    figure, axes = panel(title, f"recall, % of {queries:.0f} queries", "", wide=True)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x", color=RULE, linewidth=0.5)
+    shown = [row for row in rows if f"retrieval/{side}/R@1" in row.values]
+    for y, row in enumerate(shown):
+        values = [row.values[f"retrieval/{side}/R@{k}"] for k in KS]
+        axes.plot(values, [y] * len(KS), color=RULE, linewidth=3, zorder=1)
+        for place, value in enumerate(values):
+            mark = Line(place).keywords(marker=True) | {"linestyle": "none", "markersize": 5}
+            label = f"R@{KS[place]}" if y == 0 else "_"
+            error = standard_error(value, queries)
+            axes.errorbar(value, y, xerr=error, elinewidth=1, capsize=2, ecolor=SERIES[place], label=label, **mark)
+    axes.axvline(chance.values[f"retrieval/{side}/R@1"], color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
+    axes.legend(loc="lower right", bbox_to_anchor=(1.03, 0.97), ncols=3, frameon=False, columnspacing=1, handletextpad=0)
+    axes.set_yticks(np.arange(len(shown)), [SHORT[row.name] for row in shown], color=INK)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(0, top)
+    return svg(figure, f"{title}: R@1, R@5 and R@10 of {', '.join(row.label for row in shown)}")

@@ -1,0 +1,148 @@
+"""How figures look: matplotlib drawings as inline SVG that takes its colours and font from the page.
+
+A figure is drawn in placeholder colours; `svg` puts CSS variables in their place, so one drawing serves
+light and dark pages and print. Text stays text.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Placeholder -> CSS variable of the page. The page's values differ in lightness as well as in hue, and each
+# line has its own dash and marker, so that grey print and colour-blind readers lose nothing.
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+SERIES = ("#040404", "#050505", "#060606", "#070707")
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {c: f"--c{i}" for i, c in enumerate(SERIES, 1)}
+
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
+_MARKERS = ("o", "s", "^", "D")
+
+# Inches. Three panels or two wide ones stand in a row of the page at about this size, so 8 pt text is read as such.
+SIZE, WIDE = (3.4, 2.3), (5.2, 2.4)
+_MARGINS = {"left": 0.165, "right": 0.81, "bottom": 0.17, "top": 0.8}
+_WIDE_MARGINS = {"left": 0.13, "right": 0.94, "bottom": 0.17, "top": 0.88}
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cmapkd",
+    "font.size": 8,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.unicode_minus": False,
+    "axes.formatter.useoffset": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "text.color": INK,
+    "lines.linewidth": 1.3,
+}
+
+_serial = itertools.count()
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a series is drawn: its place decides colour, dash and marker, everywhere the same."""
+
+    place: int
+
+    def keywords(self, marker: bool = False) -> dict[str, Any]:
+        """Arguments of `Axes.plot`."""
+        i = self.place % len(SERIES)
+        shape = {"marker": _MARKERS[i], "markersize": 3.2, "markeredgewidth": 0} if marker else {}
+        return {"color": SERIES[i], "linestyle": _DASHES[i], **shape}
+
+
+def styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """Draw with this module's settings, and leave matplotlib's own as they were."""
+
+    @functools.wraps(draw)
+    def inner(*args: P.args, **keywords: P.kwargs) -> str:
+        with matplotlib.rc_context(_RC):
+            return draw(*args, **keywords)
+
+    return inner
+
+
+def panel(title: str, xlabel: str, ylabel: str, wide: bool = False) -> tuple[Figure, Axes]:
+    """An empty panel whose axes lie at the same place in every panel of its width, so that a grid aligns."""
+    figure = Figure(figsize=WIDE if wide else SIZE)
+    figure.subplots_adjust(**(_WIDE_MARGINS if wide else _MARGINS))
+    axes = figure.subplots()
+    axes.set_title(title, pad=6 if wide else 18)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.yaxis.set_label_coords(-0.1 if wide else -0.195, 0.5)
+    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.locator_params(nbins=5)
+    return figure, axes
+
+
+def label_ends(axes: Axes, labels: Sequence[str], x: float, ys: Sequence[float], colours: Sequence[str]) -> None:
+    """Names beside the lines' ends, moved apart as little as needed where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = 0.095 * (high - low)
+    order = np.argsort(ys, kind="stable")
+    places = np.array(ys, dtype=float)[order]
+    for _ in range(100):
+        for i in range(len(places) - 1):
+            lack = max(0.0, gap - (places[i + 1] - places[i])) / 2
+            places[i] -= lack
+            places[i + 1] += lack
+        places += max(0.0, low - places[0]) - max(0.0, places[-1] - high)
+    keywords: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    for place, i in zip(places, order, strict=True):
+        axes.annotate(labels[i], (x, place), color=colours[i], **keywords)
+
+
+def svg(figure: Figure, description: str) -> str:
+    """The figure as an inline `<svg>` that scales with the page and names itself to screen readers."""
+    out = StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, f"var({variable})")
+    text = re.sub(r"(font(?:-family)?:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1inherit", text)
+    text = _unique_ids(text)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_escape(description)}">'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
+
+
+def _unique_ids(text: str) -> str:
+    """Prefix every id: many figures share one page."""
+    prefix = f"f{next(_serial)}-"
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'href="#', f'href="#{prefix}', text)
+    return text.replace("url(#", f"url(#{prefix}")
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

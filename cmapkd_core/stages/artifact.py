@@ -1,0 +1,89 @@
+"""Artifacts: the immutable output of a stage, complete once its manifest exists."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmapkd_core import storage
+from cmapkd_core.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artifact. digest: sha256 of its manifest, which names the sha256 of every file."""
+
+    url: str
+    manifest: dict[str, Any]
+    digest: str
+    cache: Path
+
+    @classmethod
+    def open(cls, url: str) -> Artifact:
+        """The artifact at `url`.
+
+        Raises:
+            InputError: there is no manifest, so the stage that writes it has not finished.
+        """
+        found = find(url)
+        if found is None:
+            raise InputError(f"{url} has no {MANIFEST}: the stage that writes it has not finished; run it first")
+        return found
+
+    def files(self) -> list[str]:
+        """Names of its files."""
+        return list(self.manifest["outputs"])
+
+    def file_url(self, name: str) -> str:
+        """Where a file lies. Every attempt writes its own folder, and the manifest says which one counts."""
+        return storage.join(self.url, self.manifest["folder"], name)
+
+    def fetch(self, name: str) -> Path:
+        """A local path of one file, verified against the manifest when it had to be downloaded.
+
+        Raises:
+            InputError: no such file, or its content is not what the manifest says.
+        """
+        if name not in self.manifest["outputs"]:
+            raise InputError(f"{self.url} has no file {name}: it has {', '.join(self.files())}")
+        path = storage.fetch(self.file_url(name), self.cache / name)
+        if storage.sha256_file(path) != self.manifest["outputs"][name]["sha256"]:
+            raise InputError(f"{self.file_url(name)} was changed after it was written: run stage {self.manifest['stage']} again")
+        return path
+
+    def fetch_folder(self, prefix: str) -> Path:
+        """A local folder with the files under `prefix/`."""
+        names = [name for name in self.files() if name.startswith(prefix + "/")]
+        if not names:
+            raise InputError(f"{self.url} has no folder {prefix}/: it has {', '.join(self.files())}")
+        paths = [self.fetch(name) for name in names]
+        depth = len(Path(names[0]).relative_to(prefix).parts)
+        return paths[0].parents[depth - 1]
+
+
+def cache_of(url: str) -> Path:
+    """A local folder for copies of what lies at `url`, shared by the ranks of a machine."""
+    return Path(tempfile.gettempdir()) / "cmapkd" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def find(url: str) -> Artifact | None:
+    """The artifact at `url`, or None while it has no manifest."""
+    try:
+        raw = storage.read_bytes(storage.join(url, MANIFEST))
+    except FileNotFoundError:
+        return None
+    digest = hashlib.sha256(raw).hexdigest()
+    return Artifact(url, json.loads(raw), digest, cache_of(f"{url}#{digest}"))
+
+
+def retire(artifact: Artifact) -> None:
+    """Set a complete artifact aside, so that its stage can run again in the same place."""
+    storage.write_json(storage.join(artifact.url, "retired", f"{artifact.digest[:8]}.json"), artifact.manifest)
+    storage.delete(storage.join(artifact.url, MANIFEST))
+    storage.delete_tree(storage.join(artifact.url, "work"))

@@ -1,0 +1,139 @@
+"""Putting together what training stages need: shards, loaders, the frozen teacher, the method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from cmapkd_core import parallel, storage
+from cmapkd_core.config import METHODS as SPECS
+from cmapkd_core.config import Recipe
+from cmapkd_core.data.augment import View
+from cmapkd_core.data.loader import Side, TrainLoader
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.engine.checkpoint import Checkpoints
+from cmapkd_core.engine.loop import run_phase
+from cmapkd_core.engine.runtime import StopRequest, seed_everything
+from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.errors import InputError
+from cmapkd_core.methods import METHODS, Method
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.bridge import LevelTower
+from cmapkd_core.models.build import build, load_model
+from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Context
+
+METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"
+
+
+def open_shards(artifact: Artifact) -> ShardSet:
+    """The data set of a prepare artifact."""
+    return ShardSet.open(storage.join(artifact.url, artifact.manifest["folder"]), artifact.cache)
+
+
+def side_of(backbone: Backbone) -> Side:
+    """How a model wants its images and captions."""
+    spec = backbone.spec
+    return Side(View(spec.image_size, spec.mean, spec.std), backbone.tokenize)  # type: ignore[arg-type]
+
+
+def train_loader(recipe: Recipe, shards: ShardSet, sides: dict[str, Side], *, batch: int, fraction: float, seed: int) -> TrainLoader:
+    """This rank's share of shuffled, augmented training pairs.
+
+    Raises:
+        InputError: no training split, or fewer pairs than a batch.
+    """
+    if not shards.manifest["splits"].get("train", {}).get("count"):
+        known = ", ".join(shards.manifest["splits"])
+        raise InputError(f"{shards.url} has no training pairs (splits: {known}): name a train split in the captions file")
+    data = recipe.data
+    return TrainLoader(
+        shards,
+        sides,
+        split="train",
+        batch=batch,
+        rank=parallel.rank(),
+        world=parallel.world(),
+        seed=seed,
+        fraction=fraction,
+        crop_scale=data.crop_scale,
+        workers=recipe.runtime.workers,
+        max_pixels=data.max_pixels,
+        quarantine_bound=data.quarantine_bound,
+    )
+
+
+def common_grid(student: Backbone) -> int:
+    """The student's patch grid g: the side of its third tap, level P4's size."""
+    return student.spec.vision_grids[2]
+
+
+def load_teacher(artifact: Artifact, grid: int, width: int) -> Teacher:
+    """The frozen teacher that stage `teacher` wrote."""
+    backbone = load_model(artifact.fetch_folder("model"))
+    state = load_file(artifact.fetch(LEVELS_STATE))
+    levels = LevelTower(backbone.spec, grid, width)
+    alpha = state.pop("alpha")
+    levels.load_state_dict(state)
+    return Teacher(backbone, levels, alpha).to(parallel.device())
+
+
+def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | None]:
+    """The method with the weights of the artifact `init`, or with the recipe's untrained student."""
+    # The same seed on every rank: what is drawn here must be equal everywhere.
+    seed_everything(recipe.seed, rank=0)
+    init = context.inputs.get("init")
+    student = load_model(init.fetch_folder("model")) if init else build(recipe.student, recipe.seed, context.scratch)
+    teacher = None
+    if SPECS[recipe.method.name].teacher:
+        teacher = load_teacher(context.inputs["teacher"], common_grid(student), recipe.pyramid.width)
+    method = METHODS[recipe.method.name](recipe, student, teacher)
+    if init:
+        load_own_state(method, init.fetch(METHOD_STATE))
+    return method, teacher
+
+
+def own_state(method: Method) -> dict[str, torch.Tensor]:
+    """What a method has beside its student."""
+    return {k: v.contiguous() for k, v in method.state_dict().items() if not k.startswith("student.")}
+
+
+def save_own_state(method: Method, path: Path) -> None:
+    """Write `own_state`; the student itself is the artifact's model/ folder."""
+    save_file({k: v.detach().cpu().clone() for k, v in own_state(method).items()}, path)
+
+
+def load_own_state(method: Method, path: Path) -> None:
+    """The inverse of `save_own_state`.
+
+    Raises:
+        InputError: the file belongs to another method.
+    """
+    found, wanted = load_file(path), own_state(method)
+    if set(found) != set(wanted):
+        names = ", ".join(sorted(set(found) ^ set(wanted))[:4])
+        raise InputError(f"{path} was written by another method (differs in {names}): give the artifact of the same recipe")
+    method.load_state_dict(found, strict=False)
+
+
+def run_plans(context: Context, stage: str, plans: list[Plan], work: dict[str, Any], seed: int) -> Session:
+    """Run the phases of a stage in order; `work[name]()` gives a phase's (module, loader, targets)."""
+    seed_everything(seed, rank=parallel.rank())
+    session = Session(
+        stage=stage,
+        plans=plans,
+        checkpoints=Checkpoints(context.workdir, context.scratch, context.identity),
+        tracker=context.tracker,
+        say=context.say,
+        runtime=context.recipe.runtime,
+        stop=StopRequest().listen(),
+    )
+    for plan in plans:
+        if not session.finished(plan):
+            module, loader, targets = work[plan.name]()
+            run_phase(module, loader, targets, plan, session)
+    return session

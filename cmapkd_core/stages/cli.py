@@ -1,0 +1,56 @@
+"""The command line of a stage, made from the signature of its `run`, so that the two cannot differ."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cmapkd_core import parallel
+from cmapkd_core.engine.runtime import Interrupted
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages.common import Request
+
+
+def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
+    """`--kebab-case VALUE` for each field of Request and each keyword-only parameter of `run`; all strings.
+
+    `--artifact FILE` names a file that gets the artifact's URL (KFP's output parameter).
+    """
+    made = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=inspect.getdoc(run), allow_abbrev=False)
+    for field in dataclasses.fields(Request):
+        required = field.default is dataclasses.MISSING
+        made.add_argument(f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default)
+    for name, parameter in inspect.signature(run).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            required = parameter.default is inspect.Parameter.empty
+            default = None if required else parameter.default
+            made.add_argument(f"--{name.replace('_', '-')}", required=required, default=default)
+    made.add_argument("--artifact", default="", metavar="FILE")
+    return made
+
+
+def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
+    """Run a stage from its argv; the exit code: 0 done, 2 bad input, 143 stopped by SIGTERM."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    given = vars(parser(run).parse_args(argv))
+    artifact = given.pop("artifact")
+    fields = {field.name: given.pop(field.name) for field in dataclasses.fields(Request)}
+    try:
+        url = run(Request(**fields), **given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(str(stopped), file=sys.stderr)
+        return 143
+    finally:
+        parallel.stop()
+    if artifact:
+        Path(artifact).parent.mkdir(parents=True, exist_ok=True)
+        Path(artifact).write_text(url)
+    return 0

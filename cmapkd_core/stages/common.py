@@ -1,0 +1,206 @@
+"""The contract of a stage: strings in; a folder of files and a manifest, written last, out.
+
+`execute` is the same for every stage: answer at once when the artifact is there and was made from
+the same inputs; otherwise run the body, upload what it wrote, and commit with one exclusive write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmapkd_core import __version__, parallel, storage
+from cmapkd_core.config import Recipe, fingerprint, flatten
+from cmapkd_core.recipes import resolve
+from cmapkd_core.records import record_run
+from cmapkd_core.stages.artifact import MANIFEST, Artifact, find, retire
+from cmapkd_core.stages.line import Line
+from cmapkd_core.tracking import Tracker
+from cmapkd_core.tracking.journal import Journal
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every stage is told, as strings.
+
+    recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder or
+    s3:// prefix of all artifacts. run: the submission's name. tracking_uri: MLflow's, "" for none.
+    redo: "yes" runs a stage again although it is complete.
+    """
+
+    recipe: str
+    root: str
+    ablation: str = "none"
+    overrides: str = ""
+    seed: str = ""
+    data: str = ""
+    run: str = ""
+    tracking_uri: str = ""
+    redo: str = ""
+
+    def resolved(self) -> Recipe:
+        """The full recipe."""
+        return resolve(self.recipe, self.ablation, self.overrides, self.seed, self.data)
+
+
+@dataclass
+class Context:
+    """What a stage's body works with. out: local folder that becomes the artifact. workdir: URL of its checkpoints."""
+
+    recipe: Recipe
+    inputs: dict[str, Artifact]
+    out: Path
+    scratch: Path
+    tracker: Tracker
+    workdir: str
+    identity: str
+    say: Callable[[str], None]
+
+
+Body = Callable[[Context], dict[str, float]]
+
+
+def execute(
+    request: Request, stage: str, *, url: str, fields: dict[str, Any], inputs: dict[str, str], body: Body
+) -> str:
+    """Run `stage` into `url` unless it is done, and return `url`.
+
+    Args:
+        fields: what of the recipe the stage reads; kept in the manifest.
+        inputs: URLs of the artifacts that it reads; their digests decide whether a finished stage still holds.
+
+    Raises:
+        InputError: an input is missing, the root cannot be written, or the run's name has another recipe.
+    """
+    parallel.start()
+    say = Line(quiet=parallel.rank() > 0)
+    if parallel.rank() == 0:
+        storage.check_writable(request.root)
+        record_run(request.root, request.run, dataclasses.asdict(request), stage)
+    opened = {name: Artifact.open(where) for name, where in inputs.items()}
+    digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
+    if parallel.broadcast(_answer(stage, url, digests, request.redo, say) if parallel.rank() == 0 else None):
+        return url
+    return _run(request, stage, url, fields, opened, digests, body, say)
+
+
+def _run(
+    request: Request,
+    stage: str,
+    url: str,
+    fields: dict[str, Any],
+    opened: dict[str, Artifact],
+    digests: dict[str, dict[str, str]],
+    body: Body,
+    say: Line,
+) -> str:
+    started = time.monotonic()
+    scratch = Path(tempfile.mkdtemp(prefix="cmapkd-"))
+    torch.set_num_threads(request.resolved().runtime.threads or torch.get_num_threads())
+    tracker = _tracker(request, stage, scratch)
+    context = Context(
+        recipe=request.resolved(),
+        inputs=opened,
+        out=scratch / "out",
+        scratch=scratch,
+        tracker=tracker,
+        workdir=storage.join(url, "work"),
+        identity=fingerprint({**fields, **{f"{name}.digest": d["digest"] for name, d in digests.items()}}),
+        say=say,
+    )
+    context.out.mkdir()
+    status = "FAILED"
+    try:
+        metrics = body(context)
+        say.end()
+        if parallel.rank() == 0:
+            shutil.copy(scratch / "journal.jsonl", context.out)
+            manifest = _manifest(request, stage, fields, digests, metrics, time.monotonic() - started)
+            _commit(url, manifest, context)
+        status = "FINISHED"
+    finally:
+        say.end()
+        tracker.close(status)
+        shutil.rmtree(scratch, ignore_errors=True)
+    parallel.barrier()
+    return url
+
+
+def _answer(stage: str, url: str, digests: dict[str, Any], redo: str, say: Line) -> bool:
+    """True when the artifact at `url` stands; an outdated one is set aside."""
+    found = find(url)
+    if found is None:
+        return False
+    if redo == "yes":
+        say(f"{stage}: runs again as asked; the earlier result is kept as {url}/retired/{found.digest[:8]}.json\n")
+        retire(found)
+        return False
+    if {k: v["digest"] for k, v in found.manifest["inputs"].items()} != {k: v["digest"] for k, v in digests.items()}:
+        say(f"{stage}: its inputs have changed since it was made, so it runs again: {url}\n")
+        retire(found)
+        return False
+    say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}\n")
+    return True
+
+
+def _tracker(request: Request, stage: str, scratch: Path) -> Tracker:
+    """Rank 0 delivers to MLflow; the others keep a journal that nobody reads."""
+    journal = scratch / "journal.jsonl"
+    if parallel.rank() > 0:
+        return Tracker(Journal(journal), None)
+    name = stage if request.ablation in ("", "none") else f"{stage} ({request.ablation})"
+    params = {field: str(value) for field, value in flatten(request.resolved()).items()}
+    return Tracker.open(request.tracking_uri, run=request.run or "unnamed", stage=name, journal=journal, params=params)
+
+
+def _manifest(
+    request: Request,
+    stage: str,
+    fields: dict[str, Any],
+    digests: dict[str, dict[str, str]],
+    metrics: dict[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "recipe": request.recipe,
+        "ablation": request.ablation,
+        "overrides": request.overrides,
+        "run": request.run,
+        "fields": fields,
+        "fingerprint": fingerprint(fields),
+        "code": __version__,
+        "inputs": digests,
+        "metrics": metrics,
+        "seconds": round(seconds, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _commit(url: str, manifest: dict[str, Any], context: Context) -> None:
+    """Upload into a folder of this attempt, then write the manifest: the only commit point."""
+    folder = f"out-{uuid.uuid4().hex[:8]}"
+    outputs = {}
+    for path in sorted(p for p in context.out.rglob("*") if p.is_file()):
+        name = path.relative_to(context.out).as_posix()
+        storage.put(path, storage.join(url, folder, name))
+        outputs[name] = {"bytes": path.stat().st_size, "sha256": storage.sha256_file(path)}
+    manifest |= {"folder": folder, "outputs": outputs}
+    stage = manifest["stage"]
+    if not storage.create(storage.join(url, MANIFEST), json.dumps(manifest, indent=1).encode()):
+        context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
+        storage.delete_tree(storage.join(url, folder))
+        return
+    storage.delete_tree(storage.join(url, "work"))
+    context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")

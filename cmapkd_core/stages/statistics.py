@@ -1,0 +1,69 @@
+"""The tables between warm-up, the ALSN stage and the report: sample statistics and level weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from cmapkd_core import parallel
+from cmapkd_core.config import ALL_LEVELS, METHODS
+from cmapkd_core.data.loader import TrainLoader
+from cmapkd_core.methods import Method
+from cmapkd_core.methods.policy import PolicyFit
+from cmapkd_core.models.teacher import Teacher
+
+SAMPLE_STATS, WEIGHTS = "sample_stats.parquet", "weights.parquet"
+
+
+def collect(method: Method, teacher: Teacher, loader: TrainLoader) -> pa.Table:
+    """Statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
+
+    The pairs of the epoch's last incomplete batch are missing, as in every epoch of training.
+    """
+    method.eval()
+    device, columns, keys = parallel.device(), [], []
+    for batch in loader.batches(0, loader.steps_per_epoch):
+        batch = batch.to(device)
+        targets = teacher.targets(batch.images["teacher"], batch.tokens["teacher"], ALL_LEVELS)
+        rows = method.statistics(batch, targets)
+        columns.append({name: value.detach().cpu() for name, value in rows.items()})
+        keys += [key for part in parallel.all_objects(batch.keys) for key in part]
+    whole = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}
+    arrays: dict[str, pa.Array] = {"key": pa.array(keys)}
+    for prefix in ("d", "u"):
+        arrays |= {f"{prefix}_{name}": pa.array(whole[prefix][:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
+    for name in ("teacher_image", "teacher_text"):
+        arrays[name] = pa.array(list(whole[name].numpy()), pa.list_(pa.float32()))
+    return pa.table(arrays | {"difficulty": pa.array(whole["difficulty"].numpy())})
+
+
+def as_columns(path: Path) -> dict[str, Tensor]:
+    """What the ALSN stage trains from: u [n,8], teacher_image and teacher_text [n,E]."""
+    table = pq.read_table(path)
+    u = torch.stack([torch.from_numpy(table[f"u_{name}"].to_numpy().copy()) for name in ALL_LEVELS], dim=1)
+    return {"u": u, **{name: _matrix(table, name) for name in ("teacher_image", "teacher_text")}}
+
+
+def _matrix(table: pa.Table, name: str) -> Tensor:
+    column = table[name].combine_chunks()
+    flat = torch.from_numpy(column.flatten().to_numpy().copy())
+    return flat.view(table.num_rows, -1)
+
+
+@torch.no_grad()
+def level_weights(fit: PolicyFit, path: Path) -> pa.Table:
+    """The selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty."""
+    table, columns = pq.read_table(path), as_columns(path)
+    fit.cpu().eval()
+    w = torch.cat(fit.selector(columns["teacher_image"], columns["teacher_text"], fit.active), dim=1)
+    weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
+    return pa.table({"key": table["key"], **weights, "difficulty": table["difficulty"]})
+
+
+def has_selector(name: str) -> bool:
+    """True for methods that weigh levels per sample."""
+    return "selector" in METHODS[name].groups

@@ -1,0 +1,122 @@
+"""Stage teacher: fit the frozen teacher's joint space (where it has none), pyramid and bridges; freeze them.
+
+    python -m cmapkd_core.stages.teacher --recipe demo --root runs/local --shards runs/local/prepare/88c2824ac398
+
+Artifact: model/ (the teacher), pyramid.safetensors (its levels and alpha), fit.json (per level retrieval
+R@1 and explained variance on held-out pairs, alpha), history.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cmapkd_core import parallel
+from cmapkd_core.config import Phase, Recipe, reads
+from cmapkd_core.data.loader import Batch, TableLoader, eval_batches
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.session import Plan
+from cmapkd_core.evaluate.levels import level_report
+from cmapkd_core.methods.base import precision
+from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.build import build, save_model
+from cmapkd_core.places import place
+from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, open_shards, run_plans, side_of, train_loader
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Context, Request, execute
+
+
+def run(request: Request, *, shards: str) -> str:
+    """Fit the teacher on the pairs of `shards` (a prepare artifact's URL)."""
+    fields = reads(request.resolved(), "teacher")
+    url = place(request.root, "teacher", fields)
+    return execute(request, "teacher", url=url, fields=fields, inputs={"shards": shards}, body=body)
+
+
+def body(context: Context) -> dict[str, float]:
+    """Phases `space` (heads, from stored pooled states) and `pyramid` (levels, from pictures)."""
+    recipe, fit, device = context.recipe, context.recipe.teacher_fit, parallel.device()
+    shards = open_shards(context.inputs["shards"])
+    backbone = build(recipe.teacher, fit.seed, context.scratch).to(device)
+    backbone.requires_grad_(False)
+    grid = common_grid(build(recipe.student, fit.seed, context.scratch))
+    pyramid = PyramidFit(backbone, grid, recipe.pyramid.width, fit)
+    loader = train_loader(recipe, shards, {"teacher": side_of(backbone)}, batch=fit.batch, fraction=1.0, seed=fit.seed)
+    work: dict[str, Any] = {
+        "space": lambda: (SpaceFit(backbone), stored_pairs(recipe, shards, backbone), _nothing),
+        "pyramid": lambda: (pyramid, loader, frozen(backbone, recipe)),
+    }
+    table_steps = _pairs(shards) // fit.batch
+    weights = {"contrast": 1.0, "reconstruction": fit.reconstruction, "prior": fit.alpha_prior, "task": 1.0}
+    rows = [("space", fit.space, table_steps), ("pyramid", fit.pyramid, loader.steps_per_epoch)]
+    session = run_plans(context, "teacher", _plans(recipe, rows, weights), work, fit.seed)
+    report = level_report(pyramid, backbone, shards, side_of(backbone), device) if parallel.rank() == 0 else {}
+    save_model(backbone.cpu(), context.out / "model")
+    state = {**pyramid.levels.state_dict(), "alpha": pyramid.alpha().detach()}
+    save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, context.out / LEVELS_STATE)
+    (context.out / "history.json").write_text(json.dumps({"points": session.history}))
+    (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
+    return {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}
+
+
+def _plans(recipe: Recipe, rows: list[tuple[str, Phase, int]], weights: dict[str, float]) -> list[Plan]:
+    chosen = [row for row in rows if row[1].epochs]
+    batch = recipe.teacher_fit.batch
+    # Stage teacher fits a few layers: its whole batch is one micro-batch.
+    optim = recipe.optim.__class__(**{**vars(recipe.optim), "batch": batch, "accumulate": 1})
+    return [Plan(i, name, phase, steps, weights, optim, batch) for i, (name, phase, steps) in enumerate(chosen)]
+
+
+def _nothing(batch: Any, phase: Phase) -> None:
+    return None
+
+
+def frozen(backbone: Backbone, recipe: Recipe) -> Any:
+    """targets(batch, phase): the teacher's own features, without a graph."""
+    dtype = choose_precision(recipe.optim.precision, parallel.device())
+
+    @torch.no_grad()
+    def targets(batch: Batch, phase: Phase) -> FrozenFeatures:
+        with precision(parallel.device().type, dtype):
+            backbone.eval()
+            return FrozenFeatures(backbone.vision(batch.images["teacher"]), backbone.text(batch.tokens["teacher"]))
+
+    return targets
+
+
+def _pairs(shards: ShardSet) -> int:
+    return sum(len(captions) for captions in shards.table("train")["captions"].to_pylist())
+
+
+@torch.no_grad()
+def stored_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone) -> TableLoader:
+    """Pooled states of every training picture with each of its captions, shuffled in batches.
+
+    The towers are locked, so they run once: heads then train in seconds.
+    """
+    device, side = parallel.device(), side_of(backbone)
+    pictures = [
+        backbone.vision(images.to(device)).pooled.cpu()
+        for _, images in eval_batches(shards, "train", side, batch=recipe.teacher_fit.batch, workers=recipe.runtime.workers)
+    ]
+    captions = shards.table("train")["captions"].to_pylist()
+    owners = torch.tensor([i for i, own in enumerate(captions) for _ in own])
+    texts = [text for own in captions for text in own]
+    states: list[Tensor] = []
+    for start in range(0, len(texts), recipe.teacher_fit.batch):
+        tokens = backbone.tokenize(texts[start : start + recipe.teacher_fit.batch]).to(device)
+        states.append(backbone.text(tokens).pooled.cpu())
+    columns = {"image": torch.cat(pictures)[owners], "text": torch.cat(states)}
+    fit = recipe.teacher_fit
+    return TableLoader(columns, batch=fit.batch, rank=parallel.rank(), world=parallel.world(), seed=fit.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

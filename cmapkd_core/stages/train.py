@@ -1,0 +1,169 @@
+"""Stages warmup, alsn and joint: train a student by the phases that the recipe's schedule puts there.
+
+    python -m cmapkd_core.stages.train --stage warmup --recipe demo --root runs/local --shards URL --teacher URL
+    torchrun --standalone --nproc-per-node 8 -m cmapkd_core.stages.train ...     (the same, eight processes)
+
+Artifact: model/ (the student), method.safetensors (what the method has beside it), history.json;
+warmup adds sample_stats.parquet, and the later stages weights.parquet where a selector was learned.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from cmapkd_core import parallel
+from cmapkd_core.config import METHODS, STAGE_PHASES, Phase, Recipe, choose, reads
+from cmapkd_core.data.loader import Batch, TableLoader, TrainLoader
+from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.session import Plan
+from cmapkd_core.methods import Method
+from cmapkd_core.models.build import save_model
+from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.places import place
+from cmapkd_core.stages.assembly import (
+    METHOD_STATE,
+    make_method,
+    open_shards,
+    run_plans,
+    save_own_state,
+    side_of,
+    train_loader,
+)
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, has_selector, level_weights
+
+Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
+
+
+def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = "") -> str:
+    """Train one stage of a student.
+
+    Args:
+        stage: warmup, alsn or joint.
+        shards, teacher: URLs of the prepare and teacher artifacts.
+        init: URL of the stage's predecessor; "" starts from the recipe's student.
+    """
+    choose("stage", stage, STAGE_PHASES)
+    recipe = request.resolved()
+    fields = reads(recipe, stage)
+    inputs = {"shards": shards, **({"init": init} if init else {})}
+    if METHODS[recipe.method.name].teacher:
+        inputs["teacher"] = teacher
+    url = place(request.root, stage, fields)
+    return execute(request, stage, url=url, fields=fields, inputs=inputs, body=lambda context: body(context, stage))
+
+
+def body(context: Context, stage: str) -> dict[str, float]:
+    """Train the stage's phases, or pass the model on where it has none."""
+    method, teacher = make_method(context.recipe, context)
+    plans, work = STAGES[stage](context, stage, method, teacher)
+    if not plans:
+        context.say(f"{stage}: nothing to train for this recipe; the model is passed on\n")
+    seed = context.recipe.seed * 100 + list(STAGE_PHASES).index(stage)
+    session = run_plans(context, stage, plans, work, seed)
+    _write_tables(context, stage, method, teacher)
+    if parallel.rank() == 0:
+        save_model(method.student.cpu(), context.out / "model")
+        save_own_state(method, context.out / METHOD_STATE)
+        (context.out / "history.json").write_text(json.dumps({"points": session.history}))
+        if session.replaced:
+            lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced]
+            (context.out / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
+    last = session.history[-1]["terms"] if session.history else {}
+    return {**{f"final/{name}": value for name, value in last.items()}, "replaced": float(len(session.replaced))}
+
+
+def on_pairs(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
+    """Phases that train from pictures and captions; each has its own stream of batches, the same for all methods."""
+    recipe, targets = context.recipe, targets_of(context.recipe, method, teacher)
+    loader = partial(pair_loader, context, method, teacher)
+    names = [name for name in STAGE_PHASES[stage] if getattr(recipe.schedule, name).epochs]
+    steps_per_epoch = loader(names[0]).steps_per_epoch if names else 0
+    plans = _plans(recipe, names, steps_per_epoch, recipe.optim.batch // recipe.optim.accumulate)
+    return plans, {name: partial(_pairs_work, method, loader, targets, name) for name in names}
+
+
+def _pairs_work(method: Method, loader: Callable[[str], TrainLoader], targets: Any, name: str) -> tuple[Any, Any, Any]:
+    return method, loader(name), targets
+
+
+def on_statistics(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
+    """The selector's phase, from warm-up's table; nothing for a fixed selector or a method without one."""
+    recipe, fit = context.recipe, method.policy_fit()
+    if fit is None or not recipe.schedule.alsn.epochs:
+        return [], {}
+    columns = as_columns(context.inputs["init"].fetch(SAMPLE_STATS))
+    batch = min(recipe.optim.batch, len(columns["u"]) // parallel.world() * parallel.world())
+    loader = TableLoader(columns, batch=batch, rank=parallel.rank(), world=parallel.world(), seed=recipe.seed)
+    plans = _plans(recipe, list(STAGE_PHASES[stage]), loader.steps_per_epoch, batch)
+    return plans, {plan.name: lambda: (fit, loader, lambda batch, phase: None) for plan in plans}
+
+
+STAGES: dict[str, Callable[[Context, str, Method, Teacher | None], tuple[list[Plan], Work]]] = {
+    "warmup": on_pairs,
+    "alsn": on_statistics,
+    "joint": on_pairs,
+}
+
+
+def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -> list[Plan]:
+    weights = vars(recipe.method.weights)
+    return [
+        Plan(i, name, getattr(recipe.schedule, name), steps_per_epoch, weights, recipe.optim, batch)
+        for i, name in enumerate(names)
+    ]
+
+
+def pair_loader(context: Context, method: Method, teacher: Teacher | None, phase: str) -> TrainLoader:
+    """A phase's batches of the students' share of the training pairs, as the student and the teacher want them."""
+    sides = {"student": side_of(method.student)}
+    if teacher is not None:
+        sides["teacher"] = side_of(teacher.backbone)
+    shards, recipe = open_shards(context.inputs["shards"]), context.recipe
+    batch, seed = recipe.optim.batch // recipe.optim.accumulate, phase_seed(recipe.seed, phase)
+    return train_loader(recipe, shards, sides, batch=batch, fraction=recipe.data.fraction, seed=seed)
+
+
+def phase_seed(seed: int, phase: str) -> int:
+    """The seed of a phase's stream: phases do not repeat each other's order and crops."""
+    names = [name for names in STAGE_PHASES.values() for name in names]
+    return seed * len(names) + names.index(phase)
+
+
+def targets_of(recipe: Recipe, method: Method, teacher: Teacher | None) -> Callable[[Batch, Phase], Targets | None]:
+    """What the teacher says of a batch at the phase's levels; None of a method without a teacher."""
+    if teacher is None:
+        return lambda batch, phase: None
+    teacher.amp = choose_precision(recipe.optim.precision, parallel.device())
+    return lambda batch, phase: teacher.targets(
+        batch.images["teacher"], batch.tokens["teacher"], method.active(phase)
+    )
+
+
+def _write_tables(context: Context, stage: str, method: Method, teacher: Teacher | None) -> None:
+    """Sample statistics at the end of warm-up, carried on by the later stages with the selector's weights."""
+    if not has_selector(context.recipe.method.name):
+        return
+    path = context.out / SAMPLE_STATS
+    if stage == "warmup":
+        assert teacher is not None
+        context.say("warmup: measuring every sample's levels for the selector")
+        table = collect(method.to(parallel.device()), teacher, pair_loader(context, method, teacher, "alsn"))
+        pq.write_table(table, path)
+    else:
+        shutil.copy(context.inputs["init"].fetch(SAMPLE_STATS), path)
+    fit = method.policy_fit()
+    if stage != "warmup" and fit is not None:
+        pq.write_table(level_weights(fit, path), context.out / WEIGHTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

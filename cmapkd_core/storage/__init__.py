@@ -1,0 +1,191 @@
+"""The same verbs for a local folder and for `s3://bucket/prefix`: the only place that knows the difference.
+
+Reads and writes are of whole objects, and a write appears completely or not at all. `create` is the one
+commit point: of any number of writers exactly one gets True. Missing objects raise FileNotFoundError(url),
+everything else that goes wrong with a place raises StorageError, whose message names the URL, the cause and
+the way out. For S3 the endpoint, region and credentials come by the usual AWS means (AWS_ENDPOINT_URL,
+AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the pod's role).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.storage import local
+from cmapkd_core.storage.errors import StorageError
+
+__all__ = [
+    "StorageError",
+    "check_writable",
+    "create",
+    "delete",
+    "delete_tree",
+    "exists",
+    "fetch",
+    "join",
+    "list_files",
+    "put",
+    "read_bytes",
+    "read_json",
+    "sha256_file",
+    "size",
+    "write_bytes",
+    "write_json",
+]
+
+S3_SCHEME = "s3://"
+
+
+class _Store(Protocol):
+    """What local.py and s3.py both are."""
+
+    def read_bytes(self, url: str) -> bytes: ...
+    def write_bytes(self, url: str, data: bytes) -> None: ...
+    def create(self, url: str, data: bytes) -> bool: ...
+    def exists(self, url: str) -> bool: ...
+    def size(self, url: str) -> int: ...
+    def delete(self, url: str) -> None: ...
+    def delete_tree(self, url: str) -> None: ...
+    def list_files(self, url: str) -> list[str]: ...
+    def fetch(self, url: str, target: Path) -> Path: ...
+    def put(self, local: Path, url: str) -> None: ...
+    def briefly(self) -> AbstractContextManager[None]: ...
+
+
+def _store(url: str) -> _Store:
+    if url.startswith(S3_SCHEME):
+        from cmapkd_core.storage import s3  # boto3 is imported when the first s3:// URL is touched
+
+        return s3
+    if "://" in url:
+        raise InputError(f"{url}: only a folder or s3://bucket/prefix can be read and written; write it as one of them")
+    if not url:
+        raise InputError("an empty string is no place: give a folder or s3://bucket/prefix")
+    return local
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with `parts` below it, by single slashes; empty parts are left out.
+
+    Raises:
+        InputError: a part with `..`, which would lead out of `url`.
+    """
+    for part in parts:
+        if ".." in part.split("/"):
+            raise InputError(f"'{part}' leads out of {url}: name a place below it")
+    base = url.rstrip("/") if url.rstrip("/") not in ("", "s3:") else url
+    tail = "/".join(part.strip("/") for part in parts if part.strip("/"))
+    return f"{base}{'' if base.endswith('/') else '/'}{tail}" if tail else base
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole object. Raises FileNotFoundError(url) where there is none."""
+    return _store(url).read_bytes(url)
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write or replace the whole object; a reader sees the old bytes or the new ones."""
+    _store(url).write_bytes(url, data)
+
+
+def read_json(url: str) -> Any:
+    """The object parsed as JSON.
+
+    Raises:
+        StorageError: it is no JSON.
+    """
+    try:
+        return json.loads(read_bytes(url))
+    except ValueError as error:
+        raise StorageError(f"{url} is no JSON ({error}): delete it and run the stage that wrote it again") from error
+
+
+def write_json(url: str, value: Any) -> None:
+    """Write or replace the object with `value` as indented JSON."""
+    write_bytes(url, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def create(url: str, data: bytes) -> bool:
+    """Write the object only if there is none: True when these bytes are ours, False when it existed already.
+
+    S3: one PUT with `If-None-Match: *`. A path: a temporary file and os.link.
+    """
+    return _store(url).create(url, data)
+
+
+def exists(url: str) -> bool:
+    """Whether there is an object (not a folder) of exactly this name."""
+    return _store(url).exists(url)
+
+
+def size(url: str) -> int:
+    """Bytes of the object. Raises FileNotFoundError(url) where there is none."""
+    return _store(url).size(url)
+
+
+def delete(url: str) -> None:
+    """Delete one object; none is no error."""
+    _store(url).delete(url)
+
+
+def delete_tree(url: str) -> None:
+    """Delete everything below `url`; nothing there is no error.
+
+    On S3 the objects go one by one: delete the object that marks the tree as complete first.
+
+    Raises:
+        InputError: `url` is a whole bucket or the root of the file system.
+    """
+    _store(url).delete_tree(url)
+
+
+def list_files(url: str) -> list[str]:
+    """Names of all objects below `url`, relative to it, sorted; [] where there is nothing."""
+    return _store(url).list_files(url)
+
+
+def fetch(url: str, target: Path) -> Path:
+    """A readable local path of the object: the file itself for a path, a copy at `target` for s3://.
+
+    `target` appears complete or not at all, its parents are made. Raises FileNotFoundError(url).
+    """
+    return _store(url).fetch(url, target)
+
+
+def put(local: Path, url: str) -> None:
+    """Upload or copy one file, in parts where it is large. Raises FileNotFoundError for a missing `local`."""
+    if not local.is_file():
+        raise FileNotFoundError(str(local))
+    _store(url).put(local, url)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex digest of a local file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_writable(root: str) -> None:
+    """Create, read and delete a probe below `root`, and answer within a minute.
+
+    Raises:
+        StorageError: `root` cannot be used, or does not refuse a second exclusive creation.
+    """
+    url, data = join(root, f".probe-{uuid.uuid4().hex}"), b"written by check_writable, safe to delete"
+    with _store(root).briefly():
+        written = create(url, data)
+        try:
+            exclusive = written and not create(url, data) and read_bytes(url) == data
+        finally:
+            delete(url)
+    if not exclusive:
+        raise StorageError(
+            f"{root} does not keep to exclusive creation (If-None-Match), so two runs could both commit one artifact: "
+            "use a server that does"
+        )

@@ -1,0 +1,157 @@
+"""The storage verbs on a local folder.
+
+Every write goes to a hidden `.NAME.XXXX.partial` file beside the target and appears under its name in
+one step, so a process that dies in the middle leaves nothing that a reader would take for an object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import IO
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.storage.errors import StorageError
+
+_PERMISSION = "give this user write permission there, or choose another folder"
+_SPACE = "free some space, or choose a folder on another disk"
+_WAYS_OUT = {
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: _PERMISSION,
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: _SPACE,
+    errno.ENOTDIR: "a part of the path is a file: choose another folder",
+    errno.EEXIST: "a part of the path is a file: choose another folder",
+    errno.EISDIR: "it is a folder: name a file in it",
+}
+
+
+@contextmanager
+def _named(action: str, url: str) -> Iterator[None]:
+    """Turn an OSError into a FileNotFoundError or StorageError that names `url`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(url) from None
+    except OSError as error:
+        way_out = _WAYS_OUT.get(error.errno or 0, "choose another folder")
+        raise StorageError(f"cannot {action} {url}: {error.strerror or error}; {way_out}") from error
+
+
+@contextmanager
+def partial(target: Path) -> Iterator[IO[bytes]]:
+    """A binary file beside `target` that is on disk when the block ends and gone after it.
+
+    The block is where the caller renames or links `file.name`; parents are made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
+    try:
+        with path.open("xb") as file:
+            yield file
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _settle(file: IO[bytes]) -> None:
+    """Contents before the name: without this a power cut can leave the name on an empty file."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_bytes(url: str) -> bytes:
+    with _named("read", url):
+        return Path(url).read_bytes()
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    with _named("write", url), partial(Path(url)) as file:
+        file.write(data)
+        _settle(file)
+        os.replace(file.name, url)
+
+
+def create(url: str, data: bytes) -> bool:
+    with _named("write", url), partial(Path(url)) as file:
+        file.write(data)
+        _settle(file)
+        try:
+            os.link(file.name, url)
+        except FileExistsError:
+            return False
+        return True
+
+
+def exists(url: str) -> bool:
+    with _named("read", url):
+        return Path(url).is_file()
+
+
+def size(url: str) -> int:
+    if not exists(url):
+        raise FileNotFoundError(url)
+    with _named("read", url):
+        return Path(url).stat().st_size
+
+
+def delete(url: str) -> None:
+    with _named("delete", url):
+        Path(url).unlink(missing_ok=True)
+
+
+def delete_tree(url: str) -> None:
+    """Renamed first, so that the tree is gone at once or still whole."""
+    path = Path(url)
+    if path.resolve() == Path(path.anchor).resolve():
+        raise InputError(f"{url} is the root of the file system: name a folder to delete")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    with _named("delete", url):
+        if path.is_dir():
+            path.rename(aside)
+            shutil.rmtree(aside)
+
+
+def list_files(url: str) -> list[str]:
+    names: list[str] = []
+    with _named("list", url):
+        for folder, folders, files in os.walk(url, onerror=_unless_gone):
+            folders[:] = [name for name in folders if not _is_partial(name)]
+            names += [Path(folder, name).relative_to(url).as_posix() for name in files if not _is_partial(name)]
+    return sorted(names)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that another process deletes meanwhile holds nothing to list."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
+
+
+def fetch(url: str, target: Path) -> Path:
+    """The file itself: what is local already is not copied to `target`."""
+    if not exists(url):
+        raise FileNotFoundError(url)
+    return Path(url)
+
+
+def put(local: Path, url: str) -> None:
+    with _named("write", url), partial(Path(url)) as file:
+        with local.open("rb") as source:
+            shutil.copyfileobj(source, file, 1 << 20)
+        _settle(file)
+        os.replace(file.name, url)
+
+
+def briefly() -> AbstractContextManager[None]:
+    """Nothing to shorten here: a folder answers at once."""
+    return nullcontext()

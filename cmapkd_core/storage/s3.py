@@ -1,0 +1,219 @@
+"""The storage verbs on S3, by boto3: bounded retries, errors in words, one PUT as the commit point."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import RetriesExceededError
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.storage.errors import StorageError, s3_failure
+from cmapkd_core.storage.local import partial
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long one call may take: seconds to connect and to wait for bytes, and how often it is tried."""
+
+    connect: float
+    read: float
+    attempts: int
+
+
+NORMAL = Limits(connect=5, read=30, attempts=6)
+BRIEF = Limits(connect=3, read=10, attempts=2)
+_limits: ContextVar[Limits] = ContextVar("limits", default=NORMAL)
+
+# A body that breaks off is not retried by botocore: the call itself had succeeded.
+BODY_ATTEMPTS = 5
+CONFLICT_ATTEMPTS = 8
+_TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+_GONE = ("NoSuchKey", "404")
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """Calls inside the block give up within half a minute."""
+    token = _limits.set(BRIEF)
+    try:
+        yield
+    finally:
+        _limits.reset(token)
+
+
+def _client() -> Any:
+    environment = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return _new_client(os.getpid(), environment, _limits.get())
+
+
+@functools.lru_cache(maxsize=8)
+def _new_client(process: int, environment: frozenset[tuple[str, str]], limits: Limits) -> Any:
+    """One client per process (a forked loader worker must not share sockets) and AWS environment."""
+    config = Config(
+        connect_timeout=limits.connect,
+        read_timeout=limits.read,
+        retries={"total_max_attempts": limits.attempts, "mode": "standard"},
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+def split(url: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`; the key may be empty."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise InputError(f"{url} names no bucket: write s3://bucket/prefix")
+    return bucket, key.rstrip("/")
+
+
+@contextmanager
+def _named(action: str, url: str) -> Iterator[Any]:
+    """The client; what it raises becomes FileNotFoundError(url) or a StorageError in words."""
+    try:
+        client = _client()
+    except (BotoCoreError, ValueError) as error:
+        raise s3_failure(action, url, "AWS_ENDPOINT_URL", error) from error
+    try:
+        yield client
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _GONE:
+            raise FileNotFoundError(url) from None
+        raise s3_failure(action, url, client.meta.endpoint_url, error) from error
+    except (BotoCoreError, RetriesExceededError) as error:
+        raise s3_failure(action, url, client.meta.endpoint_url, error) from error
+
+
+def read_bytes(url: str) -> bytes:
+    bucket, key = split(url)
+    with _named("read", url) as client:
+        for attempt in range(BODY_ATTEMPTS):
+            body = client.get_object(Bucket=bucket, Key=key)["Body"]
+            try:
+                return body.read()
+            except BotoCoreError:
+                if attempt == BODY_ATTEMPTS - 1:
+                    raise
+                _pause(attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 5.0))
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    bucket, key = split(url)
+    with _named("write", url) as client:
+        client.put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def create(url: str, data: bytes) -> bool:
+    """412: somebody wrote first, perhaps we ourselves; 409: another write is under way, so try again."""
+    bucket, key = split(url)
+    token = uuid.uuid4().hex
+    request = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*", "Metadata": {"writer": token}}
+    with _named("write", url) as client:
+        for attempt in range(CONFLICT_ATTEMPTS):
+            try:
+                client.put_object(**request)
+                return True
+            except ClientError as error:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status == 412:
+                    return _writer(client, bucket, key) == token
+                if status != 409 or attempt == CONFLICT_ATTEMPTS - 1:
+                    raise
+                _pause(attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _writer(client: Any, bucket: str, key: str) -> str:
+    """The token that an object was created with.
+
+    Where the answer to our first attempt got lost, botocore tries again and meets our own object.
+    """
+    try:
+        return str(client.head_object(Bucket=bucket, Key=key)["Metadata"].get("writer", ""))
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _GONE:
+            return ""  # existed a moment ago: somebody else's, and deleted since
+        raise
+
+
+def _size(url: str) -> int | None:
+    """Bytes of the object, None where there is none.
+
+    By listing: a HEAD answers 404 alike for a missing object and a missing bucket, and 403 for a missing
+    object where listing is not allowed. The object's own name sorts first among those that begin with it.
+    """
+    bucket, key = split(url)
+    with _named("read", url) as client:
+        answer = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+    found = answer.get("Contents", [])
+    return int(found[0]["Size"]) if found and found[0]["Key"] == key else None
+
+
+def exists(url: str) -> bool:
+    return _size(url) is not None
+
+
+def size(url: str) -> int:
+    found = _size(url)
+    if found is None:
+        raise FileNotFoundError(url)
+    return found
+
+
+def delete(url: str) -> None:
+    bucket, key = split(url)
+    with _named("delete", url) as client:
+        client.delete_object(Bucket=bucket, Key=key)
+
+
+def delete_tree(url: str) -> None:
+    """One call an object: not every S3 server has DeleteObjects."""
+    if not split(url)[1]:
+        raise InputError(f"{url} is a whole bucket: name a prefix to delete")
+    for name in list_files(url):
+        delete(f"{url.rstrip('/')}/{name}")
+
+
+def list_files(url: str) -> list[str]:
+    bucket, key = split(url)
+    prefix = f"{key}/" if key else ""
+    with _named("list", url) as client:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    # Consoles mark an empty "folder" by an object whose name ends in a slash.
+    return sorted(name.removeprefix(prefix) for name in keys if not name.endswith("/"))
+
+
+def fetch(url: str, target: Path) -> Path:
+    bucket, key = split(url)
+    expected = size(url)
+    with _named("read", url) as client, partial(target) as file:
+        client.download_fileobj(bucket, key, file, Config=_TRANSFER)
+        file.flush()
+        if os.fstat(file.fileno()).st_size != expected:
+            raise StorageError(f"{url} has {expected} bytes and {file.tell()} arrived: try again")
+        os.replace(file.name, target)
+    return target
+
+
+def put(local: Path, url: str) -> None:
+    bucket, key = split(url)
+    with _named("write", url) as client, local.open("rb") as file:
+        client.upload_fileobj(file, bucket, key, Config=_TRANSFER)

@@ -1,0 +1,140 @@
+"""Metrics of a stage: a local journal first, MLflow second.
+
+`Tracker.log` appends to the journal and returns. One background thread delivers to MLflow; its absence,
+hanging or errors never stop or slow a stage, and what it missed is delivered when the same journal is
+opened again. The only place that reads MLFLOW_* variables.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.tracking.delivery import Delivery, without_login
+from cmapkd_core.tracking.journal import Journal, Point, read_journal
+from cmapkd_core.tracking.stage_run import Target
+
+__all__ = ["Point", "Tracker", "read_journal"]
+
+FLUSH_SECONDS = 30.0
+STATUSES = ("FINISHED", "FAILED", "KILLED")
+
+# Documented settings of mlflow, for a process that must not wait for it; the user's own values win.
+_MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+_SCHEMES = re.compile(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://|databricks")
+
+
+class Tracker:
+    """What a stage logs to; of several ranks only the first has one."""
+
+    def __init__(self, journal: Journal, delivery: Delivery | None) -> None:
+        self._journal = journal
+        self._delivery = delivery
+
+    @classmethod
+    def open(
+        cls, uri: str, *, run: str, stage: str, journal: Path, params: dict[str, Any], experiment: str = "cmapkd"
+    ) -> Tracker:
+        """Open the journal and start delivery; answers at once whether MLflow does or not.
+
+        Args:
+            uri: an MLflow tracking URI (http://.., sqlite:///FOLDER/mlflow.db, ..), "" for the journal alone.
+                Where KFP injected MLFLOW_TRACKING_URI with MLFLOW_RUN_ID, its server and its run as the
+                parent come first; MLFLOW_TRACKING_URI alone counts where `uri` is "".
+            run: name of the pipeline run: the parent run, shared by its stages.
+            stage: name of the nested run. One that did not finish, or whose journal has points, is gone on with.
+            journal: a file; the points that it has and the server lacks are delivered.
+            params: logged as they are; the caller chooses what may be seen.
+            experiment: made where it does not exist; KFP's MLFLOW_EXPERIMENT_ID comes first.
+
+        Raises:
+            InputError: a URI of an unknown kind, a name with a quote, or a journal that cannot be written.
+        """
+        target = _target(uri, run, stage, params, experiment)
+        written = Journal(journal)
+        if target is None:
+            return cls(written, None)
+        for name, value in _MLFLOW_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        return cls(written, Delivery(target, written.points_before))
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Record metrics of `step`; in MLflow a name has one value a step, the first."""
+        point = self._journal.append(metrics, step)
+        if self._delivery:
+            self._delivery.add(point)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Queue a file or folder for upload below `folder`; it is read before `close` returns.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.exists():
+            raise FileNotFoundError(str(path))
+        if self._delivery:
+            self._delivery.do(f"artifact {path.name}", lambda remote: remote.artifact(path, folder))
+
+    def tag(self, name: str, value: str) -> None:
+        """Queue a tag of the stage's run."""
+        if self._delivery:
+            self._delivery.do(f"tag {name}", lambda remote: remote.tag(name, value))
+
+    def rewind(self, step: int) -> None:
+        """Before a stage goes on at `step`: drop points of `step` and later, so that none counts twice.
+
+        Points that MLflow holds cannot be deleted there; when the stage logs their steps again they are left out.
+        """
+        self._journal.rewind(step)
+        if self._delivery:
+            self._delivery.forget(step)
+
+    def close(self, status: str = "FINISHED", seconds: float = FLUSH_SECONDS) -> None:
+        """Deliver what is left for at most `seconds`, report what is not delivered, and end the run.
+
+        Raises:
+            ValueError: `status` is none of FINISHED, FAILED, KILLED.
+        """
+        if status not in STATUSES:
+            raise ValueError(f"status {status}: one of {', '.join(STATUSES)}")
+        self._journal.close()
+        if self._delivery:
+            self._delivery.close(status, seconds)
+
+    @property
+    def run_id(self) -> str:
+        """The stage's run in MLflow; "" until the server has answered."""
+        return self._delivery.run_id if self._delivery else ""
+
+    @property
+    def undelivered(self) -> int:
+        """Points in the journal that wait for MLflow."""
+        return self._delivery.undelivered if self._delivery else 0
+
+
+def _target(uri: str, run: str, stage: str, params: dict[str, Any], experiment: str) -> Target | None:
+    """Where to deliver; None: nowhere."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    parent = os.environ.get("MLFLOW_RUN_ID", "") if given else ""
+    chosen = given if parent else uri or given
+    if not chosen:
+        return None
+    if not _SCHEMES.match(chosen):
+        raise InputError(
+            f"tracking URI '{without_login(chosen)}' is of no known kind: write http://HOST:PORT, "
+            'sqlite:///FOLDER/mlflow.db, or "" for the journal alone'
+        )
+    for name in (run, stage):
+        if not name or "'" in name or "`" in name:
+            raise InputError(f"the run or stage name '{name}' is empty or has a quote: use letters, digits, - and _")
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "") if chosen == given else ""
+    return Target(chosen, experiment, run, stage, params, experiment_id, parent)

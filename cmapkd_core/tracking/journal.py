@@ -1,0 +1,97 @@
+"""The local record of a stage's metrics: one JSON line a point, flushed at once, complete without MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cmapkd_core.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Metrics of one step. `time` is in ms since 1970 and stays with the point wherever it is delivered."""
+
+    step: int
+    time: int
+    metrics: dict[str, float]
+
+    def line(self) -> str:
+        """NaN and Inf have no JSON number: they are written as the strings that float() reads."""
+        plain = {name: value if math.isfinite(value) else str(value) for name, value in self.metrics.items()}
+        return json.dumps({"step": self.step, "time": self.time, "metrics": plain}) + "\n"
+
+
+def read_journal(path: Path) -> list[Point]:
+    """The points of a journal in the order of logging; [] where there is none.
+
+    Lines that cannot be read (a process was killed while it wrote the last one) are counted and reported.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    points = [point for line in lines if (point := _parse(line)) is not None]
+    if len(points) < len(lines):
+        logger.warning("%s: %d of %d lines are broken and left out", path, len(lines) - len(points), len(lines))
+    return points
+
+
+def _parse(line: str) -> Point | None:
+    try:
+        fields = json.loads(line)
+        metrics = {str(name): float(value) for name, value in fields["metrics"].items()}
+        return Point(int(fields["step"]), int(fields["time"]), metrics)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+class Journal:
+    """A journal open for appending.
+
+    Raises:
+        InputError: the file cannot be written (no permission, disk full).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.points_before = read_journal(path)
+            self._file = self._rewrite(self.points_before)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def append(self, metrics: dict[str, float], step: int) -> Point:
+        """Write one point and hand it to the operating system, so that it outlives this process."""
+        point = Point(int(step), time.time_ns() // 1_000_000, {name: float(v) for name, v in metrics.items()})
+        try:
+            self._file.write(point.line())
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return point
+
+    def rewind(self, step: int) -> None:
+        """Drop the points of `step` and later; the file is the old one or the new one at any moment."""
+        self._file.close()
+        self._file = self._rewrite([point for point in read_journal(self.path) if point.step < step])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rewrite(self, points: list[Point]) -> IO[str]:
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text("".join(point.line() for point in points), encoding="utf-8")
+        os.replace(partial, self.path)
+        return self.path.open("a", encoding="utf-8")
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"cannot write the journal {self.path}: {error.strerror or error}; free some space or choose another folder"
+        )

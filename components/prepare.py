@@ -1,0 +1,37 @@
+"""The task of stage `prepare`."""
+
+from kfp import dsl
+
+from components import IMAGE, request_argv
+
+
+@dsl.container_component
+def prepare(
+    recipe: str,
+    ablation: str,
+    overrides: str,
+    seed: str,
+    data: str,
+    root: str,
+    run: str,
+    tracking_uri: str,
+    redo: str,
+    artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
+) -> dsl.ContainerSpec:
+    """Source pictures and captions -> validated, split shards with a manifest."""
+    return dsl.ContainerSpec(
+        image=IMAGE,
+        command=["python", "-m", "cmapkd_core.stages.prepare"],
+        args=request_argv(
+            recipe=recipe,
+            ablation=ablation,
+            overrides=overrides,
+            seed=seed,
+            data=data,
+            root=root,
+            run=run,
+            tracking_uri=tracking_uri,
+            redo=redo,
+            artifact=artifact,
+        ),
+    )

@@ -1,0 +1,68 @@
+"""The task of stage `report`."""
+
+from kfp import dsl
+
+from components import IMAGE, request_argv
+
+
+@dsl.container_component
+def report(
+    recipe: str,
+    ablation: str,
+    overrides: str,
+    seed: str,
+    data: str,
+    root: str,
+    run: str,
+    tracking_uri: str,
+    redo: str,
+    shards: str,
+    teacher: str,
+    warmup: str,
+    alsn: str,
+    joint: str,
+    reference: str,
+    teacher_eval: str,
+    before_eval: str,
+    student_eval: str,
+    reference_eval: str,
+    artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
+    html: dsl.Output[dsl.HTML],
+    markdown: dsl.Output[dsl.Markdown],
+    metrics: dsl.Output[dsl.Metrics],
+) -> dsl.ContainerSpec:
+    """The run's table, figures and page, and the same as artifacts that the KFP UI shows.
+
+    HTML and Markdown are files. The numbers of `metrics` reach the UI only as metadata in KFP's executor output
+    (kubeflow/pipelines#6116), so the stage also gets the executor input, which says where that file goes.
+    """
+    return dsl.ContainerSpec(
+        image=IMAGE,
+        command=["python", "-m", "cmapkd_core.stages.report"],
+        args=request_argv(
+            recipe=recipe,
+            ablation=ablation,
+            overrides=overrides,
+            seed=seed,
+            data=data,
+            root=root,
+            run=run,
+            tracking_uri=tracking_uri,
+            redo=redo,
+            shards=shards,
+            teacher=teacher,
+            warmup=warmup,
+            alsn=alsn,
+            joint=joint,
+            reference=reference,
+            teacher_eval=teacher_eval,
+            before_eval=before_eval,
+            student_eval=student_eval,
+            reference_eval=reference_eval,
+            artifact=artifact,
+            html=html.path,
+            markdown=markdown.path,
+            metrics=metrics.path,
+            executor_input=dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER,
+        ),
+    )

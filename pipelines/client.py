@@ -1,0 +1,198 @@
+"""Talking to a Kubeflow Pipelines endpoint: upload, start, follow; every failure becomes one message."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import kfp
+import kfp_server_api
+import requests
+import urllib3
+
+from cmapkd_core.errors import InputError
+from pipelines.site import Site
+
+PIPELINE = "cmapkd"
+REACH_SECONDS = 5
+PATIENCE = 12  # polls in a row that may fail while a run is followed
+FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+
+ANSWERS = {
+    401: "it wants a token: put one into the environment variable KF_PIPELINES_TOKEN, or a newer one if it has expired",
+    403: "you may not do this there: check `namespace` in the site file and your role in it",
+    404: "there is no Pipelines API at this address: check `endpoint` in the site file (often https://HOST/pipeline)",
+}
+
+
+class EndpointError(Exception):
+    """The endpoint cannot be reached or refuses; the message names it and what to check."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.passing = status == 0 or status >= 500  # worth asking again
+
+
+class _Client(kfp.Client):  # type: ignore[misc]
+    """kfp's client, which asks for its health five times with pauses; we want the first answer."""
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+        return self._healthz_api.healthz_service_get_healthz()
+
+
+def endpoint_of(site: Site) -> str:
+    """KF_PIPELINES_ENDPOINT, or the site's endpoint.
+
+    Raises:
+        InputError: neither is given.
+    """
+    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT") or site.endpoint
+    if not endpoint:
+        raise InputError(
+            "no endpoint: copy site.example.toml to site.toml and fill in `endpoint`, or set KF_PIPELINES_ENDPOINT;"
+            " --local runs the pipeline on this machine"
+        )
+    return (endpoint if "://" in endpoint else f"https://{endpoint}").rstrip("/")
+
+
+def connect(site: Site) -> kfp.Client:
+    """A client whose endpoint answers; the token is KF_PIPELINES_TOKEN, or what kfp finds by its own means.
+
+    Raises:
+        EndpointError: no answer within seconds, or a refusal.
+    """
+    endpoint = endpoint_of(site)
+    token = os.environ.get("KF_PIPELINES_TOKEN") or None
+    with speaking_to(endpoint), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        answer = requests.get(f"{endpoint}/apis/v2beta1/healthz", timeout=REACH_SECONDS, verify=site.ca_file or True)
+        if answer.ok and not answer.headers.get("content-type", "").startswith("application/json"):
+            raise EndpointError(
+                f"{endpoint} answers with a page and not as an API: is it a login page? {ANSWERS[401]}", 401
+            )
+        return _Client(
+            host=endpoint,
+            namespace=site.namespace or "kubeflow",  # kfp's word for "not given"
+            existing_token=token,
+            ssl_ca_cert=site.ca_file or None,
+        )
+
+
+@contextlib.contextmanager
+def speaking_to(endpoint: str) -> Iterator[None]:
+    """Turn what goes wrong inside into an EndpointError, and keep kfp from printing its own links."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except kfp_server_api.ApiException as error:
+        raise EndpointError(
+            f"{endpoint} answers {error.status or 'nothing'}: {_meaning(error)}", error.status or 0
+        ) from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise EndpointError(
+            f"{endpoint} does not answer ({_first_line(str(reason))}): check `endpoint` in the site file or"
+            " KF_PIPELINES_ENDPOINT, the network or VPN, and that a port-forward still runs"
+        ) from error
+
+
+def start(
+    client: kfp.Client, site: Site, run: str, package: Path, arguments: Mapping[str, str], *, keep: bool = True
+) -> str:
+    """Start a run and return its id.
+
+    Args:
+        keep: upload the package as a version of the pipeline, so that the UI can start it again from its form; a
+            package that is there already is not uploaded twice. False sends it with this run alone.
+
+    Raises:
+        EndpointError: see connect.
+    """
+    namespace = site.namespace or None
+    with speaking_to(endpoint_of(site)):
+        experiment = client.create_experiment(site.experiment, namespace=namespace)
+        pipeline, version = upload(client, package, namespace) if keep else (None, None)
+        started = client.run_pipeline(
+            experiment.experiment_id,
+            run,
+            pipeline_package_path=None if keep else str(package),
+            params=dict(arguments),
+            pipeline_id=pipeline,
+            version_id=version,
+            service_account=site.service_account or None,
+        )
+    return str(started.run_id)
+
+
+def upload(client: kfp.Client, package: Path, namespace: str | None) -> tuple[str, str]:
+    """Ids of the pipeline and of its version with this package's content, uploaded where they are not there yet."""
+    found = client.list_pipelines(namespace=namespace, filter=_named(PIPELINE)).pipelines
+    pipeline = found[0] if found else client.upload_pipeline(str(package), PIPELINE, namespace=namespace)
+    version = hashlib.sha256(package.read_bytes()).hexdigest()[:12]
+    known = client.list_pipeline_versions(pipeline.pipeline_id, filter=_named(version)).pipeline_versions
+    latest = known[0] if known else client.upload_pipeline_version(str(package), version, pipeline.pipeline_id)
+    return pipeline.pipeline_id, latest.pipeline_version_id
+
+
+def link(site: Site, run_id: str) -> str:
+    """The run's page in the UI."""
+    return f"{endpoint_of(site)}/#/runs/details/{run_id}"
+
+
+def follow(client: kfp.Client, site: Site, run_id: str, tasks: Mapping[str, str], interval: float = 5.0) -> str:
+    """Print the tasks' states as they change until the run ends; returns its last state.
+
+    Args:
+        tasks: display name by name in the package, for the tasks to show.
+
+    Raises:
+        EndpointError: the endpoint failed for about a minute; the run goes on without us.
+    """
+    seen: dict[str, str] = {}
+    failures = 0
+    while True:
+        try:
+            with speaking_to(endpoint_of(site)):
+                run = client.get_run(run_id)
+            failures = 0
+        except EndpointError as error:
+            failures += 1
+            if failures == PATIENCE or not error.passing:
+                raise
+            print(f"  {error}; asking again", flush=True)
+            time.sleep(interval)
+            continue
+        for detail in (run.run_details and run.run_details.task_details) or []:
+            name = tasks.get(detail.display_name, detail.display_name)
+            if name in tasks.values() and detail.state and seen.get(name) != detail.state:
+                seen[name] = detail.state
+                print(f"  {time.strftime('%H:%M:%S')} {name} {detail.state.lower()}", flush=True)
+        if run.state in FINAL:
+            return str(run.state)
+        time.sleep(interval)
+
+
+def _named(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _meaning(error: kfp_server_api.ApiException) -> str:
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        said = json.loads(error.body).get("error") or json.loads(error.body).get("message")
+        if said and error.status not in ANSWERS:
+            return _first_line(str(said))
+    if (error.status or 0) >= 500:
+        return "it is up but failing: try again in a minute, and look at the ml-pipeline pod's log"
+    return ANSWERS.get(error.status, _first_line(str(error.reason)))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:300] if text.strip() else "no reason given"

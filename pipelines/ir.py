@@ -1,0 +1,158 @@
+"""Reading a compiled pipeline: its tasks in order, their argv with every placeholder resolved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+
+from cmapkd_core.errors import InputError
+
+PLACEHOLDER = re.compile(r"\{\{\$.*?\}\}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task of the DAG with what its container is given."""
+
+    key: str  # its name in the IR
+    name: str  # its display name
+    task: pb.PipelineTaskSpec
+    component: pb.ComponentSpec
+    container: Any
+
+    @property
+    def needs(self) -> set[str]:
+        """Keys of the tasks that must be done before it."""
+        values = self.task.inputs.parameters.values()
+        produced = {v.task_output_parameter.producer_task for v in values if v.HasField("task_output_parameter")}
+        return produced | set(self.task.dependent_tasks)
+
+
+def load_package(path: Path) -> tuple[pb.PipelineSpec, dict[str, kubernetes_pb2.KubernetesExecutorConfig]]:
+    """A compiled package as protos: the pipeline, and the Kubernetes configuration per executor.
+
+    Raises:
+        google.protobuf.json_format.ParseError: a field that KFP's schema does not have.
+    """
+    documents = list(yaml.safe_load_all(path.read_text()))
+    spec = json_format.ParseDict(documents[0], pb.PipelineSpec())
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if len(documents) > 1 else {}
+    configs = {k: json_format.ParseDict(v, kubernetes_pb2.KubernetesExecutorConfig()) for k, v in platform.items()}
+    return spec, configs
+
+
+def steps(spec: pb.PipelineSpec, order: Sequence[str] = ()) -> list[Step]:
+    """The tasks, each after those that it needs; among several ready ones the first in `order` (display names).
+
+    Raises:
+        InputError: a task that is no plain container (a loop, a condition, a nested pipeline, an importer).
+    """
+    deployment = json_format.ParseDict(json_format.MessageToDict(spec.deployment_spec), pb.PipelineDeploymentConfig())
+    waiting = [_step(spec, deployment, key) for key in spec.root.dag.tasks]
+    waiting.sort(key=lambda step: (order.index(step.name) if step.name in order else len(order), step.key))
+    ready: list[Step] = []
+    while waiting:
+        done = {step.key for step in ready}
+        following = next((step for step in waiting if step.needs <= done), None)
+        if following is None:
+            raise InputError(f"tasks wait for each other: {', '.join(step.name for step in waiting)}")
+        waiting.remove(following)
+        ready.append(following)
+    return ready
+
+
+def _step(spec: pb.PipelineSpec, deployment: pb.PipelineDeploymentConfig, key: str) -> Step:
+    task = spec.root.dag.tasks[key]
+    component = spec.components[task.component_ref.name]
+    executor = deployment.executors.get(component.executor_label)
+    plain = not (task.HasField("parameter_iterator") or task.HasField("artifact_iterator") or task.inputs.artifacts)
+    if executor is None or not executor.HasField("container") or not plain or task.trigger_policy.condition:
+        raise InputError(f"task '{key}' is no plain container task: it runs on a cluster only")
+    return Step(key, task.task_info.name or key, task, component, executor.container)
+
+
+def resolve_inputs(
+    step: Step, arguments: Mapping[str, str], outputs: Mapping[str, Mapping[str, str]], run: str
+) -> dict:
+    """The task's input parameters by name.
+
+    Args:
+        arguments: the pipeline's parameters.
+        outputs: output parameters of the finished tasks, by task key.
+        run: stands for the pipeline job's name.
+    """
+    values = {
+        name: json_format.MessageToDict(definition.default_value)
+        for name, definition in step.component.input_definitions.parameters.items()
+        if definition.HasField("default_value")
+    }
+    for name, source in step.task.inputs.parameters.items():
+        if source.HasField("component_input_parameter"):
+            values[name] = arguments[source.component_input_parameter]
+        elif source.HasField("task_output_parameter"):
+            output = source.task_output_parameter
+            values[name] = outputs[output.producer_task][output.output_parameter_key]
+        else:
+            values[name] = json_format.MessageToDict(source.runtime_value.constant)
+    known = _inputs(values) | {"{{$.pipeline_job_name}}": run}
+    return {name: _fill(value, known) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def executor_input(step: Step, inputs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """KFP's ExecutorInput for a task whose outputs are files below `folder`."""
+    definitions = step.component.output_definitions
+    artifacts = {
+        name: {
+            "artifacts": [{"name": name, "uri": str(folder / name), "type": json_format.MessageToDict(a.artifact_type)}]
+        }
+        for name, a in definitions.artifacts.items()
+    }
+    return {
+        "inputs": {"parameterValues": dict(inputs)},
+        "outputs": {
+            "parameters": {name: {"outputFile": str(folder / name)} for name in definitions.parameters},
+            "artifacts": artifacts,
+            "outputFile": str(folder / "executor_output.json"),
+        },
+    }
+
+
+def command_line(step: Step, given: Mapping[str, Any], run: str) -> list[str]:
+    """The container's argv with the placeholders of an ExecutorInput resolved.
+
+    Raises:
+        InputError: a placeholder that is not known here.
+    """
+    outputs = given["outputs"]
+    known = _inputs(given["inputs"]["parameterValues"])
+    known |= {"{{$}}": json.dumps(given), "{{$.pipeline_job_name}}": run}
+    known |= {
+        f"{{{{$.outputs.parameters['{n}'].output_file}}}}": p["outputFile"] for n, p in outputs["parameters"].items()
+    }
+    for name, value in outputs["artifacts"].items():
+        known |= {
+            f"{{{{$.outputs.artifacts['{name}'].{kind}}}}}": value["artifacts"][0]["uri"] for kind in ("path", "uri")
+        }
+    return [_fill(part, known) for part in [*step.container.command, *step.container.args]]
+
+
+def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
+    return {f"{{{{$.inputs.parameters['{name}']}}}}": str(value) for name, value in values.items()}
+
+
+def _fill(text: str, known: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match.group() not in known:
+            raise InputError(f"placeholder {match.group()} is not known outside a cluster")
+        return known[match.group()]
+
+    return PLACEHOLDER.sub(value, text)

@@ -1,0 +1,186 @@
+"""Where a pipeline runs, as data: endpoint, image, root, pods. `site.example.toml` explains every field."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from cmapkd_core.config import nearest
+from cmapkd_core.errors import InputError
+
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+CPU, MEMORY = re.compile(r"[0-9]*\.?[0-9]+m?"), re.compile(r"[0-9]+([EPTGMK]i?)?")
+
+
+@dataclass(frozen=True)
+class Toleration:
+    """A taint that a pod accepts."""
+
+    key: str = ""
+    operator: str = "Exists"
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Environment variables (`env`: variable = key in the secret) from a Kubernetes secret; names, never values."""
+
+    name: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What one kind of task asks of the cluster."""
+
+    gpus: int = 0
+    cpu: str = "4"
+    memory: str = "16Gi"
+    shm: str = ""  # size of /dev/shm in memory; "" leaves the container's own 64 MB
+    hours: float = 24.0  # a pod that runs longer is ended, and retried
+    processes: int = 0  # ranks of a training task; 0: one per GPU
+    node_selector: dict[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+
+    @property
+    def ranks(self) -> int:
+        """Processes of a training task."""
+        return self.processes or max(self.gpus, 1)
+
+
+@dataclass(frozen=True)
+class Pods:
+    """One pod per kind of task."""
+
+    prepare: Pod = Pod(cpu="8", memory="32Gi")
+    train: Pod = Pod(gpus=8, cpu="64", memory="256Gi", shm="64Gi", hours=72.0)
+    evaluate: Pod = Pod(gpus=1, cpu="8", memory="64Gi", shm="8Gi")
+    report: Pod = Pod(hours=2.0)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A failed pod starts again and goes on from its last checkpoint."""
+
+    count: int = 3
+    wait: str = "60s"
+    factor: float = 2.0
+    longest: str = "1800s"
+
+
+@dataclass(frozen=True)
+class Local:
+    """`submit.py --local`: the same tasks as processes of this machine."""
+
+    root: str = "runs/local"
+    tracking_uri: str = ""  # "": SQLite below the root
+    processes: int = 1  # ranks of a training task
+
+
+@dataclass(frozen=True)
+class Site:
+    """All that a submission takes from the place it runs in."""
+
+    endpoint: str = ""
+    namespace: str = ""
+    experiment: str = "cmapkd"
+    service_account: str = ""
+    ca_file: str = ""
+    recipe: str = "paper"
+    data: str = ""
+    root: str = ""
+    tracking_uri: str = ""
+    image: str = ""
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    accelerator: str = "nvidia.com/gpu"
+    shutdown_timeout: int = 25  # seconds that ranks have after SIGTERM; Kubernetes kills the pod at 30
+    env: dict[str, str] = field(default_factory=dict)
+    secrets: tuple[Secret, ...] = ()
+    retry: Retry = Retry()
+    pods: Pods = Pods()
+    local: Local = Local()
+
+
+def load_site(path: str, required: bool = False) -> Site:
+    """The site of a TOML file; an absent one gives the defaults unless it is `required`.
+
+    Raises:
+        InputError: no such file, not TOML, an unknown key (names the nearest), or a value that cannot be.
+    """
+    file = Path(path)
+    if not file.exists() and not required:
+        return Site()
+    try:
+        table = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        raise InputError(f"no site file '{path}': copy site.example.toml to it and fill it in") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"site file '{path}' cannot be read: {error}") from None
+    site: Site = _merge(Site(), table, "", path)
+    _check(site, path)
+    return site
+
+
+def on_this_machine(site: Site, root: str = "") -> Site:
+    """The site of a local run: `site.local` in place of the cluster's root, tracking and ranks."""
+    root = root or site.local.root
+    beside = f"sqlite:///{Path(root).resolve() / 'mlflow.db'}" if "://" not in root else site.tracking_uri
+    train = dataclasses.replace(site.pods.train, processes=site.local.processes)
+    return dataclasses.replace(
+        site,
+        root=root,
+        tracking_uri=site.local.tracking_uri or beside,
+        pods=dataclasses.replace(site.pods, train=train),
+    )
+
+
+def _merge(config: Any, table: dict[str, Any], where: str, path: str) -> Any:
+    hints = get_type_hints(type(config))
+    changes = {}
+    for key, value in table.items():
+        name = f"{where}{key}"
+        if key not in hints:
+            raise InputError(f"{path}: unknown key '{name}': {nearest(key, tuple(hints))}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current) and isinstance(value, dict):
+            changes[key] = _merge(current, value, f"{name}.", path)
+        else:
+            changes[key] = _value(value, current, hints[key], name, path)
+    return dataclasses.replace(config, **changes)
+
+
+def _value(value: Any, current: Any, hint: Any, name: str, path: str) -> Any:
+    if isinstance(current, tuple) and isinstance(value, list):
+        item = get_args(hint)[0]
+        if item is not str and all(isinstance(part, dict) for part in value):
+            return tuple(_merge(item(), part, f"{name}.", path) for part in value)
+        if item is str and all(isinstance(part, str) for part in value):
+            return tuple(value)
+    elif isinstance(current, dict) and isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
+        return dict(value)
+    elif type(value) is type(current) or (isinstance(current, float) and type(value) is int):
+        return type(current)(value)
+    raise InputError(f"{path}: {name} = {value!r}: expected a value like {current!r} (see site.example.toml)")
+
+
+def _check(site: Site, path: str) -> None:
+    if site.image_pull_policy not in PULL_POLICIES:
+        raise InputError(f"{path}: image_pull_policy = '{site.image_pull_policy}': one of {', '.join(PULL_POLICIES)}")
+    for kind in dataclasses.fields(site.pods):
+        pod: Pod = getattr(site.pods, kind.name)
+        if min(pod.gpus, pod.processes, pod.hours) < 0:
+            raise InputError(f"{path}: pods.{kind.name}: gpus, processes and hours cannot be below 0")
+        if not CPU.fullmatch(pod.cpu):
+            raise InputError(f"{path}: pods.{kind.name}.cpu = '{pod.cpu}': write cores ('8') or millicores ('500m')")
+        for name, size in (("memory", pod.memory), ("shm", pod.shm or "1")):
+            if not MEMORY.fullmatch(size):
+                raise InputError(f"{path}: pods.{kind.name}.{name} = '{size}': write a size like '16Gi'")
+    for secret in site.secrets:
+        if not (secret.name and secret.env):
+            raise InputError(f"{path}: a [[secrets]] entry needs name and env, such as env = {{ VARIABLE = 'key' }}")

@@ -1,0 +1,132 @@
+"""Start the pipeline: on the site's cluster, here (--local), or only describe or compile it.
+
+    python pipelines/submit.py --ablation no_alsn              compile, submit, print the run's link
+    python pipelines/submit.py --recipe demo --local           the same tasks as processes of this machine
+    python pipelines/submit.py --ablation no_alsn --dry-run    what would run
+    python pipelines/submit.py --run RUN --only joint          one stage of an earlier run again
+
+Exit codes: 0 done; 1 the run failed; 2 bad input; 3 the endpoint does not answer or refuses; with --local the
+exit code of the stage that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # started as a script: its folder is first on the path, the repository belongs there
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.records import record_run
+from cmapkd_core.storage import StorageError
+from pipelines import client, dryrun
+from pipelines.distill import TASKS, compile_package, defaults
+from pipelines.ir import load_package
+from pipelines.local import StageError, run_package
+from pipelines.submission import Submission, decide
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--recipe", default="", help="named configuration; default: the site's")
+    cli.add_argument("--ablation", default="", help="row of ABLATIONS or BASELINES to apply to it")
+    cli.add_argument("--method", default="", help="a baseline, row of BASELINES")
+    cli.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field; repeatable")
+    cli.add_argument("--seed", default="", help="seed of the student's training")
+    cli.add_argument(
+        "--data", default="", metavar="SOURCE[:URL]", help="other data, such as folder:s3://bucket/pictures"
+    )
+    cli.add_argument("--root", default="", help="where artifacts go; default: the site's")
+    cli.add_argument("--run", default="", help="name of the run; the same name goes on with it")
+    cli.add_argument("--site", default="", help="site file; default: site.toml where there is one")
+    cli.add_argument("--wait", action="store_true", help="follow the run; the exit code tells its success")
+    part = cli.add_mutually_exclusive_group()
+    part.add_argument("--only", default="", metavar="STAGE", help="one stage of the earlier run --run again")
+    part.add_argument("--from-stage", default="", metavar="STAGE", help="that stage and what follows from it")
+    cli.add_argument("--local", action="store_true", help="run here, task by task")
+    mode = cli.add_mutually_exclusive_group()
+    mode.add_argument("--compile-only", default="", metavar="OUT.yaml", help="write the package and stop")
+    mode.add_argument("--dry-run", action="store_true", help="print what would run and stop")
+    return cli
+
+
+def run_here(job: Submission, command: Sequence[str]) -> int:
+    """Run all tasks on this machine; returns the exit code."""
+    record_run(job.arguments["root"], job.run, job.arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        package = compile_package(job.site, Path(folder) / "pipeline.yaml", job.plan, defaults(job.site))
+        try:
+            print(f"run {job.run} below {job.arguments['root']}")
+            outputs = run_package(package, job.arguments, job.run, [task.name for task in TASKS])
+        except StageError as error:
+            print(
+                f"\n{error}\nrun it again: {shlex.join(['python', 'pipelines/submit.py', *command])}", file=sys.stderr
+            )
+            print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
+            return error.code
+    for name, url in list(outputs.items())[-1:]:
+        print(f"{name}: {url}")
+    return 0
+
+
+def run_there(job: Submission, wait: bool) -> int:
+    """Submit to the site's endpoint; returns the exit code."""
+    client.endpoint_of(job.site)
+    root, image = job.arguments["root"], job.arguments["image"]
+    if "://" not in root:
+        raise InputError(
+            f"root '{root}' is no place that pods can reach: give --root s3://bucket/prefix, or `root` in the site file"
+        )
+    if not image:
+        raise InputError("no image: fill in `image` in the site file (by digest), or use --local")
+    api = client.connect(job.site)
+    try:
+        record_run(root, job.run, job.arguments)
+    except StorageError as error:
+        print(f"the run's record is left to its first stage, from here it cannot be written: {error}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        package = compile_package(job.site, Path(folder) / "pipeline.yaml", job.plan, defaults(job.site))
+        tasks = {key: task.task_info.name for key, task in load_package(package)[0].root.dag.tasks.items()}
+        whole = len(job.plan.tasks) == len(TASKS)
+        run_id = client.start(api, job.site, job.run, package, job.arguments, keep=whole)
+    print(f"run {job.run}: {client.link(job.site, run_id)}", flush=True)
+    if not wait:
+        return 0
+    try:
+        state = client.follow(api, job.site, run_id, tasks)
+    except KeyboardInterrupt:
+        print(f"\nno longer watching; run {job.run} goes on")
+        return 130
+    print(f"run {job.run} {state.lower()}")
+    return 0 if state == "SUCCEEDED" else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    command = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(command)
+    try:
+        job = decide(args)
+        if args.dry_run:
+            print(dryrun.describe(job))
+            return 0
+        if args.compile_only:
+            print(compile_package(job.site, Path(args.compile_only), job.plan, job.arguments))
+            return 0
+        return run_here(job, command) if args.local else run_there(job, args.wait)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except client.EndpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Every task's argv is one that its stage's own parser takes."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from pipelines.distill import TASKS, Plan, compile_package, defaults
+from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.site import Site
+
+SITE = Site(root="s3://bucket/root", recipe="tiny")
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    folder = tmp_path_factory.mktemp("ir")
+    spec, _ = load_package(compile_package(SITE, folder / "pipeline.yaml", Plan(), defaults(SITE)))
+    every = steps(spec)
+    outputs = {step.key: {"artifact": f"s3://bucket/{step.name}"} for step in every}
+
+    def argv(step: Step) -> list[str]:
+        inputs = resolve_inputs(step, defaults(SITE), outputs, "a-run")
+        return command_line(step, executor_input(step, inputs, folder), "a-run")
+
+    return {step.name: argv(step) for step in every}
+
+
+@pytest.mark.parametrize("task", [task.name for task in TASKS])
+def test_the_stage_takes_the_argv(task: str, commands: dict[str, list[str]]) -> None:
+    from cmapkd_core.stages.common import parser
+
+    argv = commands[task]
+    module = argv[argv.index("-m") + 1]
+    given = parser(importlib.import_module(module).run).parse_args(argv[argv.index("-m") + 2 :])
+    assert (given.recipe, given.root, given.run) == ("tiny", "s3://bucket/root", "a-run")
+    assert Path(given.artifact).name == "artifact"
+
+
+def test_torchrun_takes_its_part(commands: dict[str, list[str]]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    given = get_args_parser().parse_args(commands["joint"][1:])
+    assert (given.nproc_per_node, given.shutdown_timeout, given.standalone, given.module) == ("8", 25, True, True)
+    assert given.training_script == "cmapkd_core.stages.train"
+
+
+def test_stages_read_what_the_earlier_ones_wrote(commands: dict[str, list[str]]) -> None:
+    joint = commands["joint"]
+    assert joint[joint.index("--init") + 1] == "s3://bucket/alsn"
+    assert joint[joint.index("--stage") + 1] == "joint"
+    before = commands["evaluate-before"]
+    assert before[before.index("--model") + 1] == "recipe:student"

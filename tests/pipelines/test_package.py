@@ -1,0 +1,132 @@
+"""The compiled package as Kubeflow Pipelines reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipelines.distill import PARAMETERS, TASKS, Plan, compile_package, defaults, select
+from pipelines.ir import load_package, steps
+from pipelines.site import Pod, Secret, Site, Toleration
+
+GPU_POD = Pod(
+    gpus=4,
+    cpu="32",
+    memory="128Gi",
+    shm="16Gi",
+    hours=1.5,
+    node_selector={"pool": "gpu"},
+    tolerations=(Toleration(key="gpu", effect="NoSchedule"),),
+)
+SITE = Site(
+    root="s3://bucket/x",
+    image="registry.test/cmapkd@sha256:1",
+    image_pull_secrets=("pull",),
+    env={"AWS_REGION": "here"},
+    secrets=(Secret("s3-keys", {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}),),
+    pods=dataclasses.replace(Site().pods, train=GPU_POD),
+)
+TRAINING = ("teacher", "warmup", "alsn", "joint", "reference-warmup", "reference-joint")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_package(SITE, tmp_path_factory.mktemp("ir") / "pipeline.yaml", Plan(), defaults(SITE))
+
+
+@pytest.fixture(scope="module")
+def tasks(package: Path) -> dict:
+    """Per display name: the step and its Kubernetes configuration. The protos refuse fields they do not have."""
+    spec, configs = load_package(package)
+    return {step.name: (step, configs[step.component.executor_label]) for step in steps(spec)}
+
+
+def test_the_run_form_has_the_eight_parameters_with_defaults_and_descriptions(package: Path) -> None:
+    form = load_package(package)[0].root.input_definitions.parameters
+    assert sorted(form) == sorted(PARAMETERS)
+    for name, value in defaults(SITE).items():
+        assert form[name].default_value.string_value == value
+        assert form[name].is_optional and len(form[name].description) > 20
+
+
+def test_tasks_and_what_they_wait_for(tasks: dict) -> None:
+    key_to_name = {step.key: name for name, (step, _) in tasks.items()}
+    waits = {name: {key_to_name[key] for key in step.needs} for name, (step, _) in tasks.items()}
+    assert waits == {task.name: set(task.inputs.values()) for task in TASKS}
+    assert waits["joint"] == {"prepare", "teacher", "alsn"}
+    assert waits["evaluate-reference"] == {"prepare", "reference-joint"}
+
+
+def test_no_task_depends_on_the_value_of_the_ablation(tasks: dict) -> None:
+    for name, (step, _) in tasks.items():
+        ablation = step.task.inputs.parameters["ablation"]
+        if name.startswith("reference-"):
+            assert ablation.runtime_value.constant.string_value == "finetune"
+        else:
+            assert ablation.component_input_parameter == "ablation"
+
+
+def test_training_tasks_start_one_rank_per_gpu(tasks: dict) -> None:
+    for name, (step, _) in tasks.items():
+        command = list(step.container.command)
+        if name in TRAINING:
+            assert command[:3] == ["torchrun", "--standalone", "--nproc-per-node"]
+            assert step.task.inputs.parameters["processes"].runtime_value.constant.string_value == "4"
+            resources = step.container.resources
+            assert (resources.accelerator.resource_type, resources.accelerator.resource_count) == ("nvidia.com/gpu", "4")
+        else:
+            assert command[:2] == ["python", "-m"]
+
+
+def test_every_pod_has_its_image_resources_retry_timeout_and_secrets(tasks: dict) -> None:
+    for step, config in tasks.values():
+        assert step.container.image == "{{$.inputs.parameters['pipelinechannel--image']}}"
+        assert step.task.inputs.parameters["pipelinechannel--image"].component_input_parameter == "image"
+        assert step.container.resources.resource_memory_limit and step.container.resources.resource_cpu_limit
+        assert {v.name: v.value for v in step.container.env} == {"AWS_REGION": "here"}
+        assert not step.task.caching_options.enable_cache
+        assert step.task.retry_policy.max_retry_count == 3
+        assert step.task.retry_policy.backoff_duration.seconds == 60
+        assert config.active_deadline_seconds > 0 and config.image_pull_policy == "IfNotPresent"
+        assert [secret.secret_name for secret in config.image_pull_secret] == ["pull"]
+        assert {e.env_var: e.secret_key for s in config.secret_as_env for e in s.key_to_env} == SITE.secrets[0].env
+        assert {s.secret_name for s in config.secret_as_env} == {"s3-keys"}
+
+
+def test_gpu_pods_are_placed_as_the_site_says(tasks: dict) -> None:
+    config = tasks["joint"][1]
+    assert config.active_deadline_seconds == 5400
+    assert dict(config.node_selector.labels) == {"pool": "gpu"}
+    assert [(t.key, t.operator, t.effect) for t in config.tolerations] == [("gpu", "Exists", "NoSchedule")]
+    mount = config.empty_dir_mounts[0]
+    assert (mount.mount_path, mount.medium, mount.size_limit) == ("/dev/shm", "Memory", "16Gi")
+    assert not tasks["prepare"][1].tolerations
+
+
+def test_the_report_shows_html_markdown_and_metrics(tasks: dict) -> None:
+    step = tasks["report"][0]
+    kinds = {name: a.artifact_type.schema_title for name, a in step.component.output_definitions.artifacts.items()}
+    assert kinds == {"html": "system.HTML", "markdown": "system.Markdown", "metrics": "system.Metrics"}
+
+
+def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> None:
+    done = {task.name: f"s3://bucket/{task.name}" for task in TASKS if task.name != "joint"}
+    plan = Plan(select(only="joint"), done, "old-run", redo="yes")
+    spec, _ = load_package(compile_package(SITE, tmp_path / "one.yaml", plan, defaults(SITE)))
+    (step,) = steps(spec)
+    given = {name: p.runtime_value.constant.string_value for name, p in step.task.inputs.parameters.items()}
+    assert step.name == "joint" and not step.needs
+    assert (given["init"], given["teacher"], given["run"], given["redo"]) == (
+        "s3://bucket/alsn",
+        "s3://bucket/teacher",
+        "old-run",
+        "yes",
+    )
+
+
+def test_a_stage_and_what_follows_from_it() -> None:
+    assert [task.name for task in select(start="joint")] == ["joint", "evaluate-student", "report"]
+    assert [task.name for task in select(start="reference-joint")] == ["reference-joint", "evaluate-reference", "report"]
+    assert select(start="prepare") == TASKS

@@ -1,0 +1,90 @@
+"""Site files."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cmapkd_core.errors import InputError
+from pipelines.site import Pod, Secret, Site, Toleration, load_site, on_this_machine
+
+EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "site.toml").write_text(text)
+    return str(folder / "site.toml")
+
+
+def keys(config: object, prefix: str = "") -> set[str]:
+    """Dotted names of all fields, tables taken apart."""
+    found = set()
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        found |= keys(value, f"{prefix}{field.name}.") if dataclasses.is_dataclass(value) else {prefix + field.name}
+    return found
+
+
+def test_the_example_names_every_field_and_its_defaults_are_ours() -> None:
+    text = EXAMPLE.read_text()
+    site = load_site(str(EXAMPLE), required=True)
+    filled = {"endpoint", "root", "image"}
+    assert {n: v for n, v in vars(site).items() if n not in filled} == {
+        n: v for n, v in vars(Site()).items() if n not in filled
+    }
+    assert all(name.split(".")[-1] in text for name in keys(site))
+    assert set(tomllib.loads(text)) | {"secrets"} == {field.name for field in dataclasses.fields(Site)}
+
+
+def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        'secrets = [{ name = "s3", env = { KEY = "k" } }]\n'
+        '[pods.train]\ngpus = 2\nhours = 3\ntolerations = [{ key = "gpu" }]\nnode_selector = { pool = "a" }\n',
+    )
+    site = load_site(path)
+    assert site.secrets == (Secret("s3", {"KEY": "k"}),)
+    assert site.pods.train == dataclasses.replace(
+        Site().pods.train, gpus=2, hours=3.0, tolerations=(Toleration("gpu"),), node_selector={"pool": "a"}
+    )
+    assert site.pods.evaluate == Site().pods.evaluate
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("endpont = 'x'", "unknown key 'endpont': did you mean 'endpoint'"),
+        ("[pods.train]\nmemry = '1Gi'", "unknown key 'pods.train.memry': did you mean 'memory'"),
+        ("[[secrets]]\nnane = 'x'", "did you mean 'name'"),
+        ("[[secrets]]\nname = 'x'", "needs name and env"),
+        ("image_pull_policy = 'Sometimes'", "IfNotPresent"),
+        ("[pods.train]\ngpus = 'eight'", "pods.train.gpus = 'eight'"),
+        ("[pods.train]\ngpus = -1", "cannot be below 0"),
+        ("[pods.report]\nmemory = '16 GB'", "write a size like '16Gi'"),
+        ("[pods.report]\ncpu = 'two'", "pods.report.cpu"),
+        ("root = ", "cannot be read"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_site(written(tmp_path, text))
+
+
+def test_an_absent_file_is_fine_unless_it_was_asked_for(tmp_path: Path) -> None:
+    assert load_site(str(tmp_path / "none.toml")) == Site()
+    with pytest.raises(InputError, match="copy site.example.toml"):
+        load_site(str(tmp_path / "none.toml"), required=True)
+
+
+def test_a_local_run_is_below_one_folder_with_one_rank() -> None:
+    site = on_this_machine(Site(root="s3://bucket/x", tracking_uri="http://mlflow"))
+    assert (site.root, site.pods.train.ranks) == ("runs/local", 1)
+    assert site.tracking_uri.startswith("sqlite:////") and site.tracking_uri.endswith("/runs/local/mlflow.db")
+    assert on_this_machine(Site(tracking_uri="http://mlflow"), "s3://bucket/x").tracking_uri == "http://mlflow"
+
+
+def test_ranks_follow_the_gpus_unless_given() -> None:
+    assert [Pod(gpus=8).ranks, Pod(gpus=0).ranks, Pod(gpus=0, processes=2).ranks] == [8, 1, 2]

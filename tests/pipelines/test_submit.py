@@ -1,0 +1,204 @@
+"""submit.py as a command: what it prints, starts and refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipelines import client
+from pipelines.distill import PARAMETERS
+from pipelines.submit import main
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _neighbour(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+api_server = _neighbour("api_server")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, no endpoint or token from outside, quick polls."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_UI_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    follow = client.follow
+    monkeypatch.setattr(client, "follow", lambda *given: follow(*given, interval=0.05))
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> Iterator[api_server.ApiServer]:
+    """A KFP endpoint, and an S3 with the bucket `box` for the run's record."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="box")
+    with api_server.serving() as server:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+        Path("site.toml").write_text('image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n')
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--recipe", "dem"], "unknown recipe 'dem': did you mean 'demo'"),
+        (["--ablation", "no_alsm"], "unknown ablation 'no_alsm': did you mean 'no_alsn'"),
+        (["--method", "fintune"], "unknown method 'fintune': did you mean 'finetune'"),
+        (["--set", "optim.bach=3"], "unknown field 'optim.bach': did you mean 'optim.batch'"),
+        (["--set", "optim.batch"], "has no '='"),
+        (["--seed", "one"], "seed=one: expected int"),
+        (["--method", "kd", "--ablation", "no_alsn"], "give one"),
+        (["--site", "none.toml"], "no site file 'none.toml'"),
+        (["--only", "joint"], "name it with --run"),
+        (["--only", "joint", "--run", "r", "--seed", "1", "--local"], "leave out --seed"),
+        (["--from-stage", "joint", "--run", "r", "--local"], "no run 'r' below runs/local/runs"),
+    ],
+)
+def test_mistakes_end_with_2_and_the_way_out(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--dry-run", *command]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [("", "no endpoint"), ("endpoint = 'http://x'", "root '' is no place"), ("endpoint='x'\nroot='s3://b'", "no image")],
+)
+def test_a_submission_needs_endpoint_root_and_image(
+    site: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("site.toml").write_text(site)
+    assert main([]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_dry_run_tells_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--recipe", "demo", "--ablation", "no_alsn", "--root", "s3://box/root", "--dry-run", "--seed", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "selector.kind = fixed" in text
+    assert "fine: 8 epochs; trains student at 0.0003, pyramid at 0.0005; levels P2 P3 P4 P5 L1 L2 L3 L4" in text
+    assert "passes its model on" in text
+    assert "runs  8 GPU, 64 cores, 256Gi, /dev/shm 64Gi, at most 72 h, torchrun with 8" in text
+    assert "reference-joint (row finetune)" in text
+    assert "to    s3://box/root/joint/" in text
+    assert all(f"\n  {name} " in text for name in PARAMETERS)
+    assert not list(Path().iterdir())
+
+
+def test_the_script_works_from_anywhere(tmp_path: Path) -> None:
+    script = [sys.executable, str(REPOSITORY / "pipelines" / "submit.py")]
+    done = subprocess.run([*script, "--compile-only", "out.yaml", "--ablation", "kd"], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert "defaultValue: kd" in (tmp_path / "out.yaml").read_text()
+
+
+def test_a_submission_uploads_once_and_gives_the_link(
+    api: api_server.ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--ablation", "no_alsn", "--set", "optim.batch=8", "--run", "first"]) == 0
+    assert f"{api.url}/#/runs/details/run-0" in capsys.readouterr().out
+    assert main(["--seed", "1", "--run", "second"]) == 0
+    assert (len(api.experiments), len(api.pipelines), len(api.versions), len(api.runs)) == (1, 1, 1, 2)
+    run = api.runs[0]
+    assert run["display_name"] == "first"
+    assert run["pipeline_version_reference"] == {"pipeline_id": "p1", "pipeline_version_id": "v0"}
+    parameters = run["runtime_config"]["parameters"]
+    assert set(parameters) == set(PARAMETERS)
+    assert (parameters["ablation"], parameters["overrides"]) == ("no_alsn", "optim.batch=8")
+
+
+def test_a_changed_recipe_on_a_run_is_refused_before_it_starts(
+    api: api_server.ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--run", "changed"]) == 0
+    assert main(["--run", "changed", "--set", "optim.batch=8"]) == 2
+    assert "optim.batch: 16 -> 8" in capsys.readouterr().err
+    assert len(api.runs) == 1
+
+
+def test_one_stage_of_an_earlier_run_goes_with_its_own_package(api: api_server.ApiServer) -> None:
+    assert main(["--run", "again", "--ablation", "no_relation"]) == 0
+    assert main(["--run", "again", "--only", "joint"]) == 0
+    part = api.runs[1]
+    assert part["runtime_config"]["parameters"]["ablation"] == "no_relation"
+    assert "s3://box/root/alsn/" in json.dumps(part["pipeline_spec"])
+    assert len(api.versions) == 1
+
+
+@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1)])
+def test_wait_follows_the_run(
+    api: api_server.ApiServer, state: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.ends_as = state
+    assert main(["--wait", "--run", f"waited-{state}"]) == code
+    text = capsys.readouterr().out
+    assert "prepare running" in text and f"prepare {state.lower()}" in text
+    assert "driver" not in text
+
+
+def test_a_token_comes_from_the_environment(
+    api: api_server.ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.token = "secret-word"
+    assert main(["--run", "token"]) == 3
+    assert "KF_PIPELINES_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "secret-word")
+    assert main(["--run", "token"]) == 0
+    printed = capsys.readouterr()
+    assert "secret-word" not in printed.out + printed.err + json.dumps(api.runs)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(401, "token"), (403, "namespace"), (404, "no Pipelines API"), (503, "the database is away")]
+)
+def test_refusals_are_messages(
+    api: api_server.ApiServer, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.fail_with = status
+    started = time.monotonic()
+    assert main(["--run", "refused"]) == 3
+    error = capsys.readouterr().err
+    assert f"{api.url} answers {status}: " in error and message in error
+    assert time.monotonic() - started < 10
+
+
+def test_a_login_page_is_no_api(api: api_server.ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    api.login_page = True
+    assert main([]) == 3
+    assert "login page" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_an_unreachable_endpoint_is_named_within_seconds(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", endpoint)
+    Path("site.toml").write_text('image = "i@sha256:1"\nroot = "s3://box/root"\n')
+    started = time.monotonic()
+    assert main([]) == 3
+    error = capsys.readouterr().err
+    assert f"{endpoint} does not answer" in error and "port-forward" in error
+    assert time.monotonic() - started < 15

@@ -1,0 +1,91 @@
+"""Places below a root, and the record that holds a run to its recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.executor_output import write_executor_output
+from cmapkd_core.places import evaluation_url, report_url, run_url, stage_url
+from cmapkd_core.recipes import resolve
+from cmapkd_core.records import read_record, record_run
+
+REQUEST = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
+
+
+def test_recipes_that_agree_share_a_stage() -> None:
+    ours, other = resolve("tiny"), resolve("tiny", "no_alsn")
+    for stage in ("prepare", "teacher", "warmup"):
+        assert stage_url("/r", stage, ours) == stage_url("/r", stage, other)
+    assert stage_url("/r", "joint", ours) != stage_url("/r", "joint", other)
+    assert stage_url("/r", "prepare", ours).startswith("/r/prepare/")
+
+
+def test_an_evaluation_depends_on_model_shards_and_measure_and_not_on_where_the_root_is() -> None:
+    recipe = resolve("tiny")
+    url = evaluation_url("/r", "/r/joint/1", "/r/prepare/1", recipe)
+    assert evaluation_url("s3://b/r", "s3://b/r/joint/1", "s3://b/r/prepare/1", recipe).split("/")[-1] == url.split("/")[-1]
+    others = {
+        evaluation_url("/r", "/r/joint/2", "/r/prepare/1", recipe),
+        evaluation_url("/r", "/r/joint/1", "/r/prepare/2", recipe),
+        evaluation_url("/r", "/r/joint/1", "/r/prepare/1", recipe, task="retrieval"),
+        evaluation_url("/r", "/r/joint/1", "/r/prepare/1", resolve("tiny", overrides="evaluate.split=val")),
+    }
+    assert len(others | {url}) == 5
+
+
+def test_an_untrained_student_is_known_by_its_weights_and_seed() -> None:
+    first = evaluation_url("/r", "recipe:student", "/r/prepare/1", resolve("tiny"))
+    assert first != evaluation_url("/r", "recipe:student", "/r/prepare/1", resolve("tiny", seed=1))
+    trained = evaluation_url("/r", "/r/joint/1", "/r/prepare/1", resolve("tiny"))
+    assert trained == evaluation_url("/r", "/r/joint/1", "/r/prepare/1", resolve("tiny", seed=1))
+
+
+def test_a_run_named_in_the_ui_stays_below_the_root() -> None:
+    assert run_url("/r", "Run of cmapkd (1/2)") == "/r/runs/Run-of-cmapkd-1-2"
+    assert run_url("/r", "../..") == "/r/runs/unnamed"
+    assert report_url("/r", "a") == "/r/runs/a/report"
+
+
+def test_the_same_recipe_goes_on_and_another_is_refused_with_its_fields(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    record_run(root, "one", REQUEST)
+    record_run(root, "one", REQUEST | {"overrides": "runtime.workers=3"})
+    with pytest.raises(InputError, match=r"(?s)run 'one'.*optim.batch: 16 -> 8.*another --run"):
+        record_run(root, "one", REQUEST | {"overrides": "optim.batch=8"})
+    assert read_record(root, "one")["overrides"] == ""
+
+
+def test_the_reference_branch_belongs_to_its_run(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    record_run(root, "one", REQUEST | {"overrides": "optim.batch=8"})
+    record_run(root, "one", REQUEST | {"overrides": "optim.batch=8", "ablation": "finetune"}, stage="joint")
+    with pytest.raises(InputError, match="optim.batch: 8 -> 16"):
+        record_run(root, "one", REQUEST | {"ablation": "finetune"}, stage="joint")
+    with pytest.raises(InputError, match="method.name"):
+        record_run(root, "one", REQUEST | {"overrides": "optim.batch=8", "ablation": "finetune"}, stage="prepare")
+
+
+def test_a_run_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is none yet"):
+        read_record(str(tmp_path), "demo-non-s0")
+    record_run(str(tmp_path), "demo-none-s0", REQUEST)
+    with pytest.raises(InputError, match="did you mean 'demo-none-s0'"):
+        read_record(str(tmp_path), "demo-non-s0")
+
+
+def test_metrics_reach_kfp_as_metadata(tmp_path: Path) -> None:
+    given = {
+        "outputs": {
+            "outputFile": str(tmp_path / "out" / "executor_output.json"),
+            "artifacts": {n: {"artifacts": [{"name": n, "uri": f"s3://b/{n}"}]} for n in ("html", "metrics")},
+        }
+    }
+    write_executor_output(json.dumps(given), {"r1": 0.5, "bad": float("nan")})
+    artifacts = json.loads((tmp_path / "out" / "executor_output.json").read_text())["artifacts"]
+    assert artifacts["metrics"]["artifacts"] == [{"name": "metrics", "uri": "s3://b/metrics", "metadata": {"r1": 0.5}}]
+    assert artifacts["html"]["artifacts"][0]["metadata"] == {}
+    write_executor_output("", {"r1": 0.5})
