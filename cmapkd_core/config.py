@@ -91,6 +91,7 @@ class TeacherFitConfig:
     space: Phase = Phase()  # heads of locked towers, where the teacher has no joint space of its own
     pyramid: Phase = Phase(1, Rates(pyramid=1e-3))
     batch: int = 256  # global
+    dropout: float = 0.3  # on the pooled states that the heads are fitted on
     reconstruction: float = 1.0  # weight of rebuilding the normalised taps from the levels
     alpha: str = "learned"  # compatibility of P_i with L_j: "learned", or "fixed" (1 / 0.5 normalised)
     alpha_prior: float = 1.0  # weight of KL(alpha || diagonal prior), so that the easiest pair does not win alone
@@ -347,7 +348,9 @@ def _drop_unused(chosen: dict[str, Any], spec: MethodSpec) -> None:
         if not name.startswith("schedule."):
             continue
         _, phase, leaf = name.split(".", 2)
-        if (leaf.startswith("lr.") and leaf[3:] not in spec.groups) or (leaf in ("levels", "selects") and "pyramid" not in spec.groups):
+        if (leaf.startswith("lr.") and leaf[3:] not in spec.groups) or (
+            leaf in ("levels", "selects") and "pyramid" not in spec.groups
+        ):
             del chosen[name]
         elif phase == "alsn" and "selector" not in spec.groups:
             chosen.pop(name)

@@ -43,7 +43,7 @@ RECIPES: dict[str, Recipe] = {
         student=ModelConfig("lite0-minilm3", "packages"),
         pyramid=PyramidConfig(width=128),
         teacher_fit=TeacherFitConfig(
-            space=Phase(60, Rates(heads=1e-3)), pyramid=Phase(3, Rates(pyramid=2e-3)), batch=128
+            space=Phase(30, Rates(heads=1e-3)), pyramid=Phase(6, Rates(pyramid=2e-3)), batch=64
         ),
         method=MethodConfig(weights=TermWeights(task=1.0, fd=4.0)),
         schedule=Schedule(

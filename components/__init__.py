@@ -22,4 +22,4 @@ def torchrun(module: str, processes: Any, shutdown_timeout: Any) -> list[Any]:
     or a preempted pod loses the steps since its last checkpoint.
     """
     launcher = ["torchrun", "--standalone", "--nproc-per-node", processes, "--shutdown-timeout", shutdown_timeout]
-    return [*launcher, "-m", module]
+    return [*launcher, "-m", "--", module]  # without -- torchrun takes the stage's --run for its own --run-path

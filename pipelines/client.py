@@ -41,7 +41,7 @@ class EndpointError(Exception):
         self.passing = status == 0 or status >= 500  # worth asking again
 
 
-class _Client(kfp.Client):  # type: ignore[misc]
+class _Client(kfp.Client):
     """kfp's client, which asks for its health five times with pauses; we want the first answer."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:

@@ -27,7 +27,10 @@ def test_recipes_that_agree_share_a_stage() -> None:
 def test_an_evaluation_depends_on_model_shards_and_measure_and_not_on_where_the_root_is() -> None:
     recipe = resolve("tiny")
     url = evaluation_url("/r", "/r/joint/1", "/r/prepare/1", recipe)
-    assert evaluation_url("s3://b/r", "s3://b/r/joint/1", "s3://b/r/prepare/1", recipe).split("/")[-1] == url.split("/")[-1]
+    assert (
+        evaluation_url("s3://b/r", "s3://b/r/joint/1", "s3://b/r/prepare/1", recipe).split("/")[-1]
+        == url.split("/")[-1]
+    )
     others = {
         evaluation_url("/r", "/r/joint/2", "/r/prepare/1", recipe),
         evaluation_url("/r", "/r/joint/1", "/r/prepare/2", recipe),
@@ -63,9 +66,9 @@ def test_the_reference_branch_belongs_to_its_run(tmp_path: Path) -> None:
     root = str(tmp_path)
     record_run(root, "one", REQUEST | {"overrides": "optim.batch=8"})
     record_run(root, "one", REQUEST | {"overrides": "optim.batch=8", "ablation": "finetune"}, stage="joint")
-    with pytest.raises(InputError, match="optim.batch: 8 -> 16"):
+    with pytest.raises(InputError, match=r"optim\.batch: 8 -> 16"):
         record_run(root, "one", REQUEST | {"ablation": "finetune"}, stage="joint")
-    with pytest.raises(InputError, match="method.name"):
+    with pytest.raises(InputError, match=r"method\.name"):
         record_run(root, "one", REQUEST | {"overrides": "optim.batch=8", "ablation": "finetune"}, stage="prepare")
 
 

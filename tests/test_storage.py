@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -22,6 +23,7 @@ from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 
 MANY = 20
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -48,14 +50,14 @@ def case_json_comes_back(root: str, tmp: Path) -> None:
 
 def case_broken_json_names_the_object(root: str, tmp: Path) -> None:
     storage.write_bytes(storage.join(root, "x.json"), b'{"a": ')
-    with pytest.raises(InputError, match="x.json"):
+    with pytest.raises(InputError, match=r"x\.json"):
         storage.read_json(storage.join(root, "x.json"))
 
 
 def case_missing_objects_name_themselves(root: str, tmp: Path) -> None:
     url = storage.join(root, "none.bin")
     for verb in (storage.read_bytes, storage.size, storage.read_json, lambda u: storage.fetch(u, tmp / "t")):
-        with pytest.raises(FileNotFoundError, match="none.bin"):
+        with pytest.raises(FileNotFoundError, match=r"none\.bin"):
             verb(url)
     assert not storage.exists(url)
     storage.delete(url)
@@ -153,14 +155,15 @@ for n in itertools.count():
 def test_killed_writer_leaves_a_whole_object(root: str) -> None:
     url = storage.join(root, "weights.bin")
     for delay in (0.003, 0.017):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE)
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, cwd=REPOSITORY)
         assert writer.stdout is not None
         writer.stdout.readline()
         time.sleep(delay)
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
         data = storage.read_bytes(url)
-        assert len(data) == 3_000_000 and len(set(data)) == 1
+        assert len(data) == 3_000_000
+        assert len(set(data)) == 1
         assert storage.list_files(root) == ["weights.bin"]
 
 
@@ -206,7 +209,10 @@ def test_local_fetch_is_the_file_itself(tmp_path: Path) -> None:
 
 def test_import_stays_cheap() -> None:
     code = "import sys, cmapkd_core.storage; print('boto3' in sys.modules, 'torch' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=REPOSITORY).split() == [
+        "False",
+        "False",
+    ]
 
 
 # ---- a local folder at fault ----------------------------------------------------------------------
@@ -229,8 +235,11 @@ for call in (lambda: storage.write_bytes(sys.argv[1], bytes(3 << 20)),
 def test_full_disk_leaves_nothing_and_says_so(tmp_path: Path) -> None:
     source, url = tmp_path / "source", str(tmp_path / "root" / "x")
     source.write_bytes(bytes(3 << 20))
-    lines = subprocess.check_output([sys.executable, "-c", LIMITED, url, str(source)], text=True).splitlines()
-    assert len(lines) == 3 and all(url in line and "free some space" in line for line in lines)
+    lines = subprocess.check_output(
+        [sys.executable, "-c", LIMITED, url, str(source)], text=True, cwd=REPOSITORY
+    ).splitlines()
+    assert len(lines) == 3
+    assert all(url in line and "free some space" in line for line in lines)
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -255,7 +264,8 @@ def refusal(url: str) -> str:
     with pytest.raises(storage.StorageError) as caught:
         storage.check_writable(url)
     assert time.monotonic() - begun < 15
-    assert url in str(caught.value) and "test-secret-key" not in str(caught.value)
+    assert url in str(caught.value)
+    assert "test-secret-key" not in str(caught.value)
     return str(caught.value)
 
 
@@ -263,7 +273,8 @@ def test_nothing_listens(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     message = refusal(s3_root)
-    assert f"{endpoint} does not answer" in message and "check AWS_ENDPOINT_URL" in message
+    assert f"{endpoint} does not answer" in message
+    assert "check AWS_ENDPOINT_URL" in message
 
 
 def test_server_hangs(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +335,12 @@ class FaultProxy(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    codes = {"503": "SlowDown", "500": "InternalError", "409": "ConditionalRequestConflict", "403": "AccessDenied"}
+    codes: ClassVar = {
+        "503": "SlowDown",
+        "500": "InternalError",
+        "409": "ConditionalRequestConflict",
+        "403": "AccessDenied",
+    }
 
     def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), _Spoiler)
@@ -367,7 +383,9 @@ class _Spoiler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Nothing to print for a planned fault."""
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = answer
+
+for _method in ("GET", "PUT", "HEAD", "DELETE", "POST"):
+    setattr(_Spoiler, f"do_{_method}", lambda self: self.answer())
 
 
 @pytest.fixture
@@ -411,7 +429,7 @@ def test_an_interrupted_fetch_leaves_no_target(s3_root: str, proxy: FaultProxy, 
     url = storage.join(s3_root, "x.bin")
     storage.write_bytes(url, os.urandom(100_000))
     proxy.plan = [("HEAD", "403")]
-    with pytest.raises(storage.StorageError, match="x.bin"):
+    with pytest.raises(storage.StorageError, match=r"x\.bin"):
         storage.fetch(url, tmp_path / "x.bin")
     assert list(tmp_path.iterdir()) == []
 
@@ -435,8 +453,6 @@ def test_a_server_without_conditional_writes_is_refused(s3_root: str, proxy: Fau
         def answer(self) -> None:
             del self.headers["If-None-Match"]
             super().answer()
-
-        do_PUT = answer
 
     proxy.RequestHandlerClass = Ignorant
     assert "does not keep to exclusive creation" in refusal(s3_root)

@@ -20,6 +20,7 @@ import pytest
 from cmapkd_core.errors import InputError
 from cmapkd_core.tracking import Tracker, delivery, read_journal
 
+REPOSITORY = Path(__file__).parents[1]
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
@@ -33,10 +34,34 @@ def quick_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "BATCH_SECONDS", 0.05)
 
 
+FRESH = """
+import logging, sys
+from pathlib import Path
+from cmapkd_core.tracking import Tracker
+logging.basicConfig(level=logging.INFO)
+assert "mlflow" not in sys.modules
+tracker = Tracker.open("sqlite:///deep/mlflow.db", run="r", stage="s", journal=Path("j"), params={"a": 1})
+tracker.log({"loss": 1.0}, 0)
+tracker.close(seconds=120)
+print(len(tracker.run_id), tracker.undelivered)
+"""
+
+
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One migrated SQLite file for all tests; they use different run names."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A folder where a stage has made MLflow's SQLite file, and what that stage printed on stdout and stderr."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    command = [sys.executable, "-c", FRESH]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return folder, done.stdout, done.stderr
+
+
+@pytest.fixture
+def database(fresh: tuple[Path, str, str]) -> str:
+    """The same SQLite file for all tests; they use different run names."""
+    return f"sqlite:///{fresh[0]}/deep/mlflow.db"
 
 
 @pytest.fixture
@@ -103,10 +128,12 @@ def test_journal_alone(open_tracker: Callable[..., Tracker], tmp_path: Path) -> 
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line, parse_constant=pytest.fail)["step"] for line in lines] == [0, 1]
     first, second = read_journal(tmp_path / "journal.jsonl")
-    assert first.metrics["loss"] == 2.5 and first.metrics["x"] == float("inf")
+    assert first.metrics["loss"] == 2.5
+    assert first.metrics["x"] == float("inf")
     assert first.metrics["R@1"] != first.metrics["R@1"]
-    assert (second.step, second.metrics) == (1, {"loss": 2.0}) and second.time >= first.time
-    assert tracker.run_id == "" and "mlflow" not in vars(tracker)
+    assert (second.step, second.metrics) == (1, {"loss": 2.0})
+    assert second.time >= first.time
+    assert tracker.run_id == ""
 
 
 def test_rewind_and_reopen(open_tracker: Callable[..., Tracker], tmp_path: Path) -> None:
@@ -155,7 +182,7 @@ sys.stdin.read()
 def test_points_outlive_a_killed_process(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     command = [sys.executable, "-c", KILLED, f"http://127.0.0.1:{free_port()}", str(journal)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGKILL)
@@ -200,7 +227,8 @@ def test_parent_and_nested_runs(
     parent, warmup, joint = (runs_of(client, "test_parent_and_nested_runs")[s] for s in ("pipeline", "warmup", "joint"))
     assert {r.data.tags["mlflow.parentRunId"] for r in (warmup, joint)} == {parent.info.run_id}
     assert {r.info.status for r in (parent, warmup, joint)} == {"FINISHED"}
-    assert joint.info.run_id == tracker.run_id and tracker.undelivered == 0
+    assert joint.info.run_id == tracker.run_id
+    assert tracker.undelivered == 0
     assert joint.data.params == {"optim.batch": "64", "name": "", "x_y": "1"}
     assert joint.data.tags["cmapkd.fingerprint"] == "abc"
     assert history(client, tracker.run_id, "loss/task") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
@@ -277,7 +305,8 @@ def test_what_mlflow_refuses_does_not_block_the_rest(
     tracker.close()
     assert history(client, tracker.run_id, "loss") == [(0, 1.0), (2, 3.0)]
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
-    assert "MLflow refused 1 points" in caplog.text and "MLflow does not take artifact passing.txt" in caplog.text
+    assert "MLflow refused 1 points" in caplog.text
+    assert "MLflow does not take artifact passing.txt" in caplog.text
     with pytest.raises(FileNotFoundError):
         tracker.artifact(tmp_path / "absent")
 
@@ -347,7 +376,9 @@ def test_away_then_delivered_once(
     tracker.close()
     assert time.monotonic() - begun < 5
     assert tracker.undelivered == 100
-    assert "does not answer" in caplog.text and "100 points" in caplog.text and "status FINISHED" in caplog.text
+    assert "does not answer" in caplog.text
+    assert "100 points" in caplog.text
+    assert "status FINISHED" in caplog.text
     assert "secret" not in caplog.text
     for _ in range(2):
         late = open_tracker(database)
@@ -393,20 +424,7 @@ def test_lost_answer_is_not_delivered_twice(
     assert history(client, tracker.run_id, "loss") == [(step, float(step)) for step in range(5)]
 
 
-def test_a_fresh_database_makes_no_noise(tmp_path: Path) -> None:
-    code = (
-        "import logging, sys; logging.basicConfig(level=logging.INFO)\n"
-        "from pathlib import Path\n"
-        "from cmapkd_core.tracking import Tracker\n"
-        "assert 'mlflow' not in sys.modules\n"
-        "t = Tracker.open('sqlite:///deep/mlflow.db', run='r', stage='s', journal=Path('j'), params={'a': 1})\n"
-        "t.log({'loss': 1.0}, 0)\n"
-        "t.close(); print(len(t.run_id), t.undelivered)"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert (done.stdout, done.stderr) == ("32 0\n", "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "j"]
+def test_a_fresh_database_makes_no_noise(fresh: tuple[Path, str, str]) -> None:
+    folder, out, err = fresh
+    assert (out, err) == ("32 0\n", "")
+    assert {path.name for path in folder.iterdir()} == {"deep", "j"}

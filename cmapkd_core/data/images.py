@@ -6,7 +6,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cmapkd_core.errors import InputError
 
@@ -14,7 +14,7 @@ MIN_SIDE = 8  # pixels; smaller ones are tracking pixels and separators, not pic
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
 
-class BadImage(InputError):
+class BadImageError(InputError):
     """Bytes that are no usable picture; the message is the reason."""
 
 
@@ -22,17 +22,17 @@ def format_of(data: bytes) -> str:
     """The key of EXTENSIONS that the first bytes announce.
 
     Raises:
-        BadImage: an empty file or any other format.
+        BadImageError: an empty file or any other format.
     """
     if not data:
-        raise BadImage("the image file is empty")
+        raise BadImageError("the image file is empty")
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    raise BadImage(f"the image is no PNG, JPEG or WebP (it starts with {data[:8]!r})")
+    raise BadImageError(f"the image is no PNG, JPEG or WebP (it starts with {data[:8]!r})")
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
@@ -41,7 +41,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     The size is read from the header and checked before a pixel is decoded.
 
     Raises:
-        BadImage: unknown format, too large, too small, truncated or broken.
+        BadImageError: unknown format, too large, too small, truncated or broken.
     """
     name = format_of(data)
     try:
@@ -50,17 +50,19 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=(name,))
         width, height = image.size
         if width * height > max_pixels:
-            raise BadImage(f"{width}x{height} pixels are more than data.max_pixels={max_pixels}")
+            raise BadImageError(f"{width}x{height} pixels are more than data.max_pixels={max_pixels}")
         if min(width, height) < MIN_SIDE:
-            raise BadImage(f"{width}x{height} pixels: a side is shorter than {MIN_SIDE}")
+            raise BadImageError(f"{width}x{height} pixels: a side is shorter than {MIN_SIDE}")
         image.load()
         return _rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)
-    except BadImage:
+    except BadImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage(str(error)) from None
+        raise BadImageError(str(error)) from None
+    except UnidentifiedImageError:
+        raise BadImageError(f"the {name} cannot be read: its header is broken") from None
     except Exception as error:  # Pillow's decoders raise nearly every type on broken bytes
-        raise BadImage(f"the {name} cannot be read: {error or type(error).__name__}") from None
+        raise BadImageError(f"the {name} cannot be read: {error or type(error).__name__}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cmapkd_core.data.augment import View, eval_pixels, normalise, train_pixels
-from cmapkd_core.data.images import BadImage, decode
+from cmapkd_core.data.images import BadImageError, decode
 from cmapkd_core.data.order import Order, chosen, hashes, sample_seed
-from cmapkd_core.data.shards import CorruptSample, ShardSet
+from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import InputError
 
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one
@@ -231,7 +231,7 @@ class _TrainBatches(_Items[Batch]):
                     captions.append(self._sample(index, epoch, slot, pixels))
                     used[slot] = index
                     break
-                except (CorruptSample, BadImage) as error:
+                except (CorruptSampleError, BadImageError) as error:
                     replaced.append((self.keys[index].as_py(), str(error)))
             else:
                 raise InputError(f"{_ATTEMPTS} corrupt samples in a row, the last: {replaced[-1][1]}")
@@ -268,6 +268,6 @@ class _EvalBatches(_Items[tuple[Tensor, Tensor]]):
         data = self.shards.read_image(self.split, i)
         try:
             return eval_pixels(decode(data, self.shards.max_pixels), self.view.size)
-        except BadImage as error:
+        except BadImageError as error:
             key = self.shards.table(self.split)["key"][i].as_py()
             raise InputError(f"sample {key} of split {self.split}: {error}") from None

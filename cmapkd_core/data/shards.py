@@ -23,16 +23,16 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.config import choose
 from cmapkd_core.data.layout import INDEX, MANIFEST, SCHEMA, VERSION
-from cmapkd_core.data.writer import TooManyBad, write_shards
+from cmapkd_core.data.writer import TooManyBadError, write_shards
 from cmapkd_core.errors import InputError
 
-__all__ = ["CorruptSample", "ShardSet", "TooManyBad", "write_shards"]
+__all__ = ["CorruptSampleError", "ShardSet", "TooManyBadError", "write_shards"]
 
 _OPEN_FILES = 64
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-class CorruptSample(InputError):
+class CorruptSampleError(InputError):
     """Stored bytes that are not what the index says.
 
     Attributes:
@@ -122,19 +122,19 @@ class ShardSet:
         """The encoded picture of sample `i`.
 
         Raises:
-            CorruptSample: fewer bytes than the index says, or a wrong CRC-32.
+            CorruptSampleError: fewer bytes than the index says, or a wrong CRC-32.
             InputError: the shard is missing, or changed on S3.
         """
         return self._read(split, i, "image")
 
-    def verify(self) -> Iterator[CorruptSample]:
+    def verify(self) -> Iterator[CorruptSampleError]:
         """Every sample whose picture or JSON is not as written, one by one."""
         for split in self._splits:
             for i in range(self.count(split)):
                 try:
                     self._read(split, i, "image")
                     self._read(split, i, "json")
-                except CorruptSample as error:
+                except CorruptSampleError as error:
                     yield error
 
     def _read(self, split: str, i: int, part: str) -> bytes:
@@ -145,7 +145,7 @@ class ShardSet:
         if len(data) == size and zlib.crc32(data) == numbers[f"{part}_crc32"][i]:
             return data
         reason = f"{len(data)} of {size} bytes are there" if len(data) < size else "its checksum is wrong"
-        raise CorruptSample(shard, entry.table["key"][i].as_py(), f"{part}: {reason}")
+        raise CorruptSampleError(shard, entry.table["key"][i].as_py(), f"{part}: {reason}")
 
     def _split(self, split: str) -> _Split:
         return choose("split", split, self._splits)

@@ -28,7 +28,7 @@ _SHOWN = 5  # reasons in an error message
 _PLAIN_KEY = re.compile(r"\w[\w-]{0,79}", re.ASCII)
 
 
-class TooManyBad(InputError):
+class TooManyBadError(InputError):
     """More bad rows than `data.quarantine_bound` allows, or none that can train."""
 
 
@@ -47,7 +47,7 @@ def write_shards(
         Counts: seen, used, quarantined, train, val, test, classes, and captions.
 
     Raises:
-        TooManyBad: above the bound, or nothing left to train on; `quarantine.jsonl` is complete then.
+        TooManyBadError: above the bound, or nothing left to train on; `quarantine.jsonl` is complete then.
         InputError: shares that leave nothing to train on, or a source without rows.
     """
     if min(config.val_share, config.test_share) < 0 or config.val_share + config.test_share >= 1:
@@ -252,13 +252,13 @@ def _check(counts: dict[str, int], reasons: list[str], config: DataConfig) -> No
         raise InputError(f"data.source={config.source} {config.url} has no rows: nothing to prepare")
     listed = "\n  ".join([*reasons, *([f"and {bad - len(reasons)} more"] if bad > len(reasons) else [])])
     if bad > config.quarantine_bound * seen:
-        raise TooManyBad(
+        raise TooManyBadError(
             f"{bad} of {seen} rows cannot be used ({bad / seen:.2%}), data.quarantine_bound="
             f"{config.quarantine_bound} allows {config.quarantine_bound:.2%}:\n  {listed}\n"
             f"Mend or remove them, or raise the bound: --set data.quarantine_bound={min(1.0, bad / seen + 0.01):.2f}"
         )
     if not counts["train"]:
-        raise TooManyBad(
+        raise TooManyBadError(
             f"no row is in the training split ({counts['val']} val, {counts['test']} test, {bad} bad): "
             "name some rows' split train, or leave it empty"
         )

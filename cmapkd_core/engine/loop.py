@@ -62,7 +62,10 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         if last:
             norm = optimiser.update()
         session.replaced += getattr(batch, "replaced", [])
-        point = {"terms": terms, "weighted": {name: plan.weights[name] * value for name, value in terms.items()}}
+        point: dict[str, Any] = {
+            "terms": terms,
+            "weighted": {name: plan.weights[name] * value for name, value in terms.items()},
+        }
         point |= {"lr": rates, "gradient_norm": norm, "shares": shares}
         session.after(plan, step, point, outcome.stats, module, optimiser)
 

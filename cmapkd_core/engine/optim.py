@@ -67,11 +67,16 @@ class Optimiser:
         self.config, self.steps, self.seen = config, steps, 0
         rows = []
         for name, params in groups.items():
-            for decay, chosen in ((True, [p for p in params if p.dim() > 1]), (False, [p for p in params if p.dim() <= 1])):
+            for decay, chosen in (
+                (True, [p for p in params if p.dim() > 1]),
+                (False, [p for p in params if p.dim() <= 1]),
+            ):
                 if chosen:
                     rate = getattr(phase.lr, name)
                     weight_decay = config.weight_decay if decay else 0.0
-                    rows.append({"params": chosen, "name": name, "peak": rate, "lr": rate, "weight_decay": weight_decay})
+                    rows.append(
+                        {"params": chosen, "name": name, "peak": rate, "lr": rate, "weight_decay": weight_decay}
+                    )
         self.adamw = torch.optim.AdamW(rows, betas=(config.beta1, config.beta2), eps=1e-6)
         self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
 
@@ -84,7 +89,7 @@ class Optimiser:
 
     def backward(self, total: Tensor) -> None:
         """Add one micro-batch's gradient."""
-        self.scaler.scale(total / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(total / self.config.accumulate).backward()
 
     def update(self) -> float:
         """Clip, step and clear; returns the gradient's norm before clipping (0: nothing is clipped)."""

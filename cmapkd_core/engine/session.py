@@ -91,10 +91,14 @@ class Session:
             tensors = {
                 "weights.safetensors": module.state_dict(),
                 "optimiser.safetensors": moments,
-                "random.safetensors": {f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()},
+                "random.safetensors": {
+                    f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()
+                },
             }
             state = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
-            self.checkpoints.save(plan.index, step, tensors, state | {"history": self.history, "replaced": self.replaced})
+            self.checkpoints.save(
+                plan.index, step, tensors, state | {"history": self.history, "replaced": self.replaced}
+            )
         parallel.barrier()
 
     def require_finite(self, terms: dict[str, float], keys: list[str], plan: Plan, step: int) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from cmapkd_core.evaluate.tasks import Outcome, Subject, run_retrieval, run_zeroshot
+from cmapkd_core.evaluate.tasks import NotApplicable, Outcome, Subject, count_parameters, run_retrieval, run_zeroshot
+
+__all__ = ["TASKS", "NotApplicable", "Outcome", "Subject", "count_parameters"]
 
 TASKS: dict[str, Callable[[Subject], Outcome]] = {
     "retrieval": run_retrieval,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,19 +24,29 @@ def embed_texts(backbone: Backbone, texts: Sequence[str], batch: int, device: to
 
 
 def embed_images(
-    backbone: Backbone, shards: ShardSet, split: str, batch: int, workers: int, device: torch.device
+    backbone: Backbone,
+    shards: ShardSet,
+    split: str,
+    *,
+    batch: int,
+    workers: int,
+    device: torch.device,
+    progress: Callable[[int], None],
 ) -> Tensor:
     """Unit-norm embeddings of a split's images, [n,E] float32 on the device, in table order.
 
+    Args:
+        progress: called with the number of images done after each batch.
+
     Raises:
-        CorruptSample: a stored image that does not match its checksum; every image of a test split counts,
-            so none is replaced or left out.
+        InputError: no such split, or a stored image that does not match its checksum; every image of a test
+            split counts, so none is replaced or left out.
     """
     spec = backbone.spec
-    view = View(spec.image_size, spec.mean, spec.std)
-    side = Side(view, backbone.tokenize)
+    side = Side(View(spec.image_size, spec.mean, spec.std), backbone.tokenize)  # type: ignore[arg-type]
     embeddings = torch.empty(shards.count(split), spec.embed_dim, device=device)
     with torch.inference_mode():
         for index, images in eval_batches(shards, split, side, batch, workers):
             embeddings[index.to(device)] = backbone.encode_image(images.to(device)).float()
+            progress(int(index[-1]) + 1)
     return embeddings

@@ -41,7 +41,9 @@ class Variance:
 
 
 @torch.no_grad()
-def level_report(fit: PyramidFit, backbone: Backbone, shards: ShardSet, side: Side, device: torch.device) -> dict[str, Any]:
+def level_report(
+    fit: PyramidFit, backbone: Backbone, shards: ShardSet, side: Side, device: torch.device
+) -> dict[str, Any]:
     """Per level: explained variance, and R@1 of P_i with its L_i both ways, on up to PAIRS validation pairs.
 
     Returns:
@@ -63,7 +65,9 @@ def level_report(fit: PyramidFit, backbone: Backbone, shards: ShardSet, side: Si
         parts.append(Levels({}, levels.vectors, levels.mapped))
         if sum(len(p.vectors["P5"]) for p in parts) >= PAIRS:
             break
-    whole = Levels({}, *({n: torch.cat([getattr(p, t)[n] for p in parts]) for n in ALL_LEVELS} for t in ("vectors", "mapped")))
+    whole = Levels(
+        {}, *({n: torch.cat([getattr(p, t)[n] for p in parts]) for n in ALL_LEVELS} for t in ("vectors", "mapped"))
+    )
     sims = similarities(whole, whole, 1.0)
     n = sims.shape[-1]
     own = torch.arange(n, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,12 +34,21 @@ class Subject:
     config: EvaluateConfig
     workers: int
     device: torch.device
+    progress: Callable[[int], None]  # images embedded so far
 
     @cached_property
     def images(self) -> Tensor:
         """[n,E], in the order of the split's table."""
         config = self.config
-        return embed_images(self.backbone, self.shards, config.split, config.batch, self.workers, self.device)
+        return embed_images(
+            self.backbone,
+            self.shards,
+            config.split,
+            batch=config.batch,
+            workers=self.workers,
+            device=self.device,
+            progress=self.progress,
+        )
 
     def texts(self, texts: list[str]) -> Tensor:
         """[len(texts),E]."""
@@ -118,9 +128,22 @@ def run_zeroshot(subject: Subject) -> Outcome:
         )
     templates = zeroshot.load_templates(subject.config.templates)
     class_embeddings = zeroshot.class_embeddings(subject.texts, classes, templates)
-    labels = torch.tensor([classes.index(names[i]) for i in chosen])
+    place = {name: i for i, name in enumerate(classes)}
+    labels = torch.tensor([place[names[i]] for i in chosen])
     similarity = subject.images[torch.tensor(chosen, device=subject.device)] @ class_embeddings.T
     metrics, rows = zeroshot.accuracy(similarity, labels, classes)
     metrics |= {"images_without_class": float(len(names) - len(chosen)), "templates": float(len(templates))}
     detail = {"split": subject.config.split, "templates": list(templates), "metrics": metrics, "classes": rows}
     return Outcome(metrics, detail)
+
+
+def count_parameters(backbone: Backbone) -> dict[str, float]:
+    """Parameters of the image tower and of the text tower, each with its projection, without the logit scale."""
+    image = sum(p.numel() for p in backbone.model.visual.parameters())
+    scalars = ("logit_scale", "logit_bias")
+    text = sum(
+        p.numel()
+        for name, p in backbone.model.named_parameters()
+        if not name.startswith("visual.") and name not in scalars
+    )
+    return {"parameters/image": float(image), "parameters/text": float(text)}

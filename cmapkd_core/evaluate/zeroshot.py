@@ -41,7 +41,9 @@ def load_templates(name: str) -> tuple[str, ...]:
         known = nearest(name, tuple(TEMPLATES))
         raise InputError(f"templates '{name}' are no file and no row of TEMPLATES: {known}") from None
     except UnicodeDecodeError:
-        raise InputError(f"templates '{name}' are not UTF-8 text: give one prompt a line, such as 'a photo of a {{}}.'")
+        raise InputError(
+            f"templates '{name}' are not UTF-8 text: give one prompt a line, such as 'a photo of a {{}}.'"
+        ) from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     for number, line in lines:
         if line.count("{}") != 1:
@@ -51,9 +53,7 @@ def load_templates(name: str) -> tuple[str, ...]:
     return tuple(line for _, line in lines)
 
 
-def class_embeddings(
-    encode: Callable[[list[str]], Tensor], classes: Sequence[str], templates: Sequence[str]
-) -> Tensor:
+def class_embeddings(encode: Callable[[list[str]], Tensor], classes: Sequence[str], templates: Sequence[str]) -> Tensor:
     """c = norm(mean_t norm(encode(template_t with c's name))), [C,E] unit norm.
 
     Args:
@@ -64,7 +64,9 @@ def class_embeddings(
     return F.normalize(prompt_embeddings.mean(dim=1), dim=-1)
 
 
-def accuracy(similarity: Tensor, labels: Tensor, classes: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def accuracy(
+    similarity: Tensor, labels: Tensor, classes: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Top-1 and top-5 in percent over all images, and per class; ties count against the model.
 
     Every class is a candidate. A class without an image in the split makes the task harder and has no
@@ -79,13 +81,14 @@ def accuracy(similarity: Tensor, labels: Tensor, classes: Sequence[str]) -> tupl
         share of the most frequent class, counts), and one row a class.
     """
     count = len(classes)
-    places = ranks(similarity, torch.stack((torch.arange(len(labels)), labels.cpu()), dim=1).to(similarity.device)).cpu()
+    places = ranks(
+        similarity, torch.stack((torch.arange(len(labels)), labels.cpu()), dim=1).to(similarity.device)
+    ).cpu()
     numbers = Counter(labels.tolist())
-    rows = []
-    for index, name in enumerate(classes):
-        hits = (places[labels.cpu() == index] == 1).double()
-        rows.append({"class": name, "images": len(hits), "top1": 100 * hits.mean().item() if len(hits) else None})
-    seen = [row["top1"] for row in rows if row["top1"] is not None]
+    hits = [(places[labels.cpu() == index] == 1).double() for index in range(count)]
+    top1 = [100 * hit.mean().item() if len(hit) else None for hit in hits]
+    rows = [{"class": c, "images": len(h), "top1": t} for c, h, t in zip(classes, hits, top1, strict=True)]
+    seen = [value for value in top1 if value is not None]
     metrics = {
         **{f"top{k}": 100 * (places <= k).double().mean().item() for k in KS},
         "per_class_top1": sum(seen) / len(seen),

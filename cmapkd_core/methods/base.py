@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from cmapkd_core.data.loader import Batch
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.teacher import Targets, Teacher
+
+if TYPE_CHECKING:
+    from cmapkd_core.methods.policy import PolicyFit
 
 
 @dataclass
@@ -56,7 +60,7 @@ class Method(nn.Module):
         """Names of the levels that the method uses in `phase`; none for a method without levels."""
         return ()
 
-    def policy_fit(self) -> nn.Module | None:
+    def policy_fit(self) -> PolicyFit | None:
         """What the ALSN stage trains, a module with the loop's contract; None where there is no policy to learn."""
         return None
 

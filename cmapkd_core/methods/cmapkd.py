@@ -136,8 +136,8 @@ class Cmapkd(Method):
 
 def level_distances(mine: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
     """d_v [b,4] of the maps and d_l [b,4] of the text vectors; 0 for levels that are not active."""
-    texts = ({n: side.vectors[n] for n in mine.text()} for side in (mine, theirs))
-    return intra.distances(mine.maps, theirs.maps, VISION_LEVELS), intra.distances(*texts, TEXT_LEVELS)
+    texts, texts_t = ({n: side.vectors[n] for n in mine.text()} for side in (mine, theirs))
+    return intra.distances(mine.maps, theirs.maps, VISION_LEVELS), intra.distances(texts, texts_t, TEXT_LEVELS)
 
 
 def measure(d_v: Tensor, d_l: Tensor, task: Tensor, vision: Features, text: Features) -> tuple[Tensor, Tensor]:

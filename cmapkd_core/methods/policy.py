@@ -15,7 +15,12 @@ from cmapkd_core.models.selector import ALSN, FixedSelector, restrict
 
 
 def policy_loss(
-    selector: nn.Module, image: Tensor, text: Tensor, u: tuple[Tensor, Tensor], active: tuple[str, ...], c: SelectorConfig
+    selector: nn.Module,
+    image: Tensor,
+    text: Tensor,
+    u: tuple[Tensor, Tensor],
+    active: tuple[str, ...],
+    c: SelectorConfig,
 ) -> Tensor:
     """Both modalities' KL(q || w) + uniform KL(w || 1/K); image, text [B,E], u_v and u_l [B,4]."""
     w_v, w_l = selector(image, text, active)
@@ -78,4 +83,6 @@ class PolicyFit(nn.Module):
         w_v, w_l = self.selector(image, text, self.active)
         named = zip(ALL_LEVELS, (*w_v.detach().mean(0), *w_l.detach().mean(0)), strict=True)
         stats = {f"weight/{n}": value for n, value in named if n in self.active}
-        return Outcome({"policy": loss}, stats | {"entropy/vision": entropy(w_v.detach()), "entropy/text": entropy(w_l.detach())})
+        return Outcome(
+            {"policy": loss}, stats | {"entropy/vision": entropy(w_v.detach()), "entropy/text": entropy(w_l.detach())}
+        )

@@ -39,7 +39,8 @@ class FrozenFeatures:
 class PyramidFit(nn.Module):
     """Levels, bridge and compatibility of the teacher.
 
-        sum_ij alpha_ij InfoNCE(sim_ij) + lambda * mean_k MSE(decoder_k(level_k), normalised tap_k) + mu KL(alpha || prior)
+        sum_ij alpha_ij InfoNCE(sim_ij) + lambda mean_k MSE(decoder_k(level_k), normalised tap_k)
+        + mu KL(alpha || prior)
 
     The contrast has negatives and the reconstruction has the taps' variance to explain, so neither
     can collapse; without the prior alpha would go to the easiest pair.
@@ -115,8 +116,9 @@ class SpaceFit(nn.Module):
 
     amp: torch.dtype | None = None
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, config: TeacherFitConfig) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
         self.heads = nn.ParameterList(backbone.heads())
         self._locked = (backbone,)  # in a tuple: the towers are no part of this module's state
 
@@ -127,5 +129,6 @@ class SpaceFit(nn.Module):
     def forward(self, batch: dict[str, Tensor], targets: None, phase: Phase, step: int) -> Outcome:
         """Term `task` of rows {image, text}: pooled states [b,D_v], [b,D_l] of pairs."""
         (backbone,) = self._locked
-        image, text = gathered(backbone.project_image(batch["image"]), backbone.project_text(batch["text"]))
+        pooled = self.dropout(batch["image"]), self.dropout(batch["text"])
+        image, text = gathered(backbone.project_image(pooled[0]), backbone.project_text(pooled[1]))
         return Outcome({"task": info_nce(backbone.scale() * image @ text.T)})

@@ -34,7 +34,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: CLIP | CustomTextCLIP,
         config: dict[str, Any],
         files: dict[str, bytes],
         tokenize: Callable[[list[str]], Tensor],
@@ -45,7 +45,7 @@ class Backbone(nn.Module):
             raise InputError(f"{type(model).__name__} has no plain image and text embedding: choose a CLIP model")
         self.model: Any = model
         self.config, self.files, self.tokenize = config, files, tokenize
-        text = model.text if isinstance(model, CustomTextCLIP) else model
+        text = self.model.text if isinstance(model, CustomTextCLIP) else model
         self._vision: VisionTower = _adapter(VISION_TOWERS, self.model.visual)(self.model.visual)
         self._text: TextTower = _adapter(TEXT_TOWERS, text)(text, _end_id(tokenize))
         if self.model.logit_bias is not None:

@@ -45,7 +45,9 @@ def _random(backbone: Backbone, architecture: Architecture, weights: str, cache:
 
 def _from_packages(backbone: Backbone, architecture: Architecture, weights: str, cache: Path) -> None:
     if not architecture.packages:
-        raise InputError(f"model {architecture.name} names no packages: choose a tag, a file or 'random' as its weights")
+        raise InputError(
+            f"model {architecture.name} names no packages: choose a tag, a file or 'random' as its weights"
+        )
     for entry in architecture.packages:
         fill_from_package(backbone.model, entry)
 

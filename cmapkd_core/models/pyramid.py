@@ -6,6 +6,8 @@ P5 [B,W,g/2,g/2], P4 [B,W,g,g], P3 [B,W,2g,2g], P2 [B,W,4g,4g].
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -67,7 +69,7 @@ class VisualPyramid(nn.Module):
         super().__init__()
         self.sizes = level_sizes(grid)
         self.norms = nn.ModuleDict({n: nn.LayerNorm(w) for n, w in zip(VISION_LEVELS, widths, strict=True)})
-        self.laterals = nn.ModuleDict({n: nn.Conv2d(w, width, 1) for n, w in zip(VISION_LEVELS, widths, strict=True)})
+        self.laterals = nn.ModuleDict({n: nn.Linear(w, width) for n, w in zip(VISION_LEVELS, widths, strict=True)})
         self.smooths = nn.ModuleDict({n: nn.Conv2d(width, width, 3, padding=1) for n in VISION_LEVELS[:-1]})
 
     def forward(self, taps: list[Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
@@ -81,13 +83,12 @@ class VisualPyramid(nn.Module):
         return {name: maps[name] for name in VISION_LEVELS if name in levels}
 
     def lateral(self, name: str, tap: Tensor) -> Tensor:
-        """[B,C,h,h] -> [B,W,h,h]: LayerNorm over channels, then 1x1."""
+        """[B,C,h,h] -> [B,W,h,h]: LayerNorm over channels, then the 1x1 convolution as a linear layer."""
         normed = self.norms[name](rearrange(tap, "b c h w -> b h w c"))
-        weight, bias = self.laterals[name].weight, self.laterals[name].bias
-        return rearrange(F.linear(normed, weight.flatten(1), bias), "b h w c -> b c h w")
+        return rearrange(self.laterals[name](normed), "b h w c -> b c h w")
 
     def _merge(self, name: str, lateral: Tensor, above: Tensor) -> Tensor:
-        size, half, conv = self.sizes[name], above.shape[-1], self.smooths[name]
+        size, half, conv = self.sizes[name], above.shape[-1], cast(nn.Conv2d, self.smooths[name])
         if 2 * half == size and lateral.shape[-1] <= half:
             return smooth_upsampled(resize(lateral, half) + above, conv)
         upsampled = F.interpolate(above, size=(size, size), mode="nearest")

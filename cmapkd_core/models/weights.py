@@ -63,7 +63,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         found: Any = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"weights file {path.name} cannot be read ({reason}): save its state_dict as safetensors") from error
+        raise InputError(
+            f"weights file {path.name} cannot be read ({reason}): save its state_dict as safetensors"
+        ) from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):

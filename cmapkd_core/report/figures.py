@@ -45,9 +45,9 @@ def _phases(axes: Axes, curve: Curve) -> None:
         place = (segment.steps[0] - start) / (stop - start)
         if segment is not curve[0]:
             axes.axvline(segment.steps[0], color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
-        line = 0 if place >= min(free[0], free[1] + 0.01) else 1
-        free[line] = place + 0.027 * (len(segment.phase) + 1)
-        height = 1.015 + 0.085 * line
+        line = 0 if place >= free[0] else 1
+        free[line] = place + 0.03 * (len(segment.phase) + 1)
+        height = 1.015 + 0.08 * line
         axes.text(place, height, segment.phase, transform=axes.transAxes, color=MUTED, fontsize=7, va="bottom")
 
 
@@ -84,8 +84,10 @@ def recalls(title: str, rows: Sequence[Row], chance: Row, side: str, queries: fl
             error = standard_error(value, queries)
             axes.errorbar(value, y, xerr=error, elinewidth=1, capsize=2, ecolor=SERIES[place], label=label, **mark)
     axes.axvline(chance.values[f"retrieval/{side}/R@1"], color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
-    axes.legend(loc="lower right", bbox_to_anchor=(1.03, 0.97), ncols=3, frameon=False, columnspacing=1, handletextpad=0)
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1.03, 0.97), ncols=3, frameon=False, columnspacing=1, handletextpad=0
+    )
     axes.set_yticks(np.arange(len(shown)), [SHORT[row.name] for row in shown], color=INK)
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_xlim(0, top)
+    axes.set_xlim(0, 1.02 * top)
     return svg(figure, f"{title}: R@1, R@5 and R@10 of {', '.join(row.label for row in shown)}")

@@ -48,6 +48,17 @@ def points(inputs: Inputs, *names: str) -> list[Point]:
     return list(found.values())
 
 
+def absent(inputs: Inputs, *names: str) -> list[str]:
+    """A sentence for each of the named stages that left no history."""
+    reasons = []
+    for name in names:
+        try:
+            inputs.source(name).path("history.json")
+        except Missing as reason:
+            reasons.append(str(reason))
+    return reasons
+
+
 def curve(trace: list[Point], read: Callable[[Point], float | None]) -> Curve:
     """What `read` finds along the trace, phases laid end to end; phases without it take no room."""
     phases: dict[str, list[tuple[float, float]]] = {}

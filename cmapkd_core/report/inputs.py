@@ -48,6 +48,15 @@ class Source:
         return pq.read_table(self.path(file))
 
 
+def no_pictures(key: str) -> bytes:
+    """`Inputs.picture` where there are no shards.
+
+    Raises:
+        Missing: always.
+    """
+    raise Missing("Missing: the report was given no shards artifact, which would hold the pictures.")
+
+
 @dataclass(frozen=True)
 class Inputs:
     """A run, its recipe and its artifacts."""

@@ -42,7 +42,9 @@ def _results(table: Table, section: Section) -> str:
     notes = [f"- {row.label}: {row.missing}" for row in table.rows if row.missing]
     if "missing" not in section:
         errors = ", ".join(f"{error:.1f} ({side.lower()})" for side, error in section["errors"].items())
-        counts = f"{table.facts['retrieval/images']:.0f} images, {table.facts['retrieval/captions']:.0f} distinct captions"
+        counts = (
+            f"{table.facts['retrieval/images']:.0f} images, {table.facts['retrieval/captions']:.0f} distinct captions"
+        )
         notes.append(f"- {counts}; one standard error of R@1 of “{section['row']}”, in points: {errors}")
     return _grid(head, rows) + "\n\n" + "\n".join(notes)
 
@@ -51,10 +53,15 @@ def _losses(section: Section) -> str:
     if "missing" in section:
         return str(section["missing"])
     rows = [
-        [row["term"], number(row["weight"]), *(number(pair[i] if pair else None, 3) for pair in (row["raw"], row["weighted"]) for i in (0, 1))]
+        [
+            row["term"],
+            number(row["weight"]),
+            *(number(pair[i] if pair else None, 3) for pair in (row["raw"], row["weighted"]) for i in (0, 1)),
+        ]
         for row in section["rows"]
     ]
-    return _grid(("term", "weight", "raw, first", "raw, last", "weighted, first", "weighted, last"), rows)
+    grid = _grid(("term", "weight", "raw, first", "raw, last", "weighted, first", "weighted, last"), rows)
+    return "\n\n".join((*section["absent"], grid))
 
 
 def _selector(section: Section) -> str:
@@ -71,5 +78,7 @@ def _rho(value: float | None) -> str:
 def _teacher(section: Section) -> str:
     if "missing" in section:
         return str(section["missing"])
+    if not section["rows"]:
+        return "No level was measured: the data have no validation split."
     rows = [[row["level"], number(row["r1"], 1), number(row["explained_variance"], 3)] for row in section["rows"]]
     return _grid(("level", "R@1, %", "explained variance"), rows)

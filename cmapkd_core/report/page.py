@@ -47,8 +47,8 @@ def heads(table: Table) -> list[tuple[str, int]]:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A number at a fixed number of digits; an en dash for one that is not known."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """A number at a fixed number of digits; a dash for one that is not known."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _drawn(section: Section) -> Section:

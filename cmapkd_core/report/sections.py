@@ -33,7 +33,26 @@ def results(inputs: Inputs, table: Table) -> Section:
     plots = [figures.recalls(t, table.rows, table.chance, side, counts[side], top) for side, t in SIDES.items()]
     row = measured[-1]
     errors = {t: standard_error(row.values[f"retrieval/{s}/R@1"], counts[s]) for s, t in SIDES.items()}
-    return {"figures": plots, "errors": errors, "row": row.label, "paired": differences(inputs), "sources": ROWS}
+    return {
+        "figures": plots,
+        "errors": errors,
+        "row": row.label,
+        "paired": differences(inputs),
+        "zeroshot": no_zeroshot(inputs),
+        "sources": ROWS,
+    }
+
+
+def no_zeroshot(inputs: Inputs) -> str:
+    """Why there is no zero-shot accuracy; "" where there is one or nobody asked."""
+    for name in ROWS:
+        try:
+            reason = inputs.source(name).json("zeroshot.json").get("missing")
+        except Missing:
+            continue
+        if reason:
+            return str(reason)
+    return ""
 
 
 def differences(inputs: Inputs) -> list[dict[str, Any]]:
@@ -53,10 +72,8 @@ def differences(inputs: Inputs) -> list[dict[str, Any]]:
 def losses(inputs: Inputs, table: Table) -> Section:
     """Every term raw and weighted over training; its weight, first and last values and gradient share as numbers."""
     trace = history.points(inputs, *history.STAGES)
-    try:
-        reference = history.points(inputs, "reference")
-    except Missing:
-        reference = []
+    absent = history.absent(inputs, *history.STAGES, "reference")
+    reference = [] if history.absent(inputs, "reference") else history.points(inputs, "reference")
     plots, rows = [], []
     for term in history.names(trace, "terms"):
         part = history.live(trace, "terms", term)
@@ -74,7 +91,7 @@ def losses(inputs: Inputs, table: Table) -> Section:
         known = "" if weight is None else f" (weight {weight:.3g})"
         plots.append(figures.curves(term + known, "loss", lines))
     plots += _rates(trace)
-    return {"figures": plots, "rows": rows, "sources": (*history.STAGES, "reference")}
+    return {"figures": plots, "rows": rows, "absent": absent, "sources": (*history.STAGES, "reference")}
 
 
 def _loss_row(part: list[history.Point], term: str, weight: float | None, raw: history.Curve) -> dict[str, Any]:
@@ -109,7 +126,9 @@ def _rates(trace: list[history.Point]) -> list[str]:
 def selector(inputs: Inputs, table: Table) -> Section:
     """Level weights against difficulty with the shuffled control; Spearman's rho as numbers (Figure 3)."""
     if "selector" not in METHODS[inputs.recipe.method.name].groups:
-        return {"fixed": f"The method {inputs.recipe.method.name} has no levels, so there are no level weights to show."}
+        return {
+            "fixed": f"The method {inputs.recipe.method.name} has no levels, so there are no level weights to show."
+        }
     if inputs.recipe.selector.kind == "fixed":
         total = sum(inputs.recipe.selector.weights)
         values = ", ".join(f"{value / total:.3g}" for value in inputs.recipe.selector.weights)
@@ -128,7 +147,14 @@ def selector(inputs: Inputs, table: Table) -> Section:
         plots.append(figures.weights(f"{title}, shuffled", control[title], 1.12 * highest))
     pairs = [(a, b) for t in MODALITIES for a, b in zip(real[t].levels, control[t].levels, strict=True)]
     rows = [
-        {"level": a.name, "mean": float(a.mean.mean()), "easy": a.mean[0], "hard": a.mean[-1], "rho": a.rho, "shuffled": b.rho}
+        {
+            "level": a.name,
+            "mean": float(a.mean.mean()),
+            "easy": a.mean[0],
+            "hard": a.mean[-1],
+            "rho": a.rho,
+            "shuffled": b.rho,
+        }
         for a, b in pairs
     ]
     count = next(iter(real.values())).samples
@@ -156,9 +182,20 @@ def policy(inputs: Inputs, table: Table) -> Section:
 def teacher(inputs: Inputs, table: Table) -> Section:
     """How good the fitted teacher levels are, and which pairs of levels it holds compatible."""
     fit = inputs.source("teacher").json("fit.json")
-    rows = [{"level": name, **fit["levels"][name]} for name in ALL_LEVELS if name in fit["levels"]]
-    alpha = dict(zip(VISION_LEVELS, fit["alpha"], strict=True))
-    return {"rows": rows, "alpha": alpha, "highest": max(map(max, fit["alpha"])), "sources": ("teacher",)}
+    levels = fit.get("levels", {})
+    rows = [
+        {"level": name, "r1": 100 * levels[name]["r1"], "explained_variance": levels[name]["explained_variance"]}
+        for name in ALL_LEVELS
+        if name in levels
+    ]
+    return {
+        "rows": rows,
+        "pairs": fit.get("pairs"),
+        "chance": 100 * fit.get("chance_r1", 0.0),
+        "alpha": dict(zip(VISION_LEVELS, fit["alpha"], strict=True)),
+        "highest": max(map(max, fit["alpha"])),
+        "sources": ("teacher",),
+    }
 
 
 def examples(inputs: Inputs, table: Table) -> Section:

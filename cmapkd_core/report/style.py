@@ -29,11 +29,11 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5,
 _MARKERS = ("o", "s", "^", "D")
 
 # Inches. Three panels or two wide ones stand in a row of the page at about this size, so 8 pt text is read as such.
-SIZE, WIDE = (3.4, 2.3), (5.2, 2.4)
-_MARGINS = {"left": 0.165, "right": 0.81, "bottom": 0.17, "top": 0.8}
-_WIDE_MARGINS = {"left": 0.13, "right": 0.94, "bottom": 0.17, "top": 0.88}
+SIZE, WIDE = (3.4, 2.3), (4.6, 2.3)
+_MARGINS = {"left": 0.165, "right": 0.785, "bottom": 0.17, "top": 0.8}
+_WIDE_MARGINS = {"left": 0.165, "right": 0.94, "bottom": 0.17, "top": 0.88}
 
-_RC = {
+_RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cmapkd",
     "font.size": 8,
@@ -91,10 +91,10 @@ def panel(title: str, xlabel: str, ylabel: str, wide: bool = False) -> tuple[Fig
     figure = Figure(figsize=WIDE if wide else SIZE)
     figure.subplots_adjust(**(_WIDE_MARGINS if wide else _MARGINS))
     axes = figure.subplots()
-    axes.set_title(title, pad=6 if wide else 18)
+    axes.set_title(title, pad=6 if wide else 20)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.yaxis.set_label_coords(-0.1 if wide else -0.195, 0.5)
+    axes.yaxis.set_label_coords(-0.12 if wide else -0.2, 0.5)
     axes.grid(axis="y", color=RULE, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.locator_params(nbins=5)
@@ -113,7 +113,12 @@ def label_ends(axes: Axes, labels: Sequence[str], x: float, ys: Sequence[float],
             places[i] -= lack
             places[i + 1] += lack
         places += max(0.0, low - places[0]) - max(0.0, places[-1] - high)
-    keywords: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    keywords: dict[str, Any] = {
+        "xytext": (4, 0),
+        "textcoords": "offset points",
+        "va": "center",
+        "annotation_clip": False,
+    }
     for place, i in zip(places, order, strict=True):
         axes.annotate(labels[i], (x, place), color=colours[i], **keywords)
 

@@ -26,8 +26,8 @@ class Column:
     small: bool = False  # part of the table that the stage prints
 
     def text(self, value: float | None) -> str:
-        """The value as it stands in every table; an en dash for one that is not known."""
-        return "–" if value is None else f"{value * self.scale:.{self.digits}f}"
+        """The value as it stands in every table; a dash for one that is not known."""
+        return "-" if value is None else f"{value * self.scale:.{self.digits}f}"
 
 
 KS = (1, 5, 10)
@@ -40,12 +40,12 @@ def _recalls(side: str, group: str) -> tuple[Column, ...]:
 
 
 COLUMNS = (
-    Column("parameters/image", "Parameters", "image", scale=1e-6),
-    Column("parameters/text", "Parameters", "text", scale=1e-6),
     *_recalls("i2t", "Image to text"),
     *_recalls("t2i", "Text to image"),
     Column("zeroshot/top1", "Zero-shot", "top-1", chance="zeroshot/chance/top1"),
     Column("zeroshot/top5", "Zero-shot", "top-5", chance="zeroshot/chance/top5"),
+    Column("parameters/image", "Parameters", "image", digits=2, scale=1e-6),
+    Column("parameters/text", "Parameters", "text", digits=2, scale=1e-6),
 )
 
 # Argument of the report stage -> name of the row. The last row's name depends on its method.

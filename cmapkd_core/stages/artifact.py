@@ -54,7 +54,9 @@ class Artifact:
             raise InputError(f"{self.url} has no file {name}: it has {', '.join(self.files())}")
         path = storage.fetch(self.file_url(name), self.cache / name)
         if storage.sha256_file(path) != self.manifest["outputs"][name]["sha256"]:
-            raise InputError(f"{self.file_url(name)} was changed after it was written: run stage {self.manifest['stage']} again")
+            raise InputError(
+                f"{self.file_url(name)} was changed after it was written: run stage {self.manifest['stage']} again"
+            )
         return path
 
     def fetch_folder(self, prefix: str) -> Path:

@@ -41,7 +41,9 @@ def side_of(backbone: Backbone) -> Side:
     return Side(View(spec.image_size, spec.mean, spec.std), backbone.tokenize)  # type: ignore[arg-type]
 
 
-def train_loader(recipe: Recipe, shards: ShardSet, sides: dict[str, Side], *, batch: int, fraction: float, seed: int) -> TrainLoader:
+def train_loader(
+    recipe: Recipe, shards: ShardSet, sides: dict[str, Side], *, batch: int, fraction: float, seed: int
+) -> TrainLoader:
     """This rank's share of shuffled, augmented training pairs.
 
     Raises:
@@ -49,7 +51,9 @@ def train_loader(recipe: Recipe, shards: ShardSet, sides: dict[str, Side], *, ba
     """
     if not shards.manifest["splits"].get("train", {}).get("count"):
         known = ", ".join(shards.manifest["splits"])
-        raise InputError(f"{shards.url} has no training pairs (splits: {known}): name a train split in the captions file")
+        raise InputError(
+            f"{shards.url} has no training pairs (splits: {known}): name a train split in the captions file"
+        )
     data = recipe.data
     return TrainLoader(
         shards,
@@ -116,7 +120,9 @@ def load_own_state(method: Method, path: Path) -> None:
     found, wanted = load_file(path), own_state(method)
     if set(found) != set(wanted):
         names = ", ".join(sorted(set(found) ^ set(wanted))[:4])
-        raise InputError(f"{path} was written by another method (differs in {names}): give the artifact of the same recipe")
+        raise InputError(
+            f"{path} was written by another method (differs in {names}): give the artifact of the same recipe"
+        )
     method.load_state_dict(found, strict=False)
 
 

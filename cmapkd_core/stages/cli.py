@@ -21,10 +21,14 @@ def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
 
     `--artifact FILE` names a file that gets the artifact's URL (KFP's output parameter).
     """
-    made = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=inspect.getdoc(run), allow_abbrev=False)
+    made = argparse.ArgumentParser(
+        prog=f"python -m {run.__module__}", description=inspect.getdoc(run), allow_abbrev=False
+    )
     for field in dataclasses.fields(Request):
         required = field.default is dataclasses.MISSING
-        made.add_argument(f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default)
+        made.add_argument(
+            f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default
+        )
     for name, parameter in inspect.signature(run).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             required = parameter.default is inspect.Parameter.empty

@@ -8,7 +8,7 @@ import time
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig, reads
 from cmapkd_core.data.layout import QUARANTINE
-from cmapkd_core.data.shards import ShardSet, TooManyBad, write_shards
+from cmapkd_core.data.shards import ShardSet, TooManyBadError, write_shards
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.places import place
 from cmapkd_core.stages.cli import main
@@ -42,10 +42,10 @@ def body(context: Context) -> dict[str, float]:
 
     try:
         counts = write_shards(open_rows(config), context.out, config, progress)
-    except TooManyBad as error:
+    except TooManyBadError as error:
         kept = storage.join(context.workdir, QUARANTINE)
         storage.put(context.out / QUARANTINE, kept)
-        raise TooManyBad(f"{error}\nEvery bad row with its reason: {kept}") from None
+        raise TooManyBadError(f"{error}\nEvery bad row with its reason: {kept}") from None
     for line in _summary(config, counts, ShardSet.open(str(context.out), context.scratch)):
         context.say(f"prepare: {line}\n")
     return {name: float(count) for name, count in counts.items()}

@@ -50,7 +50,7 @@ def body(context: Context) -> dict[str, float]:
     pyramid = PyramidFit(backbone, grid, recipe.pyramid.width, fit)
     loader = train_loader(recipe, shards, {"teacher": side_of(backbone)}, batch=fit.batch, fraction=1.0, seed=fit.seed)
     work: dict[str, Any] = {
-        "space": lambda: (SpaceFit(backbone), stored_pairs(recipe, shards, backbone), _nothing),
+        "space": lambda: (SpaceFit(backbone, fit), stored_pairs(recipe, shards, backbone), _nothing),
         "pyramid": lambda: (pyramid, loader, frozen(backbone, recipe)),
     }
     table_steps = _pairs(shards) // fit.batch
@@ -104,7 +104,9 @@ def stored_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone) -> TableL
     device, side = parallel.device(), side_of(backbone)
     pictures = [
         backbone.vision(images.to(device)).pooled.cpu()
-        for _, images in eval_batches(shards, "train", side, batch=recipe.teacher_fit.batch, workers=recipe.runtime.workers)
+        for _, images in eval_batches(
+            shards, "train", side, batch=recipe.teacher_fit.batch, workers=recipe.runtime.workers
+        )
     ]
     captions = shards.table("train")["captions"].to_pylist()
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own])

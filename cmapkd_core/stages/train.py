@@ -143,9 +143,7 @@ def targets_of(recipe: Recipe, method: Method, teacher: Teacher | None) -> Calla
     if teacher is None:
         return lambda batch, phase: None
     teacher.amp = choose_precision(recipe.optim.precision, parallel.device())
-    return lambda batch, phase: teacher.targets(
-        batch.images["teacher"], batch.tokens["teacher"], method.active(phase)
-    )
+    return lambda batch, phase: teacher.targets(batch.images["teacher"], batch.tokens["teacher"], method.active(phase))
 
 
 def _write_tables(context: Context, stage: str, method: Method, teacher: Teacher | None) -> None:

@@ -29,6 +29,7 @@ _MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _SCHEMES = re.compile(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://|databricks")
 

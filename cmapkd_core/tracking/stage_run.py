@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ RUN_TAG = "cmapkd.run"
 STAGE_TAG = "cmapkd.stage"
 PARENT_STAGE = "pipeline"  # the parent run's value of STAGE_TAG
 PARENT_ID_TAG = "mlflow.parentRunId"
+
+# A stage that made a parent run waits this long for one made at the same time to appear.
+SETTLE_SECONDS = 0.5
 
 # Limits of one log_batch call.
 _METRICS_A_CALL = 1000
@@ -65,19 +69,30 @@ class StageRun:
         self._target = target
         adopted = _adopted(self._client, target.parent_id)
         self._experiment_id = _experiment(self._client, target, adopted)
-        self._own_parent = "" if adopted else self._find_or_make_parent()
-        self.run_id, self._delivered = self._reopen_or_make(adopted or self._own_parent, fresh)
+        self._adopted = bool(adopted)
+        self.run_id, self._delivered = self._reopen_or_make(adopted or self._find_or_make_parent(), fresh)
 
     def _find_or_make_parent(self) -> str:
-        tags = {RUN_TAG: self._target.run, STAGE_TAG: PARENT_STAGE}
-        made = ""
-        if not self._search(tags):
-            made = self._client.create_run(self._experiment_id, tags=tags, run_name=self._target.run).info.run_id
-        # Two stages may have made one at the same time: both take the oldest.
-        oldest = min(self._search(tags), key=lambda run: (run.info.start_time, run.info.run_id)).info.run_id
-        if made and made != oldest:
-            self._client.delete_run(made)
-        self._client.update_run(oldest, status="RUNNING")
+        self._made_parent = ""
+        if not self._parents():
+            tags = {RUN_TAG: self._target.run, STAGE_TAG: PARENT_STAGE}
+            self._made_parent = self._client.create_run(
+                self._experiment_id, tags=tags, run_name=self._target.run
+            ).info.run_id
+            time.sleep(SETTLE_SECONDS)
+        parent = self._oldest_parent()
+        self._client.update_run(parent, status="RUNNING")
+        return parent
+
+    def _parents(self) -> list[Run]:
+        return self._search({RUN_TAG: self._target.run, STAGE_TAG: PARENT_STAGE})
+
+    def _oldest_parent(self) -> str:
+        """Of the parents that stages made at the same time, the one that all agree on; ours goes if it is another."""
+        oldest = min(self._parents(), key=lambda run: (run.info.start_time, run.info.run_id)).info.run_id
+        if self._made_parent not in ("", oldest):
+            self._client.delete_run(self._made_parent)
+            self._made_parent = ""
         return str(oldest)
 
     def _reopen_or_make(self, parent: str, fresh: bool) -> tuple[str, set[tuple[str, int]]]:
@@ -141,14 +156,16 @@ class StageRun:
     def finish(self, status: str) -> None:
         """End the stage's run; a parent of ours then has the status that its stages have together."""
         self._client.set_terminated(self.run_id, status)
-        if not self._own_parent:
+        if self._adopted:
             return
+        parent = self._oldest_parent()
+        self._client.set_tag(self.run_id, PARENT_ID_TAG, parent)
         latest: dict[str, str] = {}
         for run in self._search({RUN_TAG: self._target.run}):
             latest.setdefault(run.data.tags[STAGE_TAG], run.info.status)
         statuses = {status for stage, status in latest.items() if stage != PARENT_STAGE}
         if "RUNNING" not in statuses:
-            self._client.set_terminated(self._own_parent, "FINISHED" if statuses == {"FINISHED"} else "FAILED")
+            self._client.set_terminated(parent, "FINISHED" if statuses == {"FINISHED"} else "FAILED")
 
 
 def _adopted(client: MlflowClient, parent_id: str) -> str:

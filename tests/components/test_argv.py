@@ -30,11 +30,11 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("task", [task.name for task in TASKS])
 def test_the_stage_takes_the_argv(task: str, commands: dict[str, list[str]]) -> None:
-    from cmapkd_core.stages.common import parser
+    from cmapkd_core.stages.cli import parser
 
     argv = commands[task]
-    module = argv[argv.index("-m") + 1]
-    given = parser(importlib.import_module(module).run).parse_args(argv[argv.index("-m") + 2 :])
+    start = next(at for at, part in enumerate(argv) if part.startswith("cmapkd_core.stages."))
+    given = parser(importlib.import_module(argv[start]).run).parse_args(argv[start + 1 :])
     assert (given.recipe, given.root, given.run) == ("tiny", "s3://bucket/root", "a-run")
     assert Path(given.artifact).name == "artifact"
 
@@ -45,6 +45,7 @@ def test_torchrun_takes_its_part(commands: dict[str, list[str]]) -> None:
     given = get_args_parser().parse_args(commands["joint"][1:])
     assert (given.nproc_per_node, given.shutdown_timeout, given.standalone, given.module) == ("8", 25, True, True)
     assert given.training_script == "cmapkd_core.stages.train"
+    assert given.training_script_args == commands["joint"][commands["joint"].index("--recipe") :]
 
 
 def test_stages_read_what_the_earlier_ones_wrote(commands: dict[str, list[str]]) -> None:

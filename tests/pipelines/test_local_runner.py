@@ -24,7 +24,9 @@ def say(word: str, run: str, artifact: dsl.OutputPath(str)) -> dsl.ContainerSpec
 @dsl.container_component
 def add(word: str, before: str, html: dsl.Output[dsl.HTML], artifact: dsl.OutputPath(str)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
     script = 'set -e; echo "<p>" > "$3"; test -f "$3"; printf "%s+%s" "$2" "$1" > "$4"; exit "${CODE:-0}"'
-    return dsl.ContainerSpec(image="none", command=["sh", "-c", script], args=["add", word, before, html.path, artifact])
+    return dsl.ContainerSpec(
+        image="none", command=["sh", "-c", script], args=["add", word, before, html.path, artifact]
+    )
 
 
 @dsl.container_component

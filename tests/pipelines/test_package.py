@@ -48,7 +48,8 @@ def test_the_run_form_has_the_eight_parameters_with_defaults_and_descriptions(pa
     assert sorted(form) == sorted(PARAMETERS)
     for name, value in defaults(SITE).items():
         assert form[name].default_value.string_value == value
-        assert form[name].is_optional and len(form[name].description) > 20
+        assert form[name].is_optional
+        assert len(form[name].description) > 20
 
 
 def test_tasks_and_what_they_wait_for(tasks: dict) -> None:
@@ -75,7 +76,10 @@ def test_training_tasks_start_one_rank_per_gpu(tasks: dict) -> None:
             assert command[:3] == ["torchrun", "--standalone", "--nproc-per-node"]
             assert step.task.inputs.parameters["processes"].runtime_value.constant.string_value == "4"
             resources = step.container.resources
-            assert (resources.accelerator.resource_type, resources.accelerator.resource_count) == ("nvidia.com/gpu", "4")
+            assert (resources.accelerator.resource_type, resources.accelerator.resource_count) == (
+                "nvidia.com/gpu",
+                "4",
+            )
         else:
             assert command[:2] == ["python", "-m"]
 
@@ -84,12 +88,14 @@ def test_every_pod_has_its_image_resources_retry_timeout_and_secrets(tasks: dict
     for step, config in tasks.values():
         assert step.container.image == "{{$.inputs.parameters['pipelinechannel--image']}}"
         assert step.task.inputs.parameters["pipelinechannel--image"].component_input_parameter == "image"
-        assert step.container.resources.resource_memory_limit and step.container.resources.resource_cpu_limit
+        assert step.container.resources.resource_memory_limit
+        assert step.container.resources.resource_cpu_limit
         assert {v.name: v.value for v in step.container.env} == {"AWS_REGION": "here"}
         assert not step.task.caching_options.enable_cache
         assert step.task.retry_policy.max_retry_count == 3
         assert step.task.retry_policy.backoff_duration.seconds == 60
-        assert config.active_deadline_seconds > 0 and config.image_pull_policy == "IfNotPresent"
+        assert config.active_deadline_seconds > 0
+        assert config.image_pull_policy == "IfNotPresent"
         assert [secret.secret_name for secret in config.image_pull_secret] == ["pull"]
         assert {e.env_var: e.secret_key for s in config.secret_as_env for e in s.key_to_env} == SITE.secrets[0].env
         assert {s.secret_name for s in config.secret_as_env} == {"s3-keys"}
@@ -117,7 +123,8 @@ def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> Non
     spec, _ = load_package(compile_package(SITE, tmp_path / "one.yaml", plan, defaults(SITE)))
     (step,) = steps(spec)
     given = {name: p.runtime_value.constant.string_value for name, p in step.task.inputs.parameters.items()}
-    assert step.name == "joint" and not step.needs
+    assert step.name == "joint"
+    assert not step.needs
     assert (given["init"], given["teacher"], given["run"], given["redo"]) == (
         "s3://bucket/alsn",
         "s3://bucket/teacher",
@@ -128,5 +135,9 @@ def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> Non
 
 def test_a_stage_and_what_follows_from_it() -> None:
     assert [task.name for task in select(start="joint")] == ["joint", "evaluate-student", "report"]
-    assert [task.name for task in select(start="reference-joint")] == ["reference-joint", "evaluate-reference", "report"]
+    assert [task.name for task in select(start="reference-joint")] == [
+        "reference-joint",
+        "evaluate-reference",
+        "report",
+    ]
     assert select(start="prepare") == TASKS

@@ -75,14 +75,15 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_an_absent_file_is_fine_unless_it_was_asked_for(tmp_path: Path) -> None:
     assert load_site(str(tmp_path / "none.toml")) == Site()
-    with pytest.raises(InputError, match="copy site.example.toml"):
+    with pytest.raises(InputError, match=r"copy site\.example\.toml"):
         load_site(str(tmp_path / "none.toml"), required=True)
 
 
 def test_a_local_run_is_below_one_folder_with_one_rank() -> None:
     site = on_this_machine(Site(root="s3://bucket/x", tracking_uri="http://mlflow"))
     assert (site.root, site.pods.train.ranks) == ("runs/local", 1)
-    assert site.tracking_uri.startswith("sqlite:////") and site.tracking_uri.endswith("/runs/local/mlflow.db")
+    assert site.tracking_uri.startswith("sqlite:////")
+    assert site.tracking_uri.endswith("/runs/local/mlflow.db")
     assert on_this_machine(Site(tracking_uri="http://mlflow"), "s3://bucket/x").tracking_uri == "http://mlflow"
 
 

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
 from pipelines import client
 from pipelines.distill import PARAMETERS
+from pipelines.site import load_site
 from pipelines.submit import main
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def _neighbour(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-api_server = _neighbour("api_server")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +30,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> Iterator[api_server.ApiServer]:
+def api(kfp_server: Any, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> Any:
     """A KFP endpoint, and an S3 with the bucket `box` for the run's record."""
     import boto3
 
@@ -54,10 +42,9 @@ def api(monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> Iterator[api_serve
     }.items():
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="box")
-    with api_server.serving() as server:
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
-        Path("site.toml").write_text('image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n')
-        yield server
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp_server.url)
+    Path("site.toml").write_text('image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n')
+    return kfp_server
 
 
 @pytest.mark.parametrize(
@@ -85,7 +72,11 @@ def test_mistakes_end_with_2_and_the_way_out(
 
 @pytest.mark.parametrize(
     ("site", "message"),
-    [("", "no endpoint"), ("endpoint = 'http://x'", "root '' is no place"), ("endpoint='x'\nroot='s3://b'", "no image")],
+    [
+        ("", "no endpoint"),
+        ("endpoint = 'http://x'", "root '' is no place"),
+        ("endpoint='x'\nroot='s3://b'", "no image"),
+    ],
 )
 def test_a_submission_needs_endpoint_root_and_image(
     site: str, message: str, capsys: pytest.CaptureFixture[str]
@@ -96,7 +87,9 @@ def test_a_submission_needs_endpoint_root_and_image(
 
 
 def test_dry_run_tells_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--recipe", "demo", "--ablation", "no_alsn", "--root", "s3://box/root", "--dry-run", "--seed", "3"]) == 0
+    assert (
+        main(["--recipe", "demo", "--ablation", "no_alsn", "--root", "s3://box/root", "--dry-run", "--seed", "3"]) == 0
+    )
     text = capsys.readouterr().out
     assert "selector.kind = fixed" in text
     assert "fine: 8 epochs; trains student at 0.0003, pyramid at 0.0005; levels P2 P3 P4 P5 L1 L2 L3 L4" in text
@@ -115,9 +108,7 @@ def test_the_script_works_from_anywhere(tmp_path: Path) -> None:
     assert "defaultValue: kd" in (tmp_path / "out.yaml").read_text()
 
 
-def test_a_submission_uploads_once_and_gives_the_link(
-    api: api_server.ApiServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_submission_uploads_once_and_gives_the_link(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ablation", "no_alsn", "--set", "optim.batch=8", "--run", "first"]) == 0
     assert f"{api.url}/#/runs/details/run-0" in capsys.readouterr().out
     assert main(["--seed", "1", "--run", "second"]) == 0
@@ -130,16 +121,14 @@ def test_a_submission_uploads_once_and_gives_the_link(
     assert (parameters["ablation"], parameters["overrides"]) == ("no_alsn", "optim.batch=8")
 
 
-def test_a_changed_recipe_on_a_run_is_refused_before_it_starts(
-    api: api_server.ApiServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_recipe_on_a_run_is_refused_before_it_starts(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--run", "changed"]) == 0
     assert main(["--run", "changed", "--set", "optim.batch=8"]) == 2
     assert "optim.batch: 16 -> 8" in capsys.readouterr().err
     assert len(api.runs) == 1
 
 
-def test_one_stage_of_an_earlier_run_goes_with_its_own_package(api: api_server.ApiServer) -> None:
+def test_one_stage_of_an_earlier_run_goes_with_its_own_package(api: Any) -> None:
     assert main(["--run", "again", "--ablation", "no_relation"]) == 0
     assert main(["--run", "again", "--only", "joint"]) == 0
     part = api.runs[1]
@@ -149,18 +138,31 @@ def test_one_stage_of_an_earlier_run_goes_with_its_own_package(api: api_server.A
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1)])
-def test_wait_follows_the_run(
-    api: api_server.ApiServer, state: str, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wait_follows_the_run(api: Any, state: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     api.ends_as = state
     assert main(["--wait", "--run", f"waited-{state}"]) == code
     text = capsys.readouterr().out
-    assert "prepare running" in text and f"prepare {state.lower()}" in text
+    assert "prepare running" in text
+    assert f"prepare {state.lower()}" in text
     assert "driver" not in text
 
 
+def test_following_outlasts_a_short_failure_and_gives_up_on_a_refusal(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--run", "patient"]) == 0
+    site = load_site("site.toml")
+    connected = client.connect(site)
+    api.fail_with, api.fail_times = 503, 2
+    assert client.follow(connected, site, "run-0", {"prepare": "prepare"}) == "SUCCEEDED"
+    assert capsys.readouterr().out.count("asking again") == 2
+    api.fail_with, api.fail_times = 403, -1
+    with pytest.raises(client.EndpointError, match="answers 403"):
+        client.follow(connected, site, "run-0", {})
+
+
 def test_a_token_comes_from_the_environment(
-    api: api_server.ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.token = "secret-word"
     assert main(["--run", "token"]) == 3
@@ -172,20 +174,20 @@ def test_a_token_comes_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(401, "token"), (403, "namespace"), (404, "no Pipelines API"), (503, "the database is away")]
+    ("status", "message"),
+    [(401, "token"), (403, "namespace"), (404, "no Pipelines API"), (503, "the database is away")],
 )
-def test_refusals_are_messages(
-    api: api_server.ApiServer, status: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refusals_are_messages(api: Any, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     api.fail_with = status
     started = time.monotonic()
     assert main(["--run", "refused"]) == 3
     error = capsys.readouterr().err
-    assert f"{api.url} answers {status}: " in error and message in error
+    assert f"{api.url} answers {status}: " in error
+    assert message in error
     assert time.monotonic() - started < 10
 
 
-def test_a_login_page_is_no_api(api: api_server.ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_login_page_is_no_api(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     api.login_page = True
     assert main([]) == 3
     assert "login page" in capsys.readouterr().err
@@ -200,5 +202,6 @@ def test_an_unreachable_endpoint_is_named_within_seconds(
     started = time.monotonic()
     assert main([]) == 3
     error = capsys.readouterr().err
-    assert f"{endpoint} does not answer" in error and "port-forward" in error
+    assert f"{endpoint} does not answer" in error
+    assert "port-forward" in error
     assert time.monotonic() - started < 15

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
+
+import pytest
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -112,8 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-@contextmanager
-def serving() -> Iterator[ApiServer]:
+@pytest.fixture
+def kfp_server() -> Iterator[ApiServer]:
     """The server, answering on a free port of this machine."""
     with ApiServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

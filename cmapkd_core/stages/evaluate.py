@@ -1,0 +1,103 @@
+"""Stage evaluate: a model's retrieval and zero-shot accuracy on the recipe's held-out split.
+
+    python -m cmapkd_core.stages.evaluate --recipe demo --root runs/local --shards URL --model URL
+    python -m cmapkd_core.stages.evaluate --recipe demo --root runs/local --shards URL --model ViT-B-32:openai
+
+Artifact: metrics.json (flat numbers, `retrieval/i2t/R@1` and so on, in percent), and one JSON a task with
+what the report's examples need.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from cmapkd_core import parallel
+from cmapkd_core.config import ModelConfig, choose
+from cmapkd_core.evaluate import TASKS, NotApplicable, Outcome, Subject, count_parameters
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.build import build, load_model
+from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url
+from cmapkd_core.stages.assembly import open_shards
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Context, Request, execute
+
+
+def run(request: Request, *, model: str, shards: str, task: str = "") -> str:
+    """Measure a model.
+
+    Args:
+        model: URL or path (it has a slash) of an artifact with a model/ folder (teacher, warmup, alsn, joint);
+            "recipe:student", the recipe's student before any training; or an open_clip name[:pretrained tag],
+            with random weights where there is no tag.
+        shards: URL of the prepare artifact.
+        task: one row of evaluate.TASKS; "" runs the recipe's.
+
+    Raises:
+        InputError: unknown task or model, or data that the named task cannot use.
+    """
+    recipe = request.resolved()
+    tasks = (task,) if task else recipe.evaluate.tasks
+    for name in tasks:
+        choose("task", name, TASKS)
+    inputs = {"shards": shards, **({"model": model} if "/" in model else {})}
+    return execute(
+        request,
+        # A nested MLflow run of its own for each model of a run.
+        f"evaluate {'/'.join(model.rstrip('/').split('/')[-2:])}",
+        url=evaluation_url(request.root, model, shards, recipe, task),
+        fields=evaluation_fields(request.root, model, shards, recipe, task),
+        inputs=inputs,
+        body=lambda context: body(context, model, tasks, strict=bool(task)),
+    )
+
+
+def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) -> dict[str, float]:
+    """Run the tasks; one that does not fit the data is an error where it was asked for by name (`strict`)."""
+    recipe, device = context.recipe, parallel.device()
+    backbone = _load(context, model).to(device).eval()
+    shards = open_shards(context.inputs["shards"])
+    count = shards.count(recipe.evaluate.split)
+    subject = Subject(backbone, shards, recipe.evaluate, recipe.runtime.workers, device, _progress(context.say, count))
+    metrics = count_parameters(backbone)
+    for name in tasks:
+        try:
+            outcome = TASKS[name](subject)
+        except NotApplicable as reason:
+            if strict:
+                raise
+            context.say(f"evaluate: {name} is left out: {reason}\n")
+            outcome = Outcome({}, {"missing": str(reason)})
+        metrics |= {f"{name}/{metric}": value for metric, value in outcome.metrics.items()}
+        (context.out / f"{name}.json").write_text(json.dumps(outcome.detail), encoding="utf-8")
+    (context.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    context.tracker.log(metrics, 0)
+    return metrics
+
+
+def _load(context: Context, model: str) -> Backbone:
+    if "model" in context.inputs:
+        return load_model(context.inputs["model"].fetch_folder("model"))
+    if model == RECIPE_STUDENT:
+        return build(context.recipe.student, context.recipe.seed, context.scratch)
+    name, _, tag = model.partition(":")
+    if not tag:
+        context.say(f"evaluate: {model} names no pretrained tag, so its weights are random\n")
+    return build(ModelConfig(name, tag or "random"), context.recipe.seed, context.scratch)
+
+
+def _progress(say: Callable[[str], None], count: int) -> Callable[[int], None]:
+    """Says how many of `count` images are embedded, how fast, and how long the rest takes."""
+    started = time.monotonic()
+
+    def show(done: int) -> None:
+        speed = done / max(time.monotonic() - started, 1e-9)
+        say(f"evaluate: {done}/{count} images  {speed:.0f} images/s  ETA {(count - done) / speed:.0f} s")
+
+    return show
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

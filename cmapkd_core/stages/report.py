@@ -1,0 +1,130 @@
+"""Stage report: one run's table, figures and page from its artifacts.
+
+Artifact: report.html (one page that stands alone), report.md (for the KFP UI), table.json (for programs).
+Ends by printing the small table and where the page is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cmapkd_core.config import flatten
+from cmapkd_core.executor_output import write_executor_output
+from cmapkd_core.places import report_url
+from cmapkd_core.report import markdown as markdown_report
+from cmapkd_core.report import page, sections, table
+from cmapkd_core.report.inputs import Inputs, Source, no_pictures
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.assembly import open_shards
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Context, Request, execute
+
+HTML, MARKDOWN, TABLE = "report.html", "report.md", "table.json"
+
+
+def run(
+    request: Request,
+    *,
+    shards: str = "",
+    teacher: str = "",
+    warmup: str = "",
+    alsn: str = "",
+    joint: str = "",
+    reference: str = "",
+    teacher_eval: str = "",
+    before_eval: str = "",
+    student_eval: str = "",
+    reference_eval: str = "",
+    html: str = "",
+    markdown: str = "",
+    metrics: str = "",
+    executor_input: str = "",
+) -> str:
+    """Write the report of a run.
+
+    Args:
+        shards .. reference_eval: URLs of the run's artifacts; one that is "" makes a sentence that says so.
+        html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
+        executor_input: what KFP tells a container of itself; "" elsewhere.
+
+    Raises:
+        InputError: an artifact that is not complete, or evaluations of different data.
+    """
+    given = {
+        "shards": shards,
+        "teacher": teacher,
+        "warmup": warmup,
+        "alsn": alsn,
+        "joint": joint,
+        "reference": reference,
+        "teacher_eval": teacher_eval,
+        "before_eval": before_eval,
+        "student_eval": student_eval,
+        "reference_eval": reference_eval,
+    }
+    inputs = {name: url for name, url in given.items() if url}
+    fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
+    url = report_url(request.root, request.run)
+    execute(request, "report", url=url, fields=fields, inputs=inputs, body=lambda context: body(context, request))
+    artifact = Artifact.open(url)
+    values = artifact.manifest["metrics"]
+    copies = {html: HTML, markdown: MARKDOWN}
+    for target, name in copies.items():
+        _write(target, artifact.fetch(name).read_bytes())
+    _write(metrics, json.dumps(values, indent=1).encode())
+    write_executor_output(executor_input, values)
+    print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
+    print(f"report: {artifact.file_url(HTML)}")
+    return url
+
+
+def _write(target: str, data: bytes) -> None:
+    if target:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).write_bytes(data)
+
+
+def body(context: Context, request: Request) -> dict[str, float]:
+    """The three files; the metrics are the main table's numbers as `student/retrieval/i2t/R@1`."""
+    inputs = Inputs(
+        recipe=context.recipe,
+        ablation=request.ablation or "none",
+        run=request.run or "unnamed run",
+        sources={name: _source(name, artifact) for name, artifact in context.inputs.items()},
+        picture=_pictures(context),
+    )
+    context.say("report: reading the run's artifacts")
+    found = table.build(inputs)
+    built = sections.build(inputs, found)
+    texts = {
+        HTML: page.render(inputs, found, built),
+        MARKDOWN: markdown_report.render(inputs, found, built),
+        TABLE: json.dumps(table.as_json(found, inputs), indent=1),
+    }
+    for name, text in texts.items():
+        (context.out / name).write_text(text, encoding="utf-8")
+        context.tracker.artifact(context.out / name)
+    metrics = {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
+    context.tracker.log(metrics, 0)
+    return metrics
+
+
+def _source(name: str, artifact: Artifact) -> Source:
+    return Source(name, artifact.url, frozenset(artifact.files()), artifact.fetch)
+
+
+def _pictures(context: Context) -> Callable[[str], bytes]:
+    """key -> encoded image of the evaluated split."""
+    if "shards" not in context.inputs:
+        return no_pictures
+    split = context.recipe.evaluate.split
+    shards = open_shards(context.inputs["shards"])
+    places = {key: i for i, key in enumerate(shards.keys(split))}
+    return lambda key: shards.read_image(split, places[key])
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

@@ -1,0 +1,179 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmapkd_core import storage
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.rows import BadRow, Row
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.sources import open_rows
+from cmapkd_core.errors import InputError
+
+Make = Callable[..., bytes]
+
+
+def read(url: Path | str) -> list[Row | BadRow]:
+    return list(open_rows(DataConfig(source="folder", url=str(url))))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Make) -> Path:
+    """Three pictures, a.png, b.jpg and sub/c.webp, without a captions file."""
+    (tmp_path / "sub").mkdir()
+    for name, kind in (("a.png", "PNG"), ("b.jpg", "JPEG"), ("sub/c.webp", "WEBP")):
+        (tmp_path / name).write_bytes(picture(kind=kind))
+    return tmp_path
+
+
+def jsonl(folder: Path, *records: object) -> None:
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def reason(folder: Path, record: object) -> str:
+    """Why a captions file with this one record has no row."""
+    jsonl(folder, record)
+    (bad,) = read(folder)
+    assert isinstance(bad, BadRow)
+    return f"{bad.key}: {bad.reason}"
+
+
+def test_jsonl_with_all_columns(folder: Path) -> None:
+    jsonl(
+        folder,
+        {"key": "a", "file": "a.png", "caption": "a red thing", "class": "thing", "split": "test"},
+        {"key": "b", "file": "b.jpg", "captions": ["one", "two"]},
+        "",
+        {"key": 3, "file": "sub/c.webp", "caption": "three"},
+    )
+    image = {name: (folder / name).read_bytes() for name in ("a.png", "b.jpg", "sub/c.webp")}
+    assert read(folder) == [
+        Row("a", image["a.png"], ("a red thing",), "thing", split="test"),
+        Row("b", image["b.jpg"], ("one", "two")),
+        Row("3", image["sub/c.webp"], ("three",)),
+    ]
+
+
+def test_csv_with_quotes_lists_and_repeated_rows(folder: Path) -> None:
+    (folder / "captions.csv").write_text(
+        "\ufeffkey,file,captions,class,split\r\n"
+        'a,a.png,"a red, ""plain"" thing",,\r\n'
+        'b,b.jpg,"[""one"", ""two""]",thing,train\r\n'
+        "b,b.jpg,three,thing,train\r\n"
+        "c,sub/c.webp,[sic] a bracket,,\r\n",
+        encoding="utf-8",
+        newline="",
+    )
+    rows = [(row.key, row.captions, row.class_name, row.split) for row in read(folder) if isinstance(row, Row)]
+    assert rows == [
+        ("a", ('a red, "plain" thing',), "", ""),
+        ("b", ("one", "two", "three"), "thing", "train"),
+        ("c", ("[sic] a bracket",), "", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"key": "a", "file": "a.png"}, "a (line 1): caption is missing or empty"),
+        ({"key": "a", "file": "a.png", "caption": "  "}, "caption 1 of 1 is empty"),
+        ({"key": "a", "file": "a.png", "captions": ["x", ""]}, "caption 2 of 2 is empty"),
+        ({"key": "a", "file": "a.png", "captions": {"en": "x"}}, "no text and no list"),
+        ({"key": "a", "file": "a.png", "caption": 7}, "no text and no list"),
+        ({"file": "a.png", "caption": "x"}, "(no key) (line 1): key is missing or empty"),
+        ({"key": "a", "caption": "x"}, "file is missing or empty"),
+        ({"key": ["a"], "file": "a.png", "caption": "x"}, "key is no text"),
+        ({"key": "a", "file": "a.png", "caption": "x", "split": "dev"}, "split 'dev' is none of train, val, test"),
+        ({"key": "a", "file": "z.png", "caption": "x"}, "a: file z.png is not there"),
+        ({"key": "a", "file": "sub", "caption": "x"}, "file sub is no regular file"),
+        ({"key": "a", "file": "../a.png", "caption": "x"}, "leaves the folder"),
+        ({"key": "a", "file": "/etc/passwd", "caption": "x"}, "leaves the folder"),
+        ({"key": "a", "file": "s3://b/k", "caption": "x"}, "leaves the folder"),
+        ('{"key": "a", "file": ', "(line 1): no JSON"),
+        ('["a", "a.png"]', "(line 1): no JSON object"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_reason(folder: Path, record: object, words: str) -> None:
+    assert words in reason(folder, record)
+
+
+def test_a_key_with_two_files_is_a_duplicate(folder: Path) -> None:
+    jsonl(
+        folder,
+        {"key": "a", "file": "a.png", "caption": "x"},
+        {"key": "a", "file": "b.jpg", "caption": "y"},
+    )
+    bad, row = read(folder)
+    assert isinstance(bad, BadRow)
+    assert bad == BadRow("a (line 2)", "duplicate key: line 1 has it with another file, class or split")
+    assert isinstance(row, Row)
+    assert row.captions == ("x",)
+
+
+def test_links_out_of_the_folder_and_pipes_are_not_read(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    secret = tmp_path_factory.mktemp("outside") / "secret.png"
+    secret.write_bytes(b"secret")
+    (folder / "link.png").symlink_to(secret)
+    os.mkfifo(folder / "pipe.png")
+    assert "leads out of the folder" in reason(folder, {"key": "a", "file": "link.png", "caption": "x"})
+    assert "no regular file" in reason(folder, {"key": "a", "file": "pipe.png", "caption": "x"})
+
+
+def test_a_csv_line_of_another_length_is_bad(folder: Path) -> None:
+    (folder / "captions.csv").write_text("key,file,caption\na,a.png,x\nb,b.jpg\nc,sub/c.webp,y,z\n")
+    bad = [row for row in read(folder) if isinstance(row, BadRow)]
+    assert [row.key for row in bad] == ["b (line 3)", "c (line 4)"]
+    assert all("not 3 columns" in row.reason for row in bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", b"", r"has no captions\.jsonl or captions\.csv"),
+        ("captions.csv", b"image,text\na.png,x\n", "has the columns image, text; it needs key, file and caption"),
+        ("captions.csv", b"", "has the columns \\(none\\)"),
+        ("captions.csv", b'key,file,caption\na,a.png,"x\n', "mend the quoting"),
+        ("captions.jsonl", b'{"key": "\xff"}', "not UTF-8"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_refused(folder: Path, name: str, content: bytes, message: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read(folder)
+
+
+def test_two_captions_files_and_no_folder_are_refused(folder: Path, tmp_path: Path) -> None:
+    jsonl(folder, {"key": "a", "file": "a.png", "caption": "x"})
+    (folder / "captions.csv").write_text("key,file,caption\n")
+    with pytest.raises(InputError, match="keep one"):
+        read(folder)
+    with pytest.raises(InputError, match="has no captions"):
+        read(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"needs data\.url"):
+        read("")
+
+
+def test_rows_keep_the_order_of_the_file_and_their_number(folder: Path) -> None:
+    count = 100
+    jsonl(folder, *({"key": f"k{i}", "file": "a.png" if i % 3 else "z.png", "caption": f"c{i}"} for i in range(count)))
+    rows = read(folder)
+    assert [row.key for row in rows] == [f"k{i}" for i in range(count)]
+    assert [isinstance(row, BadRow) for row in rows] == [i % 3 == 0 for i in range(count)]
+
+
+def test_a_folder_on_s3_gives_the_same_rows(folder: Path, s3_root: str, prepare: Callable[..., ShardSet]) -> None:
+    jsonl(
+        folder,
+        {"key": "a", "file": "a.png", "caption": "one", "split": "train"},
+        {"key": "c", "file": "sub/c.webp", "caption": "three", "split": "test"},
+        {"key": "z", "file": "z.png", "caption": "lost"},
+    )
+    for path in folder.rglob("*.*"):
+        storage.put(path, storage.join(s3_root, path.relative_to(folder).as_posix()))
+    far = read(s3_root)
+    assert far == read(folder)
+    shards = prepare(far, quarantine_bound=0.5)
+    assert (shards.keys("train"), shards.keys("test")) == (["a"], ["c"])

@@ -1,0 +1,192 @@
+"""The page and its Markdown: complete, well formed, alone, and honest about what is missing."""
+
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from cmapkd_core.report import examples, markdown, page, sections, table
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Checks that every element is closed in order; collects ids, links, table cells and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.text = [], [], [], []
+        self.rows, self.counts = [], Counter()
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] += 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+                self.links.append(value)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+def rendered(inputs):
+    found = table.build(inputs)
+    built = sections.build(inputs, found)
+    html = page.render(inputs, found, built)
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == []
+    return html, reader, markdown.render(inputs, found, built)
+
+
+def words(reader):
+    return " ".join(" ".join(reader.text).split())
+
+
+def test_the_page_stands_alone(make_inputs):
+    html, reader, _ = rendered(make_inputs())
+    assert all(link.startswith(("data:image/", "#")) for link in reader.links)
+    assert not re.search(r"url\((?!#)", html)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "@import" not in html
+    assert reader.counts["script"] == reader.counts["link"] == 0
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+    assert len(html) < 3_000_000
+
+
+def test_ids_are_unique_and_every_reference_is_there(make_inputs):
+    html, reader, _ = rendered(make_inputs())
+    assert not [i for i, n in Counter(reader.ids).items() if n > 1]
+    wanted = {link[1:] for link in reader.links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", html))
+    assert wanted <= set(reader.ids)
+
+
+def test_figures_are_well_formed_and_take_the_pages_colours(make_inputs):
+    html, reader, _ = rendered(make_inputs())
+    figures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert len(figures) == reader.counts["figure"] >= 12
+    for figure in figures:
+        ElementTree.fromstring(figure)
+        assert 'aria-label="' in figure
+        assert not re.search(r"#0[0-9]0[0-9]0[0-9]", figure), "a placeholder colour was left"
+        assert "<text" in figure
+
+
+def test_every_number_of_the_table_is_there_once(make_inputs):
+    inputs = make_inputs()
+    _, reader, text = rendered(inputs)
+    for name, label in table.ROWS.items():
+        (row,) = [row for row in reader.rows if row and row[0] == label]
+        metrics = inputs.source(name).json("metrics.json")
+        assert row[1:] == [column.text(metrics[column.key]) for column in table.COLUMNS]
+        assert f"| {label} | {' | '.join(row[1:])} |" in text
+    assert sum(row[:1] == ["Chance"] for row in reader.rows) == 1
+
+
+def test_sampling_error_counts_and_sources_are_named(make_inputs):
+    _, reader, _ = rendered(make_inputs())
+    text = words(reader)
+    # R@1 of 30 % over 20 queries: sqrt(0.3 * 0.7 / 20) = 10.2 points.
+    assert "is 10.2 points (image to text) and 10.2 points (text to image)" in text
+    assert "20 images and 20 distinct captions" in text
+    assert "+10.0 points image to text (95 % interval" in text
+    for name in ("teacher_eval", "student_eval", "shards", "warmup", "joint", "teacher"):
+        assert f"s3://bucket/{name}/0123" in text
+
+
+def test_names_are_escaped(make_inputs):
+    html, _, _ = rendered(make_inputs())
+    assert "run &lt;one&gt;" in html
+    assert "caption &lt;0&gt; &amp; more" in html
+    assert "<one>" not in html
+
+
+def test_examples_show_hits_and_failures_by_a_rule():
+    queries = {f"q{i}": {"rank": 1 if i % 4 == 0 else 3 if i % 4 == 1 else 9} for i in range(40)}
+    chosen = examples.choose(queries, 3)
+    assert [round(share) for share, _ in chosen.values()] == [25, 25, 50]
+    for (low, high), (_, members) in zip(examples.GROUPS.values(), chosen.values(), strict=True):
+        assert len(members) == 3
+        assert all(low <= queries[q]["rank"] <= high for q in members)
+    assert chosen == examples.choose(dict(reversed(queries.items())), 3)
+
+
+def test_examples_mark_right_answers_by_more_than_colour(make_inputs):
+    html, reader, _ = rendered(make_inputs())
+    assert html.count('<li class="right">') == 4  # the four of "right answer first"; those at place 7 have none
+    assert '.example li.right::before { content: "\\2713"' in html
+    assert "right: caption" in words(reader)  # what a failure should have found
+    assert "right answer at 7 (teacher" in words(reader)
+    groups = dict(re.findall(r"<h3>Image to text: ([a-z ]+) <small>\(([\d.]+) %", html))
+    assert groups == {
+        "right answer first": "30.0",
+        "right answer second to fifth": "0.0",
+        "right answer not among the first five": "70.0",
+    }
+
+
+ALL = ("shards", "teacher", "warmup", "alsn", "joint", "reference", *table.ROWS)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_missing_artifact_is_said_and_the_rest_stands(make_inputs, name):
+    full = rendered(make_inputs())[1]
+    _, reader, text = rendered(make_inputs(without=(name,)))
+    assert f"s3://bucket/{name}/" not in words(reader)
+    assert reader.counts["h2"] == full.counts["h2"]
+
+    assert f"no {name} artifact" in words(reader)
+    assert f"no {name} artifact" in text or name == "shards"  # Markdown has no pictures
+
+
+def test_nothing_at_all_is_a_page_of_sentences_without_an_axis(make_inputs):
+    _, reader, text = rendered(make_inputs(without=ALL))
+    assert reader.counts["svg"] == 0
+    assert "Missing: the report was given no artifact." in words(reader)
+    assert text.count("Missing:") >= 6
+
+
+def test_a_fixed_selector_has_no_figure_and_says_why(make_inputs):
+    html, reader, text = rendered(make_inputs(ablation="no_alsn"))
+    for place in (words(reader), text):
+        assert "The selector is fixed: every sample has the weights 0.25, 0.25, 0.25, 0.25" in place
+    assert "shuffled" not in html
+    assert reader.counts["svg"] < rendered(make_inputs())[1].counts["svg"]
+
+
+def test_a_method_without_levels_says_so(make_inputs):
+    _, reader, _ = rendered(make_inputs(ablation="finetune"))
+    assert "The method contrastive has no levels" in words(reader)
+
+
+def test_rho_of_real_and_shuffled_weights(make_inputs):
+    _, reader, _ = rendered(make_inputs())
+    rows = {row[0]: row for row in reader.rows if row and row[0] in ("P2", "P5", "L1") and len(row) == 6}
+    assert rows["P2"][4] == "1.00"
+    assert rows["P5"][4] == "-1.00"
+    assert abs(float(rows["P2"][5])) < 0.5
+    assert rows["L1"][4:] == ["constant", "constant"]

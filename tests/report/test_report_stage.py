@@ -1,0 +1,59 @@
+"""The report stage on a run of the tiny recipe that was only prepared and evaluated."""
+
+import json
+
+import pytest
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages import evaluate, prepare, report
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Request
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    request = Request("tiny", str(tmp_path_factory.mktemp("root")), run="try", overrides="data.test_share=0.3")
+    shards = prepare.run(request)
+    return request, shards, evaluate.run(request, model="recipe:student", shards=shards)
+
+
+def test_files_copies_and_the_printed_table(run, tmp_path, capsys):
+    request, shards, before = run
+    places = {name: str(tmp_path / "kfp" / name) for name in ("html", "markdown", "metrics")}
+    outputs = {
+        "outputFile": str(tmp_path / "output.json"),
+        "artifacts": {"metrics": {"artifacts": [{"uri": "s3://m"}]}},
+    }
+    told = json.dumps({"outputs": outputs})
+    url = report.run(request, shards=shards, before_eval=before, student_eval=before, executor_input=told, **places)
+    artifact = Artifact.open(url)
+    assert url == f"{request.root}/runs/try/report"
+    for file, copy in ((report.HTML, "html"), (report.MARKDOWN, "markdown")):
+        assert artifact.fetch(file).read_bytes() == (tmp_path / "kfp" / copy).read_bytes()
+    lines = capsys.readouterr().out.splitlines()
+    printed = json.loads(artifact.fetch(report.TABLE).read_text())["text"].splitlines()
+    assert lines[-1 - len(printed) : -1] == printed
+    assert lines[-1] == f"report: {artifact.file_url(report.HTML)}"
+    metrics = json.loads((tmp_path / "kfp" / "metrics").read_text())
+    assert metrics["before/retrieval/i2t/R@1"] == metrics["student/retrieval/i2t/R@1"]
+    written = json.loads((tmp_path / "output.json").read_text())
+    assert written["artifacts"]["metrics"]["artifacts"][0]["metadata"] == metrics
+    assert "data:image/jpeg;base64," in artifact.fetch(report.HTML).read_text()
+
+
+def test_again_prints_the_same_from_the_finished_report(run, tmp_path, capsys):
+    request, shards, before = run
+    given = {"shards": shards, "before_eval": before, "student_eval": before}
+    report.run(request, **given)
+    capsys.readouterr()
+    report.run(request, html=str(tmp_path / "again.html"), **given)
+    out = capsys.readouterr().out
+    assert "already complete" in out
+    assert "Student before training" in out
+    assert (tmp_path / "again.html").exists()
+
+
+def test_an_unfinished_artifact_is_an_error(run):
+    request, shards, _ = run
+    with pytest.raises(InputError, match="has no manifest"):
+        report.run(request, shards=shards, joint=f"{request.root}/joint/000000000000")
