@@ -23,3 +23,8 @@ def torchrun(module: str, processes: Any, shutdown_timeout: Any) -> list[Any]:
     """
     launcher = ["torchrun", "--standalone", "--nproc-per-node", processes, "--shutdown-timeout", shutdown_timeout]
     return [*launcher, "-m", "--", module]  # without -- torchrun takes the stage's --run for its own --run-path
+
+
+def alone(module: str, processes: Any, shutdown_timeout: Any) -> list[Any]:
+    """The command of a stage with a single rank: no launcher between the stage and its exit code."""
+    return ["python", "-m", module]

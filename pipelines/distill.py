@@ -20,8 +20,8 @@ from cmapkd_core.recipes import REFERENCE
 from components.evaluate import evaluate
 from components.prepare import prepare
 from components.report import report
-from components.teacher import teacher
-from components.train import train
+from components.teacher import teacher, teacher_alone
+from components.train import train, train_alone
 from pipelines.site import Pod, Site
 
 PARAMETERS = ("recipe", "ablation", "overrides", "seed", "data", "root", "tracking_uri", "image")
@@ -38,6 +38,8 @@ class Task:
     values: dict[str, str] = field(default_factory=dict)
     reference: bool = False  # of the branch without a teacher, the row recipes.REFERENCE
 
+
+ALONE = {teacher: teacher_alone, train: train_alone}  # on a site that gives a stage one rank
 
 DATA = {"shards": "prepare"}
 TAUGHT = {**DATA, "teacher": "teacher"}
@@ -155,7 +157,8 @@ def build(site: Site, plan: Plan, form: dict[str, str]) -> Any:
             pod: Pod = getattr(site.pods, task.pod)
             inputs = {name: outputs[source] for name, source in task.inputs.items()}
             row = REFERENCE if task.reference else ablation
-            step = task.component(**request, ablation=row, **inputs, **task.values, **_launch(task, pod, site))
+            component = ALONE.get(task.component, task.component) if pod.ranks == 1 else task.component
+            step = component(**request, ablation=row, **inputs, **task.values, **_launch(task, pod, site))
             _place(step.set_display_name(task.name).set_container_image(image), pod, site)
             outputs[task.name] = step.outputs["artifact"]
 

@@ -30,7 +30,7 @@ def _about(task: Task, job: Submission) -> Iterator[str]:
     pod: Pod = getattr(job.site.pods, task.pod)
     inputs = [*task.inputs.values(), *(value for name, value in task.values.items() if name == "model")]
     yield f"reads {', '.join(inputs) or 'the source'}"
-    ranks = f", torchrun with {pod.ranks}" if task.pod == "train" else ""
+    ranks = f", torchrun with {pod.ranks}" if task.pod == "train" and pod.ranks > 1 else ""
     yield f"runs  {'on this machine' if job.local else _pod(pod)}{ranks}"
     yield f"to    {job.urls[task.name]}"
 

@@ -26,7 +26,8 @@ class StageError(Exception):
     """A task ended with an exit code other than 0."""
 
     def __init__(self, name: str, code: int) -> None:
-        super().__init__(f"stage {name} ended with exit code {code}")
+        stopped = code in (STOPPED + signal.SIGINT, STOPPED + signal.SIGTERM)
+        super().__init__(f"stage {name} {'was stopped' if stopped else f'ended with exit code {code}'}")
         self.name, self.code = name, code
 
 
@@ -115,8 +116,9 @@ class _Child:
             return 127
         code = self.process.wait()
         self.process = None
-        code = STOPPED - code if code < 0 else code
-        return code or (STOPPED + self.signal if self.signal else 0)
+        if self.signal:
+            return STOPPED + self.signal  # torchrun itself ends with 1 then
+        return STOPPED - code if code < 0 else code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = bool(self.signal), number

@@ -64,3 +64,21 @@ def s3_root(s3_endpoint: str, s3_client: Any, monkeypatch: pytest.MonkeyPatch) -
     bucket = f"test-{uuid.uuid4().hex[:12]}"
     s3_client.create_bucket(Bucket=bucket)
     return f"s3://{bucket}/root"
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of the tiny recipe's prepared data: 87 training pairs; stages with other roots may read it."""
+    from cmapkd_core.stages import prepare
+    from cmapkd_core.stages.common import Request
+
+    return prepare.run(Request("tiny", str(tmp_path_factory.mktemp("tiny"))))
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> str:
+    """URL of the tiny recipe's fitted teacher."""
+    from cmapkd_core.stages import teacher
+    from cmapkd_core.stages.common import Request
+
+    return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("tiny"))), shards=tiny_shards)

@@ -79,8 +79,11 @@ def gradient_shares(terms: dict[str, Tensor], weights: dict[str, float], roots: 
     """Each weighted term's share of the summed gradient norms at the student's first taps.
 
     There, and not at the embeddings, since the pyramids' terms never pass through an embedding. A
-    term that is off in effect shows as a share near 0.
+    term that is off in effect shows as a share near 0. Towers that a phase freezes have no shares.
     """
+    roots = [root for root in roots if root.requires_grad]
+    if not roots:
+        return {}
     norms = {}
     for name, value in terms.items():
         if not value.requires_grad:

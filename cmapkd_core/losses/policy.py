@@ -16,8 +16,11 @@ def utilities(distance: Tensor, task: Tensor, root: Tensor) -> Tensor:
     Args:
         distance: [B,K], attached to the graph; a level that is not active has gradient 0 and utility 0.
         task: scalar loss of the same batch.
-        root: [B,...], the features that both were computed from (the first tapped block's output).
+        root: [B,...], the features that both were computed from (the first tapped block's output); where the
+            towers are frozen no level can be of use to them, and every utility is 0.
     """
+    if not root.requires_grad:
+        return torch.zeros_like(distance)
     (toward,) = torch.autograd.grad(task, root, retain_graph=True)
     columns = []
     for i in range(distance.shape[1]):

@@ -62,7 +62,8 @@ class VisualPyramid(nn.Module):
     """LayerNorm and 1x1 lateral per tap, then top-down sums: P_i = smooth_i(lateral_i + up(P_{i+1})).
 
     No nonlinearity anywhere, so laterals run at the taps' own size and upsampling is folded into
-    the smoothing convolution: exact, see `smooth_upsampled`.
+    the smoothing convolution: exact, see `smooth_upsampled`. A lateral of at most half its level's
+    size is brought to that half and then doubled, which for whole factors is the same nearest map.
     """
 
     def __init__(self, widths: tuple[int, ...], grid: int, width: int) -> None:

@@ -7,7 +7,7 @@ light and dark pages and print. Text stays text.
 from __future__ import annotations
 
 import functools
-import itertools
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,6 @@ _RC: Any = {
     "lines.linewidth": 1.3,
 }
 
-_serial = itertools.count()
 P = ParamSpec("P")
 
 
@@ -141,8 +140,8 @@ def svg(figure: Figure, description: str) -> str:
 
 
 def _unique_ids(text: str) -> str:
-    """Prefix every id: many figures share one page."""
-    prefix = f"f{next(_serial)}-"
+    """Prefix every id: many figures share one page. By content, so that the same run gives the same page."""
+    prefix = f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
     text = text.replace("xlink:href", "href")
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'href="#', f'href="#{prefix}', text)

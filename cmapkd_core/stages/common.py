@@ -21,12 +21,15 @@ import torch
 
 from cmapkd_core import __version__, parallel, storage
 from cmapkd_core.config import Recipe, fingerprint, flatten
+from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import record_run
 from cmapkd_core.stages.artifact import MANIFEST, Artifact, find, retire
 from cmapkd_core.stages.line import Line
-from cmapkd_core.tracking import Tracker
+from cmapkd_core.tracking import FLUSH_SECONDS, Tracker
 from cmapkd_core.tracking.journal import Journal
+
+JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,15 @@ def _run(
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="cmapkd-"))
     torch.set_num_threads(request.resolved().runtime.threads or torch.get_num_threads())
-    tracker = _tracker(request, stage, scratch)
+    workdir = storage.join(url, "work")
+    tracker = _tracker(request, stage, workdir, scratch)
     context = Context(
         recipe=request.resolved(),
         inputs=opened,
         out=scratch / "out",
         scratch=scratch,
         tracker=tracker,
-        workdir=storage.join(url, "work"),
+        workdir=workdir,
         identity=fingerprint({**fields, **{f"{name}.digest": d["digest"] for name, d in digests.items()}}),
         say=say,
     )
@@ -124,13 +128,19 @@ def _run(
         metrics = body(context)
         say.end()
         if parallel.rank() == 0:
-            shutil.copy(scratch / "journal.jsonl", context.out)
+            shutil.copy(scratch / JOURNAL, context.out)
             manifest = _manifest(request, stage, fields, digests, metrics, time.monotonic() - started)
             _commit(url, manifest, context)
         status = "FINISHED"
+    except Interrupted:
+        status = "KILLED"
+        raise
     finally:
         say.end()
-        tracker.close(status)
+        # A preempted pod has seconds left; what MLflow lacks is in the journal and goes out with the retry.
+        tracker.close(status, seconds=FLUSH_SECONDS if status == "FINISHED" else 5.0)
+        if status != "FINISHED" and parallel.rank() == 0:
+            storage.put(scratch / JOURNAL, storage.join(workdir, JOURNAL))
         shutil.rmtree(scratch, ignore_errors=True)
     parallel.barrier()
     return url
@@ -153,11 +163,13 @@ def _answer(stage: str, url: str, digests: dict[str, Any], redo: str, say: Line)
     return True
 
 
-def _tracker(request: Request, stage: str, scratch: Path) -> Tracker:
-    """Rank 0 delivers to MLflow; the others keep a journal that nobody reads."""
-    journal = scratch / "journal.jsonl"
+def _tracker(request: Request, stage: str, workdir: str, scratch: Path) -> Tracker:
+    """Rank 0 delivers to MLflow, from an earlier attempt's journal on; the others keep one that nobody reads."""
+    journal = scratch / JOURNAL
     if parallel.rank() > 0:
         return Tracker(Journal(journal), None)
+    if storage.exists(storage.join(workdir, JOURNAL)):
+        journal.write_bytes(storage.read_bytes(storage.join(workdir, JOURNAL)))
     name = stage if request.ablation in ("", "none") else f"{stage} ({request.ablation})"
     params = {field: str(value) for field, value in flatten(request.resolved()).items()}
     return Tracker.open(request.tracking_uri, run=request.run or "unnamed", stage=name, journal=journal, params=params)

@@ -24,7 +24,8 @@ def collect(method: Method, teacher: Teacher, loader: TrainLoader) -> pa.Table:
 
     The pairs of the epoch's last incomplete batch are missing, as in every epoch of training.
     """
-    method.eval()
+    # Utilities are gradients at the towers, also where the last phase froze them.
+    method.eval().requires_grad_(True)
     device, columns, keys = parallel.device(), [], []
     for batch in loader.batches(0, loader.steps_per_epoch):
         batch = batch.to(device)

@@ -109,7 +109,7 @@ def test_shared_captions_are_correct_for_all_their_images():
 
 
 def test_chance_is_the_mean_over_random_orders():
-    # One correct of four: 1/4 at k = 1. Two of four: 2/4 at k = 1, and both wrong ones first in 2/4 * 1/3 of the orders.
+    # One correct of four: 1/4 at k = 1. Two of four: 2/4, and both wrong ones come first in 2/4 * 1/3 of the orders.
     assert chance(pairs([0, 0]), 1, 4) == pytest.approx({"R@1": 25.0, "R@5": 100.0, "R@10": 100.0})
     assert chance(pairs([0, 0], [0, 1]), 1, 4, ks=(1, 2)) == pytest.approx({"R@1": 50.0, "R@2": 100 * (1 - 1 / 6)})
     generator = torch.Generator().manual_seed(0)

@@ -260,7 +260,11 @@ def test_patch_dropout_has_no_maps(tmp_path: Path) -> None:
 def test_config_text_files_and_weights_on_s3(s3_root: str, tmp_path: Path) -> None:
     local = build(ModelConfig(write_case(tmp_path, "roberta"), "random"), 5, tmp_path)
     save_model(local, tmp_path / "model")
-    for path in (tmp_path / "roberta.json", tmp_path / "model" / "model.safetensors", *(tmp_path / "roberta").iterdir()):
+    for path in (
+        tmp_path / "roberta.json",
+        tmp_path / "model" / "model.safetensors",
+        *(tmp_path / "roberta").iterdir(),
+    ):
         storage.put(path, storage.join(s3_root, path.relative_to(tmp_path).as_posix()))
     config = ModelConfig(storage.join(s3_root, "roberta.json"), storage.join(s3_root, "model/model.safetensors"))
     remote = build(config, 0, tmp_path / "cache")

@@ -116,11 +116,11 @@ def wait_for(file: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_the_stage_which_saves_before_the_runner_ends(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_reach_the_stage_which_saves_before_the_runner_ends(tmp_path: Path, number: int, code: int) -> None:
     runner = started(tmp_path)
     os.kill(runner.pid, number)
-    assert runner.wait(20) == 143
+    assert runner.wait(20) == code
     assert (tmp_path / "saved").exists()
 
 

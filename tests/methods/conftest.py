@@ -1,0 +1,120 @@
+"""Tiny models and one batch of pairs, without a data set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmapkd_core.config import METHODS as SPECS
+from cmapkd_core.config import ModelConfig, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.methods import METHODS, Method
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.bridge import LevelTower
+from cmapkd_core.models.build import build
+from cmapkd_core.models.teacher import Targets, Teacher, diagonal_prior
+
+CAPTIONS = ["a red circle", "two blue squares", "green", "a small yellow cross over a large black triangle", "sky"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
+    """Never changed: tests get copies."""
+    cache = tmp_path_factory.mktemp("models")
+    made = {}
+    for seed, name in enumerate(("tiny-teacher", "tiny-student")):
+        torch.manual_seed(0)
+        made[name] = build(ModelConfig(name, "random"), seed, cache)
+        with torch.no_grad():  # random towers tell pairs hardly apart: spread them, so that terms are no noise
+            for p in made[name].parameters():
+                if p.dim() > 1:
+                    p.mul_(3)
+    return made
+
+
+@pytest.fixture
+def tiny_models(backbones: dict[str, Backbone]) -> Callable[[str], Backbone]:
+    return lambda name: copy.deepcopy(backbones[name])
+
+
+@pytest.fixture
+def make_teacher(tiny_models: Callable[[str], Backbone]) -> Callable[..., Teacher]:
+    """A frozen teacher with random levels for a student's grid."""
+
+    def make(grid: int = 4, width: int = 16) -> Teacher:
+        backbone = tiny_models("tiny-teacher")
+        torch.manual_seed(7)
+        return Teacher(backbone, LevelTower(backbone.spec, grid, width), diagonal_prior())
+
+    return make
+
+
+@pytest.fixture
+def make_method(tiny_models: Callable[[str], Backbone]) -> Callable[[Recipe, Teacher], Method]:
+    """The recipe's method around a fresh tiny student."""
+
+    def make(recipe: Recipe, teacher: Teacher) -> Method:
+        torch.manual_seed(3)
+        spec = SPECS[recipe.method.name]
+        return METHODS[recipe.method.name](recipe, tiny_models("tiny-student"), teacher if spec.teacher else None)
+
+    return make
+
+
+@pytest.fixture
+def twins(make_teacher: Callable[..., Teacher]) -> Callable[[Recipe], tuple[Method, Teacher]]:
+    """A student that is the teacher: same towers, same fitted levels."""
+
+    def make(recipe: Recipe) -> tuple[Method, Teacher]:
+        teacher = make_teacher(grid=6, width=recipe.pyramid.width)
+        method = METHODS[recipe.method.name](recipe, copy.deepcopy(teacher.backbone), teacher)
+        if hasattr(method, "levels"):
+            method.levels.load_state_dict(teacher.levels.state_dict())
+        return method.requires_grad_(True), teacher
+
+    return make
+
+
+def _images(size: int, pairs: int) -> torch.Tensor:
+    """Low-frequency pictures: the same ones at every size."""
+    coarse = torch.randn(pairs, 3, 4, 4, generator=torch.Generator().manual_seed(11))
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+
+
+@pytest.fixture
+def batch(backbones: dict[str, Backbone]) -> Callable[..., Batch]:
+    """Five pairs; `student` names the model whose sizes the student's side has."""
+
+    def make(student: str = "tiny-student") -> Batch:
+        models = {"student": backbones[student], "teacher": backbones["tiny-teacher"]}
+        return Batch(
+            keys=[f"k{i}" for i in range(len(CAPTIONS))],
+            index=torch.arange(len(CAPTIONS)),
+            images={side: _images(m.spec.image_size, len(CAPTIONS)) for side, m in models.items()},
+            tokens={side: m.tokenize(CAPTIONS) for side, m in models.items()},
+            replaced=[],
+        )
+
+    return make
+
+
+@pytest.fixture
+def ask() -> Callable[..., Targets]:
+    """What a teacher says of a batch at a method's levels of a phase."""
+
+    def targets(teacher: Teacher, batch: Batch, levels: tuple[str, ...]) -> Targets:
+        return teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
+
+    return targets

@@ -1,0 +1,107 @@
+"""ALSN learns what was measured: memory between measurements, the stage's fit, what resumes."""
+
+import math
+
+import pytest
+import torch
+
+from cmapkd_core.config import ALL_LEVELS, SelectorConfig
+from cmapkd_core.losses.policy import utilities
+from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, policy_loss
+from cmapkd_core.models.selector import ALSN, SELECTORS
+from cmapkd_core.recipes import resolve
+
+CONFIG = SelectorConfig()
+
+
+def samples(n: int, width: int = 8) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows = {"teacher_image": torch.randn(n, width, generator=generator)}
+    rows["teacher_text"] = torch.randn(n, width, generator=generator)
+    rows = {name: torch.nn.functional.normalize(x, dim=-1) for name, x in rows.items()}
+    return rows | {"u": torch.rand(n, 8, generator=generator) * 2 - 1}
+
+
+def test_the_loss_of_uniform_weights_against_even_utilities_is_zero():
+    fixed = SELECTORS["fixed"](8, 8, CONFIG)
+    rows = samples(4)
+    even = (torch.full((4, 4), 0.3),) * 2
+    loss = policy_loss(fixed, rows["teacher_image"], rows["teacher_text"], even, ALL_LEVELS, CONFIG)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_target_is_the_softmax_of_the_utilities():
+    fixed, rows = SELECTORS["fixed"](8, 8, CONFIG), samples(1)
+    u = torch.tensor([[0.1 * math.log(2), 0.0, 0.0, 0.0]])  # tau_u = 0.1: twice the weight of the others
+    q = torch.tensor([2.0, 1, 1, 1]) / 5
+    expected = 2 * float((q * (q / 0.25).log()).sum())
+    loss = policy_loss(fixed, rows["teacher_image"], rows["teacher_text"], (u, u), ALL_LEVELS, CONFIG)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_memory_is_empty_until_something_was_measured():
+    torch.manual_seed(0)
+    memory, alsn, rows = PolicyMemory(4, 8), ALSN(8, 8, CONFIG).eval(), samples(4)
+    assert memory.loss(alsn, ALL_LEVELS, CONFIG).item() == 0
+    u_v, u_l = rows["u"].split(4, dim=1)
+    memory.keep(rows["teacher_image"], rows["teacher_text"], u_v, u_l)
+    expected = policy_loss(alsn, rows["teacher_image"], rows["teacher_text"], (u_v, u_l), ALL_LEVELS, CONFIG)
+    assert memory.loss(alsn, ALL_LEVELS, CONFIG).item() == pytest.approx(expected.item())
+    other = PolicyMemory(4, 8)
+    other.load_state_dict(memory.state_dict())  # a resumed run remembers the same samples
+    assert other.loss(alsn, ALL_LEVELS, CONFIG).item() == pytest.approx(expected.item())
+
+
+def test_utilities_are_measured_every_few_steps_of_a_selecting_phase(make_method, make_teacher, batch, ask):
+    recipe = resolve("tiny", overrides="optim.batch=5 selector.every=3")
+    teacher, pairs, phase = make_teacher(), batch(), recipe.schedule.fine
+    method = make_method(recipe, teacher).train()
+
+    def measured(step: int, phase=phase) -> bool:
+        method.memory.filled.zero_()
+        method(pairs, ask(teacher, pairs, method.active(phase)), phase, step)
+        return bool(method.memory.filled)
+
+    assert [measured(step) for step in range(5)] == [True, False, False, True, False]
+    assert not measured(0, recipe.schedule.medium)
+    method.eval()
+    assert not measured(0)
+
+
+def test_utilities_in_memory_are_those_of_the_batch(make_method, make_teacher, batch, ask):
+    recipe = resolve("tiny", overrides="optim.batch=5")
+    teacher, pairs, phase = make_teacher(), batch(), recipe.schedule.fine
+    method = make_method(recipe, teacher).train()
+    said = ask(teacher, pairs, method.active(phase))
+    method(pairs, said, phase, 0)
+    rows = method.statistics(pairs, said)
+    assert torch.allclose(
+        torch.cat((method.memory.vision_utility, method.memory.text_utility), 1), rows["u"], atol=1e-4
+    )
+    assert torch.equal(method.memory.image, said.image)
+
+
+def test_the_alsn_stage_learns_the_levels_of_use():
+    torch.manual_seed(0)
+    rows = samples(32)
+    rows["u"] = torch.zeros(32, 8)
+    rows["u"][:, 1] = 0.5  # P3 helps every sample; L4 only those of the second half
+    rows["u"][16:, 7] = 0.5
+    fit = PolicyFit(ALSN(8, 8, CONFIG), CONFIG, ALL_LEVELS)
+    phase = resolve("tiny").schedule.alsn
+    optimiser = torch.optim.AdamW(fit.groups(phase)["selector"], lr=1e-2)
+    for step in range(60):
+        outcome = fit(rows, None, phase, step)
+        optimiser.zero_grad()
+        outcome.terms["policy"].backward()
+        optimiser.step()
+    w_v, w_l = fit.eval().selector(rows["teacher_image"], rows["teacher_text"], ALL_LEVELS)
+    assert (w_v.argmax(1) == 1).all()
+    assert w_l[16:, 3].mean() > w_l[:16, 3].mean() + 0.3
+    assert set(outcome.terms) == {"policy"}
+    assert 0 < float(outcome.stats["entropy/vision"]) < math.log(4)
+
+
+def test_frozen_towers_make_no_level_useful():
+    distance = torch.rand(3, 4, requires_grad=True)
+    assert torch.equal(utilities(distance, distance.sum(), torch.rand(3, 5)), torch.zeros(3, 4))
