@@ -81,6 +81,15 @@ def any_rank(flag: bool) -> bool:
     return bool(total.item())
 
 
+def mean(values: dict[str, float]) -> dict[str, float]:
+    """The ranks' mean of each value; every rank must have the same names."""
+    if world() == 1 or not values:
+        return values
+    total = torch.tensor(list(values.values()), device=device())
+    dist.all_reduce(total)
+    return dict(zip(values, (total / world()).tolist(), strict=True))
+
+
 class _Gather(torch.autograd.Function):
     """Concatenate over ranks; the backward sums each rank's gradient for its own rows."""
 

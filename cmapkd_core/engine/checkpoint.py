@@ -1,12 +1,13 @@
 """Checkpoints of a stage under its workdir: new folder, marker last, the last two kept.
 
 A checkpoint is a folder of safetensors files and one `state.json`; its `manifest.json`, written
-last and only once, holds the sha256 of each. Without a manifest it does not exist; with a wrong
-digest it is refused, loudly, and the one before is used. Nothing is ever unpickled.
+last and only once, holds the sha256 of each and of itself. Without a manifest it does not exist; with
+a wrong digest it is refused, loudly, and the one before is used. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import uuid
@@ -39,15 +40,17 @@ class Checkpoints:
     Args:
         url: the workdir.
         scratch: a local folder for files on their way.
-        identity: what the run is made from (fingerprint and inputs); others' checkpoints are left alone.
+        identity: what the run is made from (fingerprint and inputs), without dashes; others' checkpoints
+            are left alone.
     """
 
     def __init__(self, url: str, scratch: Path, identity: str) -> None:
         self.url, self.scratch, self.identity = storage.join(url, "checkpoints"), scratch, identity
+        self.damaged: set[str] = set()  # found by `latest`
 
     def save(self, phase: int, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Write everything, then the manifest, then drop all but the newest two."""
-        name = f"{phase:02d}-{step:09d}-{uuid.uuid4().hex[:8]}"
+        """Write everything, then the manifest, then drop all but the newest two of ours and what is damaged."""
+        name = f"{phase:02d}-{step:09d}-{self.identity}-{uuid.uuid4().hex[:8]}"
         folder = self.scratch / name
         folder.mkdir(parents=True)
         for file, values in tensors.items():
@@ -60,11 +63,13 @@ class Checkpoints:
             path.unlink()
         folder.rmdir()
         manifest = {"phase": phase, "step": step, "identity": self.identity, "files": digests}
-        storage.write_json(storage.join(self.url, name, "manifest.json"), manifest)
-        for old in self.names()[KEPT:]:
+        storage.write_json(storage.join(self.url, name, "manifest.json"), manifest | {"sha256": _digest(manifest)})
+        ours = [found for found in self.names() if found.split("-")[2] == self.identity]
+        for old in (*self.damaged, *[found for found in ours if found not in self.damaged][KEPT:]):
             # The marker goes first: a half-deleted checkpoint must not look complete.
             storage.delete(storage.join(self.url, old, "manifest.json"))
             storage.delete_tree(storage.join(self.url, old))
+        self.damaged.clear()
 
     def names(self) -> list[str]:
         """Complete checkpoints, newest first."""
@@ -74,24 +79,42 @@ class Checkpoints:
     def latest(self) -> Saved | None:
         """The newest checkpoint of this identity that verifies; None where there is none."""
         for name in self.names():
-            manifest = storage.read_json(storage.join(self.url, name, "manifest.json"))
-            if manifest["identity"] != self.identity:
+            if name.split("-")[2] != self.identity:
                 log.warning("checkpoint %s was made from other inputs: not used", name)
                 continue
-            saved = self._load(name, manifest)
+            saved = self._load(name)
             if saved:
                 return saved
+            self.damaged.add(name)
             log.warning("checkpoint %s does not match its digests: trying the one before", name)
         return None
 
-    def _load(self, name: str, manifest: dict[str, Any]) -> Saved | None:
+    def _load(self, name: str) -> Saved | None:
+        """The checkpoint, or None where a file is missing or is not what was written."""
         tensors, state = {}, {}
-        for file, digest in manifest["files"].items():
-            path = storage.fetch(storage.join(self.url, name, file), self.scratch / "loaded" / name / file)
-            if storage.sha256_file(path) != digest:
-                return None
-            if file == "state.json":
-                state = json.loads(path.read_text())
-            else:
-                tensors[file] = load_file(path)
-        return Saved(manifest["phase"], manifest["step"], tensors, state)
+        try:
+            manifest = self._manifest(name)
+            for file, digest in manifest.get("files", {}).items():
+                path = storage.fetch(storage.join(self.url, name, file), self.scratch / "loaded" / name / file)
+                if storage.sha256_file(path) != digest:
+                    return None
+                if file == "state.json":
+                    state = json.loads(path.read_text())
+                else:
+                    tensors[file] = load_file(path)
+        except FileNotFoundError:
+            return None
+        return Saved(manifest["phase"], manifest["step"], tensors, state) if manifest else None
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        """The manifest's fields; {} where it is torn or changed."""
+        raw = storage.read_bytes(storage.join(self.url, name, "manifest.json"))
+        try:
+            fields = json.loads(raw)
+        except ValueError:
+            return {}
+        return fields if isinstance(fields, dict) and fields.pop("sha256", "") == _digest(fields) else {}
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -81,6 +81,7 @@ class Session:
         states = {k[len(ours) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(ours)}
         if states:  # a larger world than the one that saved: the new ranks keep their fresh streams
             restore_random_state(states, saved.state["random"][parallel.rank()])
+        self._clock = (saved.step, time.monotonic())
         return saved.step
 
     def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
@@ -135,7 +136,9 @@ class Session:
             Interrupted: SIGTERM came on some rank; the state is saved.
         """
         if self.due(self.runtime.log_every, plan, step):
-            self._report(plan, step, point | {"stats": {name: float(value) for name, value in stats.items()}})
+            local = {**point, "stats": {name: float(value) for name, value in stats.items()}}
+            # Terms that see local pairs alone (intra) differ over the ranks: the log has what one process would.
+            self._report(plan, step, local | {n: parallel.mean(local[n]) for n in ("terms", "weighted", "stats")})
         whole = step % plan.optim.accumulate == 0
         stopping = whole and self.stop.anywhere()
         if whole and (stopping or self.due(self.runtime.checkpoint_every, plan, step)):

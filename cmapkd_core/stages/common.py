@@ -126,6 +126,7 @@ def _run(
     status = "FAILED"
     try:
         metrics = body(context)
+        tracker.log(metrics, 0)
         say.end()
         if parallel.rank() == 0:
             shutil.copy(scratch / JOURNAL, context.out)

@@ -73,7 +73,6 @@ def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) 
         metrics |= {f"{name}/{metric}": value for metric, value in outcome.metrics.items()}
         (context.out / f"{name}.json").write_text(json.dumps(outcome.detail), encoding="utf-8")
     (context.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    context.tracker.log(metrics, 0)
     return metrics
 
 

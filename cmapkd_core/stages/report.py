@@ -108,7 +108,6 @@ def body(context: Context, request: Request) -> dict[str, float]:
         (context.out / name).write_text(text, encoding="utf-8")
         context.tracker.artifact(context.out / name)
     metrics = {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
-    context.tracker.log(metrics, 0)
     return metrics
 
 

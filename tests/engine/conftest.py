@@ -1,0 +1,128 @@
+"""Toy phases for the loop, and tiny stages for what needs all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cmapkd_core.config import OptimConfig, Phase, Rates, RuntimeConfig
+from cmapkd_core.engine.checkpoint import Checkpoints
+from cmapkd_core.engine.loop import run_phase
+from cmapkd_core.engine.runtime import StopRequest
+from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.methods.base import Outcome
+from cmapkd_core.tracking import Tracker
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_own_signals() -> Iterator[None]:
+    before, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    signal.signal(signal.SIGTERM, handler)
+
+
+class Line(nn.Module):
+    """Fits y = w x + b; a second group has its own rate."""
+
+    amp: torch.dtype | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.tensor([[2.0, -1.0]])), nn.Parameter(torch.zeros(1))
+        self.spare = nn.Parameter(torch.ones(2))
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        return {"student": [self.weight, self.bias], "pyramid": [self.spare]}
+
+    def forward(self, batch: dict[str, Tensor], targets: None, phase: Phase, step: int) -> Outcome:
+        error = batch["x"] @ self.weight.T + self.bias - batch["y"]
+        hidden = batch["x"] * self.spare
+        return Outcome({"task": error.square().mean(), "intra": hidden.square().mean()}, roots=[hidden])
+
+
+class Rows:
+    """Ten batches of four rows, a different one at each step."""
+
+    steps_per_epoch = 10
+
+    def __init__(self, rows: int = 4) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x, self.y = torch.randn(10, rows, 2, generator=generator), torch.randn(10, rows, 1, generator=generator)
+
+    def batches(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+        for step in range(start, stop):
+            yield {"x": self.x[step % 10].clone(), "y": self.y[step % 10].clone()}
+
+
+@dataclasses.dataclass
+class Toy:
+    """One session over toy phases; `run` trains them in order and may be called on a new Toy of the same folder."""
+
+    folder: Path
+    phases: tuple[Phase, ...] = (Phase(1, Rates(student=1e-2)),)
+    optim: OptimConfig = OptimConfig(batch=4, warmup=0.0)
+    runtime: RuntimeConfig = RuntimeConfig(threads=1, checkpoint_every=2, log_every=1, shares_every=100)
+    identity: str = "a"
+
+    def __post_init__(self) -> None:
+        self.said: list[str] = []
+        self.module, self.rows = Line(), Rows()
+        scratch = self.folder / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.plans = [
+            Plan(i, f"phase{i}", phase, 10, {"task": 1.0, "intra": 0.5}, self.optim, 4)
+            for i, phase in enumerate(self.phases)
+        ]
+        self.checkpoints = Checkpoints(str(self.folder / "work"), scratch, self.identity)
+
+    def session(self) -> Session:
+        tracker = Tracker.open("", run="r", stage="s", journal=self.folder / "journal.jsonl", params={})
+        return Session(
+            "toy", self.plans, self.checkpoints, tracker, self.said.append, self.runtime, StopRequest().listen()
+        )
+
+    def run(self) -> Session:
+        session = self.session()
+        for plan in self.plans:
+            if not session.finished(plan):
+                run_phase(self.module, self.rows, lambda batch, phase: None, plan, session)
+        return session
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Callable[..., Toy]:
+    """`toy(phases=.., optim=.., ..)`; the same folder for all toys of a test unless `name` differs."""
+
+    def make(name: str = "toy", **fields: Any) -> Toy:
+        return Toy(tmp_path / name, **fields)
+
+    return make
+
+
+@pytest.fixture
+def terminate_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """This process gets a real SIGTERM in the middle of the loop, when `steps` steps are done."""
+    original = StopRequest.anywhere
+
+    def arrange(steps: int) -> None:
+        seen = 0
+
+        def anywhere(self: StopRequest) -> bool:
+            nonlocal seen
+            seen += 1
+            if seen == steps:
+                signal.raise_signal(signal.SIGTERM)
+            return original(self)
+
+        monkeypatch.setattr(StopRequest, "anywhere", anywhere)
+
+    return arrange

@@ -1,0 +1,200 @@
+"""The loop on toy phases: what is trained, logged, saved and refused."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from cmapkd_core.config import OptimConfig, Phase, Rates
+from cmapkd_core.engine.loop import freeze_all_but, gradient_shares, numbers, weighted_total
+from cmapkd_core.engine.runtime import Interrupted
+from cmapkd_core.errors import InputError
+
+BOTH = Phase(1, Rates(student=1e-2, pyramid=1e-2))
+
+
+def weights_of(toy) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in toy.module.named_parameters()}
+
+
+def test_a_phase_learns_and_logs_every_term_raw_and_weighted(toy):
+    one = toy(phases=(Phase(3, Rates(student=5e-2)),))
+    points = one.run().history
+    assert [p["step"] for p in points] == list(range(1, 31))
+    assert [p["epoch"] for p in points] == [1] * 10 + [2] * 10 + [3] * 10
+    assert points[-1]["terms"]["task"] < points[0]["terms"]["task"]
+    for p in points:
+        assert p["weighted"] == pytest.approx({"task": p["terms"]["task"], "intra": 0.5 * p["terms"]["intra"]})
+        assert p["lr"].keys() == {"student"}
+        assert p["gradient_norm"] > 0
+        assert p["samples_per_second"] > 0
+    lines = [json.loads(line) for line in (one.folder / "journal.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    assert lines[0]["metrics"]["terms/task"] == points[0]["terms"]["task"]
+
+
+def test_the_progress_line_has_epoch_step_loss_speed_and_time_left(toy):
+    one = toy(phases=(Phase(2, Rates(student=1e-2)),))
+    point = one.run().history[-1]
+    loss = sum(point["weighted"].values())
+    assert one.said[-1].startswith(f"toy phase0: epoch 2/2  step 20/20  loss {loss:.4f}  ")
+    assert one.said[-1].endswith("samples/s  ETA 0:00")
+
+
+def test_groups_without_a_rate_do_not_move_and_are_frozen(toy):
+    one = toy(phases=(Phase(1, Rates(student=1e-2)),))
+    before = weights_of(one)
+    one.run()
+    after = weights_of(one)
+    assert torch.equal(before["spare"], after["spare"])
+    assert not one.module.spare.requires_grad
+    assert not torch.equal(before["weight"], after["weight"])
+
+
+def test_two_micro_batches_have_the_gradient_of_their_mean(toy):
+    """Ten micro-batches of four in pairs = five batches of eight."""
+    config = OptimConfig(batch=8, warmup=0.0, clip_norm=1e9)
+    split = toy("split", phases=(BOTH,), optim=dataclasses.replace(config, accumulate=2))
+    joined = toy("joined", phases=(BOTH,), optim=config)
+    joined.rows.x = split.rows.x.unflatten(0, (5, 2)).flatten(1, 2)
+    joined.rows.y = split.rows.y.unflatten(0, (5, 2)).flatten(1, 2)
+    joined.plans = [dataclasses.replace(joined.plans[0], steps_per_epoch=5)]
+    a, b = split.run(), joined.run()
+    for name, p in weights_of(joined).items():
+        assert torch.allclose(p, weights_of(split)[name], atol=1e-6), name
+    assert [p["gradient_norm"] for p in a.history[1::2]] == pytest.approx(
+        [p["gradient_norm"] for p in b.history], rel=1e-4
+    )
+    assert [p["lr"] for p in a.history[1::2]] == [p["lr"] for p in b.history]
+
+
+def test_steps_are_cut_to_whole_updates(toy):
+    one = toy(optim=OptimConfig(batch=12, accumulate=3))
+    assert one.plans[0].steps == 9
+    assert len(one.run().history) == 9
+
+
+def test_accumulation_saves_at_whole_updates_only(toy, terminate_after):
+    one = toy(optim=OptimConfig(batch=12, accumulate=3))
+    terminate_after(1)  # asked at the first whole update
+    with pytest.raises(Interrupted, match="step 3"):
+        one.run()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_term_that_is_not_finite_stops_with_step_and_term(toy, value):
+    one = toy()
+    one.rows.y[4, 0] = value
+    before = None
+    with pytest.raises(FloatingPointError, match=r"toy, phase phase0, step 4: task is not finite.*untouched") as caught:
+        before = one.run()
+    assert before is None
+    assert "intra" not in str(caught.value)
+    assert one.checkpoints.latest().step == 4
+
+
+def test_the_samples_of_a_bad_batch_are_named(toy):
+    session, plan = toy().session(), toy().plans[0]
+    session.require_finite({"task": 1.0}, ["a"], plan, 3)
+    with pytest.raises(FloatingPointError, match=r"step 3: kd, fd is not finite on the batch k0, .*k7 and 4 more"):
+        session.require_finite({"task": 1.0, "kd": math.nan, "fd": -math.inf}, [f"k{i}" for i in range(12)], plan, 3)
+
+
+def test_half_precision_is_refused_before_the_first_step(toy):
+    one = toy(optim=OptimConfig(batch=4, precision="fp16"))
+    with pytest.raises(InputError, match="optim.precision=fp16"):
+        one.run()
+
+
+def test_a_phase_whose_groups_have_no_rate_is_refused(toy):
+    with pytest.raises(InputError, match="trains nothing"):
+        toy(phases=(Phase(1, Rates(selector=1.0)),)).run()
+
+
+def test_an_update_that_no_phase_reaches_is_refused(toy):
+    """Ten micro-batches an epoch and sixteen for one update: nothing would be trained."""
+    with pytest.raises(InputError, match=r"optim\.accumulate=16.*10"):
+        toy(optim=OptimConfig(batch=64, accumulate=16)).run()
+
+
+@pytest.mark.parametrize("stops", [(3,), (1, 4), (10,), (13, 17), (20,)])
+def test_resuming_is_bit_for_bit_over_phases(toy, terminate_after, stops):
+    phases = (Phase(1, Rates(student=1e-2)), Phase(1, Rates(student=1e-2, pyramid=1e-3)))
+    straight = toy("straight", phases=phases)
+    expected = [p["terms"] for p in straight.run().history]
+    done = 0
+    for stop in stops:
+        one = toy("cut", phases=phases)
+        terminate_after(stop - done)
+        with pytest.raises(Interrupted, match="asked to stop; saved at phase"):
+            one.run()
+        done = stop
+    last = toy("cut", phases=phases)
+    terminate_after(0)
+    session = last.run()
+    assert any("going on from the checkpoint" in line for line in last.said)
+    assert [p["terms"] for p in session.history] == expected
+    assert [p["step"] for p in session.history] == list(range(1, 21))
+    for name, p in weights_of(straight).items():
+        assert torch.equal(p, weights_of(last)[name]), name
+    lines = (last.folder / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
+
+
+def test_speed_after_resuming_counts_this_execution_only(toy, terminate_after, monkeypatch):
+    from cmapkd_core.engine import session as module
+
+    one = toy()
+    terminate_after(8)
+    with pytest.raises(Interrupted):
+        one.run()
+    now = iter(range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(now)))
+    points = toy().run().history
+    assert [p["samples_per_second"] for p in points[8:]] == [4.0, 4.0]  # a step a second of four samples
+
+
+def test_checkpoints_come_every_few_steps_and_at_a_phases_end(toy):
+    one = toy(runtime=dataclasses.replace(toy().runtime, checkpoint_every=4))
+    saved: list[int] = []
+    original = one.checkpoints.save
+    one.checkpoints.save = lambda phase, step, *rest: (saved.append(step), original(phase, step, *rest))  # type: ignore
+    one.run()
+    assert saved == [4, 8, 10]
+
+
+def test_the_total_weighs_every_term_and_misses_none():
+    terms = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}
+    assert weighted_total(terms, {"a": 1.0, "b": 0.5, "c": 9.0}).item() == 3.5
+    with pytest.raises(KeyError, match="b"):
+        weighted_total(terms, {"a": 1.0})
+
+
+def test_gradient_shares_by_hand():
+    first, second = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
+    terms = {
+        "one": 3 * first[0] + 4 * second[0],  # norm 5
+        "two": 15 * second[1],  # norm 15
+        "off": 100 * first.sum(),
+        "none": torch.tensor(1.0),
+    }
+    shares = gradient_shares(terms, {"one": 1.0, "two": 1.0, "off": 0.0, "none": 1.0}, [first, second])
+    assert shares == pytest.approx({"one": 0.25, "two": 0.75, "off": 0.0})
+
+
+def test_frozen_roots_have_no_shares():
+    root = torch.zeros(2)
+    assert gradient_shares({"a": torch.ones((), requires_grad=True) * 2}, {"a": 1.0}, [root]) == {}
+
+
+def test_freeze_all_but():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)).requires_grad_(False)
+    freeze_all_but(module, [module[1].weight])
+    assert [p.requires_grad for p in module.parameters()] == [False, False, True, False]
+
+
+def test_numbers_are_plain_floats():
+    assert numbers({"a": torch.tensor(1.5, requires_grad=True), "b": torch.tensor(2)}) == {"a": 1.5, "b": 2.0}
+    assert numbers({}) == {}

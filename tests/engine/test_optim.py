@@ -1,0 +1,107 @@
+"""Learning rates, precision, groups and their decay."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cmapkd_core.config import OptimConfig, Phase, Rates
+from cmapkd_core.engine.optim import Optimiser, choose_precision, rate_factor, trainable
+from cmapkd_core.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+def test_rate_rises_linearly_then_falls_by_half_a_cosine():
+    factors = [rate_factor(step, 10, 0.2) for step in range(10)]
+    assert factors[:2] == [0.5, 1.0]
+    assert factors[2:] == pytest.approx([0.5 * (1 + math.cos(math.pi * n / 8)) for n in range(8)])
+    assert all(a > b for a, b in zip(factors[2:], factors[3:], strict=False))
+
+
+def test_rates_without_warm_up_start_at_the_peak():
+    assert rate_factor(0, 100, 0.0) == 1.0
+    assert rate_factor(99, 100, 0.0) < 0.001
+    assert rate_factor(0, 1, 0.05) == 1.0  # a phase of one step still learns
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 1.0])
+def test_factors_stay_between_zero_and_one(steps, warmup):
+    assert all(0 < rate_factor(step, steps, warmup) <= 1 for step in range(steps))
+
+
+def test_precision_on_a_cpu_is_full():
+    assert choose_precision("auto", CPU) is None
+    assert choose_precision("fp32", CPU) is None
+
+
+@pytest.mark.parametrize("wanted", ["bf16", "fp16"])
+def test_half_precision_on_a_cpu_is_refused(wanted):
+    with pytest.raises(InputError, match=rf"optim\.precision={wanted} .*use auto or fp32"):
+        choose_precision(wanted, CPU)
+
+
+def test_an_unknown_precision_names_the_known_ones():
+    with pytest.raises(InputError, match=r"optim\.precision=fp8.*auto, fp32, bf16, fp16"):
+        choose_precision("fp8", CPU)
+
+
+def test_a_group_at_rate_zero_is_left_out():
+    groups = {"student": [nn.Parameter(torch.ones(2))], "pyramid": [nn.Parameter(torch.ones(2))], "selector": []}
+    assert list(trainable(groups, Phase(1, Rates(student=1e-3, selector=1.0)))) == ["student"]
+
+
+def test_a_phase_that_trains_nothing_says_which_rates_there_are():
+    groups = {"student": [nn.Parameter(torch.ones(2))], "pyramid": [nn.Parameter(torch.ones(2))]}
+    with pytest.raises(InputError, match=r"trains nothing: set one of lr\.student, lr\.pyramid above 0"):
+        trainable(groups, Phase(1, Rates(selector=1.0)))
+
+
+def optimiser(config: OptimConfig, steps: int = 4) -> tuple[Optimiser, nn.Linear, nn.Parameter]:
+    torch.manual_seed(0)
+    linear, scale = nn.Linear(3, 2), nn.Parameter(torch.tensor(2.0))
+    groups = {"student": list(linear.parameters()), "pyramid": [scale]}
+    phase = Phase(1, Rates(student=1e-2, pyramid=1e-3))
+    return Optimiser(groups, phase, config, steps, scaled=False), linear, scale
+
+
+def test_scales_and_biases_are_not_decayed():
+    made, linear, scale = optimiser(OptimConfig(weight_decay=0.5))
+    decays = {id(p): row["weight_decay"] for row in made.adamw.param_groups for p in row["params"]}
+    assert decays == {id(linear.weight): 0.5, id(linear.bias): 0.0, id(scale): 0.0}
+
+
+def test_each_group_has_its_own_rate_on_the_same_curve():
+    made, *_ = optimiser(OptimConfig(warmup=0.0))
+    assert made.set_rates(0) == {"student": 1e-2, "pyramid": 1e-3}
+    half = made.set_rates(2)
+    assert half == pytest.approx({"student": 5e-3, "pyramid": 5e-4})
+
+
+def test_the_norm_is_given_before_clipping_and_zero_clips_nothing_on_the_way():
+    for bound in (1e-3, 1e9):
+        made, linear, _ = optimiser(OptimConfig(clip_norm=bound))
+        made.backward(1000 * linear.weight.sum())
+        assert made.update() == pytest.approx(1000 * math.sqrt(6), rel=1e-5)
+        assert all(p.grad is None for p in linear.parameters())
+
+
+def test_state_survives_a_round_trip_bit_for_bit():
+    made, linear, scale = optimiser(OptimConfig())
+    other, linear2, scale2 = optimiser(OptimConfig())
+
+    def step(o: Optimiser, l: nn.Linear, s: nn.Parameter) -> None:
+        o.backward((l(torch.ones(1, 3)) * s).square().sum())
+        o.update()
+
+    step(made, linear, scale)
+    other.load(*made.state())
+    linear2.load_state_dict(linear.state_dict())
+    scale2.data.copy_(scale.data)
+    for one in ((made, linear, scale), (other, linear2, scale2)):
+        step(*one)
+    assert torch.equal(linear.weight, linear2.weight)
+    assert torch.equal(scale, scale2)
+    assert all(torch.equal(a, b) for a, b in zip(made.state()[0].values(), other.state()[0].values(), strict=True))
