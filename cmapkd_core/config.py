@@ -1,4 +1,4 @@
-"""What one training run is made of: frozen dataclasses, overrides by dotted name, fingerprints.
+"""What one training run is made of: frozen dataclasses, and what each method reads and trains.
 
 No torch here: a dry run, the submit command and the components read recipes without loading a model.
 A `Recipe` is the full named configuration of one run. Every field is either part of the fingerprint
@@ -7,18 +7,13 @@ of the stages that read it, or lives in `RuntimeConfig`, which changes speed and
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import hashlib
-import json
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
-
-from cmapkd_core.errors import InputError
 
 VISION_LEVELS = ("P2", "P3", "P4", "P5")
 TEXT_LEVELS = ("L1", "L2", "L3", "L4")
 ALL_LEVELS = VISION_LEVELS + TEXT_LEVELS
+SELECTORS = ("alsn", "fixed")  # the classes are in models/selector.py
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class MethodConfig:
 class SelectorConfig:
     """Who chooses the level weights of a sample."""
 
-    kind: str = "alsn"  # a row of models.selector.SELECTORS: "alsn" or "fixed"
+    kind: str = "alsn"  # one of SELECTORS
     weights: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)  # of a fixed selector, coarse level last
     tau: float = 1.0  # softmax temperature of the weights
     utility_tau: float = 0.1  # temperature of the target softmax(u / tau_u)
@@ -142,7 +137,7 @@ class OptimConfig:
     beta2: float = 0.98
     clip_norm: float = 1.0
     warmup: float = 0.05  # share of a phase's steps with a rising learning rate, before the cosine
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    precision: str = "auto"  # one of PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -209,154 +204,3 @@ METHODS: dict[str, MethodSpec] = {
     "contrastive": MethodSpec(terms=("task",), teacher=False),
     "kd": MethodSpec(terms=("task", "kd"), reads=("method.kd_tau",)),
 }
-
-
-# ---- access by dotted name ------------------------------------------------------------------------
-
-
-def nearest(word: str, choices: list[str] | tuple[str, ...]) -> str:
-    """' Did you mean 'x'?' for the closest of `choices`, or a list of them where none is close."""
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"one of: {', '.join(choices)}"
-
-
-def choose(kind: str, name: str, table: dict[str, Any]) -> Any:
-    """`table[name]`, or an InputError that names the nearest row."""
-    if name not in table:
-        raise InputError(f"unknown {kind} '{name}': {nearest(name, tuple(table))}")
-    return table[name]
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dataclasses by dotted name, in order of definition."""
-    leaves: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), prefix + item.name
-        leaves |= flatten(value, name + ".") if dataclasses.is_dataclass(value) else {name: value}
-    return leaves
-
-
-def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
-    """`text` as the type of the field it replaces; typed values pass through when they fit."""
-    wanted = type(current)
-    try:
-        if wanted is bool:
-            return {"true": True, "false": False}[str(text).lower()]
-        if wanted is tuple:
-            item = float if "float" in str(kind) else str
-            parts = text.split(",") if isinstance(text, str) else text
-            return tuple(item(part) for part in parts if part != "")
-        if wanted is int and isinstance(text, float) and text != int(text):
-            raise ValueError(text)
-        return wanted(text)
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{name}={text}: expected {wanted.__name__}, such as {current!r}") from None
-
-
-def override(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy of `config` with dotted fields replaced; strings are read as the field's type.
-
-    Raises:
-        InputError: unknown field (names the nearest one) or a value of the wrong type.
-    """
-    known = flatten(config)
-    for name, value in changes.items():
-        if name not in known:
-            raise InputError(f"unknown field '{name}': {nearest(name, tuple(known))}")
-        config = _replace(config, name.split("."), value, name)
-    return config
-
-
-def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
-    head, *rest = path
-    current = getattr(config, head)
-    if rest:
-        return dataclasses.replace(config, **{head: _replace(current, rest, value, name)})
-    return dataclasses.replace(config, **{head: _parse(value, current, get_type_hints(type(config))[head], name)})
-
-
-def parse_overrides(text: str) -> dict[str, str]:
-    """`"a.b=1 c=x"` (spaces or new lines between) as a dict.
-
-    Raises:
-        InputError: a part without `=`.
-    """
-    changes = {}
-    for part in text.split():
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise InputError(f"override '{part}' has no '=': write field=value, such as optim.batch=64")
-        changes[name] = value
-    return changes
-
-
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """`field: theirs -> ours` for every leaf in which two flattened configurations differ."""
-    names = [*theirs, *(name for name in ours if name not in theirs)]
-    return [f"{n}: {theirs.get(n)} -> {ours.get(n)}" for n in names if _plain(theirs.get(n)) != _plain(ours.get(n))]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-# ---- what each stage reads ------------------------------------------------------------------------
-
-_SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "test_share", "samples_per_shard"))
-_QUALITY = ("data.quarantine_bound", "data.max_pixels")
-_UPDATES = tuple(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision"))
-_TEACHER = (
-    *(*_SHARDS, *_QUALITY, "data.crop_scale", *_UPDATES),
-    *("teacher", "student.model", "pyramid.width", "teacher_fit"),  # the student's grid sizes the common levels
-)
-
-
-def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
-    """The flattened fields that can change what `stage` writes.
-
-    Two recipes that agree in them share the stage's artifact. A method without a teacher does not
-    read the teacher, one without levels does not read them, and no stage reads a later phase.
-    """
-    if stage == "prepare":
-        prefixes: tuple[str, ...] = (*_SHARDS, *_QUALITY)
-    elif stage == "teacher":
-        prefixes = _TEACHER
-    elif stage in STAGE_PHASES:
-        prefixes = _training_prefixes(recipe, stage)
-    else:
-        raise InputError(f"unknown stage '{stage}': {nearest(stage, ('prepare', 'teacher', *STAGE_PHASES))}")
-    leaves = flatten(recipe)
-    chosen = {n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)}
-    if stage in STAGE_PHASES:
-        _drop_unused(chosen, METHODS[recipe.method.name])
-    return chosen
-
-
-def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
-    spec: MethodSpec = choose("method", recipe.method.name, METHODS)
-    earlier = list(STAGE_PHASES)[: list(STAGE_PHASES).index(stage) + 1]
-    phases = [f"schedule.{phase}" for name in earlier for phase in STAGE_PHASES[name]]
-    fixed = (*_SHARDS, *_QUALITY, "data.crop_scale", "data.fraction", "seed", "student", "optim", "method.name")
-    selector = ("selector",) if "selector" in spec.groups and stage != "warmup" else ()
-    weights = tuple(f"method.weights.{term}" for term in spec.terms)
-    return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
-
-
-def _drop_unused(chosen: dict[str, Any], spec: MethodSpec) -> None:
-    """Leave out rates of groups that a method lacks, and the levels where it has none."""
-    for name in list(chosen):
-        if not name.startswith("schedule."):
-            continue
-        _, phase, leaf = name.split(".", 2)
-        if (leaf.startswith("lr.") and leaf[3:] not in spec.groups) or (
-            leaf in ("levels", "selects") and "pyramid" not in spec.groups
-        ):
-            del chosen[name]
-        elif phase == "alsn" and "selector" not in spec.groups:
-            chosen.pop(name)
-
-
-def fingerprint(fields: dict[str, Any]) -> str:
-    """12 hex digits of the canonical JSON of flattened fields."""
-    text = json.dumps({k: _plain(v) for k, v in sorted(fields.items())}, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -13,7 +13,9 @@ import re
 from typing import Any
 
 from cmapkd_core import storage
-from cmapkd_core.config import Recipe, fingerprint, flatten, reads
+from cmapkd_core.config import Recipe
+from cmapkd_core.fields import flatten
+from cmapkd_core.fingerprints import fingerprint, reads
 
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
 

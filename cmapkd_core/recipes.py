@@ -11,6 +11,8 @@ from typing import Any
 
 from cmapkd_core.config import (
     METHODS,
+    PRECISIONS,
+    SELECTORS,
     STAGE_PHASES,
     DataConfig,
     EvaluateConfig,
@@ -25,12 +27,9 @@ from cmapkd_core.config import (
     Schedule,
     TeacherFitConfig,
     TermWeights,
-    choose,
-    flatten,
-    override,
-    parse_overrides,
 )
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import choose, flatten, override, parse_overrides
 
 RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
@@ -125,6 +124,8 @@ def check(recipe: Recipe) -> None:
         InputError: unknown method, a phase that trains nothing or has no level, sizes that cannot be.
     """
     spec = choose("method", recipe.method.name, METHODS)
+    choose("selector", recipe.selector.kind, dict.fromkeys(SELECTORS))
+    choose("precision", recipe.optim.precision, dict.fromkeys(PRECISIONS))
     for stage, phases in STAGE_PHASES.items():
         for name in phases:
             phase: Phase = getattr(recipe.schedule, name)
@@ -163,6 +164,11 @@ def _check_sizes(recipe: Recipe) -> None:
     for name in ("optim.batch", "optim.accumulate", "teacher_fit.batch", "pyramid.width", "selector.every"):
         if leaves[name] < 1:
             raise InputError(f"{name}={leaves[name]}: it must be at least 1")
+    if leaves["optim.batch"] % leaves["optim.accumulate"]:
+        raise InputError(
+            f"optim.batch={leaves['optim.batch']} does not divide into "
+            f"optim.accumulate={leaves['optim.accumulate']} micro-batches: use a multiple"
+        )
     if not 0 < recipe.data.fraction <= 1:
         raise InputError(f"data.fraction={recipe.data.fraction}: it must be above 0 and at most 1")
     if len(recipe.selector.weights) != 4 or min(recipe.selector.weights) < 0 or sum(recipe.selector.weights) == 0:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmapkd_core import storage
-from cmapkd_core.config import STAGE_PHASES, differences, flatten, nearest
+from cmapkd_core.config import STAGE_PHASES
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import differences, flatten, nearest
 from cmapkd_core.places import run_url
 from cmapkd_core.recipes import REFERENCE, resolve
 

@@ -14,7 +14,8 @@ from typing import Any
 # No `from __future__ import annotations` here: KFP reads the types of the pipeline's parameters.
 from kfp import compiler, dsl, kubernetes
 
-from cmapkd_core.config import Recipe, choose
+from cmapkd_core.config import Recipe
+from cmapkd_core.fields import choose
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, report_url, stage_url
 from cmapkd_core.recipes import REFERENCE
 from components.evaluate import evaluate

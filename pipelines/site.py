@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from cmapkd_core.config import nearest
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import nearest
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 CPU, MEMORY = re.compile(r"[0-9]*\.?[0-9]+m?"), re.compile(r"[0-9]+([EPTGMK]i?)?")

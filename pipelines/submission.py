@@ -6,8 +6,9 @@ import argparse
 import time
 from dataclasses import dataclass
 
-from cmapkd_core.config import Recipe, choose
+from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import choose
 from cmapkd_core.recipes import BASELINES, REFERENCE, resolve
 from cmapkd_core.records import REQUEST, read_record
 from pipelines.distill import Plan, defaults, output_urls, select

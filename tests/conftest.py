@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -82,3 +83,44 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> 
     from cmapkd_core.stages.common import Request
 
     return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("tiny"))), shards=tiny_shards)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Bits depend on the thread count."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """What a stage does to SIGTERM ends with the test."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def terminate_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`terminate_after(n)`: this process gets a real SIGTERM in the training loop, when n more updates are done."""
+    from cmapkd_core.engine.runtime import StopRequest
+
+    original = StopRequest.anywhere
+
+    def arrange(updates: int) -> None:
+        seen = 0
+
+        def anywhere(self: StopRequest) -> bool:
+            nonlocal seen
+            seen += 1
+            if seen == updates:
+                signal.raise_signal(signal.SIGTERM)
+            return original(self)
+
+        monkeypatch.setattr(StopRequest, "anywhere", anywhere)
+
+    return arrange

@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmapkd_core import storage
-from cmapkd_core.config import choose
 from cmapkd_core.data.layout import INDEX, MANIFEST, SCHEMA, VERSION
 from cmapkd_core.data.writer import TooManyBadError, write_shards
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import choose
 
 __all__ = ["CorruptSampleError", "ShardSet", "TooManyBadError", "write_shards"]
 

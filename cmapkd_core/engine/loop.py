@@ -32,10 +32,12 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         targets: what the frozen teacher says of a batch, `targets(batch, phase)`.
 
     Raises:
+        InputError: the phase trains nothing, or has no whole update.
         Interrupted: SIGTERM; the state is saved.
         FloatingPointError: a term became NaN or Inf.
     """
     device, phase = parallel.device(), plan.phase
+    plan.require_updates()
     module.to(device).train()
     module.amp = choose_precision(plan.optim.precision, device)  # type: ignore[assignment]
     groups = trainable(module.groups(phase), phase)  # type: ignore[operator]
@@ -53,7 +55,7 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
             outcome = wrapped(batch, targets(batch, phase), phase, step)
             total = weighted_total(outcome.terms, plan.weights)
             terms = numbers(outcome.terms)
-            session.require_finite(terms, getattr(batch, "keys", []), plan, step)
+            session.require_finite(terms, [] if isinstance(batch, dict) else batch.keys, plan, step)
             step += 1
             shares = {}
             if outcome.roots and session.due(session.runtime.shares_every, plan, step):

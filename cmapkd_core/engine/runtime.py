@@ -14,7 +14,7 @@ from torch import Tensor
 from cmapkd_core import parallel
 
 
-class Interrupted(Exception):  # noqa: N818  (it is no error)
+class Interrupted(Exception):
     """SIGTERM came; the step was finished and saved. Stages exit 143."""
 
 

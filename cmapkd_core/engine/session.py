@@ -15,6 +15,7 @@ from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig
 from cmapkd_core.engine.checkpoint import Checkpoints, Saved
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
+from cmapkd_core.errors import InputError
 from cmapkd_core.tracking import Tracker
 
 
@@ -36,6 +37,15 @@ class Plan:
         steps = self.phase.epochs * self.steps_per_epoch
         return steps - steps % self.optim.accumulate
 
+    def require_updates(self) -> None:
+        """Raises InputError where the phase is too short for one whole update."""
+        if not self.steps:
+            batches = self.phase.epochs * self.steps_per_epoch
+            raise InputError(
+                f"phase {self.name} would train nothing: one update takes optim.accumulate={self.optim.accumulate} "
+                f"micro-batches and the phase has {batches}; lower optim.accumulate or give it more epochs"
+            )
+
 
 @dataclass
 class Session:
@@ -55,12 +65,15 @@ class Session:
 
     def __post_init__(self) -> None:
         self.saved = self.checkpoints.latest()
+        # A killed process leaves a journal with holes, or another attempt's: the history knows what counts.
+        self.tracker.rewind(0)
         if self.saved:
             self.history = self.saved.state["history"]
             self.replaced = [(key, reason) for key, reason in self.saved.state["replaced"]]
             plan = self.plans[self.saved.phase]
             self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
-            self.tracker.rewind(self._total(plan, self.saved.step) + 1)
+            for point in self.history:
+                self.tracker.log(_flat(point), point["step"])
 
     def _total(self, plan: Plan, step: int) -> int:
         return sum(earlier.steps for earlier in self.plans[: plan.index]) + step

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
-from cmapkd_core.config import nearest
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.retrieval import ranks
+from cmapkd_core.fields import nearest
 from cmapkd_core.storage import read_bytes
 
 TEMPLATES: dict[str, tuple[str, ...]] = {

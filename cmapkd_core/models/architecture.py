@@ -21,8 +21,8 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from transformers import AutoConfig, AutoTokenizer
 
 from cmapkd_core import storage
-from cmapkd_core.config import nearest
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import nearest
 from cmapkd_core.models.construct import TEXT_FOLDER
 from cmapkd_core.models.weights import PackageWeights, package_folder
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
 from cmapkd_core import storage
-from cmapkd_core.config import ModelConfig, nearest
+from cmapkd_core.config import ModelConfig
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import nearest
 from cmapkd_core.models.architecture import Architecture, read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.construct import construct

@@ -115,13 +115,15 @@ def load_own_state(method: Method, path: Path) -> None:
     """The inverse of `save_own_state`.
 
     Raises:
-        InputError: the file belongs to another method.
+        InputError: the file belongs to another method, or to other sizes of it.
     """
     found, wanted = load_file(path), own_state(method)
-    if set(found) != set(wanted):
-        names = ", ".join(sorted(set(found) ^ set(wanted))[:4])
+    ours, theirs = ({name: tuple(x.shape) for name, x in state.items()} for state in (wanted, found))
+    if ours != theirs:
+        names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
         raise InputError(
-            f"{path} was written by another method (differs in {names}): give the artifact of the same recipe"
+            f"{path} was written by another recipe (it differs in {', '.join(names[:4])}): "
+            "give the artifact of the same method, levels, widths and optim.batch"
         )
     method.load_state_dict(found, strict=False)
 

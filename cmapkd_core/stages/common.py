@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 from cmapkd_core import __version__, parallel, storage
-from cmapkd_core.config import Recipe, fingerprint, flatten
+from cmapkd_core.config import Recipe
 from cmapkd_core.engine.runtime import Interrupted
+from cmapkd_core.fields import flatten
+from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import record_run
 from cmapkd_core.stages.artifact import MANIFEST, Artifact, find, retire

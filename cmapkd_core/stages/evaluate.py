@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 
 from cmapkd_core import parallel
-from cmapkd_core.config import ModelConfig, choose
+from cmapkd_core.config import ModelConfig
 from cmapkd_core.evaluate import TASKS, NotApplicable, Outcome, Subject, count_parameters
+from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url

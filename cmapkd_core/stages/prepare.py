@@ -6,10 +6,11 @@ import sys
 import time
 
 from cmapkd_core import storage
-from cmapkd_core.config import DataConfig, reads
+from cmapkd_core.config import DataConfig
 from cmapkd_core.data.layout import QUARANTINE
 from cmapkd_core.data.shards import ShardSet, TooManyBadError, write_shards
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.fingerprints import reads
 from cmapkd_core.places import place
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute

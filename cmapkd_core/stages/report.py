@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cmapkd_core.config import flatten
 from cmapkd_core.executor_output import write_executor_output
+from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.report import markdown as markdown_report
 from cmapkd_core.report import page, sections, table
@@ -107,8 +107,7 @@ def body(context: Context, request: Request) -> dict[str, float]:
     for name, text in texts.items():
         (context.out / name).write_text(text, encoding="utf-8")
         context.tracker.artifact(context.out / name)
-    metrics = {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
-    return metrics
+    return {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
 
 
 def _source(name: str, artifact: Artifact) -> Source:

@@ -17,12 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmapkd_core import parallel
-from cmapkd_core.config import Phase, Recipe, reads
+from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch, TableLoader, eval_batches
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.evaluate.levels import level_report
+from cmapkd_core.fingerprints import reads
 from cmapkd_core.methods.base import precision
 from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
 from cmapkd_core.models.backbones import Backbone
@@ -44,6 +46,7 @@ def body(context: Context) -> dict[str, float]:
     """Phases `space` (heads, from stored pooled states) and `pyramid` (levels, from pictures)."""
     recipe, fit, device = context.recipe, context.recipe.teacher_fit, parallel.device()
     shards = open_shards(context.inputs["shards"])
+    seed_everything(fit.seed, rank=0)  # what is drawn here must be equal on every rank and after a restart
     backbone = build(recipe.teacher, fit.seed, context.scratch).to(device)
     backbone.requires_grad_(False)
     grid = common_grid(build(recipe.student, fit.seed, context.scratch))

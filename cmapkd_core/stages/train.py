@@ -19,10 +19,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
-from cmapkd_core.config import METHODS, STAGE_PHASES, Phase, Recipe, choose, reads
+from cmapkd_core.config import METHODS, STAGE_PHASES, Phase, Recipe
 from cmapkd_core.data.loader import Batch, TableLoader, TrainLoader
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.session import Plan
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import choose
+from cmapkd_core.fingerprints import reads
 from cmapkd_core.methods import Method
 from cmapkd_core.models.build import save_model
 from cmapkd_core.models.teacher import Targets, Teacher
@@ -96,10 +99,16 @@ def _pairs_work(method: Method, loader: Callable[[str], TrainLoader], targets: A
 
 
 def on_statistics(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
-    """The selector's phase, from warm-up's table; nothing for a fixed selector or a method without one."""
+    """The selector's phase, from warm-up's table; nothing for a fixed selector or a method without one.
+
+    Raises:
+        InputError: the stage has no init with that table.
+    """
     recipe, fit = context.recipe, method.policy_fit()
     if fit is None or not recipe.schedule.alsn.epochs:
         return [], {}
+    if not _with_statistics(context):
+        raise InputError(f"stage alsn learns from {SAMPLE_STATS}: give the warm-up's artifact as --init")
     columns = as_columns(context.inputs["init"].fetch(SAMPLE_STATS))
     batch = min(recipe.optim.batch, len(columns["u"]) // parallel.world() * parallel.world())
     loader = TableLoader(columns, batch=batch, rank=parallel.rank(), world=parallel.world(), seed=recipe.seed)
@@ -156,11 +165,18 @@ def _write_tables(context: Context, stage: str, method: Method, teacher: Teacher
         context.say("warmup: measuring every sample's levels for the selector")
         table = collect(method.to(parallel.device()), teacher, pair_loader(context, method, teacher, "alsn"))
         pq.write_table(table, path)
-    else:
+    elif _with_statistics(context):
         shutil.copy(context.inputs["init"].fetch(SAMPLE_STATS), path)
+    else:
+        context.say(f"{stage}: its init has no {SAMPLE_STATS}, so no table of the samples' levels is written\n")
+        return
     fit = method.policy_fit()
     if stage != "warmup" and fit is not None:
         pq.write_table(level_weights(fit, path), context.out / WEIGHTS)
+
+
+def _with_statistics(context: Context) -> bool:
+    return "init" in context.inputs and SAMPLE_STATS in context.inputs["init"].files()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def _named(action: str, url: str) -> Iterator[None]:
     """Turn an OSError into a FileNotFoundError or StorageError that names `url`."""
     try:
         yield
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if action == "write":  # parents are made, so this is a place where no folder can be
+            raise StorageError(f"cannot write {url}: no folder can be made there; choose another one") from error
         raise FileNotFoundError(url) from None
     except OSError as error:
         way_out = _WAYS_OUT.get(error.errno or 0, "choose another folder")

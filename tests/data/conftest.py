@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cmapkd_core.config import DataConfig, override
+from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.data.shards import ShardSet, write_shards
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.fields import override
 
 SCENES = DataConfig(source="scenes", size=96, samples_per_shard=16, val_share=0.15, test_share=0.15)
 

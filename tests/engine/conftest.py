@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,8 @@ from cmapkd_core.tracking import Tracker
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_own_signals() -> Iterator[None]:
-    before, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    signal.signal(signal.SIGTERM, handler)
+def _quiet(one_thread: None, own_signals: None) -> None:
+    """A toy session takes over SIGTERM."""
 
 
 class Line(nn.Module):
@@ -106,23 +101,3 @@ def toy(tmp_path: Path) -> Callable[..., Toy]:
         return Toy(tmp_path / name, **fields)
 
     return make
-
-
-@pytest.fixture
-def terminate_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """This process gets a real SIGTERM in the middle of the loop, when `steps` steps are done."""
-    original = StopRequest.anywhere
-
-    def arrange(steps: int) -> None:
-        seen = 0
-
-        def anywhere(self: StopRequest) -> bool:
-            nonlocal seen
-            seen += 1
-            if seen == steps:
-                signal.raise_signal(signal.SIGTERM)
-            return original(self)
-
-        monkeypatch.setattr(StopRequest, "anywhere", anywhere)
-
-    return arrange

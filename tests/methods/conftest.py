@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,11 +21,8 @@ CAPTIONS = ["a red circle", "two blue squares", "green", "a small yellow cross o
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _repeatable(one_thread: None) -> None:
+    """Numbers that can be compared."""
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 import pytest
 
 from cmapkd_core.config import METHODS as SPECS
-from cmapkd_core.config import STAGE_PHASES, Rates, Schedule, TermWeights, flatten
+from cmapkd_core.config import STAGE_PHASES, Rates, Schedule, TermWeights
+from cmapkd_core.fields import flatten
 from cmapkd_core.methods import METHODS
 from cmapkd_core.recipes import RECIPES, ROWS, resolve
 
@@ -40,3 +41,10 @@ def test_every_recipe_resolves_with_every_row(recipe, row):
 def test_every_phase_belongs_to_one_stage():
     phases = [name for names in STAGE_PHASES.values() for name in names]
     assert sorted(phases) == sorted(vars(Schedule()))
+
+
+def test_both_tables_have_the_same_selectors():
+    from cmapkd_core.config import SELECTORS as NAMES
+    from cmapkd_core.models.selector import SELECTORS
+
+    assert set(SELECTORS) == set(NAMES)

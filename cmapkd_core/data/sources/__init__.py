@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from cmapkd_core.config import DataConfig, choose
+from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.data.sources.emoji import emoji_rows
 from cmapkd_core.data.sources.folder import folder_rows
 from cmapkd_core.data.sources.scenes import scene_rows
+from cmapkd_core.fields import choose
 
 SOURCES: dict[str, Callable[[DataConfig], Iterator[Row | BadRow]]] = {
     "emoji": emoji_rows,

@@ -1,0 +1,96 @@
+"""Configuration fields by dotted name: reading, overriding, comparing, and finding the nearest name. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any, get_type_hints
+
+from cmapkd_core.errors import InputError
+
+
+def nearest(word: str, choices: list[str] | tuple[str, ...]) -> str:
+    """' Did you mean 'x'?' for the closest of `choices`, or a list of them where none is close."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"one of: {', '.join(choices)}"
+
+
+def choose(kind: str, name: str, table: dict[str, Any]) -> Any:
+    """`table[name]`, or an InputError that names the nearest row."""
+    if name not in table:
+        raise InputError(f"unknown {kind} '{name}': {nearest(name, tuple(table))}")
+    return table[name]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dataclasses by dotted name, in order of definition."""
+    leaves: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), prefix + item.name
+        leaves |= flatten(value, name + ".") if dataclasses.is_dataclass(value) else {name: value}
+    return leaves
+
+
+def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
+    """`text` as the type of the field it replaces; typed values pass through when they fit."""
+    wanted = type(current)
+    try:
+        if wanted is bool:
+            return {"true": True, "false": False}[str(text).lower()]
+        if wanted is tuple:
+            item = float if "float" in str(kind) else str
+            parts = text.split(",") if isinstance(text, str) else text
+            return tuple(item(part) for part in parts if part != "")
+        if wanted is int and isinstance(text, float) and text != int(text):
+            raise ValueError(text)
+        return wanted(text)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{name}={text}: expected {wanted.__name__}, such as {current!r}") from None
+
+
+def override(config: Any, changes: dict[str, Any]) -> Any:
+    """A copy of `config` with dotted fields replaced; strings are read as the field's type.
+
+    Raises:
+        InputError: unknown field (names the nearest one) or a value of the wrong type.
+    """
+    known = flatten(config)
+    for name, value in changes.items():
+        if name not in known:
+            raise InputError(f"unknown field '{name}': {nearest(name, tuple(known))}")
+        config = _replace(config, name.split("."), value, name)
+    return config
+
+
+def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
+    head, *rest = path
+    current = getattr(config, head)
+    if rest:
+        return dataclasses.replace(config, **{head: _replace(current, rest, value, name)})
+    return dataclasses.replace(config, **{head: _parse(value, current, get_type_hints(type(config))[head], name)})
+
+
+def parse_overrides(text: str) -> dict[str, str]:
+    """`"a.b=1 c=x"` (spaces or new lines between) as a dict.
+
+    Raises:
+        InputError: a part without `=`.
+    """
+    changes = {}
+    for part in text.split():
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"override '{part}' has no '=': write field=value, such as optim.batch=64")
+        changes[name] = value
+    return changes
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """`field: theirs -> ours` for every leaf in which two flattened configurations differ."""
+    names = [*theirs, *(name for name in ours if name not in theirs)]
+    return [f"{n}: {theirs.get(n)} -> {ours.get(n)}" for n in names if plain(theirs.get(n)) != plain(ours.get(n))]
+
+
+def plain(value: Any) -> Any:
+    """A field's value as JSON holds it: tuples are lists."""
+    return list(value) if isinstance(value, tuple) else value

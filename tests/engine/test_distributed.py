@@ -1,0 +1,106 @@
+"""Two gloo processes do what one does with the same global batch.
+
+Compared on the rows without ALSN: its dropout has a stream per rank, so the processes draw other masks than
+one process would. With it two processes are held to what must hold anyhow: SIGTERM on one rank stops both at
+the same step, and the run goes on bit for bit.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmapkd_core.stages import train
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Request
+
+SIX = "optim.batch=14 runtime.checkpoint_every=100"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, tiny_shards, tiny_teacher) -> list[dict]:
+    """What each of the two processes reports."""
+    root = tmp_path_factory.mktemp("ranks")
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    script = str(Path(__file__).with_name("two_ranks.py"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(root), tiny_shards, tiny_teacher],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return [json.loads((root / f"rank{rank}.json").read_text()) | {"said": said[rank]} for rank in range(2)]
+
+
+def weights(url: str) -> dict[str, torch.Tensor]:
+    artifact = Artifact.open(url)
+    return load_file(artifact.fetch("model/model.safetensors")) | load_file(artifact.fetch("method.safetensors"))
+
+
+def points(url: str) -> list[dict]:
+    return json.loads(Artifact.open(url).fetch("history.json").read_text())["points"]
+
+
+@pytest.mark.parametrize("row", ["no_alsn", "kd", "finetune"])
+def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):
+    request = Request("tiny", str(tmp_path), ablation=row, overrides=SIX)
+    alone = train.run(request, stage="joint", shards=tiny_shards, teacher=tiny_teacher)
+    for one, two in zip(points(alone), points(pair[0][row]), strict=True):
+        assert two["terms"] == pytest.approx(one["terms"], rel=1e-5, abs=1e-5)
+        assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
+        assert two["stats"] == pytest.approx(one["stats"], abs=1e-6)
+    ours, theirs = weights(alone), weights(pair[0][row])
+    assert ours.keys() == theirs.keys()
+    for name, x in ours.items():
+        assert torch.allclose(x, theirs[name], rtol=0, atol=1e-5), name
+
+
+def test_sigterm_on_one_rank_stops_both_at_the_same_step_and_the_run_goes_on_bit_for_bit(pair):
+    assert [p["stopped"] for p in pair] == ["joint was asked to stop; saved at phase fine, step 3"] * 2
+    straight, resumed = weights(pair[0]["none"]), weights(pair[0]["resumed"])
+    assert all(torch.equal(x, resumed[name]) for name, x in straight.items())
+
+
+def test_only_the_first_rank_talks(pair):
+    assert "joint: done in" in pair[0]["said"]
+    assert "joint" not in pair[1]["said"]
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_on_both(pair):
+    for report in pair:
+        assert "optim.batch=1 is smaller than the 2 processes" in report["small"]
+        assert "optim.batch=15 does not divide over 2 processes" in report["odd"]
+
+
+def test_collectives(pair):
+    for rank, report in enumerate(pair):
+        found = report["collectives"]
+        assert found["gathered"] == [1, 1, 2, 2]
+        # both ranks computed the same sum: their gradients for a row add up, and DDP takes the mean
+        assert found["gradient"] == [[0, 2], [4, 6]][rank]
+        assert found["any"] == [False, True, True]
+        assert found["mean"] == {"a": 0.5, "b": 3.0}
+        assert found["broadcast"] == "from 0"
+        assert found["objects"] == [0, 10]

@@ -1,0 +1,82 @@
+"""What each of two processes does in test_distributed.py: `two_ranks.py ROOT SHARDS TEACHER`."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from cmapkd_core import parallel
+from cmapkd_core.engine.runtime import Interrupted, StopRequest
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages import train
+from cmapkd_core.stages.common import Request
+
+SIX = "optim.batch=14 runtime.checkpoint_every=100"
+
+
+def check_collectives() -> dict[str, object]:
+    """What `parallel` promises, on this rank."""
+    rank = parallel.rank()
+    x = torch.full((2, 1), float(rank + 1), requires_grad=True)
+    everything = parallel.gather(x)
+    (everything * torch.arange(4.0)[:, None]).sum().backward()
+    assert x.grad is not None
+    return {
+        "gathered": everything.flatten().tolist(),
+        "gradient": x.grad.flatten().tolist(),
+        "any": [parallel.any_rank(False), parallel.any_rank(rank == 1), parallel.any_rank(True)],
+        "mean": parallel.mean({"a": float(rank), "b": 3.0}),
+        "broadcast": parallel.broadcast(f"from {rank}"),
+        "objects": parallel.all_objects(rank * 10),
+    }
+
+
+def run(root: str, name: str, row: str, overrides: str, shards: str, teacher: str) -> str:
+    request = Request("tiny", f"{root}/{name}", ablation=row, overrides=overrides)
+    return train.run(request, stage="joint", shards=shards, teacher=teacher)
+
+
+def refused(*given: str) -> str:
+    try:
+        run(*given)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def stop_rank_one_after(updates: int) -> None:
+    """SIGTERM reaches one rank alone, in the middle of the loop."""
+    original, seen = StopRequest.anywhere, 0
+
+    def anywhere(self: StopRequest) -> bool:
+        nonlocal seen
+        seen += 1
+        if seen == updates and parallel.rank() == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self)
+
+    StopRequest.anywhere = anywhere  # type: ignore[method-assign]
+
+
+def main(root: str, shards: str, teacher: str) -> None:
+    torch.set_num_threads(1)
+    parallel.start()
+    result: dict[str, object] = {"collectives": check_collectives()}
+    for row in ("no_alsn", "kd", "finetune", "none"):
+        result[row] = run(root, "pair", row, SIX, shards, teacher)
+    result["small"] = refused(root, "small", "finetune", "optim.batch=1", shards, teacher)
+    result["odd"] = refused(root, "odd", "finetune", "optim.batch=15", shards, teacher)
+    stop_rank_one_after(3)
+    try:
+        run(root, "cut", "none", SIX, shards, teacher)
+    except Interrupted as stopped:
+        result["stopped"] = str(stopped)
+    result["resumed"] = run(root, "cut", "none", SIX, shards, teacher)
+    Path(root, f"rank{parallel.rank()}.json").write_text(json.dumps(result))
+    parallel.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,49 @@
+"""Tiny stages: short runs with one thread, and what their artifacts hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmapkd_core.stages import train
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Request
+
+
+@pytest.fixture(autouse=True)
+def _quiet(one_thread: None, own_signals: None) -> None:
+    """Training stages take over SIGTERM and set the thread count."""
+
+
+@pytest.fixture(scope="session")
+def tiny_warmup(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_teacher: str) -> str:
+    """URL of the tiny recipe's warm-up."""
+    request = Request("tiny", str(tmp_path_factory.mktemp("tiny")))
+    return train.run(request, stage="warmup", shards=tiny_shards, teacher=tiny_teacher)
+
+
+@pytest.fixture
+def train_tiny(tiny_shards: str, tiny_teacher: str) -> Callable[..., str]:
+    """`train_tiny(root, stage, row, overrides, init=..)`: a training stage of the tiny recipe's row below `root`."""
+
+    def run(root: Path, stage: str, row: str = "none", overrides: str = "", init: str = "", **more: Any) -> str:
+        request = Request("tiny", str(root), ablation=row, overrides=overrides, **more)
+        return train.run(request, stage=stage, shards=tiny_shards, teacher=tiny_teacher, init=init)
+
+    return run
+
+
+@pytest.fixture
+def digests() -> Callable[[str], dict[str, str]]:
+    """sha256 of the weights and tables of an artifact: all that is no log."""
+
+    def read(url: str) -> dict[str, str]:
+        outputs = Artifact.open(url).manifest["outputs"]
+        kept = {n: o["sha256"] for n, o in outputs.items() if n.endswith((".safetensors", ".parquet", "fit.json"))}
+        assert "model/model.safetensors" in kept
+        return kept
+
+    return read

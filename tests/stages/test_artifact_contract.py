@@ -1,0 +1,225 @@
+"""`execute`: one commit point, an answer at once when done, a new run when something changed."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from cmapkd_core import storage
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages.artifact import Artifact, find
+from cmapkd_core.stages.common import Context, Request, execute
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """`stage(**request fields)` runs a stage that writes what it was told; `.ran` counts its bodies."""
+
+    class Stage:
+        root = str(tmp_path / "root")
+        ran = 0
+
+        def body(self, context: Context) -> dict[str, float]:
+            self.ran += 1
+            (context.out / "deep").mkdir()
+            (context.out / "deep" / "file.txt").write_text(f"attempt {self.ran}")
+            storage.write_json(storage.join(context.workdir, "half.json"), 1)
+            return {"answer": 42.0}
+
+        def url(self, name: str = "thing") -> str:
+            return f"{self.root}/{name}/0123"
+
+        def __call__(self, name: str = "thing", inputs: dict | None = None, body=None, **fields: str) -> str:
+            request = Request("tiny", fields.pop("root", self.root), **fields)
+            return execute(
+                request,
+                name,
+                url=self.url(name) if request.root == self.root else f"{request.root}/{name}/0123",
+                fields={"seed": 0},
+                inputs=inputs or {},
+                body=body or self.body,
+            )
+
+    return Stage()
+
+
+def test_a_stage_leaves_its_files_and_a_manifest_and_nothing_else(stage):
+    url = stage(run="")
+    artifact = Artifact.open(url)
+    assert sorted(artifact.files()) == ["deep/file.txt", "journal.jsonl"]
+    assert artifact.fetch("deep/file.txt").read_text() == "attempt 1"
+    assert artifact.fetch_folder("deep") == artifact.fetch("deep/file.txt").parent
+    manifest = artifact.manifest
+    assert manifest["metrics"] == {"answer": 42.0}
+    assert (manifest["stage"], manifest["recipe"], manifest["fields"]) == ("thing", "tiny", {"seed": 0})
+    assert manifest["outputs"]["deep/file.txt"]["bytes"] == len("attempt 1")
+    assert manifest["outputs"]["deep/file.txt"]["sha256"] == storage.sha256_file(artifact.fetch("deep/file.txt"))
+    assert {name.split("/")[0] for name in storage.list_files(url)} == {"manifest.json", manifest["folder"]}
+
+
+def test_a_complete_stage_answers_at_once_and_says_so(stage, capsys):
+    first = stage()
+    capsys.readouterr()
+    assert stage() == first
+    assert stage.ran == 1
+    assert f"thing: already complete (0 s then): {first}" in capsys.readouterr().out
+
+
+def test_redo_runs_again_and_keeps_the_earlier_result(stage, capsys):
+    url = stage()
+    old = Artifact.open(url)
+    stage(redo="yes")
+    assert stage.ran == 2
+    assert Artifact.open(url).fetch("deep/file.txt").read_text() == "attempt 2"
+    assert "runs again as asked" in capsys.readouterr().out
+    assert storage.read_json(f"{url}/retired/{old.digest[:8]}.json") == old.manifest
+    assert old.fetch("deep/file.txt").read_text() == "attempt 1"
+
+
+def test_changed_inputs_make_it_run_again(stage, capsys):
+    source = stage("source")
+    stage("thing", {"source": source})
+    stage("thing", {"source": source})
+    assert stage.ran == 2
+    stage("source", redo="yes")
+    capsys.readouterr()
+    url = stage("thing", {"source": source})
+    assert stage.ran == 4
+    assert "its inputs have changed" in capsys.readouterr().out
+    assert Artifact.open(url).manifest["inputs"]["source"] == {"url": source, "digest": Artifact.open(source).digest}
+
+
+def test_an_input_that_is_not_complete_is_named(stage):
+    missing = f"{stage.root}/warmup/9999"
+    with pytest.raises(
+        InputError, match=r"warmup/9999 has no manifest\.json: the stage that writes it has not finished"
+    ):
+        stage("thing", {"init": missing})
+    assert stage.ran == 0
+
+
+def test_a_file_that_was_changed_afterwards_is_refused(stage):
+    url = stage()
+    artifact = Artifact.open(url)
+    storage.write_bytes(artifact.file_url("deep/file.txt"), b"something else")
+    with pytest.raises(InputError, match=r"deep/file\.txt was changed after it was written: run stage thing again"):
+        artifact.fetch("deep/file.txt")
+
+
+def test_a_file_that_is_not_there_is_named(stage):
+    artifact = Artifact.open(stage())
+    with pytest.raises(InputError, match=r"has no file model\.bin: it has deep/file\.txt"):
+        artifact.fetch("model.bin")
+    with pytest.raises(InputError, match=r"has no folder model/"):
+        artifact.fetch_folder("model")
+
+
+def test_a_root_that_cannot_be_written_is_named(stage, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match="file/below"):
+        stage(root=str(tmp_path / "file" / "below"))
+    assert stage.ran == 0
+
+
+def test_a_body_that_fails_leaves_no_artifact_and_no_scratch(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def body(context: Context) -> dict[str, float]:
+        (context.out / "half.txt").write_text("half")
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        stage(body=body)
+    assert find(stage.url()) is None
+    assert not list(tmp_path.glob("cmapkd-*"))
+    stage()
+    assert Artifact.open(stage.url()).files() == ["deep/file.txt", "journal.jsonl"]
+
+
+def test_an_earlier_attempts_journal_is_gone_on_with(stage):
+    def body(context: Context) -> dict[str, float]:
+        context.tracker.log({"loss": 1.0}, 1)
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError):
+        stage(body=body)
+    lines = Artifact.open(stage()).fetch("journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["metrics"] for line in lines] == [{"loss": 1.0}, {"answer": 42.0}]
+
+
+def race(stage, count: int) -> list[str]:
+    """`count` threads that all have finished their body before one commits."""
+    together, urls, errors = threading.Barrier(count, timeout=60), [], []
+
+    def body(context: Context) -> dict[str, float]:
+        (context.out / "mine.txt").write_text(threading.current_thread().name)
+        storage.write_json(storage.join(context.workdir, f"{threading.current_thread().name}.json"), 1)
+        together.wait()
+        return {}
+
+    def run() -> None:
+        try:
+            urls.append(stage(body=body))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, name=f"racer{i}") for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    return urls
+
+
+def held(stage) -> None:
+    """One winner: its files and the manifest are there, nothing of the others."""
+    artifact = Artifact.open(stage.url())
+    assert artifact.fetch("mine.txt").read_text().startswith("racer")
+    found = {name.split("/")[0] for name in storage.list_files(stage.url())}
+    assert found == {"manifest.json", artifact.manifest["folder"]}
+
+
+@pytest.mark.parametrize("count", [2, 2, 2, 5])
+def test_racing_executions_commit_once_and_the_losers_files_are_gone(stage, capsys, count):
+    assert race(stage, count) == [stage.url()] * count
+    held(stage)
+    said = capsys.readouterr().out
+    assert said.count("thing: done in") == 1
+    assert said.count("another process finished it first") == count - 1
+
+
+def test_racing_executions_on_s3(stage, s3_root):
+    stage.root = s3_root
+    race(stage, 3)
+    held(stage)
+
+
+def test_a_loser_that_comes_late_cleans_its_workdir(stage):
+    """The winner deletes the workdir while the loser still writes checkpoints into it."""
+
+    def late(context: Context) -> dict[str, float]:
+        stage()  # somebody else starts, finishes and commits meanwhile
+        storage.write_json(storage.join(context.workdir, "checkpoint.json"), 1)
+        return {}
+
+    stage(body=late)
+    assert Artifact.open(stage.url()).fetch("deep/file.txt").read_text() == "attempt 1"
+    assert not storage.list_files(f"{stage.url()}/work")
+
+
+def test_a_runs_name_holds_one_recipe(stage):
+    stage(run="first")
+    stage("other", run="first", overrides="runtime.workers=3")  # changes no result
+    with pytest.raises(InputError, match=r"run 'first' exists with another recipe .*\n  optim\.batch: 16 -> 8"):
+        stage("third", run="first", overrides="optim.batch=8")
+    assert stage.ran == 2
+
+
+def test_copies_of_an_input_do_not_mix_over_contents(stage, tmp_path):
+    url = stage()
+    before = Artifact.open(url).cache
+    stage(redo="yes")
+    assert Artifact.open(url).cache != before
+    assert isinstance(before, Path)

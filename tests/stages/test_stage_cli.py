@@ -1,0 +1,101 @@
+"""Every stage's command line is its function: names, defaults, exit codes."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+from cmapkd_core.engine.runtime import Interrupted
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages import evaluate, prepare, report, teacher, train
+from cmapkd_core.stages.cli import main, parser
+from cmapkd_core.stages.common import Request
+
+STAGES = [prepare, teacher, train, evaluate, report]
+FIELDS = [field.name for field in dataclasses.fields(Request)]
+
+
+def options(run) -> list[str]:
+    kinds = inspect.signature(run).parameters.values()
+    return [*FIELDS, *(p.name for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY)]
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.split(".")[-1])
+def test_a_stage_accepts_each_field_of_the_request_and_its_own_strings(stage):
+    argv = [part for name in options(stage.run) for part in (flag(name), f"value of {name}")]
+    found = vars(parser(stage.run).parse_args(argv))
+    assert found == {name: f"value of {name}" for name in options(stage.run)} | {"artifact": ""}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.split(".")[-1])
+def test_empty_strings_pass_through(stage):
+    """A pipeline passes "" for what was not given: an option, never a missing one."""
+    argv = [part for name in options(stage.run) for part in (flag(name), "")]
+    assert set(vars(parser(stage.run).parse_args(argv)).values()) == {""}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.split(".")[-1])
+def test_every_parameter_is_a_string_and_described(stage):
+    for name, parameter in inspect.signature(stage.run).parameters.items():
+        assert name == "request" or parameter.annotation == "str"
+        assert parameter.default in (inspect.Parameter.empty, "")
+    assert inspect.getdoc(stage.run)
+    parser(stage.run).format_help()
+
+
+def told(request: Request, *, thing: str, other: str = "x") -> str:
+    """A stage."""
+    if thing == "bad":
+        raise InputError("thing=bad: give another thing")
+    if thing == "stop":
+        raise Interrupted("told was asked to stop; saved at step 3")
+    return f"{request.root}/{thing}/{other}"
+
+
+BASE = ["--recipe", "tiny", "--root", "r"]
+
+
+def test_the_url_goes_to_the_artifact_file(tmp_path):
+    file = tmp_path / "deep" / "url"
+    assert main(told, [*BASE, "--thing", "t", "--artifact", str(file)]) == 0
+    assert file.read_text() == "r/t/x"
+
+
+def test_bad_input_exits_2_with_the_message_alone(tmp_path, capsys):
+    file = tmp_path / "url"
+    assert main(told, [*BASE, "--thing", "bad", "--artifact", str(file)]) == 2
+    assert capsys.readouterr().err == "error: thing=bad: give another thing\n"
+    assert not file.exists()
+
+
+def test_a_stop_exits_143(capsys):
+    assert main(told, [*BASE, "--thing", "stop"]) == 143
+    assert "saved at step 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--root", "r", "--thing", "t"], BASE, [*BASE, "--thing", "t", "--oth", "x"]])
+def test_a_missing_or_shortened_option_exits_2(argv):
+    with pytest.raises(SystemExit) as stopped:
+        main(told, argv)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            "schedule.coarse.lr.student=0 schedule.coarse.lr.pyramid=0",
+            "phase schedule.coarse has 1 epochs and trains nothing",
+        ),
+        ("optim.btach=3", "did you mean 'optim.batch'"),
+    ],
+)
+def test_a_recipe_that_cannot_run_exits_2_before_anything_is_written(tmp_path, capsys, overrides, says):
+    argv = ["--recipe", "tiny", "--root", str(tmp_path / "r"), "--overrides", overrides]
+    assert main(train.run, [*argv, "--stage", "warmup", "--shards", "s", "--teacher", "t"]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()

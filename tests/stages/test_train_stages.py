@@ -1,0 +1,200 @@
+"""What the training stages write, pass on, and refuse."""
+
+import json
+import math
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
+from cmapkd_core.errors import InputError
+from cmapkd_core.models.build import load_model
+from cmapkd_core.stages import prepare, teacher, train
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Request
+from cmapkd_core.stages.train import phase_seed
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, tiny_shards, tiny_teacher, tiny_warmup) -> dict[str, Artifact]:
+    """warmup, alsn and joint of the tiny recipe."""
+    request = Request("tiny", str(tmp_path_factory.mktemp("chain")))
+    alsn = train.run(request, stage="alsn", shards=tiny_shards, teacher=tiny_teacher, init=tiny_warmup)
+    joint = train.run(request, stage="joint", shards=tiny_shards, teacher=tiny_teacher, init=alsn)
+    return {name: Artifact.open(url) for name, url in {"warmup": tiny_warmup, "alsn": alsn, "joint": joint}.items()}
+
+
+def points(artifact: Artifact) -> list[dict]:
+    return json.loads(artifact.fetch("history.json").read_text())["points"]
+
+
+def own(artifact: Artifact) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(artifact.fetch("method.safetensors"))
+
+
+def test_every_stage_leaves_a_student_that_loads_and_its_history(chain):
+    for name, artifact in chain.items():
+        assert load_model(artifact.fetch_folder("model")).spec.embed_dim == 24
+        assert [p["phase"] for p in points(artifact)] == sorted(
+            (p["phase"] for p in points(artifact)), key=STAGE_PHASES[name].index
+        )
+        assert {p["phase"] for p in points(artifact)} == set(STAGE_PHASES[name])
+        assert all(math.isfinite(v) for p in points(artifact) for v in p["terms"].values())
+
+
+def test_the_journal_holds_what_the_history_holds(chain):
+    for artifact in chain.values():
+        lines = [json.loads(line) for line in artifact.fetch("journal.jsonl").read_text().splitlines()]
+        steps = [line for line in lines if "samples_per_second" in line["metrics"]]
+        assert [line["step"] for line in steps] == [p["step"] for p in points(artifact)]
+        for line, point in zip(steps, points(artifact), strict=True):
+            assert {n[6:]: v for n, v in line["metrics"].items() if n.startswith("terms/")} == point["terms"]
+
+
+def test_warmup_writes_a_row_of_statistics_per_trained_pair(chain):
+    table = pq.read_table(chain["warmup"].fetch("sample_stats.parquet"))
+    expected = {"key", "teacher_image", "teacher_text", "difficulty"}
+    assert set(table.column_names) >= expected | {f"{p}_{n}" for p in "du" for n in ALL_LEVELS}
+    assert table.num_rows == 80  # 87 pairs in batches of 16
+    assert len(set(table["key"].to_pylist())) == 80
+    for name in ALL_LEVELS:
+        d, u = table[f"d_{name}"].to_numpy(), table[f"u_{name}"].to_numpy()
+        assert ((d > 0) & (d < 2)).all()
+        assert (abs(u) <= 1 + 1e-5).all()
+        assert (u != 0).all()
+    lengths = {len(row) for row in table["teacher_image"].to_pylist()}
+    assert lengths == {32}
+
+
+def test_alsn_changes_the_selector_and_nothing_else(chain):
+    before, after = own(chain["warmup"]), own(chain["alsn"])
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("selector.") for name in changed)
+    ours, theirs = (load_model(chain[n].fetch_folder("model")).state_dict() for n in ("warmup", "alsn"))
+    assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
+
+
+def test_warmup_leaves_the_selector_and_the_levels_that_it_does_not_use(tmp_path, chain, train_tiny):
+    fresh = own(Artifact.open(train_tiny(tmp_path, "joint", "none", "schedule.fine.lr.student=0 optim.batch=29")))
+    assert set(fresh) == set(own(chain["warmup"]))
+    assert all(torch.equal(fresh[n][:0], x[:0]) for n, x in own(chain["warmup"]).items())
+
+
+@pytest.mark.parametrize("stage", ["alsn", "joint"])
+def test_weights_of_each_sample_are_distributions(chain, stage):
+    table = pq.read_table(chain[stage].fetch("weights.parquet"))
+    stats = pq.read_table(chain["warmup"].fetch("sample_stats.parquet"))
+    assert table["key"] == stats["key"]
+    assert table["difficulty"] == stats["difficulty"]
+    for side in (ALL_LEVELS[:4], ALL_LEVELS[4:]):
+        total = sum(table[f"w_{name}"].to_numpy() for name in side)
+        assert total == pytest.approx([1.0] * 80, abs=1e-5)
+
+
+def test_joint_trains_the_student(chain):
+    ours, theirs = (load_model(chain[n].fetch_folder("model")).state_dict() for n in ("alsn", "joint"))
+    assert not torch.equal(ours["model.visual.proj"], theirs["model.visual.proj"])
+    last = points(chain["joint"])[-1]
+    assert chain["joint"].manifest["metrics"]["final/task"] == last["terms"]["task"]
+    assert set(last["shares"]) == set(last["terms"]) - {"policy"} | set(last["shares"]) & {"policy"}
+    assert sum(last["shares"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("row", ["no_alsn", "finetune", "kd"])
+def test_a_row_without_a_learned_selector_passes_its_student_on(tmp_path, train_tiny, capsys, row):
+    warmup = train_tiny(tmp_path, "warmup", row, "optim.batch=29")
+    capsys.readouterr()
+    alsn = train_tiny(tmp_path, "alsn", row, "optim.batch=29", init=warmup)
+    assert "alsn: nothing to train for this recipe; the model is passed on" in capsys.readouterr().out
+    ours, theirs = Artifact.open(warmup), Artifact.open(alsn)
+    name = "model/model.safetensors"
+    assert ours.manifest["outputs"][name]["sha256"] == theirs.manifest["outputs"][name]["sha256"]
+    assert ("sample_stats.parquet" in theirs.files()) == (row == "no_alsn")
+    assert "weights.parquet" not in theirs.files()
+
+
+def test_a_method_without_a_teacher_never_opens_it(tmp_path, tiny_shards):
+    request = Request("tiny", str(tmp_path), ablation="finetune", overrides="optim.batch=29")
+    url = train.run(request, stage="joint", shards=tiny_shards, teacher="no/such/teacher")
+    assert set(Artifact.open(url).manifest["inputs"]) == {"shards"}
+
+
+def test_the_same_command_gives_the_same_bits(tmp_path, train_tiny, digests):
+    one, two = (train_tiny(tmp_path / name, "joint", "none", "optim.batch=29") for name in "ab")
+    assert digests(one) == digests(two)
+    other = train_tiny(tmp_path / "c", "joint", "none", "optim.batch=29", seed="1")
+    assert digests(other)["model/model.safetensors"] != digests(one)["model/model.safetensors"]
+
+
+def test_the_teacher_is_fitted_the_same_whatever_ran_before(tmp_path, tiny_shards, tiny_teacher, digests):
+    torch.manual_seed(12345)
+    again = teacher.run(Request("tiny", str(tmp_path)), shards=tiny_shards)
+    assert digests(again) == digests(tiny_teacher)
+
+
+def test_phases_do_not_repeat_each_others_batches():
+    phases = [phase for names in STAGE_PHASES.values() for phase in names]
+    seeds = [phase_seed(seed, phase) for seed in range(5) for phase in phases]
+    assert len(set(seeds)) == len(seeds)
+
+
+# ---- bad input ------------------------------------------------------------------------------------
+
+
+def test_alsn_without_the_warmups_table_is_refused(train_tiny, tmp_path):
+    with pytest.raises(InputError, match=r"sample_stats\.parquet: give the warm-up's artifact as --init"):
+        train_tiny(tmp_path, "alsn")
+
+
+def test_a_joint_stage_without_a_warmup_says_what_is_missing(train_tiny, tmp_path, capsys):
+    url = train_tiny(tmp_path, "joint", "none", "optim.batch=29")
+    assert "no table of the samples' levels is written" in capsys.readouterr().out
+    assert "weights.parquet" not in Artifact.open(url).files()
+
+
+def test_another_methods_artifact_as_init_is_refused(train_tiny, tmp_path, tiny_warmup):
+    with pytest.raises(InputError, match=r"was written by another recipe \(it differs in levels\.") as caught:
+        train_tiny(tmp_path, "joint", "finetune", init=tiny_warmup)
+    assert "give the artifact of the same method" in str(caught.value)
+
+
+def test_an_init_of_other_sizes_is_refused(train_tiny, tmp_path, tiny_warmup):
+    with pytest.raises(InputError, match=r"it differs in memory\.image.*optim\.batch"):
+        train_tiny(tmp_path, "joint", "none", "optim.batch=8", init=tiny_warmup)
+
+
+def test_an_artifact_of_another_stage_as_teacher_is_refused(tmp_path, tiny_shards):
+    with pytest.raises(InputError, match="has no folder model/"):
+        train.run(Request("tiny", str(tmp_path)), stage="warmup", shards=tiny_shards, teacher=tiny_shards)
+
+
+def test_a_teacher_fitted_for_other_levels_is_refused(train_tiny, tmp_path):
+    with pytest.raises(InputError, match=r"pyramid\.width"):
+        train_tiny(tmp_path, "warmup", "none", "pyramid.width=8")
+
+
+def test_an_unknown_stage_is_refused(train_tiny, tmp_path):
+    with pytest.raises(InputError, match="unknown stage 'wramup': did you mean 'warmup'"):
+        train_tiny(tmp_path, "wramup")
+
+
+def test_more_pairs_a_batch_than_there_are_is_refused(train_tiny, tmp_path):
+    with pytest.raises(InputError, match=r"87 training samples are fewer than one batch of 100"):
+        train_tiny(tmp_path, "joint", "finetune", "optim.batch=100")
+
+
+def test_data_without_a_training_split_is_refused(tmp_path, tiny_shards):
+    """prepare writes no such data set; one from elsewhere may be so."""
+    request = Request("tiny", str(tmp_path))
+    url = prepare.run(request)
+    artifact = Artifact.open(url)
+    path = artifact.fetch("shards.json")
+    manifest = json.loads(path.read_text())
+    manifest["splits"]["train"] = {**manifest["splits"]["train"], "count": 0}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"has no training pairs \(splits: .*name a train split"):
+        teacher.run(request, shards=url)

@@ -1,0 +1,245 @@
+"""Recipes as data: names, overrides, what each stage reads, what cannot run."""
+
+import dataclasses
+
+import pytest
+
+from cmapkd_core.config import METHODS, STAGE_PHASES, Recipe
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import differences, flatten, nearest, override, parse_overrides
+from cmapkd_core.fingerprints import fingerprint, reads
+from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, REFERENCE, ROWS, as_json, resolve
+
+STAGES = ("prepare", "teacher", *STAGE_PHASES)
+
+
+def prints(recipe: Recipe) -> dict[str, str]:
+    return {stage: fingerprint(reads(recipe, stage)) for stage in STAGES}
+
+
+def shared(one: Recipe, two: Recipe) -> set[str]:
+    """Stages whose artifact both recipes share."""
+    return {stage for stage in STAGES if prints(one)[stage] == prints(two)[stage]}
+
+
+# ---- access by name -------------------------------------------------------------------------------
+
+
+def test_overrides_are_read_as_the_fields_type():
+    text = """optim.batch=64 optim.clip_norm=0.5
+    data.crop_scale=0.4,1 schedule.fine.levels=P5,L4 schedule.fine.selects=False teacher.model=ViT-B-32"""
+    recipe = override(RECIPES["tiny"], parse_overrides(text))
+    assert recipe.optim.batch == 64
+    assert recipe.optim.clip_norm == 0.5
+    assert recipe.data.crop_scale == (0.4, 1.0)
+    assert recipe.schedule.fine.levels == ("P5", "L4")
+    assert recipe.schedule.fine.selects is False
+    assert recipe.teacher.model == "ViT-B-32"
+
+
+def test_an_override_changes_its_field_and_no_other():
+    one, two = flatten(RECIPES["paper"]), flatten(override(RECIPES["paper"], {"method.weights.align": 0.3}))
+    assert {name for name in one if one[name] != two[name]} == {"method.weights.align"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim.btach=8", r"unknown field 'optim\.btach': did you mean 'optim\.batch'"),
+        ("optim.batch=many", r"optim\.batch=many: expected int, such as 16"),
+        ("optim.batch=2.5", r"optim\.batch=2\.5: expected int"),
+        ("optim.clip_norm=x", r"optim\.clip_norm=x: expected float"),
+        ("schedule.fine.selects=1", r"schedule\.fine\.selects=1: expected bool"),
+        ("data.crop_scale=a,b", r"data\.crop_scale=a,b: expected tuple"),
+        ("optim=3", r"unknown field 'optim'"),
+        ("optim.batch", r"override 'optim\.batch' has no '='"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_way_out(text, message):
+    with pytest.raises(InputError, match=message):
+        resolve("tiny", overrides=text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"recipe": "dmeo"}, "unknown recipe 'dmeo': did you mean 'demo'"),
+        ({"recipe": "tiny", "ablation": "noalsn"}, "unknown ablation 'noalsn': did you mean 'no_alsn'"),
+        ({"recipe": "tiny", "overrides": "method.name=cmapk"}, "unknown method 'cmapk': did you mean 'cmapkd'"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(given, message):
+    with pytest.raises(InputError, match=message):
+        resolve(**given)
+
+
+def test_nearest_lists_all_where_none_is_close():
+    assert nearest("zzz", ["warmup", "joint"]) == "one of: warmup, joint"
+
+
+def test_rows_win_over_the_recipe_and_overrides_over_rows():
+    assert resolve("tiny", "no_relation").method.weights.relation == 0
+    assert resolve("tiny", "no_relation", "method.weights.relation=0.7").method.weights.relation == 0.7
+    assert resolve("tiny", seed=5).seed == 5
+    assert resolve("tiny", seed="").seed == RECIPES["tiny"].seed
+    data = resolve("tiny", data="folder:s3://bucket/a:b").data
+    assert (data.source, data.url) == ("folder", "s3://bucket/a:b")
+
+
+def test_recipes_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RECIPES["tiny"].optim.batch = 3  # type: ignore[misc]
+
+
+# ---- the rows -------------------------------------------------------------------------------------
+
+
+def test_the_paper_recipe_is_table_1():
+    recipe = resolve("paper")
+    schedule, weights = recipe.schedule, recipe.method.weights
+    assert sum(phase.epochs for phase in vars(schedule).values()) == 25
+    assert [p.epochs for p in vars(schedule).values()] == [5, 5, 5, 10]
+    assert (schedule.coarse.lr.student, schedule.medium.lr.student, schedule.fine.lr.student) == (5e-5, 3e-5, 1e-5)
+    assert (schedule.alsn.lr.selector, schedule.fine.lr.selector, schedule.fine.lr.pyramid) == (1e-4, 5e-5, 5e-6)
+    assert (weights.intra, weights.align, weights.relation, weights.task) == (1.0, 0.5, 0.3, 0.1)
+    assert (weights.kd, weights.fd) == (0, 0)
+    assert recipe.optim.batch == 256
+    assert (recipe.teacher.model, recipe.student.model) == ("ViT-L-14", "ViT-B-16")
+
+
+def test_rows_name_fields_that_exist_and_change_something():
+    for table in (ABLATIONS, BASELINES):
+        for name, changes in table.items():
+            assert resolve("paper", name) != resolve("paper"), name
+            assert set(changes) <= set(flatten(RECIPES["paper"]))
+    assert REFERENCE in BASELINES
+    assert set(ROWS) == {"none", *ABLATIONS, *BASELINES}
+
+
+# ---- what a stage reads ---------------------------------------------------------------------------
+
+
+def test_runtime_changes_no_fingerprint():
+    changed = resolve("tiny", overrides="runtime.workers=3 runtime.checkpoint_every=7 runtime.log_every=5")
+    assert shared(resolve("tiny"), changed) == set(STAGES)
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("no_alsn", {"prepare", "teacher", "warmup"}),
+        ("no_relation", {"prepare", "teacher"}),
+        ("finetune", {"prepare", "teacher"}),
+        ("kd", {"prepare", "teacher"}),
+    ],
+)
+def test_rows_share_the_stages_before_they_differ(recipe, row, expected):
+    assert shared(resolve(recipe), resolve(recipe, row)) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("seed=9", {"prepare", "teacher"}),
+        ("teacher_fit.seed=9", {"prepare"}),
+        ("data.fraction=0.5", {"prepare", "teacher"}),
+        ("data.size=50", set()),
+        ("schedule.fine.epochs=3", {"prepare", "teacher", "warmup", "alsn"}),
+        ("schedule.coarse.epochs=3", {"prepare", "teacher"}),
+        ("selector.tau=0.5", {"prepare", "teacher", "warmup"}),
+        ("evaluate.split=val", set(STAGES)),
+        ("student.weights=other.safetensors", {"prepare", "teacher"}),
+        ("student.model=ViT-B-32", {"prepare"}),
+        ("optim.batch=8", {"prepare", "teacher"}),
+    ],
+)
+def test_a_field_reaches_the_stages_that_read_it(change, expected):
+    assert shared(resolve("tiny"), resolve("tiny", overrides=change)) == expected
+
+
+def test_a_method_without_a_teacher_does_not_depend_on_it():
+    changed = resolve("tiny", "finetune", "teacher_fit.seed=9 method.weights.fd=3 pyramid.width=99 selector.tau=9")
+    assert shared(resolve("tiny", "finetune"), changed) >= set(STAGE_PHASES)
+
+
+def test_every_field_that_no_fingerprint_holds_is_known():
+    """A field that changes results and that no stage reads would let two recipes share an artifact."""
+    recipe = resolve("tiny")
+    read = {name for stage in STAGES for name in reads(recipe, stage)}
+    unread = {n for n in flatten(recipe) if n not in read and not n.startswith(("runtime.", "evaluate."))}
+    # cmapkd has no heads to train in student phases; the alsn phase uses the fine phase's levels.
+    assert unread - {n for n in unread if n.endswith("lr.heads")} == {"name"}
+
+
+def test_an_unknown_stage_is_refused():
+    with pytest.raises(InputError, match="unknown stage 'wramup': did you mean 'warmup'"):
+        reads(resolve("tiny"), "wramup")
+
+
+def test_fingerprints_do_not_depend_on_order_or_sequence_type():
+    assert fingerprint({"a": (1, 2), "b": "x"}) == fingerprint({"b": "x", "a": [1, 2]})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert len(fingerprint({})) == 12
+
+
+def test_differences_name_the_field_and_both_values():
+    one, two = flatten(resolve("tiny")), flatten(resolve("tiny", "no_alsn", "optim.batch=8"))
+    assert differences(two, one) == ["selector.kind: alsn -> fixed", "optim.batch: 16 -> 8"]
+    assert differences({"a": (1,)}, {"a": [1]}) == []  # JSON has no tuples
+    assert differences({"new": 1}, {}) == ["new: None -> 1"]
+
+
+def test_as_json_is_plain():
+    import json
+
+    assert json.loads(json.dumps(as_json(resolve("tiny"))))["optim"]["batch"] == 16
+
+
+# ---- what cannot run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "message"),
+    [
+        (
+            "none",
+            "schedule.coarse.lr.student=0 schedule.coarse.lr.pyramid=0",
+            r"phase schedule\.coarse has 1 epochs and trains nothing: set one of schedule\.coarse\.lr\.student, .*pyramid",
+        ),
+        (
+            "finetune",
+            "schedule.fine.lr.student=0",
+            r"schedule\.fine .*trains nothing: set one of schedule.fine.lr.student",
+        ),
+        ("none", "schedule.alsn.lr.selector=0", r"schedule\.alsn .*trains nothing"),
+        ("none", "teacher_fit.pyramid.lr.pyramid=0", r"teacher_fit\.pyramid .*trains nothing"),
+        (
+            "none",
+            "schedule.coarse.epochs=0 schedule.medium.epochs=0 schedule.fine.epochs=0",
+            r"the schedule trains no student: give schedule\.fine\.epochs",
+        ),
+        ("none", "schedule.coarse.levels=P5", r"schedule\.coarse\.levels=P5 has none of pyramid\.text_levels"),
+        ("none", "schedule.fine.levels=P5,L4,P9", r"schedule\.fine\.levels names P9"),
+        ("none", "pyramid.vision_levels=P2", r"schedule\.coarse\.levels=P5,L4 has none of pyramid\.vision_levels=P2"),
+        ("none", "optim.batch=0", r"optim\.batch=0: it must be at least 1"),
+        ("none", "data.fraction=0", r"data\.fraction=0\.0"),
+        ("none", "selector.weights=1,1", r"selector\.weights=.*four weights"),
+        ("none", "selector.kind=alns", r"unknown selector 'alns': did you mean 'alsn'"),
+        ("none", "optim.batch=5 optim.accumulate=2", r"optim\.batch=5 .*optim\.accumulate=2"),
+        ("none", "optim.precision=fp8", r"unknown precision 'fp8': did you mean"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused_before_anything_starts(row, overrides, message):
+    with pytest.raises(InputError, match=message):
+        resolve("tiny", row, overrides)
+
+
+def test_a_method_without_levels_does_not_care_for_them():
+    assert resolve("tiny", "kd", "schedule.coarse.levels=P5").schedule.coarse.levels == ("P5",)
+
+
+def test_method_specs_are_complete():
+    for name, spec in METHODS.items():
+        assert spec.terms, name
+        assert "student" in spec.groups

@@ -1,0 +1,140 @@
+"""The layers of the package, read from its imports; a layer imports only what is below it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cmapkd_core
+
+ROOT = Path(cmapkd_core.__file__).parent
+REPOSITORY = ROOT.parent
+
+# From the ground up. Parts of one layer do not import each other; a part may import itself and what is below.
+LAYERS = [
+    {"errors"},
+    {"config"},
+    {"recipes", "executor_output"},
+    {"storage", "tracking", "parallel"},
+    {"places"},
+    {"records"},
+    {"data", "models", "losses"},
+    {"methods"},
+    {"engine", "evaluate", "report"},
+    {"stages"},
+]
+HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
+# Losses are pure functions of tensors: no recipe, rank or device.
+ALLOWED_BELOW = {"losses": set()}
+OUTSIDE = {
+    "boto3": {"storage"},
+    "botocore": {"storage"},
+    "mlflow": {"tracking"},
+    "webdataset": {"data"},
+    "open_clip": {"models", "evaluate"},  # evaluate: its list of prompt templates
+    "transformers": {"models"},
+    "matplotlib": {"report"},
+}
+
+
+def part_of(module: str) -> str:
+    """`cmapkd_core.data.shards` -> `data`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere in it, also inside functions; `from p import q` counts as p.q too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            assert node.module
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def package_files() -> dict[Path, str]:
+    """Every file of the package with the part that it belongs to; `__init__` of the package is no part."""
+    files = {p: p.relative_to(ROOT).parts[0].removesuffix(".py") for p in ROOT.rglob("*.py")}
+    return {path: part for path, part in files.items() if part != "__init__"}
+
+
+def test_every_part_has_its_layer():
+    assert set(package_files().values()) == set(HEIGHT)
+
+
+@pytest.mark.parametrize("part", list(HEIGHT))
+def test_a_part_imports_only_what_is_below_it(part):
+    wrong = []
+    for path in (path for path, owner in package_files().items() if owner == part):
+        for module in imports(path):
+            used = part_of(module) if module.startswith("cmapkd_core.") else ""
+            if used in ("", part, "__version__"):
+                continue
+            allowed = ALLOWED_BELOW.get(part, {p for p, height in HEIGHT.items() if height < HEIGHT[part]})
+            if used not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_the_library_does_not_know_the_pipeline():
+    for path in ROOT.rglob("*.py"):
+        roots = {module.split(".")[0] for module in imports(path)}
+        assert not roots & {"kfp", "components", "pipelines"}, path
+
+
+@pytest.mark.parametrize("library", list(OUTSIDE))
+def test_a_library_has_one_place(library):
+    users = {
+        part
+        for path, part in package_files().items()
+        if any(module == library or module.startswith(library + ".") for module in imports(path))
+    }
+    assert users == OUTSIDE[library]
+
+
+@pytest.mark.parametrize("module", ["config", "recipes", "places", "records", "storage"])
+def test_a_dry_run_loads_no_torch(module):
+    """Also not by way of something else: looked at in a fresh interpreter."""
+    heavy = "torch", "open_clip", "transformers", "mlflow", "boto3"
+    code = f"import sys, cmapkd_core.{module}; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_environment_is_read_at_the_edges_only():
+    for path, part in package_files().items():
+        reads_it = {"os.environ", "os.getenv"} & {
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
+        assert not reads_it or part in ("storage", "tracking", "parallel"), path
+
+
+def test_nothing_is_unpickled():
+    """Weights come as safetensors or by torch's restricted loader."""
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in ("pickle.load", "pickle.loads", "numpy.load", "np.load"), path
+            if called == "torch.load":
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("weights_only") == "True", path
+
+
+def test_no_function_is_longer_than_sixty_lines():
+    long = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno} {node.name}"
+        for folder in ("cmapkd_core", "components", "pipelines")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert not long
