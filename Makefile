@@ -1,5 +1,5 @@
 # Each target makes what it needs: `make demo` and `make test` both start from nothing but Python 3.11.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ROOT ?= runs/demo

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 VISION_LEVELS = ("P2", "P3", "P4", "P5")
 TEXT_LEVELS = ("L1", "L2", "L3", "L4")
 ALL_LEVELS = VISION_LEVELS + TEXT_LEVELS
-SELECTORS = ("alsn", "fixed")  # the classes are in models/selector.py
+SELECTORS = ("alsn", "fixed", "random", "shuffled", "reversed")  # the classes are in models/selector.py
+OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -47,7 +48,8 @@ class Rates:
     student: float = 0.0
     pyramid: float = 0.0  # pyramids, hierarchies and bridges
     selector: float = 0.0
-    heads: float = 0.0  # the teacher's projections into its joint space (stage teacher only)
+    heads: float = 0.0  # projections into the joint space: the teacher's in its own stage; of a student, 0: as `student`
+    extra: float = 0.0  # modules that a method owns beside the student, such as FitNet's regressors
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Phase:
     epochs: int = 0
     lr: Rates = Rates()
     levels: tuple[str, ...] = ALL_LEVELS  # the active ones; weights are renormalised over them
+    terms: tuple[str, ...] = ()  # the method's terms that count in this phase; empty: all of them
     selects: bool = False  # level weights by the recipe's selector; else uniform
 
 
@@ -105,6 +108,11 @@ class TermWeights:
     fd: float = 0.0
     policy: float = 1.0  # ALSN's own loss; its gradient reaches the selector alone
 
+    def within(self, phase: Phase) -> dict[str, float]:
+        """The weights in a phase: 0 for terms that do not count there."""
+        known = vars(self)
+        return {name: weight if name in (phase.terms or known) else 0.0 for name, weight in known.items()}
+
 
 @dataclass(frozen=True)
 class MethodConfig:
@@ -123,8 +131,9 @@ class SelectorConfig:
     kind: str = "alsn"  # one of SELECTORS
     weights: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)  # of a fixed selector, coarse level last
     tau: float = 1.0  # softmax temperature of the weights
+    objective: str = "utility"  # what ALSN learns, one of OBJECTIVES: "utility", or the paper's "seed"
     utility_tau: float = 0.1  # temperature of the target softmax(u / tau_u)
-    uniform: float = 0.1  # weight of KL(w || uniform)
+    uniform: float = 0.1  # weight of KL(w || uniform), or of the paper's entropy
     every: int = 10  # joint stage: optimiser steps between two measurements of the utilities
 
 
@@ -193,6 +202,7 @@ class MethodSpec:
     groups: tuple[str, ...] = ("student",)
     teacher: bool = True
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
+    deviations: str = "none"  # from what was published, as it stands below a report's table
 
 
 METHODS: dict[str, MethodSpec] = {
@@ -200,7 +210,12 @@ METHODS: dict[str, MethodSpec] = {
         terms=("intra", "align", "relation", "task", "kd", "fd", "policy"),
         groups=("student", "pyramid", "selector"),
         reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
+        deviations="the README's table of what differs from the paper",
     ),
     "contrastive": MethodSpec(terms=("task",), teacher=False),
-    "kd": MethodSpec(terms=("task", "kd"), reads=("method.kd_tau",)),
+    "kd": MethodSpec(
+        terms=("task", "kd"),
+        reads=("method.kd_tau",),
+        deviations="rows and columns of the batch's similarities stand for class scores",
+    ),
 }

@@ -10,7 +10,9 @@ import dataclasses
 from typing import Any
 
 from cmapkd_core.config import (
+    ALL_LEVELS,
     METHODS,
+    OBJECTIVES,
     PRECISIONS,
     SELECTORS,
     STAGE_PHASES,
@@ -37,7 +39,7 @@ RECIPES: dict[str, Recipe] = {
     # Real pictures and pretrained towers that PyPI packages ship; two cores, minutes.
     "demo": Recipe(
         name="demo",
-        data=DataConfig(source="emoji", fraction=0.5, test_share=0.3, samples_per_shard=512),
+        data=DataConfig(source="emoji", fraction=0.25, test_share=0.3, samples_per_shard=512),
         teacher=ModelConfig("lite2-minilm", "packages"),
         student=ModelConfig("lite0-minilm3", "packages"),
         pyramid=PyramidConfig(width=128),
@@ -76,10 +78,24 @@ RECIPES: dict[str, Recipe] = {
 }
 
 ABLATIONS: dict[str, dict[str, Any]] = {
+    # Table 4 of the paper
+    "no_pyramid": {"pyramid.vision_levels": ("P5",)},
+    "no_hierarchy": {"pyramid.text_levels": ("L4",)},
     "no_alsn": {"selector.kind": "fixed"},
+    "manual_alsn": {"selector.kind": "fixed", "selector.weights": (0.1, 0.2, 0.3, 0.4)},
+    "no_align": {"method.weights.align": 0.0},
     "no_relation": {"method.weights.relation": 0.0},
+    "one_stage": {"schedule.coarse.levels": ALL_LEVELS, "schedule.medium.levels": ALL_LEVELS},
+    # Controls: what a claim about the selector, the fitted teacher or the order of levels needs beside it
+    "random_alsn": {"selector.kind": "random"},
+    "shuffled_alsn": {"selector.kind": "shuffled"},
+    "reversed_alsn": {"selector.kind": "reversed"},
+    "seed_alsn": {"selector.objective": "seed"},
+    "random_teacher_pyramid": {"teacher_fit.pyramid.epochs": 0},
+    "fine_to_coarse": {"schedule.coarse.levels": ("P2", "L1"), "schedule.medium.levels": ("P2", "P3", "L1", "L2")},
 }
 
+# Same data, schedule and number of updates as the paper's method; weights as published.
 BASELINES: dict[str, dict[str, Any]] = {
     "finetune": {"method.name": "contrastive", "method.weights.task": 1.0},
     "scratch": {"method.name": "contrastive", "method.weights.task": 1.0, "student.weights": "random"},
@@ -125,12 +141,14 @@ def check(recipe: Recipe) -> None:
     """
     spec = choose("method", recipe.method.name, METHODS)
     choose("selector", recipe.selector.kind, dict.fromkeys(SELECTORS))
+    choose("selector objective", recipe.selector.objective, dict.fromkeys(OBJECTIVES))
     choose("precision", recipe.optim.precision, dict.fromkeys(PRECISIONS))
     for stage, phases in STAGE_PHASES.items():
         for name in phases:
             phase: Phase = getattr(recipe.schedule, name)
             if phase.epochs and stage != "alsn":
                 _check_phase(f"schedule.{name}", phase, spec.groups)
+                _check_terms(f"schedule.{name}.terms", phase, spec.terms)
             if phase.epochs and "pyramid" in spec.groups:
                 _check_levels(f"schedule.{name}.levels", phase.levels, recipe)
     if not any(getattr(recipe.schedule, name).epochs for name in ("coarse", "medium", "fine")):
@@ -148,6 +166,13 @@ def _check_phase(name: str, phase: Phase, groups: tuple[str, ...]) -> None:
     if not any(rate > 0 for group, rate in vars(phase.lr).items() if group in groups):
         rates = ", ".join(f"{name}.lr.{group}" for group in groups)
         raise InputError(f"phase {name} has {phase.epochs} epochs and trains nothing: set one of {rates} above 0")
+
+
+def _check_terms(name: str, phase: Phase, terms: tuple[str, ...]) -> None:
+    for term in phase.terms:
+        choose("term", term, dict.fromkeys(vars(TermWeights())))
+    if phase.terms and not set(phase.terms) & set(terms):
+        raise InputError(f"{name}={','.join(phase.terms)} has no term of this method: add one of {', '.join(terms)}")
 
 
 def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:

@@ -17,7 +17,9 @@ REPOSITORY = ROOT.parent
 # From the ground up. Parts of one layer do not import each other; a part may import itself and what is below.
 LAYERS = [
     {"errors"},
+    {"fields"},
     {"config"},
+    {"fingerprints"},
     {"recipes", "executor_output"},
     {"storage", "tracking", "parallel"},
     {"places"},

@@ -23,11 +23,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
+        self._before: Any = signal.SIG_DFL
 
     def listen(self) -> StopRequest:
         """Take over SIGTERM of this process."""
-        signal.signal(signal.SIGTERM, self._ask)
+        self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
+
+    def release(self) -> None:
+        """Give SIGTERM back: outside the loop nobody looks, and a stop must not wait for nobody."""
+        signal.signal(signal.SIGTERM, self._before if self._before is not None else signal.SIG_DFL)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

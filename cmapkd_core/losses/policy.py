@@ -43,6 +43,14 @@ def policy(weights: Tensor, target: Tensor, uniform: float) -> Tensor:
     return (towards + uniform * spread).mean()
 
 
+def easiest(weights: Tensor, distance: Tensor, bonus: float) -> Tensor:
+    """sum_i w_i d_i - bonus * H(w), mean over the batch: the paper's objective as it is written (section 4.3).
+
+    Its optimum is softmax(-d / bonus), the easiest level; kept to compare with. [B,K] twice -> scalar.
+    """
+    return (weights * distance.detach()).sum(1).mean() - bonus * entropy(weights)
+
+
 def entropy(weights: Tensor) -> Tensor:
     """Mean entropy of the samples' weights in nats, [B,K] -> scalar; log K when uniform."""
     return -(weights * weights.clamp_min(1e-12).log()).sum(1).mean()

@@ -64,6 +64,14 @@ class Method(nn.Module):
         """What the ALSN stage trains, a module with the loop's contract; None where there is no policy to learn."""
         return None
 
+    def begin(self, teacher: Teacher | None) -> list[str]:
+        """Called once, on the recipe's untrained student; what it did to it, in lines to be shown."""
+        return []
+
+    def exported(self, teacher: Teacher | None) -> Backbone:
+        """The model that answers queries: what is evaluated and shipped, with all that inference needs."""
+        return self.student
+
     def statistics(self, batch: Batch, targets: Targets | None) -> dict[str, Tensor]:
         """What a selector learns from, rows [b, ...] by column; nothing for a method without one."""
         return {}

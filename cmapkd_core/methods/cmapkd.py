@@ -18,10 +18,10 @@ from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses import contrastive, intra
 from cmapkd_core.losses.align import align, pyramid, single
-from cmapkd_core.losses.policy import entropy, utilities
+from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import gram, layer_relation, sample_relation
 from cmapkd_core.methods.base import Method, Outcome, gathered, require
-from cmapkd_core.methods.policy import PolicyFit, PolicyMemory
+from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features
@@ -49,7 +49,7 @@ class Cmapkd(Method):
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """The student, the parts of its pyramid that the phase's levels reach, the selector."""
         pyramid = [*self.levels.used(self.active(phase)), *self.lifts.parameters()]
-        return super().groups(phase) | {"pyramid": pyramid, "selector": list(self.selector.parameters())}
+        return super().groups(phase) | {"pyramid": pyramid, "selector": self.selector.used(self.active(phase))}
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Levels that both the phase and the recipe have, finest first."""
@@ -57,9 +57,10 @@ class Cmapkd(Method):
         return tuple(n for n in (*VISION_LEVELS, *TEXT_LEVELS) if n in phase.levels and n in known)
 
     def policy_fit(self) -> PolicyFit | None:
-        """The selector on its own, at all of the recipe's levels."""
+        """The selector on its own, at all of the recipe's levels; None where it has nothing to choose or to learn."""
         levels = self.active(self.recipe.schedule.fine)
-        return PolicyFit(self.selector, self.recipe.selector, levels) if self.selector.learns else None
+        choosing = self.selector.learns and self.selector.used(levels)
+        return PolicyFit(self.selector, self.recipe.selector, levels) if choosing else None
 
     def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
         """The terms of config.METHODS["cmapkd"]."""
@@ -69,14 +70,15 @@ class Cmapkd(Method):
             mine = self.levels(vision, text, active).float()
         d_v, d_l = level_distances(mine, theirs.levels)
         selector = self.selector if phase.selects else self.uniform
-        w_v, w_l = selector(theirs.image, theirs.text, active)
+        w_v, w_l = selector.choose(theirs.image, theirs.text, active)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         levels_s, levels_t = gathered_levels(mine), gathered_levels(theirs.levels)
         logits = self.logits(image, caption)
         task = contrastive.info_nce(logits)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
-            u_v, u_l = measure(d_v, d_l, task, vision, text)
-            self.memory.keep(*gathered(theirs.image, theirs.text, u_v, u_l))
+            u = torch.cat(measure(d_v, d_l, task, vision, text), dim=1)
+            d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
+            self.memory.keep({"teacher_image": image_t, "teacher_text": caption_t, "u": u, "d": d})
         terms = {
             "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
             "align": self._align(levels_s, levels_t, theirs),
@@ -160,10 +162,3 @@ def level_grams(levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
 def embedding_grams(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Image-image, text-text and image-text cosines of CLIP embeddings, [B,B] each."""
     return gram(image, image), gram(text, text), gram(image, text)
-
-
-def describe(w_v: Tensor, w_l: Tensor, active: tuple[str, ...]) -> dict[str, Tensor]:
-    """Mean weight of every active level and the weights' mean entropies in nats, for the log."""
-    named = zip((*VISION_LEVELS, *TEXT_LEVELS), (*w_v.detach().mean(0), *w_l.detach().mean(0)), strict=True)
-    means = {f"weight/{name}": value for name, value in named if name in active}
-    return means | {"entropy/vision": entropy(w_v.detach()), "entropy/text": entropy(w_l.detach())}

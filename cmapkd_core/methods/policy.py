@@ -8,58 +8,65 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS, Phase, SelectorConfig
-from cmapkd_core.losses.policy import entropy, policy
+from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS, Phase
+from cmapkd_core.config import SelectorConfig as Config
+from cmapkd_core.losses.policy import easiest, entropy, policy
 from cmapkd_core.methods.base import Outcome
-from cmapkd_core.models.selector import ALSN, FixedSelector, restrict
+from cmapkd_core.models.selector import Selector, restrict
 
 
-def policy_loss(
-    selector: nn.Module,
-    image: Tensor,
-    text: Tensor,
-    u: tuple[Tensor, Tensor],
-    active: tuple[str, ...],
-    c: SelectorConfig,
+def utility_objective(
+    w: Tensor, u: Tensor, d: Tensor, known: tuple[str, ...], active: tuple[str, ...], c: Config
 ) -> Tensor:
-    """Both modalities' KL(q || w) + uniform KL(w || 1/K); image, text [B,E], u_v and u_l [B,4]."""
-    w_v, w_l = selector(image, text, active)
-    q_v = restrict(u[0] / c.utility_tau, VISION_LEVELS, active)
-    q_l = restrict(u[1] / c.utility_tau, TEXT_LEVELS, active)
-    return policy(w_v, q_v, c.uniform) + policy(w_l, q_l, c.uniform)
+    """KL(softmax(u / tau_u) || w) + uniform KL(w || 1/K) over the active levels; w, u, d [B,4]."""
+    return policy(w, restrict(u / c.utility_tau, known, active), c.uniform)
+
+
+def seed_objective(
+    w: Tensor, u: Tensor, d: Tensor, known: tuple[str, ...], active: tuple[str, ...], c: Config
+) -> Tensor:
+    """The paper's: weights of the levels that are close already, with an entropy bonus; w, u, d [B,4]."""
+    return easiest(w, d, c.uniform)
+
+
+OBJECTIVES = {"utility": utility_objective, "seed": seed_objective}
+
+
+def policy_loss(selector: Selector, rows: dict[str, Tensor], active: tuple[str, ...], config: Config) -> Tensor:
+    """The objective of both modalities on rows {teacher_image, teacher_text [B,E], u, d [B,8]}."""
+    w = selector(rows["teacher_image"], rows["teacher_text"], active)
+    halves = zip(w, rows["u"].split(4, dim=1), rows["d"].split(4, dim=1), (VISION_LEVELS, TEXT_LEVELS), strict=True)
+    parts = [OBJECTIVES[config.objective](*half, active, config) for half in halves]
+    return torch.stack(parts).sum()
 
 
 class PolicyMemory(nn.Module):
-    """The samples whose utilities were measured last, gathered over the ranks.
+    """The samples whose levels were measured last, gathered over the ranks.
 
     Measuring costs a backward per level, so it happens every few steps and the selector trains on
     the same samples in between. Buffers, so that a resumed run continues with the same samples.
     """
 
-    image: Tensor
-    text: Tensor
-    vision_utility: Tensor
-    text_utility: Tensor
     filled: Tensor
 
     def __init__(self, batch: int, width: int) -> None:
         super().__init__()
-        for name, columns in (("image", width), ("text", width), ("vision_utility", 4), ("text_utility", 4)):
-            self.register_buffer(name, torch.zeros(batch, columns))
+        self.columns = {"teacher_image": width, "teacher_text": width, "u": 8, "d": 8}
+        for name, size in self.columns.items():
+            self.register_buffer(name, torch.zeros(batch, size))
         self.register_buffer("filled", torch.zeros(()))
 
-    def keep(self, image: Tensor, text: Tensor, u_v: Tensor, u_l: Tensor) -> None:
-        """Replace the samples: embeddings [B,E], utilities [B,4]."""
-        pairs = ((self.image, image), (self.text, text), (self.vision_utility, u_v), (self.text_utility, u_l))
-        for buffer, value in pairs:
-            buffer.copy_(value.detach())
+    def keep(self, rows: dict[str, Tensor]) -> None:
+        """Replace the samples: teacher_image, teacher_text [B,E], utilities u and distances d [B,8]."""
+        for name in self.columns:
+            self.get_buffer(name).copy_(rows[name].detach())
         self.filled.fill_(1.0)
 
-    def loss(self, selector: ALSN | FixedSelector, active: tuple[str, ...], config: SelectorConfig) -> Tensor:
+    def loss(self, selector: Selector, active: tuple[str, ...], config: Config) -> Tensor:
         """The policy loss of the remembered samples; 0 before any was measured."""
         # Clones: a later `keep` writes the buffers in place while the graph may still need them.
-        u = (self.vision_utility.clone(), self.text_utility.clone())
-        return self.filled * policy_loss(selector, self.image.clone(), self.text.clone(), u, active, config)
+        rows = {name: self.get_buffer(name).clone() for name in self.columns}
+        return self.filled * policy_loss(selector, rows, active, config)
 
 
 class PolicyFit(nn.Module):
@@ -67,22 +74,25 @@ class PolicyFit(nn.Module):
 
     amp: torch.dtype | None = None
 
-    def __init__(self, selector: ALSN | FixedSelector, config: SelectorConfig, active: tuple[str, ...]) -> None:
+    def __init__(self, selector: Selector, config: Config, active: tuple[str, ...]) -> None:
         super().__init__()
         self.selector, self.config, self.active = selector, config, active
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
-        """The selector's parameters."""
-        return {"selector": list(self.selector.parameters())}
+        """The selector's parameters, as far as the levels leave it a choice."""
+        return {"selector": self.selector.used(self.active)}
 
     def forward(self, batch: dict[str, Tensor], targets: None, phase: Phase, step: int) -> Outcome:
-        """Term `policy` of rows {teacher_image, teacher_text: [b,E], u: [b,8]}."""
-        u = batch["u"].split(len(VISION_LEVELS), dim=1)
-        image, text = batch["teacher_image"], batch["teacher_text"]
-        loss = policy_loss(self.selector, image, text, (u[0], u[1]), self.active, self.config)
-        w_v, w_l = self.selector(image, text, self.active)
-        named = zip(ALL_LEVELS, (*w_v.detach().mean(0), *w_l.detach().mean(0)), strict=True)
-        stats = {f"weight/{n}": value for n, value in named if n in self.active}
-        return Outcome(
-            {"policy": loss}, stats | {"entropy/vision": entropy(w_v.detach()), "entropy/text": entropy(w_l.detach())}
-        )
+        """Term `policy` of rows {teacher_image, teacher_text: [b,E], u, d: [b,8]}."""
+        loss = policy_loss(self.selector, batch, self.active, self.config)
+        with torch.no_grad():
+            w_v, w_l = self.selector(batch["teacher_image"], batch["teacher_text"], self.active)
+        return Outcome({"policy": loss}, describe(w_v, w_l, self.active))
+
+
+def describe(w_v: Tensor, w_l: Tensor, active: tuple[str, ...]) -> dict[str, Tensor]:
+    """Mean weight of every active level and the weights' mean entropies in nats, for the log."""
+    w_v, w_l = w_v.detach(), w_l.detach()
+    named = zip(ALL_LEVELS, (*w_v.mean(0), *w_l.mean(0)), strict=True)
+    means = {f"weight/{name}": value for name, value in named if name in active}
+    return means | {"entropy/vision": entropy(w_v), "entropy/text": entropy(w_l)}

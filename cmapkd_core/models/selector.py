@@ -1,4 +1,4 @@
-"""Who chooses the level weights of a sample: ALSN (paper 4.3) or fixed weights.
+"""Who chooses the level weights of a sample: ALSN (paper 4.3), fixed weights, and ALSN's controls.
 
 Shapes: B samples, K = 4 levels a modality. Every selector gives w_v, w_l [B,4] that are not negative;
 `restrict` renormalises them over the active levels.
@@ -18,7 +18,28 @@ def restrict(logits: Tensor, known: tuple[str, ...], levels: tuple[str, ...]) ->
     return logits.masked_fill(~active, float("-inf")).softmax(dim=-1)
 
 
-class ALSN(nn.Module):
+class Selector(nn.Module):
+    """`forward` gives the weights that the policy trains; `choose` those that the student's loss uses."""
+
+    learns = False  # whether there is a policy to train
+
+    def __init__(self, image_width: int, text_width: int, config: SelectorConfig) -> None:
+        super().__init__()
+
+    def forward(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Teacher embeddings [B,E], [B,E] -> w_v, w_l [B,4] over the active levels."""
+        raise NotImplementedError
+
+    def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """The weights in use, [B,4] for each modality."""
+        return self(image, text, levels)
+
+    def used(self, levels: tuple[str, ...]) -> list[nn.Parameter]:
+        """The parameters that the weights of the active levels depend on."""
+        return list(self.parameters())
+
+
+class ALSN(Selector):
     """[x_v; x_l] of the frozen teacher -> 512 -> 256 (ReLU, dropout 0.1) -> two heads of 4.
 
     The paper's sigmoid before the softmax confines weights to [0.109, 0.475] and is left out.
@@ -27,7 +48,7 @@ class ALSN(nn.Module):
     learns = True
 
     def __init__(self, image_width: int, text_width: int, config: SelectorConfig) -> None:
-        super().__init__()
+        super().__init__(image_width, text_width, config)
         self.tau = config.tau
         self.encoder = nn.Sequential(
             *(nn.Linear(image_width + text_width, 512), nn.ReLU(), nn.Dropout(0.1)),
@@ -45,15 +66,59 @@ class ALSN(nn.Module):
             restrict(self.text_head(h) / self.tau, TEXT_LEVELS, levels),
         )
 
+    def used(self, levels: tuple[str, ...]) -> list[nn.Parameter]:
+        """A modality with one active level leaves its head nothing to choose."""
+        heads = ((self.vision_head, VISION_LEVELS), (self.text_head, TEXT_LEVELS))
+        choosing = [head for head, known in heads if len(set(known) & set(levels)) > 1]
+        return [p for module in (self.encoder, *choosing) for p in module.parameters()] if choosing else []
 
-class FixedSelector(nn.Module):
+
+class ShuffledALSN(ALSN):
+    """Control: each sample gets the weights of its neighbour in the batch, so only their distribution is left."""
+
+    def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """The learned weights, one sample further."""
+        w_v, w_l = self(image, text, levels)
+        return w_v.roll(1, dims=0), w_l.roll(1, dims=0)
+
+
+class ReversedALSN(ALSN):
+    """Control: the level that ALSN wants most gets the smallest weight, and so on."""
+
+    def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """The learned weights in the opposite order over the active levels."""
+        w_v, w_l = self(image, text, levels)
+        return reverse_ranks(w_v, VISION_LEVELS, levels), reverse_ranks(w_l, TEXT_LEVELS, levels)
+
+
+def reverse_ranks(w: Tensor, known: tuple[str, ...], levels: tuple[str, ...]) -> Tensor:
+    """Each row's active weights with the largest and the smallest exchanged, and so on, [B,4] -> [B,4]."""
+    active = [i for i, name in enumerate(known) if name in levels]
+    values, order = w[:, active].sort(dim=1)
+    reversed_rows = torch.zeros_like(values).scatter(1, order, values.flip(1))
+    out = torch.zeros_like(w)
+    out[:, active] = reversed_rows
+    return out
+
+
+class RandomSelector(Selector):
+    """Control: weights drawn anew for every sample and step, softmax of standard normal numbers."""
+
+    def forward(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Random weights [B,4] for each modality."""
+        vision = torch.randn(len(image), len(VISION_LEVELS), device=image.device)
+        language = torch.randn(len(image), len(TEXT_LEVELS), device=image.device)
+        return restrict(vision, VISION_LEVELS, levels), restrict(language, TEXT_LEVELS, levels)
+
+
+class FixedSelector(Selector):
     """The same weights for every sample (uniform, manual)."""
 
-    learns = False
     logits: Tensor
 
     def __init__(self, image_width: int, text_width: int, config: SelectorConfig) -> None:
-        super().__init__()
+        super().__init__(image_width, text_width, config)
+        # A weight of 0 becomes 1e-12: softmax needs one active level that is not minus infinity.
         self.register_buffer("logits", torch.tensor(config.weights).clamp_min(1e-12).log(), persistent=False)
 
     def forward(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
@@ -69,4 +134,10 @@ class Uniform(FixedSelector):
         super().__init__(0, 0, SelectorConfig(weights=(1.0, 1.0, 1.0, 1.0)))
 
 
-SELECTORS: dict[str, type[ALSN] | type[FixedSelector]] = {"alsn": ALSN, "fixed": FixedSelector}
+SELECTORS: dict[str, type[Selector]] = {
+    "alsn": ALSN,
+    "fixed": FixedSelector,
+    "random": RandomSelector,
+    "shuffled": ShuffledALSN,
+    "reversed": ReversedALSN,
+}

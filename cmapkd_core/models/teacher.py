@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
+from cmapkd_core.models.features import Features
 
 
 @dataclass
 class Targets:
     """What the teacher says of a batch of pairs.
 
-    image, text: unit embeddings [b,E]. scale: exp of its logit scale. level_scale: exp(s) of its
-    bridge. levels: its active levels, mapped by its own bridge. alpha: [4,4] compatibility of P_i
-    with L_j, sums to 1.
+    image, text: unit embeddings [b,E]. vision, language: all that its towers gave (taps, pooled states).
+    scale: exp of its logit scale. level_scale: exp(s) of its bridge. levels: its active levels, mapped
+    by its own bridge. alpha: [4,4] compatibility of P_i with L_j, sums to 1.
     """
 
     image: Tensor
     text: Tensor
+    vision: Features
+    language: Features
     scale: Tensor
     level_scale: Tensor
     levels: Levels
@@ -60,4 +63,5 @@ class Teacher(nn.Module):
             vision, text = self.backbone.vision(images), self.backbone.text(tokens)
             found = self.levels(vision, text, levels).float()
         scales = self.backbone.scale(), self.levels.bridge.scale()
-        return Targets(vision.embedding.float(), text.embedding.float(), *scales, found, self.alpha)
+        vision, text = vision.float(), text.float()
+        return Targets(vision.embedding, text.embedding, vision, text, *scales, found, self.alpha)

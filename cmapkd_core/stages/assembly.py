@@ -16,7 +16,7 @@ from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.engine.loop import run_phase
-from cmapkd_core.engine.runtime import StopRequest, seed_everything
+from cmapkd_core.engine.runtime import Interrupted, StopRequest, seed_everything
 from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.errors import InputError
 from cmapkd_core.methods import METHODS, Method
@@ -28,6 +28,7 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context
 
 METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"
+MODEL, STUDENT = "model", "student"  # folders of a training artifact: what is evaluated, and what is trained on
 
 
 def open_shards(artifact: Artifact) -> ShardSet:
@@ -77,13 +78,28 @@ def common_grid(student: Backbone) -> int:
 
 
 def load_teacher(artifact: Artifact, grid: int, width: int) -> Teacher:
-    """The frozen teacher that stage `teacher` wrote."""
+    """The frozen teacher that stage `teacher` wrote.
+
+    Raises:
+        InputError: it was fitted for levels of another width.
+    """
     backbone = load_model(artifact.fetch_folder("model"))
     state = load_file(artifact.fetch(LEVELS_STATE))
     levels = LevelTower(backbone.spec, grid, width)
     alpha = state.pop("alpha")
+    if names := misfits(state, levels.state_dict()):
+        raise InputError(
+            f"{artifact.url} was fitted for other levels than pyramid.width={width} (it differs in "
+            f"{', '.join(names[:4])}): run stage teacher with this recipe"
+        )
     levels.load_state_dict(state)
     return Teacher(backbone, levels, alpha).to(parallel.device())
+
+
+def misfits(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that only one side has, or that differ in shape."""
+    theirs, ours = ({name: tuple(x.shape) for name, x in state.items()} for state in (found, wanted))
+    return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
 
 def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | None]:
@@ -91,14 +107,21 @@ def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | Non
     # The same seed on every rank: what is drawn here must be equal everywhere.
     seed_everything(recipe.seed, rank=0)
     init = context.inputs.get("init")
-    student = load_model(init.fetch_folder("model")) if init else build(recipe.student, recipe.seed, context.scratch)
+    student = load_model(_student_folder(init)) if init else build(recipe.student, recipe.seed, context.scratch)
     teacher = None
     if SPECS[recipe.method.name].teacher:
         teacher = load_teacher(context.inputs["teacher"], common_grid(student), recipe.pyramid.width)
     method = METHODS[recipe.method.name](recipe, student, teacher)
     if init:
         load_own_state(method, init.fetch(METHOD_STATE))
+    else:
+        for line in method.begin(teacher):
+            context.say(f"{recipe.method.name}: {line}\n")
     return method, teacher
+
+
+def _student_folder(init: Artifact) -> Path:
+    return init.fetch_folder(STUDENT if any(name.startswith(f"{STUDENT}/") for name in init.files()) else MODEL)
 
 
 def own_state(method: Method) -> dict[str, torch.Tensor]:
@@ -118,9 +141,7 @@ def load_own_state(method: Method, path: Path) -> None:
         InputError: the file belongs to another method, or to other sizes of it.
     """
     found, wanted = load_file(path), own_state(method)
-    ours, theirs = ({name: tuple(x.shape) for name, x in state.items()} for state in (wanted, found))
-    if ours != theirs:
-        names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    if names := misfits(found, wanted):
         raise InputError(
             f"{path} was written by another recipe (it differs in {', '.join(names[:4])}): "
             "give the artifact of the same method, levels, widths and optim.batch"
@@ -131,17 +152,23 @@ def load_own_state(method: Method, path: Path) -> None:
 def run_plans(context: Context, stage: str, plans: list[Plan], work: dict[str, Any], seed: int) -> Session:
     """Run the phases of a stage in order; `work[name]()` gives a phase's (module, loader, targets)."""
     seed_everything(seed, rank=parallel.rank())
-    session = Session(
-        stage=stage,
-        plans=plans,
-        checkpoints=Checkpoints(context.workdir, context.scratch, context.identity),
-        tracker=context.tracker,
-        say=context.say,
-        runtime=context.recipe.runtime,
-        stop=StopRequest().listen(),
-    )
-    for plan in plans:
-        if not session.finished(plan):
-            module, loader, targets = work[plan.name]()
-            run_phase(module, loader, targets, plan, session)
+    stop = StopRequest().listen()
+    try:
+        session = Session(
+            stage=stage,
+            plans=plans,
+            checkpoints=Checkpoints(context.workdir, context.scratch, context.identity),
+            tracker=context.tracker,
+            say=context.say,
+            runtime=context.recipe.runtime,
+            stop=stop,
+        )
+        for plan in plans:
+            if not session.finished(plan):
+                module, loader, targets = work[plan.name]()
+                run_phase(module, loader, targets, plan, session)
+    finally:
+        stop.release()
+    if stop.anywhere():
+        raise Interrupted(f"{stage} was asked to stop after its last step; everything is saved")
     return session

@@ -215,6 +215,7 @@ def _commit(url: str, manifest: dict[str, Any], context: Context) -> None:
     if not storage.create(storage.join(url, MANIFEST), json.dumps(manifest, indent=1).encode()):
         context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
         storage.delete_tree(storage.join(url, folder))
+        storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
         return
-    storage.delete_tree(storage.join(url, "work"))
+    storage.delete_tree(context.workdir)
     context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")

@@ -43,10 +43,13 @@ def collect(method: Method, teacher: Teacher, loader: TrainLoader) -> pa.Table:
 
 
 def as_columns(path: Path) -> dict[str, Tensor]:
-    """What the ALSN stage trains from: u [n,8], teacher_image and teacher_text [n,E]."""
+    """What the ALSN stage trains from: u and d [n,8], teacher_image and teacher_text [n,E]."""
     table = pq.read_table(path)
-    u = torch.stack([torch.from_numpy(table[f"u_{name}"].to_numpy().copy()) for name in ALL_LEVELS], dim=1)
-    return {"u": u, **{name: _matrix(table, name) for name in ("teacher_image", "teacher_text")}}
+    columns = {name: _matrix(table, name) for name in ("teacher_image", "teacher_text")}
+    for kind in ("u", "d"):
+        levels = [torch.from_numpy(table[f"{kind}_{name}"].to_numpy().copy()) for name in ALL_LEVELS]
+        columns[kind] = torch.stack(levels, dim=1)
+    return columns
 
 
 def _matrix(table: pa.Table, name: str) -> Tensor:
@@ -60,7 +63,7 @@ def level_weights(fit: PolicyFit, path: Path) -> pa.Table:
     """The selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty."""
     table, columns = pq.read_table(path), as_columns(path)
     fit.cpu().eval()
-    w = torch.cat(fit.selector(columns["teacher_image"], columns["teacher_text"], fit.active), dim=1)
+    w = torch.cat(fit.selector.choose(columns["teacher_image"], columns["teacher_text"], fit.active), dim=1)
     weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
     return pa.table({"key": table["key"], **weights, "difficulty": table["difficulty"]})
 

@@ -3,8 +3,9 @@
     python -m cmapkd_core.stages.train --stage warmup --recipe demo --root runs/local --shards URL --teacher URL
     torchrun --standalone --nproc-per-node 8 -m cmapkd_core.stages.train ...     (the same, eight processes)
 
-Artifact: model/ (the student), method.safetensors (what the method has beside it), history.json;
-warmup adds sample_stats.parquet, and the later stages weights.parquet where a selector was learned.
+Artifact: model/ (the student), method.safetensors (what the method has beside it), history.json; student/ where
+the model that answers queries is more than the student. warmup adds sample_stats.parquet, and the later stages
+weights.parquet where a selector was learned.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from cmapkd_core.models.teacher import Targets, Teacher
 from cmapkd_core.places import place
 from cmapkd_core.stages.assembly import (
     METHOD_STATE,
+    MODEL,
+    STUDENT,
     make_method,
     open_shards,
     run_plans,
@@ -74,7 +77,11 @@ def body(context: Context, stage: str) -> dict[str, float]:
     session = run_plans(context, stage, plans, work, seed)
     _write_tables(context, stage, method, teacher)
     if parallel.rank() == 0:
-        save_model(method.student.cpu(), context.out / "model")
+        method.cpu()
+        exported = method.exported(teacher)
+        save_model(exported, context.out / MODEL)
+        if exported is not method.student:  # what the next stage trains on is not what is evaluated
+            save_model(method.student, context.out / STUDENT)
         save_own_state(method, context.out / METHOD_STATE)
         (context.out / "history.json").write_text(json.dumps({"points": session.history}))
         if session.replaced:
@@ -124,11 +131,12 @@ STAGES: dict[str, Callable[[Context, str, Method, Teacher | None], tuple[list[Pl
 
 
 def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -> list[Plan]:
-    weights = vars(recipe.method.weights)
-    return [
-        Plan(i, name, getattr(recipe.schedule, name), steps_per_epoch, weights, recipe.optim, batch)
-        for i, name in enumerate(names)
-    ]
+    plans = []
+    for i, name in enumerate(names):
+        phase: Phase = getattr(recipe.schedule, name)
+        weights = recipe.method.weights.within(phase)
+        plans.append(Plan(i, name, phase, steps_per_epoch, weights, recipe.optim, batch))
+    return plans
 
 
 def pair_loader(context: Context, method: Method, teacher: Teacher | None, phase: str) -> TrainLoader:

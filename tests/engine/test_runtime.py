@@ -60,5 +60,15 @@ def test_sigterm_is_remembered_and_stops_nothing_by_itself():
     assert not StopRequest().anywhere()
 
 
+def test_sigterm_is_given_back():
+    seen: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    stop = StopRequest().listen()
+    stop.release()
+    signal.raise_signal(signal.SIGTERM)
+    assert seen == [signal.SIGTERM]
+    assert not stop.asked
+
+
 def test_time_left_is_readable():
     assert [clock(s) for s in (0, 9.6, 61, 3600, 45296)] == ["0:00", "0:10", "1:01", "1:00:00", "12:34:56"]

@@ -19,33 +19,38 @@ def samples(n: int, width: int = 8) -> dict[str, torch.Tensor]:
     rows = {"teacher_image": torch.randn(n, width, generator=generator)}
     rows["teacher_text"] = torch.randn(n, width, generator=generator)
     rows = {name: torch.nn.functional.normalize(x, dim=-1) for name, x in rows.items()}
-    return rows | {"u": torch.rand(n, 8, generator=generator) * 2 - 1}
+    return rows | {"u": torch.rand(n, 8, generator=generator) * 2 - 1, "d": torch.rand(n, 8, generator=generator)}
 
 
 def test_the_loss_of_uniform_weights_against_even_utilities_is_zero():
     fixed = SELECTORS["fixed"](8, 8, CONFIG)
     rows = samples(4)
-    even = (torch.full((4, 4), 0.3),) * 2
-    loss = policy_loss(fixed, rows["teacher_image"], rows["teacher_text"], even, ALL_LEVELS, CONFIG)
+    loss = policy_loss(fixed, rows | {"u": torch.full((4, 8), 0.3)}, ALL_LEVELS, CONFIG)
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_target_is_the_softmax_of_the_utilities():
     fixed, rows = SELECTORS["fixed"](8, 8, CONFIG), samples(1)
-    u = torch.tensor([[0.1 * math.log(2), 0.0, 0.0, 0.0]])  # tau_u = 0.1: twice the weight of the others
+    u = torch.tensor([[0.1 * math.log(2), 0.0, 0.0, 0.0] * 2])  # tau_u = 0.1: twice the weight of the others
     q = torch.tensor([2.0, 1, 1, 1]) / 5
     expected = 2 * float((q * (q / 0.25).log()).sum())
-    loss = policy_loss(fixed, rows["teacher_image"], rows["teacher_text"], (u, u), ALL_LEVELS, CONFIG)
+    loss = policy_loss(fixed, rows | {"u": u}, ALL_LEVELS, CONFIG)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_papers_objective_prefers_the_easiest_level():
+    config, alsn, rows = SelectorConfig(objective="seed"), SELECTORS["fixed"](8, 8, CONFIG), samples(1)
+    d = torch.tensor([[0.1, 0.2, 0.3, 0.4] * 2])
+    expected = 2 * (0.25 - 0.1 * math.log(4))  # sum_i w_i d_i - 0.1 H(w) of uniform weights, two modalities
+    assert policy_loss(alsn, rows | {"d": d}, ALL_LEVELS, config).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_memory_is_empty_until_something_was_measured():
     torch.manual_seed(0)
     memory, alsn, rows = PolicyMemory(4, 8), ALSN(8, 8, CONFIG).eval(), samples(4)
     assert memory.loss(alsn, ALL_LEVELS, CONFIG).item() == 0
-    u_v, u_l = rows["u"].split(4, dim=1)
-    memory.keep(rows["teacher_image"], rows["teacher_text"], u_v, u_l)
-    expected = policy_loss(alsn, rows["teacher_image"], rows["teacher_text"], (u_v, u_l), ALL_LEVELS, CONFIG)
+    memory.keep(rows)
+    expected = policy_loss(alsn, rows, ALL_LEVELS, CONFIG)
     assert memory.loss(alsn, ALL_LEVELS, CONFIG).item() == pytest.approx(expected.item())
     other = PolicyMemory(4, 8)
     other.load_state_dict(memory.state_dict())  # a resumed run remembers the same samples
@@ -75,10 +80,9 @@ def test_utilities_in_memory_are_those_of_the_batch(make_method, make_teacher, b
     said = ask(teacher, pairs, method.active(phase))
     method(pairs, said, phase, 0)
     rows = method.statistics(pairs, said)
-    assert torch.allclose(
-        torch.cat((method.memory.vision_utility, method.memory.text_utility), 1), rows["u"], atol=1e-4
-    )
-    assert torch.equal(method.memory.image, said.image)
+    assert torch.allclose(method.memory.u, rows["u"], atol=1e-4)
+    assert torch.allclose(method.memory.d, rows["d"], atol=1e-6)
+    assert torch.equal(method.memory.teacher_image, said.image)
 
 
 def test_the_alsn_stage_learns_the_levels_of_use():

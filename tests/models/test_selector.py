@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS, SelectorConfig
-from cmapkd_core.models.selector import ALSN, SELECTORS, FixedSelector, Uniform, restrict
+from cmapkd_core.config import SELECTORS as NAMES
+from cmapkd_core.models.selector import SELECTORS, Uniform, restrict, reverse_ranks
 
 PHASES = [("P5", "L4"), ("P4", "P5", "L3", "L4"), ("P2", "L1", "L4"), ALL_LEVELS]
 
@@ -95,6 +96,46 @@ def test_a_low_temperature_sharpens():
 
 
 def test_the_table_says_who_learns():
-    assert {name: kind.learns for name, kind in SELECTORS.items()} == {"alsn": True, "fixed": False}
-    assert SELECTORS["alsn"] is ALSN
-    assert SELECTORS["fixed"] is FixedSelector
+    learning = {"alsn": True, "fixed": False, "random": False, "shuffled": True, "reversed": True}
+    assert {name: kind.learns for name, kind in SELECTORS.items()} == learning
+    assert set(SELECTORS) == set(NAMES)
+
+
+def test_plain_selectors_use_what_they_train():
+    for kind in ("alsn", "fixed"):
+        selector, image, text = made(kind), unit(5, 8, 0), unit(5, 8, 1)
+        for used, trained in zip(
+            selector.choose(image, text, ALL_LEVELS), selector(image, text, ALL_LEVELS), strict=True
+        ):
+            assert torch.equal(used, trained)
+
+
+def test_shuffled_weights_are_those_of_other_samples():
+    selector, image, text = made("shuffled"), unit(5, 8, 0), unit(5, 8, 1)
+    trained, _ = selector(image, text, ALL_LEVELS)
+    used, _ = selector.choose(image, text, ALL_LEVELS)
+    assert torch.equal(used[1:], trained[:-1])
+    assert torch.equal(used[0], trained[-1])
+
+
+def test_reversed_weights_exchange_the_largest_and_the_smallest():
+    w = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.3, 0.2]])
+    expected = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.4, 0.2, 0.3]])
+    assert torch.equal(reverse_ranks(w, VISION_LEVELS, ALL_LEVELS), expected)
+    partly = torch.tensor([[0.0, 0.0, 0.3, 0.7]])
+    assert reverse_ranks(partly, VISION_LEVELS, ("P4", "P5")).tolist()[0] == pytest.approx([0, 0, 0.7, 0.3])
+
+
+def test_random_weights_are_new_for_every_sample_and_step():
+    selector, image, text = made("random"), unit(5, 8, 0), unit(5, 8, 1)
+    first, second = (selector.choose(image, text, ALL_LEVELS)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_a_single_level_leaves_a_head_nothing_to_learn():
+    selector = made("alsn")
+    names = {id(p): name for name, p in selector.named_parameters()}
+    used = {names[id(p)].split(".")[0] for p in selector.used(("P5", "L3", "L4"))}
+    assert used == {"encoder", "text_head"}
+    assert selector.used(("P5", "L4")) == []

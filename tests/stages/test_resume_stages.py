@@ -1,11 +1,12 @@
 """6 steps = 3 + SIGTERM + 3, bit for bit: every method, every training stage."""
 
 import json
+import signal
 
 import pytest
 
 from cmapkd_core import storage
-from cmapkd_core.engine.runtime import Interrupted
+from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.recipes import ROWS
 from cmapkd_core.stages import teacher
 from cmapkd_core.stages.artifact import Artifact, find
@@ -98,3 +99,26 @@ def test_changed_inputs_start_from_the_beginning(tmp_path, train_tiny, terminate
     changed = train_tiny(tmp_path / "a", "joint", "finetune", SIX, init=init)
     assert "made from other inputs: not used" in caplog.text
     assert digests(changed) == digests(train_tiny(tmp_path / "b", "joint", "finetune", SIX, init=init))
+
+
+def test_a_stop_in_the_last_moment_is_no_artifact_and_costs_no_step(tmp_path, train_tiny, monkeypatch, capsys):
+    """SIGTERM after the loop has looked for the last time: everything is saved already."""
+    original = StopRequest.release
+
+    def late(self: StopRequest) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "release", late)
+        with pytest.raises(Interrupted, match="after its last step"):
+            train_tiny(tmp_path, "joint", "finetune", SIX)
+    url = train_tiny(tmp_path, "joint", "finetune", SIX)
+    assert "from the checkpoint at phase fine, step 6" in capsys.readouterr().out
+    assert len(history(url)) == 6
+
+
+def test_sigterm_belongs_to_the_process_again_after_training(tmp_path, train_tiny):
+    before = signal.getsignal(signal.SIGTERM)
+    train_tiny(tmp_path, "joint", "finetune", SIX)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -9,7 +9,8 @@ import torch
 
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.errors import InputError
-from cmapkd_core.models.build import load_model
+from cmapkd_core.models.build import build, load_model
+from cmapkd_core.recipes import resolve
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
@@ -78,10 +79,14 @@ def test_alsn_changes_the_selector_and_nothing_else(chain):
     assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
 
 
-def test_warmup_leaves_the_selector_and_the_levels_that_it_does_not_use(tmp_path, chain, train_tiny):
-    fresh = own(Artifact.open(train_tiny(tmp_path, "joint", "none", "schedule.fine.lr.student=0 optim.batch=29")))
-    assert set(fresh) == set(own(chain["warmup"]))
-    assert all(torch.equal(fresh[n][:0], x[:0]) for n, x in own(chain["warmup"]).items())
+def test_a_frozen_student_stays_as_it_was(tmp_path, train_tiny):
+    overrides = "optim.batch=29 schedule.fine.lr.student=0 runtime.shares_every=1"
+    artifact = Artifact.open(train_tiny(tmp_path, "joint", "none", overrides))
+    ours = load_model(artifact.fetch_folder("model")).state_dict()
+    recipe = resolve("tiny")
+    theirs = build(recipe.student, recipe.seed, tmp_path).state_dict()
+    assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
+    assert all(p["shares"] == {} for p in points(artifact))
 
 
 @pytest.mark.parametrize("stage", ["alsn", "joint"])
@@ -100,7 +105,9 @@ def test_joint_trains_the_student(chain):
     assert not torch.equal(ours["model.visual.proj"], theirs["model.visual.proj"])
     last = points(chain["joint"])[-1]
     assert chain["joint"].manifest["metrics"]["final/task"] == last["terms"]["task"]
-    assert set(last["shares"]) == set(last["terms"]) - {"policy"} | set(last["shares"]) & {"policy"}
+    assert set(last["shares"]) == set(last["terms"])
+    assert last["shares"]["policy"] == 0  # its gradient reaches the selector alone
+    assert last["shares"]["intra"] > 0.01
     assert sum(last["shares"].values()) == pytest.approx(1)
 
 
@@ -163,7 +170,7 @@ def test_another_methods_artifact_as_init_is_refused(train_tiny, tmp_path, tiny_
 
 
 def test_an_init_of_other_sizes_is_refused(train_tiny, tmp_path, tiny_warmup):
-    with pytest.raises(InputError, match=r"it differs in memory\.image.*optim\.batch"):
+    with pytest.raises(InputError, match=r"it differs in memory\.d.*optim\.batch"):
         train_tiny(tmp_path, "joint", "none", "optim.batch=8", init=tiny_warmup)
 
 
