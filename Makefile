@@ -3,8 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ROOT ?= runs/demo
+RECIPE ?= demo
+SEEDS ?= 5
 
-.PHONY: install demo test check clean
+.PHONY: install demo suite-table2 suite-table4 suite-controls suite-smoke test check clean
 
 install: $(VENV)/.installed
 
@@ -15,6 +17,11 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install ## the whole pipeline on real pairs, here: minutes on two cores
 	$(BIN)/python pipelines/submit.py --recipe demo --local --root $(ROOT)
+
+# The rows of one table with several seeds, here, one stage after another; a stopped suite goes on where it was.
+# `make suite-table4 SEEDS=2`, `make suite-smoke RECIPE=tiny SEEDS=2`
+suite-table2 suite-table4 suite-controls suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
+	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --root $(ROOT)
 
 test: install ## the tests
 	$(BIN)/python -m pytest

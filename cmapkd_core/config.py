@@ -13,6 +13,7 @@ VISION_LEVELS = ("P2", "P3", "P4", "P5")
 TEXT_LEVELS = ("L1", "L2", "L3", "L4")
 ALL_LEVELS = VISION_LEVELS + TEXT_LEVELS
 SELECTORS = ("alsn", "fixed", "random", "shuffled", "reversed")  # the classes are in models/selector.py
+LEARNED_SELECTORS = ("alsn", "shuffled", "reversed")  # those that have a policy, which stage alsn trains
 OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -48,7 +49,9 @@ class Rates:
     student: float = 0.0
     pyramid: float = 0.0  # pyramids, hierarchies and bridges
     selector: float = 0.0
-    heads: float = 0.0  # projections into the joint space: the teacher's in its own stage; of a student, 0: as `student`
+    heads: float = (
+        0.0  # projections into the joint space: the teacher's in its own stage; of a student, 0: as `student`
+    )
     extra: float = 0.0  # modules that a method owns beside the student, such as FitNet's regressors
 
 
@@ -107,6 +110,15 @@ class TermWeights:
     kd: float = 0.0
     fd: float = 0.0
     policy: float = 1.0  # ALSN's own loss; its gradient reaches the selector alone
+    hint: float = 0.0  # states at half the depth (FitNets)
+    prompt: float = 0.0  # KL over captions as classes, divided by their number (PromptKD)
+    proxy: float = 0.0  # each model and its proxy (C2KD)
+    nontarget: float = 0.0  # both proxies, without the own class (C2KD)
+    patches: float = 0.0  # every patch's distribution over the captions (LLaVA-KD)
+    patch_relation: float = 0.0  # cosines between the patches of an image (LLaVA-KD)
+    mse: float = 0.0  # squared error of unit embeddings (CLIP-KD)
+    icl: float = 0.0  # the student's embeddings against the teacher's as candidates (CLIP-KD)
+    soft: float = 0.0  # cross entropy to the teacher's similarities (MobileCLIP)
 
     def within(self, phase: Phase) -> dict[str, float]:
         """The weights in a phase: 0 for terms that do not count there."""
@@ -122,6 +134,8 @@ class MethodConfig:
     kd_tau: float = 1.0  # temperature of the kd term, on top of both models' scales
     pyramid_align: float = 0.5  # beta: L_align = L_single + beta L_pyramid
     layer_relation: float = 0.3  # gamma: L_relation = sample + gamma layer
+    bank: int = 1024  # promptkd: captions kept as classes beside the batch's
+    kendall: float = 0.0  # c2kd: a sample's non-target term counts where the proxies' rank agreement is above this
 
 
 @dataclass(frozen=True)
@@ -217,5 +231,52 @@ METHODS: dict[str, MethodSpec] = {
         terms=("task", "kd"),
         reads=("method.kd_tau",),
         deviations="rows and columns of the batch's similarities stand for class scores",
+    ),
+    "fitnet": MethodSpec(
+        terms=("hint", "task", "kd"),
+        groups=("student", "extra"),
+        reads=("method.kd_tau",),
+        deviations="one hint a tower at half the depth; regressors without ReLU onto layer-normed targets; mean for "
+        "sum; kd with a constant weight; captions as means where the two tokenizers differ",
+    ),
+    "promptkd": MethodSpec(
+        terms=("prompt",),
+        groups=("student", "extra"),
+        reads=("method.kd_tau", "method.bank"),
+        deviations="retrieval form: the batch's and banked captions stand for class names; the whole image tower "
+        "trains in place of visual prompts; the teacher is not prompt-tuned. Inference needs the teacher's text tower",
+    ),
+    "c2kd": MethodSpec(
+        terms=("task", "proxy", "nontarget"),
+        groups=("student", "extra"),
+        reads=("method.kendall",),
+        deviations="the batch's pairs stand for classes, both cross-modal directions are averaged, and the teacher "
+        "stays frozen: of its side the proxies alone train (teacher_update=proxy_only)",
+    ),
+    "llava_kd": MethodSpec(
+        terms=("task", "kd", "patches", "patch_relation"),
+        groups=("student", "heads"),
+        reads=("method.kd_tau",),
+        deviations="adapted from language models: captions of the batch stand for the vocabulary, projections into the "
+        "joint space for the projector; batch norms of frozen towers keep following the data; DPT, SFT and DFT take "
+        "the phases' shares of the budget; all weights 1, since the paper's are not known to us",
+    ),
+    "clip_kd": MethodSpec(
+        terms=("task", "kd", "mse", "icl"),
+        groups=("student", "extra"),
+        reads=("method.kd_tau",),
+        deviations="the learned scale of ICL is an exponent, clamped at 100; projections are the same on every rank, "
+        "and in the checkpoint",
+    ),
+    "tinyclip": MethodSpec(
+        terms=("kd",),
+        reads=("method.kd_tau",),
+        deviations="weights are inherited in depth, and only by towers of the teacher's widths; no mask is learned; "
+        "one compression step",
+    ),
+    "mobileclip": MethodSpec(
+        terms=("task", "soft"),
+        deviations="one teacher that runs beside the student on the same crop instead of stored embeddings of several; "
+        "no synthetic captions",
     ),
 }

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from cmapkd_core.config import METHODS, STAGE_PHASES, MethodSpec, Recipe
+from cmapkd_core.config import LEARNED_SELECTORS, METHODS, STAGE_PHASES, MethodSpec, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose, flatten, nearest, plain
 
@@ -62,6 +62,15 @@ def _drop_unused(chosen: dict[str, Any], spec: MethodSpec) -> None:
             del chosen[name]
         elif phase == "alsn" and "selector" not in spec.groups:
             chosen.pop(name)
+
+
+def trains(recipe: Recipe, stage: str) -> bool:
+    """False where `stage` has nothing to do for the recipe and hands its predecessor's artifact on.
+
+    That is stage alsn where no policy is learned.
+    """
+    learned = recipe.selector.kind in LEARNED_SELECTORS and "selector" in METHODS[recipe.method.name].groups
+    return stage != "alsn" or (learned and recipe.schedule.alsn.epochs > 0)
 
 
 def fingerprint(fields: dict[str, Any]) -> str:

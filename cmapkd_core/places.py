@@ -15,7 +15,7 @@ from typing import Any
 from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.fields import flatten
-from cmapkd_core.fingerprints import fingerprint, reads
+from cmapkd_core.fingerprints import fingerprint, reads, trains
 
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
 
@@ -26,8 +26,8 @@ def place(root: str, stage: str, fields: dict[str, Any]) -> str:
 
 
 def stage_url(root: str, stage: str, recipe: Recipe) -> str:
-    """URL of the artifact of prepare, teacher, warmup, alsn or joint."""
-    return place(root, stage, reads(recipe, stage))
+    """URL of the artifact of prepare, teacher, warmup, alsn or joint; its predecessor's where it hands that on."""
+    return place(root, stage, reads(recipe, stage)) if trains(recipe, stage) else stage_url(root, "warmup", recipe)
 
 
 def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe, task: str = "") -> dict[str, Any]:

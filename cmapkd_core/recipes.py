@@ -95,17 +95,76 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "fine_to_coarse": {"schedule.coarse.levels": ("P2", "L1"), "schedule.medium.levels": ("P2", "P3", "L1", "L2")},
 }
 
+# Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
+_EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
+
 # Same data, schedule and number of updates as the paper's method; weights as published.
 BASELINES: dict[str, dict[str, Any]] = {
     "finetune": {"method.name": "contrastive", "method.weights.task": 1.0},
     "scratch": {"method.name": "contrastive", "method.weights.task": 1.0, "student.weights": "random"},
     "kd": {"method.name": "kd", "method.weights.task": 1.0, "method.weights.kd": 1.0},
+    # Hints for the first quarter of the budget, then kd.
+    "fitnet": {
+        "method.name": "fitnet",
+        **{f"method.weights.{term}": 1.0 for term in ("hint", "task", "kd")},
+        **_EXTRA,
+        "schedule.coarse.terms": ("hint",),
+        "schedule.medium.terms": ("task", "kd"),
+        "schedule.fine.terms": ("task", "kd"),
+    },
+    "fitnet_joint": {
+        "method.name": "fitnet",
+        **{f"method.weights.{term}": 1.0 for term in ("hint", "task", "kd")},
+        **_EXTRA,
+    },
+    "promptkd": {"method.name": "promptkd", "method.weights.prompt": 1000.0, **_EXTRA},
+    "c2kd": {
+        "method.name": "c2kd",
+        **{f"method.weights.{term}": 1.0 for term in ("task", "proxy", "nontarget")},
+        **_EXTRA,
+    },
+    # DPT: the projections alone, at LLaVA's rate for its projector. SFT: the task alone. DFT: everything.
+    "llava_kd": {
+        "method.name": "llava_kd",
+        **{f"method.weights.{term}": 1.0 for term in ("task", "kd", "patches", "patch_relation")},
+        "schedule.coarse.lr.student": 0.0,
+        "schedule.coarse.lr.heads": 1e-3,
+        "schedule.medium.terms": ("task",),
+    },
+    "clip_kd": {
+        "method.name": "clip_kd",
+        **{f"method.weights.{term}": 1.0 for term in ("task", "kd", "icl")},
+        "method.weights.mse": 2000.0,
+        **_EXTRA,
+    },
+    "tinyclip": {"method.name": "tinyclip", "method.weights.kd": 1.0},
+    "mobileclip": {"method.name": "mobileclip", "method.weights.task": 0.25, "method.weights.soft": 0.75},
 }
 
 ROWS: dict[str, dict[str, Any]] = {"none": {}, **ABLATIONS, **BASELINES}
 
 # The control that stands beside every distilled student: same data, same updates, no teacher.
 REFERENCE = "finetune"
+
+# The full method: what a suite's other rows are compared with, seed by seed.
+FULL = "none"
+
+# The rows of one table each; `submit.py --suite NAME --seeds N`.
+SUITES: dict[str, tuple[str, ...]] = {
+    "table2": (
+        *("scratch", "finetune", "kd", "fitnet", "promptkd", "c2kd", "llava_kd"),
+        *("clip_kd", "tinyclip", "mobileclip", FULL),
+    ),
+    "table4": (
+        *("no_pyramid", "no_hierarchy", "no_alsn", "manual_alsn", "no_align", "no_relation", "one_stage"),
+        FULL,
+    ),
+    "controls": (
+        *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn"),
+        *("random_teacher_pyramid", "fine_to_coarse", FULL),
+    ),
+    "smoke": ("finetune", FULL),
+}
 
 
 def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str | int = "", data: str = "") -> Recipe:
@@ -186,7 +245,14 @@ def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:
 
 def _check_sizes(recipe: Recipe) -> None:
     leaves = flatten(recipe)
-    for name in ("optim.batch", "optim.accumulate", "teacher_fit.batch", "pyramid.width", "selector.every"):
+    for name in (
+        "optim.batch",
+        "optim.accumulate",
+        "teacher_fit.batch",
+        "pyramid.width",
+        "selector.every",
+        "method.bank",
+    ):
         if leaves[name] < 1:
             raise InputError(f"{name}={leaves[name]}: it must be at least 1")
     if leaves["optim.batch"] % leaves["optim.accumulate"]:

@@ -18,6 +18,7 @@ from cmapkd_core.places import run_url
 from cmapkd_core.recipes import REFERENCE, resolve
 
 REQUEST = ("recipe", "ablation", "overrides", "seed", "data")
+SUITE = ("suite", "seeds")  # what the record of a suite has beside it
 
 
 def record_url(root: str, run: str) -> str:
@@ -32,8 +33,8 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     branch, the row `recipes.REFERENCE` of the same request. A stage started by hand with `run=""` has no record.
 
     Args:
-        request: the strings named in REQUEST.
-        stage: the stage that asks; "" for the submit command.
+        request: the strings named in REQUEST, and those of SUITE where the run is one.
+        stage: the stage that asks; "" for the submit command. A stage does not know what suite its run is.
 
     Raises:
         InputError: the run exists with another recipe; names the differing fields.
@@ -42,7 +43,8 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
         return
     strings = {name: request[name] for name in REQUEST}
     fields = _result_fields(strings)
-    record = {"run": run, **strings, "fields": fields}
+    suite = {name: request[name] for name in SUITE if name in request}
+    record = {"run": run, **strings, **suite, "fields": fields}
     url = record_url(root, run)
     if storage.create(url, json.dumps(record, indent=2).encode()):
         return
@@ -52,6 +54,8 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
         changed = differences(
             fields, _result_fields({name: earlier[name] for name in REQUEST} | {"ablation": REFERENCE})
         )
+    if not stage:
+        changed = differences(suite, {name: earlier[name] for name in SUITE if name in earlier}) + changed
     if changed:
         lines = "\n  ".join(changed)
         way_out = "give this one another --run name, or ask for the recipe it had"
@@ -59,7 +63,7 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
 
 
 def read_record(root: str, run: str) -> dict[str, Any]:
-    """The record of an earlier run: `run`, the strings of REQUEST, and `fields`.
+    """The record of an earlier run: `run`, the strings of REQUEST and, of a suite, of SUITE, and `fields`.
 
     Raises:
         InputError: no such run; names the nearest one below the root.

@@ -1,4 +1,4 @@
-"""The pipeline: which stage runs after which, and what it is given.
+"""The pipeline of one run: which stage runs after which, and what it is given.
 
     prepare -> teacher -> warmup -> alsn -> joint -> evaluate-student -> report
     prepare, teacher -> reference-warmup -> reference-joint -> evaluate-reference -> report
@@ -7,53 +7,40 @@
 The tasks depend on no value of a recipe, so one compiled package serves every recipe, ablation and seed.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 # No `from __future__ import annotations` here: KFP reads the types of the pipeline's parameters.
-from kfp import compiler, dsl, kubernetes
+from kfp import dsl
 
 from cmapkd_core.config import Recipe
-from cmapkd_core.fields import choose
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, report_url, stage_url
 from cmapkd_core.recipes import REFERENCE
 from components.evaluate import evaluate
 from components.prepare import prepare
 from components.report import report
-from components.teacher import teacher, teacher_alone
-from components.train import train, train_alone
-from pipelines.site import Pod, Site
+from components.teacher import teacher
+from components.train import train
+from pipelines.graph import Plan, Task, connect, write_package
+from pipelines.site import Site
 
 PARAMETERS = ("recipe", "ablation", "overrides", "seed", "data", "root", "tracking_uri", "image")
 
-
-@dataclass(frozen=True)
-class Task:
-    """One box of the DAG. `inputs` name the tasks whose artifacts it reads, `values` are constants."""
-
-    name: str
-    component: Any
-    pod: str
-    inputs: dict[str, str] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-    reference: bool = False  # of the branch without a teacher, the row recipes.REFERENCE
-
-
-ALONE = {teacher: teacher_alone, train: train_alone}  # on a site that gives a stage one rank
-
 DATA = {"shards": "prepare"}
 TAUGHT = {**DATA, "teacher": "teacher"}
+WARMUP, JOINT = {"stage": "warmup", "init": ""}, {"stage": "joint"}
 
 TASKS = (
     Task("prepare", prepare, "prepare"),
     Task("teacher", teacher, "train", DATA),
-    Task("warmup", train, "train", TAUGHT, {"stage": "warmup", "init": ""}),
+    Task("warmup", train, "train", TAUGHT, WARMUP),
     Task("alsn", train, "train", {**TAUGHT, "init": "warmup"}, {"stage": "alsn"}),
-    Task("joint", train, "train", {**TAUGHT, "init": "alsn"}, {"stage": "joint"}),
+    Task("joint", train, "train", {**TAUGHT, "init": "alsn"}, JOINT),
     Task("evaluate-student", evaluate, "evaluate", {**DATA, "model": "joint"}),
-    Task("reference-warmup", train, "train", TAUGHT, {"stage": "warmup", "init": ""}, reference=True),
-    Task("reference-joint", train, "train", {**TAUGHT, "init": "reference-warmup"}, {"stage": "joint"}, reference=True),
+    # the branch without a teacher
+    Task("reference-warmup", train, "train", TAUGHT, WARMUP, row=REFERENCE),
+    Task("reference-joint", train, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, row=REFERENCE),
     Task("evaluate-reference", evaluate, "evaluate", {**DATA, "model": "reference-joint"}),
     Task("evaluate-teacher", evaluate, "evaluate", {**DATA, "model": "teacher"}),
     Task("evaluate-before", evaluate, "evaluate", DATA, {"model": RECIPE_STUDENT}),
@@ -76,46 +63,18 @@ TASKS = (
 )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which tasks run, and the URLs of those that an earlier submission finished."""
-
-    tasks: tuple[Task, ...] = TASKS
-    finished: dict[str, str] = field(default_factory=dict)
-    run: str = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
-    redo: str = ""  # "yes": the tasks run again although their artifacts are complete
-
-
-def select(only: str = "", start: str = "") -> tuple[Task, ...]:
-    """The one task named `only`, or the one named `start` with all that follow from it; both empty: all.
-
-    Raises:
-        InputError: no such task; names the nearest one.
-    """
-    table = {task.name: task for task in TASKS}
-    if only:
-        return (choose("stage", only, table),)
-    if not start:
-        return TASKS
-    chosen = {choose("stage", start, table).name}
-    for task in TASKS:  # in order, so that what precedes a task is decided before it
-        if chosen & set(task.inputs.values()):
-            chosen.add(task.name)
-    return tuple(task for task in TASKS if task.name in chosen)
-
-
-def output_urls(recipe: Recipe, reference: Recipe, root: str, run: str) -> dict[str, str]:
+def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root: str, run: str) -> dict[str, str]:
     """URL of every task's artifact, by the functions that the stages themselves use."""
     urls: dict[str, str] = {}
-    for task in TASKS:
-        ours = reference if task.reference else recipe
+    for task in tasks:
+        recipe = recipe_of(task)
         if task.component is evaluate:
             model = task.values.get("model") or urls[task.inputs["model"]]
-            urls[task.name] = evaluation_url(root, model, urls["prepare"], ours)
+            urls[task.name] = evaluation_url(root, model, urls["prepare"], recipe)
         elif task.component is report:
             urls[task.name] = report_url(root, run)
         else:
-            urls[task.name] = stage_url(root, task.values.get("stage", task.name), ours)
+            urls[task.name] = stage_url(root, task.values.get("stage", task.name), recipe)
     return urls
 
 
@@ -151,60 +110,12 @@ def build(site: Site, plan: Plan, form: dict[str, str]) -> Any:
             tracking_uri: MLflow server; empty keeps a journal in the artifacts only.
             image: Container image of all stages, by digest.
         """
-        request = {"recipe": recipe, "overrides": overrides, "seed": seed, "data": data, "root": root}
-        request |= {"tracking_uri": tracking_uri, "run": plan.run, "redo": plan.redo}
-        outputs: dict[str, Any] = dict(plan.finished)
-        for task in plan.tasks:
-            pod: Pod = getattr(site.pods, task.pod)
-            inputs = {name: outputs[source] for name, source in task.inputs.items()}
-            row = REFERENCE if task.reference else ablation
-            component = ALONE.get(task.component, task.component) if pod.ranks == 1 else task.component
-            step = component(**request, ablation=row, **inputs, **task.values, **_launch(task, pod, site))
-            _place(step.set_display_name(task.name).set_container_image(image), pod, site)
-            outputs[task.name] = step.outputs["artifact"]
+        request = {"recipe": recipe, "ablation": ablation, "overrides": overrides, "seed": seed, "data": data}
+        connect(plan, site, request | {"root": root, "tracking_uri": tracking_uri}, image)
 
     return cmapkd
 
 
 def compile_package(site: Site, path: Path, plan: Plan, form: dict[str, str]) -> Path:
-    """Write the compiled pipeline (IR and platform configuration, YAML)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(build(site, plan, form), str(path))
-    return path
-
-
-def _launch(task: Task, pod: Pod, site: Site) -> dict[str, str]:
-    if task.component not in (teacher, train):
-        return {}
-    return {"processes": str(pod.ranks), "shutdown_timeout": str(site.shutdown_timeout)}
-
-
-def _place(step: Any, pod: Pod, site: Site) -> None:
-    """Resources, retries, secrets and scheduling of one task."""
-    step.set_caching_options(False)  # our manifests decide what is done; KFP's cache does not see S3
-    step.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)
-    step.set_memory_request(pod.memory).set_memory_limit(pod.memory)
-    if pod.gpus:
-        step.set_accelerator_type(site.accelerator).set_accelerator_limit(pod.gpus)
-    if pod.shm:
-        kubernetes.empty_dir_mount(step, "shm", "/dev/shm", medium="Memory", size_limit=pod.shm)
-    retry = site.retry
-    step.set_retry(retry.count, retry.wait, retry.factor, retry.longest)
-    kubernetes.set_timeout(step, round(pod.hours * 3600))
-    kubernetes.set_image_pull_policy(step, site.image_pull_policy)
-    if site.image_pull_secrets:
-        kubernetes.set_image_pull_secrets(step, list(site.image_pull_secrets))
-    for name, value in site.env.items():
-        step.set_env_variable(name, value)
-    for secret in site.secrets:
-        for name, key in secret.env.items():
-            kubernetes.use_secret_as_env(step, secret.name, {key: name})
-    _schedule(step, pod)
-
-
-def _schedule(step: Any, pod: Pod) -> None:
-    for label, value in pod.node_selector.items():
-        kubernetes.add_node_selector(step, label, value)
-    for taint in pod.tolerations:
-        given = {name: text for name, text in vars(taint).items() if text}
-        kubernetes.add_toleration(step, **given)
+    """Write the compiled pipeline of a plan."""
+    return write_package(build(site, plan, form), path)

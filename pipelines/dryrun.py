@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from cmapkd_core.config import METHODS, STAGE_PHASES, Phase, Recipe
+from cmapkd_core.config import LEARNED_SELECTORS, METHODS, STAGE_PHASES, Phase, Recipe
+from cmapkd_core.fingerprints import trains
 from cmapkd_core.recipes import REFERENCE, ROWS
-from pipelines.distill import Task
+from pipelines.graph import Task
 from pipelines.site import Pod
 from pipelines.submission import Submission
+from pipelines.suite import Suite
 
 
 def describe(job: Submission) -> str:
     """The text of `submit.py --dry-run`."""
+    return describe_suite(job, job.suite) if job.suite else describe_run(job)
+
+
+def describe_suite(job: Submission, suite: Suite) -> str:
+    """Rows, the executions of each stage, and every task that runs with what it reads and who shares it."""
+    lines = [f"run {job.run}", "", *_parameters(job.request | job.arguments), "", "rows"]
+    for row in suite.rows:
+        changes = " ".join(f"{name}={_short(value)}" for name, value in ROWS[row].items())
+        lines.append(f"  {row:24}{changes or 'the full method'}")
+    lines += ["", counts(job), "", "tasks, in order"]
+    for number, task in enumerate(job.plan.tasks, 1):
+        users = next(one.cells for one in suite.shared if one.task.name == task.name)
+        shared = f", shared by {len(users)} runs" if len(users) > 1 else ""
+        reads = f"{len(task.sources())} artifacts" if task.collects else ", ".join(task.inputs.values())
+        waits = f"; after {', '.join(task.after)}" if task.after and not job.local else ""
+        lines += [f"  {number:3} {task.name}{shared}", f"        reads {reads or 'the source'}{waits}"]
+        lines += [f"        to    {job.urls[task.name]}"]
+    return "\n".join(lines)
+
+
+def counts(job: Submission) -> str:
+    """A table of stage executions: what the suite takes, what is left of it, and one run for each row and seed."""
+    suite = job.suite
+    assert suite is not None
+    running = {task.name for task in job.plan.tasks}
+    every = Counter(one.stage for one in suite.shared)
+    left = Counter(one.stage for one in suite.shared if one.task.name in running)
+    rows = [(stage, every[stage], left[stage], naive) for stage, naive in suite.naive.items()]
+    rows.append(("all", every.total(), left.total(), sum(suite.naive.values())))
+    at_a_time = "one task at a time" if job.site.parallel == 1 else f"at most {job.site.parallel} tasks at a time"
+    head = f"{suite.name}: {len(suite.rows)} rows x {len(suite.seeds)} seeds, {at_a_time}"
+    titles = f"  {'stage executions':20}{'shared':>8}{'to do':>8}{'naive':>8}"
+    note = "  naive: every row with every seed as a run of its own, one report for all"
+    return "\n".join([head, titles, *(f"  {n:20}{a:8}{b:8}{c:8}" for n, a, b, c in rows), note])
+
+
+def describe_run(job: Submission) -> str:
+    """Parameters, what the row changes, and every stage."""
     row = job.arguments["ablation"]
-    lines = [f"run {job.run}", "", "parameters"]
-    lines += [f"  {name:13}{value or '(empty)'}" for name, value in job.arguments.items()]
+    lines = [f"run {job.run}", "", *_parameters(job.arguments)]
     lines += ["", f"changed by {row}", *_changes(row), "", "stages, in order"]
     for number, task in enumerate(job.plan.tasks, 1):
-        note = f" (row {REFERENCE})" if task.reference else ""
+        note = f" (row {REFERENCE})" if task.row else ""
         note += ", again although complete" if job.plan.redo else ""
         lines.append(f"  {number:2} {task.name}{note}")
         lines += [f"       {line}" for line in _about(task, job)]
@@ -26,13 +66,21 @@ def describe(job: Submission) -> str:
 
 
 def _about(task: Task, job: Submission) -> Iterator[str]:
-    yield from _work(task, job.recipes["reference" if task.reference else "run"])
+    yield from _work(task, job.recipes["reference" if task.row else "run"])
     pod: Pod = getattr(job.site.pods, task.pod)
     inputs = [*task.inputs.values(), *(value for name, value in task.values.items() if name == "model")]
     yield f"reads {', '.join(inputs) or 'the source'}"
     ranks = f", torchrun with {pod.ranks}" if task.pod == "train" and pod.ranks > 1 else ""
     yield f"runs  {'on this machine' if job.local else _pod(pod)}{ranks}"
     yield f"to    {job.urls[task.name]}"
+
+
+def _parameters(strings: dict[str, str]) -> list[str]:
+    return ["parameters", *(f"  {name:13}{value or '(empty)'}" for name, value in strings.items())]
+
+
+def _short(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _changes(row: str) -> list[str]:
@@ -60,18 +108,18 @@ def _work(task: Task, recipe: Recipe) -> Iterator[str]:
 
 def _training(stage: str, recipe: Recipe) -> Iterator[str]:
     groups = METHODS[recipe.method.name].groups
-    if recipe.selector.kind == "fixed":
+    if recipe.selector.kind not in LEARNED_SELECTORS:
         groups = tuple(group for group in groups if group != "selector")
     if stage == "warmup":
         yield f"student {recipe.student.model} ({recipe.student.weights})"
         yield f"method {recipe.method.name}, batch {recipe.optim.batch}"
-    if stage == "alsn" and "selector" not in groups:
-        yield "passes its model on: nothing chooses levels by sample"
+    if not trains(recipe, stage):
+        yield "hands the warm-up's artifact on: no policy of level weights to train"
         return
     for name in STAGE_PHASES[stage]:
         phase: Phase = getattr(recipe.schedule, name)
-        trains = ("selector",) if stage == "alsn" else groups
-        yield _phase(name, phase, trains, _levels(phase, recipe) if "pyramid" in groups else "")
+        trained = ("selector",) if stage == "alsn" else groups
+        yield _phase(name, phase, trained, _levels(phase, recipe) if "pyramid" in groups else "")
 
 
 def _phase(name: str, phase: Phase, groups: tuple[str, ...], levels: str) -> str:

@@ -99,6 +99,7 @@ class Site:
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     accelerator: str = "nvidia.com/gpu"
+    parallel: int = 4  # tasks of a suite that run at a time
     shutdown_timeout: int = 25  # seconds that ranks have after SIGTERM; Kubernetes kills the pod at 30
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
@@ -136,6 +137,7 @@ def on_this_machine(site: Site, root: str = "") -> Site:
         site,
         root=root,
         tracking_uri=site.local.tracking_uri or beside,
+        parallel=1,
         pods=dataclasses.replace(site.pods, train=train),
     )
 
@@ -172,6 +174,8 @@ def _value(value: Any, current: Any, hint: Any, name: str, path: str) -> Any:
 def _check(site: Site, path: str) -> None:
     if site.image_pull_policy not in PULL_POLICIES:
         raise InputError(f"{path}: image_pull_policy = '{site.image_pull_policy}': one of {', '.join(PULL_POLICIES)}")
+    if site.parallel < 1:
+        raise InputError(f"{path}: parallel = {site.parallel}: at least one task at a time")
     for kind in dataclasses.fields(site.pods):
         pod: Pod = getattr(site.pods, kind.name)
         if min(pod.gpus, pod.processes, pod.hours) < 0:

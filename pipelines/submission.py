@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
-from cmapkd_core.recipes import BASELINES, REFERENCE, resolve
-from cmapkd_core.records import REQUEST, read_record
-from pipelines.distill import Plan, defaults, output_urls, select
+from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES, resolve
+from cmapkd_core.records import REQUEST, SUITE, read_record
+from cmapkd_core.storage import StorageError
+from pipelines import distill, suite
+from pipelines.graph import Plan, Task, select, without, write_package
 from pipelines.site import Site, load_site, on_this_machine
 
-CHOOSES = ("recipe", "ablation", "method", "set", "seed", "data")  # flags that decide the recipe
+CHOOSES = ("recipe", "ablation", "method", "suite", "set", "seed", "seeds", "data")  # flags that decide the recipe
+SEEDS = "5"  # of a suite, when not given
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,22 @@ class Submission:
     local: bool
     plan: Plan
     run: str
+    request: dict[str, str]  # what is recorded: the strings of records.REQUEST, and of a suite its name and seeds
     arguments: dict[str, str]  # the pipeline's parameters
-    recipes: dict[str, Recipe]  # "run" and "reference"
     urls: dict[str, str]  # artifact of every task
+    build: Callable[[Mapping[str, str]], Any]  # the KFP pipeline with these defaults of its parameters
+    tasks: tuple[Task, ...]  # of the whole pipeline
+    recipes: dict[str, Recipe] = field(default_factory=dict)  # of a single run: "run" and "reference"
+    suite: suite.Suite | None = None
+
+    @property
+    def whole(self) -> bool:
+        """True of a package that serves every recipe, and so is worth keeping as a version of the pipeline."""
+        return self.suite is None and len(self.plan.tasks) == len(self.tasks)
+
+    def package(self, path: Path, *, filled: bool = False) -> Path:
+        """Write the compiled pipeline; `filled` makes this run's arguments the defaults of its form."""
+        return write_package(self.build(self.arguments if filled else distill.defaults(self.site)), path)
 
 
 def decide(args: argparse.Namespace) -> Submission:
@@ -39,36 +59,107 @@ def decide(args: argparse.Namespace) -> Submission:
     site = load_site(args.site or "site.toml", required=bool(args.site))
     site = on_this_machine(site, args.root) if args.local else site
     root = args.root or site.root
-    again = args.only or args.from_stage
+    again = bool(args.only or args.from_stage)
     request = earlier_request(args, root) if again else new_request(args, site)
+    part = partial(select, only=args.only, start=args.from_stage)
+    if "suite" in request:
+        return decide_suite(args, site, root, request, part if again else None)
+    if args.expectations:
+        raise InputError("--expectations is of a suite's report: give --suite")
+    return decide_run(args, site, root, request, part if again else None)
+
+
+Part = Callable[[tuple[Task, ...]], tuple[Task, ...]]
+
+
+def decide_run(
+    args: argparse.Namespace, site: Site, root: str, request: dict[str, str], part: Part | None
+) -> Submission:
+    """One recipe with one seed; `part` chooses the tasks of an earlier run to run again."""
     recipes = {
         "run": resolve(*(request[name] for name in REQUEST)),
         "reference": resolve(*((request | {"ablation": REFERENCE})[name] for name in REQUEST)),
     }
-    run = args.run or default_run(recipes["run"], request["ablation"], args.local)
-    arguments = defaults(site) | request | {"root": root}
-    urls = output_urls(recipes["run"], recipes["reference"], root or "{root}", run)
-    plan = Plan()
-    if again:
-        tasks = select(args.only, args.from_stage)
-        chosen = {task.name for task in tasks}
-        plan = Plan(tasks, {name: url for name, url in urls.items() if name not in chosen}, run, redo="yes")
+    run = args.run or default_run(f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}", args.local)
+    arguments = distill.defaults(site) | request | {"root": root}
+    tasks = distill.TASKS
+    urls = distill.output_urls(tasks, lambda t: recipes["reference" if t.row else "run"], root or "{root}", run)
+    plan = Plan(tasks)
+    if part:
+        chosen = part(tasks)
+        plan = Plan(chosen, without(tasks, urls, chosen), run, redo="yes")
     elif args.run and args.compile_only:
-        plan = Plan(run=run)  # a submitted run has its name from KFP, so that one package serves them all
-    return Submission(site, args.local, plan, run, arguments, recipes, urls)
+        plan = Plan(tasks, run=run)  # a submitted run has its name from KFP, so that one package serves them all
+    build = partial(distill.build, site, plan)
+    return Submission(site, args.local, plan, run, request, arguments, urls, build, tasks, recipes)
+
+
+def decide_suite(
+    args: argparse.Namespace, site: Site, root: str, request: dict[str, str], part: Part | None
+) -> Submission:
+    """The recipes of a suite with several seeds. What is finished already takes no part, but for the report."""
+    recipe = resolve(request["recipe"], "none", request["overrides"], "", request["data"])
+    name, count = request["suite"], int(request["seeds"])
+    run = args.run or default_run(f"{recipe.name}-{name}-{count}seeds", args.local)
+    seeds = range(recipe.seed, recipe.seed + count)
+    laid = suite.lay_out(name, request, seeds, root or "{root}", run, args.expectations)
+    if part:
+        chosen = part(laid.tasks)
+        plan = Plan(chosen, without(laid.tasks, laid.urls, chosen), run, redo="yes")
+    else:
+        done = {} if args.compile_only else finished(laid, root)
+        left = [one for one in laid.shared if one.task.name not in done]
+        plan = Plan(suite.in_lanes(left, site.parallel), done, run)
+    fixed = {name: request[name] for name in suite.FIXED}
+    arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
+
+    def build(form: Mapping[str, str]) -> Any:
+        return suite.build(site, plan, {**form, **fixed})
+
+    return Submission(site, args.local, plan, run, request, arguments, laid.urls, build, laid.tasks, suite=laid)
+
+
+def finished(laid: suite.Suite, root: str) -> dict[str, str]:
+    """URLs of the suite's finished tasks; none where the root cannot be read from here: then the stages find out."""
+    try:
+        return suite.standing(laid) if root else {}
+    except StorageError as error:
+        print(f"what is finished already is left to the stages, from here the root cannot be read: {error}")
+        return {}
 
 
 def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
-    """The strings that decide the recipe, from the flags and the site's defaults."""
+    """The strings that decide the recipe or the suite, from the flags and the site's defaults."""
     if args.method and args.ablation:
         raise InputError(
             f"--method {args.method} and --ablation {args.ablation}: give one; --set changes single fields"
         )
     if args.method:
         choose("method", args.method, BASELINES)
-    row = args.method or args.ablation or "none"
+    row = args.method or args.ablation or FULL
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": " ".join(args.set)}
-    return strings | {"seed": args.seed, "data": args.data or site.data}
+    strings |= {"seed": args.seed, "data": args.data or site.data}
+    return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))
+
+
+def single_request(args: argparse.Namespace) -> dict[str, str]:
+    """Nothing more; refuses what only suites have."""
+    if args.seeds:
+        raise InputError("--seeds is the number of a suite's seeds: give --suite, or --seed for a single run")
+    return {}
+
+
+def suite_request(args: argparse.Namespace, recipe: str) -> dict[str, str]:
+    """A suite's name and number of seeds."""
+    choose("suite", args.suite, SUITES)
+    choose("recipe", recipe, RECIPES)
+    given = [f"--{name}" for name in ("ablation", "method", "seed") if getattr(args, name)]
+    if given:
+        raise InputError(f"--suite {args.suite} has its own rows and seeds: leave out {' '.join(given)}")
+    seeds = args.seeds or SEEDS
+    if not seeds.isdecimal() or int(seeds) < 1:
+        raise InputError(f"--seeds {seeds}: a number of seeds, at least 1")
+    return {"suite": args.suite, "seeds": seeds}
 
 
 def earlier_request(args: argparse.Namespace, root: str) -> dict[str, str]:
@@ -82,10 +173,9 @@ def earlier_request(args: argparse.Namespace, root: str) -> dict[str, str]:
     if not root:
         raise InputError("no root: give --root, or fill in `root` in the site file")
     record = read_record(root, args.run)
-    return {name: record[name] for name in REQUEST}
+    return {name: record[name] for name in (*REQUEST, *SUITE) if name in record}
 
 
-def default_run(recipe: Recipe, row: str, here: bool) -> str:
+def default_run(name: str, here: bool) -> str:
     """Name of a run that was given none: here the same command finds the same run, on a cluster each is new."""
-    name = f"{recipe.name}-{row}-s{recipe.seed}"
     return name if here else f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

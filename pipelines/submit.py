@@ -3,6 +3,7 @@
     python pipelines/submit.py --ablation no_alsn              compile, submit, print the run's link
     python pipelines/submit.py --recipe demo --local           the same tasks as processes of this machine
     python pipelines/submit.py --ablation no_alsn --dry-run    what would run
+    python pipelines/submit.py --suite table4 --seeds 5        the recipes of one table with five seeds each
     python pipelines/submit.py --run RUN --only joint          one stage of an earlier run again
 
 Exit codes: 0 done; 1 the run failed; 2 bad input; 3 the endpoint does not answer or refuses; with --local the
@@ -25,7 +26,6 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
 from pipelines import client, dryrun
-from pipelines.distill import TASKS, compile_package, defaults
 from pipelines.ir import load_package
 from pipelines.local import StageError, run_package
 from pipelines.submission import Submission, decide
@@ -37,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--recipe", default="", help="named configuration; default: the site's")
     cli.add_argument("--ablation", default="", help="row of ABLATIONS or BASELINES to apply to it")
     cli.add_argument("--method", default="", help="a baseline, row of BASELINES")
+    cli.add_argument("--suite", default="", help="all rows of a table, row of SUITES: table2, table4, controls, smoke")
+    cli.add_argument("--seeds", default="", metavar="N", help="number of a suite's seeds; default: 5")
+    cli.add_argument(
+        "--expectations", action="store_const", const="yes", default="", help="the paper's numbers in a suite's report"
+    )
     cli.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field; repeatable")
     cli.add_argument("--seed", default="", help="seed of the student's training")
     cli.add_argument(
@@ -58,12 +63,14 @@ def parser() -> argparse.ArgumentParser:
 
 def run_here(job: Submission, command: Sequence[str]) -> int:
     """Run all tasks on this machine; returns the exit code."""
-    record_run(job.arguments["root"], job.run, job.arguments)
+    record_run(job.arguments["root"], job.run, job.request)
     with tempfile.TemporaryDirectory() as folder:
-        package = compile_package(job.site, Path(folder) / "pipeline.yaml", job.plan, defaults(job.site))
+        package = job.package(Path(folder) / "pipeline.yaml")
         try:
             print(f"run {job.run} below {job.arguments['root']}")
-            outputs = run_package(package, job.arguments, job.run, [task.name for task in TASKS])
+            if job.suite:
+                print(dryrun.counts(job))
+            outputs = run_package(package, job.arguments, job.run, [task.name for task in job.tasks])
         except StageError as error:
             print(
                 f"\n{error}\nrun it again: {shlex.join(['python', 'pipelines/submit.py', *command])}", file=sys.stderr
@@ -87,14 +94,13 @@ def run_there(job: Submission, wait: bool) -> int:
         raise InputError("no image: fill in `image` in the site file (by digest), or use --local")
     api = client.connect(job.site)
     try:
-        record_run(root, job.run, job.arguments)
+        record_run(root, job.run, job.request)
     except StorageError as error:
         print(f"the run's record is left to its first stage, from here it cannot be written: {error}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        package = compile_package(job.site, Path(folder) / "pipeline.yaml", job.plan, defaults(job.site))
+        package = job.package(Path(folder) / "pipeline.yaml")
         tasks = {key: task.task_info.name for key, task in load_package(package)[0].root.dag.tasks.items()}
-        whole = len(job.plan.tasks) == len(TASKS)
-        run_id = client.start(api, job.site, job.run, package, job.arguments, keep=whole)
+        run_id = client.start(api, job.site, job.run, package, job.arguments, keep=job.whole)
     print(f"run {job.run}: {client.link(job.site, run_id)}", flush=True)
     if not wait:
         return 0
@@ -117,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dryrun.describe(job))
             return 0
         if args.compile_only:
-            print(compile_package(job.site, Path(args.compile_only), job.plan, job.arguments))
+            print(job.package(Path(args.compile_only), filled=True))
             return 0
         return run_here(job, command) if args.local else run_there(job, args.wait)
     except InputError as error:

@@ -165,12 +165,46 @@ def test_a_method_without_a_teacher_does_not_depend_on_it():
 
 def test_every_field_that_no_fingerprint_holds_is_known():
     """A field that changes results and that no stage reads would let two recipes share an artifact."""
-    recipe = resolve("tiny")
-    read = {name for stage in STAGES for name in reads(recipe, stage)}
-    unread = {n for n in flatten(recipe) if n not in read and not n.startswith(("runtime.", "evaluate."))}
-    groups = METHODS[recipe.method.name].groups
-    others = {n for n in unread if ".lr." in n and n.rpartition(".")[2] not in groups}  # rates of what it lacks
+    recipes = [resolve("tiny", row) for row in ROWS]
+    read = {name for recipe in recipes for stage in STAGES for name in reads(recipe, stage)}
+    unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith(("runtime.", "evaluate."))}
+    # Rates of what the teacher's phases and the selector's lack.
+    others = {n for n in unread if n.startswith(("schedule.alsn.lr.", "teacher_fit.")) and ".lr." in n}
     assert unread - others == {"name"}
+
+
+@pytest.mark.parametrize("row", list(BASELINES))
+def test_a_baseline_gives_every_term_of_its_method_a_weight(row):
+    """Else the recipe's own weights, meant for cmapkd, would leak into it."""
+    recipe = resolve("demo", row)
+    given = {name.rpartition(".")[2] for name in BASELINES[row] if name.startswith("method.weights.")}
+    assert given == set(METHODS[recipe.method.name].terms)
+
+
+@pytest.mark.parametrize("row", list(BASELINES))
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_baseline_has_the_methods_data_batches_and_updates(name, row):
+    """The budget: the same pairs, crops and number of updates for all."""
+    ours, theirs = resolve(name, row), resolve(name)
+    assert (ours.data, ours.optim, ours.seed, ours.teacher) == (theirs.data, theirs.optim, theirs.seed, theirs.teacher)
+    for phase in vars(theirs.schedule):
+        assert getattr(ours.schedule, phase).epochs == getattr(theirs.schedule, phase).epochs
+        lr = getattr(ours.schedule, phase).lr
+        assert phase == "alsn" or lr.student > 0 or lr.heads > 0
+
+
+def test_terms_of_a_phase_are_checked():
+    with pytest.raises(InputError, match="unknown term 'hnt': did you mean 'hint'"):
+        resolve("tiny", "fitnet", "schedule.coarse.terms=hnt")
+    with pytest.raises(InputError, match=r"schedule\.coarse\.terms=icl has no term of this method: add one of hint"):
+        resolve("tiny", "fitnet", "schedule.coarse.terms=icl")
+
+
+def test_terms_that_do_not_count_in_a_phase_have_no_weight():
+    recipe = resolve("tiny", "fitnet")
+    weights = {name: recipe.method.weights.within(getattr(recipe.schedule, name)) for name in ("coarse", "fine")}
+    assert {t: w for t, w in weights["coarse"].items() if w} == {"hint": 1}
+    assert {t: w for t, w in weights["fine"].items() if w} == {"task": 1, "kd": 1}
 
 
 def test_an_unknown_stage_is_refused():

@@ -24,6 +24,15 @@ def test_recipes_that_agree_share_a_stage() -> None:
     assert stage_url("/r", "prepare", ours).startswith("/r/prepare/")
 
 
+def test_a_stage_with_nothing_to_do_is_at_its_predecessors_place() -> None:
+    for row in ("no_alsn", "random_alsn", "finetune"):
+        recipe = resolve("tiny", row)
+        assert stage_url("/r", "alsn", recipe) == stage_url("/r", "warmup", recipe)
+    for row in ("none", "shuffled_alsn"):
+        recipe = resolve("tiny", row)
+        assert stage_url("/r", "alsn", recipe).startswith("/r/alsn/")
+
+
 def test_an_evaluation_depends_on_model_shards_and_measure_and_not_on_where_the_root_is() -> None:
     recipe = resolve("tiny")
     url = evaluation_url("/r", "/r/joint/1", "/r/prepare/1", recipe)
@@ -60,6 +69,18 @@ def test_the_same_recipe_goes_on_and_another_is_refused_with_its_fields(tmp_path
     with pytest.raises(InputError, match=r"(?s)run 'one'.*optim.batch: 16 -> 8.*another --run"):
         record_run(root, "one", REQUEST | {"overrides": "optim.batch=8"})
     assert read_record(root, "one")["overrides"] == ""
+
+
+def test_a_suites_record_has_its_rows_and_seeds_and_its_stages_need_not_know_them(tmp_path: Path) -> None:
+    root, suite = str(tmp_path), {"suite": "table4", "seeds": "3"}
+    record_run(root, "one", REQUEST | suite)
+    record_run(root, "one", REQUEST | suite)
+    record_run(root, "one", REQUEST, stage="suite_report")
+    assert {name: read_record(root, "one")[name] for name in suite} == suite
+    with pytest.raises(InputError, match="seeds: 3 -> 5"):
+        record_run(root, "one", REQUEST | suite | {"seeds": "5"})
+    with pytest.raises(InputError, match="suite: table4 -> None"):
+        record_run(root, "one", REQUEST)
 
 
 def test_the_reference_branch_belongs_to_its_run(tmp_path: Path) -> None:

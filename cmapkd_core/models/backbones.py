@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.features import Features, Spec
+from cmapkd_core.models.headed import HeadedTower, HeadedVisual
 from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower
 from cmapkd_core.models.vision_towers import VISION_TOWERS, VisionTower
 
@@ -46,7 +47,8 @@ class Backbone(nn.Module):
         self.model: Any = model
         self.config, self.files, self.tokenize = config, files, tokenize
         text = self.model.text if isinstance(model, CustomTextCLIP) else model
-        self._vision: VisionTower = _adapter(VISION_TOWERS, self.model.visual)(self.model.visual)
+        towers = {**VISION_TOWERS, HeadedVisual: HeadedTower}
+        self._vision: VisionTower = _adapter(towers, self.model.visual)(self.model.visual)
         self._text: TextTower = _adapter(TEXT_TOWERS, text)(text, _end_id(tokenize))
         if self.model.logit_bias is not None:
             self.model.logit_bias.requires_grad_(False)
@@ -55,8 +57,8 @@ class Backbone(nn.Module):
 
     def vision(self, images: Tensor) -> Features:
         """Features of images [B, 3, H, H]; taps [B, C_k, h_k, w_k] without CLS, no mask."""
-        pooled, taps = self._vision.run(images)
-        return Features(self.project_image(pooled), pooled, taps)
+        pooled, taps, final = self._vision.run(images)
+        return Features(self.project_image(pooled), pooled, taps, final=final)
 
     def text(self, tokens: Tensor) -> Features:
         """Features of token ids [B, N]; taps [B, N', D]; mask [B, N'] True from the start to the end-of-text token.
@@ -81,6 +83,27 @@ class Backbone(nn.Module):
     def project_text(self, pooled: Tensor) -> Tensor:
         """`Features.pooled` of the text tower [B, D] -> unit-norm [B, E]."""
         return F.normalize(self._text.project(pooled), dim=-1)
+
+    def final_map(self, features: Features) -> Tensor:
+        """The map that the image tower pools, [B, C, h, w] without CLS, of its own features."""
+        assert features.final is not None, "image features carry what was pooled"
+        return self._vision.layout()(features.final)[0]
+
+    def project_map(self, final_map: Tensor) -> Tensor:
+        """Unit embedding of every position as if it were the whole image, [B, C, h, w] -> [B, h*w, E]."""
+        vectors = final_map.flatten(2).transpose(1, 2)
+        return self.project_image(self._vision.alone(vectors.flatten(0, 1))).unflatten(0, vectors.shape[:2])
+
+    def before(self, tap: int) -> set[str]:
+        """Names of the parameters that the given tap (0..3) of either tower depends on, by a backward on zeros."""
+        size, mode = self.spec.image_size, self.training
+        params = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            sides = self.eval().vision(torch.zeros(1, 3, size, size)), self.text(self.tokenize(["a"]))
+            total = torch.stack([side.taps[tap].sum() for side in sides]).sum()
+        self.train(mode)
+        found = torch.autograd.grad(total, list(params.values()), allow_unused=True)
+        return {name for name, gradient in zip(params, found, strict=True) if gradient is not None}
 
     def heads(self) -> list[nn.Parameter]:
         """What makes the joint space of two given towers: both projections and the logit scale."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.headed import HeadedVisual, ImageHead
 
 TEXT_FOLDER = "text"  # how configs name the Hugging Face files that travel with them
 DEFAULT_CONTEXT = 77  # what open_clip takes where text_cfg names no context_length
@@ -26,6 +27,7 @@ def construct(name: str, config: dict[str, Any], files: dict[str, bytes], seed: 
     Args:
         name: how messages call the model.
         config: {"model_cfg", "preprocess_cfg"} in open_clip's form; Hugging Face names in it stand for `files`.
+            "image_head" of a composed model: what of its image tower's model_cfg differs.
         files: Hugging Face config and tokenizer files by name; {} where the config names none.
 
     Raises:
@@ -38,7 +40,12 @@ def construct(name: str, config: dict[str, Any], files: dict[str, bytes], seed: 
         for file, data in files.items():
             (Path(folder) / file).write_bytes(data)
         try:
-            model = _model(config["model_cfg"], folder).float()
+            model = _model(config["model_cfg"], folder)
+            if "image_head" in config:
+                below = _model({**config["model_cfg"], **config["image_head"]}, folder).visual
+                widths = config["image_head"]["embed_dim"], config["model_cfg"]["embed_dim"]
+                model.visual = HeadedVisual(below, ImageHead(*widths))
+            model = model.float()
             tokenize = _tokenizer(config["model_cfg"]["text_cfg"], folder)
         except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, OSError) as error:
             raise InputError(f"model {name} cannot be built ({error}): correct its config") from error

@@ -4,7 +4,8 @@
     model.safetensors       every weight, by open_clip's names
     text/                   config and tokenizer of a Hugging Face text tower, where the model has one
 
-Models without text/ also open as `open_clip.create_model("local-dir:FOLDER")`.
+Models without text/ also open as `open_clip.create_model("local-dir:FOLDER")`; a composed one (`compose.py`: its
+config has an "image_head") does not, since open_clip knows no such head.
 """
 
 from __future__ import annotations

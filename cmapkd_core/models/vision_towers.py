@@ -95,8 +95,20 @@ class VisionTower(ABC):
         """How a block's output becomes a map."""
 
     @abstractmethod
-    def pooled(self, images: Tensor) -> Tensor:
+    def final(self, images: Tensor) -> Tensor:
+        """What the tower pools, in the layout of its blocks."""
+
+    @abstractmethod
+    def pool(self, final: Tensor) -> Tensor:
         """[B, D] before the projection into the joint space."""
+
+    @abstractmethod
+    def single(self, vectors: Tensor) -> Tensor:
+        """`final` of maps with one position, from its vectors [M, C]."""
+
+    def alone(self, vectors: Tensor) -> Tensor:
+        """What the tower pools from a map that holds one position alone, [M, C] -> [M, D]."""
+        return self.pool(self.single(vectors))
 
     @abstractmethod
     def project(self, pooled: Tensor) -> Tensor:
@@ -106,13 +118,13 @@ class VisionTower(ABC):
     def head(self) -> list[nn.Parameter]:
         """Parameters of `project`."""
 
-    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Pooled state [B, D] and the four taps [B, C_k, h_k, w_k] of images [B, 3, H, H]."""
+    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Pooled state [B, D], the four taps [B, C_k, h_k, w_k] and the final state of images [B, 3, H, H]."""
         blocks = self.blocks()
         chosen = [blocks[index] for index in quarters(len(blocks))]
         with tapped(chosen, self.layout()) as taps:
-            pooled = self.pooled(images)
-        return pooled, [taps[block] for block in chosen]
+            final = self.final(images)
+        return self.pool(final), [taps[block] for block in chosen], final
 
 
 class ClipViT(VisionTower):
@@ -124,9 +136,15 @@ class ClipViT(VisionTower):
     def layout(self) -> Layout:
         return as_tokens(prefix=1)
 
-    def pooled(self, images: Tensor) -> Tensor:
-        pooled, _ = self.tower._pool(self.tower.transformer(self.tower._embeds(images)))
+    def final(self, images: Tensor) -> Tensor:
+        return self.tower.transformer(self.tower._embeds(images))
+
+    def pool(self, final: Tensor) -> Tensor:
+        pooled, _ = self.tower._pool(final)
         return pooled
+
+    def single(self, vectors: Tensor) -> Tensor:
+        return vectors[:, None].expand(-1, 2, -1)  # as CLS and as the one patch: whichever is pooled
 
     def project(self, pooled: Tensor) -> Tensor:
         return pooled if self.tower.proj is None else pooled @ self.tower.proj
@@ -144,8 +162,21 @@ class ClipResNet(VisionTower):
     def layout(self) -> Layout:
         return as_map
 
-    def pooled(self, images: Tensor) -> Tensor:
-        return self.tower(images)
+    def final(self, images: Tensor) -> Tensor:
+        state = self.tower.stem(images)
+        for layer in self.blocks():
+            state = layer(state)
+        return state
+
+    def pool(self, final: Tensor) -> Tensor:
+        return self.tower.attnpool(final)
+
+    def single(self, vectors: Tensor) -> Tensor:
+        return vectors[:, :, None, None]
+
+    def alone(self, vectors: Tensor) -> Tensor:
+        """Attention over one position gives its value, whatever the query; positions count for nothing."""
+        return self.tower.attnpool.c_proj(self.tower.attnpool.v_proj(vectors))
 
     def project(self, pooled: Tensor) -> Tensor:
         return pooled
@@ -175,10 +206,18 @@ class TimmTower(VisionTower):
             return as_tokens(trunk.num_prefix_tokens)
         return as_channels_last if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else as_map
 
-    def pooled(self, images: Tensor) -> Tensor:
-        trunk = self.tower.trunk
-        pooled = trunk.forward_head(trunk.forward_features(images), pre_logits=True)
+    def final(self, images: Tensor) -> Tensor:
+        return self.tower.trunk.forward_features(images)
+
+    def pool(self, final: Tensor) -> Tensor:
+        pooled = self.tower.trunk.forward_head(final, pre_logits=True)
         return self.tower.head.pool(pooled) if hasattr(self.tower.head, "pool") else pooled
+
+    def single(self, vectors: Tensor) -> Tensor:
+        trunk = self.tower.trunk
+        if hasattr(trunk, "num_prefix_tokens"):
+            return vectors[:, None].expand(-1, trunk.num_prefix_tokens + 1, -1)
+        return vectors[:, None, None] if self.layout() is as_channels_last else vectors[:, :, None, None]
 
     def _projection(self) -> list[nn.Module]:
         rest = [module for name, module in self.tower.head.named_children() if name != "pool"]

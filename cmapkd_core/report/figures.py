@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from cmapkd_core.report.history import Curve
-from cmapkd_core.report.style import INK, MUTED, RULE, SERIES, Line, label_ends, panel, styled, svg
+from cmapkd_core.report.statistics import Interval
+from cmapkd_core.report.style import BLANK, INK, MUTED, RULE, SERIES, Line, label_ends, panel, styled, svg
 from cmapkd_core.report.table import KS, SHORT, Row, standard_error
 from cmapkd_core.report.weights import Profile
 
@@ -91,3 +93,28 @@ def recalls(title: str, rows: Sequence[Row], chance: Row, side: str, queries: fl
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1.02 * top)
     return svg(figure, f"{title}: R@1, R@5 and R@10 of {', '.join(row.label for row in shown)}")
+
+
+@styled
+def differences(title: str, found: dict[str, Interval], base: str) -> str:
+    """Differences to the row `base` as dots with their intervals, the worst at the bottom; no whisker of one seed.
+
+    A filled dot has an interval without zero, a hollow one does not: grey print keeps the message.
+    """
+    figure, axes = panel(title, f"points, minus {base}", "", wide=True, height=0.25 + 0.2 * len(found))
+    figure.subplots_adjust(left=0.3)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x", color=RULE, linewidth=0.5)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    ordered = sorted(found.items(), key=lambda item: -item[1].mean)
+    for y, (_, one) in enumerate(ordered):
+        fill = SERIES[0] if one.excludes_zero else "none"
+        axes.errorbar(one.mean, y, xerr=one.half, fmt="none", ecolor=SERIES[0], elinewidth=1.2, capsize=2.5)
+        mark: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgewidth": 1.2, "linestyle": "none"}
+        axes.plot(one.mean, y, color=SERIES[0], markerfacecolor=BLANK, **mark)
+        axes.plot(one.mean, y, color=SERIES[0], markerfacecolor=fill, **mark)
+    axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], color=INK)
+    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    axes.margins(x=0.08)
+    said = ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
+    return svg(figure, f"{title}, differences to {base} in points: {said}")

@@ -27,7 +27,7 @@ def render(inputs: Inputs, table: Table, sections: dict[str, Section]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table; the first column is left-aligned, the others right-aligned."""
     head = list(head)
     lines = [head, [":--"] + ["--:"] * (len(head) - 1), *rows]
@@ -46,7 +46,7 @@ def _results(table: Table, section: Section) -> str:
             f"{table.facts['retrieval/images']:.0f} images, {table.facts['retrieval/captions']:.0f} distinct captions"
         )
         notes.append(f"- {counts}; one standard error of R@1 of “{section['row']}”, in points: {errors}")
-    return _grid(head, rows) + "\n\n" + "\n".join(notes)
+    return grid(head, rows) + "\n\n" + "\n".join(notes)
 
 
 def _losses(section: Section) -> str:
@@ -60,15 +60,15 @@ def _losses(section: Section) -> str:
         ]
         for row in section["rows"]
     ]
-    grid = _grid(("term", "weight", "raw, first", "raw, last", "weighted, first", "weighted, last"), rows)
-    return "\n\n".join((*section["absent"], grid))
+    table = grid(("term", "weight", "raw, first", "raw, last", "weighted, first", "weighted, last"), rows)
+    return "\n\n".join((*section["absent"], table))
 
 
 def _selector(section: Section) -> str:
     if "missing" in section or "fixed" in section:
         return str(section.get("missing") or section["fixed"])
     rows = [[r["level"], number(r["mean"], 3), _rho(r["rho"]), _rho(r["shuffled"])] for r in section["rows"]]
-    return _grid(("level", "mean weight", f"Spearman's rho, n = {section['samples']}", "rho, shuffled"), rows)
+    return grid(("level", "mean weight", f"Spearman's rho, n = {section['samples']}", "rho, shuffled"), rows)
 
 
 def _rho(value: float | None) -> str:
@@ -81,4 +81,4 @@ def _teacher(section: Section) -> str:
     if not section["rows"]:
         return "No level was measured: the data have no validation split."
     rows = [[row["level"], number(row["r1"], 1), number(row["explained_variance"], 3)] for row in section["rows"]]
-    return _grid(("level", "R@1, %", "explained variance"), rows)
+    return grid(("level", "R@1, %", "explained variance"), rows)

@@ -6,7 +6,7 @@ import dataclasses
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmapkd_core.config import TEXT_LEVELS
@@ -19,11 +19,8 @@ TEMPLATE = "report.html.j2"
 
 def render(inputs: Inputs, table: Table, sections: dict[str, Section]) -> str:
     """The page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    environment.filters["signed"] = lambda value: f"{value:+.1f}"
-    template = environment.from_string(resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
-    return template.render(
+    return fill(
+        TEMPLATE,
         run=inputs.run,
         recipe=inputs.recipe,
         ablation=inputs.ablation,
@@ -34,8 +31,21 @@ def render(inputs: Inputs, table: Table, sections: dict[str, Section]) -> str:
         sides=SIDES,
         text_levels=TEXT_LEVELS,
         sources=[source for source in inputs.sources.values() if source.url],
-        **{name: _drawn(section) for name, section in sections.items()},
+        **{name: drawn(section) for name, section in sections.items()},
     )
+
+
+def fill(template: str, **content: Any) -> str:
+    """A template of this package with its content; whatever is no Markup is escaped."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
+    )
+    environment.filters |= {"number": number, "signed": lambda value: f"{value:+.1f}"}
+    return environment.get_template(template).render(**content)
 
 
 def heads(table: Table) -> list[tuple[str, int]]:
@@ -51,6 +61,6 @@ def number(value: Any, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _drawn(section: Section) -> Section:
+def drawn(section: Section) -> Section:
     """The section with its SVG marked as markup; every other string is escaped."""
     return section | {"figures": [Markup(figure) for figure in section.get("figures", ())]}

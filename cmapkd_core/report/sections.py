@@ -12,7 +12,7 @@ from cmapkd_core.config import ALL_LEVELS, METHODS, TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.report import figures, history, weights
 from cmapkd_core.report.examples import collect
 from cmapkd_core.report.inputs import Inputs, Missing
-from cmapkd_core.report.table import ROWS, Table, paired, standard_error
+from cmapkd_core.report.table import KS, ROWS, Table, paired, standard_error
 
 SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
 MODALITIES = {"Image levels": VISION_LEVELS, "Text levels": TEXT_LEVELS}
@@ -56,7 +56,7 @@ def no_zeroshot(inputs: Inputs) -> str:
 
 
 def differences(inputs: Inputs) -> list[dict[str, Any]]:
-    """Distilled minus fine-tuned R@1 with its paired interval, both ways; [] where one is missing."""
+    """Distilled minus fine-tuned R@k with its paired intervals, both ways; [] where one is missing."""
     try:
         ours = inputs.source("student_eval").json("retrieval.json")
         theirs = inputs.source("reference_eval").json("retrieval.json")
@@ -64,8 +64,11 @@ def differences(inputs: Inputs) -> list[dict[str, Any]]:
         return []
     found = []
     for side, title in SIDES.items():
-        difference, half = paired(ours[side], theirs[side])
-        found.append({"side": title, "difference": difference, "low": difference - half, "high": difference + half})
+        cells = []
+        for k in KS:
+            difference, half = paired(ours[side], theirs[side], k)
+            cells.append({"k": k, "difference": difference, "low": difference - half, "high": difference + half})
+        found.append({"side": title, "cells": cells})
     return found
 
 

@@ -21,9 +21,11 @@ from matplotlib.figure import Figure
 
 # Placeholder -> CSS variable of the page. The page's values differ in lightness as well as in hue, and each
 # line has its own dash and marker, so that grey print and colour-blind readers lose nothing.
-INK, MUTED, RULE = "#010101", "#020202", "#030303"
+INK, MUTED, RULE, BLANK = "#010101", "#020202", "#030303", "#080808"
 SERIES = ("#040404", "#050505", "#060606", "#070707")
-_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {c: f"--c{i}" for i, c in enumerate(SERIES, 1)}
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BLANK: "--page"} | {
+    c: f"--c{i}" for i, c in enumerate(SERIES, 1)
+}
 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 _MARKERS = ("o", "s", "^", "D")
@@ -85,10 +87,17 @@ def styled(draw: Callable[P, str]) -> Callable[P, str]:
     return inner
 
 
-def panel(title: str, xlabel: str, ylabel: str, wide: bool = False) -> tuple[Figure, Axes]:
-    """An empty panel whose axes lie at the same place in every panel of its width, so that a grid aligns."""
-    figure = Figure(figsize=WIDE if wide else SIZE)
-    figure.subplots_adjust(**(_WIDE_MARGINS if wide else _MARGINS))
+def panel(title: str, xlabel: str, ylabel: str, wide: bool = False, height: float = 0.0) -> tuple[Figure, Axes]:
+    """An empty panel whose axes lie at the same place in every panel of its width, so that a grid aligns.
+
+    Args:
+        height: inches of the axes alone; 0 leaves the usual height of the panel.
+    """
+    (width, usual), margins = (WIDE, _WIDE_MARGINS) if wide else (SIZE, _MARGINS)
+    below, above = margins["bottom"] * usual, (1 - margins["top"]) * usual
+    whole = height + below + above if height else usual
+    figure = Figure(figsize=(width, whole))
+    figure.subplots_adjust(**margins | {"bottom": below / whole, "top": 1 - above / whole})
     axes = figure.subplots()
     axes.set_title(title, pad=6 if wide else 20)
     axes.set_xlabel(xlabel)

@@ -109,12 +109,12 @@ def build(inputs: Inputs) -> Table:
             continue
         found[name] = metrics
         rows.append(Row(name, label, source.url, {c.key: metrics[c.key] for c in COLUMNS if c.key in metrics}))
-    facts = _same({name: {k: m[k] for k in FACTS if k in m} for name, m in found.items()})
-    chance = _same({name: {c.key: m[c.chance] for c in COLUMNS if c.chance in m} for name, m in found.items()})
+    facts = same({name: {k: m[k] for k in FACTS if k in m} for name, m in found.items()})
+    chance = same({name: {c.key: m[c.chance] for c in COLUMNS if c.chance in m} for name, m in found.items()})
     return Table(rows, Row("chance", "Chance", "", chance), facts)
 
 
-def _same(values: dict[str, dict[str, float]]) -> dict[str, float]:
+def same(values: dict[str, dict[str, float]]) -> dict[str, float]:
     """The values that all evaluations agree on; one that lacks a task takes no part in that task."""
     merged: dict[str, tuple[str, float]] = {}
     for name, facts in values.items():

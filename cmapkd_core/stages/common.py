@@ -173,7 +173,9 @@ def _tracker(request: Request, stage: str, workdir: str, scratch: Path) -> Track
         return Tracker(Journal(journal), None)
     if storage.exists(storage.join(workdir, JOURNAL)):
         journal.write_bytes(storage.read_bytes(storage.join(workdir, JOURNAL)))
-    name = stage if request.ablation in ("", "none") else f"{stage} ({request.ablation})"
+    row = request.ablation if request.ablation not in ("", "none") else ""
+    notes = ", ".join(note for note in (row, f"seed {request.seed}" if request.seed else "") if note)
+    name = f"{stage} ({notes})" if notes else stage  # the stages of a suite may all have one parent run
     params = {field: str(value) for field, value in flatten(request.resolved()).items()}
     return Tracker.open(request.tracking_uri, run=request.run or "unnamed", stage=name, journal=journal, params=params)
 

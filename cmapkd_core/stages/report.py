@@ -70,15 +70,19 @@ def run(
     url = report_url(request.root, request.run)
     execute(request, "report", url=url, fields=fields, inputs=inputs, body=lambda context: body(context, request))
     artifact = Artifact.open(url)
+    hand_out(artifact, {html: HTML, markdown: MARKDOWN}, metrics, executor_input)
+    print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
+    print(f"report: {artifact.file_url(HTML)}")
+    return url
+
+
+def hand_out(artifact: Artifact, copies: dict[str, str], metrics: str, executor_input: str) -> None:
+    """Give KFP what it shows of a report: copies (local file -> name in the artifact) and the manifest's metrics."""
     values = artifact.manifest["metrics"]
-    copies = {html: HTML, markdown: MARKDOWN}
     for target, name in copies.items():
         _write(target, artifact.fetch(name).read_bytes())
     _write(metrics, json.dumps(values, indent=1).encode())
     write_executor_output(executor_input, values)
-    print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
-    print(f"report: {artifact.file_url(HTML)}")
-    return url
 
 
 def _write(target: str, data: bytes) -> None:

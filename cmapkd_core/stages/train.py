@@ -26,11 +26,12 @@ from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
-from cmapkd_core.fingerprints import reads
+from cmapkd_core.fingerprints import reads, trains
 from cmapkd_core.methods import Method
 from cmapkd_core.models.build import save_model
 from cmapkd_core.models.teacher import Targets, Teacher
 from cmapkd_core.places import place
+from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import (
     METHOD_STATE,
     MODEL,
@@ -44,6 +45,7 @@ from cmapkd_core.stages.assembly import (
 )
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, has_selector, level_weights
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
@@ -56,15 +58,32 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
         stage: warmup, alsn or joint.
         shards, teacher: URLs of the prepare and teacher artifacts.
         init: URL of the stage's predecessor; "" starts from the recipe's student.
+
+    Returns:
+        the artifact's URL; `init` itself where the stage has nothing to do for this recipe.
     """
     choose("stage", stage, STAGE_PHASES)
     recipe = request.resolved()
+    if init and not trains(recipe, stage):
+        return handed_on(stage, init)
     fields = reads(recipe, stage)
     inputs = {"shards": shards, **({"init": init} if init else {})}
     if METHODS[recipe.method.name].teacher:
         inputs["teacher"] = teacher
     url = place(request.root, stage, fields)
     return execute(request, stage, url=url, fields=fields, inputs=inputs, body=lambda context: body(context, stage))
+
+
+def handed_on(stage: str, init: str) -> str:
+    """The predecessor's artifact as this stage's own: no copy, so runs with and without the stage agree.
+
+    Raises:
+        InputError: it is not complete.
+    """
+    parallel.start()
+    found = Artifact.open(init)
+    Line(quiet=parallel.rank() > 0)(f"{stage}: nothing to train for this recipe; it hands on {found.url}\n")
+    return init
 
 
 def body(context: Context, stage: str) -> dict[str, float]:
@@ -88,7 +107,15 @@ def body(context: Context, stage: str) -> dict[str, float]:
             lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced]
             (context.out / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
     last = session.history[-1]["terms"] if session.history else {}
-    return {**{f"final/{name}": value for name, value in last.items()}, "replaced": float(len(session.replaced))}
+    sizes = {"parameters/trained": float(trained_parameters(method, [plan.phase for plan in plans]))}
+    return {**{f"final/{n}": v for n, v in last.items()}, "replaced": float(len(session.replaced)), **sizes}
+
+
+def trained_parameters(method: Method, phases: list[Phase]) -> int:
+    """Parameters that at least one of the phases gives a learning rate, the method's own among them."""
+    groups = [(phase, name, params) for phase in phases for name, params in method.groups(phase).items()]
+    moved = {id(p): p.numel() for phase, name, params in groups if getattr(phase.lr, name) > 0 for p in params}
+    return sum(moved.values())
 
 
 def on_pairs(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.distill import TASKS, Plan, compile_package, defaults
+from pipelines.distill import TASKS, compile_package, defaults
+from pipelines.graph import Plan
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.site import Site
 
@@ -17,7 +18,7 @@ SITE = Site(root="s3://bucket/root", recipe="tiny")
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("ir")
-    spec, _ = load_package(compile_package(SITE, folder / "pipeline.yaml", Plan(), defaults(SITE)))
+    spec, _ = load_package(compile_package(SITE, folder / "pipeline.yaml", Plan(TASKS), defaults(SITE)))
     every = steps(spec)
     outputs = {step.key: {"artifact": f"s3://bucket/{step.name}"} for step in every}
 

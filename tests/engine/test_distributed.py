@@ -63,7 +63,10 @@ def points(url: str) -> list[dict]:
     return json.loads(Artifact.open(url).fetch("history.json").read_text())["points"]
 
 
-@pytest.mark.parametrize("row", ["no_alsn", "kd", "finetune"])
+@pytest.mark.parametrize(
+    "row",
+    ["no_alsn", "kd", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip"],
+)
 def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):
     request = Request("tiny", str(tmp_path), ablation=row, overrides=SIX)
     alone = train.run(request, stage="joint", shards=tiny_shards, teacher=tiny_teacher)

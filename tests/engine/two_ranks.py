@@ -14,6 +14,7 @@ from cmapkd_core.stages import train
 from cmapkd_core.stages.common import Request
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
+OURS = ("fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip")  # modules, terms of local pairs
 
 
 def check_collectives() -> dict[str, object]:
@@ -64,7 +65,7 @@ def main(root: str, shards: str, teacher: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     result: dict[str, object] = {"collectives": check_collectives()}
-    for row in ("no_alsn", "kd", "finetune", "none"):
+    for row in ("no_alsn", "kd", "finetune", "none", *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
     result["small"] = refused(root, "small", "finetune", "optim.batch=1", shards, teacher)
     result["odd"] = refused(root, "odd", "finetune", "optim.batch=15", shards, teacher)

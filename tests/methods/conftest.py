@@ -16,6 +16,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
 from cmapkd_core.models.teacher import Targets, Teacher, diagonal_prior
+from cmapkd_core.recipes import resolve
 
 CAPTIONS = ["a red circle", "two blue squares", "green", "a small yellow cross over a large black triangle", "sky"]
 
@@ -114,3 +115,18 @@ def ask() -> Callable[..., Targets]:
         return teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
 
     return targets
+
+
+@pytest.fixture
+def terms_of_row(
+    make_method: Callable[..., Method], make_teacher: Callable[..., Teacher], batch: Callable[..., Batch]
+) -> Callable[..., tuple[Method, Targets, Batch, dict[str, torch.Tensor]]]:
+    """`terms_of_row(row, phase)`: the method of a row in training mode, what it heard and saw, and its terms."""
+
+    def run(row: str, phase: str = "fine") -> tuple[Method, Targets, Batch, dict[str, torch.Tensor]]:
+        recipe, teacher, pairs = resolve("tiny", row, "optim.batch=5"), make_teacher(), batch()
+        method = make_method(recipe, teacher).train()
+        targets = teacher.targets(pairs.images["teacher"], pairs.tokens["teacher"], ())
+        return method, targets, pairs, method(pairs, targets, getattr(recipe.schedule, phase), 0).terms
+
+    return run

@@ -27,7 +27,7 @@ def test_every_trainable_parameter_of_a_phase_gets_a_gradient_and_no_other(
     method, phase = make_method(recipe, teacher).train(), getattr(recipe.schedule, phase)
     groups = trained(method, phase)
     outcome = method(pairs, ask(teacher, pairs, method.active(phase)), phase, 0)
-    weighted_total(outcome.terms, vars(recipe.method.weights)).backward()
+    weighted_total(outcome.terms, recipe.method.weights.within(phase)).backward()
     chosen = {id(p) for params in groups.values() for p in params}
     for name, p in method.named_parameters():
         if id(p) in chosen:

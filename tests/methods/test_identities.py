@@ -9,7 +9,7 @@ from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS, Phase, Ra
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import margin
 from cmapkd_core.losses.relation import gram
-from cmapkd_core.recipes import resolve
+from cmapkd_core.recipes import BASELINES, resolve
 
 # accumulate: the policy's memory holds one micro-batch, and `batch` makes five pairs
 TINY = "optim.batch=5"
@@ -57,7 +57,7 @@ def test_a_student_that_differs_pays_in_every_term(make_method, make_teacher, ba
     assert all(value.item() > 1e-4 for value in terms.values())
 
 
-@pytest.mark.parametrize("row", ["none", "no_alsn", "finetune", "kd"])
+@pytest.mark.parametrize("row", ["none", "no_alsn", *BASELINES])
 def test_the_order_of_a_batch_changes_no_term(make_method, make_teacher, batch, ask, row):
     teacher = make_teacher()
     method = make_method(resolve("tiny", row, TINY), teacher)
@@ -88,7 +88,7 @@ def test_logged_weights_sum_to_one_over_the_active_levels(make_method, make_teac
         assert sum(float(stats[f"weight/{n}"]) for n in known if n in phase.levels) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("row", ["none", "no_alsn", "no_relation", "kd"])
+@pytest.mark.parametrize("row", ["none", "no_alsn", "no_relation", *BASELINES])
 def test_the_teacher_is_no_part_of_the_method_and_never_changes(make_method, make_teacher, batch, ask, row):
     teacher = make_teacher()
     before = {name: x.clone() for name, x in teacher.state_dict().items()}

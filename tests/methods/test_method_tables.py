@@ -44,7 +44,9 @@ def test_every_phase_belongs_to_one_stage():
 
 
 def test_both_tables_have_the_same_selectors():
+    from cmapkd_core.config import LEARNED_SELECTORS
     from cmapkd_core.config import SELECTORS as NAMES
     from cmapkd_core.models.selector import SELECTORS
 
     assert set(SELECTORS) == set(NAMES)
+    assert {name for name, selector in SELECTORS.items() if selector.learns} == set(LEARNED_SELECTORS)

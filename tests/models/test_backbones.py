@@ -140,6 +140,31 @@ def test_taps_lie_between_the_parameters_and_the_embedding(backbone: Backbone) -
             assert any(p.grad is not None and p.grad.any() for name, p in named if name.startswith(tower))
 
 
+def test_every_position_of_the_last_map_has_an_embedding_of_its_own(backbone: Backbone) -> None:
+    images, _ = batch(backbone)
+    with torch.no_grad():
+        maps = backbone.final_map(backbone.vision(images))
+        patches = backbone.project_map(maps)
+    side = maps.shape[-1]
+    assert maps.shape[2] == side > 1
+    assert patches.shape == (len(CAPTIONS), side * side, backbone.spec.embed_dim)
+    torch.testing.assert_close(patches.norm(dim=2), torch.ones(patches.shape[:2]))
+    with torch.no_grad():  # rows first, and no position hears another
+        moved = backbone.project_map(maps.roll(1, dims=3)).unflatten(1, (side, side))
+    torch.testing.assert_close(moved, patches.unflatten(1, (side, side)).roll(1, dims=2))
+
+
+def test_before_names_what_a_tap_depends_on(backbone: Backbone) -> None:
+    depends = [backbone.before(tap) for tap in range(4)]
+    assert depends[0] < depends[1] < depends[2] <= depends[3]
+    everything = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert depends[3] < everything  # heads and the scale come after
+    assert not backbone.training
+    parameters = dict(backbone.named_parameters())
+    heads = {id(p) for p in backbone.heads()}
+    assert not any(id(parameters[name]) in heads for name in depends[1])
+
+
 def test_mask_ends_with_the_caption(backbone: Backbone) -> None:
     mask = backbone.text(backbone.tokenize(CAPTIONS)).mask
     assert mask is not None

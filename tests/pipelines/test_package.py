@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.distill import PARAMETERS, TASKS, Plan, compile_package, defaults, select
+from pipelines.distill import PARAMETERS, TASKS, compile_package, defaults
+from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
 from pipelines.site import Pod, Secret, Site, Toleration
 
@@ -33,7 +34,7 @@ TRAINING = ("teacher", "warmup", "alsn", "joint", "reference-warmup", "reference
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_package(SITE, tmp_path_factory.mktemp("ir") / "pipeline.yaml", Plan(), defaults(SITE))
+    return compile_package(SITE, tmp_path_factory.mktemp("ir") / "pipeline.yaml", Plan(TASKS), defaults(SITE))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_the_report_shows_html_markdown_and_metrics(tasks: dict) -> None:
 
 def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> None:
     done = {task.name: f"s3://bucket/{task.name}" for task in TASKS if task.name != "joint"}
-    plan = Plan(select(only="joint"), done, "old-run", redo="yes")
+    plan = Plan(select(TASKS, only="joint"), done, "old-run", redo="yes")
     spec, _ = load_package(compile_package(SITE, tmp_path / "one.yaml", plan, defaults(SITE)))
     (step,) = steps(spec)
     given = {name: p.runtime_value.constant.string_value for name, p in step.task.inputs.parameters.items()}
@@ -134,10 +135,10 @@ def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> Non
 
 
 def test_a_stage_and_what_follows_from_it() -> None:
-    assert [task.name for task in select(start="joint")] == ["joint", "evaluate-student", "report"]
-    assert [task.name for task in select(start="reference-joint")] == [
+    assert [task.name for task in select(TASKS, start="joint")] == ["joint", "evaluate-student", "report"]
+    assert [task.name for task in select(TASKS, start="reference-joint")] == [
         "reference-joint",
         "evaluate-reference",
         "report",
     ]
-    assert select(start="prepare") == TASKS
+    assert select(TASKS, start="prepare") == TASKS

@@ -93,7 +93,7 @@ def test_dry_run_tells_what_would_run(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert "selector.kind = fixed" in text
     assert "fine: 8 epochs; trains student at 0.0003, pyramid at 0.0005; levels P2 P3 P4 P5 L1 L2 L3 L4" in text
-    assert "passes its model on" in text
+    assert "hands the warm-up's artifact on" in text
     assert "runs  8 GPU, 64 cores, 256Gi, /dev/shm 64Gi, at most 72 h, torchrun with 8" in text
     assert "reference-joint (row finetune)" in text
     assert "to    s3://box/root/joint/" in text
@@ -135,6 +135,26 @@ def test_one_stage_of_an_earlier_run_goes_with_its_own_package(api: Any) -> None
     assert part["runtime_config"]["parameters"]["ablation"] == "no_relation"
     assert "s3://box/root/alsn/" in json.dumps(part["pipeline_spec"])
     assert len(api.versions) == 1
+
+
+def test_a_suite_goes_with_its_own_package_and_keeps_its_rows_and_seeds(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cmapkd_core.records import read_record
+
+    assert main(["--suite", "smoke", "--seeds", "2", "--run", "pair", "--set", "optim.batch=8"]) == 0
+    assert (len(api.versions), len(api.runs)) == (0, 1)
+    assert set(api.runs[0]["runtime_config"]["parameters"]) == {"root", "tracking_uri", "image"}
+    spec = json.dumps(api.runs[0]["pipeline_spec"])
+    assert spec.count('"constant": "optim.batch=8"') == 20
+    assert "pair.finetune-s1" in spec
+    record = read_record("s3://box/root", "pair")
+    assert (record["suite"], record["seeds"], record["overrides"]) == ("smoke", "2", "optim.batch=8")
+    assert main(["--suite", "smoke", "--seeds", "3", "--run", "pair", "--set", "optim.batch=8"]) == 2
+    assert "seeds: 2 -> 3" in capsys.readouterr().err
+    assert main(["--run", "pair", "--only", "suite-report"]) == 0
+    tasks = api.runs[1]["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    assert [task["taskInfo"]["name"] for task in tasks.values()] == ["suite-report"]
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1)])

@@ -113,7 +113,7 @@ def test_sampling_error_counts_and_sources_are_named(make_inputs):
     # R@1 of 30 % over 20 queries: sqrt(0.3 * 0.7 / 20) = 10.2 points.
     assert "is 10.2 points (image to text) and 10.2 points (text to image)" in text
     assert "20 images and 20 distinct captions" in text
-    assert "+10.0 points image to text (95 % interval" in text
+    assert "Image to text +10.0 (" in text
     for name in ("teacher_eval", "student_eval", "shards", "warmup", "joint", "teacher"):
         assert f"s3://bucket/{name}/0123" in text
 

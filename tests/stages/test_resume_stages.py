@@ -55,6 +55,19 @@ def test_warmup_resumes_over_its_phases(tmp_path, train_tiny, terminate_after, d
     assert history(cut) == history(straight)
 
 
+@pytest.mark.parametrize("row", ["fitnet", "promptkd", "llava_kd"])
+def test_warmup_of_methods_with_phases_or_modules_of_their_own_resumes(
+    tmp_path, train_tiny, terminate_after, digests, capsys, row
+):
+    overrides = "optim.batch=29 runtime.checkpoint_every=100"
+    straight = train_tiny(tmp_path / "straight", "warmup", row, overrides)
+    terminate_after(4)
+    says = "phase medium, step 1"
+    cut = interrupted(lambda: train_tiny(tmp_path / "cut", "warmup", row, overrides), capsys, says)
+    assert digests(cut) == digests(straight)
+    assert history(cut) == history(straight)
+
+
 def test_alsn_resumes_from_the_table(tmp_path, train_tiny, tiny_warmup, terminate_after, digests, capsys):
     straight = train_tiny(tmp_path / "straight", "alsn", init=tiny_warmup)
     terminate_after(5)

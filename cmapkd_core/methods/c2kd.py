@@ -1,0 +1,89 @@
+"""C2KD: cross-modal distillation through proxies, where teacher and student rank alike (Huo et al., CVPR 2024).
+
+    L = L_S + L_T, the mean of two directions; p = softmax of z, sg = no gradient
+    L_S = CE(z_S) + KL(sg p_S || p^_S) + KL(sg p^_S || p_S) + NT(z^_S <- sg z^_T)
+    L_T = KL(p_T || p^_T) + NT(z^_T <- sg z^_S)
+    NT(a <- b) = 1/B sum_k [tau(a_k, b_k) > omega] KL(softmax(b . not y) || softmax(a . not y))    (losses/kendall.py)
+
+The modalities differ: the rows of the student's images learn from the rows of the teacher's captions, and the other
+way round. z are similarities with the batch's counterparts; z^ come from a proxy (Linear-LN-GELU-Linear) of the state
+before the projection into the joint space, for the student and for the teacher. tau is Kendall's.
+deviations: the B pairs of a batch stand for C classes. The teacher's towers stay frozen (teacher_update=proxy_only):
+of L_T its cross entropy and KL(sg p^_T || p_T) are constants and left out. As released: the own logit is set to 0 and
+not removed, the mean is over B, tau is over all classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmapkd_core.config import Phase, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses.contrastive import info_nce
+from cmapkd_core.losses.kendall import kendall_tau, non_target, row_divergence
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.features import Spec
+from cmapkd_core.models.teacher import Targets, Teacher
+
+HIDDEN = 256  # of a proxy, as published
+
+
+class C2Kd(Method):
+    """The student and four proxies: image and text, of the student and of the teacher."""
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__(recipe, student, teacher)
+        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        self.student_proxies, self.teacher_proxies = proxies(student.spec), proxies(teacher.backbone.spec)
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """The student, and all proxies."""
+        extra = [*self.student_proxies.parameters(), *self.teacher_proxies.parameters()]
+        return super().groups(phase) | {"extra": extra}
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """Terms `task`, `proxy` and `nontarget`."""
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        image, caption, pooled_v, pooled_l = gathered(vision.embedding, text.embedding, vision.pooled, text.pooled)
+        image_t, caption_t = gathered(theirs.image, theirs.text)
+        pooled_vt, pooled_lt = gathered(theirs.vision.pooled, theirs.language.pooled)
+        scale, scale_t = self.student.scale(), theirs.scale
+        logits, logits_t = self.logits(image, caption), scale_t * image_t @ caption_t.T
+        mine = proxied(self.student_proxies, (pooled_v, pooled_l), (image, caption), scale)
+        others = proxied(self.teacher_proxies, (pooled_vt, pooled_lt), (image_t, caption_t), scale_t)
+        directions = (logits, mine[0], logits_t.T, others[1]), (logits.T, mine[1], logits_t, others[0])
+        found = [self._direction(*direction) for direction in directions]
+        proxy, nontarget, kept = (torch.stack(values).mean() for values in zip(*found, strict=True))
+        terms = {"task": info_nce(logits), "proxy": proxy, "nontarget": nontarget}
+        return Outcome(terms, {"kendall/kept": kept}, [vision.taps[0], text.taps[0]])
+
+    def _direction(self, z_s: Tensor, proxy_s: Tensor, z_t: Tensor, proxy_t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Terms `proxy` and `nontarget` of rows [B,B], and the share of rows that agree in rank."""
+        kept = (kendall_tau(proxy_t, proxy_s) > self.recipe.method.kendall).float()
+        proxy = row_divergence(z_s, proxy_s) + row_divergence(proxy_s, z_s) + row_divergence(z_t, proxy_t)
+        return proxy.mean(), non_target(proxy_t, proxy_s, kept) + non_target(proxy_s, proxy_t, kept), kept.mean()
+
+
+def proxied(
+    table: nn.ModuleDict, pooled: tuple[Tensor, Tensor], space: tuple[Tensor, Tensor], scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows of images and rows of captions [B,B] that the proxies give, against the model's own embeddings (`space`)."""
+    image, caption = (F.normalize(table[name](x), dim=-1) for name, x in zip(("image", "text"), pooled, strict=True))
+    return scale * image @ space[1].T, scale * caption @ space[0].T
+
+
+def proxies(spec: Spec) -> nn.ModuleDict:
+    """A proxy of each tower: its pooled state [B,D] into the model's joint space [B,E]."""
+    widths = {"image": spec.vision_pooled, "text": spec.text_pooled}
+    return nn.ModuleDict(
+        {
+            side: nn.Sequential(
+                nn.Linear(width, HIDDEN), nn.LayerNorm(HIDDEN), nn.GELU(), nn.Linear(HIDDEN, spec.embed_dim)
+            )
+            for side, width in widths.items()
+        }
+    )

@@ -1,0 +1,58 @@
+"""CLIP-KD: features, contrast with the teacher, and similarities together (Yang et al., CVPR 2024).
+
+    L = L_clip + kd + 2000 mse + icl
+    kd    their CRD: in-batch similarities both ways at temperature 1                          (methods/kd.py)
+    mse   |n(h_v(v^S)) - v^T|^2 / E + the same for captions, n to unit length
+    icl   1/2 [CE(s n(h_v(v^S)) . t^T, i) + CE(s n(h_t(t^S)) . v^T, i)], s learned      (losses/embeddings.py)
+
+h_v, h_t: linear from the student's joint space into the teacher's where their widths differ.
+deviations: s is an exponent clamped at 100 (released: the bare parameter). h are drawn alike on every rank and are in
+the checkpoint (released: neither), and the gradient passes through the gather.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmapkd_core.config import Phase, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses.contrastive import info_nce, relative_entropy
+from cmapkd_core.losses.embeddings import interactive, squared_error
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.lifts import lifts
+from cmapkd_core.models.backbones import MAX_SCALE, Backbone
+from cmapkd_core.models.teacher import Targets, Teacher
+
+
+class ClipKd(Method):
+    """The student, its projections into the teacher's space, and the scale of the contrast there."""
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__(recipe, student, teacher)
+        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        self.lifts = lifts(student, teacher)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """The student, and what only its losses need."""
+        return super().groups(phase) | {"extra": [*self.lifts.parameters(), self.log_scale]}
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """Terms `task`, `kd`, `mse` and `icl`."""
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        logits = self.logits(image, caption)
+        lifted = F.normalize(self.lifts["image"](image), dim=-1), F.normalize(self.lifts["text"](caption), dim=-1)
+        scale = self.log_scale.exp().clamp(max=MAX_SCALE)
+        terms = {
+            "task": info_nce(logits),
+            "kd": relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "mse": squared_error(lifted[0], image_t) + squared_error(lifted[1], caption_t),
+            "icl": interactive(scale * lifted[0] @ caption_t.T, scale * lifted[1] @ image_t.T),
+        }
+        return Outcome(terms, roots=[vision.taps[0], text.taps[0]])

@@ -1,0 +1,104 @@
+"""FitNets: hints at half the depth first, then distillation (Romero et al., ICLR 2015).
+
+    phase coarse          L = hint: 1/2 |r_v(S_v) - LN(T_v)|^2 + 1/2 |r_t(S_t) - LN(T_t)|^2 at the towers' second taps
+    phases medium, fine   L = task + kd                                                       (methods/kd.py)
+
+The first phase trains what lies below the hint, and the regressors r: 1x1 convolution and linear layer from the
+student's width to the teacher's. The row `fitnet_joint` adds the hint to task and kd in every phase.
+deviations: the hint is on both towers. The regressor has no ReLU, since a transformer's states are signed, and its
+target is layer-normed, since a few channels of such states would be the whole loss; both are means, not sums. The
+weight of kd is constant (published: annealed from 4 to 1). Tokens are compared one by one where both tokenizers give
+the same ids, else as means over the caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cmapkd_core.config import Phase, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses.contrastive import info_nce, relative_entropy
+from cmapkd_core.losses.hints import map_hint, token_hint
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.features import Features
+from cmapkd_core.models.hierarchy import masked_mean
+from cmapkd_core.models.pyramid import resize
+from cmapkd_core.models.teacher import Targets, Teacher
+
+HINT = 1  # the second of four taps: half the depth
+PROBE = ["a photo of two sleeping cats, one of them striped"]
+
+
+class FitNet(Method):
+    """The student and its regressors."""
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__(recipe, student, teacher)
+        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        ours, theirs = student.spec, teacher.backbone.spec
+        self.map_regressor = nn.Conv2d(ours.vision_widths[HINT], theirs.vision_widths[HINT], 1)
+        self.token_regressor = nn.Linear(ours.text_widths[HINT], theirs.text_widths[HINT])
+        self.below = student.before(HINT)
+        self.pair = tokens_of if same_tokens(student, teacher.backbone) else means_of
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """In a phase of hints alone what is below them; the regressors wherever hints count."""
+        counting = set(phase.terms) or {"hint", "task", "kd"}
+        below = [p for name, p in self.student.named_parameters() if name in self.below]
+        regressors = [*self.map_regressor.parameters(), *self.token_regressor.parameters()]
+        return {
+            "student": below if counting == {"hint"} else super().groups(phase)["student"],
+            "extra": regressors if "hint" in counting else [],
+        }
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """Terms `hint`, `task` and `kd`."""
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        logits = self.logits(image, caption)
+        terms = {
+            "hint": self._hint(vision.float(), text.float(), theirs),
+            "task": info_nce(logits),
+            "kd": relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+        }
+        return Outcome(terms, roots=[vision.taps[0], text.taps[0]])
+
+    def _hint(self, vision: Features, text: Features, theirs: Targets) -> Tensor:
+        ours = self.map_regressor(vision.taps[HINT])
+        tokens, tokens_t, mask = self.pair(text, theirs.language)
+        maps = map_hint(ours, resize(theirs.vision.taps[HINT], ours.shape[-1]))
+        return maps + token_hint(self.token_regressor(tokens), tokens_t, mask)
+
+
+Pair = Callable[[Features, Features], tuple[Tensor, Tensor, Tensor]]
+
+
+def tokens_of(ours: Features, theirs: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """Token states of both sides [b,N,D], [b,N,D'] and their mask [b,N], up to the shorter context."""
+    assert ours.mask is not None, "text features carry a mask"
+    n = min(ours.mask.shape[1], ours.taps[HINT].shape[1], theirs.taps[HINT].shape[1])
+    return ours.taps[HINT][:, :n], theirs.taps[HINT][:, :n], ours.mask[:, :n]
+
+
+def means_of(ours: Features, theirs: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """Each side's mean over its own tokens, as captions of one token: [b,1,D], [b,1,D'] and a mask of ones."""
+    mine = caption_mean(ours)
+    return mine, caption_mean(theirs), torch.ones(mine.shape[:2], dtype=torch.bool, device=mine.device)
+
+
+def caption_mean(text: Features) -> Tensor:
+    """[b,N,D] -> [b,1,D] over the valid tokens."""
+    assert text.mask is not None, "text features carry a mask"
+    return masked_mean(text.taps[HINT], text.mask)[:, None]
+
+
+def same_tokens(student: Backbone, teacher: Backbone) -> bool:
+    """True where both models cut a caption into the same tokens."""
+    ours, theirs = student.tokenize(PROBE), teacher.tokenize(PROBE)
+    n = min(ours.shape[1], theirs.shape[1])
+    return torch.equal(ours[:, :n], theirs[:, :n])

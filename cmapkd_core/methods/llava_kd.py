@@ -1,0 +1,67 @@
+"""LLaVA-KD carried over to CLIP (Cai et al., ICCV 2025): three phases, and distillation on every patch.
+
+    L = task + kd + patches + patch_relation
+    kd              the response: in-batch similarities both ways                             (methods/kd.py)
+    patches         mean over patches of KL(softmax(s_T y^T t^T) || softmax(s_S y^S t^S)) over the batch's captions
+    patch_relation  1 - cos(vec R_S, vec R_T), R = Y Y^T the cosines between an image's patches   (losses/patches.py)
+
+    phase coarse   DPT: all terms, and only the projections into the joint space and the logit scale train
+    phase medium   SFT: the task alone, everything trains
+    phase fine     DFT: all terms, everything trains
+
+y is a position of the last map, pooled alone and projected into the joint space; the teacher's map is resized to the
+student's. Nothing is trained beside the student.
+deviations: made for language models. Captions of the batch stand for the vocabulary, the projections for LLaVA's
+projector. The phases have the schedule's shares of the budget (a quarter, a quarter, a half). All weights are 1: the
+published ones are not known to us. In DPT batch norms of the frozen towers keep following the data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cmapkd_core.config import Phase, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses.contrastive import info_nce, relative_entropy
+from cmapkd_core.losses.patches import patch_relation, patch_responses
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.pyramid import resize
+from cmapkd_core.models.teacher import Targets, Teacher
+
+
+class LlavaKd(Method):
+    """The student, whose heads a phase may train alone."""
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__(recipe, student, teacher)
+        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        self._frozen = (teacher.backbone,)  # in a tuple: the teacher is no part of this module's state
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """Heads apart from the towers where a phase gives them a rate of their own, else all as one."""
+        everything = super().groups(phase)["student"]
+        heads = {id(p) for p in self.student.heads()} if phase.lr.heads > 0 else set()
+        parts = {"student": False, "heads": True}
+        return {name: [p for p in everything if (id(p) in heads) is inside] for name, inside in parts.items()}
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """Terms `task`, `kd`, `patches` and `patch_relation`; the last two of local images, over all captions."""
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        logits = self.logits(image, caption)
+        mine = self.student.final_map(vision.float())
+        patches = self.student.project_map(mine)
+        with torch.no_grad():
+            (teacher,) = self._frozen
+            patches_t = teacher.project_map(resize(teacher.final_map(theirs.vision), mine.shape[-1]))
+        responses = self.student.scale() * patches @ caption.T, theirs.scale * patches_t @ caption_t.T
+        terms = {
+            "task": info_nce(logits),
+            "kd": relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "patches": patch_responses(*responses),
+            "patch_relation": patch_relation(patches, patches_t),
+        }
+        return Outcome(terms, roots=[vision.taps[0], text.taps[0]])

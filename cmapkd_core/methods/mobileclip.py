@@ -1,0 +1,31 @@
+"""MobileCLIP's training objective (Vasu et al., CVPR 2024).
+
+L = (1 - lambda) L_clip + lambda 1/2 [CE(p_T, p_S) of rows + of columns], lambda = 0.75; p are softmaxes of each
+model's own scaled similarities (losses/embeddings.py).
+
+deviations: MobileCLIP reads the embeddings of several teachers from a reinforced data set, one for each stored
+augmentation; here one teacher sees the student's own crop as it comes, which stores nothing and repeats no crop. No
+synthetic captions.
+"""
+
+from __future__ import annotations
+
+from cmapkd_core.config import Phase
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses.contrastive import info_nce
+from cmapkd_core.losses.embeddings import soft_cross_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.models.teacher import Targets
+
+
+class MobileClip(Method):
+    """The pairs and the teacher's soft targets, a quarter to three."""
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """Terms `task` and `soft`."""
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        logits = self.logits(image, caption)
+        soft = soft_cross_entropy(theirs.scale * image_t @ caption_t.T, logits)
+        return Outcome({"task": info_nce(logits), "soft": soft}, roots=[vision.taps[0], text.taps[0]])

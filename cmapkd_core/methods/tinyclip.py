@@ -1,0 +1,38 @@
+"""TinyCLIP: affinity mimicking, from inherited weights (Wu et al., ICCV 2023).
+
+L = kd: cross entropy between the teacher's and the student's in-batch similarities, rows and columns, with no term of
+the pairs themselves (losses/contrastive.py, the KL: the same gradient).
+
+Before the first step each tower whose widths all equal the teacher's gets layers of the teacher's tower, first and
+last kept and the others evenly between; the log says of each tower what it inherited. Between ViT-L/14 and ViT-B/16
+no width is equal, so there this is affinity mimicking alone.
+deviations: inheritance is manual, in depth only (published: channels too, and learned masks); one compression step,
+where the paper compresses in several.
+"""
+
+from __future__ import annotations
+
+from cmapkd_core.config import Phase
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.losses.contrastive import relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.models.compose import inherit
+from cmapkd_core.models.teacher import Targets, Teacher
+
+
+class TinyClip(Method):
+    """The student alone; the teacher's layers where they fit."""
+
+    def begin(self, teacher: Teacher | None) -> list[str]:
+        """Inherit weights; says of each tower what it got."""
+        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        return [f"{tower} tower {found}" for tower, found in inherit(self.student, teacher.backbone).items()]
+
+    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+        """Term `kd`."""
+        theirs = require(targets)
+        vision, text = self.towers(batch)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        teacher = theirs.scale * image_t @ caption_t.T
+        kd = relative_entropy(teacher, self.logits(image, caption), self.recipe.method.kd_tau)
+        return Outcome({"kd": kd}, roots=[vision.taps[0], text.taps[0]])

@@ -1,0 +1,154 @@
+"""Stage suite_report: the table of a suite over its seeds, paired differences, and the page, from all evaluations.
+
+Artifact: suite.html (one page that stands alone), suite.md (for the KFP UI), suite.json (for programs). A row or a
+seed that is not finished is named as missing; the rest stands. Ends by printing the small table and where the page is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import Any
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import flatten
+from cmapkd_core.places import report_url
+from cmapkd_core.recipes import resolve
+from cmapkd_core.report import suite_page
+from cmapkd_core.report.inputs import Source
+from cmapkd_core.report.suite import SuiteInputs, Training, as_json, build
+from cmapkd_core.stages.artifact import Artifact, find
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.report import hand_out
+
+HTML, MARKDOWN, TABLE = "suite.html", "suite.md", "suite.json"
+
+
+def run(
+    request: Request,
+    *,
+    suite: str,
+    evaluations: str,
+    trainings: str = "{}",
+    before: str = "{}",
+    teacher_eval: str = "",
+    executions: str = "0",
+    naive: str = "0",
+    expectations: str = "",
+    html: str = "",
+    markdown: str = "",
+    metrics: str = "",
+    executor_input: str = "",
+) -> str:
+    """Write the report of a suite.
+
+    Args:
+        suite: its name.
+        evaluations, trainings: JSON `{"ROW/SEED": URL}` of the evaluations and of the joint stages.
+        before: JSON `{"SEED": URL}` of the untrained student's evaluations.
+        teacher_eval: URL of the teacher's evaluation.
+        executions, naive: stage executions of the suite, and of one run for every row and seed.
+        expectations: "yes" adds a section with what the paper expects, under a heading that says so.
+        html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
+        executor_input: what KFP tells a container of itself; "" elsewhere.
+
+    Raises:
+        InputError: no JSON of that form, a count that is no number, or evaluations of different data.
+    """
+    given = {"evaluation": _urls("evaluations", evaluations), "training": _urls("trainings", trainings)}
+    given |= {"before": _urls("before", before), "teacher": {"": teacher_eval}}
+    named = {f"{kind} {key}".strip(): url for kind, urls in given.items() for key, url in urls.items()}
+    for name, count in (("executions", executions), ("naive", naive)):
+        if not count.isdecimal():
+            raise InputError(f"--{name} {count}: a number of stage executions")
+    if not given["evaluation"]:
+        raise InputError("--evaluations is empty: a report needs at least one row with one seed")
+    told = {"suite": suite, "executions": executions, "naive": naive, "expectations": expectations}
+    fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
+    url = report_url(request.root, request.run)
+    if expectations:
+        url += "-with-expectations"
+    complete = {name: where for name, where in named.items() if where and find(where)}
+    execute(request, "suite_report", url=url, fields=fields, inputs=complete, body=partial(body, request, told, named))
+    artifact = Artifact.open(url)
+    hand_out(artifact, {html: HTML, markdown: MARKDOWN}, metrics, executor_input)
+    print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
+    print(f"report: {artifact.file_url(HTML)}")
+    return url
+
+
+def _urls(name: str, text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--{name} is no JSON ({error}): give an object such as {{'none/0': URL}}") from None
+    if not isinstance(found, dict) or not all(isinstance(url, str) for url in found.values()):
+        raise InputError(f"--{name}: give a JSON object such as {{'none/0': URL}}")
+    return found
+
+
+def body(request: Request, told: dict[str, str], named: dict[str, str], context: Context) -> dict[str, float]:
+    """The three files; the metrics are every row's means as `no_alsn/retrieval/i2t/R@1`."""
+    context.say("suite_report: reading the suite's artifacts")
+    inputs = gather(request, told, named, context.inputs)
+    table = build(inputs)
+    texts = {
+        HTML: suite_page.render(inputs, table),
+        MARKDOWN: suite_page.markdown(inputs, table),
+        TABLE: json.dumps(as_json(inputs, table, suite_page.text), indent=1),
+    }
+    for name, text in texts.items():
+        (context.out / name).write_text(text, encoding="utf-8")
+        context.tracker.artifact(context.out / name)
+    return suite_page.facts(table)
+
+
+def gather(request: Request, told: dict[str, str], named: dict[str, str], opened: dict[str, Artifact]) -> SuiteInputs:
+    """The suite from its artifacts; rows and seeds are those of the evaluations, in their order."""
+    cells = [tuple(name.removeprefix("evaluation ").rsplit("/", 1)) for name in named if name.startswith("evaluation ")]
+    rows, seeds = (tuple(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
+    recipe = partial(resolve, request.recipe, overrides=request.overrides, data=request.data)
+    every = [(row, seed) for row in rows for seed in seeds]
+
+    def source(name: str) -> Source:
+        return _source(name, named.get(name, ""), opened.get(name))
+
+    return SuiteInputs(
+        suite=told["suite"],
+        run=request.run or "unnamed run",
+        recipe=recipe(),
+        overrides=request.overrides,
+        rows=rows,
+        seeds=seeds,
+        methods={row: recipe(row, seed=seeds[0]) for row in rows},
+        evaluations={(row, seed): source(f"evaluation {row}/{seed}") for row, seed in every},
+        trainings={(r, s): _training(source(f"training {r}/{s}"), opened.get(f"training {r}/{s}")) for r, s in every},
+        before={name.removeprefix("before "): source(name) for name in named if name.startswith("before ")},
+        teacher=source("teacher"),
+        executions=int(told["executions"]),
+        naive=int(told["naive"]),
+        expectations=bool(told["expectations"]),
+    )
+
+
+def _source(name: str, url: str, artifact: Artifact | None) -> Source:
+    return Source(name, url, frozenset(artifact.files()), artifact.fetch) if artifact else Source(name, url)
+
+
+def _training(source: Source, artifact: Artifact | None) -> Training:
+    """A training with the stages before it, which its manifest names."""
+    if artifact is None:
+        return Training(source)
+    stages = [artifact]
+    while "init" in stages[0].manifest["inputs"]:
+        stages.insert(0, Artifact.open(stages[0].manifest["inputs"]["init"]["url"]))
+    seconds = sum(stage.manifest["seconds"] for stage in stages)
+    earlier = tuple(_source(stage.manifest["stage"], stage.url, stage) for stage in stages[:-1])
+    metrics: dict[str, Any] = artifact.manifest["metrics"]
+    return Training(source, seconds, metrics, earlier)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

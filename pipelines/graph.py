@@ -1,0 +1,139 @@
+"""What every pipeline is made of: tasks, a plan of which of them run, and how a task becomes a pod."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kfp import compiler, dsl, kubernetes
+
+from cmapkd_core.fields import choose
+from components.teacher import teacher, teacher_alone
+from components.train import train, train_alone
+from pipelines.site import Pod, Site
+
+ALONE = {teacher: teacher_alone, train: train_alone}  # on a site that gives a stage one rank
+
+
+@dataclass(frozen=True)
+class Task:
+    """One box of the DAG. `inputs` name the tasks whose artifacts it reads, `values` are constants."""
+
+    name: str
+    component: Any
+    pod: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    collects: dict[str, dict[str, str]] = field(default_factory=dict)  # argument -> {key: task}, given as one JSON
+    row: str = ""  # of recipes.ROWS; "": the run's own
+    seed: str = ""  # "": the run's own
+    part: str = ""  # what its records add to the run's name
+    after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
+
+    def sources(self) -> set[str]:
+        """Names of the tasks whose artifacts it reads."""
+        return set(self.inputs.values()) | {name for tasks in self.collects.values() for name in tasks.values()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which tasks run, and the URLs of those that an earlier submission finished."""
+
+    tasks: tuple[Task, ...]
+    finished: dict[str, str] = field(default_factory=dict)
+    run: str = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
+    redo: str = ""  # "yes": the tasks run again although their artifacts are complete
+
+
+def select(tasks: Sequence[Task], only: str = "", start: str = "") -> tuple[Task, ...]:
+    """The one task named `only`, or the one named `start` with all that follow from it; both empty: all.
+
+    Raises:
+        InputError: no such task; names the nearest one.
+    """
+    table = {task.name: task for task in tasks}
+    if only:
+        return (choose("stage", only, table),)
+    if not start:
+        return tuple(tasks)
+    chosen = {choose("stage", start, table).name}
+    for task in tasks:  # in order, so that what precedes a task is decided before it
+        if chosen & task.sources():
+            chosen.add(task.name)
+    return tuple(task for task in tasks if task.name in chosen)
+
+
+def without(tasks: Iterable[Task], urls: Mapping[str, str], chosen: Sequence[Task]) -> dict[str, str]:
+    """URLs of the tasks that are not chosen, by name."""
+    running = {task.name for task in chosen}
+    return {task.name: urls[task.name] for task in tasks if task.name not in running}
+
+
+def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> None:
+    """Make the plan's tasks inside a KFP pipeline function, each with its edges, pod and argv.
+
+    Args:
+        request: recipe, ablation, overrides, seed, data, root and tracking_uri: strings or pipeline parameters.
+    """
+    outputs: dict[str, Any] = dict(plan.finished)
+    steps: dict[str, Any] = {}
+    for task in plan.tasks:
+        pod: Pod = getattr(site.pods, task.pod)
+        told = {**request, "run": plan.run + task.part, "redo": plan.redo}
+        told |= {name: value for name, value in (("ablation", task.row), ("seed", task.seed)) if value}
+        inputs = {name: outputs[source] for name, source in task.inputs.items()}
+        # An output inside a longer string is an edge too: KFP finds its placeholder there.
+        for name, sources in task.collects.items():
+            inputs[name] = json.dumps({key: str(outputs[source]) for key, source in sources.items()})
+        component = ALONE.get(task.component, task.component) if pod.ranks == 1 else task.component
+        step = component(**told, **inputs, **task.values, **_launch(task, pod, site))
+        step.after(*(steps[name] for name in task.after if name in steps))
+        _place(step.set_display_name(task.name).set_container_image(image), pod, site)
+        steps[task.name], outputs[task.name] = step, step.outputs["artifact"]
+
+
+def write_package(pipeline: Any, path: Path) -> Path:
+    """Write a compiled pipeline (IR and platform configuration, YAML)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(pipeline, str(path))
+    return path
+
+
+def _launch(task: Task, pod: Pod, site: Site) -> dict[str, str]:
+    if task.component not in ALONE:
+        return {}
+    return {"processes": str(pod.ranks), "shutdown_timeout": str(site.shutdown_timeout)}
+
+
+def _place(step: Any, pod: Pod, site: Site) -> None:
+    """Resources, retries, secrets and scheduling of one task."""
+    step.set_caching_options(False)  # our manifests decide what is done; KFP's cache does not see S3
+    step.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)
+    step.set_memory_request(pod.memory).set_memory_limit(pod.memory)
+    if pod.gpus:
+        step.set_accelerator_type(site.accelerator).set_accelerator_limit(pod.gpus)
+    if pod.shm:
+        kubernetes.empty_dir_mount(step, "shm", "/dev/shm", medium="Memory", size_limit=pod.shm)
+    retry = site.retry
+    step.set_retry(retry.count, retry.wait, retry.factor, retry.longest)
+    kubernetes.set_timeout(step, round(pod.hours * 3600))
+    kubernetes.set_image_pull_policy(step, site.image_pull_policy)
+    if site.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(step, list(site.image_pull_secrets))
+    for name, value in site.env.items():
+        step.set_env_variable(name, value)
+    for secret in site.secrets:
+        for name, key in secret.env.items():
+            kubernetes.use_secret_as_env(step, secret.name, {key: name})
+    _schedule(step, pod)
+
+
+def _schedule(step: Any, pod: Pod) -> None:
+    for label, value in pod.node_selector.items():
+        kubernetes.add_node_selector(step, label, value)
+    for taint in pod.tolerations:
+        given = {name: text for name, text in vars(taint).items() if text}
+        kubernetes.add_toleration(step, **given)

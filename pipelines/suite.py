@@ -1,0 +1,229 @@
+"""The pipeline of a suite: the recipes of one table, each with several seeds, every equal stage once.
+
+Each row and seed is laid out as the run that it would be alone. Tasks whose artifacts have the same URL (which
+follows from what a stage reads of the recipe) are one task; a stage that hands its predecessor's artifact on has
+its URL and so vanishes. All ends in one report. Which tasks are equal depends on recipe, overrides and data, so
+these are fixed in a suite's package, and a suite is compiled for each submission.
+
+KFP 2.17 limits parallelism in loops alone (`dsl.ParallelFor`), and a loop's body cannot depend on its item. So the
+tasks are put into as many lanes as the site allows; a task waits for the one before it in its lane (`in_lanes`).
+A failed task stops its lane, which costs nothing: KFP starts no new task of a run once one has failed
+(kubeflow/pipelines#7330). The suite submitted again goes on from what is finished.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+# No `from __future__ import annotations` here: KFP reads the types of the pipeline's parameters.
+from kfp import dsl
+
+from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.fields import choose
+from cmapkd_core.places import report_url
+from cmapkd_core.recipes import FULL, SUITES, resolve
+from cmapkd_core.stages.artifact import find
+from components.suite_report import suite_report
+from pipelines import distill
+from pipelines.graph import Plan, Task, connect
+from pipelines.site import Site
+
+PARAMETERS = ("root", "tracking_uri", "image")
+FIXED = ("recipe", "overrides", "data")
+REPORT = "suite-report"
+STAGES = ("prepare", "teacher", "warmup", "alsn", "joint", "evaluate-student", "evaluate-teacher", "evaluate-before")
+ALONE = tuple(task for task in distill.TASKS if task.name in STAGES)  # one row with one seed
+
+Cell = tuple[str, str]  # row, seed
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A task of a suite. stage: of STAGES, or REPORT. url: its artifact's. cells: who needs it. cost: see in_lanes."""
+
+    task: Task
+    stage: str
+    url: str
+    cells: tuple[Cell, ...] = ()
+    cost: float = 1.0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite laid out; `shared` has each task once, after those that it reads, the report last."""
+
+    name: str
+    rows: tuple[str, ...]
+    seeds: tuple[str, ...]
+    shared: tuple[Shared, ...]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The pipeline's tasks."""
+        return tuple(one.task for one in self.shared)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """URLs of the artifacts by task."""
+        return {one.task.name: one.url for one in self.shared}
+
+    @property
+    def naive(self) -> dict[str, int]:
+        """Executions by stage if every cell were a run of its own, with one report for all."""
+        return {**dict.fromkeys(STAGES, len(self.rows) * len(self.seeds)), REPORT: 1}
+
+
+def lay_out(
+    name: str, request: Mapping[str, str], seeds: Sequence[int], root: str, run: str, expectations: str = ""
+) -> Suite:
+    """The suite's tasks for a recipe.
+
+    Args:
+        request: the strings recipe, overrides and data.
+        expectations: "yes" puts the paper's expected numbers into a section of the report that says so.
+
+    Raises:
+        InputError: no such suite, or a row that the recipe cannot have.
+    """
+    rows: tuple[str, ...] = choose("suite", name, SUITES)
+    cells = [(row, str(seed)) for seed in seeds for row in rows]
+    recipes = {(r, s): resolve(request["recipe"], r, request["overrides"], s, request["data"]) for r, s in cells}
+    places = {cell: _places(recipe, root) for cell, recipe in recipes.items()}
+    users: dict[str, list[tuple[Cell, Task]]] = {}  # URL -> who needs it, the first one first
+    for cell in cells:
+        for task in ALONE:
+            users.setdefault(places[cell][task.name], []).append((cell, task))
+    names = {url: _name(needs[0][1].name, [cell for cell, _ in needs], cells) for url, needs in users.items()}
+    shared = []
+    for url, needs in users.items():
+        cell, task = needs[0]
+        who = tuple(dict.fromkeys(cell for cell, _ in needs))
+        ours = _as_first_asked(task, cell, names, places[cell])
+        shared.append(Shared(ours, task.name, url, who, _cost(task, recipes[cell])))
+    report = _report(rows, [str(seed) for seed in seeds], names, places)
+    shared = _needed([*shared, Shared(report, REPORT, report_url(root, run))])
+    suite = Suite(name, rows, tuple(str(seed) for seed in seeds), tuple(shared))
+    counts = {"executions": str(len(shared)), "naive": str(sum(suite.naive.values()))}
+    report = replace(report, values={"suite": name, "expectations": expectations, **counts})
+    return replace(suite, shared=(*shared[:-1], replace(shared[-1], task=report)))
+
+
+def _places(recipe: Recipe, root: str) -> dict[str, str]:
+    """URL of every stage of one row with one seed."""
+    return distill.output_urls(ALONE, lambda task: recipe, root, run="")
+
+
+def _name(stage: str, users: Sequence[Cell], cells: Sequence[Cell]) -> str:
+    """The stage, with the first row and seed that need it unless all rows or all seeds do."""
+    rows, seeds = ({cell[i] for cell in cells} for i in (0, 1))
+    row, seed = users[0]
+    parts = [stage]
+    if {r for r, _ in users} != rows:
+        parts.append(row)
+    if {s for _, s in users} != seeds:
+        parts.append(f"s{seed}")
+    return "-".join(parts)
+
+
+def _as_first_asked(task: Task, cell: Cell, names: Mapping[str, str], places: Mapping[str, str]) -> Task:
+    """A run's task as the first cell that needs it gives it."""
+    row, seed = cell
+    inputs = {argument: names[places[source]] for argument, source in task.inputs.items()}
+    name = names[places[task.name]]
+    return replace(task, name=name, inputs=inputs, row=row, seed=seed, part=f".{row}-s{seed}")
+
+
+def _report(
+    rows: Sequence[str], seeds: Sequence[str], names: Mapping[str, str], places: Mapping[Cell, dict[str, str]]
+) -> Task:
+    """The report reads every cell's evaluation and training; teacher and untrained student as the full method's."""
+    base = FULL if FULL in rows else rows[0]
+
+    def each(stage: str) -> dict[str, str]:
+        return {f"{row}/{seed}": names[places[row, seed][stage]] for row in rows for seed in seeds}
+
+    collects = {
+        "evaluations": each("evaluate-student"),
+        "trainings": each("joint"),
+        "before": {seed: names[places[base, seed]["evaluate-before"]] for seed in seeds},
+    }
+    inputs = {"teacher_eval": names[places[base, seeds[0]]["evaluate-teacher"]]}
+    return Task(REPORT, suite_report, "report", inputs, collects=collects)
+
+
+def _needed(shared: Sequence[Shared]) -> list[Shared]:
+    """The last task with all that it reads, directly or not."""
+    wanted = {shared[-1].task.name}
+    for one in reversed(shared):
+        if one.task.name in wanted:
+            wanted |= one.task.sources()
+    return [one for one in shared if one.task.name in wanted]
+
+
+def _cost(task: Task, recipe: Recipe) -> float:
+    """Epochs over pairs, and one for starting: enough to balance lanes."""
+    if task.name == "teacher":
+        return 1.0 + recipe.teacher_fit.space.epochs + recipe.teacher_fit.pyramid.epochs
+    phases = STAGE_PHASES.get(task.values.get("stage", ""), ())
+    return 1.0 + sum(getattr(recipe.schedule, phase).epochs for phase in phases if phase != "alsn")
+
+
+def in_lanes(shared: Sequence[Shared], parallel: int) -> tuple[Task, ...]:
+    """The tasks in `parallel` lanes, each task after the one before it in its lane; the order stays a valid one.
+
+    List scheduling by the costs: the lane that gets free first takes the task that can begin first. Wrong costs make
+    lanes wait, never more tasks run at a time.
+    """
+    lanes: list[tuple[float, int]] = [(0.0, lane) for lane in range(parallel)]  # a heap: when free, which
+    names = {one.task.name for one in shared}
+    last: dict[int, str] = {}
+    ends: dict[str, float] = {}
+    waiting, ordered = list(shared), []
+    while waiting:
+        free, lane = heapq.heappop(lanes)
+        ready = [one for one in waiting if all(source in ends for source in one.task.sources() & names)]
+        begins = [max([free, *(ends[source] for source in one.task.sources() & names)]) for one in ready]
+        begin, chosen = min(zip(begins, ready, strict=True), key=lambda pair: pair[0])  # among equals the first
+        waiting.remove(chosen)
+        ordered.append(replace(chosen.task, after=(last[lane],) if lane in last else ()))
+        last[lane], ends[chosen.task.name] = chosen.task.name, begin + chosen.cost
+        heapq.heappush(lanes, (ends[chosen.task.name], lane))
+    return tuple(ordered)
+
+
+def standing(suite: Suite) -> dict[str, str]:
+    """URLs of the tasks whose artifacts are complete and were made from what their inputs are now.
+
+    What the stages would find out themselves, each in a process or pod of its own. The report is never among them.
+    """
+    digests: dict[str, str] = {}
+    urls = suite.urls
+    for task in suite.tasks[:-1]:
+        found = find(urls[task.name])
+        if found is None or not set(task.inputs.values()) <= set(digests):
+            continue
+        read = {argument: inputs["digest"] for argument, inputs in found.manifest["inputs"].items()}
+        if all(digests[task.inputs[argument]] == digest for argument, digest in read.items()):
+            digests[task.name] = found.digest
+    return {name: urls[name] for name in digests}
+
+
+def build(site: Site, plan: Plan, form: Mapping[str, str]) -> Any:
+    """The KFP pipeline of a suite's plan; `form` has the values of FIXED and the defaults of PARAMETERS."""
+
+    @dsl.pipeline(name="cmapkd-suite", description="The recipes of one table with several seeds, and their statistics.")
+    def cmapkd_suite(
+        root: str = form["root"], tracking_uri: str = form["tracking_uri"], image: str = form["image"]
+    ) -> None:
+        """The recipes of one table with several seeds, and their statistics.
+
+        Args:
+            root: Where artifacts, checkpoints and reports go, such as s3://bucket/cmapkd.
+            tracking_uri: MLflow server; empty keeps a journal in the artifacts only.
+            image: Container image of all stages, by digest.
+        """
+        request = {"ablation": FULL, "seed": "", **{name: form[name] for name in FIXED}}
+        connect(plan, site, request | {"root": root, "tracking_uri": tracking_uri}, image)
+
+    return cmapkd_suite

@@ -1,0 +1,299 @@
+"""Suites: what is shared, counted by hand; lanes; every argv against its stage; the whole thing run here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmapkd_core.recipes import FULL, ROWS, SUITES
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.cli import parser
+from pipelines import distill
+from pipelines.graph import Plan, Task, select, write_package
+from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.site import Site
+from pipelines.submit import main
+from pipelines.suite import REPORT, STAGES, Shared, Suite, build, in_lanes, lay_out
+
+REQUEST = {"recipe": "tiny", "overrides": "", "data": ""}
+SITE = Site(root="s3://bucket/root", image="registry.test/cmapkd@sha256:1")
+
+
+def laid(
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[str, ...], seeds: int, request: dict[str, str] = REQUEST
+) -> Suite:
+    monkeypatch.setitem(SUITES, "made", rows)
+    return lay_out("made", request, range(seeds), "/root", "a-run")
+
+
+def counts(suite: Suite) -> dict[str, int]:
+    return dict(Counter(one.stage for one in suite.shared))
+
+
+def test_three_rows_and_two_seeds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = laid(monkeypatch, ("finetune", "no_alsn", FULL), 2)
+    assert counts(suite) == {
+        "prepare": 1,
+        "teacher": 1,
+        "warmup": 4,  # finetune's, and one of no_alsn and the full method, with two seeds
+        "alsn": 2,  # of the full method alone; the others hand the warm-up on
+        "joint": 6,
+        "evaluate-student": 6,
+        "evaluate-teacher": 1,
+        "evaluate-before": 2,  # one untrained student a seed
+        REPORT: 1,
+    }
+    assert sum(suite.naive.values()) == 3 * 2 * 8 + 1
+
+
+def test_names_say_who_needs_a_task_first_and_are_unique(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = laid(monkeypatch, ("finetune", "no_alsn", FULL), 2)
+    names = [task.name for task in suite.tasks]
+    assert len(set(names)) == len(names)
+    assert {"prepare", "teacher", "warmup-no_alsn-s1", "alsn-none-s0", "evaluate-before-s1", REPORT} <= set(names)
+    cells = {one.task.name: one.cells for one in suite.shared}
+    assert cells["warmup-no_alsn-s1"] == (("no_alsn", "1"), (FULL, "1"))
+    assert len(cells["prepare"]) == 6
+
+
+@pytest.mark.parametrize("name", list(SUITES))
+def test_shared_tasks_appear_once_and_after_what_they_read(name: str) -> None:
+    suite = lay_out(name, REQUEST, range(3), "/root", "a-run")
+    assert len(set(suite.urls.values())) == len(suite.tasks)
+    seen: set[str] = set()
+    for task in suite.tasks:
+        assert task.sources() <= seen
+        seen.add(task.name)
+    assert suite.tasks[-1].name == REPORT
+    evaluations = suite.tasks[-1].collects["evaluations"]
+    assert list(evaluations) == [f"{row}/{seed}" for row in SUITES[name] for seed in range(3)]
+
+
+@pytest.mark.parametrize("name", list(SUITES))
+def test_a_suite_reads_what_its_rows_alone_would_read(name: str) -> None:
+    """Sharing changes no input: each cell's path through the shared tasks has the URLs of its own run."""
+    from cmapkd_core.recipes import resolve
+
+    suite = lay_out(name, REQUEST, range(2), "/root", "a-run")
+    urls, tasks = suite.urls, {task.name: task for task in suite.tasks}
+    for row in SUITES[name]:
+        for seed in range(2):
+            recipe = resolve("tiny", row, seed=seed)
+            alone = distill.output_urls(distill.TASKS, lambda task, r=recipe: r, "/root", "a-run")  # type: ignore[misc]
+            joint = tasks[suite.tasks[-1].collects["trainings"][f"{row}/{seed}"]]
+            assert urls[joint.name] == alone["joint"]
+            assert {n: urls[source] for n, source in joint.inputs.items()} == {
+                "shards": alone["prepare"],
+                "teacher": alone["teacher"],
+                "init": alone["alsn"],
+            }
+
+
+def test_rows_of_every_suite_exist_and_hold_the_full_method() -> None:
+    for rows in SUITES.values():
+        assert set(rows) <= set(ROWS)
+        assert FULL in rows
+        assert len(set(rows)) == len(rows)
+
+
+def test_the_teacher_is_the_full_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = laid(monkeypatch, ("random_teacher_pyramid", FULL), 1)
+    assert counts(suite)["teacher"] == 2
+    assert counts(suite)["evaluate-teacher"] == 1
+    assert suite.tasks[-1].inputs["teacher_eval"] == "evaluate-teacher-none"
+
+
+# ---- lanes ----------------------------------------------------------------------------------------
+
+
+def chain(*names: str, cost: float = 1.0) -> list[Shared]:
+    """Tasks that each read the one before."""
+    return [
+        Shared(Task(name, None, "train", {"init": before} if before else {}), "joint", name, cost=cost)
+        for before, name in zip(("", *names), names, strict=False)
+    ]
+
+
+def test_lanes_by_hand() -> None:
+    shared = [*chain("a1", "a2"), *chain("b1", "b2", cost=3.0), *chain("c1")]
+    ordered = in_lanes(shared, 2)
+    # a1 and b1 begin; a2 follows a1 at 1 and c1 follows a2 at 2; b1 and c1 end at 3 and b2 takes the first lane.
+    assert [(task.name, task.after) for task in ordered] == [
+        ("a1", ()),
+        ("b1", ()),
+        ("a2", ("a1",)),
+        ("c1", ("a2",)),
+        ("b2", ("c1",)),
+    ]
+
+
+def test_one_lane_keeps_the_order() -> None:
+    shared = lay_out("table4", REQUEST, range(2), "/root", "r").shared
+    ordered = in_lanes(shared, 1)
+    assert [task.name for task in ordered] == [one.task.name for one in shared]
+    assert [task.after for task in ordered[1:]] == [(task.name,) for task in ordered[:-1]]
+
+
+@pytest.mark.parametrize("parallel", [2, 4, 100])
+def test_lanes_of_a_real_suite(parallel: int) -> None:
+    shared = lay_out("table4", REQUEST, range(2), "/root", "r").shared
+    ordered = in_lanes(shared, parallel)
+    seen: set[str] = set()
+    for task in ordered:
+        assert task.sources() | set(task.after) <= seen
+        seen.add(task.name)
+    followers = Counter(name for task in ordered for name in task.after)
+    assert max(followers.values(), default=1) == 1
+    assert sum(not task.after for task in ordered) <= parallel
+    assert {task.name for task in ordered} == {one.task.name for one in shared}
+
+
+# ---- the package ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    suite = lay_out("smoke", REQUEST, range(2), SITE.root, "a-run", "yes")
+    plan = Plan(in_lanes(suite.shared, 2), run="a-run")
+    form = distill.defaults(SITE) | REQUEST
+    return write_package(build(SITE, plan, form), tmp_path_factory.mktemp("ir") / "suite.yaml")
+
+
+@pytest.fixture(scope="module")
+def commands(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    every, folder = steps(load_package(package)[0]), tmp_path_factory.mktemp("argv")
+    outputs = {step.key: {"artifact": f"s3://bucket/{step.name}"} for step in every}
+    given = {"root": SITE.root, "tracking_uri": "", "image": SITE.image}
+
+    def argv(step: Step) -> list[str]:
+        return command_line(
+            step, executor_input(step, resolve_inputs(step, given, outputs, "pod-name"), folder), "pod-name"
+        )
+
+    return {step.name: argv(step) for step in every}
+
+
+def stage_arguments(argv: list[str]) -> Any:
+    start = next(at for at, part in enumerate(argv) if part.startswith("cmapkd_core.stages."))
+    return parser(importlib.import_module(argv[start]).run).parse_args(argv[start + 1 :])
+
+
+def test_every_stage_takes_its_argv(commands: dict[str, list[str]]) -> None:
+    for name, argv in commands.items():
+        given = stage_arguments(argv)
+        assert (given.recipe, given.root) == ("tiny", SITE.root), name
+        if name != REPORT:
+            assert re.fullmatch(r"a-run\.(none|finetune)-s[01]", given.run)
+            assert (given.ablation, given.seed) == tuple(given.run.removeprefix("a-run.").split("-s"))
+
+
+def test_the_report_gets_every_url_as_json(commands: dict[str, list[str]]) -> None:
+    given = stage_arguments(commands[REPORT])
+    assert json.loads(given.evaluations) == {
+        f"{row}/{seed}": f"s3://bucket/evaluate-student-{row}-s{seed}" for row in SUITES["smoke"] for seed in (0, 1)
+    }
+    assert json.loads(given.trainings)["none/1"] == "s3://bucket/joint-none-s1"
+    assert json.loads(given.before) == {"0": "s3://bucket/evaluate-before-s0", "1": "s3://bucket/evaluate-before-s1"}
+    assert (given.teacher_eval, given.suite, given.expectations) == ("s3://bucket/evaluate-teacher", "smoke", "yes")
+    assert (given.executions, given.naive, given.run) == ("20", "33", "a-run")
+
+
+def test_the_edges_are_real_and_lanes_are_extra_ones(package: Path) -> None:
+    every = {step.name: step for step in steps(load_package(package)[0])}
+    names = {step.key: name for name, step in every.items()}
+    needs = {name: {names[key] for key in step.needs} for name, step in every.items()}
+    assert {"evaluate-student-none-s1", "joint-finetune-s0", "evaluate-before-s0", "evaluate-teacher"} <= needs[REPORT]
+    assert {"prepare", "teacher", "alsn-none-s0"} <= needs["joint-none-s0"]
+    tasks = {task.name: task for task in in_lanes(lay_out("smoke", REQUEST, range(2), SITE.root, "r").shared, 2)}
+    assert needs == {name: task.sources() | set(task.after) for name, task in tasks.items()}
+
+
+def test_the_form_has_what_does_not_decide_which_tasks_are_equal(package: Path) -> None:
+    assert set(load_package(package)[0].root.input_definitions.parameters) == {"root", "tracking_uri", "image"}
+
+
+def test_a_task_and_what_follows_from_it() -> None:
+    suite = lay_out("smoke", REQUEST, range(2), "/root", "r")
+    assert [task.name for task in select(suite.tasks, start="joint-none-s1")] == [
+        "joint-none-s1",
+        "evaluate-student-none-s1",
+        REPORT,
+    ]
+
+
+# ---- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--suite", "tabel4"], "unknown suite 'tabel4': did you mean 'table4'"),
+        (["--suite", "smoke", "--ablation", "kd", "--seed", "1"], "leave out --ablation --seed"),
+        (["--suite", "smoke", "--seeds", "0"], "--seeds 0: a number of seeds, at least 1"),
+        (["--suite", "smoke", "--seeds", "two"], "--seeds two: a number of seeds"),
+        (["--seeds", "3"], "give --suite, or --seed for a single run"),
+        (["--expectations"], "--expectations is of a suite's report"),
+        (["--suite", "smoke", "--set", "optim.bach=3"], "did you mean 'optim.batch'"),
+        (["--only", "joint", "--run", "r", "--suite", "smoke", "--local"], "leave out --recipe --suite"),
+    ],
+)
+def test_mistakes_end_with_2_and_the_way_out(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--recipe", "tiny", "--dry-run", *command]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_shared_and_naive_executions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--suite", "smoke", "--recipe", "tiny", "--seeds", "2", "--dry-run", "--root", "runs/x"]) == 0
+    text = capsys.readouterr().out
+    assert "smoke: 2 rows x 2 seeds, at most 4 tasks at a time" in text
+    table = {line.split()[0]: line.split()[1:] for line in text.splitlines() if re.search(r"\d+ +\d+ +\d+$", line)}
+    assert table["warmup"] == ["4", "4", "4"]
+    assert table["alsn"] == ["2", "2", "4"]
+    assert table["all"] == ["20", "20", "33"]
+    assert set(table) == {*STAGES, REPORT, "all"}
+    assert "shared by 4 runs" in text
+    assert not list(Path().iterdir())
+
+
+def test_a_root_that_cannot_be_read_from_here_is_left_to_the_stages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert main(["--suite", "smoke", "--recipe", "tiny", "--seeds", "2", "--dry-run", "--root", "s3://box/root"]) == 0
+    text = capsys.readouterr().out
+    assert "what is finished already is left to the stages" in text
+    assert re.search(r"all +20 +20 +33", text)
+
+
+@pytest.mark.slow
+def test_a_suite_runs_to_its_report_and_answers_at_once_again(capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["--suite", "smoke", "--recipe", "tiny", "--seeds", "2", "--local", "--root", "runs"]
+    assert main(command) == 0
+    report = Artifact.open("runs/runs/tiny-smoke-2seeds/report")
+    found = json.loads(report.fetch("suite.json").read_text())
+    assert [row["name"] for row in found["rows"]] == list(SUITES["smoke"])
+    assert found["executions"] == {"shared": 20, "naive": 33}
+    assert {cost["row"]: cost["updates"] for cost in found["costs"]} == {"finetune": [15], "none": [15]}
+    assert found["differences"]["finetune"]["retrieval/mean"]["n"] == 2
+    first = capfd.readouterr().out
+    assert "[20/20] suite-report done" in first
+    assert main(command) == 0
+    again = capfd.readouterr().out
+    assert "[1/1] suite-report done" in again
+    assert again.count("full method") == first.count("full method") == 1
+    # A suite with one seed more takes what is there.
+    assert main([*command[:5], "3", *command[6:], "--dry-run"]) == 0
+    assert re.search(r"all +28 +9 +49", capfd.readouterr().out)

@@ -1,0 +1,276 @@
+"""A suite's table, statistics and page from made evaluations: complete, with gaps, and of one seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.recipes import SUITES, resolve
+from cmapkd_core.report import suite, suite_page
+from cmapkd_core.report.inputs import Source
+from cmapkd_core.report.suite import RECALLS, SuiteInputs, Training
+
+EFFECTS = {"no_pyramid": -2.0, "no_alsn": -0.6, "no_align": -1.1, "one_stage": 0.3, "none": 0.0}
+
+
+def source(folder: Path, name: str, file: str, value: object) -> Source:
+    place = folder / name.replace(" ", "-").replace("/", "-")
+    place.mkdir(exist_ok=True)
+    (place / file).write_text(json.dumps(value))
+    return Source(name, f"s3://bucket/{name}", frozenset([file]), lambda wanted: place / wanted)
+
+
+def metrics_of(base: float) -> dict[str, float]:
+    """Recalls that rise by ten; base is R@1 of image to text."""
+    recalls = {key: base + 10.0 * i for i, key in enumerate(RECALLS)}
+    facts = {"retrieval/images": 500.0, "retrieval/captions": 480.0, "zeroshot/images": 500.0}
+    sizes = {"parameters/image": 4.0e6, "parameters/text": 17.0e6}
+    return {**recalls, **facts, **sizes, "zeroshot/top1": base / 2, "retrieval/i2t/chance/R@1": 0.2}
+
+
+def history(seed: int, steps: int = 40) -> dict[str, list[dict[str, object]]]:
+    point = {"phase": "fine", "samples_per_second": 64.0 + seed, "shares": {"intra": 0.75, "task": 0.25, "kd": 0.0}}
+    first = {"phase": "coarse", "samples_per_second": 500.0, "shares": {"intra": 0.1, "task": 0.9}, "step": 1}
+    return {"points": [first, *({**point, "step": step} for step in (1, steps))]}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., SuiteInputs]:
+    """A suite over EFFECTS; `without` leaves evaluations out, `steps` sets the updates of single rows."""
+
+    def inputs(
+        seeds: int = 5, without: tuple[str, ...] = (), steps: dict[str, int] | None = None, **more: object
+    ) -> SuiteInputs:
+        draw = np.random.default_rng(0)
+        names, cells = [str(seed) for seed in range(seeds)], {}
+        for seed in names:
+            level = 40 + draw.normal(0, 1.5)
+            for row, effect in EFFECTS.items():
+                value = level + effect + draw.normal(0, 0.3)
+                name = f"evaluation {row}/{seed}"
+                cells[row, seed] = source(tmp_path, name, "metrics.json", metrics_of(value))
+                if f"{row}/{seed}" in without:
+                    cells[row, seed] = Source(name, f"s3://bucket/{name}")
+        trainings = {
+            (row, seed): Training(
+                source(
+                    tmp_path, f"training {row}/{seed}", "history.json", history(int(seed), (steps or {}).get(row, 40))
+                ),
+                seconds=90.0,
+                metrics={"parameters/trained": 23.0e6},
+            )
+            for row, seed in cells
+        }
+        before = {s: source(tmp_path, f"before {s}", "metrics.json", metrics_of(5.0)) for s in names}
+        teacher = source(tmp_path, "teacher", "metrics.json", metrics_of(45.0))
+        return SuiteInputs(
+            suite="table4",
+            run="suite <one>",
+            recipe=resolve("demo"),
+            overrides="optim.batch=32",
+            rows=tuple(EFFECTS),
+            seeds=tuple(names),
+            methods={row: resolve("demo", row) for row in EFFECTS},
+            evaluations=cells,
+            trainings=trainings,
+            before=before,
+            teacher=teacher,
+            executions=60,
+            naive=201,
+            **more,  # type: ignore[arg-type]
+        )
+
+    return inputs
+
+
+class Reader(HTMLParser):
+    """Cells of every table row, and all text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.text: list[str] = []
+        self.bold: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+        if "b" in self.open and "td" in self.open:
+            self.bold.append(data)
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def test_means_and_differences_are_those_of_scipy(make: Callable[..., SuiteInputs]) -> None:
+    table = suite.build(make())
+    for name in EFFECTS:
+        row = table.row(name)
+        values = np.array(list(row.values["retrieval/i2t/R@1"].values()))
+        found = row.interval("retrieval/i2t/R@1")
+        expected = ttest_1samp(values, 0).confidence_interval(0.95)
+        assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), expected.low, expected.high))
+        assert row.interval("retrieval/mean").mean == pytest.approx(values.mean() + 25)
+    ours, full = (list(table.row(n).values["zeroshot/top1"].values()) for n in ("no_pyramid", "none"))
+    paired = table.differences["no_pyramid"]["zeroshot/top1"]
+    expected = ttest_1samp(np.subtract(ours, full), 0).confidence_interval(0.95)
+    assert (paired.low, paired.high, paired.n) == pytest.approx((expected.low, expected.high, 5))
+    assert "none" not in table.differences
+
+
+def test_the_page_has_every_number_and_stands_alone(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make()
+    table = suite.build(inputs)
+    html = suite_page.render(inputs, table)
+    reader, text = Reader(html), suite_page.markdown(inputs, table)
+    (row,) = [line for line in reader.rows if line[:1] == ["no_pyramid"] and "±" in line[1]]
+    assert row[1:-1] == [suite_page.cell(table.row("no_pyramid"), column) for column in table.columns]
+    assert row[-1] == "5"
+    assert f"| no_pyramid | {' | '.join(row[1:])} |" in text
+    assert "http://" not in html
+    assert "https://" not in html
+    assert not re.search(r"url\((?!#)|src=|@import|<script|<link", html)
+    assert "suite &lt;one&gt;" in html
+    assert "takes 60 stage executions" in reader.words
+    assert "s3://bucket/evaluation no_align/3" in reader.words
+    figures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert len(figures) == 4
+    for figure in figures:
+        ElementTree.fromstring(figure)
+        assert not re.search(r"#0[0-9]0[0-9]0[0-9]", figure), "a placeholder colour was left"
+
+
+def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make()
+    table = suite.build(inputs)
+    decided = {n: row["retrieval/i2t/R@1"].excludes_zero for n, row in table.differences.items()}
+    assert decided["no_pyramid"]
+    assert not all(decided.values())
+    reader = Reader(suite_page.render(inputs, table))
+    shown = {f"{one.mean:+.2f}" for row in table.differences.values() for one in row.values() if one.excludes_zero}
+    assert shown <= set(reader.bold)
+    text = suite_page.markdown(inputs, table)
+    for name, row in table.differences.items():
+        for key in ("retrieval/i2t/R@1", "zeroshot/top1"):
+            (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |") and "[" in line]
+            assert (f"**{suite_page.differs(row[key])}**" in line) == row[key].excludes_zero
+
+
+def test_one_seed_has_no_interval_and_says_so(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make(seeds=1)
+    table = suite.build(inputs)
+    reader = Reader(suite_page.render(inputs, table))
+    assert "One seed: there is no interval" in reader.words
+    assert "One seed: there is no interval" in suite_page.markdown(inputs, table)
+    assert not any("±" in cell for row in reader.rows for cell in row)
+    assert not any(found.excludes_zero for row in table.differences.values() for found in row.values())
+
+
+def test_what_is_missing_is_named_and_the_rest_stands(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make(without=("no_align/1", "no_align/4", *(f"one_stage/{s}" for s in range(5))))
+    inputs = dataclasses.replace(inputs, teacher=Source("teacher"))
+    table = suite.build(inputs)
+    assert table.row("no_align").seeds == ("0", "2", "3")
+    assert table.differences["no_align"]["retrieval/mean"].n == 3
+    assert table.differences["one_stage"] == {}
+    reader, text = Reader(suite_page.render(inputs, table)), suite_page.markdown(inputs, table)
+    for words in (reader.words, text):
+        assert "Missing: no_align, seed 1, 4, is not measured yet: s3://bucket/evaluation no_align/1" in words
+        assert "Missing: one_stage, seed 0, 1, 2, 3, 4, is not measured yet" in words
+        assert "Missing: teacher is not measured yet: (not given)" in words
+
+
+def test_without_the_full_method_nothing_is_compared(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make(without=tuple(f"none/{s}" for s in range(5)))
+    table = suite.build(inputs)
+    page = Reader(suite_page.render(inputs, table)).words
+    assert "The full method was not measured, so no difference to it can be given." in page
+
+
+def test_evaluations_of_different_data_are_refused(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make()
+    path = inputs.evaluations["no_alsn", "2"].path("metrics.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"retrieval/images": 21.0}))
+    with pytest.raises(InputError, match=r"no_alsn 2 were measured on different data"):
+        suite.build(inputs)
+
+
+def test_gradient_shares_are_means_of_the_last_phase(make: Callable[..., SuiteInputs]) -> None:
+    found = suite.shares(make())
+    assert found["no_alsn"] == pytest.approx({"intra": 75.0, "task": 25.0})  # kd never left 0, coarse is not the last
+
+
+def test_costs_and_an_unequal_budget(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make(steps={"no_align": 39})
+    table = suite.build(inputs)
+    cost = {one.row: one for one in suite.costs(inputs, table)}
+    assert (cost["none"].inference, cost["none"].trained, cost["none"].updates) == (21.0e6, 23.0e6, (40,))
+    assert cost["none"].step == pytest.approx(np.mean([64 / (64 + seed) for seed in range(5)]))
+    assert cost["no_alsn"].relative == pytest.approx(1.0)
+    assert any(
+        "not train for the same number of student updates (39, 40)" in n for n in suite_page.notes(inputs, table)
+    )
+    assert not any("updates" in note for note in suite_page.notes(make(), table=suite.build(make())))
+
+
+def test_the_papers_numbers_stand_apart_and_only_when_asked_for(make: Callable[..., SuiteInputs]) -> None:
+    plain = suite_page.render(make(), suite.build(make()))
+    assert "expectation" not in plain
+    asked = make(expectations=True)
+    html = suite_page.render(asked, suite.build(asked))
+    assert (
+        plain.split("<h2>Executions")[0].rstrip() == html.split("<h2>Paper's expectations (not ours)</h2>")[0].rstrip()
+    )
+    reader = Reader(html.split("<h2>Paper's expectations (not ours)</h2>")[1])
+    assert reader.rows[0][1] == "paper's expectation (not ours): COCO R@1"
+    assert ["no_pyramid", "54.1"] in reader.rows
+
+
+def test_the_printed_table_is_aligned(make: Callable[..., SuiteInputs]) -> None:
+    lines = suite_page.text(suite.build(make())).splitlines()
+    assert len({len(line) for line in lines[:-1]}) == 1
+    assert lines[1].split()[0] == "no_pyramid"
+    assert lines[-1].split()[0] == "teacher"
+
+
+def test_json_holds_values_intervals_and_sources(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make()
+    table = suite.build(inputs)
+    found = json.loads(json.dumps(suite.as_json(inputs, table, suite_page.text)))
+    assert found["executions"] == {"shared": 60, "naive": 201}
+    assert found["urls"]["evaluation no_alsn/1"] == "s3://bucket/evaluation no_alsn/1"
+    assert len(found["rows"][0]["values"]["retrieval/mean"]) == 5
+    assert set(found["differences"]["no_alsn"]["zeroshot/top1"]) == {"mean", "low", "high", "n", "excludes_zero"}
+
+
+def test_the_expectations_name_rows_of_their_suite() -> None:
+    from cmapkd_core.report.expectations import EXPECTED
+
+    for name, (titles, rows) in EXPECTED.items():
+        assert set(rows) <= set(SUITES[name])
+        assert {len(values) for values in rows.values()} == {len(titles)}

@@ -1,0 +1,86 @@
+"""Stage suite_report on evaluations of the tiny recipe's untrained student, some of them not finished."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages import evaluate, suite_report
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Request
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> tuple[Request, dict[str, str]]:
+    """URLs of two seeds' evaluations, and a place where a third will be."""
+    request = Request("tiny", str(tmp_path_factory.mktemp("root")), run="some-suite")
+    one = replace(request, run="")
+    urls = {s: evaluate.run(replace(one, seed=s), model="recipe:student", shards=tiny_shards) for s in "01"}
+    return request, urls | {"2": f"{request.root}/evaluate/000000000000"}
+
+
+def arguments(urls: dict[str, str]) -> dict[str, str]:
+    cells = {f"{row}/{seed}": url for row in ("finetune", "none") for seed, url in urls.items()}
+    return {"suite": "smoke", "evaluations": json.dumps(cells), "before": json.dumps(urls)}
+
+
+def test_files_copies_and_the_printed_table(
+    evaluated: tuple[Request, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request, urls = evaluated
+    copies = {name: str(tmp_path / name) for name in ("html", "markdown", "metrics")}
+    url = suite_report.run(request, **arguments(urls), executions="9", naive="33", **copies)
+    artifact = Artifact.open(url)
+    assert url == f"{request.root}/runs/some-suite/report"
+    assert artifact.fetch(suite_report.HTML).read_bytes() == (tmp_path / "html").read_bytes()
+    found = json.loads(artifact.fetch(suite_report.TABLE).read_text())
+    assert (found["seeds"], found["executions"]) == (["0", "1", "2"], {"shared": 9, "naive": 33})
+    assert [row["seeds"] for row in found["rows"]] == [["0", "1"]] * 2
+    assert found["rows"][0]["missing"] == {"2": urls["2"]}
+    assert f"Missing: finetune, seed 2, is not measured yet: {urls['2']}" in (tmp_path / "markdown").read_text()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"report: {artifact.file_url(suite_report.HTML)}"
+    assert lines[-1 - len(found["text"].splitlines()) : -1] == found["text"].splitlines()
+    metrics = json.loads((tmp_path / "metrics").read_text())
+    assert metrics["none/retrieval/mean"] == metrics["finetune/retrieval/mean"]
+
+
+def test_the_papers_numbers_have_a_report_of_their_own(evaluated: tuple[Request, dict[str, str]]) -> None:
+    request, urls = evaluated
+    plain = suite_report.run(request, **arguments(urls))
+    asked = suite_report.run(request, **arguments(urls), expectations="yes")
+    assert asked == plain + "-with-expectations"
+    assert "no table for the suite smoke" in Artifact.open(asked).fetch(suite_report.HTML).read_text()
+    assert "expectation" not in Artifact.open(plain).fetch(suite_report.HTML).read_text()
+
+
+def test_one_more_finished_evaluation_makes_a_new_report(
+    evaluated: tuple[Request, dict[str, str]], tiny_shards: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request, urls = evaluated
+    request = replace(request, run="growing")
+    suite_report.run(request, **arguments(urls))
+    suite_report.run(request, **arguments(urls))
+    assert "already complete" in capsys.readouterr().out
+    other = evaluate.run(replace(request, run="", seed="2"), model="recipe:student", shards=tiny_shards)
+    url = suite_report.run(request, **arguments(urls | {"2": other}))
+    found = json.loads(Artifact.open(url).fetch(suite_report.TABLE).read_text())
+    assert found["rows"][0]["seeds"] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"evaluations": "none/0"}, "--evaluations is no JSON"),
+        ({"evaluations": "[1]"}, "--evaluations: give a JSON object"),
+        ({"evaluations": "{}", "naive": "many"}, "--naive many: a number"),
+        ({"evaluations": "{}"}, "--evaluations is empty"),
+    ],
+)
+def test_bad_input_is_named(evaluated: tuple[Request, dict[str, str]], given: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        suite_report.run(evaluated[0], suite="smoke", **given)
