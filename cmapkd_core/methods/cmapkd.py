@@ -110,10 +110,8 @@ class Cmapkd(Method):
     def _align(self, mine: Levels, theirs: Levels, targets: Targets) -> Tensor:
         """L_align over the gathered levels; the coarsest active levels stand for P5 and L4."""
         scale = self.levels.bridge.scale()
-        crossed = (
-            similarities(mine, theirs, scale)[-1, -1],
-            similarities(theirs, mine, scale)[-1, -1],
-        )
+        ours, others = mine.coarsest(), theirs.coarsest()
+        crossed = similarities(ours, others, scale)[0, 0], similarities(others, ours, scale)[0, 0]
         rows = [VISION_LEVELS.index(n) for n in mine.vision()]
         columns = [TEXT_LEVELS.index(n) for n in mine.text()]
         alpha = targets.alpha[rows][:, columns]
@@ -155,8 +153,9 @@ def gathered_levels(levels: Levels) -> Levels:
 
 def level_grams(levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
     """Image-image, text-text and (bridged) image-text cosines of the coarsest active levels, [B,B] each."""
-    v, l = levels.vectors[levels.vision()[-1]], levels.vectors[levels.text()[-1]]
-    return gram(v, v), gram(l, l), similarities(levels, levels, 1.0)[-1, -1]
+    coarsest = levels.coarsest()
+    (v,), (l,) = ([coarsest.vectors[n] for n in names] for names in (coarsest.vision(), coarsest.text()))
+    return gram(v, v), gram(l, l), similarities(coarsest, coarsest, 1.0)[0, 0]
 
 
 def embedding_grams(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:

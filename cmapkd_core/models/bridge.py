@@ -37,6 +37,12 @@ class Levels:
         tables = (self.maps, self.vectors, self.mapped)
         return Levels(*({name: x.float() for name, x in table.items()} for table in tables))
 
+    def coarsest(self) -> Levels:
+        """Only the coarsest active level of each modality: P5 and L4 where they are active."""
+        names = (self.vision()[-1], self.text()[-1])
+        tables = (self.maps, self.vectors, self.mapped)
+        return Levels(*({name: table[name] for name in names if name in table} for table in tables))
+
     def vision(self) -> list[str]:
         """Names of the active P levels, finest first."""
         return [name for name in VISION_LEVELS if name in self.vectors]
