@@ -117,7 +117,7 @@ class TermWeights:
     patches: float = 0.0  # every patch's distribution over the captions (LLaVA-KD)
     patch_relation: float = 0.0  # cosines between the patches of an image (LLaVA-KD)
     mse: float = 0.0  # squared error of unit embeddings (CLIP-KD)
-    icl: float = 0.0  # the student's embeddings against the teacher's as candidates (CLIP-KD)
+    icl: float = 0.0  # the student's embeddings against the teacher's as candidates (CLIP-KD; also a term of cmapkd)
     soft: float = 0.0  # cross entropy to the teacher's similarities (MobileCLIP)
 
     def within(self, phase: Phase) -> dict[str, float]:
@@ -164,11 +164,52 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class VqaConfig:
+    """The fusion head that every model gets, on its frozen towers; the same for all of them."""
+
+    answers: int = 3129  # the most frequent training answers; others cannot be said
+    epochs: int = 20
+    batch: int = 512
+    lr: float = 5e-4
+    width: int = 512
+    layers: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CaptioningConfig:
+    """The prefix decoder that every model gets, on its frozen image tower; the same for all of them."""
+
+    epochs: int = 10
+    batch: int = 256
+    lr: float = 5e-4
+    width: int = 512
+    layers: int = 4
+    vocabulary: int = 10000
+    length: int = 24  # tokens of a caption at most
+    beams: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EfficiencyConfig:
+    """How speed is measured; the numbers hold for the machine that the result names."""
+
+    batches: tuple[int, ...] = (1, 32)
+    warmup: int = 3  # calls before the measured ones
+    repeats: int = 15  # measured calls; their median counts
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
-    tasks: tuple[str, ...] = ("retrieval", "zeroshot")
+    tasks: tuple[str, ...] = ("retrieval", "zeroshot")  # on the recipe's own data
+    sets: tuple[str, ...] = ()  # TASK=SOURCE[:URL]: a task on another data set, such as zeroshot=imagenet:s3://..
     split: str = "test"
     templates: str = "clip"  # a row of evaluate.zeroshot.TEMPLATES, or a text file with one {} a line
     batch: int = 256
+    vqa: VqaConfig = VqaConfig()
+    captioning: CaptioningConfig = CaptioningConfig()
+    efficiency: EfficiencyConfig = EfficiencyConfig()
 
 
 @dataclass(frozen=True)
@@ -221,7 +262,7 @@ class MethodSpec:
 
 METHODS: dict[str, MethodSpec] = {
     "cmapkd": MethodSpec(
-        terms=("intra", "align", "relation", "task", "kd", "fd", "policy"),
+        terms=("intra", "align", "relation", "task", "kd", "fd", "icl", "policy"),
         groups=("student", "pyramid", "selector"),
         reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
         deviations="the README's table of what differs from the paper",

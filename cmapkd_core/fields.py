@@ -38,7 +38,7 @@ def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
         if wanted is bool:
             return {"true": True, "false": False}[str(text).lower()]
         if wanted is tuple:
-            item = float if "float" in str(kind) else str
+            item = next((t for t in (float, int) if t.__name__ in str(kind)), str)
             parts = text.split(",") if isinstance(text, str) else text
             return tuple(item(part) for part in parts if part != "")
         if wanted is int and isinstance(text, float) and text != int(text):

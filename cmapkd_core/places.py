@@ -17,6 +17,15 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.fields import flatten
 from cmapkd_core.fingerprints import fingerprint, reads, trains
 
+# What of `evaluate.*` decides each task's result; a prefix stands for all fields below it.
+TASK_READS: dict[str, tuple[str, ...]] = {
+    "retrieval": ("evaluate.split",),
+    "zeroshot": ("evaluate.split", "evaluate.templates"),
+    "vqa": ("evaluate.split", "evaluate.vqa"),
+    "captioning": ("evaluate.split", "evaluate.captioning"),
+    "efficiency": ("evaluate.efficiency",),
+}
+
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
 
 
@@ -36,15 +45,16 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
     URLs below `root` count relative to it, so that a moved root keeps its fingerprints. `task` narrows the
     recipe's tasks to one.
     """
-    leaves = flatten(recipe)
-    names = ["evaluate.split", "evaluate.templates"]
+    tasks = (task,) if task else recipe.evaluate.tasks
+    prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
     if model_ref == RECIPE_STUDENT:
-        names += ["student.model", "student.weights", "seed"]
+        prefixes += ["student.model", "student.weights", "seed"]
+    leaves = flatten(recipe).items()
     return {
         "model": _below(root, model_ref),
         "shards": _below(root, shards_url),
-        "evaluate.tasks": (task,) if task else recipe.evaluate.tasks,
-        **{name: leaves[name] for name in names},
+        "evaluate.tasks": tasks,
+        **{n: v for n, v in leaves if any(n == p or n.startswith(p + ".") for p in prefixes)},
     }
 
 

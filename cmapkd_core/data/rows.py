@@ -8,6 +8,17 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question about a picture, in VQAv2's terms; `answers` has one entry for each person asked (ten there)."""
+
+    number: int  # question_id
+    text: str
+    answers: tuple[str, ...]
+    answer_type: str = "other"  # yes/no, number or other
+    question_type: str = ""  # VQAv2's, such as "how many"
+
+
+@dataclass(frozen=True)
 class Row:
     """A picture and what is said of it, before any check.
 
@@ -19,6 +30,7 @@ class Row:
         group: rows of one group stay on one side of the split; "": rows of the same file do.
         split: one of SPLITS; "" lets the group's hash decide.
         licence: of the picture; it travels in the shard beside it.
+        questions: for visual question answering; a row of a set of questions may have no caption.
     """
 
     key: str
@@ -28,6 +40,7 @@ class Row:
     group: str = ""
     split: str = ""
     licence: str = ""
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)

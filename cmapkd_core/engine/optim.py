@@ -77,7 +77,7 @@ class Optimiser:
                     rows.append(
                         {"params": chosen, "name": name, "peak": rate, "lr": rate, "weight_decay": weight_decay}
                     )
-        self.adamw = torch.optim.AdamW(rows, betas=(config.beta1, config.beta2), eps=1e-6)
+        self.adamw = torch.optim.AdamW(rows, betas=(config.beta1, config.beta2), eps=1e-6, fused=True)
         self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
 
     def set_rates(self, step: int) -> dict[str, float]:

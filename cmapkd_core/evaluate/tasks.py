@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class Subject:
     workers: int
     device: torch.device
     progress: Callable[[int], None]  # images embedded so far
+    out: Path  # folder of the evaluation's artifact, for files beyond the task's detail
+    say: Callable[[str], None]  # a line for the person who watches; one that ends in a new line stays
 
     @cached_property
     def images(self) -> Tensor:

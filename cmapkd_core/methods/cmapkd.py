@@ -1,10 +1,11 @@
 """CMAPKD: fitted pyramids in both towers, weights per sample, three distillation losses (the paper).
 
-    L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd: embedding-level terms, 0 in the paper's form)
+    L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd, icl: embedding-level terms, 0 in the paper's form)
     intra    = mean_b sum_i w_v[b,i] d(P_i^S, P_i^T) + the same for L_j          (losses/intra.py)
     align    = L_single + beta L_pyramid                                         (losses/align.py)
     relation = sample relation of levels and of embeddings + gamma layer CKA     (losses/relation.py)
     task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/contrastive.py)
+    icl      = each model's embeddings against the other's of the other modality        (losses/embeddings.py)
     policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
 deviations: see the README's table of what differs from the paper.
 """
@@ -12,12 +13,14 @@ deviations: see the README's table of what differs from the paper.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses import contrastive, intra
 from cmapkd_core.losses.align import align, pyramid, single
+from cmapkd_core.losses.embeddings import interactive
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import gram, layer_relation, sample_relation
 from cmapkd_core.methods.base import Method, Outcome, gathered, require
@@ -37,7 +40,7 @@ class Cmapkd(Method):
         assert teacher is not None, "config.METHODS says that this method has a teacher"
         theirs, spec = teacher.backbone.spec.embed_dim, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
-        # fd compares embeddings, so a student of another width is lifted to the teacher's for this term alone.
+        # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
         same = spec.embed_dim == theirs
         self.lifts = nn.ModuleDict(
             {side: nn.Identity() if same else nn.Linear(spec.embed_dim, theirs) for side in ("image", "text")}
@@ -79,14 +82,15 @@ class Cmapkd(Method):
             u = torch.cat(measure(d_v, d_l, task, vision, text), dim=1)
             d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
             self.memory.keep({"teacher_image": image_t, "teacher_text": caption_t, "u": u, "d": d})
+        lifted = F.normalize(self.lifts["image"](image), dim=-1), F.normalize(self.lifts["text"](caption), dim=-1)
         terms = {
             "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
             "align": self._align(levels_s, levels_t, theirs),
             "relation": self._relation(levels_s, levels_t, (image, caption), (image_t, caption_t)),
             "task": task,
             "kd": contrastive.relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
-            "fd": contrastive.feature_distance(self.lifts["image"](image), image_t)
-            + contrastive.feature_distance(self.lifts["text"](caption), caption_t),
+            "fd": contrastive.feature_distance(lifted[0], image_t) + contrastive.feature_distance(lifted[1], caption_t),
+            "icl": interactive(theirs.scale * lifted[0] @ caption_t.T, theirs.scale * lifted[1] @ image_t.T),
             "policy": self.memory.loss(selector, active, self.recipe.selector),
         }
         return Outcome(terms, describe(w_v, w_l, active), [vision.taps[0], text.taps[0]])

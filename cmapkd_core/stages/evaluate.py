@@ -1,7 +1,8 @@
-"""Stage evaluate: a model's retrieval and zero-shot accuracy on the recipe's held-out split.
+"""Stage evaluate: what a model can do on held-out data, one or several rows of evaluate.TASKS.
 
     python -m cmapkd_core.stages.evaluate --recipe demo --root runs/local --shards URL --model URL
-    python -m cmapkd_core.stages.evaluate --recipe demo --root runs/local --shards URL --model ViT-B-32:openai
+    python -m cmapkd_core.stages.evaluate --recipe paper --root runs/local --data folder:pictures \
+        --model ViT-B-32:openai --task retrieval
 
 Artifact: metrics.json (flat numbers, `retrieval/i2t/R@1` and so on, in percent), and one JSON a task with
 what the report's examples need.
@@ -21,19 +22,20 @@ from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url
+from cmapkd_core.stages import prepare
 from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 
 
-def run(request: Request, *, model: str, shards: str, task: str = "") -> str:
+def run(request: Request, *, model: str, shards: str = "", task: str = "") -> str:
     """Measure a model.
 
     Args:
         model: URL or path (it has a slash) of an artifact with a model/ folder (teacher, warmup, alsn, joint);
             "recipe:student", the recipe's student before any training; or an open_clip name[:pretrained tag],
             with random weights where there is no tag.
-        shards: URL of the prepare artifact.
+        shards: URL of the prepare artifact; "" prepares the recipe's data first (`--data SOURCE:URL` names other data).
         task: one row of evaluate.TASKS; "" runs the recipe's.
 
     Raises:
@@ -43,6 +45,7 @@ def run(request: Request, *, model: str, shards: str, task: str = "") -> str:
     tasks = (task,) if task else recipe.evaluate.tasks
     for name in tasks:
         choose("task", name, TASKS)
+    shards = shards or prepare.run(request)
     inputs = {"shards": shards, **({"model": model} if "/" in model else {})}
     return execute(
         request,
@@ -61,7 +64,16 @@ def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) 
     backbone = _load(context, model).to(device).eval()
     shards = open_shards(context.inputs["shards"])
     count = shards.count(recipe.evaluate.split)
-    subject = Subject(backbone, shards, recipe.evaluate, recipe.runtime.workers, device, _progress(context.say, count))
+    subject = Subject(
+        backbone,
+        shards,
+        recipe.evaluate,
+        recipe.runtime.workers,
+        device,
+        _progress(context.say, count),
+        context.out,
+        context.say,
+    )
     metrics = count_parameters(backbone)
     for name in tasks:
         try:
