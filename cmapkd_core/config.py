@@ -15,7 +15,11 @@ ALL_LEVELS = VISION_LEVELS + TEXT_LEVELS
 SELECTORS = ("alsn", "fixed", "random", "shuffled", "reversed")  # the classes are in models/selector.py
 LEARNED_SELECTORS = ("alsn", "shuffled", "reversed")  # those that have a policy, which stage alsn trains
 OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
+EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SPLITS = ("train", "val", "test")
+LEAKAGE_CHECKS = ("ids", "exact", "perceptual")  # the functions are in data/leakage.py
+LEAKAGE_ACTIONS = ("refuse", "drop", "allow")  # drop: the training pictures; allow: the manifest says how many
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class DataConfig:
     quarantine_bound: float = 0.001  # share of bad samples above which a stage fails
     max_pixels: int = 50_000_000  # a larger image is quarantined, never decoded
     crop_scale: tuple[float, float] = (0.9, 1.0)  # CLIP's random resized crop, share of the area
+    splits: tuple[str, ...] = ()  # only these of train, val and test are prepared; empty: all of them
+    leakage: tuple[str, ...] = LEAKAGE_CHECKS  # how training pictures are compared with those held out
+    leakage_action: str = "refuse"  # what happens where they meet, one of LEAKAGE_ACTIONS
+    against: tuple[str, ...] = ()  # prepare artifacts whose val and test pictures must not be in training either
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class PyramidConfig:
     width: int = 256
     vision_levels: tuple[str, ...] = VISION_LEVELS
     text_levels: tuple[str, ...] = TEXT_LEVELS
+    inherit: bool = False  # the student's level modules start from the teacher's fitted ones where shapes agree
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,9 @@ class TeacherFitConfig:
     alpha: str = "learned"  # compatibility of P_i with L_j: "learned", or "fixed" (1 / 0.5 normalised)
     alpha_prior: float = 1.0  # weight of KL(alpha || diagonal prior), so that the easiest pair does not win alone
     seed: int = 0  # apart from Recipe.seed: all student seeds share one teacher
+    # Fixed crops of a picture that students train on, a random one of them each epoch. The teacher's embeddings of
+    # them are stored, and methods that hear embeddings alone train from these. 0: new crops, and a teacher that runs.
+    views: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,11 +180,13 @@ class VqaConfig:
     """The fusion head that every model gets, on its frozen towers; the same for all of them."""
 
     answers: int = 3129  # the most frequent training answers; others cannot be said
-    epochs: int = 20
-    batch: int = 512
+    epochs: int = 20  # over all training questions, whatever data.fraction
+    batch: int = 512  # questions
     lr: float = 5e-4
     width: int = 512
     layers: int = 2
+    dropout: float = 0.1
+    memory_gb: float = 12.0  # of features of pictures kept; above it every epoch goes through the pictures in parts
     seed: int = 0
 
 
@@ -180,13 +194,15 @@ class VqaConfig:
 class CaptioningConfig:
     """The prefix decoder that every model gets, on its frozen image tower; the same for all of them."""
 
-    epochs: int = 10
+    epochs: int = 20  # over all training images, whatever data.fraction; one of its captions is drawn for each
     batch: int = 256
     lr: float = 5e-4
     width: int = 512
     layers: int = 4
-    vocabulary: int = 10000
-    length: int = 24  # tokens of a caption at most
+    dropout: float = 0.1
+    grid: int = 7  # positions of the image a side at most: larger maps are averaged down
+    vocabulary: int = 10000  # the most frequent words of the training captions; others cannot be said
+    length: int = 24  # words of a caption at most, its end counted
     beams: int = 3
     seed: int = 0
 
@@ -203,18 +219,24 @@ class EfficiencyConfig:
 @dataclass(frozen=True)
 class EvaluateConfig:
     tasks: tuple[str, ...] = ("retrieval", "zeroshot")  # on the recipe's own data
-    sets: tuple[str, ...] = ()  # TASK=SOURCE[:URL]: a task on another data set, such as zeroshot=imagenet:s3://..
+    sets: tuple[str, ...] = ()  # TASK[=SOURCE[:URL]]: tasks of their own, on other data where they name it
     split: str = "test"
     templates: str = "clip"  # a row of evaluate.zeroshot.TEMPLATES, or a text file with one {} a line
+    classes: str = ""  # what classes are called: "": their own names, "imagenet": by WordNet id, or a file
     batch: int = 256
     vqa: VqaConfig = VqaConfig()
     captioning: CaptioningConfig = CaptioningConfig()
     efficiency: EfficiencyConfig = EfficiencyConfig()
 
+    def own(self) -> list[tuple[str, str]]:
+        """(task, SOURCE[:URL]) of each entry of `sets`; "" is the recipe's own data."""
+        parts = (entry.partition("=") for entry in self.sets)
+        return [(task, data) for task, _, data in parts]
+
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Speed and safety of a run; no result depends on it, so no fingerprint holds it."""
+    """Speed and safety of a run; no result depends on it, so no fingerprint has it but task efficiency's `threads`."""
 
     workers: int = 4  # loader processes per rank
     threads: int = 0  # torch threads per process; 0: torch's own choice
@@ -246,78 +268,4 @@ STAGE_PHASES: dict[str, tuple[str, ...]] = {
     "warmup": ("coarse", "medium"),
     "alsn": ("alsn",),
     "joint": ("fine",),
-}
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """What a method reads and trains, known without torch; the class itself is in methods/."""
-
-    terms: tuple[str, ...]
-    groups: tuple[str, ...] = ("student",)
-    teacher: bool = True
-    reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
-    deviations: str = "none"  # from what was published, as it stands below a report's table
-
-
-METHODS: dict[str, MethodSpec] = {
-    "cmapkd": MethodSpec(
-        terms=("intra", "align", "relation", "task", "kd", "fd", "icl", "policy"),
-        groups=("student", "pyramid", "selector"),
-        reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
-        deviations="the README's table of what differs from the paper",
-    ),
-    "contrastive": MethodSpec(terms=("task",), teacher=False),
-    "kd": MethodSpec(
-        terms=("task", "kd"),
-        reads=("method.kd_tau",),
-        deviations="rows and columns of the batch's similarities stand for class scores",
-    ),
-    "fitnet": MethodSpec(
-        terms=("hint", "task", "kd"),
-        groups=("student", "extra"),
-        reads=("method.kd_tau",),
-        deviations="one hint a tower at half the depth; regressors without ReLU onto layer-normed targets; mean for "
-        "sum; kd with a constant weight; captions as means where the two tokenizers differ",
-    ),
-    "promptkd": MethodSpec(
-        terms=("prompt",),
-        groups=("student", "extra"),
-        reads=("method.kd_tau", "method.bank"),
-        deviations="retrieval form: the batch's and banked captions stand for class names; the whole image tower "
-        "trains in place of visual prompts; the teacher is not prompt-tuned. Inference needs the teacher's text tower",
-    ),
-    "c2kd": MethodSpec(
-        terms=("task", "proxy", "nontarget"),
-        groups=("student", "extra"),
-        reads=("method.kendall",),
-        deviations="the batch's pairs stand for classes, both cross-modal directions are averaged, and the teacher "
-        "stays frozen: of its side the proxies alone train (teacher_update=proxy_only)",
-    ),
-    "llava_kd": MethodSpec(
-        terms=("task", "kd", "patches", "patch_relation"),
-        groups=("student", "heads"),
-        reads=("method.kd_tau",),
-        deviations="adapted from language models: captions of the batch stand for the vocabulary, projections into the "
-        "joint space for the projector; batch norms of frozen towers keep following the data; DPT, SFT and DFT take "
-        "the phases' shares of the budget; all weights 1, since the paper's are not known to us",
-    ),
-    "clip_kd": MethodSpec(
-        terms=("task", "kd", "mse", "icl"),
-        groups=("student", "extra"),
-        reads=("method.kd_tau",),
-        deviations="the learned scale of ICL is an exponent, clamped at 100; projections are the same on every rank, "
-        "and in the checkpoint",
-    ),
-    "tinyclip": MethodSpec(
-        terms=("kd",),
-        reads=("method.kd_tau",),
-        deviations="weights are inherited in depth, and only by towers of the teacher's widths; no mask is learned; "
-        "one compression step",
-    ),
-    "mobileclip": MethodSpec(
-        terms=("task", "soft"),
-        deviations="one teacher that runs beside the student on the same crop instead of stored embeddings of several; "
-        "no synthetic captions",
-    ),
 }

@@ -6,15 +6,19 @@ import hashlib
 import json
 from typing import Any
 
-from cmapkd_core.config import LEARNED_SELECTORS, METHODS, STAGE_PHASES, MethodSpec, Recipe
+from cmapkd_core.config import LEARNED_SELECTORS, STAGE_PHASES, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose, flatten, nearest, plain
+from cmapkd_core.method_specs import METHODS, MethodSpec
 
 _SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "test_share", "samples_per_shard"))
 _QUALITY = ("data.quarantine_bound", "data.max_pixels")
+# Left out where they have their defaults, so that artifacts made before the fields existed keep their places.
+_GATE = tuple(f"data.{n}" for n in ("splits", "leakage", "leakage_action", "against"))
+_CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _UPDATES = tuple(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision"))
 _TEACHER = (
-    *(*_SHARDS, *_QUALITY, "data.crop_scale", *_UPDATES),
+    *(*_SHARDS, *_QUALITY, *_GATE, "data.crop_scale", *_UPDATES),
     *("teacher", "student.model", "pyramid.width", "teacher_fit"),  # the student's grid sizes the common levels
 )
 
@@ -26,15 +30,16 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     read the teacher, one without levels does not read them, and no stage reads a later phase.
     """
     if stage == "prepare":
-        prefixes: tuple[str, ...] = (*_SHARDS, *_QUALITY)
+        prefixes: tuple[str, ...] = (*_SHARDS, *_QUALITY, *_GATE)
     elif stage == "teacher":
         prefixes = _TEACHER
     elif stage in STAGE_PHASES:
         prefixes = _training_prefixes(recipe, stage)
     else:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, ('prepare', 'teacher', *STAGE_PHASES))}")
-    leaves = flatten(recipe)
+    leaves, usual = flatten(recipe), flatten(Recipe())
     chosen = {n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)}
+    chosen = {n: v for n, v in chosen.items() if n not in (*_GATE, _CROPS) or v != usual[n]}
     if stage in STAGE_PHASES:
         _drop_unused(chosen, METHODS[recipe.method.name])
     return chosen
@@ -44,7 +49,18 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
     spec: MethodSpec = choose("method", recipe.method.name, METHODS)
     earlier = list(STAGE_PHASES)[: list(STAGE_PHASES).index(stage) + 1]
     phases = [f"schedule.{phase}" for name in earlier for phase in STAGE_PHASES[name]]
-    fixed = (*_SHARDS, *_QUALITY, "data.crop_scale", "data.fraction", "seed", "student", "optim", "method.name")
+    fixed = (
+        *_SHARDS,
+        *_QUALITY,
+        *_GATE,
+        _CROPS,
+        "data.crop_scale",
+        "data.fraction",
+        "seed",
+        "student",
+        "optim",
+        "method.name",
+    )
     selector = ("selector",) if "selector" in spec.groups and stage != "warmup" else ()
     weights = tuple(f"method.weights.{term}" for term in spec.terms)
     return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))

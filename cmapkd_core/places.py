@@ -20,10 +20,10 @@ from cmapkd_core.fingerprints import fingerprint, reads, trains
 # What of `evaluate.*` decides each task's result; a prefix stands for all fields below it.
 TASK_READS: dict[str, tuple[str, ...]] = {
     "retrieval": ("evaluate.split",),
-    "zeroshot": ("evaluate.split", "evaluate.templates"),
+    "zeroshot": ("evaluate.split", "evaluate.templates", "evaluate.classes"),
     "vqa": ("evaluate.split", "evaluate.vqa"),
     "captioning": ("evaluate.split", "evaluate.captioning"),
-    "efficiency": ("evaluate.efficiency",),
+    "efficiency": ("evaluate.efficiency", "runtime.threads"),  # of all results, times alone depend on threads
 }
 
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
@@ -39,11 +39,16 @@ def stage_url(root: str, stage: str, recipe: Recipe) -> str:
     return place(root, stage, reads(recipe, stage)) if trains(recipe, stage) else stage_url(root, "warmup", recipe)
 
 
+def reads_data(tasks: tuple[str, ...]) -> bool:
+    """False where none of the tasks looks at a split, so that no data need be prepared for them."""
+    return any("evaluate.split" in TASK_READS.get(task, ()) for task in tasks)
+
+
 def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe, task: str = "") -> dict[str, Any]:
     """What decides an evaluation's result: the model, the shards, the tasks and how they are measured.
 
     URLs below `root` count relative to it, so that a moved root keeps its fingerprints. `task` narrows the
-    recipe's tasks to one.
+    recipe's tasks to one; shards count where one of the tasks reads them.
     """
     tasks = (task,) if task else recipe.evaluate.tasks
     prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
@@ -52,7 +57,7 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
     leaves = flatten(recipe).items()
     return {
         "model": _below(root, model_ref),
-        "shards": _below(root, shards_url),
+        **({"shards": _below(root, shards_url)} if reads_data(tasks) else {}),
         "evaluate.tasks": tasks,
         **{n: v for n, v in leaves if any(n == p or n.startswith(p + ".") for p in prefixes)},
     }
@@ -61,6 +66,39 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
 def evaluation_url(root: str, model_ref: str, shards_url: str, recipe: Recipe, task: str = "") -> str:
     """URL of an evaluation: `model_ref` is an artifact's URL, `recipe:student` or an open_clip name[:tag]."""
     return place(root, "evaluate", evaluation_fields(root, model_ref, shards_url, recipe, task))
+
+
+def levels_fields(recipe: Recipe) -> dict[str, Any]:
+    """What decides stage levels: the training that it looks at, and the split."""
+    return {**reads(recipe, "joint"), "evaluate.split": recipe.evaluate.split}
+
+
+def levels_url(root: str, recipe: Recipe) -> str:
+    """URL of the artifact of stage levels."""
+    return place(root, "levels", levels_fields(recipe))
+
+
+def export_fields(
+    root: str, model_ref: str, shards_url: str, recipe: Recipe, evaluation: str = "", suite: str = "", licence: str = ""
+) -> dict[str, Any]:
+    """What decides an export: the model, the data that it is compared on and its card names, what the card is told."""
+    untrained = ("student.model", "student.weights", "seed") if model_ref == RECIPE_STUDENT else ()
+    leaves = flatten(recipe)
+    return {
+        "model": _below(root, model_ref),
+        "shards": _below(root, shards_url),
+        "evaluation": _below(root, evaluation),
+        "suite": _below(root, suite),
+        "licence": licence,
+        **{name: leaves[name] for name in ("name", "evaluate.split", *untrained)},
+    }
+
+
+def export_url(
+    root: str, model_ref: str, shards_url: str, recipe: Recipe, evaluation: str = "", suite: str = "", licence: str = ""
+) -> str:
+    """URL of an export; `model_ref` as for an evaluation, evaluation and suite are URLs of those artifacts or ""."""
+    return place(root, "export", export_fields(root, model_ref, shards_url, recipe, evaluation, suite, licence))
 
 
 def run_url(root: str, run: str) -> str:
@@ -73,6 +111,13 @@ def report_url(root: str, run: str) -> str:
     return storage.join(run_url(root, run), "report")
 
 
+def check_url(root: str, run: str, kind: str) -> str:
+    """URL of what stage `check` found in one kind of pod."""
+    return storage.join(root, "checks", run, f"{kind}.json")
+
+
 def _below(root: str, url: str) -> str:
-    prefix = root.rstrip("/") + "/"
-    return url.removeprefix(prefix)
+    """A place relative to `root` where it is below it, however the two are spelled; a model's name as it is."""
+    if "/" not in url:
+        return url
+    return storage.absolute(url).removeprefix(storage.absolute(root).rstrip("/") + "/")

@@ -9,13 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from cmapkd_core.checks import check
 from cmapkd_core.config import (
     ALL_LEVELS,
-    METHODS,
-    OBJECTIVES,
-    PRECISIONS,
-    SELECTORS,
-    STAGE_PHASES,
+    CaptioningConfig,
     DataConfig,
     EvaluateConfig,
     MethodConfig,
@@ -29,9 +26,9 @@ from cmapkd_core.config import (
     Schedule,
     TeacherFitConfig,
     TermWeights,
+    VqaConfig,
 )
-from cmapkd_core.errors import InputError
-from cmapkd_core.fields import choose, flatten, override, parse_overrides
+from cmapkd_core.fields import choose, override, parse_overrides
 
 RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
@@ -54,7 +51,11 @@ RECIPES: dict[str, Recipe] = {
             fine=Phase(8, Rates(student=3e-4, pyramid=5e-4, selector=5e-4), selects=True),
         ),
         optim=OptimConfig(batch=64),
-        evaluate=EvaluateConfig(templates="plain"),
+        evaluate=EvaluateConfig(
+            templates="plain",
+            vqa=VqaConfig(epochs=2, batch=128, lr=1e-3, width=128),
+            captioning=CaptioningConfig(epochs=25, batch=64, lr=2e-3, width=128, layers=2, vocabulary=2000, length=12),
+        ),
         runtime=RuntimeConfig(workers=0, checkpoint_every=20, log_every=2, shares_every=10),
     ),
     # Generated pictures and towers of a few thousand parameters: the same code in seconds, for tests.
@@ -72,7 +73,12 @@ RECIPES: dict[str, Recipe] = {
             fine=Phase(1, Rates(student=1e-3, pyramid=1e-3, selector=1e-3), selects=True),
         ),
         optim=OptimConfig(batch=16),
-        evaluate=EvaluateConfig(templates="plain", batch=32),
+        evaluate=EvaluateConfig(
+            templates="plain",
+            batch=32,
+            vqa=VqaConfig(epochs=4, batch=32, lr=3e-3, width=32, layers=1),
+            captioning=CaptioningConfig(epochs=2, batch=32, lr=2e-3, width=32, layers=1, length=12),
+        ),
         runtime=RuntimeConfig(workers=0, threads=1, checkpoint_every=2, log_every=1, shares_every=2),
     ),
 }
@@ -118,6 +124,7 @@ BASELINES: dict[str, dict[str, Any]] = {
         **_EXTRA,
     },
     "promptkd": {"method.name": "promptkd", "method.weights.prompt": 1000.0, **_EXTRA},
+    "promptkd_cls": {"method.name": "promptkd_cls", "method.weights.prompt": 1000.0, **_EXTRA},
     "c2kd": {
         "method.name": "c2kd",
         **{f"method.weights.{term}": 1.0 for term in ("task", "proxy", "nontarget")},
@@ -152,7 +159,7 @@ FULL = "none"
 # The rows of one table each; `submit.py --suite NAME --seeds N`.
 SUITES: dict[str, tuple[str, ...]] = {
     "table2": (
-        *("scratch", "finetune", "kd", "fitnet", "promptkd", "c2kd", "llava_kd"),
+        *("scratch", "finetune", "kd", "fitnet", "promptkd", "promptkd_cls", "c2kd", "llava_kd"),
         *("clip_kd", "tinyclip", "mobileclip", FULL),
     ),
     "table4": (
@@ -182,9 +189,7 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
     """
     config: Recipe = choose("recipe", recipe, RECIPES)
     config = override(config, choose("ablation", ablation or "none", ROWS))
-    if data:
-        source, _, url = data.partition(":")
-        config = override(config, {"data.source": source, "data.url": url})
+    config = override(config, data_fields(data))
     config = override(config, parse_overrides(overrides))
     if str(seed) != "":
         config = override(config, {"seed": seed})
@@ -192,78 +197,10 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
     return config
 
 
-def check(recipe: Recipe) -> None:
-    """Refuse a recipe that cannot run as written.
-
-    Raises:
-        InputError: unknown method, a phase that trains nothing or has no level, sizes that cannot be.
-    """
-    spec = choose("method", recipe.method.name, METHODS)
-    choose("selector", recipe.selector.kind, dict.fromkeys(SELECTORS))
-    choose("selector objective", recipe.selector.objective, dict.fromkeys(OBJECTIVES))
-    choose("precision", recipe.optim.precision, dict.fromkeys(PRECISIONS))
-    for stage, phases in STAGE_PHASES.items():
-        for name in phases:
-            phase: Phase = getattr(recipe.schedule, name)
-            if phase.epochs and stage != "alsn":
-                _check_phase(f"schedule.{name}", phase, spec.groups)
-                _check_terms(f"schedule.{name}.terms", phase, spec.terms)
-            if phase.epochs and "pyramid" in spec.groups:
-                _check_levels(f"schedule.{name}.levels", phase.levels, recipe)
-    if not any(getattr(recipe.schedule, name).epochs for name in ("coarse", "medium", "fine")):
-        raise InputError("the schedule trains no student: give schedule.fine.epochs at least 1")
-    if recipe.teacher_fit.space.epochs:
-        _check_phase("teacher_fit.space", recipe.teacher_fit.space, ("heads",))
-    if recipe.teacher_fit.pyramid.epochs:
-        _check_phase("teacher_fit.pyramid", recipe.teacher_fit.pyramid, ("pyramid",))
-    if "alsn" in recipe.selector.kind and "selector" in spec.groups and recipe.schedule.alsn.epochs:
-        _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
-    _check_sizes(recipe)
-
-
-def _check_phase(name: str, phase: Phase, groups: tuple[str, ...]) -> None:
-    if not any(rate > 0 for group, rate in vars(phase.lr).items() if group in groups):
-        rates = ", ".join(f"{name}.lr.{group}" for group in groups)
-        raise InputError(f"phase {name} has {phase.epochs} epochs and trains nothing: set one of {rates} above 0")
-
-
-def _check_terms(name: str, phase: Phase, terms: tuple[str, ...]) -> None:
-    for term in phase.terms:
-        choose("term", term, dict.fromkeys(vars(TermWeights())))
-    if phase.terms and not set(phase.terms) & set(terms):
-        raise InputError(f"{name}={','.join(phase.terms)} has no term of this method: add one of {', '.join(terms)}")
-
-
-def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:
-    for field, known in (("vision_levels", recipe.pyramid.vision_levels), ("text_levels", recipe.pyramid.text_levels)):
-        if not set(levels) & set(known):
-            raise InputError(f"{name}={','.join(levels)} has none of pyramid.{field}={','.join(known)}: add one")
-    unknown = set(levels) - set(PyramidConfig().vision_levels) - set(PyramidConfig().text_levels)
-    if unknown:
-        raise InputError(f"{name} names {', '.join(sorted(unknown))}: levels are P2..P5 and L1..L4")
-
-
-def _check_sizes(recipe: Recipe) -> None:
-    leaves = flatten(recipe)
-    for name in (
-        "optim.batch",
-        "optim.accumulate",
-        "teacher_fit.batch",
-        "pyramid.width",
-        "selector.every",
-        "method.bank",
-    ):
-        if leaves[name] < 1:
-            raise InputError(f"{name}={leaves[name]}: it must be at least 1")
-    if leaves["optim.batch"] % leaves["optim.accumulate"]:
-        raise InputError(
-            f"optim.batch={leaves['optim.batch']} does not divide into "
-            f"optim.accumulate={leaves['optim.accumulate']} micro-batches: use a multiple"
-        )
-    if not 0 < recipe.data.fraction <= 1:
-        raise InputError(f"data.fraction={recipe.data.fraction}: it must be above 0 and at most 1")
-    if len(recipe.selector.weights) != 4 or min(recipe.selector.weights) < 0 or sum(recipe.selector.weights) == 0:
-        raise InputError(f"selector.weights={recipe.selector.weights}: four weights, none below 0, one above")
+def data_fields(data: str) -> dict[str, str]:
+    """The fields that `SOURCE[:URL]` sets; "" sets none."""
+    source, _, url = data.partition(":")
+    return {"data.source": source, "data.url": url} if data else {}
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:

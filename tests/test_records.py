@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import write_executor_output
 from cmapkd_core.places import evaluation_url, report_url, run_url, stage_url
 from cmapkd_core.recipes import resolve
-from cmapkd_core.records import read_record, record_run
+from cmapkd_core.records import read_record, record_run, record_url
 
 REQUEST = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
 
@@ -91,6 +92,29 @@ def test_the_reference_branch_belongs_to_its_run(tmp_path: Path) -> None:
         record_run(root, "one", REQUEST | {"ablation": "finetune"}, stage="joint")
     with pytest.raises(InputError, match=r"method\.name"):
         record_run(root, "one", REQUEST | {"overrides": "optim.batch=8", "ablation": "finetune"}, stage="prepare")
+
+
+def test_the_data_of_an_evaluation_belong_to_its_run(tmp_path: Path) -> None:
+    root, asked = str(tmp_path), REQUEST | {"overrides": "evaluate.sets=vqa=scenes_vqa,efficiency"}
+    record_run(root, "one", asked)
+    record_run(root, "one", asked | {"data": "scenes_vqa"}, stage="prepare")
+    record_run(root, "two", asked | {"data": "scenes_vqa"}, stage="prepare")
+    record_run(root, "two", asked, stage="warmup")
+    with pytest.raises(InputError, match=r"data\.source"):
+        record_run(root, "one", asked | {"data": "folder:/pictures"}, stage="prepare")
+    with pytest.raises(InputError, match=r"data\.source"):
+        record_run(root, "one", asked | {"data": "scenes_vqa"})
+
+
+def test_a_record_from_before_a_field_existed_still_holds(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    record_run(root, "one", REQUEST)
+    record = read_record(root, "one")
+    del record["fields"]["pyramid.inherit"]
+    storage.write_json(record_url(root, "one"), record)
+    record_run(root, "one", REQUEST)
+    with pytest.raises(InputError, match=r"pyramid\.inherit: False -> True"):
+        record_run(root, "one", REQUEST | {"overrides": "pyramid.inherit=true"})
 
 
 def test_a_run_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Whether a recipe can run as written, said before anything starts. No torch."""
+
+from __future__ import annotations
+
+from cmapkd_core.config import (
+    EVALUATIONS,
+    LEAKAGE_ACTIONS,
+    LEAKAGE_CHECKS,
+    OBJECTIVES,
+    PRECISIONS,
+    SELECTORS,
+    SPLITS,
+    STAGE_PHASES,
+    Phase,
+    PyramidConfig,
+    Recipe,
+    TermWeights,
+)
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import choose, flatten
+from cmapkd_core.method_specs import METHODS
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot run as written.
+
+    Raises:
+        InputError: unknown method, a phase that trains nothing or has no level, sizes that cannot be.
+    """
+    spec = choose("method", recipe.method.name, METHODS)
+    _check_names(recipe)
+    for stage, phases in STAGE_PHASES.items():
+        for name in phases:
+            phase: Phase = getattr(recipe.schedule, name)
+            if phase.epochs and stage != "alsn":
+                _check_phase(f"schedule.{name}", phase, spec.groups)
+                _check_terms(f"schedule.{name}.terms", phase, spec.terms)
+            if phase.epochs and "pyramid" in spec.groups:
+                _check_levels(f"schedule.{name}.levels", phase.levels, recipe)
+    if not any(getattr(recipe.schedule, name).epochs for name in ("coarse", "medium", "fine")):
+        raise InputError("the schedule trains no student: give schedule.fine.epochs at least 1")
+    if recipe.teacher_fit.space.epochs:
+        _check_phase("teacher_fit.space", recipe.teacher_fit.space, ("heads",))
+    if recipe.teacher_fit.pyramid.epochs:
+        _check_phase("teacher_fit.pyramid", recipe.teacher_fit.pyramid, ("pyramid",))
+    if "alsn" in recipe.selector.kind and "selector" in spec.groups and recipe.schedule.alsn.epochs:
+        _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
+    _check_sizes(recipe)
+
+
+def _check_names(recipe: Recipe) -> None:
+    chosen: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+        ("selector", (recipe.selector.kind,), SELECTORS),
+        ("selector objective", (recipe.selector.objective,), OBJECTIVES),
+        ("precision", (recipe.optim.precision,), PRECISIONS),
+        ("leakage action", (recipe.data.leakage_action,), LEAKAGE_ACTIONS),
+        ("leakage check", recipe.data.leakage, LEAKAGE_CHECKS),
+        ("split", recipe.data.splits, SPLITS),
+        ("evaluation task", recipe.evaluate.tasks, EVALUATIONS),
+        ("evaluation task", tuple(task for task, _ in recipe.evaluate.own()), EVALUATIONS),
+    ]
+    for kind, names, known in chosen:
+        for name in names:
+            choose(kind, name, dict.fromkeys(known))
+
+
+def _check_phase(name: str, phase: Phase, groups: tuple[str, ...]) -> None:
+    if not any(rate > 0 for group, rate in vars(phase.lr).items() if group in groups):
+        rates = ", ".join(f"{name}.lr.{group}" for group in groups)
+        raise InputError(f"phase {name} has {phase.epochs} epochs and trains nothing: set one of {rates} above 0")
+
+
+def _check_terms(name: str, phase: Phase, terms: tuple[str, ...]) -> None:
+    for term in phase.terms:
+        choose("term", term, dict.fromkeys(vars(TermWeights())))
+    if phase.terms and not set(phase.terms) & set(terms):
+        raise InputError(f"{name}={','.join(phase.terms)} has no term of this method: add one of {', '.join(terms)}")
+
+
+def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:
+    for field, known in (("vision_levels", recipe.pyramid.vision_levels), ("text_levels", recipe.pyramid.text_levels)):
+        if not set(levels) & set(known):
+            raise InputError(f"{name}={','.join(levels)} has none of pyramid.{field}={','.join(known)}: add one")
+    unknown = set(levels) - set(PyramidConfig().vision_levels) - set(PyramidConfig().text_levels)
+    if unknown:
+        raise InputError(f"{name} names {', '.join(sorted(unknown))}: levels are P2..P5 and L1..L4")
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    leaves = flatten(recipe)
+    for name in (
+        "optim.batch",
+        "optim.accumulate",
+        "teacher_fit.batch",
+        "pyramid.width",
+        "selector.every",
+        "method.bank",
+        *(f"evaluate.captioning.{n}" for n in ("epochs", "batch", "width", "layers", "grid", "length", "beams")),
+    ):
+        if leaves[name] < 1:
+            raise InputError(f"{name}={leaves[name]}: it must be at least 1")
+    if recipe.teacher_fit.views < 0:
+        raise InputError(f"teacher_fit.views={recipe.teacher_fit.views}: a number of fixed crops, or 0 for new ones")
+    if leaves["optim.batch"] % leaves["optim.accumulate"]:
+        raise InputError(
+            f"optim.batch={leaves['optim.batch']} does not divide into "
+            f"optim.accumulate={leaves['optim.accumulate']} micro-batches: use a multiple"
+        )
+    if not 0 < recipe.data.fraction <= 1:
+        raise InputError(f"data.fraction={recipe.data.fraction}: it must be above 0 and at most 1")
+    if len(recipe.selector.weights) != 4 or min(recipe.selector.weights) < 0 or sum(recipe.selector.weights) == 0:
+        raise InputError(f"selector.weights={recipe.selector.weights}: four weights, none below 0, one above")

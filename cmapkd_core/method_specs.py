@@ -1,0 +1,96 @@
+"""What each method reads and trains, known without torch; the classes themselves are in methods/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What a method reads and trains, known without torch; the class itself is in methods/."""
+
+    terms: tuple[str, ...]
+    groups: tuple[str, ...] = ("student",)
+    teacher: bool = True
+    targets: str = "towers"  # what of the teacher it hears: all of its towers, or "embeddings" alone (may be stored)
+    classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
+    reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
+    deviations: str = "none"  # from what was published, as it stands below a report's table
+
+
+METHODS: dict[str, MethodSpec] = {
+    "cmapkd": MethodSpec(
+        terms=("intra", "align", "relation", "task", "kd", "fd", "icl", "policy"),
+        groups=("student", "pyramid", "selector"),
+        reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
+        deviations="the README's table of what differs from the paper",
+    ),
+    "contrastive": MethodSpec(terms=("task",), teacher=False),
+    "kd": MethodSpec(
+        terms=("task", "kd"),
+        targets="embeddings",
+        reads=("method.kd_tau",),
+        deviations="rows and columns of the batch's similarities stand for class scores",
+    ),
+    "fitnet": MethodSpec(
+        terms=("hint", "task", "kd"),
+        groups=("student", "extra"),
+        reads=("method.kd_tau",),
+        deviations="one hint a tower at half the depth; regressors without ReLU onto layer-normed targets; mean for "
+        "sum; kd with a constant weight; captions as means where the two tokenizers differ",
+    ),
+    "promptkd": MethodSpec(
+        terms=("prompt",),
+        groups=("student", "extra"),
+        targets="embeddings",
+        reads=("method.kd_tau", "method.bank"),
+        deviations="retrieval form: the batch's and banked captions stand for class names; the whole image tower "
+        "trains in place of visual prompts; the teacher is not prompt-tuned. Inference needs the teacher's text tower",
+    ),
+    "promptkd_cls": MethodSpec(
+        terms=("prompt",),
+        groups=("student", "extra"),
+        targets="embeddings",
+        classes=True,
+        reads=("method.kd_tau", "evaluate.templates", "evaluate.classes"),
+        deviations="class-text form over the data's classes: the whole image tower trains in place of visual prompts; "
+        "the teacher is not prompt-tuned. Inference needs the teacher's text tower; among the data's own classes "
+        "their stored features are enough",
+    ),
+    "c2kd": MethodSpec(
+        terms=("task", "proxy", "nontarget"),
+        groups=("student", "extra"),
+        reads=("method.kendall",),
+        deviations="the batch's pairs stand for classes, both cross-modal directions are averaged, and the teacher "
+        "stays frozen: of its side the proxies alone train (teacher_update=proxy_only)",
+    ),
+    "llava_kd": MethodSpec(
+        terms=("task", "kd", "patches", "patch_relation"),
+        groups=("student", "heads"),
+        reads=("method.kd_tau",),
+        deviations="adapted from language models: captions of the batch stand for the vocabulary, projections into the "
+        "joint space for the projector; batch norms of frozen towers keep following the data; DPT, SFT and DFT take "
+        "the phases' shares of the budget; all weights 1, since the paper's are not known to us",
+    ),
+    "clip_kd": MethodSpec(
+        terms=("task", "kd", "mse", "icl"),
+        groups=("student", "extra"),
+        targets="embeddings",
+        reads=("method.kd_tau",),
+        deviations="the learned scale of ICL is an exponent, clamped at 100; projections are the same on every rank, "
+        "and in the checkpoint",
+    ),
+    "tinyclip": MethodSpec(
+        terms=("kd",),
+        targets="embeddings",
+        reads=("method.kd_tau",),
+        deviations="weights are inherited in depth, and only by towers of the teacher's widths; no mask is learned; "
+        "one compression step",
+    ),
+    "mobileclip": MethodSpec(
+        terms=("task", "soft"),
+        targets="embeddings",
+        deviations="one teacher instead of several, whose embeddings are stored where teacher_fit.views is above 0; no "
+        "synthetic captions",
+    ),
+}
