@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import io
-import warnings
+import struct
+from collections.abc import Callable
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from cmapkd_core.errors import InputError
 
 MIN_SIDE = 8  # pixels; smaller ones are tracking pixels and separators, not pictures
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+_READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
+    "PNG": PngImageFile,
+    "JPEG": JpegImageFile,
+    "WEBP": WebPImageFile,
+}
 
 
 class BadImageError(InputError):
@@ -35,7 +45,7 @@ def format_of(data: bytes) -> str:
     raise BadImageError(f"the image is no PNG, JPEG or WebP (it starts with {data[:8]!r})")
 
 
-def decode(data: bytes, max_pixels: int) -> Image.Image:
+def decode(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Image.Image:
     """The picture in RGB at its own size: upright as its EXIF says, alpha composed on white.
 
     The size is read from the header and checked before a pixel is decoded.
@@ -45,24 +55,30 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     """
     name = format_of(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is the stricter one
-            image = Image.open(io.BytesIO(data), formats=(name,))
+        image = _open(name, data)
         width, height = image.size
         if width * height > max_pixels:
             raise BadImageError(f"{width}x{height} pixels are more than data.max_pixels={max_pixels}")
-        if min(width, height) < MIN_SIDE:
-            raise BadImageError(f"{width}x{height} pixels: a side is shorter than {MIN_SIDE}")
+        if min(width, height) < min_side:
+            raise BadImageError(f"{width}x{height} pixels: a side is shorter than {min_side}")
         image.load()
         return _rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)
     except BadImageError:
         raise
-    except Image.DecompressionBombError as error:
-        raise BadImageError(str(error)) from None
-    except UnidentifiedImageError:
-        raise BadImageError(f"the {name} cannot be read: its header is broken") from None
     except Exception as error:  # Pillow's decoders raise nearly every type on broken bytes
         raise BadImageError(f"the {name} cannot be read: {error or type(error).__name__}") from None
+
+
+def _open(name: str, data: bytes) -> Image.Image:
+    """The picture with its header read.
+
+    Not by Image.open, whose warning of large pictures can only be silenced for all threads at once; the check of the
+    size is ours.
+    """
+    try:
+        return _READERS[name](io.BytesIO(data))
+    except (SyntaxError, IndexError, TypeError, KeyError, OSError, struct.error):
+        raise BadImageError(f"the {name} cannot be read: its header is broken") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -3,7 +3,9 @@
 shards.json        version, splits with their shards, classes, counts of bad rows
 index.parquet      one line per sample: where its bytes are and what is known of it
 SPLIT-00000.tar    WebDataset shards: KEY.png|jpg|webp and KEY.json
-quarantine.jsonl   every row that was not used, with its reason
+quarantine.jsonl   every row and every question that was not used, with its reason
+questions.parquet  one line per question, where a source has questions
+leakage.jsonl      training pictures that are also held out, where that was allowed or they were dropped
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from __future__ import annotations
 import pyarrow as pa
 
 VERSION = 1
-MANIFEST, INDEX, QUARANTINE = "shards.json", "index.parquet", "quarantine.jsonl"
+MANIFEST, INDEX, QUARANTINE, QUESTIONS = "shards.json", "index.parquet", "quarantine.jsonl", "questions.parquet"
+LEAKAGE = "leakage.jsonl"
+ANSWER_TYPES = ("yes/no", "number", "other")  # VQAv2's
+QUESTION_SOURCES = ("easy_vqa", "scenes_vqa", "vqav2")  # rows of data.sources.SOURCES that have questions
 
 SCHEMA = pa.schema(
     [
@@ -31,5 +36,19 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of the image bytes
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("phash", pa.uint64()),  # perceptual hash; null for a picture without structure
+        ("origins", pa.list_(pa.string())),  # ids in other collections
+    ]
+)
+
+QUESTION_SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("key", pa.string()),  # of the picture
+        ("number", pa.int64()),  # question_id, unique in the data set
+        ("text", pa.string()),
+        ("answers", pa.list_(pa.string())),  # one of each person asked
+        ("answer_type", pa.string()),  # one of ANSWER_TYPES
+        ("question_type", pa.string()),
     ]
 )

@@ -6,24 +6,24 @@ wherever the run was resumed: everything follows from (seed, n) and the keys, se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cmapkd_core.data.augment import View, eval_pixels, normalise, train_pixels
+from cmapkd_core.data.feed import Feed, Items
+from cmapkd_core.data.fixed import EmbeddingStore, fixed_pixels
 from cmapkd_core.data.images import BadImageError, decode
-from cmapkd_core.data.order import Order, chosen, hashes, sample_seed
+from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import InputError
 
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one
 _SHOWN = 5
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Batch:
         images: float [b, 3, size, size] by side; all sides show the same crop.
         tokens: int64 [b, context length] by side, of the same caption.
         replaced: (key, reason) of corrupt samples that others stand in for.
+        stored: the teacher's unit embeddings `image` and `text` of these very crops and captions, float [b, E], where
+            the loader has a store.
     """
 
     keys: list[str]
@@ -54,12 +56,14 @@ class Batch:
     images: dict[str, Tensor]
     tokens: dict[str, Tensor]
     replaced: list[tuple[str, str]]
+    stored: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         images = {name: tensor.to(device, non_blocking=True) for name, tensor in self.images.items()}
         tokens = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tokens.items()}
-        return replace(self, index=self.index.to(device), images=images, tokens=tokens)
+        stored = {name: tensor.to(device, non_blocking=True) for name, tensor in self.stored.items()}
+        return replace(self, index=self.index.to(device), images=images, tokens=tokens, stored=stored)
 
 
 class TrainLoader:
@@ -72,12 +76,15 @@ class TrainLoader:
         batch: global; a rank gets batch / world samples.
         fraction: share of the split's pairs that take part, chosen by key and not by seed.
         crop_scale: share of the area that a crop keeps.
+        crops: a picture's fixed crops, of which each epoch shows one; 0: a new crop every time.
+        store: a teacher's embeddings of these crops, which the batches then carry.
         workers: processes that decode; 0: none, in this one.
         max_pixels: a larger picture counts as corrupt.
         quarantine_bound: share of the samples that may turn out corrupt before `batches` raises.
 
     Raises:
-        InputError: no such split or nothing in it, fewer pairs than a batch, a batch that does not divide.
+        InputError: no such split or nothing in it, a picture without caption, fewer pairs than a batch, a batch
+            that does not divide.
     """
 
     def __init__(
@@ -95,13 +102,17 @@ class TrainLoader:
         workers: int,
         max_pixels: int,
         quarantine_bound: float,
+        crops: int = 0,
+        store: EmbeddingStore | None = None,
     ) -> None:
+        shards.require_captions(split)
         key_hashes = hashes(shards.keys(split))
         ids = chosen(key_hashes, fraction)
         numbers = shards.shard_numbers(split)[ids]
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
-        self._feed = _Feed(_TrainBatches(shards, sides, split, order, crop_scale, max_pixels), workers)
+        draw = _Draw(key_hashes, crop_scale, crops, seed)
+        self._feed = Feed(_TrainBatches(shards, sides, split, order, draw, max_pixels, store), workers)
         self._bound = quarantine_bound
         self._corrupt: dict[str, str] = {}
 
@@ -145,90 +156,69 @@ class TableLoader:
             yield {name: column[rows] for name, column in self._columns.items()}
 
 
-def eval_batches(shards: ShardSet, split: str, side: Side, batch: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All pictures of a split in table order: (index int64 [b], images float [b, 3, size, size]), the last b smaller.
+def eval_batches(
+    shards: ShardSet, split: str, side: Side, batch: int, workers: int, rows: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures of a split: (index int64 [b], images float [b, 3, size, size]), the last b smaller.
+
+    Args:
+        rows: positions in the split's table, in the order wanted; None: all of them in table order.
 
     Raises:
         InputError: no such split, or a corrupt sample: an evaluation over fewer pictures would be another one.
     """
-    count = shards.count(split)
-    feed = _Feed(_EvalBatches(shards, split, side.view, batch), workers)
-    yield from feed.items(0, -(-count // batch))
+    chosen = range(shards.count(split)) if rows is None else rows
+    feed = Feed(_EvalBatches(shards, split, side.view, batch, chosen), workers)
+    yield from feed.items(0, -(-len(chosen) // batch))
 
 
-class _Items(Dataset[T | InputError]):
-    """Numbered batches; an InputError is an item too, so that it leaves a worker as it is."""
+@dataclass(frozen=True)
+class _Draw:
+    """What of a sample an epoch shows: one of its fixed crops or a new one, and one of its captions."""
 
-    def __getitem__(self, number: int) -> T | InputError:
-        try:
-            return self.make(number)
-        except InputError as error:
-            return error
+    hashes: np.ndarray  # of all the split's keys
+    scale: tuple[float, float]
+    crops: int
+    seed: int
 
-    def make(self, number: int) -> T:
-        raise NotImplementedError
+    def crop(self, index: int, epoch: int) -> int:
+        """Number of the fixed crop; 0 where there are none."""
+        return crop_of(int(self.hashes[index]), self.seed, epoch, self.crops) if self.crops else 0
 
-
-class _Range(Sampler[int]):
-    def __init__(self) -> None:
-        self.range = range(0)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.range)
-
-    def __len__(self) -> int:
-        return len(self.range)
+    def pixels(
+        self, image: Image.Image, index: int, crop: int, sizes: list[int], generator: torch.Generator
+    ) -> list[Tensor]:
+        """The crop at every size."""
+        if self.crops:
+            return fixed_pixels(image, sizes, self.scale, int(self.hashes[index]), crop)
+        return train_pixels(image, sizes, self.scale, generator)
 
 
-class _Feed(Generic[T]):
-    """Items by number, made here or ahead by workers that live as long as this object."""
-
-    def __init__(self, items: _Items[T], workers: int) -> None:
-        self._items, self._range = items, _Range()
-        self._loader: DataLoader[T | InputError] | None = None
-        if workers:
-            self._loader = DataLoader(
-                items,
-                batch_size=None,
-                sampler=self._range,
-                num_workers=workers,
-                persistent_workers=True,
-                generator=torch.Generator(),  # else every pass would draw from the global one, and resuming would show
-            )
-
-    def items(self, start: int, stop: int) -> Iterator[T]:
-        self._range.range = range(start, stop)
-        ahead = self._loader if self._loader is not None else map(self._items.__getitem__, self._range.range)
-        for item in ahead:
-            if isinstance(item, InputError):
-                raise item
-            yield item
-
-
-class _TrainBatches(_Items[Batch]):
+class _TrainBatches(Items[Batch]):
     def __init__(
         self,
         shards: ShardSet,
         sides: dict[str, Side],
         split: str,
         order: Order,
-        crop_scale: tuple[float, float],
+        draw: _Draw,
         max_pixels: int,
+        store: EmbeddingStore | None,
     ) -> None:
         self.shards, self.sides, self.split, self.order = shards, sides, split, order
-        self.crop_scale, self.max_pixels = crop_scale, max_pixels
+        self.draw, self.max_pixels, self.store = draw, max_pixels, store
         self.sizes = sorted({side.view.size for side in sides.values()})
         self.keys = shards.table(split)["key"]
 
     def make(self, number: int) -> Batch:
         epoch, ids = self.order.step(number)
         pixels = {size: torch.empty(len(ids), 3, size, size, dtype=torch.uint8) for size in self.sizes}
-        used, captions, replaced = ids.copy(), [], []
+        used, shown, replaced = ids.copy(), [], []
         for slot in range(len(ids)):
             for attempt in range(_ATTEMPTS):
                 index = int(ids[slot]) if attempt == 0 else self.order.substitute(number, slot, attempt)
                 try:
-                    captions.append(self._sample(index, epoch, slot, pixels))
+                    shown.append(self._sample(index, epoch, slot, pixels))
                     used[slot] = index
                     break
                 except (CorruptSampleError, BadImageError) as error:
@@ -236,31 +226,36 @@ class _TrainBatches(_Items[Batch]):
             else:
                 raise InputError(f"{_ATTEMPTS} corrupt samples in a row, the last: {replaced[-1][1]}")
         views = {name: side.view for name, side in self.sides.items()}
+        crops, numbers, captions = (list(column) for column in zip(*shown, strict=True))
         return Batch(
             keys=[self.keys[int(i)].as_py() for i in used],
             index=torch.from_numpy(used),
             images={name: normalise(pixels[view.size], view) for name, view in views.items()},
             tokens={name: side.tokenize(captions) for name, side in self.sides.items()},
             replaced=replaced,
+            stored=self.store.rows(used, crops, numbers) if self.store else {},
         )
 
-    def _sample(self, index: int, epoch: int, slot: int, pixels: dict[int, Tensor]) -> str:
-        """Write one sample's crop into `pixels` at every size; returns the caption drawn for it."""
+    def _sample(self, index: int, epoch: int, slot: int, pixels: dict[int, Tensor]) -> tuple[int, int, str]:
+        """Write one sample's crop into `pixels` at every size; returns its number, the caption's number and text."""
         image = decode(self.shards.read_image(self.split, index), self.max_pixels)
         generator = torch.Generator().manual_seed(sample_seed(self.order.seed, epoch, index))
-        for size, array in zip(self.sizes, train_pixels(image, self.sizes, self.crop_scale, generator), strict=True):
+        crop = self.draw.crop(index, epoch)
+        arrays = self.draw.pixels(image, index, crop, self.sizes, generator)
+        for size, array in zip(self.sizes, arrays, strict=True):
             pixels[size][slot] = array
         captions = self.shards.captions(self.split, index)
-        return captions[int(torch.randint(len(captions), (), generator=generator))]
+        number = int(torch.randint(len(captions), (), generator=generator))
+        return crop, number, captions[number]
 
 
-class _EvalBatches(_Items[tuple[Tensor, Tensor]]):
-    def __init__(self, shards: ShardSet, split: str, view: View, batch: int) -> None:
-        self.shards, self.split, self.view, self.batch = shards, split, view, batch
+class _EvalBatches(Items[tuple[Tensor, Tensor]]):
+    def __init__(self, shards: ShardSet, split: str, view: View, batch: int, rows: Sequence[int]) -> None:
+        self.shards, self.split, self.view, self.batch, self.rows = shards, split, view, batch, rows
 
     def make(self, number: int) -> tuple[Tensor, Tensor]:
         first = number * self.batch
-        index = range(first, min(first + self.batch, self.shards.count(self.split)))
+        index = self.rows[first : first + self.batch]
         pixels = torch.stack([self._pixels(i) for i in index])
         return torch.tensor(index), normalise(pixels, self.view)
 

@@ -42,6 +42,16 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
     return int(mix(np.array([index], dtype=np.uint64), seed, epoch)[0] >> np.uint64(1))
 
 
+def crop_of(key_hash: int, seed: int, epoch: int, crops: int) -> int:
+    """Which of a sample's fixed crops an epoch shows."""
+    return int(mix(np.array([key_hash], dtype=np.uint64), seed, epoch, 3)[0] % np.uint64(crops))
+
+
+def crop_seed(key_hash: int, crop: int) -> int:
+    """The seed of a fixed crop, below 2**63: of no run, so that what is stored of it serves all."""
+    return int(mix(np.array([key_hash], dtype=np.uint64), 0xC409, crop)[0] >> np.uint64(1))
+
+
 def split_of(group: str, val_share: float, test_share: float) -> str:
     """The side of the split on which a group falls, by its hash alone."""
     place = hash64(group, "split") / 2**64

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-SPLITS = ("train", "val", "test")
+from cmapkd_core.config import SPLITS as SPLITS
+from cmapkd_core.data.images import BadImageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Row:
         split: one of SPLITS; "" lets the group's hash decide.
         licence: of the picture; it travels in the shard beside it.
         questions: for visual question answering; a row of a set of questions may have no caption.
+        origins: what the picture is called elsewhere, such as "coco:391895"; the leakage gate compares them.
     """
 
     key: str
@@ -41,6 +47,7 @@ class Row:
     split: str = ""
     licence: str = ""
     questions: tuple[Question, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,52 @@ class BadRow:
 
     key: str
     reason: str
+
+
+@dataclass(frozen=True)
+class LazyRow:
+    """A row whose picture is read later, by one of several threads, or never where an earlier attempt stored it.
+
+    Attributes:
+        row: all of it but the picture; `row.image` is empty.
+        read: gives the encoded file. FileNotFoundError(name) and BadImageError(reason) make the row a bad one;
+            whatever else it raises ends the stage.
+    """
+
+    row: Row
+    read: Callable[[], bytes]
+
+    @property
+    def key(self) -> str:
+        return self.row.key
+
+    def load(self) -> Row | BadRow:
+        """The row with its picture."""
+        try:
+            return replace(self.row, image=self.read())
+        except FileNotFoundError as error:
+            return BadRow(self.key, f"file {error} is not there")
+        except BadImageError as error:
+            return BadRow(self.key, str(error))
+
+
+Item = Row | LazyRow | BadRow  # what a source gives
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Rows whose number a source knows beforehand, nearly at least; what a progress line tells the rest by."""
+
+    items: Iterable[Item]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+
+def listed(entries: Sequence[T], make: Callable[[T], Item]) -> Counted:
+    """Rows made one by one from a list."""
+    return Counted(map(make, entries), len(entries))

@@ -6,6 +6,7 @@ always noticed (CRC-32 of every member, sha256 of every shard that comes over th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zlib
@@ -21,12 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmapkd_core import storage
-from cmapkd_core.data.layout import INDEX, MANIFEST, SCHEMA, VERSION
+from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.writer import TooManyBadError, write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 
-__all__ = ["CorruptSampleError", "ShardSet", "TooManyBadError", "write_shards"]
+__all__ = ["CorruptSampleError", "NoQuestionsError", "ShardSet", "TooManyBadError", "write_shards"]
 
 _OPEN_FILES = 64
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -45,6 +46,10 @@ class CorruptSampleError(InputError):
 
     def __str__(self) -> str:
         return f"shard {self.shard}, sample {self.key}: {self.reason}; run stage prepare again"
+
+
+class NoQuestionsError(InputError):
+    """The data set, or the split, has no question; the message says which sources have."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,47 @@ class ShardSet:
         """All captions of one sample."""
         return self._split(split).table["captions"][i].as_py()
 
+    def require_captions(self, split: str) -> None:
+        """Refuse a split in which a picture has no caption, as sets of questions have them.
+
+        Raises:
+            InputError: names the first such picture.
+        """
+        table = self._split(split).table
+        without = table.filter(pc.equal(pc.list_value_length(table["captions"]), 0))["key"]
+        if len(without):
+            raise InputError(
+                f"{len(without)} of {table.num_rows} pictures of split '{split}' have no caption, such as "
+                f"{without[0].as_py()}: teachers and students learn from captions. A set of questions serves "
+                "`evaluate --task vqa`; give another data.source, or captions"
+            )
+
+    def question_count(self, split: str) -> int:
+        """Number of questions; 0 in a data set that has none."""
+        return choose("split", split, self.manifest["splits"]).get("questions", 0)
+
+    def questions(self, split: str) -> pa.Table:
+        """The questions about a split's pictures in table order, columns as in `layout.QUESTION_SCHEMA`.
+
+        Raises:
+            NoQuestionsError: there are none.
+            InputError: no such split, or a table that does not fit the manifest.
+        """
+        if not self.question_count(split):
+            raise NoQuestionsError(
+                f"split '{split}' of {self.url} has no questions: visual question answering needs a source that has "
+                f"them ({', '.join(QUESTION_SOURCES)}), such as --data {QUESTION_SOURCES[0]}"
+            )
+        digest = self.manifest["questions"]["sha256"]
+        try:
+            path = _fetch(self.url, QUESTIONS, digest, self.cache)
+        except FileNotFoundError:
+            raise InputError(f"{self.url} lacks its {QUESTIONS}: run stage prepare again") from None
+        if "://" not in self.url and storage.sha256_file(path) != digest:
+            raise InputError(f"{path} does not match {MANIFEST}: run stage prepare again")
+        table = pq.read_table(path, schema=QUESTION_SCHEMA)
+        return table.filter(pc.equal(table["split"], split)).combine_chunks()
+
     def class_counts(self, split: str) -> dict[str, int]:
         """Pictures of every class in a split, 0 for a class that has none there."""
         counts = choose("split", split, self.manifest["splits"])["classes"]
@@ -126,6 +172,10 @@ class ShardSet:
             InputError: the shard is missing, or changed on S3.
         """
         return self._read(split, i, "image")
+
+    def read_note(self, split: str, i: int) -> dict[str, Any]:
+        """The JSON beside the picture of sample `i`, its licence included; raises what `read_image` does."""
+        return dict(json.loads(self._read(split, i, "json")))
 
     def verify(self) -> Iterator[CorruptSampleError]:
         """Every sample whose picture or JSON is not as written, one by one."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,18 +10,19 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from webdataset.writer import TarWriter
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.images import EXTENSIONS, decode, format_of
-from cmapkd_core.data.layout import INDEX, MANIFEST, QUARANTINE, SCHEMA, VERSION
+from cmapkd_core.data.inspection import Inspected, Outcome, Stored, inspected
+from cmapkd_core.data.layout import INDEX, MANIFEST, QUARANTINE, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.order import split_of
-from cmapkd_core.data.rows import SPLITS, BadRow, Row
+from cmapkd_core.data.questions import Checked, QuestionTable
+from cmapkd_core.data.rows import SPLITS, BadRow, Item, Row
+from cmapkd_core.data.saved import SavedShards, SourceChangedError
+from cmapkd_core.data.tar import RestoredShard, Shard
 from cmapkd_core.errors import InputError
 
 _SHOWN = 5  # reasons in an error message
-_PLAIN_KEY = re.compile(r"\w[\w-]{0,79}", re.ASCII)
 
 
 class TooManyBadError(InputError):
@@ -33,7 +30,13 @@ class TooManyBadError(InputError):
 
 
 def write_shards(
-    rows: Iterable[Row | BadRow], out: Path, config: DataConfig, progress: Callable[[int], None]
+    rows: Iterable[Item],
+    out: Path,
+    config: DataConfig,
+    progress: Callable[[int], None],
+    *,
+    workers: int = 0,
+    saved: SavedShards | None = None,
 ) -> dict[str, int]:
     """Check, split and store every row.
 
@@ -42,13 +45,18 @@ def write_shards(
         out: an empty local folder; gets the files of `layout`.
         config: shares of the splits, size of shards and what counts as too much.
         progress: called with the number of rows seen so far.
+        workers: threads that decode and hash; the result does not depend on them.
+        saved: finished shards of an earlier attempt, and where those of this one are kept.
 
     Returns:
-        Counts: seen, used, quarantined, train, val, test, classes, and captions.
+        Counts: seen, used, quarantined, left_out (of splits that `config.splits` does not name), train, val, test,
+        classes, and captions; questions and bad_questions where a row had any.
 
     Raises:
-        TooManyBadError: above the bound, or nothing left to train on; `quarantine.jsonl` is complete then.
+        TooManyBadError: rows or questions above the bound, or nothing left to train on; `quarantine.jsonl` is
+            complete then.
         InputError: shares that leave nothing to train on, or a source without rows.
+        SourceChangedError: `saved` is from other rows; nothing that was written counts.
     """
     if min(config.val_share, config.test_share) < 0 or config.val_share + config.test_share >= 1:
         raise InputError(
@@ -57,8 +65,9 @@ def write_shards(
         )
     out.mkdir(parents=True, exist_ok=True)
     with open(out / QUARANTINE, "w", encoding="utf-8") as quarantine:
-        writer = _Writer(out, config, quarantine)
-        for row in rows:
+        saved = saved or SavedShards()
+        writer = _Writer(out, config, quarantine, saved)
+        for row in inspected(rows, config.max_pixels, workers, saved):
             writer.add(row)
             progress(writer.seen)
         writer.close()
@@ -71,77 +80,106 @@ def write_shards(
 class _Writer:
     """The open shard of each split, the index, and what has been seen."""
 
-    def __init__(self, out: Path, config: DataConfig, quarantine: IO[str]) -> None:
-        self.out, self.config, self.quarantine = out, config, quarantine
-        self.seen = self.bad = 0
+    def __init__(self, out: Path, config: DataConfig, quarantine: IO[str], saved: SavedShards) -> None:
+        self.out, self.config, self.quarantine, self.saved = out, config, quarantine, saved
+        self.seen = self.bad = self.left_out = 0
         self.reasons: list[str] = []
         self._keys: set[str] = set()
-        self._place_of: dict[bytes, tuple[str, str]] = {}  # picture's digest -> split, key
         self._index = pq.ParquetWriter(out / INDEX, SCHEMA)
-        self._open: dict[str, _Shard] = {}
+        self._open: dict[str, Shard | RestoredShard] = {}
         self._shards: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self._classes: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         self._captions = 0
+        self._questions = QuestionTable(out / QUESTIONS)
 
-    def add(self, row: Row | BadRow) -> None:
+    def add(self, outcome: Outcome) -> None:
+        """Store the row, or list it as bad."""
         self.seen += 1
+        key = outcome.key if isinstance(outcome, BadRow) else outcome.row.key
         try:
-            if isinstance(row, BadRow):
-                raise InputError(row.reason)
-            self._store(row)
+            if isinstance(outcome, BadRow):
+                raise InputError(outcome.reason)
+            questions = self._questions.check(outcome.row.questions)
+            captions = _captions(outcome.row, questions)
+            group, split = self._side(outcome)
         except InputError as error:
             self.bad += 1
-            if len(self.reasons) < _SHOWN:
-                self.reasons.append(f"{row.key}: {error}")
-            print(json.dumps({"row": self.seen, "key": row.key, "reason": str(error)}), file=self.quarantine)
+            self._list({"row": self.seen, "key": key, "reason": str(error)}, f"{key}: {error}")
+            return
+        if self.config.splits and split not in self.config.splits:
+            self.left_out += 1
+            return
+        self._store(outcome, captions, group, split)
+        self._questions.add(split, key, questions)
+        for number, reason in questions.bad:
+            entry = {"row": self.seen, "key": key, "question": number, "reason": reason}
+            self._list(entry, f"{key}, question {number}: {reason}")
 
-    def _store(self, row: Row) -> None:
-        captions = _captions(row)
+    def _list(self, entry: dict[str, Any], shown: str) -> None:
+        """Into the quarantine list; the first of them are also what an error message shows."""
+        if len(self.reasons) < _SHOWN:
+            self.reasons.append(shown)
+        print(json.dumps(entry), file=self.quarantine)
+
+    def _side(self, outcome: Inspected | Stored) -> tuple[str, str]:
+        """Group and split of a row."""
+        row = outcome.row
         if row.key in self._keys:
             raise InputError("duplicate key: an earlier row has it")
-        kind = format_of(row.image)
-        image = decode(row.image, self.config.max_pixels)
-        digest = hashlib.sha256(row.image)
         # Without a group of its own a picture is one, so that copies of a file never lie on both sides.
-        group = row.group or digest.hexdigest()
+        digest = outcome.sha256 if isinstance(outcome, Inspected) else outcome.sample["sha256"]
+        group = row.group or digest
         split = row.split or split_of(group, self.config.val_share, self.config.test_share)
         if split not in SPLITS:
             raise InputError(f"split '{split}' is none of {', '.join(SPLITS)}")
-        there, other = self._place_of.setdefault(digest.digest(), (split, row.key))
-        if there != split:
-            raise InputError(f"the same picture is in split {there} as {other}: give both one split or group")
+        return group, split
+
+    def _store(self, outcome: Inspected | Stored, captions: list[str], group: str, split: str) -> None:
+        row, shard = outcome.row, self._shard(split)
         self._keys.add(row.key)
-        sample = {
-            "key": row.key,
-            "captions": captions,
-            "class_name": row.class_name,
-            "group": group,
-            "sha256": digest.hexdigest(),
-            "width": image.width,
-            "height": image.height,
-        }
         self._classes[split][row.class_name] += 1
         self._captions += len(captions)
-        self._shard(split).add(sample, EXTENSIONS[kind], row.image, row.licence)
+        if isinstance(outcome, Stored) != isinstance(shard, RestoredShard):
+            raise SourceChangedError(f"{row.key} would be in {shard.path.name} and was not, or the reverse")
+        if isinstance(outcome, Stored) and isinstance(shard, RestoredShard):
+            if (outcome.sample["captions"], outcome.sample["split"]) != (captions, split):
+                raise SourceChangedError(f"{row.key} had other captions or another split")
+            shard.restore(outcome.sample)
+        elif isinstance(outcome, Inspected) and isinstance(shard, Shard):
+            said = {
+                "key": row.key,
+                "captions": captions,
+                "class_name": row.class_name,
+                "group": group,
+                "sha256": outcome.sha256,
+                "width": outcome.width,
+                "height": outcome.height,
+            }
+            known = {"split": split, "ext": outcome.extension, "phash": outcome.phash, "origins": row.origins}
+            origins = {"origins": row.origins} if row.origins else {}
+            shard.add(self.seen, {**said, **known}, row.image, {**said, **origins, "licence": row.licence})
 
-    def _shard(self, split: str) -> _Shard:
+    def _shard(self, split: str) -> Shard | RestoredShard:
         shard = self._open.get(split)
         if shard and len(shard.samples) == self.config.samples_per_shard:
             self._seal(split)
         if split not in self._open:
-            self._open[split] = _Shard(self.out / f"{split}-{len(self._shards[split]):05d}.tar")
+            path = self.out / f"{split}-{len(self._shards[split]):05d}.tar"
+            self._open[split] = RestoredShard(path, self.saved) if self.saved.count(path.name) else Shard(path)
         return self._open[split]
 
     def _seal(self, split: str) -> None:
         shard = self._open.pop(split)
         samples = shard.seal()
-        table = [{"split": split, "shard": shard.path.name, **sample} for sample in samples]
-        self._index.write_table(pa.Table.from_pylist(table, schema=SCHEMA))
+        self._index.write_table(pa.Table.from_pylist(samples, schema=SCHEMA))
+        digest = storage.sha256_file(shard.path)
+        if isinstance(shard, Shard):
+            self.saved.keep(shard.path, digest, samples, shard.numbers)
         self._shards[split].append(
             {
                 "file": shard.path.name,
                 "bytes": shard.path.stat().st_size,
-                "sha256": storage.sha256_file(shard.path),
+                "sha256": digest,
                 "count": len(samples),
             }
         )
@@ -151,6 +189,8 @@ class _Writer:
             if split in self._open:
                 self._seal(split)
         self._index.close()
+        self._questions.close()
+        self.saved.wait()
 
     def manifest(self) -> dict[str, Any]:
         """What shards.json holds; it is written last, when everything has been checked."""
@@ -158,6 +198,7 @@ class _Writer:
             "version": VERSION,
             "max_pixels": self.config.max_pixels,
             "index": {"file": INDEX, "sha256": storage.sha256_file(self.out / INDEX)},
+            **self._questions.manifest(),
             "splits": {split: self._split_entry(split) for split in SPLITS},
             "classes": self._class_names(),
             "seen": self.seen,
@@ -170,74 +211,39 @@ class _Writer:
     def _split_entry(self, split: str) -> dict[str, Any]:
         shards = self._shards[split]
         classes = {name: count for name, count in sorted(self._classes[split].items()) if name}
-        return {"count": sum(shard["count"] for shard in shards), "shards": shards, "classes": classes}
+        count = sum(shard["count"] for shard in shards)
+        return {"count": count, "shards": shards, "classes": classes, **self._questions.entry(split)}
 
     def counts(self) -> dict[str, int]:
         """Counts of what the files hold, read back from them.
 
         Raises:
-            RuntimeError: used + quarantined is not what was seen; a defect of this module.
+            RuntimeError: used, quarantined and left out are not what was seen; a defect of this module.
         """
         used = pq.read_metadata(self.out / INDEX).num_rows
         with open(self.out / QUARANTINE, encoding="utf-8") as file:
-            quarantined = sum(1 for _ in file)
-        if used + quarantined != self.seen:
+            quarantined = sum("question" not in json.loads(line) for line in file)
+        if used + quarantined + self.left_out != self.seen:
             raise RuntimeError(f"{used} samples + {quarantined} quarantined are not the {self.seen} rows seen")
         splits = {split: sum(shard["count"] for shard in self._shards[split]) for split in SPLITS}
-        totals = {"seen": self.seen, "used": used, "quarantined": quarantined}
-        return {**totals, **splits, "classes": len(self._class_names()), "captions": self._captions}
+        totals = {"seen": self.seen, "used": used, "quarantined": quarantined, "left_out": self.left_out}
+        contents = {"classes": len(self._class_names()), "captions": self._captions, **self._questions.counts()}
+        return {**totals, **splits, **contents}
 
 
-class _Shard:
-    """One tar being written, and what goes into the index about it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.samples: list[dict[str, Any]] = []
-        self._file = open(path, "wb")  # noqa: SIM115  closed by seal()
-        self._tar = TarWriter(self._file, encoder=False, mtime=0)
-
-    def add(self, sample: dict[str, Any], ext: str, image: bytes, licence: str) -> None:
-        text = json.dumps({**sample, "licence": licence}, ensure_ascii=False).encode()
-        self._tar.write({"__key__": _member(sample["key"]), ext: image, "json": text})
-        crc = {"image_crc32": zlib.crc32(image), "json_crc32": zlib.crc32(text)}
-        self.samples.append({**sample, "ext": ext, **crc})
-
-    def seal(self) -> list[dict[str, Any]]:
-        """Close the tar, read it back, and complete the samples with the places of their bytes.
-
-        Raises:
-            OSError: what is read back is not what was written.
-        """
-        self._tar.close()
-        self._file.close()
-        with tarfile.open(self.path, "r:") as tar:
-            members = {member.name: member for member in tar}
-            for sample in self.samples:
-                for part, ext in (("image", sample["ext"]), ("json", "json")):
-                    member = members.pop(f"{_member(sample['key'])}.{ext}")
-                    stored = tar.extractfile(member)
-                    if stored is None or zlib.crc32(stored.read()) != sample[f"{part}_crc32"]:
-                        raise OSError(f"{self.path}: {member.name} reads back changed; the disk is not to be trusted")
-                    sample |= {f"{part}_offset": member.offset_data, f"{part}_size": member.size}
-        return self.samples
-
-
-def _member(key: str) -> str:
-    """The key as a WebDataset member name; a hash where dots or other signs would be misread."""
-    return key if _PLAIN_KEY.fullmatch(key) else f"h-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-
-
-def _captions(row: Row) -> list[str]:
-    """The captions with single spaces, each once.
+def _captions(row: Row, questions: Checked) -> list[str]:
+    """The captions with single spaces, each once; a row that has questions or a class may have none.
 
     Raises:
-        InputError: the row has no key, no caption, an empty one, or text that is no Unicode.
+        InputError: the row has no key, neither a caption nor a class nor a good question, an empty caption, or text
+            that is no Unicode.
     """
     if not row.key:
         raise InputError("key is missing or empty")
     captions = list(dict.fromkeys(" ".join(caption.split()) for caption in row.captions))
-    if not all(captions) or not captions:
+    if not (captions or row.class_name) and questions.bad and not questions.good:
+        raise InputError(f"no caption, and no good question: question {'{}: {}'.format(*questions.bad[0])}")
+    if not all(captions) or not (captions or row.class_name or questions.good):
         raise InputError("caption is missing or empty")
     try:
         "".join([row.key, row.class_name, row.group, *captions]).encode()
@@ -250,14 +256,23 @@ def _check(counts: dict[str, int], reasons: list[str], config: DataConfig) -> No
     seen, bad = counts["seen"], counts["quarantined"]
     if not seen:
         raise InputError(f"data.source={config.source} {config.url} has no rows: nothing to prepare")
-    listed = "\n  ".join([*reasons, *([f"and {bad - len(reasons)} more"] if bad > len(reasons) else [])])
+    more = bad + counts.get("bad_questions", 0) - len(reasons)
+    listed = "\n  ".join([*reasons, *([f"and {more} more"] if more else [])])
     if bad > config.quarantine_bound * seen:
         raise TooManyBadError(
             f"{bad} of {seen} rows cannot be used ({bad / seen:.2%}), data.quarantine_bound="
             f"{config.quarantine_bound} allows {config.quarantine_bound:.2%}:\n  {listed}\n"
             f"Mend or remove them, or raise the bound: --set data.quarantine_bound={min(1.0, bad / seen + 0.01):.2f}"
         )
-    if not counts["train"]:
+    if counts.get("bad_questions", 0) > config.quarantine_bound * counts.get("questions", 0):
+        raise TooManyBadError(
+            f"{counts['bad_questions']} questions cannot be used and {counts['questions']} can, more than "
+            f"data.quarantine_bound={config.quarantine_bound} allows:\n  {listed}"
+        )
+    if not counts["used"] and counts["left_out"]:
+        raise InputError(f"data.splits={','.join(config.splits)} leaves none of the {seen} rows: name another split")
+    # Rows without captions are for evaluation alone, and so is a data set of chosen splits.
+    if not counts["train"] and not config.splits and counts["captions"]:
         raise TooManyBadError(
             f"no row is in the training split ({counts['val']} val, {counts['test']} test, {bad} bad): "
             "name some rows' split train, or leave it empty"

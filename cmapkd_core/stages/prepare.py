@@ -1,15 +1,28 @@
-"""Stage prepare: pictures with captions from a source become checked, split, indexed shards."""
+"""Stage prepare: pictures with captions from a source become checked, split, indexed shards.
+
+    python -m cmapkd_core.stages.prepare --recipe paper --root s3://bucket/cmapkd --source coco:s3://bucket/coco
+
+Decoding and hashing run in `runtime.workers` threads; finished shards are kept in the workdir, so that the same command
+goes on after the last of them when the stage was stopped. No result depends on either.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import sys
 import time
+from collections.abc import Callable
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.layout import QUARANTINE
+from cmapkd_core.data.layout import LEAKAGE, QUARANTINE
+from cmapkd_core.data.leakage import LeakageError, gate
+from cmapkd_core.data.saved import SavedShards, SourceChangedError
 from cmapkd_core.data.shards import ShardSet, TooManyBadError, write_shards
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.engine.runtime import Interrupted, StopRequest
+from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.places import place
 from cmapkd_core.stages.cli import main
@@ -18,44 +31,104 @@ from cmapkd_core.stages.common import Context, Request, execute
 _EVERY = 50  # rows between two progress lines
 
 
-def run(request: Request) -> str:
+def run(request: Request, *, source: str = "") -> str:
     """Write the data set of the recipe; the artifact holds the files of `data.layout`.
 
+    Args:
+        source: SOURCE or SOURCE:URL, such as coco:s3://bucket/coco or emoji; the same as --data.
+
     Raises:
-        InputError: what the source says of its input, too many bad rows, nothing to train on.
+        InputError: what the source says of its input, too many bad rows, nothing to train on, training pictures that
+            are held out here or in a data set of `data.against`.
     """
-    fields = reads(request.resolved(), "prepare")
+    if source and request.data not in ("", source):
+        raise InputError(f"--source {source} and --data {request.data} name two data sets: leave one out")
+    request = dataclasses.replace(request, data=request.data or source)
+    recipe = request.resolved()
+    fields = reads(recipe, "prepare")
     url = place(request.root, "prepare", fields)
-    return execute(request, "prepare", url=url, fields=fields, inputs={}, body=body)
+    inputs = {f"against-{number}": other for number, other in enumerate(recipe.data.against)}
+    return execute(request, "prepare", url=url, fields=fields, inputs=inputs, body=body)
 
 
 def body(context: Context) -> dict[str, float]:
     """Shards into `context.out`; the counts are the metrics.
 
-    When it fails for its rows, the quarantine list is kept in the workdir and the message says where.
+    When it fails for its rows, the list of those is kept in the workdir and the message says where.
     """
     config = context.recipe.data
-    started = time.monotonic()
-
-    def progress(seen: int) -> None:
-        if seen % _EVERY == 0:
-            context.say(f"prepare: {seen} rows, {seen / (time.monotonic() - started):.0f} rows/s")
-
+    stop = StopRequest().listen()
     try:
-        counts = write_shards(open_rows(config), context.out, config, progress)
-    except TooManyBadError as error:
-        kept = storage.join(context.workdir, QUARANTINE)
-        storage.put(context.out / QUARANTINE, kept)
-        raise TooManyBadError(f"{error}\nEvery bad row with its reason: {kept}") from None
+        counts = _write(context, stop)
+        against = {
+            url: ShardSet.open(storage.join(other.url, other.manifest["folder"]), other.cache)
+            for url, other in zip(config.against, context.inputs.values(), strict=True)
+        }
+        counts = gate(context.out, config, against, counts)
+    except (TooManyBadError, LeakageError) as error:
+        name, what = (LEAKAGE, "pair") if isinstance(error, LeakageError) else (QUARANTINE, "bad row with its reason")
+        kept = storage.join(context.workdir, name)
+        storage.put(context.out / name, kept)
+        raise type(error)(f"{error}\nEvery {what}: {kept}") from None
+    finally:
+        stop.release()
     for line in _summary(config, counts, ShardSet.open(str(context.out), context.scratch)):
         context.say(f"prepare: {line}\n")
     return {name: float(count) for name, count in counts.items()}
+
+
+def _write(context: Context, stop: StopRequest) -> dict[str, int]:
+    """All rows into shards, going on after an earlier attempt's; anew where that was of other rows."""
+    config, workers = context.recipe.data, context.recipe.runtime.workers
+    saved = SavedShards(storage.join(context.workdir, f"shards-{context.identity}"))
+    if saved.count():
+        context.say(f"prepare: going on after {saved.count()} pictures in finished shards of an earlier attempt\n")
+    try:
+        rows = open_rows(config)
+        progress = _progress(context.say, len(rows), saved.count(), stop)
+        return write_shards(rows, context.out, config, progress, workers=workers, saved=saved)
+    except SourceChangedError as changed:
+        context.say(f"prepare: the source has changed since the earlier attempt ({changed}): starting anew\n")
+        saved.clear()
+        shutil.rmtree(context.out)
+        return _write(context, stop)
+    finally:
+        saved.wait()
+
+
+def _progress(say: Callable[[str], None], total: int, before: int, stop: StopRequest) -> Callable[[int], None]:
+    """Says how many rows are done, how fast, and how long the rest takes where their number is known; ends when asked.
+
+    Args:
+        total: of the rows, 0 where it is not known.
+        before: rows that an earlier attempt stored; they take no time.
+    """
+    started = time.monotonic()
+
+    def show(seen: int) -> None:
+        if stop.asked:
+            raise Interrupted(f"prepare was asked to stop after {seen} rows; its finished shards are kept")
+        if seen % _EVERY == 0:
+            speed = max(seen - before, 1) / max(time.monotonic() - started, 1e-9)
+            known = f"/{total}" if total else ""
+            rest = f"  ETA {max(total - seen, 0) / speed:.0f} s" if total else ""
+            say(f"prepare: {seen}{known} rows  {speed:.0f} rows/s{rest}")
+
+    return show
 
 
 def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> list[str]:
     """What a reader should know of the data set before training on it."""
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
     lines = [f"{counts['used']} pictures ({splits}), {counts['captions']} captions, {counts['classes']} classes"]
+    if "questions" in counts:
+        asked = ", ".join(f"{shards.question_count(split)} {split}" for split in ("train", "val", "test"))
+        lines.append(f"{counts['questions']} questions ({asked}), {counts['bad_questions']} bad ones")
+    if counts["left_out"]:
+        lines.append(f"{counts['left_out']} rows are of no split in data.splits={','.join(config.splits)}")
+    if counts["leaks"]:
+        done = "taken out of it" if counts["dropped"] else "left in it, as data.leakage_action=allow says"
+        lines.append(f"{counts['leaks']} training pictures were also held out and are {done}: {LEAKAGE}")
     if counts["quarantined"]:
         lines.append(f"{counts['quarantined']} of {counts['seen']} rows are bad and listed in {QUARANTINE}")
     for split in ("val", "test"):

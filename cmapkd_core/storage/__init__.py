@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,7 @@ from cmapkd_core.storage.errors import StorageError
 
 __all__ = [
     "StorageError",
+    "absolute",
     "check_writable",
     "create",
     "delete",
@@ -82,6 +84,11 @@ def join(url: str, *parts: str) -> str:
     base = url.rstrip("/") if url.rstrip("/") not in ("", "s3:") else url
     tail = "/".join(part.strip("/") for part in parts if part.strip("/"))
     return f"{base}{'' if base.endswith('/') else '/'}{tail}" if tail else base
+
+
+def absolute(url: str) -> str:
+    """A local path as it holds in every working directory; s3:// and "" as they are."""
+    return os.path.abspath(url) if url and "://" not in url else url
 
 
 def read_bytes(url: str) -> bytes:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.rows import BadRow, Row
+from cmapkd_core.data.rows import BadRow, LazyRow, Row
 from cmapkd_core.data.shards import ShardSet, write_shards
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.fields import override
@@ -65,3 +68,33 @@ def prepare(tmp_path: Path) -> Callable[..., ShardSet]:
         return ShardSet.open(str(out), tmp_path / "cache")
 
     return make
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the files of a data set are put: a folder, or a prefix on S3."""
+    return str(tmp_path / "published") if request.param == "local" else request.getfixturevalue("s3_root")
+
+
+@pytest.fixture
+def publish(place: str) -> Callable[[dict[str, Any]], str]:
+    """Files by name to `place`, what is no bytes as JSON; gives the URL."""
+
+    def put(files: dict[str, Any]) -> str:
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            storage.write_bytes(storage.join(place, name), data)
+        return place
+
+    return put
+
+
+@pytest.fixture
+def read_source() -> Callable[..., list[Row | BadRow]]:
+    """`read_source(source, url, field=..)`: its rows with their pictures."""
+
+    def read(source: str, url: str, **settings: Any) -> list[Row | BadRow]:
+        rows = open_rows(override(DataConfig(source=source, url=url), settings))
+        return [row.load() if isinstance(row, LazyRow) else row for row in rows]
+
+    return read

@@ -104,12 +104,6 @@ def test_copies_of_a_file_stay_on_one_side(picture: Make, prepare: Prepare) -> N
     assert min(shards.count("train"), shards.count("test")) > 10
 
 
-def test_a_copy_of_a_training_picture_in_the_test_split_is_bad(picture: Make, prepare: Prepare) -> None:
-    pair = [Row("a", picture(), ("c",), split="train"), Row("b", picture(), ("c",), split="test")]
-    with pytest.raises(TooManyBadError, match="b: the same picture is in split train as a"):
-        prepare(pair)
-
-
 def test_named_splits_are_kept(picture: Make, prepare: Prepare) -> None:
     named = [Row(f"k{i}", picture(colour=(i, 0, 0)), ("c",), split=SPLITS[i % 3]) for i in range(9)]
     shards = prepare(named)

@@ -7,7 +7,7 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.rows import BadRow, Row
+from cmapkd_core.data.rows import BadRow, LazyRow, Row
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.errors import InputError
@@ -16,7 +16,8 @@ Make = Callable[..., bytes]
 
 
 def read(url: Path | str) -> list[Row | BadRow]:
-    return list(open_rows(DataConfig(source="folder", url=str(url))))
+    rows = open_rows(DataConfig(source="folder", url=str(url)))
+    return [row.load() if isinstance(row, LazyRow) else row for row in rows]
 
 
 @pytest.fixture

@@ -10,23 +10,21 @@ import contextlib
 import csv
 import io
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from itertools import chain
+from pathlib import PurePosixPath
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.rows import SPLITS, BadRow, Row
+from cmapkd_core.data.files import picture, place
+from cmapkd_core.data.rows import SPLITS, BadRow, Counted, LazyRow, Row
 from cmapkd_core.errors import InputError
 
 _Record = tuple[int, dict[str, Any]]  # line number and fields
 
 CAPTIONS = ("captions.jsonl", "captions.csv")
-MAX_FILE = 256 * 2**20  # bytes; larger files are not read at all
-_AHEAD = 16  # pictures read at a time: what hides the latency of S3
 
 
 @dataclass
@@ -41,18 +39,21 @@ class _Entry:
     split: str = ""
 
 
-def folder_rows(config: DataConfig) -> Iterator[Row | BadRow]:
+def folder_rows(config: DataConfig) -> Counted:
     """The rows of the folder `config.url`, in the order of its captions file.
 
     Raises:
         InputError: no folder, no captions file, two of them, one without the columns, or one that is no text.
         StorageError: the place cannot be reached.
     """
-    if not config.url:
-        raise InputError("data.source=folder needs data.url: a folder or s3:// prefix with pictures and captions.jsonl")
-    entries, bad = _merge(_parse(*_captions_file(config.url)))
-    yield from bad
-    yield from _read_ahead(config.url, entries)
+    url = place(config, "pictures and captions.jsonl")
+    entries, bad = _merge(_parse(*_captions_file(url)))
+    return Counted(chain(bad, (_row(url, entry) for entry in entries)), len(bad) + len(entries))
+
+
+def _row(url: str, entry: _Entry) -> LazyRow:
+    row = Row(entry.key, b"", tuple(entry.captions), entry.class_name, split=entry.split)
+    return LazyRow(row, picture(url, entry.file))
 
 
 # ---- the captions file ----------------------------------------------------------------------------
@@ -162,49 +163,3 @@ def _captions(fields: dict[str, Any]) -> list[str]:
         if not text.strip():
             raise InputError(f"caption {number} of {len(texts)} is empty")
     return texts
-
-
-# ---- the pictures ---------------------------------------------------------------------------------
-
-
-def _read_ahead(url: str, entries: Iterable[_Entry]) -> Iterator[Row | BadRow]:
-    """Rows in the order of `entries`, with up to _AHEAD files being read at a time."""
-    waiting: deque[Future[Row | BadRow]] = deque()
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        try:
-            for entry in entries:
-                waiting.append(pool.submit(_read, url, entry))
-                if len(waiting) >= _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _read(url: str, entry: _Entry) -> Row | BadRow:
-    file = storage.join(url, entry.file)
-    if "://" not in url:
-        reason = _local_problem(Path(url), Path(file))
-        if reason:
-            return BadRow(entry.key, f"file {entry.file} {reason}")
-    try:
-        size = storage.size(file)
-        if size > MAX_FILE:
-            return BadRow(entry.key, f"file {entry.file} has {size} bytes, more than {MAX_FILE}")
-        image = storage.read_bytes(file)
-    except FileNotFoundError:
-        return BadRow(entry.key, f"file {entry.file} is not there")
-    return Row(entry.key, image, tuple(entry.captions), entry.class_name, split=entry.split)
-
-
-def _local_problem(folder: Path, file: Path) -> str:
-    """Why a local file is not read: a named pipe would hang, and a link may lead anywhere."""
-    if not file.exists():
-        return "is not there"
-    if not file.is_file():
-        return "is no regular file"
-    if not file.resolve().is_relative_to(folder.resolve()):
-        return "is a link that leads out of the folder: copy the picture into it"
-    return ""

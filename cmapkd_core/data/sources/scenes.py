@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
@@ -29,28 +30,51 @@ RELATIONS = {
 }
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows: one thing in the middle, or the first in a relation to the second."""
+
+    number: int
+    first: str  # colour and shape
+    second: str = ""
+    relation: str = ""  # a row of RELATIONS
+
+    def captions(self) -> tuple[str, ...]:
+        """Two texts that are true of it."""
+        if not self.second:
+            return f"a {self.first}", f"one {self.first} on a plain background"
+        opposite, _, _ = RELATIONS[self.relation]
+        return f"a {self.first} {self.relation} a {self.second}", f"a {self.second} {opposite} a {self.first}"
+
+    def row(self, image: bytes) -> Row:
+        """The picture with its captions."""
+        key, captions = f"scene-{self.number:06d}", self.captions()
+        return Row(key, image, captions, class_name=self.first, group=captions[0], licence="CC0-1.0")
+
+
 def scene_rows(config: DataConfig) -> Iterator[Row | BadRow]:
     """`config.size` scenes (0: DEFAULT_SIZE), always the same ones; scenes of equal content share a group."""
     for number in range(config.size or DEFAULT_SIZE):
-        yield _scene(number)
+        scene, image = draw_scene(number)
+        yield scene.row(image)
 
 
-def _scene(number: int) -> Row:
+def draw_scene(number: int) -> tuple[Scene, bytes]:
+    """Scene `number` and its picture as PNG; every fourth has one thing alone."""
     draw = random.Random(f"scene {number}")
     image = Image.new("RGB", (SIDE, SIDE), (draw.randrange(225, 256),) * 3)
     first, second = _thing(draw), _thing(draw)
     if number % 4 == 0:
+        scene = Scene(number, first)
         _paint(image, first, (0.5, 0.5), draw)
-        captions: tuple[str, ...] = (f"a {first}", f"one {first} on a plain background")
     else:
-        relation = draw.choice(sorted(RELATIONS))
-        opposite, here, there = RELATIONS[relation]
+        scene = Scene(number, first, second, draw.choice(sorted(RELATIONS)))
+        _, here, there = RELATIONS[scene.relation]
         _paint(image, first, here, draw)
         _paint(image, second, there, draw)
-        captions = (f"a {first} {relation} a {second}", f"a {second} {opposite} a {first}")
     file = io.BytesIO()
     image.save(file, "PNG")
-    return Row(f"scene-{number:06d}", file.getvalue(), captions, class_name=first, group=captions[0], licence="CC0-1.0")
+    return scene, file.getvalue()
 
 
 def _thing(draw: random.Random) -> str:

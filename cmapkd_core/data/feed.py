@@ -1,0 +1,64 @@
+"""Numbered items, made in this process or ahead of time by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cmapkd_core.errors import InputError
+
+T = TypeVar("T")
+
+
+class Items(Dataset[T | InputError]):
+    """Numbered batches; an InputError is an item too, so that it leaves a worker as it is."""
+
+    def __getitem__(self, number: int) -> T | InputError:
+        try:
+            return self.make(number)
+        except InputError as error:
+            return error
+
+    def make(self, number: int) -> T:
+        """Item `number`."""
+        raise NotImplementedError
+
+
+class _Range(Sampler[int]):
+    def __init__(self) -> None:
+        self.range = range(0)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+class Feed(Generic[T]):
+    """Items by number, made here or ahead by workers that live as long as this object."""
+
+    def __init__(self, items: Items[T], workers: int) -> None:
+        self._items, self._range = items, _Range()
+        self._loader: DataLoader[T | InputError] | None = None
+        if workers:
+            self._loader = DataLoader(
+                items,
+                batch_size=None,
+                sampler=self._range,
+                num_workers=workers,
+                persistent_workers=True,
+                generator=torch.Generator(),  # else every pass would draw from the global one, and resuming would show
+            )
+
+    def items(self, start: int, stop: int) -> Iterator[T]:
+        """Items start..stop-1; raises what one of them could not be made for."""
+        self._range.range = range(start, stop)
+        ahead = self._loader if self._loader is not None else map(self._items.__getitem__, self._range.range)
+        for item in ahead:
+            if isinstance(item, InputError):
+                raise item
+            yield item

@@ -1,0 +1,102 @@
+"""Every picture of a source read, decoded and hashed: by several threads, in the source's order.
+
+Reading waits for a disk or a network, decoding and hashing leave Python's lock: threads are enough, and
+what comes out is the same for any number of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.fft import dct
+
+from cmapkd_core.data.images import EXTENSIONS, BadImageError, decode, format_of
+from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row
+from cmapkd_core.data.saved import SavedShards
+from cmapkd_core.data.threads import in_order
+
+_AHEAD = 16  # pictures read at a time: what hides the latency of S3
+_SIDE = 32  # pixels of the grey thumbnail that the perceptual hash sees
+_LOW = dct(np.eye(_SIDE), axis=0)[:8]  # the eight lowest cosines of a row or column
+_FLAT = 4.0  # grey levels; a thumbnail that deviates less has nothing to tell it from others
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A row whose picture can be decoded, and what is known of it. phash: see `perceptual_hash`."""
+
+    row: Row
+    extension: str
+    sha256: str
+    phash: int | None
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A row that an earlier attempt stored: its line of the index, and its shard."""
+
+    row: Row
+    sample: dict[str, Any]
+
+
+Outcome = Inspected | Stored | BadRow
+
+
+def inspected(rows: Iterable[Item], max_pixels: int, workers: int, saved: SavedShards) -> Iterator[Outcome]:
+    """What becomes of every row, in order.
+
+    Args:
+        rows: from a source.
+        max_pixels: a larger picture is bad.
+        workers: threads that decode; 0: none, in this one.
+        saved: what an earlier attempt stored; those pictures are not read again.
+    """
+
+    def fetch(numbered: tuple[int, Item]) -> Row | Stored | BadRow:
+        number, item = numbered
+        if isinstance(item, BadRow):
+            return item
+        sample = saved.sample(number, item.key)
+        if sample is not None:
+            return Stored(item.row if isinstance(item, LazyRow) else item, sample)
+        return item.load() if isinstance(item, LazyRow) else item
+
+    fetched = in_order(enumerate(rows, start=1), fetch, _AHEAD)
+    return in_order(fetched, lambda row: inspect(row, max_pixels), workers)
+
+
+def inspect(row: Row | Stored | BadRow, max_pixels: int) -> Outcome:
+    """Decode and hash one picture; what cannot be decoded becomes a BadRow."""
+    if not isinstance(row, Row):
+        return row
+    try:
+        kind = format_of(row.image)
+        image = decode(row.image, max_pixels)
+    except BadImageError as error:
+        return BadRow(row.key, str(error))
+    digest = hashlib.sha256(row.image).hexdigest()
+    return Inspected(row, EXTENSIONS[kind], digest, perceptual_hash(image), image.width, image.height)
+
+
+def perceptual_hash(image: Image.Image) -> int | None:
+    """pHash as ImageHash computes it, 64 bits: the same but for a few after scaling or compressing a picture.
+
+    Which of the 8 x 8 lowest frequencies of the thumbnail are above their median. As one product of matrices, since
+    ImageHash's call holds Python's lock for as long as decoding takes, and threads would wait for each other.
+
+    None for a picture without structure, such as one plain colour, which would be like all others of its kind.
+    """
+    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    grey = np.asarray(small, dtype=np.float64)
+    if grey.std() < _FLAT:
+        return None
+    low = (_LOW @ grey @ _LOW.T).ravel()
+    ranked = np.sort(low)
+    return int.from_bytes(np.packbits(low > (ranked[31] + ranked[32]) / 2).tobytes(), "big")

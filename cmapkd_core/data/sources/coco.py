@@ -1,0 +1,114 @@
+"""COCO captions, with Karpathy's split wherever its file is.
+
+    annotations/dataset_coco.json                           Karpathy: train + restval 113,287, val and test 5,000
+    train2014/COCO_train2014_000000000009.jpg, val2014/..   the pictures; or those of 2017, which are the same:
+    train2017/000000000009.jpg, val2017/..
+
+Without Karpathy's file the official captions of one year serve, whose val pictures become the test split (val is a
+share of train then):
+
+    annotations/captions_train2014.json, captions_val2014.json    82,783 and 40,504
+    annotations/captions_train2017.json, captions_val2017.json    118,287 and 5,000
+
+No split is mixed with another: train2017 holds most of val2014, and so of Karpathy's test pictures. A model that is
+trained on one split and tested on another meets the leakage gate by COCO's ids (`data.against`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cmapkd_core import storage
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.files import find, json_items, picture, place, required
+from cmapkd_core.data.karpathy import karpathy_entries
+from cmapkd_core.data.order import split_of
+from cmapkd_core.data.rows import Item, LazyRow, Row, listed
+from cmapkd_core.errors import InputError
+
+KARPATHY = ("annotations/dataset_coco.json", "dataset_coco.json")
+YEARS = ("2014", "2017")
+LICENCE = "COCO: captions CC-BY 4.0; pictures under Flickr's terms, each with the licence of its photographer"
+_WAY_OUT = (
+    "unpack annotations_trainval2014.zip (or 2017) from cocodataset.org there, or dataset_coco.json of Karpathy's split"
+)
+
+
+@dataclass
+class _Picture:
+    number: int
+    split: str
+    folder: str = ""  # "val2014", where the file says so
+    captions: list[str] = field(default_factory=list)
+
+
+def coco_rows(config: DataConfig) -> Iterable[Item]:
+    """One row a picture with all its captions.
+
+    Raises:
+        InputError: no annotations, those of two years without Karpathy's file, or broken ones.
+    """
+    url = place(config, "annotations/ and train2014/, val2014/ (or those of 2017)")
+    here = [name for name in KARPATHY if storage.exists(storage.join(url, name))]
+    pictures = _karpathy(storage.join(url, here[0])) if here else _official(config)
+    return listed(pictures, lambda entry: _row(url, entry))
+
+
+def coco_files(number: int, folder: str = "") -> tuple[str, ...]:
+    """Where a picture may lie: in `folder` first, under its names of 2014 and 2017."""
+    folders = sorted((f"{part}{year}" for year in YEARS for part in ("train", "val")), key=lambda name: name != folder)
+    return tuple(f"{name}/{'' if name.endswith('2017') else f'COCO_{name}_'}{number:012d}.jpg" for name in folders)
+
+
+def _row(url: str, entry: _Picture) -> LazyRow:
+    return LazyRow(
+        Row(
+            f"coco-{entry.number}",
+            b"",
+            tuple(entry.captions),
+            split=entry.split,
+            licence=LICENCE,
+            origins=(f"coco:{entry.number}",),
+        ),
+        picture(url, *coco_files(entry.number, entry.folder)),
+    )
+
+
+def _karpathy(url: str) -> list[_Picture]:
+    entries = karpathy_entries(url)
+    strange = next((entry for entry in entries if entry.number < 0), None)
+    if strange:
+        raise InputError(f"{url}: {strange.file} has no cocoid: this is the file of another data set")
+    return [_Picture(entry.number, entry.split, entry.folder, list(entry.captions)) for entry in entries]
+
+
+def _official(config: DataConfig) -> list[_Picture]:
+    years = [
+        year for year in YEARS if storage.exists(storage.join(config.url, f"annotations/captions_train{year}.json"))
+    ]
+    if len(years) > 1:
+        raise InputError(
+            f"{config.url}/annotations has captions of 2014 and of 2017, whose splits differ: keep one, or add "
+            f"{KARPATHY[0]}"
+        )
+    names = [f"annotations/captions_train{year}.json" for year in years or YEARS]
+    train = find(config, [KARPATHY[0], *names] if not years else names, _WAY_OUT)
+    year = train.removesuffix(".json")[-4:]
+    test = find(config, [f"annotations/captions_val{year}.json"], _WAY_OUT)
+    return [*_year(train, f"train{year}", "", config), *_year(test, f"val{year}", "test", config)]
+
+
+def _year(url: str, folder: str, split: str, config: DataConfig) -> list[_Picture]:
+    """The pictures of one official file; those of training give the share data.val_share of them to val."""
+    pictures: dict[int, _Picture] = {}
+    for image in json_items(url, "images.item"):
+        (number,) = required(image, ("id",), url)
+        side = split or split_of(f"coco:{number}", config.val_share, 0.0)
+        pictures[number] = _Picture(number, side, folder)
+    for annotation in json_items(url, "annotations.item"):
+        number, caption = required(annotation, ("image_id", "caption"), url)
+        if number not in pictures:
+            raise InputError(f"{url}: a caption is of picture {number}, which is not among its images")
+        pictures[number].captions.append(caption)
+    return list(pictures.values())

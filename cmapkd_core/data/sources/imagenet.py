@@ -1,0 +1,126 @@
+"""ImageNet (ILSVRC2012) for zero-shot classification: rows with a class and no caption.
+
+    val/n01440764/ILSVRC2012_val_00000293.JPEG    sorted into synsets, or all 50,000 in val/ itself with
+    ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt and meta.mat, or LOC_val_solution.csv
+    LOC_synset_mapping.txt or synset_words.txt    "n01440764 tench, Tinca tinca" a line, or the devkit's meta.mat
+    train/n01440764/n01440764_18.JPEG             read only where data.splits names train
+
+val/ is split test: what models are measured on. A class is called by the name that CLIP's prompts use for it where
+these are the thousand synsets of ILSVRC2012, else by its first word; classes of one name keep all their words, and
+their synset where these are the same too (crane the bird, crane the machine). So evaluate.classes stays empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any
+
+from cmapkd_core import storage
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.files import opened, picture, place
+from cmapkd_core.data.rows import BadRow, Counted, LazyRow, Row
+from cmapkd_core.errors import InputError
+
+NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
+SOLUTION = "LOC_val_solution.csv"
+DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "data", "")
+TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+FOLDERS = {"test": ("val", "ILSVRC/Data/CLS-LOC/val"), "train": ("train", "ILSVRC/Data/CLS-LOC/train")}
+LICENCE = "ImageNet: non-commercial research and education"
+CLASSES = 1000
+_PICTURES = (".jpeg", ".jpg", ".png")
+
+
+def imagenet_rows(config: DataConfig) -> Counted:
+    """One row a picture with its class.
+
+    Raises:
+        InputError: no pictures, no names of the classes, or no list that says what the pictures of val/ show.
+    """
+    url = place(config, "val/ and LOC_synset_mapping.txt")
+    devkit = next((where for where in DEVKIT if storage.exists(storage.join(url, where, META))), "none")
+    synsets = _synsets(storage.join(url, devkit, META)) if devkit != "none" else []
+    names = class_names(_words(url, synsets))
+    wanted = [split for split in FOLDERS if split in (config.splits or ("test",))]
+    files = [(split, file) for split in wanted for file in _files(url, split)]
+    if not files:
+        raise InputError(f"data.source=imagenet: {url} has no pictures in {', '.join(FOLDERS[s][0] for s in wanted)}/")
+    flat = any(PurePosixPath(file).parent.name not in names for _, file in files)
+    truth = _truth(url, devkit, [synset for synset, _ in synsets]) if flat else {}
+    return Counted((_row(url, split, file, names, truth) for split, file in files), len(files))
+
+
+def _files(url: str, split: str) -> list[str]:
+    """The pictures of a split."""
+    for folder in FOLDERS[split]:
+        found = [name for name in storage.list_files(storage.join(url, folder)) if name.lower().endswith(_PICTURES)]
+        if found:
+            return [f"{folder}/{name}" for name in found]
+    return []
+
+
+def _row(url: str, split: str, file: str, names: dict[str, str], truth: dict[str, str]) -> LazyRow | BadRow:
+    path = PurePosixPath(file)
+    synset = path.parent.name if path.parent.name in names else truth.get(path.stem, "")
+    if synset not in names:
+        return BadRow(path.stem, f"nothing says which class {file} shows")
+    row = Row(path.stem, b"", (), names[synset], split=split, licence=LICENCE, origins=(f"imagenet:{path.stem}",))
+    return LazyRow(row, picture(url, file))
+
+
+# ---- what the classes are called ------------------------------------------------------------------
+
+
+def class_names(words: dict[str, str]) -> dict[str, str]:
+    """A name of its own for every synset, of `words` by synset ("tench, Tinca tinca")."""
+    names = {synset: said.split(",")[0].strip() for synset, said in words.items()}
+    if len(words) == CLASSES:
+        from open_clip import IMAGENET_CLASSNAMES  # only here: it brings torch along
+
+        names = dict(zip(sorted(words), IMAGENET_CLASSNAMES, strict=True))
+    for longer in (words, {synset: f"{said} ({synset})" for synset, said in words.items()}):
+        often = Counter(names.values())
+        names = {synset: name if often[name] == 1 else longer[synset] for synset, name in names.items()}
+    return names
+
+
+def _words(url: str, synsets: list[tuple[str, str]]) -> dict[str, str]:
+    for name in NAMES:
+        if storage.exists(storage.join(url, name)):
+            lines = storage.read_bytes(storage.join(url, name)).decode().splitlines()
+            parts = [line.strip().partition(" ") for line in lines if line.strip()]
+            return {synset: said.strip() for synset, _, said in parts}
+    if not synsets:
+        raise InputError(
+            f"data.source=imagenet: {url} has no {', '.join(NAMES)} or {DEVKIT[0]}/{META}, which say what the classes "
+            "are called: unpack ILSVRC2012_devkit_t12.tar.gz there"
+        )
+    return dict(synsets)
+
+
+def _synsets(url: str) -> list[tuple[str, str]]:
+    """Synset and words of the thousand classes, in the order of ILSVRC2012_ID from 1 on."""
+    from scipy.io import loadmat
+
+    with opened(url) as file:
+        table: Any = loadmat(file, squeeze_me=True)["synsets"]
+    low = [(int(one["ILSVRC2012_ID"]), str(one["WNID"]), str(one["words"])) for one in table if not one["num_children"]]
+    return [(synset, words) for _, synset, words in sorted(low)]
+
+
+def _truth(url: str, devkit: str, synsets: list[str]) -> dict[str, str]:
+    """Synset by file name without extension, of pictures that lie in val/ itself."""
+    answers = storage.join(url, devkit, TRUTH)
+    if synsets and storage.exists(answers):
+        numbers = [int(line) for line in storage.read_bytes(answers).split()]
+        return {f"ILSVRC2012_val_{at:08d}": synsets[number - 1] for at, number in enumerate(numbers, start=1)}
+    if storage.exists(storage.join(url, SOLUTION)):
+        table = csv.DictReader(io.StringIO(storage.read_bytes(storage.join(url, SOLUTION)).decode()))
+        return {line["ImageId"]: line["PredictionString"].split()[0] for line in table}
+    raise InputError(
+        f"data.source=imagenet: the pictures in {url}/val are not sorted into synsets, and there is neither "
+        f"{DEVKIT[0]}/{TRUTH} with {META} nor {SOLUTION}: unpack ILSVRC2012_devkit_t12.tar.gz there"
+    )

@@ -1,0 +1,133 @@
+"""The shards of img2dataset (output_format webdataset), as web data such as CC3M is downloaded.
+
+    00000.tar          000000000.jpg, 000000000.txt (the caption), 000000000.json (caption, url, status, ..), ..
+    00000_stats.json   {"count": .., "successes": ..}; tells how many rows there are
+
+Shards in a folder train/ or training/, val/ or validation/, test/ are of that split; for others the hash of each
+picture decides. Pictures that could not be downloaded are in no shard: they are nobody's rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from cmapkd_core import storage
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.files import opened, place
+from cmapkd_core.data.images import BadImageError
+from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Row
+from cmapkd_core.data.threads import in_order
+from cmapkd_core.errors import InputError
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+SPLIT_OF = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
+_STATS = 16  # small files read at a time
+_TARS = 2  # shards fetched at a time: one while the one before is used
+
+
+def img2dataset_rows(config: DataConfig) -> Counted:
+    """One row for each sample of every shard, in the shards' order.
+
+    Raises:
+        InputError: there is no shard.
+    """
+    url = place(config, "img2dataset's shards 00000.tar, 00001.tar, ..")
+    names = tar_names(url)
+    if not names:
+        raise InputError(f"data.source={config.source}: {url} has no .tar: give the output folder of img2dataset")
+    return tar_rows(url, names)
+
+
+def tar_names(url: str) -> list[str]:
+    """The shards below `url`."""
+    return [name for name in storage.list_files(url) if name.endswith(".tar")]
+
+
+def tar_rows(url: str, names: list[str]) -> Counted:
+    """The rows of the shards `names`; their number is that of the stats files, 0 where one is missing."""
+    successes = list(in_order(names, partial(_successes, url), _STATS))
+    return Counted(_rows(url, names), sum(successes) if all(successes) else 0)
+
+
+def _successes(url: str, name: str) -> int:
+    try:
+        return int(storage.read_json(storage.join(url, f"{name.removesuffix('.tar')}_stats.json"))["successes"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def _rows(url: str, names: list[str]) -> Iterator[Item]:
+    for tar in in_order(names, partial(_Tar, url), _TARS):
+        yield from tar.rows()
+
+
+class _Tar:
+    """One shard, on the local disk as long as somebody holds a row of it."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.name = name
+        with opened(storage.join(url, name)) as file:
+            self._file = os.dup(file.fileno())
+        self._samples: dict[str, dict[str, tuple[int, int]]] = {}  # by stem: offset and size by extension
+        self.problem = self._list()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def _list(self) -> str:
+        """Find the members; why not all of them could be found."""
+        size = os.fstat(self._file).st_size
+        try:
+            with os.fdopen(os.dup(self._file), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    stem, _, extension = member.name.rpartition(".")
+                    if member.isfile() and member.offset_data + member.size <= size:
+                        self._samples.setdefault(stem, {})[extension.lower()] = member.offset_data, member.size
+        except tarfile.TarError as error:
+            return f"the shard is cut off or broken after {len(self._samples)} samples ({error}): download it again"
+        return ""
+
+    def rows(self) -> Iterator[Item]:
+        folder = PurePosixPath(self.name).parts[:-1]
+        split = next((SPLIT_OF[part] for part in folder if part in SPLIT_OF), "")
+        for stem, parts in self._samples.items():
+            key = "/".join([*folder, stem])
+            there = [extension for extension in PICTURES if extension in parts]
+            said = self._said(parts)
+            if not there:
+                yield BadRow(key, f"{self.name} has no picture of it")
+                continue
+            row = Row(key, b"", self._captions(parts, said), split=split, origins=_origins(said))
+            yield LazyRow(row, partial(self._read, *parts[there[0]]))
+        if self.problem:
+            yield BadRow(self.name, self.problem)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._file, size, offset)
+        if len(data) < size:
+            raise BadImageError(f"{self.name} ends in the middle of the picture")
+        return data
+
+    def _said(self, parts: dict[str, tuple[int, int]]) -> dict[str, Any]:
+        """The JSON beside a picture, {} where there is none that can be read."""
+        try:
+            said = json.loads(self._read(*parts["json"])) if "json" in parts else {}
+        except ValueError:
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def _captions(self, parts: dict[str, tuple[int, int]], said: dict[str, Any]) -> tuple[str, ...]:
+        if "txt" in parts:
+            return (self._read(*parts["txt"]).decode(errors="replace"),)
+        return (str(said["caption"]),) if said.get("caption") else ()
+
+
+def _origins(said: dict[str, Any]) -> tuple[str, ...]:
+    return (f"url:{said['url']}",) if said.get("url") else ()

@@ -1,0 +1,136 @@
+"""Fixed crops and the store of a teacher's embeddings of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmapkd_core.data.augment import View, normalise
+from cmapkd_core.data.fixed import EmbeddingStore, crop_batches, fixed_pixels, write_store
+from cmapkd_core.data.images import decode
+from cmapkd_core.data.loader import Batch, Side, TrainLoader
+from cmapkd_core.data.order import crop_of, crop_seed, hash64, hashes
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.errors import InputError
+
+CROPS, SCALE = 3, (0.3, 0.8)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+MADE_FROM = {"shards": "abc", "teacher": "def"}
+
+
+def tokenize(texts: list[str]) -> torch.Tensor:
+    """Bytes of each text, 40 of them."""
+    return torch.tensor([list(text.encode().ljust(40))[:40] for text in texts])
+
+
+SIDES = {"student": Side(View(16, MEAN, STD), tokenize)}
+
+
+def loader(shards: ShardSet, store: EmbeddingStore | None = None, **changes: object) -> TrainLoader:
+    settings: dict[str, object] = {
+        "batch": 8,
+        "rank": 0,
+        "world": 1,
+        "seed": 5,
+        "fraction": 1.0,
+        "crop_scale": SCALE,
+        "workers": 0,
+        "max_pixels": 1_000_000,
+        "quarantine_bound": 0.0,
+        "crops": CROPS,
+    }
+    return TrainLoader(shards, SIDES, store=store, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def numbered(scenes: ShardSet, tmp_path: Path) -> EmbeddingStore:
+    """A store whose entries say what they belong to: image (picture, crop), text (picture, caption)."""
+    count = scenes.count("train")
+    captions = [len(scenes.captions("train", i)) for i in range(count)]
+    image = torch.tensor([[[i, c] for c in range(CROPS)] for i in range(count)])
+    text = torch.tensor([[i, k] for i, own in enumerate(captions) for k in range(own)])
+    path = tmp_path / "store.safetensors"
+    write_store(path, image, text, captions, MADE_FROM)
+    return EmbeddingStore.open(path, MADE_FROM)
+
+
+def test_a_crop_follows_from_the_key_and_its_number_alone() -> None:
+    seeds = {crop_seed(hash64(key), crop) for key in ("a", "b", "c") for crop in range(CROPS)}
+    assert len(seeds) == 9
+    assert max(seeds) < 2**63
+    drawn = [crop_of(hash64(f"k{i}"), 5, epoch, CROPS) for i in range(300) for epoch in range(3)]
+    assert [abs(drawn.count(crop) - 300) < 60 for crop in range(CROPS)] == [True] * CROPS
+    assert [crop_of(hash64("a"), 5, epoch, 1) for epoch in range(4)] == [0] * 4
+
+
+def test_a_batch_shows_the_crops_that_its_stored_embeddings_are_of(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+    steps = 2 * loader(scenes).steps_per_epoch
+    for batch in loader(scenes, numbered).batches(0, steps):
+        assert torch.equal(batch.stored["image"][:, 0], batch.index.float())
+        assert torch.equal(batch.stored["text"][:, 0], batch.index.float())
+        for row, i in enumerate(batch.index.tolist()):
+            image = decode(scenes.read_image("train", i), 1_000_000)
+            crop, caption = (int(batch.stored[name][row, 1]) for name in ("image", "text"))
+            (pixels,) = fixed_pixels(image, [16], SCALE, hash64(batch.keys[row]), crop)
+            assert torch.equal(batch.images["student"][row], normalise(pixels, SIDES["student"].view))
+            said = scenes.captions("train", i)[caption]
+            assert torch.equal(batch.tokens["student"][row], tokenize([said])[0])
+
+
+def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+    def seen(seed: int) -> dict[str, set[int]]:
+        some, found = loader(scenes, numbered, seed=seed), {}
+        for batch in some.batches(0, 8 * some.steps_per_epoch):
+            for key, crop in zip(batch.keys, batch.stored["image"][:, 1].int().tolist(), strict=True):
+                found.setdefault(key, set()).add(crop)
+        return found
+
+    for found in (seen(5), seen(6)):
+        assert sum(crops == {0, 1, 2} for crops in found.values()) > 0.6 * len(found)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    stored = all(torch.equal(a.stored[name], b.stored[name]) for name in ("image", "text"))
+    return a.keys == b.keys and stored and torch.equal(a.images["student"], b.images["student"])
+
+
+def test_resumed_with_workers_and_over_ranks_the_stream_is_the_same(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+    whole = list(loader(scenes, numbered).batches(0, 9))
+    rest = loader(scenes, numbered, workers=2).batches(4, 9)
+    assert all(same(a, b) for a, b in zip(rest, whole[4:], strict=True))
+    ranks = [list(loader(scenes, numbered, rank=rank, world=2).batches(0, 9)) for rank in range(2)]
+    for one, *parts in zip(whole, *ranks, strict=True):
+        assert torch.equal(one.stored["image"], torch.cat([part.stored["image"] for part in parts]))
+
+
+def test_a_store_changes_neither_crops_nor_captions(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+    for a, b in zip(loader(scenes).batches(0, 4), loader(scenes, numbered).batches(0, 4), strict=True):
+        assert a.stored == {}
+        assert torch.equal(a.images["student"], b.images["student"])
+        assert torch.equal(a.tokens["student"], b.tokens["student"])
+
+
+def test_all_crops_of_some_pictures(scenes: ShardSet) -> None:
+    rows, view = range(5, 12), View(24, MEAN, STD)
+    given = {"crops": CROPS, "crop_scale": SCALE, "batch": 3, "max_pixels": 1_000_000}
+    parts = list(crop_batches(scenes, "train", view, rows, workers=0, **given))  # type: ignore[arg-type]
+    assert [len(part) for part in parts] == [3, 3, 1]
+    found, keys = torch.cat(parts), scenes.keys("train")
+    assert found.shape == (7, CROPS, 3, 24, 24)
+    for place, i in enumerate(rows):
+        image = decode(scenes.read_image("train", i), 1_000_000)
+        for crop in range(CROPS):
+            (pixels,) = fixed_pixels(image, [24], SCALE, int(hashes(keys)[i]), crop)
+            assert torch.equal(found[place, crop], normalise(pixels, view))
+    small = crop_batches(scenes, "train", view, [0], workers=0, **given | {"max_pixels": 1})  # type: ignore[arg-type]
+    assert torch.equal(next(small)[0, 0], normalise(torch.zeros(3, 24, 24, dtype=torch.uint8), view))
+
+
+def test_a_store_made_from_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    write_store(path, torch.zeros(2, 1, 4), torch.zeros(3, 4), [1, 2], MADE_FROM)
+    store = EmbeddingStore.open(path, MADE_FROM)
+    assert store.rows(np.array([1, 0]), [0, 0], [1, 0])["text"].shape == (2, 4)
+    with pytest.raises(InputError, match="teacher: def -> xyz\nrun stage teacher"):
+        EmbeddingStore.open(path, MADE_FROM | {"teacher": "xyz"})

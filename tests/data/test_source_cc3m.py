@@ -1,0 +1,154 @@
+"""CC3M's TSV files with the pictures of two download tools, and the shards of img2dataset."""
+
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.rows import BadRow, Row
+from cmapkd_core.data.sources import open_rows
+from cmapkd_core.errors import InputError
+
+Publish = Callable[[dict[str, Any]], str]
+Read = Callable[..., list[Row | BadRow]]
+Make = Callable[..., bytes]
+ADDRESS = "http://example.org/{}.jpg?size=large"
+TRAIN, VAL = "Train_GCC-training.tsv", "Validation_GCC-1.1.0-Validation.tsv"
+
+
+def tsv(part: str, count: int) -> bytes:
+    return "".join(f'a "{part}" thing {at}\t{ADDRESS.format(part + str(at))}\n' for at in range(count)).encode()
+
+
+def crc(part: str, at: int) -> str:
+    return str(zlib.crc32(ADDRESS.format(part + str(at)).encode()) & 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize(
+    ("first", "third", "val"),
+    [
+        ("images/0.jpg", "images/2.png", "val/0.jpg"),
+        ("images/000000000.jpg", "images/000000002.jpeg", "validation/000000000.jpg"),
+        ("train/00000000.JPG", "train/00000002.jpg", "val/00000000.jpg"),
+        (f"training/{crc('train', 0)}", f"training/{crc('train', 2)}", f"validation/{crc('val', 0)}"),
+    ],
+)
+def test_the_tsv_with_downloaded_pictures(
+    publish: Publish, read_source: Read, picture: Make, first: str, third: str, val: str
+) -> None:
+    image = picture(kind="JPEG")
+    url = publish({TRAIN: tsv("train", 3), VAL: tsv("val", 1), first: image, third: image, val: image})
+    rows = read_source("cc3m", url)
+    assert [(row.key, row.split, row.captions, row.image) for row in rows if isinstance(row, Row)] == [
+        ("cc3m-train-0", "train", ('a "train" thing 0',), image),
+        ("cc3m-train-2", "train", ('a "train" thing 2',), image),
+        ("cc3m-val-0", "val", ('a "val" thing 0',), image),
+    ]
+    assert [row for row in rows if isinstance(row, BadRow)] == [
+        BadRow("cc3m-train-1", f"no picture of line 2 was downloaded: {ADDRESS.format('train1')}")
+    ]
+
+
+def test_a_line_without_url_is_a_bad_row(publish: Publish, read_source: Read, picture: Make) -> None:
+    url = publish({TRAIN: b"only a caption\n" + tsv("train", 1), "images/1.jpg": picture()})
+    bad, good = read_source("cc3m", url)
+    assert bad == BadRow("cc3m-train-0", f"line 1 of {TRAIN} is not caption TAB url")
+    assert good.key == "cc3m-train-1"
+
+
+def test_urls_alone_get_the_command_that_downloads_them(publish: Publish, read_source: Read) -> None:
+    with pytest.raises(InputError, match=r"has the URLs and no picture .*images/, training/") as caught:
+        read_source("cc3m", publish({TRAIN: tsv("train", 2)}))
+    for words in ("cat Train_GCC-training.tsv) > cc3m.tsv", "img2dataset --url_list cc3m.tsv --input_format tsv"):
+        assert words in str(caught.value)
+
+
+def test_neither_shards_nor_a_tsv_is_refused(publish: Publish, read_source: Read) -> None:
+    with pytest.raises(InputError, match=r"has neither \.tar shards nor Train_GCC-training\.tsv"):
+        read_source("cc3m", publish({"notes.txt": b""}))
+
+
+# ---- shards ---------------------------------------------------------------------------------------
+
+
+def shard(samples: dict[str, dict[str, bytes]]) -> bytes:
+    """A tar of img2dataset: members of a sample stand together."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for stem, parts in samples.items():
+            for extension, data in parts.items():
+                member = tarfile.TarInfo(f"{stem}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def sample(key: str, image: bytes) -> dict[str, bytes]:
+    said = {
+        "caption": f"caption of {key}",
+        "url": ADDRESS.format(key),
+        "key": key,
+        "status": "success",
+        "error_message": None,
+        "width": 20,
+        "height": 16,
+        "original_width": 40,
+        "original_height": 32,
+        "exif": "{}",
+        "sha256": "0" * 64,
+    }
+    return {"jpg": image, "json": json.dumps(said, indent=4).encode(), "txt": f"caption of {key}".encode()}
+
+
+@pytest.mark.parametrize("source", ["img2dataset", "cc3m"])
+def test_shards_of_img2dataset(publish: Publish, read_source: Read, picture: Make, source: str) -> None:
+    image = {
+        key: picture(colour=(at, 9, 9), kind="JPEG") for at, key in enumerate(("000000003", "000000001", "000010000"))
+    }
+    files = {
+        "00000.tar": shard({key: sample(key, image[key]) for key in ("000000003", "000000001")}),
+        "00000_stats.json": {"count": 3, "successes": 2, "failed_to_download": 1},
+        "00000.parquet": b"",
+        "00001.tar": shard({"000010000": sample("000010000", image["000010000"])}),
+        "00001_stats.json": {"count": 1, "successes": 1},
+    }
+    url = publish(files)
+    assert [(row.key, row.captions, row.image, row.origins, row.split) for row in read_source(source, url)] == [
+        (key, (f"caption of {key}",), image[key], (f"url:{ADDRESS.format(key)}",), "") for key in image
+    ]
+    assert len(open_rows(DataConfig(source=source, url=url))) == 3
+
+
+def test_folders_of_shards_are_splits_and_keep_their_keys_apart(
+    publish: Publish, read_source: Read, picture: Make
+) -> None:
+    one = shard({"000000000": sample("000000000", picture())})
+    rows = read_source("cc3m", publish({"train/00000.tar": one, "validation/00000.tar": one}))
+    assert [(row.key, row.split) for row in rows if isinstance(row, Row)] == [
+        ("train/000000000", "train"),
+        ("validation/000000000", "val"),
+    ]
+
+
+def test_a_shard_that_is_cut_off_and_samples_without_parts_are_bad_rows(
+    publish: Publish, read_source: Read, picture: Make
+) -> None:
+    good = picture(kind="JPEG")
+    whole = shard({f"00000000{at}": sample(f"00000000{at}", good) for at in range(3)})
+    cut = whole[: whole.rindex(good) + 100]
+    lone = shard({"000010000": {"txt": b"no picture"}, "000010001": {"png": good, "json": b"no JSON"}})
+    rows = read_source("img2dataset", publish({"00000.tar": cut, "00001.tar": lone}))
+    assert [row.key for row in rows] == ["000000000", "000000001", "00000.tar", "000010000", "000010001"]
+    assert rows[2].reason.startswith("the shard is cut off or broken after 2 samples")
+    assert rows[3] == BadRow("000010000", "00001.tar has no picture of it")
+    assert rows[4].captions == ()  # the writer lists it: a caption is missing
+
+
+def test_a_folder_without_shards_is_refused(publish: Publish, read_source: Read) -> None:
+    with pytest.raises(InputError, match=r"has no \.tar: give the output folder of img2dataset"):
+        read_source("img2dataset", publish({"x.txt": b""}))

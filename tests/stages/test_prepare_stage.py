@@ -1,0 +1,260 @@
+"""Prepare as a process: killed, stopped, run with other numbers of threads, and on S3: always the same bytes."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmapkd_core import storage
+from cmapkd_core.data import inspection
+from cmapkd_core.data.layout import QUARANTINE
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages import prepare
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Request
+
+ROWS, FILES, SHARD = 600, 40, 30
+OVERRIDES = f"data.size=0 data.samples_per_shard={SHARD} data.quarantine_bound=0.01 data.leakage=ids,exact"
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 rows of 40 pictures; three are bad."""
+    there = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for number in range(FILES):
+        small = Image.fromarray(draw.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+        small.resize((320, 240), Image.Resampling.BICUBIC).save(there / f"{number}.jpg", quality=90)
+    (there / "cut.jpg").write_bytes((there / "0.jpg").read_bytes()[:2000])
+    lines = []
+    for row in range(ROWS):
+        file = "cut.jpg" if row % 500 == 7 else "gone.jpg" if row == 8 else f"{row % FILES}.jpg"
+        lines.append(json.dumps({"key": f"k{row:04d}", "file": file, "captions": [f"row {row}", f"file {file}"]}))
+    (there / "captions.jsonl").write_text("\n".join(lines))
+    return there
+
+
+def request(root: Path | str, folder: Path | str, overrides: str = "") -> Request:
+    return Request("tiny", str(root), overrides=f"{OVERRIDES} {overrides}", data=f"folder:{folder}")
+
+
+def digests(url: str) -> dict[str, str]:
+    """sha256 of every file but the journal, which has times."""
+    outputs = Artifact.open(url).manifest["outputs"]
+    return {name: output["sha256"] for name, output in outputs.items() if name != "journal.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def straight(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The files of a run that nothing disturbed, on no thread but its own."""
+    found = digests(prepare.run(request(tmp_path_factory.mktemp("straight"), folder)))
+    assert len([name for name in found if name.endswith(".tar")]) > 15
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_threads_writes_the_same_bytes(
+    tmp_path: Path, folder: Path, straight: dict[str, str], workers: int
+) -> None:
+    assert digests(prepare.run(request(tmp_path, folder, f"runtime.workers={workers}"))) == straight
+
+
+def signalled(root: Path, folder: Path, which: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Start the stage as a pod would, signal it once it has kept three shards, and wait for its end."""
+    asked = request(root, folder)
+    argv = ["--recipe", "tiny", "--root", str(root), "--overrides", f"{asked.overrides} runtime.workers=1"]
+    command = [sys.executable, "-m", "cmapkd_core.stages.prepare", *argv, "--source", asked.data]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        give_up = time.monotonic() + PATIENCE
+        while len(list(root.glob("prepare/*/work/shards-*/*.parquet"))) < 3:
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+        process.send_signal(which)
+        said, _ = process.communicate(timeout=PATIENCE)
+        return subprocess.CompletedProcess(command, process.returncode, said, "")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], int]]:
+    """`decoded(n)`: the n-th picture that is decoded from now on breaks the stage off; gives how many were decoded."""
+    original = inspection.decode
+
+    def arrange(stop: int) -> Callable[[], int]:
+        calls = 0
+
+        def decode(data: bytes, max_pixels: int) -> Image.Image:
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise KeyboardInterrupt
+            return original(data, max_pixels)
+
+        monkeypatch.setattr(inspection, "decode", decode)
+        return lambda: calls
+
+    return arrange
+
+
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_stopped_stage_goes_on_and_ends_in_the_same_bytes(
+    tmp_path: Path,
+    folder: Path,
+    straight: dict[str, str],
+    decoded: Callable[[int], Callable[[], int]],
+    capsys: pytest.CaptureFixture[str],
+    which: signal.Signals,
+    code: int,
+) -> None:
+    stopped = signalled(tmp_path, folder, which)
+    assert stopped.returncode == code, stopped.stdout
+    assert "Traceback" not in stopped.stdout
+    if which == signal.SIGTERM:
+        assert "prepare was asked to stop after" in stopped.stdout
+    assert not list(tmp_path.glob("prepare/*/manifest.json"))
+    kept = len(list(tmp_path.glob("prepare/*/work/shards-*/*.parquet")))
+    count = decoded(0)
+    url = prepare.run(request(tmp_path, folder))
+    assert f"going on after {SHARD * kept} pictures in finished shards" in capsys.readouterr().out
+    assert count() < ROWS - SHARD * kept
+    assert digests(url) == straight
+    assert not storage.list_files(storage.join(url, "work"))
+
+
+def test_it_goes_on_from_s3(s3_root: str, folder: Path, decoded: Callable[[int], Callable[[], int]]) -> None:
+    for path in folder.iterdir():
+        storage.put(path, storage.join(s3_root, "in", path.name))
+    asked = request(s3_root, storage.join(s3_root, "in"), "data.size=200 data.quarantine_bound=0.1")
+    decoded(150)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.run(asked)
+    assert not [name for name in storage.list_files(s3_root) if name.endswith("manifest.json")]
+    count = decoded(0)
+    url = prepare.run(asked)
+    assert count() <= 200 - 3 * SHARD
+    assert digests(url) == digests(
+        prepare.run(request(storage.join(s3_root, "other"), storage.join(s3_root, "in"), asked.overrides))
+    )
+
+
+CHANGES: dict[str, Callable[[list[dict[str, object]]], list[dict[str, object]]]] = {
+    "another row in front": lambda rows: [rows[0] | {"key": "new"}, *rows],
+    "another caption": lambda rows: [rows[0] | {"captions": ["x"]}, *rows[1:]],
+    "fewer rows": lambda rows: rows[:40],
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "a damaged shard"])
+def test_a_source_that_changed_meanwhile_starts_anew(
+    tmp_path: Path,
+    folder: Path,
+    decoded: Callable[[int], Callable[[], int]],
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+) -> None:
+    there = tmp_path / "pictures"
+    there.mkdir()
+    for path in folder.iterdir():
+        (there / path.name).write_bytes(path.read_bytes())
+    asked = request(tmp_path / "root", there, "data.quarantine_bound=0.1")
+    decoded(150)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.run(asked)
+    decoded(0)
+    if change in CHANGES:
+        rows = [json.loads(line) for line in (there / "captions.jsonl").read_text().splitlines()]
+        (there / "captions.jsonl").write_text("\n".join(json.dumps(row) for row in CHANGES[change](rows)))
+    else:
+        (tar,) = (tmp_path / "root").glob("prepare/*/work/shards-*/train-00000.tar")
+        tar.write_bytes(tar.read_bytes()[:700] + bytes(9) + tar.read_bytes()[709:])
+    again = prepare.run(asked)
+    assert "the source has changed since the earlier attempt" in capsys.readouterr().out
+    assert digests(again) == digests(prepare.run(request(tmp_path / "fresh", there, "data.quarantine_bound=0.1")))
+
+
+def test_the_bad_rows_are_listed_in_order(tmp_path: Path, folder: Path) -> None:
+    url = prepare.run(request(tmp_path, folder, "runtime.workers=2"))
+    listed = [json.loads(line) for line in Artifact.open(url).fetch(QUARANTINE).read_text().splitlines()]
+    assert [(bad["row"], bad["key"]) for bad in listed] == [(8, "k0007"), (9, "k0008"), (508, "k0507")]
+    assert "the JPEG cannot be read" in listed[0]["reason"]
+    assert listed[1]["reason"] == "file gone.jpg is not there"
+
+
+def test_progress_tells_the_number_the_speed_and_the_rest(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare.run(request(tmp_path, folder))
+    said = capsys.readouterr().out
+    assert f"prepare: 50/{ROWS} rows" in said
+    assert "rows/s  ETA" in said
+    prepare.run(Request("tiny", str(tmp_path), data="scenes"))
+    assert "prepare: 50 rows" in capsys.readouterr().out
+
+
+def test_a_picture_in_no_memory_and_small_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """231 megapixels are told by the header, 43 pixels are a picture."""
+    pictures = {"huge": (19_000, 12_158), "small": (43, 43), "other": (60, 40)}
+    lines = []
+    for key, size in pictures.items():
+        file = io.BytesIO()
+        Image.new("1", size).save(file, "PNG")
+        (tmp_path / f"{key}.png").write_bytes(file.getvalue())
+        lines.append(json.dumps({"key": key, "file": f"{key}.png", "caption": key, "split": "train"}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    overrides = "data.size=0 data.quarantine_bound=0.5"
+    url = prepare.run(Request("tiny", str(tmp_path / "root"), overrides=overrides, data=f"folder:{tmp_path}"))
+    (bad,) = Artifact.open(url).fetch(QUARANTINE).read_text().splitlines()
+    assert json.loads(bad) == {
+        "row": 1,
+        "key": "huge",
+        "reason": "19000x12158 pixels are more than data.max_pixels=50000000",
+    }
+
+
+# ---- the command line -----------------------------------------------------------------------------
+
+
+def test_source_is_another_word_for_data(tmp_path: Path) -> None:
+    argv = ["--recipe", "tiny", "--root", str(tmp_path)]
+    urls = []
+    for given in (["--source", "scenes"], ["--data", "scenes"], ["--data", "scenes", "--source", "scenes"]):
+        assert main(prepare.run, [*argv, *given, "--artifact", str(tmp_path / "url")]) == 0
+        urls.append((tmp_path / "url").read_text())
+    assert len(set(urls)) == 1
+
+
+def test_two_data_sets_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--source emoji and --data scenes name two data sets"):
+        prepare.run(Request("tiny", str(tmp_path), data="scenes"), source="emoji")
+
+
+def test_chosen_splits_alone_are_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def counts(splits: str) -> list[float]:
+        url = prepare.run(Request("tiny", str(tmp_path), overrides=f"data.splits={splits}"))
+        metrics = Artifact.open(url).manifest["metrics"]
+        return [metrics[split] for split in ("train", "val", "test")]
+
+    train, val, test = counts("")
+    assert counts("test") == [0, 0, test]
+    assert counts("train,val") == [train, val, 0]
+
+
+def test_unnamed_splits_are_left_out_by_the_pictures_hash(tmp_path: Path, folder: Path) -> None:
+    whole = Artifact.open(prepare.run(request(tmp_path, folder))).manifest["metrics"]
+    part = Artifact.open(prepare.run(request(tmp_path, folder, "data.splits=val"))).manifest["metrics"]
+    assert (part["train"], part["val"], part["test"]) == (0, whole["val"], 0)
+    assert part["left_out"] == whole["train"] + whole["test"]
