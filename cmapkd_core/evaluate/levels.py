@@ -55,6 +55,7 @@ def level_report(
     fit.to(device).eval()
     variances = {name: Variance() for name in ALL_LEVELS}
     parts: list[Levels] = []
+    shards.require_captions("val")
     captions = shards.table("val")["captions"].to_pylist()
     for index, images in eval_batches(shards, "val", side, batch=BATCH, workers=0):
         tokens = side.tokenize([captions[i][0] for i in index.tolist()]).to(device)

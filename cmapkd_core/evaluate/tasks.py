@@ -15,11 +15,10 @@ from torch import Tensor
 from cmapkd_core.config import EvaluateConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import retrieval, zeroshot
+from cmapkd_core.evaluate import protocol, retrieval, zeroshot
+from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.embed import embed_images, embed_texts
 from cmapkd_core.models.backbones import Backbone
-
-TOP = 5  # found answers kept per query, for the report's examples
 
 
 class NotApplicable(InputError):
@@ -71,30 +70,30 @@ class Outcome:
 
 
 def run_retrieval(subject: Subject) -> Outcome:
-    """Images to captions (i2t) and captions to images (t2i): R@k and chance in percent, median rank.
+    """Images to captions (i2t) and captions to images (t2i): R@k and chance in percent, median and mean rank.
 
-    The detail holds, for every image by key and every distinct caption, the place of the best correct
-    answer, the correct answers and the five best found with their scores.
+    `protocol.py` says how texts that several images share are counted, and what `per_caption/` and `1k/` are. The
+    detail holds, for every image by key and every distinct caption, the place of the best correct answer, the
+    correct answers and the five best found with their scores.
 
     Raises:
         InputError: a split without images, or an image without a caption.
+        NotApplicable: no image has one, as in sets of questions.
     """
     keys, captions = subject.column("key"), subject.column("captions")
     if not keys:
         raise InputError(f"split '{subject.config.split}' has no image: raise data.test_share or name another split")
-    texts, pairs = retrieval.distinct(captions)
-    text_embeddings = subject.texts(texts)
-    outcome = Outcome({"images": float(len(keys)), "captions": float(len(texts))}, {"split": subject.config.split})
-    sides = {
-        "i2t": (subject.images, text_embeddings, pairs, keys, texts),
-        "t2i": (text_embeddings, subject.images, pairs.flip(1), texts, keys),
-    }
-    for name, (queries, candidates, correct, asked, answers) in sides.items():
-        found = retrieval.search(queries, candidates, correct, k=TOP)
+    if not any(captions):
+        raise NotApplicable(f"retrieval needs images with captions, and split '{subject.config.split}' has none")
+    texts, rows = retrieval.distinct(captions)
+    metrics, rankings = protocol.measure(subject.images, subject.texts(texts), rows)
+    counts = {"images": len(keys), "captions": len(texts), "captions_merged": len(rows) - len(texts)}
+    outcome = Outcome({n: float(count) for n, count in counts.items()} | metrics, {"split": subject.config.split})
+    pairs = rows.unique(dim=0)
+    for name, correct, asked, answers in (("i2t", pairs, keys, texts), ("t2i", pairs.flip(1), texts, keys)):
         random = retrieval.chance(correct, len(asked), len(answers))
-        values = {**retrieval.recall(found.ranks), **{f"chance/{k}": v for k, v in random.items()}}
-        outcome.metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
-        outcome.detail[name] = _by_query(found, correct, asked, answers)
+        outcome.metrics |= {f"{name}/chance/{metric}": value for metric, value in random.items()}
+        outcome.detail[name] = _by_query(rankings[name], correct, asked, answers)
     outcome.detail["metrics"] = dict(outcome.metrics)
     return outcome
 
@@ -119,7 +118,10 @@ def _by_query(
 def run_zeroshot(subject: Subject) -> Outcome:
     """Top-1 and top-5 in percent over the images that have a class; the others are counted and left out.
 
+    The detail has a row a class: its names in the prompts, its images, its own top-1 and top-5.
+
     Raises:
+        InputError: templates or class names that cannot be used.
         NotApplicable: no image of the split has a class, or there are fewer than two classes.
     """
     names, classes = subject.column("class_name"), list(subject.shards.classes)
@@ -130,12 +132,14 @@ def run_zeroshot(subject: Subject) -> Outcome:
             f"{len(chosen)} in {len(classes)} classes: give the source a class column, or leave the task out"
         )
     templates = zeroshot.load_templates(subject.config.templates)
-    class_embeddings = zeroshot.class_embeddings(subject.texts, classes, templates)
+    spoken = load_class_names(subject.config.classes, classes)
+    class_embeddings = zeroshot.class_embeddings(subject.texts, spoken, templates)
     place = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([place[names[i]] for i in chosen])
     similarity = subject.images[torch.tensor(chosen, device=subject.device)] @ class_embeddings.T
-    metrics, rows = zeroshot.accuracy(similarity, labels, classes)
+    metrics, rows = zeroshot.accuracy(similarity, labels, classes, spoken)
     metrics |= {"images_without_class": float(len(names) - len(chosen)), "templates": float(len(templates))}
+    rows = [{**row, "names": list(called)} for row, called in zip(rows, spoken, strict=True)]
     detail = {"split": subject.config.split, "templates": list(templates), "metrics": metrics, "classes": rows}
     return Outcome(metrics, detail)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -53,49 +54,77 @@ def load_templates(name: str) -> tuple[str, ...]:
     return tuple(line for _, line in lines)
 
 
-def class_embeddings(encode: Callable[[list[str]], Tensor], classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """c = norm(mean_t norm(encode(template_t with c's name))), [C,E] unit norm.
+def class_embeddings(
+    encode: Callable[[list[str]], Tensor], names: Sequence[Sequence[str]], templates: Sequence[str]
+) -> Tensor:
+    """c = norm(mean over templates t and c's names of norm(encode(t with the name))), [C,E] unit norm.
 
     Args:
         encode: texts -> [n,E].
+        names: for each class its names, one or more.
     """
-    prompts = [template.replace("{}", name) for name in classes for template in templates]
-    prompt_embeddings = F.normalize(encode(prompts), dim=-1).unflatten(0, (len(classes), len(templates)))
-    return F.normalize(prompt_embeddings.mean(dim=1), dim=-1)
+    prompts = [template.replace("{}", name) for spoken in names for name in spoken for template in templates]
+    sizes = [len(spoken) * len(templates) for spoken in names]
+    parts = F.normalize(encode(prompts), dim=-1).split(sizes)
+    return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
 
 
 def accuracy(
-    similarity: Tensor, labels: Tensor, classes: Sequence[str]
+    similarity: Tensor, labels: Tensor, classes: Sequence[str], names: Sequence[Sequence[str]] = ()
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Top-1 and top-5 in percent over all images, and per class; ties count against the model.
 
     Every class is a candidate. A class without an image in the split makes the task harder and has no
     accuracy of its own: its row has images 0 and top1 None, and `classes_without_image` counts it.
+    Of classes with equal names (ImageNet has two missiles) the first takes the answer, as `argmax` would:
+    no model can tell them apart, and `classes_with_shared_name` counts them.
 
     Args:
         similarity: [n,C].
         labels: [n] long.
+        names: what each class is called in the prompts; (): by its own name.
 
     Returns:
         metrics (top1, top5, per_class_top1 = mean over classes that have images, chance, majority =
         share of the most frequent class, counts), and one row a class.
     """
-    count = len(classes)
-    places = ranks(
-        similarity, torch.stack((torch.arange(len(labels)), labels.cpu()), dim=1).to(similarity.device)
-    ).cpu()
-    numbers = Counter(labels.tolist())
-    hits = [(places[labels.cpu() == index] == 1).double() for index in range(count)]
-    top1 = [100 * hit.mean().item() if len(hit) else None for hit in hits]
-    rows = [{"class": c, "images": len(h), "top1": t} for c, h, t in zip(classes, hits, top1, strict=True)]
-    seen = [value for value in top1 if value is not None]
+    count, counts = len(classes), Counter(labels.tolist())
+    twins = _twins(names or [(name,) for name in classes])
+    places = ranks(similarity, _correct(labels.cpu(), twins).to(similarity.device)).cpu()
+    own = [places[labels.cpu() == index] for index in range(count)]
+    shares = [{f"top{k}": _share(found, k) for k in KS} for found in own]
+    rows = [{"class": c, "images": len(p), **share} for c, p, share in zip(classes, own, shares, strict=True)]
+    seen = [share["top1"] for share in shares if share["top1"] is not None]
     metrics = {
         **{f"top{k}": 100 * (places <= k).double().mean().item() for k in KS},
         "per_class_top1": sum(seen) / len(seen),
         **{f"chance/top{k}": 100 * min(1.0, k / count) for k in KS},
-        "majority": 100 * max(numbers.values()) / len(labels),
+        "majority": 100 * max(counts.values()) / len(labels),
         "images": float(len(labels)),
         "classes": float(count),
         "classes_without_image": float(count - len(seen)),
+        "classes_with_shared_name": float(sum(len(group) for group in twins)),
     }
     return metrics, rows
+
+
+def _share(places: Tensor, k: int) -> float | None:
+    return 100 * (places <= k).double().mean().item() if len(places) else None
+
+
+def _twins(names: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Groups of classes that have equal names, in the order of the classes; [] where every class has its own."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, spoken in enumerate(names):
+        groups.setdefault(tuple(spoken), []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _correct(labels: Tensor, twins: list[list[int]]) -> Tensor:
+    """(image, class) that is right, [pairs,2]; twins that come after it are beside it, so that they take no place."""
+    images = torch.arange(len(labels))
+    pairs = [torch.stack((images, labels), dim=1)]
+    for first, later in (pair for group in twins for pair in combinations(group, 2)):
+        mine = images[labels == first]
+        pairs.append(torch.stack((mine, torch.full_like(mine, later)), dim=1))
+    return torch.cat(pairs)

@@ -3,6 +3,7 @@
     python -m cmapkd_core.stages.evaluate --recipe demo --root runs/local --shards URL --model URL
     python -m cmapkd_core.stages.evaluate --recipe paper --root runs/local --data folder:pictures \
         --model ViT-B-32:openai --task retrieval
+    python -m cmapkd_core.stages.evaluate --recipe paper --root runs/local --model ViT-B-16 --task efficiency
 
 Artifact: metrics.json (flat numbers, `retrieval/i2t/R@1` and so on, in percent), and one JSON a task with
 what the report's examples need.
@@ -14,14 +15,17 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from cmapkd_core import parallel
 from cmapkd_core.config import ModelConfig
+from cmapkd_core.data.layout import SCHEMA
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.evaluate import TASKS, NotApplicable, Outcome, Subject, count_parameters
 from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
-from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url
+from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url, reads_data
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
@@ -35,7 +39,8 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         model: URL or path (it has a slash) of an artifact with a model/ folder (teacher, warmup, alsn, joint);
             "recipe:student", the recipe's student before any training; or an open_clip name[:pretrained tag],
             with random weights where there is no tag.
-        shards: URL of the prepare artifact; "" prepares the recipe's data first (`--data SOURCE:URL` names other data).
+        shards: URL of the prepare artifact; "" prepares the recipe's data first (`--data SOURCE:URL` names other
+            data). Not read where no task looks at data (efficiency).
         task: one row of evaluate.TASKS; "" runs the recipe's.
 
     Raises:
@@ -45,12 +50,13 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     tasks = (task,) if task else recipe.evaluate.tasks
     for name in tasks:
         choose("task", name, TASKS)
-    shards = shards or prepare.run(request)
-    inputs = {"shards": shards, **({"model": model} if "/" in model else {})}
+    inputs = {"model": model} if "/" in model else {}
+    if reads_data(tasks):
+        shards = shards or prepare.run(request)
+        inputs["shards"] = shards
     return execute(
         request,
-        # A nested MLflow run of its own for each model of a run.
-        f"evaluate {'/'.join(model.rstrip('/').split('/')[-2:])}",
+        _name(request, model, task),
         url=evaluation_url(request.root, model, shards, recipe, task),
         fields=evaluation_fields(request.root, model, shards, recipe, task),
         inputs=inputs,
@@ -58,19 +64,24 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     )
 
 
+def _name(request: Request, model: str, task: str) -> str:
+    """A nested MLflow run of its own for each model of a run, and for each task and data set that stands alone."""
+    short = "/".join(model.rstrip("/").split("/")[-2:])
+    return " ".join(filter(None, ("evaluate", short, task, request.data.partition(":")[0] if task else "")))
+
+
 def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) -> dict[str, float]:
     """Run the tasks; one that does not fit the data is an error where it was asked for by name (`strict`)."""
     recipe, device = context.recipe, parallel.device()
-    backbone = _load(context, model).to(device).eval()
-    shards = open_shards(context.inputs["shards"])
-    count = shards.count(recipe.evaluate.split)
+    backbone = open_model(context, model).to(device).eval()
+    shards = open_shards(context.inputs["shards"]) if "shards" in context.inputs else _no_data(context.scratch)
     subject = Subject(
         backbone,
         shards,
         recipe.evaluate,
         recipe.runtime.workers,
         device,
-        _progress(context.say, count),
+        _progress(context.say, shards, recipe.evaluate.split),
         context.out,
         context.say,
     )
@@ -89,7 +100,8 @@ def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) 
     return metrics
 
 
-def _load(context: Context, model: str) -> Backbone:
+def open_model(context: Context, model: str) -> Backbone:
+    """The model that `run` was given, on the CPU; its artifact is the stage's input `model`."""
     if "model" in context.inputs:
         return load_model(context.inputs["model"].fetch_folder("model"))
     if model == RECIPE_STUDENT:
@@ -100,11 +112,17 @@ def _load(context: Context, model: str) -> Backbone:
     return build(ModelConfig(name, tag or "random"), context.recipe.seed, context.scratch)
 
 
-def _progress(say: Callable[[str], None], count: int) -> Callable[[int], None]:
-    """Says how many of `count` images are embedded, how fast, and how long the rest takes."""
+def _no_data(cache: Path) -> ShardSet:
+    """A data set without a split, for tasks that read none (`places.reads_data`)."""
+    return ShardSet("", cache, {"classes": [], "max_pixels": 0, "splits": {}}, SCHEMA.empty_table())
+
+
+def _progress(say: Callable[[str], None], shards: ShardSet, split: str) -> Callable[[int], None]:
+    """Says how many of the split's images are embedded, how fast, and how long the rest takes."""
     started = time.monotonic()
 
     def show(done: int) -> None:
+        count = shards.count(split)
         speed = done / max(time.monotonic() - started, 1e-9)
         say(f"evaluate: {done}/{count} images  {speed:.0f} images/s  ETA {(count - done) / speed:.0f} s")
 

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.measure import memory_rise
+from cmapkd_core.evaluate.protocol import FOLD, FOLDS, measure
 from cmapkd_core.evaluate.retrieval import chance, distinct, ranks, recall, search
 
 torch.set_num_threads(1)
@@ -47,8 +49,9 @@ def test_ties_count_against_the_model():
 
 def test_recall_and_median_by_hand():
     found = recall(torch.tensor([1, 2, 5, 6, 10, 11]))
-    assert found == pytest.approx({"R@1": 100 / 6, "R@5": 50.0, "R@10": 500 / 6, "median_rank": 5.5})
-    assert recall(torch.tensor([3]))["median_rank"] == 3
+    middle = {"median_rank": 5.5, "mean_rank": 35 / 6}
+    assert found == pytest.approx({"R@1": 100 / 6, "R@5": 50.0, "R@10": 500 / 6, **middle})
+    assert recall(torch.tensor([7, 3, 4]))["median_rank"] == 4
 
 
 def random_case(seed=0, images=37, texts=53, width=8):
@@ -100,9 +103,10 @@ def test_top_holds_the_best_first_and_no_more_than_there_are():
 
 
 def test_shared_captions_are_correct_for_all_their_images():
-    texts, correct = distinct([("a dog", "brown dog"), ("A  dog ",), ("a cat", "a cat")])
+    texts, rows = distinct([("a dog", "brown dog"), ("A  dog ",), ("a cat", "a cat")])
     assert texts == ["a dog", "brown dog", "a cat"]
-    assert correct.tolist() == [[0, 0], [0, 1], [1, 0], [2, 2]]
+    assert rows.tolist() == [[0, 0], [0, 1], [1, 0], [2, 2], [2, 2]]
+    correct = rows.unique(dim=0)
     similarity = torch.tensor([[0.1, 0.0, 0.9], [0.9, 0.2, 0.3], [0.2, 0.1, 0.3]])
     assert ranks(similarity, correct).tolist() == [2, 1, 1]
     assert ranks(similarity.T, correct.flip(1)).tolist() == [1, 3, 3]  # the last one ties
@@ -129,3 +133,77 @@ def test_bad_input_names_itself():
         ranks(torch.ones(2, 2), pairs([0, 0]))
     with pytest.raises(InputError, match="image 1 of the split has no caption"):
         distinct([("a",), ()])
+
+
+def turned(*degrees):
+    """Unit vectors at these angles."""
+    angles = torch.deg2rad(torch.tensor(degrees))
+    return torch.stack((angles.cos(), angles.sin()), dim=1)
+
+
+def test_both_countings_of_a_shared_caption_by_hand():
+    """Images at 0 and 90 degrees both say "a dog" (at 10); the second also says "b" (at 80), the third "c" (at 200)."""
+    images = turned(0, 90, 180)
+    _, rows = distinct([("a dog",), ("a dog", "b"), ("c",)])
+    metrics, rankings = measure(images, turned(10, 80, 200), rows)
+    assert rankings["i2t"].ranks.tolist() == [1, 1, 1]
+    assert rankings["t2i"].ranks.tolist() == [1, 1, 1]
+    assert metrics["mean_recall"] == metrics["i2t/R@1"] == metrics["t2i/mean_rank"] * 100 == 100
+    # Alone, image 0 finds the other image's copy of its text in a tie with its own; the copy finds image 0 first.
+    assert metrics["per_caption/i2t/R@1"] == pytest.approx(200 / 3)
+    assert metrics["per_caption/i2t/mean_rank"] == pytest.approx(4 / 3)
+    assert metrics["per_caption/t2i/R@1"] == pytest.approx(75)
+    assert metrics["per_caption/t2i/R@5"] == 100
+    assert metrics["per_caption/mean_recall"] == pytest.approx((200 / 3 + 75 + 400) / 6)
+
+
+def test_both_countings_are_one_where_all_texts_differ():
+    image, text, _ = random_case(seed=3, images=20, texts=60)
+    rows = torch.stack((torch.arange(60) // 3, torch.arange(60)), dim=1)
+    metrics, _ = measure(image, text, rows)
+    merged = {name: value for name, value in metrics.items() if not name.startswith("per_caption/")}
+    assert metrics == merged | {f"per_caption/{name}": value for name, value in merged.items()}
+    assert len(merged) == 11
+
+
+def folds_by_hand(image, text, rows):
+    """Mean over five parts, each measured as a data set of its own."""
+    parts = []
+    for start in range(0, FOLD * FOLDS, FOLD):
+        inside = [(i - start, t) for i, t in rows.tolist() if start <= i < start + FOLD]
+        used = sorted({t for _, t in inside})
+        part = torch.tensor([(i, used.index(t)) for i, t in inside])
+        parts.append(measure(image[start : start + FOLD], text[used], part)[0])
+    return {f"1k/{name}": sum(part[name] for part in parts) / FOLDS for name in parts[0]}
+
+
+def test_five_folds_where_there_are_5000_images_and_only_there():
+    images = FOLD * FOLDS
+    image, text, _ = random_case(seed=4, images=images, texts=images + 400)
+    owners = torch.cat(
+        [torch.arange(images), torch.randint(images, (400,), generator=torch.Generator().manual_seed(5))]
+    )
+    rows = torch.stack((owners, torch.arange(images + 400)), dim=1)
+    shared = torch.tensor([[7, 3], [1007, 3]])  # a text of image 3 under an image of its fold and under one of another
+    rows = torch.cat([rows, shared])
+    metrics, _ = measure(image, text, rows)
+    folds = {name: value for name, value in metrics.items() if name.startswith("1k/")}
+    assert folds == pytest.approx(folds_by_hand(image, text, rows))
+    assert {f"1k/{name}" for name in metrics if not name.startswith("1k/")} == set(folds)
+    assert metrics["1k/i2t/median_rank"] < metrics["i2t/median_rank"]
+    fewer, _ = measure(image[:-1], text[: images - 1], rows[: images - 1])
+    assert not [name for name in fewer if name.startswith("1k/")]
+
+
+def test_memory_holds_a_few_blocks_of_scores_and_never_all_of_them(monkeypatch):
+    block, queries, candidates = 2**20, 1000, 2**17
+    monkeypatch.setattr("cmapkd_core.evaluate.retrieval.BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(n, 4, generator=generator), dim=1) for n in (queries, candidates))
+    own = torch.arange(queries)[:, None].repeat(1, 2)
+    search(image[:8], text, own[:8])
+    rise = memory_rise(lambda: search(image, text, own), torch.device("cpu"))
+    if rise is None:
+        pytest.skip("this system keeps no mark of its peak")
+    print(f"rise {rise / 1e6:.0f} MB, all scores {4e-6 * queries * candidates:.0f} MB")
+    assert rise < 4 * queries * candidates / 6

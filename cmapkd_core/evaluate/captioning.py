@@ -1,0 +1,134 @@
+"""Task captioning: how well a small decoder, trained on a frozen image tower, says what is in a picture.
+
+A dual encoder says nothing by itself. So these are scores of a probe: the same decoder, vocabulary and number of
+updates for every model, to be compared with other models under the same probe and with nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.evaluate import caption_scores
+from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
+from cmapkd_core.evaluate.caption_images import TrainingSights, sights
+from cmapkd_core.evaluate.caption_tokens import Vocabulary
+from cmapkd_core.evaluate.caption_training import train
+from cmapkd_core.evaluate.tasks import NotApplicable, Outcome, Subject
+
+RESULTS = "captions_results.json"  # in COCO's results format
+EXAMPLES = 12
+
+
+def run_captioning(subject: Subject) -> Outcome:
+    """BLEU-1..4, ROUGE-L, CIDEr and METEOR, times 100, of captions for the split's images; all its captions count.
+
+    `baseline/..`: always saying the most frequent training caption. `shuffled/..`: the decoder's captions, each given
+    to another image: what it scores without looking. Images without a caption are counted and left out.
+    Writes RESULTS into the evaluation's folder.
+
+    Raises:
+        NotApplicable: no image with a caption in split train, or in the split that is measured.
+        InputError: a stored image that does not match its checksum.
+    """
+    config, split = subject.config.captioning, subject.config.split
+    learned, asked = captioned(subject.shards, "train"), captioned(subject.shards, split)
+    texts = [text for captions in learned.values() for text in captions]
+    vocabulary = Vocabulary.of(texts, config.vocabulary)
+    seen = TrainingSights(subject, list(learned))
+    decoder, losses = train(seen, list(learned.values()), vocabulary, config, subject.device, subject.say)
+    keys = subject.column("key")
+    references = {keys[i]: captions for i, captions in asked.items()}
+    said = dict(zip(references, describe(subject, decoder, list(asked), vocabulary), strict=True))
+    (subject.out / RESULTS).write_text(json.dumps(coco_results(said)), encoding="utf-8")
+    frequent = most_frequent(texts)
+    metrics, how = scored(references, said, frequent, subject.say)
+    metrics |= {
+        "images": float(len(asked)),
+        "images_without_caption": float(len(keys) - len(asked)),
+        "vocabulary": float(len(vocabulary)),
+        "unknown_words": vocabulary.unknown(text for captions in asked.values() for text in captions),
+    }
+    training = {"images": len(learned), "captions": len(texts), "unknown_words": vocabulary.unknown(texts)}
+    detail = {
+        "split": split,
+        "metrics": metrics,
+        "config": dataclasses.asdict(config),
+        **how,
+        "train": {**training, "loss": losses, "features_bytes": seen.bytes, "features_held": seen.held},
+        "decoder": {"parameters": sum(p.numel() for p in decoder.parameters()), "prefix": decoder.positions},
+        "baseline": frequent,
+        "examples": examples(said, references),
+    }
+    return Outcome(metrics, detail)
+
+
+def scored(
+    references: dict[str, list[str]], said: dict[str, str], frequent: str, say: Callable[[str], None]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics of the captions and, by prefix, of the two that look at no image; the tokenizer and what was left out.
+
+    `shuffled/` turns the captions by half the images.
+    """
+    half, captions = len(said) // 2, list(said.values())
+    systems = {
+        "": said,
+        "baseline/": dict.fromkeys(said, frequent),
+        "shuffled/": dict(zip(said, captions[half:] + captions[:half], strict=True)),
+    }
+    scores = caption_scores.score(references, systems)
+    for what, reason in scores.left_out.items():
+        say(f"captioning: {what} is left out: {reason}\n")
+    metrics = {f"{system}{name}": v for system, values in scores.systems.items() for name, v in values.items()}
+    tokenizer = caption_scores.TOKENIZERS[scores.tokenizer].says
+    return metrics, {"tokenizer": tokenizer, "left_out": scores.left_out}
+
+
+def captioned(shards: ShardSet, split: str) -> dict[int, list[str]]:
+    """Place in the split's table -> captions, for the images that have one.
+
+    Raises:
+        NotApplicable: there is none.
+    """
+    rows = shards.table(split)["captions"].to_pylist() if split in shards.manifest["splits"] else []
+    kept = {i: [text for text in captions if text.strip()] for i, captions in enumerate(rows)}
+    found = {i: captions for i, captions in kept.items() if captions}
+    if not found:
+        raise NotApplicable(
+            f"captioning needs images with captions in train and in the measured split, and '{split}' has none in "
+            f"{len(rows)} images: name data with captions in both, or leave the task out"
+        )
+    return found
+
+
+def describe(subject: Subject, decoder: PrefixDecoder, rows: Sequence[int], vocabulary: Vocabulary) -> list[str]:
+    """A caption for each of the split's pictures at `rows`, by beam search."""
+    said: list[str] = []
+    batch = max(1, subject.config.batch // subject.config.captioning.beams)
+    for sight in sights(subject, subject.config.split, rows, batch):
+        said += [vocabulary.decode(ids) for ids in decoder.describe(sight).tolist()]
+        subject.say(f"captioning: {len(said)}/{len(rows)} images described")
+    return said
+
+
+def most_frequent(captions: Sequence[str]) -> str:
+    """The caption that stands there most often, without case and spacing; among equals the alphabet decides."""
+    counts = Counter(" ".join(text.lower().split()) for text in captions)
+    return min(counts, key=lambda text: (-counts[text], text))
+
+
+def coco_results(said: dict[str, str]) -> list[dict[str, Any]]:
+    """COCO's results format; image ids are numbers where every key is one, else the keys."""
+    number = all(key.isascii() and key.isdecimal() for key in said)
+    return [{"image_id": int(key) if number else key, "caption": caption} for key, caption in said.items()]
+
+
+def examples(said: dict[str, str], references: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Up to EXAMPLES images spread evenly over the split, whatever their scores."""
+    keys, count = list(said), min(EXAMPLES, len(said))
+    chosen = [keys[i * len(keys) // count] for i in range(count)]
+    return [{"key": key, "said": said[key], "references": references[key]} for key in chosen]
