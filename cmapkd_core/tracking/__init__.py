@@ -15,9 +15,11 @@ from typing import Any
 from cmapkd_core.errors import InputError
 from cmapkd_core.tracking.delivery import Delivery, without_login
 from cmapkd_core.tracking.journal import Journal, Point, read_journal
+from cmapkd_core.tracking.reach import ask
+from cmapkd_core.tracking.registry import RegistryError, register
 from cmapkd_core.tracking.stage_run import Target
 
-__all__ = ["Point", "Tracker", "read_journal"]
+__all__ = ["Point", "RegistryError", "Tracker", "check_reachable", "read_journal", "register_model"]
 
 FLUSH_SECONDS = 30.0
 STATUSES = ("FINISHED", "FAILED", "KILLED")
@@ -64,8 +66,7 @@ class Tracker:
         written = Journal(journal)
         if target is None:
             return cls(written, None)
-        for name, value in _MLFLOW_SETTINGS.items():
-            os.environ.setdefault(name, value)
+        _settle()
         return cls(written, Delivery(target, written.points_before))
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -122,18 +123,65 @@ class Tracker:
         return self._delivery.undelivered if self._delivery else 0
 
 
-def _target(uri: str, run: str, stage: str, params: dict[str, Any], experiment: str) -> Target | None:
-    """Where to deliver; None: nowhere."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    parent = os.environ.get("MLFLOW_RUN_ID", "") if given else ""
-    chosen = given if parent else uri or given
+def register_model(uri: str, *, name: str, source: str, digest: str, tags: dict[str, str]) -> str:
+    """Make a finished artifact a version of the registered model `name`; asked again, the same version answers.
+
+    Args:
+        uri: as `Tracker.open` takes it.
+        source: URL of the folder that the version points to.
+        digest: what tells one artifact from another.
+
+    Returns:
+        the version's number; "" where there is no MLflow to register with.
+
+    Raises:
+        RegistryError: the server is away, has no registry or refuses.
+        InputError: a URI of an unknown kind.
+    """
+    chosen = _server(uri)
     if not chosen:
-        return None
-    if not _SCHEMES.match(chosen):
+        return ""
+    _settle()
+    return register(chosen, name, source, digest, tags)
+
+
+def check_reachable(uri: str) -> str:
+    """Ask the MLflow that a stage would log to for an experiment; returns its URI without a login, "" for none.
+
+    Raises:
+        InputError: it does not answer within 40 s, or refuses; names the URL, the cause and what to do.
+    """
+    chosen = _server(uri)
+    if not chosen:
+        return ""
+    _settle()
+    ask(chosen)
+    return without_login(chosen)
+
+
+def _settle() -> None:
+    for name, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def _server(uri: str) -> str:
+    """The MLflow that counts, see `Tracker.open`; "" for none."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    chosen = given if given and os.environ.get("MLFLOW_RUN_ID", "") else uri or given
+    if chosen and not _SCHEMES.match(chosen):
         raise InputError(
             f"tracking URI '{without_login(chosen)}' is of no known kind: write http://HOST:PORT, "
             'sqlite:///FOLDER/mlflow.db, or "" for the journal alone'
         )
+    return chosen
+
+
+def _target(uri: str, run: str, stage: str, params: dict[str, Any], experiment: str) -> Target | None:
+    """Where to deliver; None: nowhere."""
+    chosen, given = _server(uri), os.environ.get("MLFLOW_TRACKING_URI", "")
+    parent = os.environ.get("MLFLOW_RUN_ID", "") if given else ""
+    if not chosen:
+        return None
     for name in (run, stage):
         if not name or "'" in name or "`" in name:
             raise InputError(f"the run or stage name '{name}' is empty or has a quote: use letters, digits, - and _")

@@ -72,7 +72,10 @@ class Delivery:
             lost = len(self._points)
         if lost or jobs:
             logger.warning(
-                "not delivered to MLflow: %d points%s; the journal has the points, and opening it again delivers them",
+                "not delivered to MLflow at %s%s: %d points%s; the journal has the points, and opening it again"
+                " delivers them",
+                without_login(self._target.uri),
+                "" if self._remote else ", which has not answered",
                 lost,
                 "".join(f", {name}" for name in jobs),
             )

@@ -1,0 +1,143 @@
+"""The model card: README.md of an exported folder, with the header that Hugging Face reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from cmapkd_core.config import STAGE_PHASES
+from cmapkd_core.export.licences import Licence
+from cmapkd_core.export.parity import TOLERANCE
+from cmapkd_core.export.results import Result
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.models.features import Spec
+
+TEMPLATE = "card.md.j2"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage that the student is made of. seconds: None where its artifact is gone, which `note` says."""
+
+    name: str
+    seconds: float | None
+    finished: str = ""
+    run: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights came about: the request of the training stage and the flattened fields that it read.
+
+    method: "" of a model that was not trained here; its fields are the recipe's.
+    """
+
+    fields: Mapping[str, Any]
+    recipe: str = ""
+    ablation: str = ""
+    overrides: str = ""
+
+    @property
+    def method(self) -> str:
+        """A row of METHODS."""
+        return str(self.fields.get("method.name", "")) if self.recipe else ""
+
+    @property
+    def deviations(self) -> str:
+        """From what was published."""
+        return METHODS[self.method].deviations
+
+    @property
+    def seed(self) -> Any:
+        """Of the student's training."""
+        return self.fields.get("seed", "")
+
+    @property
+    def batch(self) -> Any:
+        """Global."""
+        return self.fields.get("optim.batch", "")
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weights of the terms that count."""
+        start = "method.weights."
+        return {name.removeprefix(start): w for name, w in self.fields.items() if name.startswith(start) and w}
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        """The schedule's rows that have epochs."""
+        rows = []
+        for phase in (name for names in STAGE_PHASES.values() for name in names):
+            epochs, start = self.fields.get(f"schedule.{phase}.epochs", 0), f"schedule.{phase}.lr."
+            rates = {name.removeprefix(start): rate for name, rate in self.fields.items() if name.startswith(start)}
+            if epochs:
+                text = ", ".join(f"{group} {rate:g}" for group, rate in rates.items() if rate)
+                rows.append({"name": phase, "epochs": epochs, "rates": text})
+        return rows
+
+    def model(self, side: str) -> str:
+        """`ViT-B-16 (openai)` of the teacher or the student; "" where the training read none."""
+        name = self.fields.get(f"{side}.model", "")
+        return f"{name} ({self.fields[f'{side}.weights']})" if name else ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that the card says. parity: as parity.json. usage: Python by format. data: counts of shards.json."""
+
+    name: str
+    spec: Spec
+    interpolation: str
+    parameters: Mapping[str, float]
+    training: Training
+    data: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    titles: Mapping[str, str]
+    usage: Mapping[str, str]
+    licence: str = ""
+    licences: Sequence[tuple[str, Licence]] = ()
+    looked_at: int = 0
+    results: Sequence[Result] = ()
+    results_note: str = ""
+    costs: Sequence[Cost] = field(default=())
+
+
+def render(facts: Facts) -> str:
+    """The card as Markdown."""
+    environment = Environment(
+        autoescape=False,  # Markdown; what comes from the data is in `plain`
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
+    )
+    environment.filters["plain"] = plain
+    formats = facts.parity["formats"]
+    return environment.get_template(TEMPLATE).render(
+        **vars(facts),
+        student=facts.training.model("student") or facts.name,
+        teacher=facts.training.model("teacher"),
+        tolerance=f"{TOLERANCE:g}",
+        inputs=facts.parity["inputs"],
+        formats=[_format(name, formats[name], facts) for name in formats],
+        total=sum(cost.seconds or 0.0 for cost in facts.costs),
+        millions=lambda count: f"{count / 1e6:.2f}",
+        figure=lambda value: f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}",
+    )
+
+
+def _format(name: str, found: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    otherwise = [plain(caption) for caption in found.get("captions_otherwise", [])]
+    known = {"reason": "", "preprocessing": None, **found, "captions_otherwise": otherwise}
+    return {"name": name, "title": facts.titles[name], "usage": facts.usage[name], **known}
+
+
+def plain(text: str) -> str:
+    """Words of others inside a sentence or a cell: one line, without signs that would break a table or open a tag."""
+    return " ".join("".join(" " if sign in "`|<>" else sign for sign in text).split())[:120]

@@ -1,0 +1,159 @@
+"""Both towers of the student as ONNX graphs, with their tokenizer and what a program needs to feed them.
+
+    image.onnx    images float32 [batch,3,H,H], normalised -> image_embedding [batch,E], unit norm
+    text.onnx     tokens int64 [batch,N] -> text_embedding [batch,E], unit norm
+    towers.json   sizes, mean and std of the pixels, the padding id, the factor of the similarities
+
+The batch is free, H and N are the student's own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from open_clip.model import CustomTextCLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from cmapkd_core.export.huggingface import write_clip_tokenizer
+from cmapkd_core.export.parity import Inexpressible, Towers
+from cmapkd_core.models.backbones import Backbone
+
+IMAGE, TEXT, SETTINGS = "image.onnx", "text.onnx", "towers.json"
+# A protobuf message ends at 2 GB; larger weights lie in a file beside the graph.
+_ONE_FILE = 1_800_000_000
+
+_USAGE = """\
+import json, numpy as np, onnxruntime
+from PIL import Image, ImageOps
+from transformers import AutoTokenizer
+towers = json.load(open("onnx/towers.json"))
+side, length = towers["image_size"], towers["context_length"]
+fitted = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
+pixels = ((np.asarray(fitted) / 255 - towers["mean"]) / towers["std"]).transpose(2, 0, 1)[None].astype(np.float32)
+image = onnxruntime.InferenceSession("onnx/image.onnx").run(None, {"images": pixels})[0]
+ids = AutoTokenizer.from_pretrained("onnx")(["a caption"], truncation=True, max_length=length)["input_ids"]
+tokens = np.array([row + [towers["pad_id"]] * (length - len(row)) for row in ids])
+text = onnxruntime.InferenceSession("onnx/text.onnx").run(None, {"tokens": tokens})[0]
+"""
+
+
+class _Image(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.visual = backbone.model.visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.visual(images), dim=-1)
+
+
+class _Text(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.tower = backbone.model.text if isinstance(backbone.model, CustomTextCLIP) else backbone.model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # The plain CLIP class is its own text tower, and its forward is that of both.
+        encode = getattr(self.tower, "encode_text", self.tower)
+        return F.normalize(encode(tokens), dim=-1)
+
+
+def write(backbone: Backbone, folder: Path) -> None:
+    """Both graphs, the tokenizer's files and towers.json.
+
+    Raises:
+        Inexpressible: PyTorch's exporter cannot translate a tower; nothing is written then.
+    """
+    folder.mkdir(parents=True)
+    size = backbone.spec.image_size
+    # Two inputs: a batch of one would be taken for a constant.
+    examples = torch.zeros(2, 3, size, size), backbone.tokenize(["a", "b"])
+    for tower, example, name, into in zip(
+        (_Image(backbone), _Text(backbone)), examples, ("images", "tokens"), (IMAGE, TEXT), strict=True
+    ):
+        try:
+            _translate(tower.eval(), example, name, folder / into)
+        except Exception as error:  # the exporter's stages raise types of their own, some of them private
+            shutil.rmtree(folder)
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise Inexpressible(
+                f"PyTorch {torch.__version__} cannot translate the tower of {into}: {reason}"
+            ) from error
+    write_tokenizer(backbone, folder)
+    (folder / SETTINGS).write_text(json.dumps(_settings(backbone), indent=2) + "\n", encoding="utf-8")
+
+
+def _translate(tower: nn.Module, example: Tensor, name: str, path: Path) -> None:
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+    torch.onnx.export(
+        tower,
+        (example,),
+        path,
+        input_names=[name],
+        output_names=[f"{path.stem}_embedding"],
+        dynamic_shapes={name: {0: torch.export.Dim("batch", min=1)}},
+        external_data=weights > _ONE_FILE,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def write_tokenizer(backbone: Backbone, folder: Path) -> None:
+    """Files for `AutoTokenizer`: the text tower's own, or open_clip's vocabulary."""
+    if isinstance(backbone.tokenize, SimpleTokenizer):
+        write_clip_tokenizer(backbone.tokenize, backbone.spec.context_length, folder)
+    for name, data in backbone.files.items():
+        if name != "config.json":
+            (folder / name).write_bytes(data)
+
+
+def _settings(backbone: Backbone) -> dict[str, object]:
+    spec, tokenize = backbone.spec, backbone.tokenize
+    pad = 0 if isinstance(tokenize, SimpleTokenizer) else tokenize.tokenizer.pad_token_id  # type: ignore[attr-defined]
+    return {
+        "image_size": spec.image_size,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "interpolation": backbone.config["preprocess_cfg"]["interpolation"],
+        "context_length": spec.context_length,
+        "pad_id": pad,
+        "embed_dim": spec.embed_dim,
+        "scale": backbone.scale().item(),  # similarities are scale * image @ text.T, before a softmax
+        "exporter": f"torch {torch.__version__}",
+    }
+
+
+def load(folder: Path) -> Towers:
+    """The folder in ONNX Runtime, on the CPU."""
+    towers = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    image, text = (
+        onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
+        for name in (IMAGE, TEXT)
+    )
+    tokenizer, length = AutoTokenizer.from_pretrained(folder), towers["context_length"]
+
+    def tokenize(captions: list[str]) -> Tensor:
+        rows = tokenizer(captions, truncation=True, max_length=length)["input_ids"]
+        return torch.tensor([row + [towers["pad_id"]] * (length - len(row)) for row in rows])
+
+    return Towers(partial(_run, image, "images"), partial(_run, text, "tokens"), tokenize, None)
+
+
+def _run(session: onnxruntime.InferenceSession, name: str, inputs: Tensor) -> Tensor:
+    (embedding,) = session.run(None, {name: np.ascontiguousarray(inputs.numpy())})
+    return torch.from_numpy(embedding)
+
+
+def usage(backbone: Backbone) -> str:
+    """Python that embeds a picture and a caption, run beside the folder."""
+    return _USAGE

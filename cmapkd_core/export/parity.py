@@ -1,0 +1,140 @@
+"""Does another library give the same embeddings? The same inputs through both, and the largest difference.
+
+Shapes: B batch, H image side, N context length, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cmapkd_core.data.augment import View, eval_view
+from cmapkd_core.errors import InputError
+from cmapkd_core.models.backbones import Backbone
+
+# Of unit embeddings. Rounding of a dozen float32 blocks gives up to 1e-6; a wrong activation or normalisation 1e-2.
+TOLERANCE = 1e-4
+TOWERS = ("image", "text")
+NOISE = 16  # random images beside the real ones: values that no picture has
+CHUNK = 16  # inputs a library gets at once
+
+# Captions that tokenizers and pooling rules trip over: nothing, nothing but signs, other scripts, more than fits.
+HARD = (
+    *("", " ", "!", "a", "ünïcödé naïve", "日本語の説明", "🦊 e\u0301", "don't it's I'LL 1234"),
+    *("'quoted' & <b>fine</b>", "“curly” \u2014 it\u2019s &amp;", "a very long caption " * 60, "x" * 400, "!?" * 300),
+)
+
+
+class Inexpressible(Exception):
+    """A format cannot hold this model; the message is the reason, which the card gives."""
+
+
+class ParityError(InputError):
+    """An export gives other embeddings than the student."""
+
+
+@dataclass(frozen=True)
+class Towers:
+    """A model that another library has loaded. image: [B,3,H,H] normalised pixels -> unit [B,E]. text: int64 [B,N] ->
+    unit [B,E]. tokenize: n captions -> [n,N]. pixels: an RGB picture -> [3,H,H]; None where it has no such part.
+    """
+
+    image: Callable[[Tensor], Tensor]
+    text: Callable[[Tensor], Tensor]
+    tokenize: Callable[[list[str]], Tensor]
+    pixels: Callable[[Image.Image], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What every library is given, and what the student itself makes of it.
+
+    images: `pictures` as the student is evaluated on them, then random ones [n,3,H,H]. tokens: of `captions`, then of
+    HARD, [m,N]. image, text: the student's unit embeddings of these, [n,E] and [m,E].
+    """
+
+    pictures: list[Image.Image]
+    captions: list[str]
+    images: Tensor
+    tokens: Tensor
+    image: Tensor
+    text: Tensor
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far two sets of unit embeddings [n,E] are apart: largest absolute difference, smallest cosine."""
+
+    max_difference: float
+    min_cosine: float
+    inputs: int
+
+    @classmethod
+    def of(cls, ours: Tensor, theirs: Tensor) -> Bound:
+        """Raises ParityError for another shape, or values that are not finite."""
+        if ours.shape != theirs.shape or not bool(torch.isfinite(theirs).all()):
+            raise ParityError(f"embeddings {tuple(theirs.shape)} against {tuple(ours.shape)}, or not finite")
+        cosine = torch.cosine_similarity(ours.double(), theirs.double(), dim=-1)
+        return cls(float((ours - theirs).abs().max()), float(cosine.min()), len(ours))
+
+    def __str__(self) -> str:
+        return f"max |difference| {self.max_difference:.1e}, min cosine {self.min_cosine:.7f} of {self.inputs}"
+
+
+@torch.inference_mode()
+def probe(backbone: Backbone, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Probe:
+    """Real pictures and captions with random and difficult ones beside them, through the student."""
+    spec = backbone.spec
+    view = View(spec.image_size, spec.mean, spec.std)  # type: ignore[arg-type]
+    noise = torch.randn(NOISE, 3, view.size, view.size, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([*(eval_view(picture, view)[None] for picture in pictures), noise])
+    tokens = backbone.tokenize([*captions, *HARD])
+    embedded = _chunked(backbone.encode_image, images), _chunked(backbone.encode_text, tokens)
+    return Probe(list(pictures), list(captions), images, tokens, *embedded)
+
+
+@torch.inference_mode()
+def measure(towers: Towers, given: Probe) -> dict[str, Any]:
+    """How a library agrees with the student, as plain values for parity.json.
+
+    Returns:
+        image, text: bounds on the same pixels and token ids, which have to hold. preprocessing: the same from the
+        pictures on, by the library's own resampling; no bound is asked of it. captions_otherwise: those of the data
+        whose embedding by the library's own tokenizer is another, by more than TOLERANCE.
+    """
+    found: dict[str, Any] = {
+        "image": vars(Bound.of(given.image, _chunked(towers.image, given.images))),
+        "text": vars(Bound.of(given.text, _chunked(towers.text, given.tokens))),
+    }
+    if given.pictures and towers.pixels:
+        pixels = torch.stack([towers.pixels(picture) for picture in given.pictures])
+        found["preprocessing"] = vars(Bound.of(given.image[: len(pixels)], _chunked(towers.image, pixels)))
+    if given.captions:
+        theirs = _chunked(towers.text, towers.tokenize(given.captions))
+        apart = (given.text[: len(theirs)] - theirs).abs().amax(dim=-1) > TOLERANCE
+        found["captions_otherwise"] = [given.captions[i] for i in apart.nonzero().flatten().tolist()]
+    return found
+
+
+def check(name: str, found: dict[str, Any]) -> None:
+    """Hold an export to the tolerance.
+
+    Raises:
+        ParityError: names the tower and by how much.
+    """
+    for tower in TOWERS:
+        bound = Bound(**found[tower])
+        if bound.max_difference > TOLERANCE:
+            raise ParityError(
+                f"the {name} export gives other {tower} embeddings than the student: {bound}; the tolerance is "
+                f"{TOLERANCE:g}. Try the library versions that pyproject.toml asks for"
+            )
+
+
+def _chunked(encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    return torch.cat([encode(part).float() for part in inputs.split(CHUNK)])

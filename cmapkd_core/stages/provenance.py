@@ -1,0 +1,129 @@
+"""What the artifacts behind a model say of it, for its card: training, data, licences, results, cost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from cmapkd_core.config import STAGE_PHASES
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate import count_parameters
+from cmapkd_core.export import FORMATS, results
+from cmapkd_core.export.card import Cost, Facts, Training
+from cmapkd_core.export.licences import Licence, of_data, of_weights
+from cmapkd_core.fields import flatten
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.places import RECIPE_STUDENT
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Context
+
+LOOKED_AT = 1000  # pictures of each split whose licence is read: those that lie first, so that few shards are fetched
+SIDES = {"teacher": "teacher", "student": "student before training"}
+
+
+def training_of(context: Context, model: str) -> Training:
+    """The request of the stage that made the model, from its manifest; of an untrained one, what it is.
+
+    Raises:
+        InputError: the artifact is of a stage that trains no student.
+    """
+    if "model" in context.inputs:
+        told = context.inputs["model"].manifest
+        if told["stage"] not in STAGE_PHASES:
+            known = ", ".join(STAGE_PHASES)
+            raise InputError(f"{model} is an artifact of stage {told['stage']}: a student comes from one of {known}")
+        return Training(told["fields"], told["recipe"], told["ablation"], told["overrides"])
+    if model == RECIPE_STUDENT:
+        fields = flatten(context.recipe)
+        return Training({name: fields[name] for name in ("student.model", "student.weights", "seed")})
+    name, _, tag = model.partition(":")
+    return Training({"student.model": name, "student.weights": tag or "random"})
+
+
+def facts(
+    context: Context, backbone: Backbone, data: ShardSet, training: Training, found: dict[str, Any], licence: str
+) -> Facts:
+    """Everything that the card says; `found` is what parity.json holds."""
+    licences = _licences(data)
+    rows, note = _results(context, training)
+    return Facts(
+        name=f"cmapkd-{context.recipe.name}",
+        spec=backbone.spec,
+        interpolation=backbone.config["preprocess_cfg"]["interpolation"],
+        parameters={name.rpartition("/")[2]: count for name, count in count_parameters(backbone).items()},
+        training=training,
+        data=_data(context.inputs["shards"], data, training),
+        parity=found,
+        titles={name: form.title for name, form in FORMATS.items()},
+        usage={name: form.usage(backbone) for name, form in FORMATS.items()},
+        licence=licence,
+        licences=[*_licences_of_weights(training), *(("data", row) for row in of_data(licences))],
+        looked_at=sum(licences.values()),
+        results=rows,
+        results_note=note,
+        costs=costs(context.inputs.get("model")),
+    )
+
+
+def _data(artifact: Artifact, data: ShardSet, training: Training) -> dict[str, Any]:
+    fields = artifact.manifest["fields"]
+    return {
+        "source": fields["data.source"],
+        "url": fields["data.url"],
+        "fraction": training.fields.get("data.fraction") if training.method else None,
+        "splits": {name: entry["count"] for name, entry in data.manifest["splits"].items()},
+        "seen": data.manifest["seen"],
+        "quarantined": data.manifest["quarantined"],
+    }
+
+
+def _licences(data: ShardSet) -> dict[str, int]:
+    """Licences that the source gave with the pictures, counted over the first of each split."""
+    places = [(split, i) for split in data.manifest["splits"] for i in range(min(LOOKED_AT, data.count(split)))]
+    return dict(Counter(data.read_note(*place).get("licence", "") for place in places))
+
+
+def _licences_of_weights(training: Training) -> list[tuple[str, Licence]]:
+    found = []
+    for side, role in SIDES.items():
+        if model := training.fields.get(f"{side}.model"):
+            found += [(role, row) for row in of_weights(model, training.fields[f"{side}.weights"])]
+    return found
+
+
+def _results(context: Context, training: Training) -> tuple[list[results.Result], str]:
+    """The table of results and what its intervals are; [] without an evaluation."""
+    if "suite" in context.inputs:
+        row = training.ablation or "none"
+        table = json.loads(context.inputs["suite"].fetch("suite.json").read_bytes())
+        return results.of_suite(table, row), f"Row `{row}` of a suite: means and t-intervals over n seeds of training."
+    if "evaluation" not in context.inputs:
+        return [], ""
+    source, split = context.inputs["evaluation"], context.recipe.evaluate.split
+    kept = [name for name in results.DETAILS if f"{name}.json" in source.files()]
+    details = {name: json.loads(source.fetch(f"{name}.json").read_bytes()) for name in kept}
+    note = f"One training, split `{split}`. Intervals: percentile bootstrap over the n test queries."
+    return results.of_run(source.manifest["metrics"], details), note
+
+
+def costs(model: Artifact | None) -> list[Cost]:
+    """The stages behind a model, first ones first, as their manifests name each other."""
+    found: dict[str, Cost] = {}
+
+    def visit(artifact: Artifact) -> None:
+        for name, entry in artifact.manifest["inputs"].items():
+            try:
+                before = artifact.source(name)
+            except InputError:
+                found.setdefault(entry["url"], Cost(name, None, note=f"not known: {entry['url']} is gone"))
+                continue
+            if before.url not in found:
+                visit(before)
+        told = artifact.manifest
+        found[artifact.url] = Cost(told["stage"], told["seconds"], told["finished"], told["run"])
+
+    if model is not None:
+        visit(model)
+    return list(found.values())
