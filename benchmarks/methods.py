@@ -4,7 +4,8 @@
 
 A step is what the loop does in the phase `fine`: the frozen teacher (where the method has one), the method's forward,
 backward and update, on one batch of random pictures and captions. All methods take turns in every round, so that
-what else the machine does falls on all of them; the median over the rounds is printed.
+what else the machine does falls on all of them; the median over the rounds is printed. With --stored the methods
+that hear the teacher's embeddings alone are measured a second time with these stored (teacher_fit.views above 0).
 """
 
 from __future__ import annotations
@@ -18,22 +19,24 @@ from pathlib import Path
 
 import torch
 
-from cmapkd_core.config import METHODS as SPECS
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.loop import freeze_all_but, weighted_total
 from cmapkd_core.engine.optim import Optimiser, trainable
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.evaluate.tasks import count_parameters
+from cmapkd_core.method_specs import METHODS as SPECS
 from cmapkd_core.methods import METHODS, Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
-from cmapkd_core.models.teacher import Teacher, diagonal_prior
+from cmapkd_core.models.teacher import Targets, Teacher, diagonal_prior
 from cmapkd_core.recipes import BASELINES, resolve
 
 WORDS = ("a", "small", "red", "striped", "cat", "dog", "house", "boat", "under", "beside", "two", "of", "the", "on")
 PHASES = ("coarse", "medium", "fine")
+CLASSES = 100  # of promptkd_cls
+STORED = ", stored"
 
 
 def random_batch(student: Backbone, teacher: Backbone, size: int) -> Batch:
@@ -67,8 +70,8 @@ def trained(method: Method) -> int:
     return sum(p.numel() for p in chosen.values())
 
 
-def stepper(method: Method, teacher: Teacher, batch: Batch) -> Callable[[int], None]:
-    """One whole update of the phase `fine`."""
+def stepper(method: Method, teacher: Teacher, batch: Batch, stored: bool = False) -> Callable[[int], None]:
+    """One whole update of the phase `fine`; `stored`: the teacher does not run in it."""
     recipe, phase = method.recipe, method.recipe.schedule.fine
     groups = trainable(method.groups(phase), phase)
     freeze_all_but(method, [p for params in groups.values() for p in params])
@@ -76,10 +79,16 @@ def stepper(method: Method, teacher: Teacher, batch: Batch) -> Callable[[int], N
     weights = recipe.method.weights.within(phase)
     taught = SPECS[recipe.method.name].teacher
 
+    def ask() -> Targets | None:
+        return (
+            teacher.targets(batch.images["teacher"], batch.tokens["teacher"], method.active(phase)) if taught else None
+        )
+
+    kept = ask() if stored else None
+
     def step(number: int) -> None:
         optimiser.set_rates(number)
-        levels = method.active(phase)
-        said = teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels) if taught else None
+        said = kept or ask()
         optimiser.backward(weighted_total(method(batch, said, phase, number).terms, weights))
         optimiser.update()
 
@@ -92,27 +101,31 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--stored", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = ["none", *BASELINES]
-    recipes = {row: resolve(args.recipe, row, f"optim.batch={args.batch}") for row in rows}
+    recipes = {row: resolve(args.recipe, row, f"optim.batch={args.batch}") for row in ["none", *BASELINES]}
+    again = [row for row, r in recipes.items() if args.stored and SPECS[r.method.name].targets == "embeddings"]
+    recipes |= {f"{row}{STORED}": recipes[row] for row in again}
+    rows = list(recipes)
     with tempfile.TemporaryDirectory() as folder:
         base = recipes["none"]
         backbone = build(base.teacher, base.seed, Path(folder))
         student = build(base.student, base.seed, Path(folder))
         levels = LevelTower(backbone.spec, student.spec.vision_grids[2], base.pyramid.width)
         teacher = Teacher(backbone, levels, diagonal_prior())
+        teacher.classes = torch.nn.functional.normalize(torch.randn(CLASSES, backbone.spec.embed_dim), dim=-1)
         batch = random_batch(student, backbone, args.batch)
         methods = {row: make(recipe, teacher, Path(folder)) for row, recipe in recipes.items()}
     counts = {row: (trained(m), count_parameters(m.exported(teacher))) for row, m in methods.items()}
-    steps = {row: stepper(method, teacher, batch) for row, method in methods.items()}
+    steps = {row: stepper(method, teacher, batch, row.endswith(STORED)) for row, method in methods.items()}
     seconds: dict[str, list[float]] = {row: [] for row in rows}
     for number in range(args.rounds + 1):
         for row, step in steps.items():
             since = time.perf_counter()
             step(number)
             seconds[row].append(time.perf_counter() - since)
-    print(f"\n{'':14}{'trained M':>10}{'image M':>9}{'text M':>8}{'s a step':>10}{'to kd':>8}")
+    print(f"\n{'':22}{'trained M':>10}{'image M':>9}{'text M':>8}{'s a step':>10}{'to kd':>8}")
     median = {row: statistics.median(values[1:]) for row, values in seconds.items()}  # the first one warms up
     reference = median["kd"]
     for row in rows:
@@ -120,7 +133,7 @@ def main() -> None:
         sizes = (total / 1e6, answers["parameters/image"] / 1e6, answers["parameters/text"] / 1e6)
         name = "cmapkd" if row == "none" else row
         columns = f"{sizes[0]:10.2f}{sizes[1]:9.2f}{sizes[2]:8.2f}{median[row]:10.3f}{median[row] / reference:8.2f}"
-        print(f"{name:14}{columns}")
+        print(f"{name:22}{columns}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from cmapkd_core.methods.kd import Kd
 from cmapkd_core.methods.llava_kd import LlavaKd
 from cmapkd_core.methods.mobileclip import MobileClip
 from cmapkd_core.methods.promptkd import PromptKd
+from cmapkd_core.methods.promptkd_cls import PromptKdCls
 from cmapkd_core.methods.tinyclip import TinyClip
 
 METHODS: dict[str, type[Method]] = {
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "kd": Kd,
     "fitnet": FitNet,
     "promptkd": PromptKd,
+    "promptkd_cls": PromptKdCls,
     "c2kd": C2Kd,
     "llava_kd": LlavaKd,
     "clip_kd": ClipKd,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
 
 if TYPE_CHECKING:
     from cmapkd_core.methods.policy import PolicyFit
+
+Said = TypeVar("Said", bound=Embeddings)
 
 
 @dataclass
@@ -95,10 +97,16 @@ def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractCont
     return contextlib.nullcontext() if dtype is None else torch.autocast(device, dtype)
 
 
-def require(targets: Targets | None) -> Targets:
+def require(targets: Said | None) -> Said:
     """The targets of a method that cannot do without."""
     assert targets is not None, "config.METHODS says that this method has a teacher"
     return targets
+
+
+def require_teacher(teacher: Teacher | None) -> Teacher:
+    """The same for the teacher itself, which some methods read when they are made."""
+    assert teacher is not None, "config.METHODS says that this method has a teacher"
+    return teacher
 
 
 def gathered(*tensors: Tensor) -> list[Tensor]:

@@ -23,7 +23,7 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce
 from cmapkd_core.losses.kendall import kendall_tau, non_target, row_divergence
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Spec
 from cmapkd_core.models.teacher import Targets, Teacher
@@ -36,7 +36,7 @@ class C2Kd(Method):
 
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        teacher = require_teacher(teacher)
         self.student_proxies, self.teacher_proxies = proxies(student.spec), proxies(teacher.backbone.spec)
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:

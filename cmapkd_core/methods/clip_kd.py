@@ -22,10 +22,10 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.embeddings import interactive, squared_error
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.methods.lifts import lifts
 from cmapkd_core.models.backbones import MAX_SCALE, Backbone
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Teacher
 
 
 class ClipKd(Method):
@@ -33,7 +33,7 @@ class ClipKd(Method):
 
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        teacher = require_teacher(teacher)
         self.lifts = lifts(student, teacher)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
@@ -41,7 +41,7 @@ class ClipKd(Method):
         """The student, and what only its losses need."""
         return super().groups(phase) | {"extra": [*self.lifts.parameters(), self.log_scale]}
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `mse` and `icl`."""
         theirs = require(targets)
         vision, text = self.towers(batch)

@@ -23,7 +23,7 @@ from cmapkd_core.losses.align import align, pyramid, single
 from cmapkd_core.losses.embeddings import interactive
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import gram, layer_relation, sample_relation
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
@@ -37,7 +37,7 @@ class Cmapkd(Method):
 
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        teacher = require_teacher(teacher)
         theirs, spec = teacher.backbone.spec.embed_dim, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
         # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
@@ -53,6 +53,16 @@ class Cmapkd(Method):
         """The student, the parts of its pyramid that the phase's levels reach, the selector."""
         pyramid = [*self.levels.used(self.active(phase)), *self.lifts.parameters()]
         return super().groups(phase) | {"pyramid": pyramid, "selector": self.selector.used(self.active(phase))}
+
+    def begin(self, teacher: Teacher | None) -> list[str]:
+        """Start the level modules from the teacher's where the recipe says so; says how many tensors fit."""
+        if not self.recipe.pyramid.inherit:
+            return []
+        theirs = require_teacher(teacher).levels.state_dict()
+        ours = self.levels.state_dict()
+        fitting = {name: x for name, x in theirs.items() if x.shape == ours[name].shape}
+        self.levels.load_state_dict(ours | fitting)
+        return [f"{len(fitting)} of the {len(ours)} tensors of the student's levels start from the teacher's"]
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Levels that both the phase and the recipe have, finest first."""

@@ -22,7 +22,7 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.hints import map_hint, token_hint
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.hierarchy import masked_mean
@@ -38,7 +38,7 @@ class FitNet(Method):
 
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        teacher = require_teacher(teacher)
         ours, theirs = student.spec, teacher.backbone.spec
         self.map_regressor = nn.Conv2d(ours.vision_widths[HINT], theirs.vision_widths[HINT], 1)
         self.token_regressor = nn.Linear(ours.text_widths[HINT], theirs.text_widths[HINT])

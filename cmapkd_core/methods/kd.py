@@ -11,13 +11,13 @@ from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require
-from cmapkd_core.models.teacher import Targets
+from cmapkd_core.models.teacher import Embeddings
 
 
 class Kd(Method):
     """L_clip and the teacher's softened similarities."""
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `kd`."""
         theirs = require(targets)
         vision, text = self.towers(batch)

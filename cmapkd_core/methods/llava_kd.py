@@ -25,7 +25,7 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.patches import patch_relation, patch_responses
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.pyramid import resize
 from cmapkd_core.models.teacher import Targets, Teacher
@@ -36,7 +36,7 @@ class LlavaKd(Method):
 
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        teacher = require_teacher(teacher)
         self._frozen = (teacher.backbone,)  # in a tuple: the teacher is no part of this module's state
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:

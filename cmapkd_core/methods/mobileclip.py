@@ -3,9 +3,9 @@
 L = (1 - lambda) L_clip + lambda 1/2 [CE(p_T, p_S) of rows + of columns], lambda = 0.75; p are softmaxes of each
 model's own scaled similarities (losses/embeddings.py).
 
-deviations: MobileCLIP reads the embeddings of several teachers from a reinforced data set, one for each stored
-augmentation; here one teacher sees the student's own crop as it comes, which stores nothing and repeats no crop. No
-synthetic captions.
+MobileCLIP reads the embeddings from a reinforced data set, one for each stored augmentation: teacher_fit.views > 0.
+With 0 the teacher sees the student's own crop as it comes, which stores nothing and repeats no crop.
+deviations: one teacher instead of several. No synthetic captions.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce
 from cmapkd_core.losses.embeddings import soft_cross_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require
-from cmapkd_core.models.teacher import Targets
+from cmapkd_core.models.teacher import Embeddings
 
 
 class MobileClip(Method):
     """The pairs and the teacher's soft targets, a quarter to three."""
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `soft`."""
         theirs = require(targets)
         vision, text = self.towers(batch)

@@ -6,10 +6,9 @@
 The student's image tower and g learn to answer in the teacher's space; no label and no student text tower is
 needed, in training or at inference. So the exported model is the student's image tower with g, and the *teacher's*
 text tower: its parameters are what a query costs, and the evaluation counts them.
-deviations: W are the captions of the batch and a bank of the last ones in place of class names (a batch carries no
-list of classes, so the class-text form cannot be built from it). The teacher is not prompt-tuned. The image tower
-trains as a whole in place of visual prompts, since a student of another family has no prompts. g reads the unit
-embedding.
+deviations: W are the captions of the batch and a bank of the last ones in place of class names (the class-text form is
+methods/promptkd_cls.py). The teacher is not prompt-tuned. The image tower trains as a whole in place of visual
+prompts, since a student of another family has no prompts. g reads the unit embedding.
 """
 
 from __future__ import annotations
@@ -21,14 +20,40 @@ from torch import Tensor, nn
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.embeddings import class_divergence
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import with_text_of
 from cmapkd_core.models.headed import ImageHead
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Teacher
 
 
-class PromptKd(Method):
+class InTeacherSpace(Method):
+    """The student's image tower and the projector g: what both forms of PromptKD train and export."""
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__(recipe, student, teacher)
+        self.projector = ImageHead(student.spec.embed_dim, require_teacher(teacher).backbone.spec.embed_dim)
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """The image tower with the scale, and g."""
+        tower = [*self.student.model.visual.parameters(), self.student.model.logit_scale]
+        return {"student": tower, "extra": list(self.projector.parameters())}
+
+    def compare(self, image: Tensor, image_t: Tensor, scale_t: Tensor, classes: Tensor) -> Tensor:
+        """The loss without w for gathered embeddings [B,E], [B,E'] over classes [C,E'].
+
+        After the gather: the batch norm sees the global batch, whatever the number of ranks.
+        """
+        answer = F.normalize(self.projector(image), dim=-1)
+        teacher, student = scale_t * image_t @ classes.T, self.student.scale() * answer @ classes.T
+        return class_divergence(teacher, student, self.recipe.method.kd_tau)
+
+    def exported(self, teacher: Teacher | None) -> Backbone:
+        """The image tower with g, and the teacher's text tower."""
+        return with_text_of(self.student, self.projector, require_teacher(teacher).backbone)
+
+
+class PromptKd(InTeacherSpace):
     """The student's image tower, the projector g, and the bank of captions."""
 
     bank: Tensor
@@ -36,37 +61,20 @@ class PromptKd(Method):
 
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
-        width = teacher.backbone.spec.embed_dim
-        self.projector = ImageHead(student.spec.embed_dim, width)
         # Buffers, so that a resumed run meets the same classes.
-        self.register_buffer("bank", torch.zeros(recipe.method.bank, width))
+        self.register_buffer("bank", torch.zeros(recipe.method.bank, require_teacher(teacher).backbone.spec.embed_dim))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
-    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
-        """The image tower with the scale, and g."""
-        tower = [*self.student.model.visual.parameters(), self.student.model.logit_scale]
-        return {"student": tower, "extra": list(self.projector.parameters())}
-
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
         theirs = require(targets)
         with self.autocast():
             vision = self.student.vision(batch.images["student"])
         image, image_t, caption_t = gathered(vision.embedding, theirs.image, theirs.text)
-        # After the gather: the batch norm sees the global batch, whatever the number of ranks.
-        answer = F.normalize(self.projector(image), dim=-1)
         classes = torch.cat([caption_t, self.bank[: int(self.filled)]])
-        teacher, student = theirs.scale * image_t @ classes.T, self.student.scale() * answer @ classes.T
         if self.training:
             self._keep(caption_t)
-        term = class_divergence(teacher, student, self.recipe.method.kd_tau)
-        return Outcome({"prompt": term}, roots=[vision.taps[0]])
-
-    def exported(self, teacher: Teacher | None) -> Backbone:
-        """The image tower with g, and the teacher's text tower."""
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
-        return with_text_of(self.student, self.projector, teacher.backbone)
+        return Outcome({"prompt": self.compare(image, image_t, theirs.scale, classes)}, roots=[vision.taps[0]])
 
     def _keep(self, captions: Tensor) -> None:
         """First in, first out."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.compose import inherit
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Teacher
 
 
 class TinyClip(Method):
@@ -25,10 +25,10 @@ class TinyClip(Method):
 
     def begin(self, teacher: Teacher | None) -> list[str]:
         """Inherit weights; says of each tower what it got."""
-        assert teacher is not None, "config.METHODS says that this method has a teacher"
+        teacher = require_teacher(teacher)
         return [f"{tower} tower {found}" for tower, found in inherit(self.student, teacher.backbone).items()]
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `kd`."""
         theirs = require(targets)
         vision, text = self.towers(batch)

@@ -19,19 +19,27 @@ from cmapkd_core.models.features import Features
 
 
 @dataclass
-class Targets:
-    """What the teacher says of a batch of pairs.
+class Embeddings:
+    """What the teacher says of a batch of pairs by its embeddings alone, which may come from a store.
 
-    image, text: unit embeddings [b,E]. vision, language: all that its towers gave (taps, pooled states).
-    scale: exp of its logit scale. level_scale: exp(s) of its bridge. levels: its active levels, mapped
-    by its own bridge. alpha: [4,4] compatibility of P_i with L_j, sums to 1.
+    image, text: unit embeddings [b,E]. scale: exp of its logit scale.
     """
 
     image: Tensor
     text: Tensor
+    scale: Tensor
+
+
+@dataclass
+class Targets(Embeddings):
+    """All that the teacher says of a batch of pairs.
+
+    vision, language: what its towers gave (taps, pooled states). level_scale: exp(s) of its bridge. levels: its
+    active levels, mapped by its own bridge. alpha: [4,4] compatibility of P_i with L_j, sums to 1.
+    """
+
     vision: Features
     language: Features
-    scale: Tensor
     level_scale: Tensor
     levels: Levels
     alpha: Tensor
@@ -44,14 +52,19 @@ def diagonal_prior() -> Tensor:
 
 
 class Teacher(nn.Module):
-    """Backbone, fitted levels and compatibility of the teacher, frozen and in eval mode for good."""
+    """Backbone, fitted levels and compatibility of the teacher, frozen and in eval mode for good.
+
+    classes: unit text features of the data's classes [C,E]; none but for a method that compares classes.
+    """
 
     alpha: Tensor
+    classes: Tensor
 
     def __init__(self, backbone: Backbone, levels: LevelTower, alpha: Tensor) -> None:
         super().__init__()
         self.backbone, self.levels = backbone, levels
         self.register_buffer("alpha", alpha)
+        self.register_buffer("classes", torch.zeros(0, backbone.spec.embed_dim))
         self.amp: torch.dtype | None = None  # the towers' autocast type; what the losses see is fp32
         self.requires_grad_(False)
         self.eval()
@@ -62,6 +75,6 @@ class Teacher(nn.Module):
         with contextlib.nullcontext() if self.amp is None else torch.autocast(images.device.type, self.amp):
             vision, text = self.backbone.vision(images), self.backbone.text(tokens)
             found = self.levels(vision, text, levels).float()
-        scales = self.backbone.scale(), self.levels.bridge.scale()
+        scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
         vision, text = vision.float(), text.float()
-        return Targets(vision.embedding, text.embedding, vision, text, *scales, found, self.alpha)
+        return Targets(vision.embedding, text.embedding, scale, vision, text, level_scale, found, self.alpha)

@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete artifact. digest: sha256 of its manifest, which names the sha256 of every file."""
+    """A complete artifact. url: absolute. digest: sha256 of its manifest, which names the sha256 of every file."""
 
     url: str
     manifest: dict[str, Any]
@@ -35,6 +35,23 @@ class Artifact:
         if found is None:
             raise InputError(f"{url} has no {MANIFEST}: the stage that writes it has not finished; run it first")
         return found
+
+    def source(self, name: str) -> Artifact:
+        """The artifact that it was made from as input `name`.
+
+        That is where the manifest says, or at the same place below this artifact's own root, where the root was
+        moved or the manifest has a path relative to another working directory.
+
+        Raises:
+            InputError: it is at neither place.
+        """
+        made_from = self.manifest["inputs"][name]
+        root, place = self.url.rsplit("/", 2)[0], made_from["url"].rstrip("/").split("/")[-2:]
+        for url in (made_from["url"], storage.join(root, *place)):
+            found = find(url)
+            if found is not None and found.digest == made_from["digest"]:
+                return found
+        return Artifact.open(made_from["url"])
 
     def files(self) -> list[str]:
         """Names of its files."""
@@ -76,6 +93,7 @@ def cache_of(url: str) -> Path:
 
 def find(url: str) -> Artifact | None:
     """The artifact at `url`, or None while it has no manifest."""
+    url = storage.absolute(url)
     try:
         raw = storage.read_bytes(storage.join(url, MANIFEST))
     except FileNotFoundError:

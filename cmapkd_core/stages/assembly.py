@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cmapkd_core import parallel, storage
-from cmapkd_core.config import METHODS as SPECS
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.augment import View
+from cmapkd_core.data.fixed import EmbeddingStore
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.checkpoint import Checkpoints
@@ -19,6 +20,10 @@ from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, seed_everything
 from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.classnames import load_class_names
+from cmapkd_core.evaluate.embed import embed_texts
+from cmapkd_core.evaluate.zeroshot import class_embeddings, load_templates
+from cmapkd_core.method_specs import METHODS as SPECS
 from cmapkd_core.methods import METHODS, Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
@@ -43,9 +48,20 @@ def side_of(backbone: Backbone) -> Side:
 
 
 def train_loader(
-    recipe: Recipe, shards: ShardSet, sides: dict[str, Side], *, batch: int, fraction: float, seed: int
+    recipe: Recipe,
+    shards: ShardSet,
+    sides: dict[str, Side],
+    *,
+    batch: int,
+    fraction: float,
+    seed: int,
+    crops: int = 0,
+    store: EmbeddingStore | None = None,
 ) -> TrainLoader:
     """This rank's share of shuffled, augmented training pairs.
+
+    Args:
+        crops, store: as `TrainLoader` takes them.
 
     Raises:
         InputError: no training split, or fewer pairs than a batch.
@@ -69,6 +85,8 @@ def train_loader(
         workers=recipe.runtime.workers,
         max_pixels=data.max_pixels,
         quarantine_bound=data.quarantine_bound,
+        crops=crops,
+        store=store,
     )
 
 
@@ -111,6 +129,8 @@ def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | Non
     teacher = None
     if SPECS[recipe.method.name].teacher:
         teacher = load_teacher(context.inputs["teacher"], common_grid(student), recipe.pyramid.width)
+        if SPECS[recipe.method.name].classes:
+            teacher.classes = class_features(teacher.backbone, open_shards(context.inputs["shards"]), recipe)
     method = METHODS[recipe.method.name](recipe, student, teacher)
     if init:
         load_own_state(method, init.fetch(METHOD_STATE))
@@ -118,6 +138,22 @@ def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | Non
         for line in method.begin(teacher):
             context.say(f"{recipe.method.name}: {line}\n")
     return method, teacher
+
+
+def class_features(teacher: Backbone, shards: ShardSet, recipe: Recipe) -> torch.Tensor:
+    """The teacher's text features of the data's classes by the recipe's templates, [C,E] unit norm on the device.
+
+    Raises:
+        InputError: fewer than two classes, or templates or names that cannot be used.
+    """
+    if len(shards.classes) < 2:
+        raise InputError(
+            f"{recipe.method.name} compares the data's classes, and {shards.url} has {len(shards.classes)}: give the "
+            "source a class column, or use promptkd, whose classes are captions"
+        )
+    names = load_class_names(recipe.evaluate.classes, shards.classes)
+    encode = partial(embed_texts, teacher, batch=recipe.evaluate.batch, device=parallel.device())
+    return class_embeddings(encode, names, load_templates(recipe.evaluate.templates))
 
 
 def _student_folder(init: Artifact) -> Path:

@@ -38,9 +38,10 @@ JOURNAL = "journal.jsonl"
 class Request:
     """What every stage is told, as strings.
 
-    recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder or
-    s3:// prefix of all artifacts. run: the submission's name. tracking_uri: MLflow's, "" for none.
-    redo: "yes" runs a stage again although it is complete.
+    recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder (kept as an
+    absolute path, so that what is recorded holds in every working directory) or s3:// prefix of all artifacts.
+    run: the submission's name. tracking_uri: MLflow's, "" for none. redo: "yes" runs a stage again although it
+    is complete.
     """
 
     recipe: str
@@ -52,6 +53,9 @@ class Request:
     run: str = ""
     tracking_uri: str = ""
     redo: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", storage.absolute(self.root))
 
     def resolved(self) -> Recipe:
         """The full recipe."""

@@ -1,7 +1,8 @@
 """Stage report: one run's table, figures and page from its artifacts.
 
-Artifact: report.html (one page that stands alone), report.md (for the KFP UI), table.json (for programs).
-Ends by printing the small table and where the page is.
+Artifact: report.html (one page that stands alone), report.md (for the KFP UI), table.json (for programs), paper/
+(tables in LaTeX, figures as PDF and PNG, every number with its origin; see report/paper.py). Ends by printing the
+small table and where the page is.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import write_executor_output
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.report import markdown as markdown_report
-from cmapkd_core.report import page, sections, table
+from cmapkd_core.report import page, paper, sections, table
 from cmapkd_core.report.inputs import Inputs, Source, no_pictures
+from cmapkd_core.report.results import check_names
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
@@ -38,6 +41,8 @@ def run(
     before_eval: str = "",
     student_eval: str = "",
     reference_eval: str = "",
+    levels: str = "",
+    evaluations: str = "",
     html: str = "",
     markdown: str = "",
     metrics: str = "",
@@ -46,13 +51,17 @@ def run(
     """Write the report of a run.
 
     Args:
-        shards .. reference_eval: URLs of the run's artifacts; one that is "" makes a sentence that says so.
+        shards .. levels: URLs of the run's artifacts; one that is "" makes a sentence that says so.
+        evaluations: JSON `{"TASK[-DATASET]/ROLE": URL}` of further evaluations, ROLE one of teacher, before, reference,
+            student, such as `{"vqa-easy_vqa/student": ..}`.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
         executor_input: what KFP tells a container of itself; "" elsewhere.
 
     Raises:
-        InputError: an artifact that is not complete, or evaluations of different data.
+        InputError: an artifact that is not complete, evaluations of different data or of no known model.
     """
+    more = urls_of("evaluations", evaluations)
+    check_names(more)
     given = {
         "shards": shards,
         "teacher": teacher,
@@ -64,6 +73,8 @@ def run(
         "before_eval": before_eval,
         "student_eval": student_eval,
         "reference_eval": reference_eval,
+        "levels": levels,
+        **more,
     }
     inputs = {name: url for name, url in given.items() if url}
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
@@ -74,6 +85,21 @@ def run(
     print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
     print(f"report: {artifact.file_url(HTML)}")
     return url
+
+
+def urls_of(name: str, text: str) -> dict[str, str]:
+    """The URLs of an argument that is a JSON object; "" has none.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--{name} is no JSON ({error}): give an object such as {{'none/0': URL}}") from None
+    if not isinstance(found, dict) or not all(isinstance(url, str) for url in found.values()):
+        raise InputError(f"--{name}: give a JSON object such as {{'none/0': URL}}")
+    return found
 
 
 def hand_out(artifact: Artifact, copies: dict[str, str], metrics: str, executor_input: str) -> None:
@@ -92,7 +118,7 @@ def _write(target: str, data: bytes) -> None:
 
 
 def body(context: Context, request: Request) -> dict[str, float]:
-    """The three files; the metrics are the main table's numbers as `student/retrieval/i2t/R@1`."""
+    """The files; the metrics are the main table's numbers as `student/retrieval/i2t/R@1`."""
     inputs = Inputs(
         recipe=context.recipe,
         ablation=request.ablation or "none",
@@ -105,12 +131,15 @@ def body(context: Context, request: Request) -> dict[str, float]:
     built = sections.build(inputs, found)
     texts = {
         HTML: page.render(inputs, found, built),
-        MARKDOWN: markdown_report.render(inputs, found, built),
+        MARKDOWN: markdown_report.render(inputs, built),
         TABLE: json.dumps(table.as_json(found, inputs), indent=1),
     }
     for name, text in texts.items():
         (context.out / name).write_text(text, encoding="utf-8")
         context.tracker.artifact(context.out / name)
+    title = f"{inputs.run}: recipe {context.recipe.name}, ablation {inputs.ablation}, seed {context.recipe.seed}"
+    context.say("report: writing the paper's folder")
+    context.tracker.artifact(paper.write(context.out, title, sections.HEADINGS, built))
     return {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
 
 
@@ -119,13 +148,13 @@ def _source(name: str, artifact: Artifact) -> Source:
 
 
 def _pictures(context: Context) -> Callable[[str], bytes]:
-    """key -> encoded image of the evaluated split."""
+    """key -> encoded image; of a key that two splits have, the evaluated split's."""
     if "shards" not in context.inputs:
         return no_pictures
-    split = context.recipe.evaluate.split
     shards = open_shards(context.inputs["shards"])
-    places = {key: i for i, key in enumerate(shards.keys(split))}
-    return lambda key: shards.read_image(split, places[key])
+    splits = sorted(shards.manifest["splits"], key=lambda name: name == context.recipe.evaluate.split)
+    places = {key: (split, i) for split in splits for i, key in enumerate(shards.keys(split))}
+    return lambda key: shards.read_image(*places[key])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from cmapkd_core import parallel
-from cmapkd_core.config import ALL_LEVELS, METHODS
+from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.loader import TrainLoader
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.methods.policy import PolicyFit
 from cmapkd_core.models.teacher import Teacher

@@ -1,13 +1,15 @@
 """Stage suite_report: the table of a suite over its seeds, paired differences, and the page, from all evaluations.
 
-Artifact: suite.html (one page that stands alone), suite.md (for the KFP UI), suite.json (for programs). A row or a
-seed that is not finished is named as missing; the rest stands. Ends by printing the small table and where the page is.
+Artifact: suite.html (one page that stands alone), suite.md (for the KFP UI), suite.json (for programs), paper/
+(tables in LaTeX, figures, every number with its origin). A row or a seed that is not finished is named as missing; the
+rest stands. Ends by printing the small table and where the page is.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +17,13 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.recipes import resolve
-from cmapkd_core.report import suite_page
+from cmapkd_core.report import paper, suite_page, suite_sections
 from cmapkd_core.report.inputs import Source
-from cmapkd_core.report.suite import SuiteInputs, Training, as_json, build
+from cmapkd_core.report.suite import SuiteInputs, Training, as_json, build, check_more
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
-from cmapkd_core.stages.report import hand_out
+from cmapkd_core.stages.report import hand_out, urls_of
 
 HTML, MARKDOWN, TABLE = "suite.html", "suite.md", "suite.json"
 
@@ -34,6 +36,7 @@ def run(
     trainings: str = "{}",
     before: str = "{}",
     teacher_eval: str = "",
+    more: str = "",
     executions: str = "0",
     naive: str = "0",
     expectations: str = "",
@@ -49,6 +52,8 @@ def run(
         evaluations, trainings: JSON `{"ROW/SEED": URL}` of the evaluations and of the joint stages.
         before: JSON `{"SEED": URL}` of the untrained student's evaluations.
         teacher_eval: URL of the teacher's evaluation.
+        more: JSON of further evaluations: `{"TASK[-DATASET]/ROW/SEED": URL}`, `TASK/ROW` for what every seed answers
+            alike, `TASK/teacher`; such as `{"vqa/none/0": .., "efficiency/none": .., "vqa/teacher": ..}`.
         executions, naive: stage executions of the suite, and of one run for every row and seed.
         expectations: "yes" adds a section with what the paper expects, under a heading that says so.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
@@ -57,14 +62,15 @@ def run(
     Raises:
         InputError: no JSON of that form, a count that is no number, or evaluations of different data.
     """
-    given = {"evaluation": _urls("evaluations", evaluations), "training": _urls("trainings", trainings)}
-    given |= {"before": _urls("before", before), "teacher": {"": teacher_eval}}
+    given = {"evaluation": urls_of("evaluations", evaluations), "training": urls_of("trainings", trainings)}
+    given |= {"before": urls_of("before", before), "teacher": {"": teacher_eval}, "more": urls_of("more", more)}
     named = {f"{kind} {key}".strip(): url for kind, urls in given.items() for key, url in urls.items()}
     for name, count in (("executions", executions), ("naive", naive)):
         if not count.isdecimal():
             raise InputError(f"--{name} {count}: a number of stage executions")
     if not given["evaluation"]:
         raise InputError("--evaluations is empty: a report needs at least one row with one seed")
+    check_more(given["more"], {key.rpartition("/")[0] for key in given["evaluation"]})
     told = {"suite": suite, "executions": executions, "naive": naive, "expectations": expectations}
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
     url = report_url(request.root, request.run)
@@ -79,29 +85,23 @@ def run(
     return url
 
 
-def _urls(name: str, text: str) -> dict[str, str]:
-    try:
-        found = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError(f"--{name} is no JSON ({error}): give an object such as {{'none/0': URL}}") from None
-    if not isinstance(found, dict) or not all(isinstance(url, str) for url in found.values()):
-        raise InputError(f"--{name}: give a JSON object such as {{'none/0': URL}}")
-    return found
-
-
 def body(request: Request, told: dict[str, str], named: dict[str, str], context: Context) -> dict[str, float]:
-    """The three files; the metrics are every row's means as `no_alsn/retrieval/i2t/R@1`."""
+    """The files; the metrics are every row's means as `no_alsn/retrieval/i2t/R@1`."""
     context.say("suite_report: reading the suite's artifacts")
     inputs = gather(request, told, named, context.inputs)
     table = build(inputs)
+    headings, sections = suite_sections.build(inputs, table)
     texts = {
-        HTML: suite_page.render(inputs, table),
-        MARKDOWN: suite_page.markdown(inputs, table),
+        HTML: suite_page.render(inputs, table, headings, sections),
+        MARKDOWN: suite_page.markdown(inputs, table, headings, sections),
         TABLE: json.dumps(as_json(inputs, table, suite_page.text), indent=1),
     }
     for name, text in texts.items():
         (context.out / name).write_text(text, encoding="utf-8")
         context.tracker.artifact(context.out / name)
+    title = f"{inputs.run}: suite {inputs.suite}, recipe {inputs.recipe.name}, seeds {', '.join(inputs.seeds)}"
+    context.say("suite_report: writing the paper's folder")
+    context.tracker.artifact(paper.write(context.out, title, headings, sections))
     return suite_page.facts(table)
 
 
@@ -130,11 +130,16 @@ def gather(request: Request, told: dict[str, str], named: dict[str, str], opened
         executions=int(told["executions"]),
         naive=int(told["naive"]),
         expectations=bool(told["expectations"]),
+        more={n.removeprefix("more "): _more(source(n)) for n in named if n.startswith("more ")},
     )
 
 
 def _source(name: str, url: str, artifact: Artifact | None) -> Source:
     return Source(name, url, frozenset(artifact.files()), artifact.fetch) if artifact else Source(name, url)
+
+
+def _more(source: Source) -> Source:
+    return replace(source, name=source.name.removeprefix("more "))
 
 
 def _training(source: Source, artifact: Artifact | None) -> Training:
@@ -143,7 +148,7 @@ def _training(source: Source, artifact: Artifact | None) -> Training:
         return Training(source)
     stages = [artifact]
     while "init" in stages[0].manifest["inputs"]:
-        stages.insert(0, Artifact.open(stages[0].manifest["inputs"]["init"]["url"]))
+        stages.insert(0, stages[0].source("init"))
     seconds = sum(stage.manifest["seconds"] for stage in stages)
     earlier = tuple(_source(stage.manifest["stage"], stage.url, stage) for stage in stages[:-1])
     metrics: dict[str, Any] = artifact.manifest["metrics"]

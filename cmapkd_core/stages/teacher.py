@@ -3,7 +3,7 @@
     python -m cmapkd_core.stages.teacher --recipe demo --root runs/local --shards runs/local/prepare/88c2824ac398
 
 Artifact: model/ (the teacher), pyramid.safetensors (its levels and alpha), fit.json (per level retrieval
-R@1 and explained variance on held-out pairs, alpha), history.json.
+R@1 and explained variance on held-out pairs, alpha), history.json; embeddings.safetensors where teacher_fit.views > 0.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from cmapkd_core.places import place
 from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, open_shards, run_plans, side_of, train_loader
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.stored import store_embeddings
 
 
 def run(request: Request, *, shards: str) -> str:
@@ -61,7 +62,8 @@ def body(context: Context) -> dict[str, float]:
     rows = [("space", fit.space, table_steps), ("pyramid", fit.pyramid, loader.steps_per_epoch)]
     session = run_plans(context, "teacher", _plans(recipe, rows, weights), work, fit.seed)
     report = level_report(pyramid, backbone, shards, side_of(backbone), device) if parallel.rank() == 0 else {}
-    save_model(backbone.cpu(), context.out / "model")
+    save_model(backbone, context.out / "model")
+    store_embeddings(context, shards, backbone)
     state = {**pyramid.levels.state_dict(), "alpha": pyramid.alpha().detach()}
     save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, context.out / LEVELS_STATE)
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
@@ -105,6 +107,7 @@ def stored_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone) -> TableL
     The towers are locked, so they run once: heads then train in seconds.
     """
     device, side = parallel.device(), side_of(backbone)
+    shards.require_captions("train")
     pictures = [
         backbone.vision(images.to(device)).pooled.cpu()
         for _, images in eval_batches(

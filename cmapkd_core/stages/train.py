@@ -20,16 +20,18 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
-from cmapkd_core.config import METHODS, STAGE_PHASES, Phase, Recipe
+from cmapkd_core.config import STAGE_PHASES, Phase, Recipe
+from cmapkd_core.data.fixed import EmbeddingStore
 from cmapkd_core.data.loader import Batch, TableLoader, TrainLoader
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import reads, trains
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.models.build import save_model
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
 from cmapkd_core.places import place
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import (
@@ -47,6 +49,7 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, has_selector, level_weights
+from cmapkd_core.stages.stored import open_store
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
 
@@ -83,7 +86,7 @@ def handed_on(stage: str, init: str) -> str:
     parallel.start()
     found = Artifact.open(init)
     Line(quiet=parallel.rank() > 0)(f"{stage}: nothing to train for this recipe; it hands on {found.url}\n")
-    return init
+    return found.url
 
 
 def body(context: Context, stage: str) -> dict[str, float]:
@@ -120,8 +123,9 @@ def trained_parameters(method: Method, phases: list[Phase]) -> int:
 
 def on_pairs(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
     """Phases that train from pictures and captions; each has its own stream of batches, the same for all methods."""
-    recipe, targets = context.recipe, targets_of(context.recipe, method, teacher)
-    loader = partial(pair_loader, context, method, teacher)
+    recipe, store = context.recipe, open_store(context)
+    targets = stored_targets(teacher) if store and teacher else targets_of(recipe, method, teacher)
+    loader = partial(pair_loader, context, method, None if store else teacher, store=store)
     names = [name for name in STAGE_PHASES[stage] if getattr(recipe.schedule, name).epochs]
     steps_per_epoch = loader(names[0]).steps_per_epoch if names else 0
     plans = _plans(recipe, names, steps_per_epoch, recipe.optim.batch // recipe.optim.accumulate)
@@ -166,14 +170,22 @@ def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -
     return plans
 
 
-def pair_loader(context: Context, method: Method, teacher: Teacher | None, phase: str) -> TrainLoader:
-    """A phase's batches of the students' share of the training pairs, as the student and the teacher want them."""
+def pair_loader(
+    context: Context, method: Method, teacher: Teacher | None, phase: str, *, store: EmbeddingStore | None = None
+) -> TrainLoader:
+    """A phase's batches of the students' share of the training pairs, as the student and the teacher want them.
+
+    With a store they carry what the teacher says of them, and nothing is made for the teacher itself.
+    """
     sides = {"student": side_of(method.student)}
     if teacher is not None:
         sides["teacher"] = side_of(teacher.backbone)
     shards, recipe = open_shards(context.inputs["shards"]), context.recipe
     batch, seed = recipe.optim.batch // recipe.optim.accumulate, phase_seed(recipe.seed, phase)
-    return train_loader(recipe, shards, sides, batch=batch, fraction=recipe.data.fraction, seed=seed)
+    crops = recipe.teacher_fit.views
+    return train_loader(
+        recipe, shards, sides, batch=batch, fraction=recipe.data.fraction, seed=seed, crops=crops, store=store
+    )
 
 
 def phase_seed(seed: int, phase: str) -> int:
@@ -188,6 +200,13 @@ def targets_of(recipe: Recipe, method: Method, teacher: Teacher | None) -> Calla
         return lambda batch, phase: None
     teacher.amp = choose_precision(recipe.optim.precision, parallel.device())
     return lambda batch, phase: teacher.targets(batch.images["teacher"], batch.tokens["teacher"], method.active(phase))
+
+
+def stored_targets(teacher: Teacher) -> Callable[[Batch, Phase], Embeddings]:
+    """What the teacher said of a batch when its embeddings were stored; it runs no more, and leaves the device."""
+    scale = teacher.backbone.scale()
+    teacher.cpu()
+    return lambda batch, phase: Embeddings(batch.stored["image"], batch.stored["text"], scale)
 
 
 def _write_tables(context: Context, stage: str, method: Method, teacher: Teacher | None) -> None:

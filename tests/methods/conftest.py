@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cmapkd_core.config import METHODS as SPECS
 from cmapkd_core.config import ModelConfig, Recipe
 from cmapkd_core.data.loader import Batch
+from cmapkd_core.method_specs import METHODS as SPECS
 from cmapkd_core.methods import METHODS, Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
@@ -53,7 +53,10 @@ def make_teacher(tiny_models: Callable[[str], Backbone]) -> Callable[..., Teache
     def make(grid: int = 4, width: int = 16) -> Teacher:
         backbone = tiny_models("tiny-teacher")
         torch.manual_seed(7)
-        return Teacher(backbone, LevelTower(backbone.spec, grid, width), diagonal_prior())
+        teacher = Teacher(backbone, LevelTower(backbone.spec, grid, width), diagonal_prior())
+        classes = torch.randn(7, backbone.spec.embed_dim, generator=torch.Generator().manual_seed(9))
+        teacher.classes = torch.nn.functional.normalize(classes, dim=-1)
+        return teacher
 
     return make
 

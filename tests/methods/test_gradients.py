@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cmapkd_core.config import METHODS as SPECS
 from cmapkd_core.engine.loop import freeze_all_but, weighted_total
 from cmapkd_core.engine.optim import trainable
+from cmapkd_core.method_specs import METHODS as SPECS
 from cmapkd_core.recipes import ROWS, resolve
 
 TINY = "optim.batch=5"

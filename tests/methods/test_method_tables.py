@@ -2,9 +2,9 @@
 
 import pytest
 
-from cmapkd_core.config import METHODS as SPECS
 from cmapkd_core.config import STAGE_PHASES, Rates, Schedule, TermWeights
 from cmapkd_core.fields import flatten
+from cmapkd_core.method_specs import METHODS as SPECS
 from cmapkd_core.methods import METHODS
 from cmapkd_core.recipes import RECIPES, ROWS, resolve
 

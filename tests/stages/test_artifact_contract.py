@@ -8,6 +8,8 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
+from cmapkd_core.places import evaluation_fields, evaluation_url
+from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.common import Context, Request, execute
 
@@ -223,3 +225,47 @@ def test_copies_of_an_input_do_not_mix_over_contents(stage, tmp_path):
     stage(redo="yes")
     assert Artifact.open(url).cache != before
     assert isinstance(before, Path)
+
+
+def test_a_relative_root_is_recorded_absolutely_and_answers_under_both_names(stage, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = stage("first", root="root")
+    assert first == str(tmp_path / "root/first/0123")
+    url = stage("second", root="root", inputs={"init": "root/first/0123"})
+    assert Artifact.open(url).manifest["inputs"]["init"]["url"] == first
+    monkeypatch.chdir("/")
+    capsys.readouterr()
+    assert stage("second", root=str(tmp_path / "root"), inputs={"init": first}) == url
+    assert "already complete" in capsys.readouterr().out
+    assert Artifact.open(url).source("init").url == first
+
+
+def test_an_artifact_finds_what_it_was_made_from_below_a_moved_root(stage, tmp_path, monkeypatch):
+    first = stage("first")
+    url = stage("second", inputs={"init": first})
+    (tmp_path / "root").rename(tmp_path / "moved")
+    moved = Artifact.open(str(tmp_path / "moved/second/0123"))
+    assert moved.source("init").url == str(tmp_path / "moved/first/0123")
+    manifest = storage.read_json(f"{moved.url}/manifest.json")  # as it was written before paths were made absolute
+    manifest["inputs"]["init"]["url"] = "moved/first/0123"
+    storage.write_json(f"{moved.url}/manifest.json", manifest)
+    monkeypatch.chdir("/")
+    assert Artifact.open(moved.url).source("init").url == str(tmp_path / "moved/first/0123")
+    stage("first", root=str(tmp_path / "moved"), redo="yes")
+    with pytest.raises(InputError, match="has no manifest"):
+        Artifact.open(moved.url).source("init")
+    assert not storage.exists(f"{url}/manifest.json")
+
+
+def test_an_evaluation_has_one_place_however_its_root_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe, places = resolve("tiny"), set()
+    for root in ("root", "./root/", f"{tmp_path}/root"):
+        for below in ("root", str(tmp_path / "root")):
+            url = evaluation_url(root, f"{below}/joint/0123", f"{below}/prepare/4567", recipe)
+            places.add(storage.absolute(url))
+    assert len(places) == 1
+    s3 = evaluation_url("s3://box/root", "s3://box/root/joint/0123", "s3://box/root/prepare/4567", recipe)
+    assert places.pop().rsplit("/", 1)[1] == s3.rsplit("/", 1)[1]
+    named = evaluation_fields("root", "ViT-B-32:openai", "root/prepare/4567", recipe)
+    assert (named["model"], named["shards"]) == ("ViT-B-32:openai", "prepare/4567")

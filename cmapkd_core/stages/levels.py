@@ -1,0 +1,105 @@
+"""Stage levels: teacher's and student's levels side by side, for the paper's Figures 5 and 6.
+
+    python -m cmapkd_core.stages.levels --recipe demo --root runs/local --shards URL --teacher URL --joint URL
+
+Artifact: levels.parquet (pooled image levels of the teacher, of the student before any training and of the trained
+one, and the similarities of image levels with text levels, for up to 1000 held-out pairs), metrics.json, levels.json.
+A method without levels has none of it; its levels.json says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import pyarrow.parquet as pq
+
+from cmapkd_core import parallel
+from cmapkd_core.evaluate import pyramids
+from cmapkd_core.evaluate.pyramids import LevelSide, PooledLevels
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.cmapkd import Cmapkd
+from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.places import levels_fields, levels_url
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.assembly import make_method, open_shards, side_of
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Context, Request, execute
+
+
+def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
+    """Measure the levels of a trained student beside the teacher's and the untrained student's.
+
+    Args:
+        shards, teacher, joint: URLs of the artifacts of these stages.
+
+    Raises:
+        InputError: an artifact of another recipe.
+    """
+    recipe = request.resolved()
+    inputs = {"shards": shards, "joint": joint} | ({"teacher": teacher} if METHODS[recipe.method.name].teacher else {})
+    url, fields = levels_url(request.root, recipe), levels_fields(recipe)
+    return execute(request, "levels", url=url, fields=fields, inputs=inputs, body=body)
+
+
+def body(context: Context) -> dict[str, float]:
+    """The table and its numbers; a sentence for a method without levels."""
+    name = context.recipe.method.name
+    if "pyramid" not in METHODS[name].groups:
+        reason = f"The method {name} has no levels."
+        context.say(f"levels: {reason}\n")
+        (context.out / "levels.json").write_text(json.dumps({"missing": reason}))
+        (context.out / "metrics.json").write_text("{}")
+        return {}
+    models = measure(context)
+    table = open_shards(context.inputs["shards"]).table(context.recipe.evaluate.split)
+    count = len(models["teacher"].own)
+    captions = [found[0] for found in table["captions"].to_pylist()[:count]]
+    keys = table["key"].to_pylist()[:count]
+    pq.write_table(pyramids.as_table(keys, captions, models), context.out / pyramids.LEVELS_TABLE)
+    found = pyramids.metrics(models)
+    names = list(models["teacher"].vectors)
+    detail = {"split": context.recipe.evaluate.split, "levels": names, "pairs": count}
+    (context.out / "levels.json").write_text(json.dumps(detail))
+    (context.out / "metrics.json").write_text(json.dumps(found, indent=1))
+    return {f"levels/{key}": value for key, value in found.items()}
+
+
+def measure(context: Context) -> dict[str, PooledLevels]:
+    """The levels of the teacher and of the student before and after training."""
+    untrained = {name: artifact for name, artifact in context.inputs.items() if name == "teacher"}
+    before, teacher = _method(context, untrained)
+    after, _ = _method(context, {**untrained, "init": context.inputs["joint"]})
+    active = after.active(context.recipe.schedule.fine)
+    sides = {
+        "teacher": LevelSide(teacher.backbone, teacher.levels, side_of(teacher.backbone)),
+        "before": LevelSide(before.student, before.levels, side_of(before.student)),
+        "after": LevelSide(after.student, after.levels, side_of(after.student)),
+    }
+    return {name: _pooled(context, side, active, name) for name, side in sides.items()}
+
+
+def _method(context: Context, inputs: dict[str, Artifact]) -> tuple[Cmapkd, Teacher]:
+    method, teacher = make_method(context.recipe, dataclasses.replace(context, inputs=inputs))
+    assert isinstance(method, Cmapkd), "of the methods it is the one with a pyramid"
+    assert teacher is not None, "config.METHODS says that this method has a teacher"
+    return method.to(parallel.device()).eval(), teacher
+
+
+def _pooled(context: Context, model: LevelSide, names: tuple[str, ...], name: str) -> PooledLevels:
+    recipe, shards = context.recipe, open_shards(context.inputs["shards"])
+    count = min(pyramids.PAIRS, shards.count(recipe.evaluate.split))
+    return pyramids.pooled_levels(
+        model,
+        names,
+        shards,
+        recipe.evaluate.split,
+        parallel.device(),
+        batch=min(recipe.evaluate.batch, 64),
+        progress=lambda done: context.say(f"levels: {name}, {done}/{count} pairs"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

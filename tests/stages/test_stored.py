@@ -1,0 +1,184 @@
+"""Training from a teacher's stored embeddings: the same losses as beside the teacher, which then never runs."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmapkd_core import parallel
+from cmapkd_core.data.fixed import STORE
+from cmapkd_core.engine.runtime import Interrupted
+from cmapkd_core.errors import InputError
+from cmapkd_core.fingerprints import reads
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.models.build import load_model, save_model
+from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.recipes import BASELINES, ROWS, resolve
+from cmapkd_core.stages import prepare, stored, teacher, train
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.assembly import open_shards
+from cmapkd_core.stages.common import Context, Request
+
+VIEWS = "teacher_fit.views=2"
+SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100"
+HEARS_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
+
+
+@pytest.fixture(scope="module")
+def storing(tmp_path_factory, tiny_shards) -> str:
+    """A teacher with stored embeddings of two crops a picture."""
+    torch.set_num_threads(1)
+    return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("views")), overrides=VIEWS), shards=tiny_shards)
+
+
+def joint(root, row, shards, fitted, overrides=SIX, **more) -> Artifact:
+    request = Request("tiny", str(root), ablation=row, overrides=overrides)
+    return Artifact.open(train.run(request, stage="joint", shards=shards, teacher=fitted, **more))
+
+
+def losses(artifact: Artifact) -> list[dict[str, float]]:
+    return [point["terms"] for point in json.loads(artifact.fetch("history.json").read_text())["points"]]
+
+
+def test_these_methods_hear_embeddings_alone():
+    assert set(HEARS_EMBEDDINGS) == {"kd", "promptkd", "promptkd_cls", "clip_kd", "tinyclip", "mobileclip"}
+
+
+@pytest.mark.parametrize("row", HEARS_EMBEDDINGS)
+def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
+    tmp_path, tiny_shards, storing, monkeypatch, row
+):
+    with monkeypatch.context() as online:
+        online.setattr(train, "open_store", lambda context: None)
+        expected = losses(joint(tmp_path / "online", row, tiny_shards, storing))
+
+    def never(*given):
+        raise AssertionError("the teacher ran")
+
+    monkeypatch.setattr(Teacher, "targets", never)
+    found = losses(joint(tmp_path / "stored", row, tiny_shards, storing))
+    assert len(found) == len(expected) == 6
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("row", ["none", "finetune", "c2kd"])
+def test_other_methods_run_on_the_same_crops(tmp_path, tiny_shards, storing, monkeypatch, row):
+    """One that hears more than embeddings has the teacher beside it, one without a teacher none."""
+    seen: dict[str, list] = {}
+    original = train.train_loader
+
+    def watched(*given, **settings):
+        loader = original(*given, **settings)
+        seen.setdefault(current, []).extend(b.images["student"] for b in loader.batches(0, 3))
+        return loader
+
+    monkeypatch.setattr(train, "train_loader", watched)
+    for current in ("kd", row):
+        joint(tmp_path, current, tiny_shards, storing)
+    assert all(torch.equal(a, b) for a, b in zip(seen["kd"], seen[row], strict=False))
+
+
+def test_a_stopped_joint_stage_resumes_bit_for_bit(tmp_path, tiny_shards, storing, terminate_after):
+    straight = joint(tmp_path / "straight", "clip_kd", tiny_shards, storing)
+    terminate_after(3)
+    with pytest.raises(Interrupted):
+        joint(tmp_path / "cut", "clip_kd", tiny_shards, storing)
+    cut = joint(tmp_path / "cut", "clip_kd", tiny_shards, storing)
+    assert losses(cut) == losses(straight)
+    for name in ("model/model.safetensors", "method.safetensors"):
+        assert cut.manifest["outputs"][name] == straight.manifest["outputs"][name]
+
+
+def test_a_teacher_without_a_store_is_refused(tmp_path, tiny_shards, tiny_teacher):
+    with pytest.raises(InputError, match="teacher_fit.views=2 trains from stored embeddings, and .* has none"):
+        joint(tmp_path, "kd", tiny_shards, tiny_teacher)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (SIX.replace("views=2", "views=3"), "teacher_fit.views: 2 -> 3"),
+        (f"{SIX} data.crop_scale=0.5,1.0", r"data.crop_scale: 0.9,1.0 -> 0.5,1.0"),
+    ],
+)
+def test_a_store_of_other_crops_is_refused_before_the_first_step(tmp_path, tiny_shards, storing, overrides, names):
+    with pytest.raises(InputError, match=names):
+        joint(tmp_path, "kd", tiny_shards, storing, overrides)
+    assert not list(tmp_path.glob("joint/*/work/checkpoints/*"))
+
+
+def test_a_store_of_other_shards_is_refused(tmp_path, storing):
+    other = prepare.run(Request("tiny", str(tmp_path), overrides="data.size=97"))
+    with pytest.raises(InputError, match="made from something else than this run has:\n  shards: "):
+        joint(tmp_path, "kd", other, storing, f"{SIX} data.size=97")
+
+
+def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
+    tmp_path, tiny_shards, storing, monkeypatch
+):
+    """A stage that dies in the middle keeps its finished parts, and the ranks share them."""
+    monkeypatch.setattr(stored, "PART", 20)
+    original, done = stored.embed_part, []
+
+    def dies(context, shards, backbone, rows):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(rows.start)
+        return original(context, shards, backbone, rows)
+
+    def run() -> Artifact:
+        return Artifact.open(teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS), shards=tiny_shards))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "embed_part", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        done.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert done == [40, 60]
+    whole, found = (load_file(a.fetch(STORE)) for a in (Artifact.open(storing), run()))
+    assert whole["image"].shape == (87, 2, 32)
+    assert whole["offsets"][-1] == len(whole["text"]) == 174
+    for name, x in whole.items():
+        assert torch.allclose(x, found[name], atol=1e-6)
+    assert torch.allclose(whole["image"].norm(dim=-1), torch.ones(87, 2), atol=1e-5)
+
+
+def test_ranks_share_the_parts(tmp_path, tiny_shards, storing, monkeypatch):
+    shards = open_shards(Artifact.open(tiny_shards))
+    backbone = load_model(Artifact.open(storing).fetch_folder("model"))
+    made: dict[int, list[int]] = {}
+
+    def part(context, shards, backbone, rows):
+        made.setdefault(parallel.rank(), []).append(rows.start)
+        captions = sum(len(shards.captions("train", i)) for i in rows)
+        image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
+        return {"image": image.float().clone(), "text": torch.ones(captions, 4)}
+
+    monkeypatch.setattr(stored, "PART", 20)
+    monkeypatch.setattr(stored, "embed_part", part)
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(parallel, "barrier", lambda: None)
+    for rank in (1, 0):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        out, scratch = tmp_path / f"out{rank}", tmp_path / f"scratch{rank}"
+        scratch.mkdir()
+        save_model(backbone, out / "model")
+        recipe, work = resolve("tiny", overrides=VIEWS), str(tmp_path / "work")
+        context = Context(recipe, {}, out, scratch, None, work, "identity", lambda text: None)
+        stored.store_embeddings(context, shards, backbone)
+    assert made == {1: [20, 60], 0: [0, 40, 80]}
+    assert load_file(tmp_path / "out0" / STORE)["image"][:, 0, 0].tolist() == list(range(87))
+    assert not (tmp_path / "out1" / STORE).exists()
+
+
+def test_crops_are_read_by_every_student_and_zero_leaves_all_places_as_they_were():
+    for row in ROWS:
+        for stage in ("teacher", "warmup", "joint"):
+            assert "teacher_fit.views" not in reads(resolve("tiny", row), stage)
+            assert reads(resolve("tiny", row, VIEWS), stage)["teacher_fit.views"] == 2
+    with pytest.raises(InputError, match="teacher_fit.views=-1"):
+        resolve("tiny", "none", "teacher_fit.views=-1")
