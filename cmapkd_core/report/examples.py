@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
-from cmapkd_core.data.images import decode
 from cmapkd_core.report.inputs import Inputs, Missing
+from cmapkd_core.report.pictures import thumbnails
 from cmapkd_core.report.table import SHORT
 
 Queries = dict[str, dict[str, Any]]  # i2t or t2i of retrieval.json
@@ -23,8 +18,6 @@ GROUPS: dict[str, tuple[int, float]] = {
     "Right answer second to fifth": (2, 5),
     "Right answer not among the first five": (6, float("inf")),
 }
-THUMBNAIL = 112  # pixels; shown at half of that and less, so that it is sharp on dense screens
-
 OTHERS = ("teacher_eval", "before_eval", "reference_eval")
 
 
@@ -106,26 +99,3 @@ def _others(inputs: Inputs, side: str) -> dict[str, Queries]:
 
 def _none(key: str) -> str:
     return ""
-
-
-def thumbnails(inputs: Inputs) -> Callable[[str], str]:
-    """A function from an image's key to its data URL; each picture is read and shrunk once."""
-    known: dict[str, str] = {}
-
-    def show(key: str) -> str:
-        if key not in known:
-            known[key] = data_url(decode(inputs.picture(key), inputs.recipe.data.max_pixels))
-        return known[key]
-
-    return show
-
-
-def data_url(image: Image.Image) -> str:
-    """The image as a small JPEG in a data URL, on a white square."""
-    image = image.copy()
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
-    square.paste(image, ((THUMBNAIL - image.width) // 2, (THUMBNAIL - image.height) // 2))
-    out = io.BytesIO()
-    square.save(out, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,66 +1,102 @@
-"""How figures look: matplotlib drawings as inline SVG that takes its colours and font from the page.
+"""How figures look, and their forms: inline SVG that takes its colours and font from the page, PDF and PNG for print.
 
-A figure is drawn in placeholder colours; `svg` puts CSS variables in their place, so one drawing serves
-light and dark pages and print. Text stays text.
+A figure is data with a function that paints it in given colours. The page's are placeholders that `svg` replaces by
+CSS variables, so one SVG serves light and dark pages and print. Text stays text; lines differ in lightness, dash and
+marker as well as in hue, so that grey print and colour-blind readers lose nothing.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any, ParamSpec
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Placeholder -> CSS variable of the page. The page's values differ in lightness as well as in hue, and each
-# line has its own dash and marker, so that grey print and colour-blind readers lose nothing.
-INK, MUTED, RULE, BLANK = "#010101", "#020202", "#030303", "#080808"
-SERIES = ("#040404", "#050505", "#060606", "#070707")
-_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BLANK: "--page"} | {
-    c: f"--c{i}" for i, c in enumerate(SERIES, 1)
+
+@dataclass(frozen=True)
+class Look:
+    """The colours of a medium: text, secondary text, grid, background, and four series."""
+
+    ink: str
+    muted: str
+    rule: str
+    blank: str
+    series: tuple[str, str, str, str]
+
+
+PAGE = Look("#010101", "#020202", "#030303", "#080808", ("#040404", "#050505", "#060606", "#070707"))
+PRINT = Look("#000000", "#444444", "#bbbbbb", "#ffffff", ("#12305e", "#c2500f", "#0f8f78", "#c08a00"))
+_VARIABLES = {PAGE.ink: "--ink", PAGE.muted: "--muted", PAGE.rule: "--rule", PAGE.blank: "--page"} | {
+    colour: f"--c{i}" for i, colour in enumerate(PAGE.series, 1)
 }
 
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
-_MARKERS = ("o", "s", "^", "D")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
+MARKERS = ("o", "s", "^", "D")
 
 # Inches. Three panels or two wide ones stand in a row of the page at about this size, so 8 pt text is read as such.
 SIZE, WIDE = (3.4, 2.3), (4.6, 2.3)
 _MARGINS = {"left": 0.165, "right": 0.785, "bottom": 0.17, "top": 0.8}
 _WIDE_MARGINS = {"left": 0.165, "right": 0.94, "bottom": 0.17, "top": 0.88}
+DPI = 300
 
-_RC: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "cmapkd",
-    "font.size": 8,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.unicode_minus": False,
-    "axes.formatter.useoffset": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "text.color": INK,
-    "lines.linewidth": 1.3,
-}
 
-P = ParamSpec("P")
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be painted in the colours of any medium. description: what a screen reader says."""
+
+    title: str
+    description: str
+    paint: Callable[[Look], Figure]
+
+    @property
+    def slug(self) -> str:
+        """The title as a part of a file's name, without its numbers in brackets and its n."""
+        name = re.sub(r" \(.*\)|, n = \d+", "", self.title.lower())
+        return re.sub(r"[^a-z0-9]+", "_", name).strip("_")
+
+
+def _settings(look: Look) -> Any:
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "cmapkd",
+        "pdf.fonttype": 42,  # TrueType, embedded
+        "font.size": 8,
+        "axes.edgecolor": look.muted,
+        "axes.labelcolor": look.muted,
+        "axes.titlecolor": look.ink,
+        "axes.titlesize": 8.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.6,
+        "axes.unicode_minus": False,
+        "axes.formatter.useoffset": False,
+        "xtick.color": look.muted,
+        "ytick.color": look.muted,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "text.color": look.ink,
+        "lines.linewidth": 1.3,
+    }
+
+
+@contextmanager
+def painted(drawing: Drawing, look: Look) -> Iterator[Figure]:
+    """The figure in a medium's colours, to be saved inside the block: matplotlib's own settings stay as they were."""
+    with matplotlib.rc_context(_settings(look)):
+        yield drawing.paint(look)
 
 
 @dataclass(frozen=True)
@@ -68,26 +104,18 @@ class Line:
     """How a series is drawn: its place decides colour, dash and marker, everywhere the same."""
 
     place: int
+    look: Look
 
     def keywords(self, marker: bool = False) -> dict[str, Any]:
         """Arguments of `Axes.plot`."""
-        i = self.place % len(SERIES)
-        shape = {"marker": _MARKERS[i], "markersize": 3.2, "markeredgewidth": 0} if marker else {}
-        return {"color": SERIES[i], "linestyle": _DASHES[i], **shape}
+        i = self.place % len(self.look.series)
+        shape = {"marker": MARKERS[i], "markersize": 3.2, "markeredgewidth": 0} if marker else {}
+        return {"color": self.look.series[i], "linestyle": DASHES[i], **shape}
 
 
-def styled(draw: Callable[P, str]) -> Callable[P, str]:
-    """Draw with this module's settings, and leave matplotlib's own as they were."""
-
-    @functools.wraps(draw)
-    def inner(*args: P.args, **keywords: P.kwargs) -> str:
-        with matplotlib.rc_context(_RC):
-            return draw(*args, **keywords)
-
-    return inner
-
-
-def panel(title: str, xlabel: str, ylabel: str, wide: bool = False, height: float = 0.0) -> tuple[Figure, Axes]:
+def panel(
+    look: Look, title: str, xlabel: str, ylabel: str, wide: bool = False, height: float = 0.0
+) -> tuple[Figure, Axes]:
     """An empty panel whose axes lie at the same place in every panel of its width, so that a grid aligns.
 
     Args:
@@ -103,7 +131,7 @@ def panel(title: str, xlabel: str, ylabel: str, wide: bool = False, height: floa
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.yaxis.set_label_coords(-0.12 if wide else -0.2, 0.5)
-    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    axes.grid(axis="y", color=look.rule, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.locator_params(nbins=5)
     return figure, axes
@@ -131,10 +159,11 @@ def label_ends(axes: Axes, labels: Sequence[str], x: float, ys: Sequence[float],
         axes.annotate(labels[i], (x, place), color=colours[i], **keywords)
 
 
-def svg(figure: Figure, description: str) -> str:
+def svg(drawing: Drawing) -> str:
     """The figure as an inline `<svg>` that scales with the page and names itself to screen readers."""
     out = StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with painted(drawing, PAGE) as figure:
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -144,8 +173,17 @@ def svg(figure: Figure, description: str) -> str:
     text = re.sub(r"(font(?:-family)?:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1inherit", text)
     text = _unique_ids(text)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
-    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_escape(description)}">'
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_escape(drawing.description)}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
+
+
+def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
+    """The figure for print: NAME.pdf with its fonts embedded, NAME.png at 300 dpi on white."""
+    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
+    with painted(drawing, PRINT) as figure:
+        figure.savefig(paths[0], metadata={"CreationDate": None})
+        figure.savefig(paths[1], dpi=DPI, facecolor=PRINT.blank)
+    return paths
 
 
 def _unique_ids(text: str) -> str:

@@ -1,31 +1,31 @@
-"""A suite's numbers: rows over seeds, paired differences with the full method, gradient shares, costs. Pure data."""
+"""A suite's numbers: rows over seeds, and paired differences with the full method. Pure data."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from cmapkd_core.config import METHODS, STAGE_PHASES, Recipe
-from cmapkd_core.recipes import FULL, ROWS
+from cmapkd_core.config import Recipe
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import nearest
+from cmapkd_core.recipes import FULL
+from cmapkd_core.report import efficiency
+from cmapkd_core.report.assemble import Report
 from cmapkd_core.report.expectations import EXPECTED
-from cmapkd_core.report.history import Point
-from cmapkd_core.report.inputs import Missing, Source
-from cmapkd_core.report.statistics import Interval, interval, paired
-from cmapkd_core.report.table import COLUMNS, FACTS, KS, Column, Row, same
+from cmapkd_core.report.inputs import Source
+from cmapkd_core.report.measured import MEAN_RECALL, RECALLS, Evaluation, Measured, chance, facts, measure
+from cmapkd_core.report.names import label
+from cmapkd_core.report.papertable import Head
+from cmapkd_core.report.statistics import Interval, paired
 
-RECALLS = tuple(f"retrieval/{side}/R@{k}" for side in ("i2t", "t2i") for k in KS)
-MEAN = Column("retrieval/mean", "Both ways", "mean of six")
-TOP1 = "zeroshot/top1"
-SHOWN = (*(c for c in COLUMNS if c.key in RECALLS), MEAN, *(c for c in COLUMNS if c.key == TOP1))
-PLOTTED = {"retrieval/mean": "Mean of the six recalls", TOP1: "Zero-shot top-1"} | {
-    f"retrieval/{side}/R@1": f"{title} R@1" for side, title in {"i2t": "Image to text", "t2i": "Text to image"}.items()
-}
-LABELS = {FULL: "full method"}
-BASE = "kd"  # the row whose step time is 1, where a suite has it
+MEAN = f"retrieval/{MEAN_RECALL}"
+SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
+# Numbers that rows are compared by: TASK, number -> group and heading of its column.
+COMPARED = {("retrieval", key): (SIDES[key[:3]], key[4:]) for key in RECALLS}
+COMPARED |= {("retrieval", MEAN_RECALL): ("Both ways", "mean recall"), ("zeroshot", "top1"): ("Zero-shot", "top-1")}
+COMPARED |= {("vqa", "overall"): ("VQA", "overall"), ("captioning", "CIDEr"): ("Captioning", "CIDEr")}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Training:
 
 @dataclass(frozen=True)
 class SuiteInputs:
-    """A suite and its artifacts, any of which may be missing. Keys are (row, seed)."""
+    """A suite and its artifacts, any of which may be missing. Keys are (row, seed); of `more` as the stage has them."""
 
     suite: str
     run: str
@@ -56,183 +56,108 @@ class SuiteInputs:
     executions: int
     naive: int
     expectations: bool = False
-
-
-@dataclass(frozen=True)
-class SuiteRow:
-    """One row of the suite: column key -> seed -> value."""
-
-    name: str
-    label: str
-    values: dict[str, dict[str, float]]
-    seeds: tuple[str, ...]  # those that were measured
-    missing: dict[str, str] = field(default_factory=dict)  # seed -> URL of the evaluation that is not complete
-
-    def interval(self, key: str) -> Interval | None:
-        """The mean over the row's seeds; None where nothing was measured."""
-        values = list(self.values.get(key, {}).values())
-        return interval(values) if values else None
+    more: dict[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SuiteTable:
-    """All rows on the same images and captions. differences: row -> column key -> row minus the full method."""
+    """All rows on the same images and captions. differences: row -> number -> row minus the full method."""
 
-    rows: list[SuiteRow]
-    teacher: SuiteRow
-    before: SuiteRow
-    chance: Row
+    rows: list[Measured]
+    teacher: Measured
+    before: Measured
+    chance: Measured
     facts: dict[str, float]
-    columns: list[Column]
     differences: dict[str, dict[str, Interval]]
 
-    def row(self, name: str) -> SuiteRow:
+    def row(self, name: str) -> Measured:
         """The row of that name."""
         return next(row for row in self.rows if row.name == name)
+
+    def compared(self) -> dict[str, Head]:
+        """The numbers that rows are compared by, as far as one was measured."""
+        return {key: head for row in (*self.rows, self.teacher) for key, head in compared(row).items()}
+
+
+def check_more(names: Iterable[str], rows: Iterable[str]) -> None:
+    """Refuse a further evaluation whose name says no row of the suite.
+
+    Raises:
+        InputError: it is none of TASK/ROW/SEED, TASK/ROW, TASK/teacher.
+    """
+    rows = [*rows, "teacher"]
+    for name in names:
+        parts = name.split("/")
+        if len(parts) not in (2, 3) or parts[1] not in rows:
+            row = parts[1] if len(parts) > 1 else ""
+            raise InputError(
+                f"--more: {name} is none of TASK/ROW/SEED, TASK/ROW and TASK/teacher for a row: {nearest(row, rows)}"
+            )
 
 
 def build(inputs: SuiteInputs) -> SuiteTable:
     """The table; an evaluation that is missing is a sentence of its row.
 
     Raises:
-        InputError: evaluations of different splits or tasks stand side by side.
+        InputError: evaluations of different data stand side by side.
     """
-    found: dict[str, dict[str, float]] = {}
     rows = [
-        _row(name, LABELS.get(name, name), {s: inputs.evaluations[name, s] for s in inputs.seeds}, found)
-        for name in inputs.rows
+        _row(inputs, name, label(name), {s: inputs.evaluations[name, s] for s in inputs.seeds}) for name in inputs.rows
     ]
-    teacher = _row("teacher", "teacher", {"": inputs.teacher}, found)
-    before = _row("before", "student before training", inputs.before, found)
-    facts = same({name: {k: m[k] for k in FACTS if k in m} for name, m in found.items()})
-    chances = {name: {c.key: m[c.chance] for c in SHOWN if c.chance in m} for name, m in found.items()}
-    chance = _with_mean(same(chances))
-    columns = [c for c in SHOWN if any(c.key in row.values for row in (*rows, teacher, before))]
-    return SuiteTable(rows, teacher, before, Row("chance", "chance", "", chance), facts, columns, _differences(rows))
+    teacher = _row(inputs, "teacher", "Teacher", {"": inputs.teacher}, "teacher")
+    before = _row(inputs, "before", "Student before training", inputs.before)
+    every = (*rows, teacher, before)
+    return SuiteTable(rows, teacher, before, chance(every), facts(every), _differences(rows))
 
 
-def _row(name: str, label: str, sources: Mapping[str, Source], found: dict[str, dict[str, float]]) -> SuiteRow:
-    """A row from its evaluations by seed; what was read is added to `found`."""
-    values: dict[str, dict[str, float]] = {}
-    missing, measured = {}, []
-    for seed, source in sources.items():
-        try:
-            metrics = source.json("metrics.json")
-        except Missing:
-            missing[seed] = source.url
-            continue
-        found[f"{name} {seed}".strip()] = metrics
-        measured.append(seed)
-        for key, value in _with_mean(metrics).items():
-            values.setdefault(key, {})[seed] = value
-    return SuiteRow(name, label, values, tuple(measured), missing)
+def _row(inputs: SuiteInputs, name: str, words: str, main: dict[str, Source], kind: str = "") -> Measured:
+    found = [Evaluation("", seed, source) for seed, source in main.items()]
+    found += [Evaluation(task, seed, source) for task, row, seed, source in _further(inputs) if row == name]
+    return measure(name, words, found, kind or ("ours" if name == FULL else ""))
 
 
-def _with_mean(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The numbers with the mean of the six recalls, where there are six."""
-    recalls = [metrics[key] for key in RECALLS if key in metrics]
-    return {**metrics, **({MEAN.key: float(np.mean(recalls))} if len(recalls) == len(RECALLS) else {})}
+def _further(inputs: SuiteInputs) -> Iterator[tuple[str, str, str, Source]]:
+    """Task, row, seed ("" of what belongs to no seed) and source of every further evaluation."""
+    for name, source in inputs.more.items():
+        task, row, seed = (*name.split("/"), "")[:3]
+        yield task, row, seed, source
 
 
-def _differences(rows: Iterable[SuiteRow]) -> dict[str, dict[str, Interval]]:
-    rows = list(rows)
+def as_report(inputs: SuiteInputs, table: SuiteTable) -> Report:
+    """The rows as the paper's tables want them: teacher, untrained student, then the suite's own order."""
+    recipe = inputs.recipe
+    return Report(
+        (table.teacher, table.before, *table.rows),
+        table.chance,
+        table.facts,
+        recipe.data.source,
+        recipe.evaluate.split,
+        efficiency.tools(source for task, _, _, source in _further(inputs) if task == efficiency.TASK),
+        table.differences,
+    )
+
+
+def compared(row: Measured) -> dict[str, Head]:
+    """The row's numbers that rows are compared by, with the headings of their columns."""
+    found = {}
+    for (task, metric), (group, words) in COMPARED.items():
+        for name in row.names(task):
+            if f"{name}/{metric}" in row.values:
+                dataset = name.partition("-")[2]
+                found[f"{name}/{metric}"] = Head(f"{group}, {dataset}" if dataset else group, words, "points")
+    return found
+
+
+def _differences(rows: list[Measured]) -> dict[str, dict[str, Interval]]:
     base = next((row for row in rows if row.name == FULL), None)
     if base is None:
         return {}
     every = {}
     for row in rows:
         if row.name != FULL:
-            pairs = {c.key: paired(row.values.get(c.key, {}), base.values.get(c.key, {})) for c in SHOWN}
+            pairs = {key: paired(row.values.get(key, {}), base.values.get(key, {})) for key in compared(base)}
             every[row.name] = {key: found for key, found in pairs.items() if found}
     return every
-
-
-def shares(inputs: SuiteInputs) -> dict[str, dict[str, float]]:
-    """Row -> term -> its share of the gradient in the last phase that has one, in percent, a mean over seeds."""
-    found: dict[str, dict[str, float]] = {}
-    for row in inputs.rows:
-        terms: dict[str, list[float]] = {}
-        for seed in inputs.seeds:
-            trace = [point for point in _points(inputs.trainings[row, seed].source) if point.get("shares")]
-            last = [point["shares"] for point in trace if point["phase"] == trace[-1]["phase"]]
-            for term in {term for point in last for term in point}:
-                terms.setdefault(term, []).append(100 * float(np.mean([point.get(term, 0.0) for point in last])))
-        found[row] = {term: float(np.mean(values)) for term, values in sorted(terms.items()) if any(values)}
-    return found
-
-
-def _points(source: Source) -> list[Point]:
-    try:
-        points: list[Point] = source.json("history.json")["points"]
-    except Missing:
-        return []
-    return points
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a row takes, as measured in its artifacts; None where they do not say."""
-
-    row: str
-    method: str
-    deviations: str
-    inference: float | None  # parameters of both towers
-    trained: float | None  # parameters that were trained, the method's own among them
-    updates: tuple[int, ...]  # of the student, each number that its seeds had
-    seconds: float | None  # of training over all its stages, mean over seeds
-    step: float | None  # seconds of an update, median of the last student phase, mean over seeds
-    relative: float | None = None  # to the row BASE, or else to the full method
-
-
-def costs(inputs: SuiteInputs, table: SuiteTable) -> list[Cost]:
-    """One line a row."""
-    found = [_cost(inputs, table.row(row)) for row in inputs.rows]
-    steps = {cost.row: cost.step for cost in found}
-    base = steps.get(BASE) or steps.get(FULL)
-    return [dataclasses.replace(c, relative=c.step / base if c.step and base else None) for c in found]
-
-
-def _cost(inputs: SuiteInputs, row: SuiteRow) -> Cost:
-    recipe = inputs.methods[row.name]
-    trainings = [inputs.trainings[row.name, seed] for seed in inputs.seeds if inputs.trainings[row.name, seed].seconds]
-    sizes = [row.interval(f"parameters/{tower}") for tower in ("image", "text")]
-    updates = {sum(_updates(source, recipe) for source in (*t.earlier, t.source)) for t in trainings}
-    return Cost(
-        row.name,
-        recipe.method.name,
-        METHODS[recipe.method.name].deviations,
-        sum(size.mean for size in sizes if size) if all(sizes) else None,
-        _mean(t.metrics.get("parameters/trained") for t in trainings),
-        tuple(sorted(updates)),
-        _mean(t.seconds for t in trainings),
-        _mean(_step(t.source, recipe) for t in trainings),
-    )
-
-
-def _updates(source: Source, recipe: Recipe) -> int:
-    """Optimiser updates of the student in one stage: the last step of those phases that are not the selector's."""
-    steps = [p["step"] for p in _points(source) if p["phase"] not in STAGE_PHASES["alsn"]]
-    return max(steps, default=0) // recipe.optim.accumulate
-
-
-def _step(source: Source, recipe: Recipe) -> float | None:
-    """Seconds of an update in the joint stage."""
-    speeds = [p["samples_per_second"] for p in _points(source) if p.get("samples_per_second")]
-    return recipe.optim.batch / float(np.median(speeds)) if speeds else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def changes(row: str) -> str:
-    """What a row changes in the recipe, as overrides."""
-    return " ".join(f"{name}={_text(value)}" for name, value in ROWS[row].items())
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def expected(inputs: SuiteInputs) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]] | None:
@@ -241,9 +166,8 @@ def expected(inputs: SuiteInputs) -> tuple[tuple[str, ...], dict[str, tuple[floa
 
 
 def as_json(inputs: SuiteInputs, table: SuiteTable, text: Callable[[SuiteTable], str]) -> dict[str, Any]:
-    """Everything for programs: values by seed, intervals, differences, shares, costs, and where each is from."""
-    keys = [column.key for column in table.columns]
-    means = {row.name: {k: _plain(row.interval(k)) for k in keys} for row in table.rows}
+    """Everything for programs: values by seed, intervals, differences, and where each is from."""
+    keys = list(table.compared())
     return {
         "suite": inputs.suite,
         "run": inputs.run,
@@ -251,19 +175,29 @@ def as_json(inputs: SuiteInputs, table: SuiteTable, text: Callable[[SuiteTable],
         "overrides": inputs.overrides,
         "seeds": inputs.seeds,
         "columns": keys,
-        "rows": [dataclasses.asdict(row) | {"means": means[row.name]} for row in table.rows],
-        "teacher": dataclasses.asdict(table.teacher),
-        "before": dataclasses.asdict(table.before),
-        "chance": table.chance.values,
+        "rows": [_as_json(row) | {"means": {k: _plain(row.interval(k)) for k in keys}} for row in table.rows],
+        "teacher": _as_json(table.teacher),
+        "before": _as_json(table.before),
+        "chance": {key: value for key, values in table.chance.values.items() for value in values.values()},
         "facts": table.facts,
         "compared_with": FULL,
         "differences": {n: {k: _plain(d) for k, d in row.items()} for n, row in table.differences.items()},
-        "gradient_shares": shares(inputs),
-        "costs": [dataclasses.asdict(cost) for cost in costs(inputs, table)],
         "executions": {"shared": inputs.executions, "naive": inputs.naive},
         "urls": urls(inputs),
         "text": text(table),
     }
+
+
+def _as_json(row: Measured) -> dict[str, Any]:
+    kept = ("name", "label", "values", "seeds", "missing", "reasons")
+    return {name: value for name, value in dataclasses.asdict(row).items() if name in kept}
+
+
+def _plain(found: Interval | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    ends = {"low": found.low, "high": found.high, "n": found.n, "excludes_zero": found.excludes_zero}
+    return {"mean": found.mean, **ends}
 
 
 def urls(inputs: SuiteInputs) -> dict[str, str]:
@@ -275,11 +209,5 @@ def urls(inputs: SuiteInputs) -> dict[str, str]:
         ("training", {cell: one.source for cell, one in inputs.trainings.items()}),
     ):
         named |= {f"{kind} {row}/{seed}": source.url for (row, seed), source in sources.items()}
+    named |= {name: source.url for name, source in inputs.more.items()}
     return {name: url for name, url in named.items() if url}
-
-
-def _plain(found: Interval | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    ends = {"low": found.low, "high": found.high, "n": found.n, "excludes_zero": found.excludes_zero}
-    return {"mean": found.mean, **ends}

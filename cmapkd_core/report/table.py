@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cmapkd_core.config import METHODS
 from cmapkd_core.errors import InputError
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.report.inputs import Inputs, Missing
 
 

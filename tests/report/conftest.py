@@ -12,8 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from cmapkd_core.config import ALL_LEVELS
+from cmapkd_core.evaluate import pyramids
 from cmapkd_core.recipes import resolve
 from cmapkd_core.report.inputs import Inputs, Source, no_pictures
 
@@ -99,8 +102,53 @@ def weight_table(samples: int = 64) -> pa.Table:
     columns = {"P2": 0.25 + 0.1 * difficulty, "P3": np.full(samples, 0.25), "P4": np.full(samples, 0.25)}
     columns["P5"] = 0.25 - 0.1 * difficulty
     columns |= {name: np.full(samples, 0.25) for name in ("L1", "L2", "L3", "L4")}
-    keys = [str(i) for i in range(samples)]
+    keys = [f"t{i}" for i in range(samples)]
     return pa.table({"key": keys, **{f"w_{k}": v for k, v in columns.items()}, "difficulty": difficulty})
+
+
+def statistics_table(samples: int = 64) -> pa.Table:
+    """Teacher embeddings on a circle: neighbours in the table are neighbours there; later captions lie farther off."""
+    turn = np.linspace(0, np.pi, samples)
+    image = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    text = np.stack([np.cos(2 * turn), np.sin(2 * turn)], axis=1)
+    columns = {name: pa.array(list(rows)) for name, rows in (("teacher_image", image), ("teacher_text", text))}
+    return pa.table({"key": weight_table(samples)["key"], **columns, "difficulty": np.linspace(-1, 1, samples)})
+
+
+def index_table(samples: int = 64) -> pa.Table:
+    """Sample t<i> has two captions of i + 1 words each; the test pictures' keys are there too."""
+    keys = [f"t{i}" for i in range(samples)] + KEYS
+    captions = [[" ".join([f"w{i}"] * (i + 1)), " ".join([f"v{i}"] * (i + 1))] for i in range(samples)]
+    captions += [[f"caption {i}"] for i in range(len(KEYS))]
+    splits = ["train"] * samples + ["test"] * len(KEYS)
+    return pa.table({"split": splits, "key": keys, "captions": captions})
+
+
+def pooled(toward: float, pairs: int = 16, width: int = 8) -> pyramids.PooledLevels:
+    """Levels that are the teacher's where `toward` is 1, and noise where it is 0; the diagonal leads by `toward`."""
+    known, noise = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    vectors = {
+        name: toward * torch.randn(pairs, width, generator=known)
+        + (1 - toward) * torch.randn(pairs, width, generator=noise)
+        for name in ALL_LEVELS
+    }
+    own = toward * torch.eye(4).expand(pairs, 4, 4) + 0.01 * torch.randn(pairs, 4, 4, generator=known)
+    return pyramids.PooledLevels(vectors, own, torch.zeros(pairs, 4, 4))
+
+
+def write_levels(folder: Path) -> None:
+    models = {"teacher": pooled(1.0), "before": pooled(0.0), "after": pooled(0.8)}
+    keys, captions = [f"k{i}" for i in range(16)], [f"caption {i}" for i in range(16)]
+    folder.mkdir()
+    pq.write_table(pyramids.as_table(keys, captions, models), folder / "levels.parquet")
+    (folder / "metrics.json").write_text(json.dumps(pyramids.metrics(models)))
+    (folder / "levels.json").write_text(json.dumps({"split": "test", "levels": list(ALL_LEVELS), "pairs": 16}))
+
+
+def classes_of(place: int) -> dict[str, Any]:
+    """Class c<i> has i images; models later in the list are worse on later classes."""
+    rows = [{"class": f"c{i}", "images": i, "top1": max(0.0, 90.0 - place * i)} for i in range(1, 13)]
+    return {"classes": [*rows, {"class": "empty", "images": 0, "top1": None}]}
 
 
 def write_run(folder: Path) -> None:
@@ -108,21 +156,65 @@ def write_run(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
         (folder / name / "metrics.json").write_text(json.dumps(metrics_of(first, place)))
         (folder / name / "retrieval.json").write_text(json.dumps(retrieval_of(first)))
+        (folder / name / "zeroshot.json").write_text(json.dumps(classes_of(place)))
     for name, trace in histories().items():
         (folder / name).mkdir()
         (folder / name / "history.json").write_text(json.dumps({"points": trace}))
     pq.write_table(weight_table(), folder / "joint" / "weights.parquet")
+    pq.write_table(statistics_table(), folder / "joint" / "sample_stats.parquet")
+    write_levels(folder / "levels")
     (folder / "teacher").mkdir()
     levels = {n: {"explained_variance": 0.5, "r1": 0.1} for n in ("P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4")}
     fit = {"levels": levels, "alpha": [[1 / 16] * 4] * 4, "pairs": 10, "chance_r1": 0.1}
     (folder / "teacher" / "fit.json").write_text(json.dumps(fit))
     (folder / "shards").mkdir()
+    pq.write_table(index_table(), folder / "shards" / "index.parquet")
 
 
 def picture(key: str) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", (16, 12), (10 * int(key[1:]), 60, 90)).save(out, "PNG")
+    Image.new("RGB", (16, 12), (3 * int(key[1:]), 60, 90)).save(out, "PNG")
     return out.getvalue()
+
+
+VQA = {"vqa/overall": 50.0, "vqa/yes_no": 60.0, "vqa/number": 30.0, "vqa/other": 40.0}
+VQA |= {"vqa/questions": 100.0, "vqa/majority": 20.0, "vqa/sayable": 99.0}
+DETAIL = {
+    "flops": {"convention": "2 FLOPs a multiply-add", "tool": "a counter"},
+    "environment": {"device": "a machine", "threads": 1, "precision": "float32", "torch": "2"},
+}
+
+
+def costs_of(scale: float) -> dict[str, float]:
+    """Work and times that are `scale` times those of a small model."""
+    found = {f"efficiency/{tower}/gflops": scale * work for tower, work in (("image", 2.0), ("text", 0.5))}
+    found |= {"efficiency/image/latency_ms/b1": 10.0 * scale, "efficiency/image/throughput/b1": 100.0 / scale}
+    return found | {"efficiency/image/latency_ms/b32": 80.0 * scale, "efficiency/image/throughput/b32": 400.0 / scale}
+
+
+def given(folder: Path, name: str, **files: Any) -> Source:
+    """An artifact with JSON files, `metrics` for metrics.json and so on."""
+    here = folder / f"given-{name.replace('/', '-')}"
+    here.mkdir(exist_ok=True)
+    for file, value in files.items():
+        (here / f"{file}.json").write_text(json.dumps(value))
+    return Source(name, f"s3://bucket/{name}", frozenset(f"{file}.json" for file in files), lambda file: here / file)
+
+
+def further_of(folder: Path) -> dict[str, Source]:
+    """VQA of teacher and student on easy_vqa, and what both cost: the teacher twice as much."""
+    folder.mkdir()
+    overall = {"teacher": 61.0, "student": 55.5}
+    found = [given(folder, f"vqa-easy_vqa/{r}", metrics=VQA | {"vqa/overall": v}) for r, v in overall.items()]
+    for role, scale in (("teacher", 2.0), ("student", 1.0)):
+        found.append(given(folder, f"efficiency/{role}", metrics=costs_of(scale), efficiency=DETAIL))
+    return {one.name: one for one in found}
+
+
+@pytest.fixture
+def further(tmp_path: Path) -> dict[str, Source]:
+    """Further evaluations of the made run."""
+    return further_of(tmp_path / "more")
 
 
 def source(folder: Path, name: str) -> Source:
@@ -133,13 +225,26 @@ def source(folder: Path, name: str) -> Source:
 @pytest.fixture
 def make_inputs(tmp_path: Path) -> Callable[..., Inputs]:
     """Inputs of the made run; `without` leaves artifacts out, `ablation` names the recipe's row."""
-    write_run(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_run(run)
 
-    def make(without: tuple[str, ...] = (), ablation: str = "none") -> Inputs:
-        names = [p.name for p in sorted(tmp_path.iterdir()) if p.name not in without]
-        sources = {name: source(tmp_path, name) for name in names}
+    def make(without: tuple[str, ...] = (), ablation: str = "none", more: dict[str, Source] | None = None) -> Inputs:
+        names = [p.name for p in sorted(run.iterdir()) if p.name not in without]
+        sources = {name: source(run, name) for name in names} | (more or {})
         return Inputs(
             resolve("tiny", ablation), ablation, "run <one>", sources, no_pictures if "shards" in without else picture
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """The made run with its further evaluations, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = folder / "run"
+    run.mkdir()
+    write_run(run)
+    sources = {p.name: source(run, p.name) for p in sorted(run.iterdir())} | further_of(folder / "more")
+    return Inputs(resolve("tiny"), "none", "run <one>", sources, picture)

@@ -16,11 +16,22 @@ from scipy.stats import ttest_1samp
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES, resolve
-from cmapkd_core.report import suite, suite_page
+from cmapkd_core.report import suite, suite_costs, suite_page, suite_sections
 from cmapkd_core.report.inputs import Source
-from cmapkd_core.report.suite import RECALLS, SuiteInputs, Training
+from cmapkd_core.report.measured import RECALLS as SHARES
+from cmapkd_core.report.names import label
+from cmapkd_core.report.papertable import difference, measured
+from cmapkd_core.report.suite import SuiteInputs, SuiteTable, Training
 
+RECALLS = [f"retrieval/{key}" for key in SHARES]
 EFFECTS = {"no_pyramid": -2.0, "no_alsn": -0.6, "no_align": -1.1, "one_stage": 0.3, "none": 0.0}
+
+
+def pages(inputs: SuiteInputs, table: SuiteTable) -> tuple[str, str]:
+    """HTML and Markdown."""
+    headings, sections = suite_sections.build(inputs, table)
+    given = inputs, table, headings, sections
+    return suite_page.render(*given), suite_page.markdown(*given)
 
 
 def source(folder: Path, name: str, file: str, value: object) -> Source:
@@ -135,7 +146,7 @@ def test_means_and_differences_are_those_of_scipy(make: Callable[..., SuiteInput
         found = row.interval("retrieval/i2t/R@1")
         expected = ttest_1samp(values, 0).confidence_interval(0.95)
         assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), expected.low, expected.high))
-        assert row.interval("retrieval/mean").mean == pytest.approx(values.mean() + 25)
+        assert row.interval("retrieval/mean_recall").mean == pytest.approx(values.mean() + 25)
     ours, full = (list(table.row(n).values["zeroshot/top1"].values()) for n in ("no_pyramid", "none"))
     paired = table.differences["no_pyramid"]["zeroshot/top1"]
     expected = ttest_1samp(np.subtract(ours, full), 0).confidence_interval(0.95)
@@ -146,12 +157,14 @@ def test_means_and_differences_are_those_of_scipy(make: Callable[..., SuiteInput
 def test_the_page_has_every_number_and_stands_alone(make: Callable[..., SuiteInputs]) -> None:
     inputs = make()
     table = suite.build(inputs)
-    html = suite_page.render(inputs, table)
-    reader, text = Reader(html), suite_page.markdown(inputs, table)
-    (row,) = [line for line in reader.rows if line[:1] == ["no_pyramid"] and "±" in line[1]]
-    assert row[1:-1] == [suite_page.cell(table.row("no_pyramid"), column) for column in table.columns]
+    html, text = pages(inputs, table)
+    reader = Reader(html)
+    every = [line for line in reader.rows if line[:1] == ["w/o visual pyramid"] and "±" in "".join(line)]
+    (row,) = [line for line in every if line[1] == "21.0"]
+    wanted = [measured(table.row("no_pyramid").interval(key), "", {}).text() for key in (*RECALLS, suite.MEAN)]
+    assert row[2:-1] == wanted
     assert row[-1] == "5"
-    assert f"| no_pyramid | {' | '.join(row[1:])} |" in text
+    assert f"| w/o visual pyramid | {' | '.join(row[1:])} |" in text
     assert "http://" not in html
     assert "https://" not in html
     assert not re.search(r"url\((?!#)|src=|@import|<script|<link", html)
@@ -171,22 +184,73 @@ def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteIn
     decided = {n: row["retrieval/i2t/R@1"].excludes_zero for n, row in table.differences.items()}
     assert decided["no_pyramid"]
     assert not all(decided.values())
-    reader = Reader(suite_page.render(inputs, table))
+    html, text = pages(inputs, table)
     shown = {f"{one.mean:+.2f}" for row in table.differences.values() for one in row.values() if one.excludes_zero}
-    assert shown <= set(reader.bold)
-    text = suite_page.markdown(inputs, table)
+    assert set(Reader(html).bold) == shown
     for name, row in table.differences.items():
         for key in ("retrieval/i2t/R@1", "zeroshot/top1"):
-            (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |") and "[" in line]
-            assert (f"**{suite_page.differs(row[key])}**" in line) == row[key].excludes_zero
+            (line,) = [
+                line for line in text.splitlines() if line.startswith(f"| {label(name)} |") and line.count("[") > 1
+            ]
+            cell = difference(row[key], "", {})
+            assert (f"**{cell.main}** {cell.spread}" in line) == row[key].excludes_zero
+
+
+def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make()
+    table = suite.build(inputs)
+    _, sections = suite_sections.build(inputs, table)
+    (made,) = sections["table4_ablations"].tables
+    assert made.heading() == "Table 4. Component ablation"
+    labels = [line.label for line in made.lines]
+    assert labels[:2] == ["Teacher", "Student before training"]
+    assert labels[2:-1] == [label(name) for name in EFFECTS]
+    assert labels[-1] == "Chance"
+    at = [head.label for head in made.heads].index("mean recall minus full method")
+    cells = {line.label: line.cells[at] for line in made.lines}
+    assert cells[label("none")].main == cells["Teacher"].main == "-"
+    found = cells["w/o visual pyramid"].interval
+    assert found == table.differences["no_pyramid"][suite.MEAN]
+    assert any("no vqa evaluation" in sentence for sentence in made.missing)
+
+
+def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., SuiteInputs], tmp_path: Path) -> None:
+    more = {
+        f"vqa/{row}/{seed}": source(
+            tmp_path, f"vqa {row} {seed}", "metrics.json", {"vqa/overall": 50.0 + seed + effect}
+        )
+        for row, effect in EFFECTS.items()
+        for seed in range(5)
+    }
+    for name, scale in (("teacher", 2.0), ("none", 1.0)):
+        costs = {"efficiency/image/gflops": 3 * scale, "efficiency/image/latency_ms/b1": 7 * scale}
+        more[f"efficiency/{name}"] = source(tmp_path, f"efficiency {name}", "metrics.json", costs)
+    inputs = dataclasses.replace(make(more=more), suite="table2")
+    table = suite.build(inputs)
+    assert table.row("no_pyramid").interval("vqa/overall").mean == pytest.approx(50.0)
+    assert table.differences["no_pyramid"]["vqa/overall"].mean == pytest.approx(-2.0)
+    _, sections = suite_sections.build(inputs, table)
+    (made,) = sections["table5_efficiency"].tables
+    assert [line.label for line in made.lines] == ["Teacher", label("none")]
+    shown = dict(zip([head.label for head in made.heads], made.lines[1].cells, strict=True))
+    assert (shown["GFLOPs, image"].main, shown["latency, image"].main) == ("2.00", "2.00")
+    assert shown["i2t R@1"].interval.n == 5
+    assert shown["image"].spread == ""  # the same size for every seed
+
+
+@pytest.mark.parametrize("name", ["vqa", "vqa/no_such_row/0", "vqa/none/0/1"])
+def test_further_evaluations_of_no_row_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="--more"):
+        suite.check_more([name], EFFECTS)
 
 
 def test_one_seed_has_no_interval_and_says_so(make: Callable[..., SuiteInputs]) -> None:
     inputs = make(seeds=1)
     table = suite.build(inputs)
-    reader = Reader(suite_page.render(inputs, table))
+    html, text = pages(inputs, table)
+    reader = Reader(html)
     assert "One seed: there is no interval" in reader.words
-    assert "One seed: there is no interval" in suite_page.markdown(inputs, table)
+    assert "One seed: there is no interval" in text
     assert not any("±" in cell for row in reader.rows for cell in row)
     assert not any(found.excludes_zero for row in table.differences.values() for found in row.values())
 
@@ -196,20 +260,23 @@ def test_what_is_missing_is_named_and_the_rest_stands(make: Callable[..., SuiteI
     inputs = dataclasses.replace(inputs, teacher=Source("teacher"))
     table = suite.build(inputs)
     assert table.row("no_align").seeds == ("0", "2", "3")
-    assert table.differences["no_align"]["retrieval/mean"].n == 3
+    assert table.differences["no_align"]["retrieval/mean_recall"].n == 3
     assert table.differences["one_stage"] == {}
-    reader, text = Reader(suite_page.render(inputs, table)), suite_page.markdown(inputs, table)
-    for words in (reader.words, text):
-        assert "Missing: no_align, seed 1, 4, is not measured yet: s3://bucket/evaluation no_align/1" in words
-        assert "Missing: one_stage, seed 0, 1, 2, 3, 4, is not measured yet" in words
-        assert "Missing: teacher is not measured yet: (not given)" in words
+    html, text = pages(inputs, table)
+    for words in (Reader(html).words, text):
+        assert (
+            f"Missing: {label('no_align')}, seed 1, 4, is not measured yet: s3://bucket/evaluation no_align/1" in words
+        )
+        assert "Missing: one-stage training, seed 0, 1, 2, 3, 4, is not measured yet" in words
+        assert "Missing: Teacher is not measured yet: (not given)" in words
 
 
 def test_without_the_full_method_nothing_is_compared(make: Callable[..., SuiteInputs]) -> None:
     inputs = make(without=tuple(f"none/{s}" for s in range(5)))
     table = suite.build(inputs)
-    page = Reader(suite_page.render(inputs, table)).words
+    page = Reader(pages(inputs, table)[0]).words
     assert "The full method was not measured, so no difference to it can be given." in page
+    assert "no measured row to compare with the full method" in page
 
 
 def test_evaluations_of_different_data_are_refused(make: Callable[..., SuiteInputs]) -> None:
@@ -221,14 +288,14 @@ def test_evaluations_of_different_data_are_refused(make: Callable[..., SuiteInpu
 
 
 def test_gradient_shares_are_means_of_the_last_phase(make: Callable[..., SuiteInputs]) -> None:
-    found = suite.shares(make())
+    found = suite_costs.shares(make())
     assert found["no_alsn"] == pytest.approx({"intra": 75.0, "task": 25.0})  # kd never left 0, coarse is not the last
 
 
 def test_costs_and_an_unequal_budget(make: Callable[..., SuiteInputs]) -> None:
     inputs = make(steps={"no_align": 39})
     table = suite.build(inputs)
-    cost = {one.row: one for one in suite.costs(inputs, table)}
+    cost = {one.row: one for one in suite_costs.costs(inputs, table)}
     assert (cost["none"].inference, cost["none"].trained, cost["none"].updates) == (21.0e6, 23.0e6, (40,))
     assert cost["none"].step == pytest.approx(np.mean([64 / (64 + seed) for seed in range(5)]))
     assert cost["no_alsn"].relative == pytest.approx(1.0)
@@ -239,16 +306,16 @@ def test_costs_and_an_unequal_budget(make: Callable[..., SuiteInputs]) -> None:
 
 
 def test_the_papers_numbers_stand_apart_and_only_when_asked_for(make: Callable[..., SuiteInputs]) -> None:
-    plain = suite_page.render(make(), suite.build(make()))
+    plain = pages(make(), suite.build(make()))[0]
     assert "expectation" not in plain
     asked = make(expectations=True)
-    html = suite_page.render(asked, suite.build(asked))
+    html = pages(asked, suite.build(asked))[0]
     assert (
         plain.split("<h2>Executions")[0].rstrip() == html.split("<h2>Paper's expectations (not ours)</h2>")[0].rstrip()
     )
     reader = Reader(html.split("<h2>Paper's expectations (not ours)</h2>")[1])
     assert reader.rows[0][1] == "paper's expectation (not ours): COCO R@1"
-    assert ["no_pyramid", "54.1"] in reader.rows
+    assert ["w/o visual pyramid", "54.1"] in reader.rows
 
 
 def test_the_printed_table_is_aligned(make: Callable[..., SuiteInputs]) -> None:
@@ -264,7 +331,7 @@ def test_json_holds_values_intervals_and_sources(make: Callable[..., SuiteInputs
     found = json.loads(json.dumps(suite.as_json(inputs, table, suite_page.text)))
     assert found["executions"] == {"shared": 60, "naive": 201}
     assert found["urls"]["evaluation no_alsn/1"] == "s3://bucket/evaluation no_alsn/1"
-    assert len(found["rows"][0]["values"]["retrieval/mean"]) == 5
+    assert len(found["rows"][0]["values"]["retrieval/mean_recall"]) == 5
     assert set(found["differences"]["no_alsn"]["zeroshot/top1"]) == {"mean", "low", "high", "n", "excludes_zero"}
 
 

@@ -41,12 +41,12 @@ def test_files_copies_and_the_printed_table(
     assert (found["seeds"], found["executions"]) == (["0", "1", "2"], {"shared": 9, "naive": 33})
     assert [row["seeds"] for row in found["rows"]] == [["0", "1"]] * 2
     assert found["rows"][0]["missing"] == {"2": urls["2"]}
-    assert f"Missing: finetune, seed 2, is not measured yet: {urls['2']}" in (tmp_path / "markdown").read_text()
+    assert f"Missing: Fine-tuned, seed 2, is not measured yet: {urls['2']}" in (tmp_path / "markdown").read_text()
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"report: {artifact.file_url(suite_report.HTML)}"
     assert lines[-1 - len(found["text"].splitlines()) : -1] == found["text"].splitlines()
     metrics = json.loads((tmp_path / "metrics").read_text())
-    assert metrics["none/retrieval/mean"] == metrics["finetune/retrieval/mean"]
+    assert metrics["none/retrieval/mean_recall"] == metrics["finetune/retrieval/mean_recall"]
 
 
 def test_the_papers_numbers_have_a_report_of_their_own(evaluated: tuple[Request, dict[str, str]]) -> None:
@@ -79,6 +79,10 @@ def test_one_more_finished_evaluation_makes_a_new_report(
         ({"evaluations": "[1]"}, "--evaluations: give a JSON object"),
         ({"evaluations": "{}", "naive": "many"}, "--naive many: a number"),
         ({"evaluations": "{}"}, "--evaluations is empty"),
+        (
+            {"evaluations": '{"none/0": "/nowhere"}', "more": '{"vqa/nine/0": "x"}'},
+            "none of TASK/ROW/SEED.*did you mean",
+        ),
     ],
 )
 def test_bad_input_is_named(evaluated: tuple[Request, dict[str, str]], given: dict[str, str], message: str) -> None:

@@ -1,0 +1,47 @@
+"""What the rows of recipes.ROWS are called in the paper's tables, and what each is, in a few words."""
+
+from __future__ import annotations
+
+from cmapkd_core.recipes import FULL
+
+FULL_METHOD = "full method"  # in sentences and figures
+
+# Row -> its name in a table, what it is.
+NAMES: dict[str, tuple[str, str]] = {
+    "scratch": ("Scratch", "random weights, no teacher"),
+    "finetune": ("Fine-tuned", "no teacher"),
+    "kd": ("KD", "similarities of the batch"),
+    "fitnet": ("FitNet", "hints first, then KD"),
+    "fitnet_joint": ("FitNet, joint", "hints and KD together"),
+    "promptkd": ("PromptKD", "captions as classes"),
+    "promptkd_cls": ("PromptKD, classes", "class names as classes"),
+    "c2kd": ("C2KD", "proxies, filtered by rank agreement"),
+    "llava_kd": ("LLaVA-KD", "three stages, patch distributions"),
+    "clip_kd": ("CLIP-KD", "features, logits, interactive contrast"),
+    "tinyclip": ("TinyCLIP", "inherited weights, affinities"),
+    "mobileclip": ("MobileCLIP", "soft targets"),
+    "no_pyramid": ("w/o visual pyramid", "P5 alone"),
+    "no_hierarchy": ("w/o language hierarchy", "L4 alone"),
+    "no_alsn": ("w/o ALSN (uniform)", "equal weights for all levels"),
+    "manual_alsn": ("w/o ALSN (manual)", "weights 0.1, 0.2, 0.3, 0.4"),
+    "no_align": ("w/o cross-modal alignment", "no align term"),
+    "no_relation": ("w/o relational distillation", "no relation term"),
+    "one_stage": ("one-stage training", "all levels from the start"),
+    "random_alsn": ("random weights", "drawn for each sample"),
+    "shuffled_alsn": ("shuffled weights", "ALSN's, of another sample"),
+    "reversed_alsn": ("reversed weights", "ALSN's, levels in reverse order"),
+    "seed_alsn": ("ALSN on the loss it weights", "the paper's objective"),
+    "random_teacher_pyramid": ("unfitted teacher levels", "the teacher's pyramid as it was drawn"),
+    "fine_to_coarse": ("fine to coarse", "levels in reverse order"),
+    FULL: ("CMAPKD (ours)", "complete, coarse to fine"),
+}
+
+
+def label(row: str) -> str:
+    """The row's name in a table; a row that has none there keeps its own."""
+    return NAMES.get(row, (row, ""))[0]
+
+
+def meaning(row: str) -> str:
+    """The row in a few words."""
+    return NAMES.get(row, (row, ""))[1]

@@ -1,0 +1,99 @@
+"""Figure 4's rules of choice on hand-made tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cmapkd_core.report import kinds, weight_sections
+from cmapkd_core.report.inputs import Missing
+from cmapkd_core.report.kinds import Samples
+
+
+def samples(n: int = 200, **more: object) -> Samples:
+    """Captions of 1..n words, the hardest last; pictures on a circle, one pair near; one caption that is far off."""
+    turn = np.linspace(0, np.pi, n)
+    turn[7] = turn[6] + 1e-4  # nearer to 6 than any other two are
+    image = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    text = image.copy()
+    text[20] = -image[20]
+    given = {
+        "keys": [f"k{i}" for i in range(n)],
+        "captions": [[" ".join(f"w{i}-{j}" for j in range(i + 1))] for i in range(n)],
+        "names": ("P2", "P5"),
+        "weights": np.stack([np.linspace(0, 1, n), np.linspace(1, 0, n)], axis=1),
+        "difficulty": np.linspace(-1, 1, n),
+        "image": image,
+        "text": text,
+    }
+    return Samples(**(given | more))  # type: ignore[arg-type]
+
+
+def test_each_rule_takes_its_extreme():
+    chosen = {kind.rule.name: kind for kind in kinds.choose(samples())}
+    assert chosen["simple"].keys == [f"k{i}" for i in range(10)]  # 5 % of 200
+    assert chosen["complex"].keys == [f"k{i}" for i in range(199, 189, -1)]
+    assert set(chosen["fine-grained"].keys[:2]) == {"k6", "k7"}
+    assert chosen["abstract"].keys[0] == "k20"
+    assert chosen["simple"].mean["P2"] == pytest.approx(np.linspace(0, 1, 200)[:10].mean())
+    expected = np.linspace(0, 1, 200)[:10].std(ddof=1) / 10**0.5
+    assert chosen["simple"].error["P2"] == pytest.approx(expected)
+
+
+def test_ties_go_by_difficulty():
+    n = 40
+    same = samples(n, captions=[["one word"]] * n)
+    chosen = {kind.rule.name: kind.keys for kind in kinds.choose(same)}
+    assert chosen["simple"] == [f"k{i}" for i in range(8)]  # all captions are as long: the easiest
+    assert chosen["complex"] == [f"k{i}" for i in range(39, 31, -1)]  # the hardest
+
+
+def test_a_neighbour_that_shares_a_caption_does_not_count():
+    twins = samples()
+    captions = [list(texts) for texts in twins.captions]
+    captions[7] = [captions[6][0].upper()]
+    nearest = kinds.nearest_other(samples(captions=captions))
+    assert nearest[6] < kinds.nearest_other(twins)[6]
+    alone = kinds.nearest_other(samples(40, captions=[["the same"]] * 40))
+    assert (alone == -1).all()
+
+
+def test_the_rules_do_not_see_the_weights():
+    flipped = samples(weights=samples().weights[::-1].copy())
+    assert [k.keys for k in kinds.choose(flipped)] == [k.keys for k in kinds.choose(samples())]
+
+
+def test_too_few_samples_are_missing():
+    with pytest.raises(Missing, match="at least 32 samples"):
+        kinds.choose(samples(31))
+
+
+def test_tables_are_joined_by_key(make_inputs):
+    inputs = make_inputs()
+    found = kinds.read(inputs)
+    assert found.keys[:2] == ["t0", "t1"]
+    assert found.captions[2] == ["w2 w2 w2", "v2 v2 v2"]
+    assert found.weights.shape == (64, 8)
+    np.testing.assert_allclose(np.linalg.norm(found.image, axis=1), 1, rtol=1e-6)
+
+
+def test_the_section_states_its_rules_and_shows_pictures(make_inputs):
+    section = weight_sections.of_kinds(make_inputs())
+    for rule in kinds.RULES:
+        assert f"{rule.name}: {rule.words}" in section.caption
+    assert [drawing.title for drawing in section.figures] == [
+        f"{n}, n = 8" for n in ("Simple", "Complex", "Fine-grained", "Abstract")
+    ]
+    (made,) = section.tables
+    assert [line.label for line in made.lines] == ["simple", "complex", "fine-grained", "abstract", "all samples"]
+    # P2's weight rises with difficulty, and the words with it (see conftest).
+    first, second = (line.cells[0].interval for line in made.lines[:2])
+    assert first.mean < 0.25 < second.mean
+    assert made.lines[0].cells[0].origins == {"joint": "s3://bucket/joint/0123", "shards": "s3://bucket/shards/0123"}
+
+
+@pytest.mark.parametrize(("row", "words"), [("no_alsn", "The selector is fixed"), ("finetune", "has no levels")])
+def test_recipes_without_weights_say_so(make_inputs, row, words):
+    section = weight_sections.of_kinds(make_inputs(ablation=row))
+    assert words in section.missing[0]
+    assert not section.figures
