@@ -5,8 +5,14 @@ BIN := $(VENV)/bin
 ROOT ?= runs/demo
 RECIPE ?= demo
 SEEDS ?= 5
+PARALLEL ?= 1
+REGISTRY ?=
+TARGET ?= cuda
+BASE_IMAGE ?= python:3.11-slim-bookworm
+DOCKER ?= docker
+BUILD_FLAGS ?=
 
-.PHONY: install demo suite-table2 suite-table4 suite-controls suite-smoke test check clean
+.PHONY: install demo suite-table2 suite-table4 suite-controls suite-smoke test check lock images clean
 
 install: $(VENV)/.installed
 
@@ -18,10 +24,10 @@ $(VENV)/.installed: pyproject.toml
 demo: install ## the whole pipeline on real pairs, here: minutes on two cores
 	$(BIN)/python pipelines/submit.py --recipe demo --local --root $(ROOT)
 
-# The rows of one table with several seeds, here, one stage after another; a stopped suite goes on where it was.
-# `make suite-table4 SEEDS=2`, `make suite-smoke RECIPE=tiny SEEDS=2`
+# The rows of one table with several seeds, here, PARALLEL stages at a time; a stopped suite goes on where it was.
+# `make suite-table4 SEEDS=2`, `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`
 suite-table2 suite-table4 suite-controls suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
-	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --root $(ROOT)
+	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT)
 
 test: install ## the tests
 	$(BIN)/python -m pytest
@@ -31,6 +37,14 @@ check: install ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+lock: install ## the image's dependencies, with hashes, at the versions that the tests ran with
+	BIN=$(BIN) docker/lock.sh
+
+# `make images REGISTRY=registry.example.org/team` builds and pushes, and prints the line for site.toml; without
+# REGISTRY the image stays here. TARGET=cpu has no CUDA; BASE_IMAGE is a Debian with Python 3.11 and pip.
+images: ## the container image of all stages
+	REGISTRY='$(REGISTRY)' TARGET='$(TARGET)' BASE_IMAGE='$(BASE_IMAGE)' DOCKER='$(DOCKER)' docker/build.sh $(BUILD_FLAGS)
 
 clean: ## runs, but not the environment
 	rm -rf runs

@@ -5,17 +5,25 @@ the artifacts that it reads, and writes the URL of its own artifact into an outp
 the pipeline; it needs no ENTRYPOINT.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 IMAGE = "set-by-the-pipeline"
 
 
-def request_argv(**request: Any) -> list[Any]:
-    """`--name value` for every part of a request, in the order given; values are KFP placeholders."""
-    return [part for name, value in request.items() for part in (f"--{name.replace('_', '-')}", value)]
+LAUNCH = ("launch", "processes", "shutdown_timeout", "job")  # how a stage is started, which the stage is not told
 
 
-def torchrun(module: str, processes: Any, shutdown_timeout: Any) -> list[Any]:
+def stage_argv(given: Mapping[str, Any], **more: Any) -> list[Any]:
+    """`--name value` for every parameter of a component, in order; `given` is its `locals()`, KFP placeholders.
+
+    Of an output artifact the stage is told the local path.
+    """
+    told = {name: getattr(value, "path", value) for name, value in given.items() if name not in LAUNCH} | more
+    return [part for name, value in told.items() for part in (f"--{name.replace('_', '-')}", value)]
+
+
+def torchrun(module: str, processes: Any, shutdown_timeout: Any, job: Any) -> list[Any]:
     """The command that starts `processes` ranks of a stage.
 
     torchrun kills its ranks `shutdown_timeout` seconds after SIGTERM; it must be below the pod's grace period,
@@ -25,6 +33,12 @@ def torchrun(module: str, processes: Any, shutdown_timeout: Any) -> list[Any]:
     return [*launcher, "-m", "--", module]  # without -- torchrun takes the stage's --run for its own --run-path
 
 
-def alone(module: str, processes: Any, shutdown_timeout: Any) -> list[Any]:
+def alone(module: str, processes: Any, shutdown_timeout: Any, job: Any) -> list[Any]:
     """The command of a stage with a single rank: no launcher between the stage and its exit code."""
     return ["python", "-m", module]
+
+
+def spread(module: str, processes: Any, shutdown_timeout: Any, job: Any) -> list[Any]:
+    """The command that starts a stage on several pods, as the TrainJob `job` (pipelines/trainjob.py), and waits."""
+    ranks = ["--processes", processes, "--shutdown-timeout", shutdown_timeout]
+    return ["python", "-m", "pipelines.trainjob", "--job", job, *ranks, "--", module]

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE, request_argv
+from components import IMAGE, stage_argv
 
 
 @dsl.container_component
@@ -19,23 +19,11 @@ def evaluate(
     model: str,
     shards: str,
     artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
+    task: str = "",
 ) -> dsl.ContainerSpec:
-    """A model's retrieval and zero-shot results on the held-out split."""
+    """What a model can do on held-out data and what it costs: one task of the evaluation, or the recipe's."""
     return dsl.ContainerSpec(
         image=IMAGE,
         command=["python", "-m", "cmapkd_core.stages.evaluate"],
-        args=request_argv(
-            recipe=recipe,
-            ablation=ablation,
-            overrides=overrides,
-            seed=seed,
-            data=data,
-            root=root,
-            run=run,
-            tracking_uri=tracking_uri,
-            redo=redo,
-            model=model,
-            shards=shards,
-            artifact=artifact,
-        ),
+        args=stage_argv(locals()),
     )

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE, request_argv
+from components import IMAGE, stage_argv
 
 
 @dsl.container_component
@@ -22,16 +22,5 @@ def prepare(
     return dsl.ContainerSpec(
         image=IMAGE,
         command=["python", "-m", "cmapkd_core.stages.prepare"],
-        args=request_argv(
-            recipe=recipe,
-            ablation=ablation,
-            overrides=overrides,
-            seed=seed,
-            data=data,
-            root=root,
-            run=run,
-            tracking_uri=tracking_uri,
-            redo=redo,
-            artifact=artifact,
-        ),
+        args=stage_argv(locals()),
     )

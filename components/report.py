@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE, request_argv
+from components import IMAGE, stage_argv
 
 
 @dsl.container_component
@@ -30,6 +30,8 @@ def report(
     html: dsl.Output[dsl.HTML],
     markdown: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
+    levels: str = "",
+    evaluations: str = "",
 ) -> dsl.ContainerSpec:
     """The run's table, figures and page, and the same as artifacts that the KFP UI shows.
 
@@ -39,30 +41,5 @@ def report(
     return dsl.ContainerSpec(
         image=IMAGE,
         command=["python", "-m", "cmapkd_core.stages.report"],
-        args=request_argv(
-            recipe=recipe,
-            ablation=ablation,
-            overrides=overrides,
-            seed=seed,
-            data=data,
-            root=root,
-            run=run,
-            tracking_uri=tracking_uri,
-            redo=redo,
-            shards=shards,
-            teacher=teacher,
-            warmup=warmup,
-            alsn=alsn,
-            joint=joint,
-            reference=reference,
-            teacher_eval=teacher_eval,
-            before_eval=before_eval,
-            student_eval=student_eval,
-            reference_eval=reference_eval,
-            artifact=artifact,
-            html=html.path,
-            markdown=markdown.path,
-            metrics=metrics.path,
-            executor_input=dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER,
-        ),
+        args=stage_argv(locals(), executor_input=dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER),
     )

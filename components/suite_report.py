@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE, request_argv
+from components import IMAGE, stage_argv
 
 
 @dsl.container_component
@@ -28,33 +28,11 @@ def suite_report(
     html: dsl.Output[dsl.HTML],
     markdown: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
+    more: str = "",
 ) -> dsl.ContainerSpec:
     """A suite's tables over seeds, paired differences and page, and the same as artifacts that the KFP UI shows."""
     return dsl.ContainerSpec(
         image=IMAGE,
         command=["python", "-m", "cmapkd_core.stages.suite_report"],
-        args=request_argv(
-            recipe=recipe,
-            ablation=ablation,
-            overrides=overrides,
-            seed=seed,
-            data=data,
-            root=root,
-            run=run,
-            tracking_uri=tracking_uri,
-            redo=redo,
-            suite=suite,
-            evaluations=evaluations,
-            trainings=trainings,
-            before=before,
-            teacher_eval=teacher_eval,
-            executions=executions,
-            naive=naive,
-            expectations=expectations,
-            artifact=artifact,
-            html=html.path,
-            markdown=markdown.path,
-            metrics=metrics.path,
-            executor_input=dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER,
-        ),
+        args=stage_argv(locals(), executor_input=dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER),
     )

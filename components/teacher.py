@@ -5,11 +5,11 @@ from typing import Any
 
 from kfp import dsl
 
-from components import IMAGE, alone, request_argv, torchrun
+from components import IMAGE, alone, spread, stage_argv, torchrun
 
 
-def made(launch: Callable[[str, Any, Any], list[Any]]) -> Any:
-    """The component with one of the two ways to start a stage."""
+def made(launch: Callable[[str, Any, Any, Any], list[Any]]) -> Any:
+    """The component with one of the three ways to start a stage."""
 
     @dsl.container_component
     def teacher(
@@ -25,28 +25,17 @@ def made(launch: Callable[[str, Any, Any], list[Any]]) -> Any:
         shards: str,
         processes: str,
         shutdown_timeout: str,
+        job: str,
         artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
     ) -> dsl.ContainerSpec:
         """Frozen teacher -> its fitted pyramid, bridges and joint space."""
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=launch("cmapkd_core.stages.teacher", processes, shutdown_timeout),
-            args=request_argv(
-                recipe=recipe,
-                ablation=ablation,
-                overrides=overrides,
-                seed=seed,
-                data=data,
-                root=root,
-                run=run,
-                tracking_uri=tracking_uri,
-                redo=redo,
-                shards=shards,
-                artifact=artifact,
-            ),
+            command=launch("cmapkd_core.stages.teacher", processes, shutdown_timeout, job),
+            args=stage_argv(locals()),
         )
 
     return teacher
 
 
-teacher, teacher_alone = made(torchrun), made(alone)
+teacher, teacher_alone, teacher_spread = made(torchrun), made(alone), made(spread)

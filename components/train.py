@@ -5,11 +5,11 @@ from typing import Any
 
 from kfp import dsl
 
-from components import IMAGE, alone, request_argv, torchrun
+from components import IMAGE, alone, spread, stage_argv, torchrun
 
 
-def made(launch: Callable[[str, Any, Any], list[Any]]) -> Any:
-    """The component with one of the two ways to start a stage."""
+def made(launch: Callable[[str, Any, Any, Any], list[Any]]) -> Any:
+    """The component with one of the three ways to start a stage."""
 
     @dsl.container_component
     def train(
@@ -28,31 +28,17 @@ def made(launch: Callable[[str, Any, Any], list[Any]]) -> Any:
         init: str,
         processes: str,
         shutdown_timeout: str,
+        job: str,
         artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
     ) -> dsl.ContainerSpec:
-        """One training stage of a student (warmup, alsn or joint) on the GPUs of one pod."""
+        """One training stage of a student (warmup, alsn or joint) on the GPUs of one pod or of several."""
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=launch("cmapkd_core.stages.train", processes, shutdown_timeout),
-            args=request_argv(
-                recipe=recipe,
-                ablation=ablation,
-                overrides=overrides,
-                seed=seed,
-                data=data,
-                root=root,
-                run=run,
-                tracking_uri=tracking_uri,
-                redo=redo,
-                stage=stage,
-                shards=shards,
-                teacher=teacher,
-                init=init,
-                artifact=artifact,
-            ),
+            command=launch("cmapkd_core.stages.train", processes, shutdown_timeout, job),
+            args=stage_argv(locals()),
         )
 
     return train
 
 
-train, train_alone = made(torchrun), made(alone)
+train, train_alone, train_spread = made(torchrun), made(alone), made(spread)

@@ -25,6 +25,7 @@ PIPELINE = "cmapkd"
 REACH_SECONDS = 5
 PATIENCE = 12  # polls in a row that may fail while a run is followed
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+RETRIED = ("FAILED", "CANCELED")
 
 ANSWERS = {
     401: "it wants a token: put one into the environment variable KF_PIPELINES_TOKEN, or a newer one if it has expired",
@@ -38,14 +39,20 @@ class EndpointError(Exception):
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
+        self.status = status
         self.passing = status == 0 or status >= 500  # worth asking again
 
 
-class _Client(kfp.Client):
-    """kfp's client, which asks for its health five times with pauses; we want the first answer."""
+class Client(kfp.Client):
+    """kfp's client, but for two things."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+        """The first answer; kfp asks five times with pauses."""
         return self._healthz_api.healthz_service_get_healthz()
+
+    def retry_run(self, run_id: str) -> None:
+        """The API's retry, for which kfp has no method."""
+        self._run_api.run_service_retry_run(run_id)
 
 
 def endpoint_of(site: Site) -> str:
@@ -63,7 +70,7 @@ def endpoint_of(site: Site) -> str:
     return (endpoint if "://" in endpoint else f"https://{endpoint}").rstrip("/")
 
 
-def connect(site: Site) -> kfp.Client:
+def connect(site: Site) -> Client:
     """A client whose endpoint answers; the token is KF_PIPELINES_TOKEN, or what kfp finds by its own means.
 
     Raises:
@@ -78,7 +85,7 @@ def connect(site: Site) -> kfp.Client:
             raise EndpointError(
                 f"{endpoint} answers with a page and not as an API: is it a login page? {ANSWERS[401]}", 401
             )
-        return _Client(
+        return Client(
             host=endpoint,
             namespace=site.namespace or "kubeflow",  # kfp's word for "not given"
             existing_token=token,
@@ -105,7 +112,7 @@ def speaking_to(endpoint: str) -> Iterator[None]:
 
 
 def start(
-    client: kfp.Client, site: Site, run: str, package: Path, arguments: Mapping[str, str], *, keep: bool = True
+    client: Client, site: Site, run: str, package: Path, arguments: Mapping[str, str], *, keep: bool = True
 ) -> str:
     """Start a run and return its id.
 
@@ -132,7 +139,7 @@ def start(
     return str(started.run_id)
 
 
-def upload(client: kfp.Client, package: Path, namespace: str | None) -> tuple[str, str]:
+def upload(client: Client, package: Path, namespace: str | None) -> tuple[str, str]:
     """Ids of the pipeline and of its version with this package's content, uploaded where they are not there yet."""
     found = client.list_pipelines(namespace=namespace, filter=_named(PIPELINE)).pipelines
     pipeline = found[0] if found else client.upload_pipeline(str(package), PIPELINE, namespace=namespace)
@@ -142,12 +149,82 @@ def upload(client: kfp.Client, package: Path, namespace: str | None) -> tuple[st
     return pipeline.pipeline_id, latest.pipeline_version_id
 
 
-def link(site: Site, run_id: str) -> str:
-    """The run's page in the UI."""
-    return f"{endpoint_of(site)}/#/runs/details/{run_id}"
+def schedule(client: Client, site: Site, name: str, package: Path, arguments: Mapping[str, str], cron: str) -> str:
+    """Start a run again and again, one at a time; returns the recurring run's id.
+
+    Args:
+        cron: six fields, seconds first.
+
+    Raises:
+        EndpointError: see connect.
+    """
+    namespace = site.namespace or None
+    with speaking_to(endpoint_of(site)):
+        experiment = client.create_experiment(site.experiment, namespace=namespace)
+        pipeline, version = upload(client, package, namespace)
+        made = client.create_recurring_run(
+            experiment.experiment_id,
+            name,
+            cron_expression=cron,
+            no_catchup=True,
+            params=dict(arguments),
+            pipeline_id=pipeline,
+            version_id=version,
+            service_account=site.service_account or None,
+        )
+    return str(made.recurring_run_id)
 
 
-def follow(client: kfp.Client, site: Site, run_id: str, tasks: Mapping[str, str], interval: float = 5.0) -> str:
+def retry(client: Client, site: Site, name: str) -> tuple[str, dict[str, str]]:
+    """Run what failed of a run again, with the image and package that it had; finished tasks stay.
+
+    Args:
+        name: the run's id, or its name: then the latest of that name.
+
+    Returns:
+        its id, and the display names of its tasks by name.
+
+    Raises:
+        InputError: no such run, or one that did not fail.
+        EndpointError: see connect.
+    """
+    endpoint = endpoint_of(site)
+    with speaking_to(endpoint):
+        namespace = site.namespace or None
+        named = client.list_runs(namespace=namespace, sort_by="created_at desc", filter=_named(name)).runs
+        run = named[0] if named else _run_of(client, name, endpoint)
+        if run.state not in RETRIED:
+            raise InputError(f"run {name} is {(run.state or 'not started').lower()}: only a failed run can be retried")
+        tasks = _tasks_of(client, run)
+        client.retry_run(run.run_id)
+    return str(run.run_id), tasks
+
+
+def _run_of(client: Client, run_id: str, endpoint: str) -> Any:
+    try:
+        return client.get_run(run_id)
+    except kfp_server_api.ApiException as error:
+        if error.status not in (400, 404):
+            raise
+        raise InputError(f"no run '{run_id}' at {endpoint}: give its name, or the id at the end of its link") from None
+
+
+def _tasks_of(client: Client, run: Any) -> dict[str, str]:
+    """From the package that the run came with, or from the version that it refers to."""
+    version = run.pipeline_version_reference
+    spec = run.pipeline_spec
+    if not spec and version:
+        spec = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
+    tasks = (spec or {}).get("pipeline_spec", spec or {}).get("root", {}).get("dag", {}).get("tasks", {})
+    return {key: task.get("taskInfo", {}).get("name", key) for key, task in tasks.items()}
+
+
+def link(site: Site, run_id: str, kind: str = "runs") -> str:
+    """The page of a run, or of a recurring run (kind `recurringrun`), in the UI."""
+    return f"{endpoint_of(site)}/#/{kind}/details/{run_id}"
+
+
+def follow(client: Client, site: Site, run_id: str, tasks: Mapping[str, str], interval: float = 5.0) -> str:
     """Print the tasks' states as they change until the run ends; returns its last state.
 
     Args:

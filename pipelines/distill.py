@@ -1,13 +1,15 @@
 """The pipeline of one run: which stage runs after which, and what it is given.
 
-    prepare -> teacher -> warmup -> alsn -> joint -> evaluate-student -> report
+    prepare -> teacher -> warmup -> alsn -> joint -> evaluate-student -> report, export
     prepare, teacher -> reference-warmup -> reference-joint -> evaluate-reference -> report
     teacher -> evaluate-teacher -> report;  the recipe's untrained student -> evaluate-before -> report
 
-The tasks depend on no value of a recipe, so one compiled package serves every recipe, ablation and seed.
+Of a recipe the tasks depend on `evaluate.sets` alone (pipelines/evaluations.py): one compiled package serves every
+recipe, ablation and seed with the same evaluations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,17 @@ from typing import Any
 from kfp import dsl
 
 from cmapkd_core.config import Recipe
-from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, report_url, stage_url
-from cmapkd_core.recipes import REFERENCE
+from cmapkd_core.fields import override
+from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
+from cmapkd_core.recipes import REFERENCE, data_fields
 from components.evaluate import evaluate
+from components.export import export
+from components.levels import levels
 from components.prepare import prepare
 from components.report import report
 from components.teacher import teacher
 from components.train import train
+from pipelines.evaluations import collected, extra_tasks
 from pipelines.graph import Plan, Task, connect, write_package
 from pipelines.site import Site
 
@@ -38,44 +44,66 @@ TASKS = (
     Task("alsn", train, "train", {**TAUGHT, "init": "warmup"}, {"stage": "alsn"}),
     Task("joint", train, "train", {**TAUGHT, "init": "alsn"}, JOINT),
     Task("evaluate-student", evaluate, "evaluate", {**DATA, "model": "joint"}),
+    Task("levels", levels, "evaluate", {**TAUGHT, "joint": "joint"}),
+    Task("export", export, "report", {**DATA, "model": "joint", "evaluation": "evaluate-student"}),
     # the branch without a teacher
     Task("reference-warmup", train, "train", TAUGHT, WARMUP, row=REFERENCE),
     Task("reference-joint", train, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, row=REFERENCE),
     Task("evaluate-reference", evaluate, "evaluate", {**DATA, "model": "reference-joint"}),
     Task("evaluate-teacher", evaluate, "evaluate", {**DATA, "model": "teacher"}),
     Task("evaluate-before", evaluate, "evaluate", DATA, {"model": RECIPE_STUDENT}),
-    Task(
-        "report",
-        report,
-        "report",
-        {
-            **TAUGHT,
-            "warmup": "warmup",
-            "alsn": "alsn",
-            "joint": "joint",
-            "reference": "reference-joint",
-            "teacher_eval": "evaluate-teacher",
-            "before_eval": "evaluate-before",
-            "student_eval": "evaluate-student",
-            "reference_eval": "evaluate-reference",
-        },
-    ),
 )
+
+REPORT = Task(
+    "report",
+    report,
+    "report",
+    {
+        **TAUGHT,
+        "warmup": "warmup",
+        "alsn": "alsn",
+        "joint": "joint",
+        "reference": "reference-joint",
+        "teacher_eval": "evaluate-teacher",
+        "before_eval": "evaluate-before",
+        "student_eval": "evaluate-student",
+        "reference_eval": "evaluate-reference",
+        "levels": "levels",
+    },
+)
+
+
+def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
+    """Every task of a run: those that all recipes have, the recipe's own evaluations, the report."""
+    extra = extra_tasks(recipe)
+    return (*TASKS, *extra, replace(REPORT, collects={"evaluations": collected(extra)}))
 
 
 def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root: str, run: str) -> dict[str, str]:
     """URL of every task's artifact, by the functions that the stages themselves use."""
     urls: dict[str, str] = {}
     for task in tasks:
-        recipe = recipe_of(task)
-        if task.component is evaluate:
-            model = task.values.get("model") or urls[task.inputs["model"]]
-            urls[task.name] = evaluation_url(root, model, urls["prepare"], recipe)
-        elif task.component is report:
-            urls[task.name] = report_url(root, run)
-        else:
-            urls[task.name] = stage_url(root, task.values.get("stage", task.name), recipe)
+        recipe = override(recipe_of(task), data_fields(task.data))
+        told = task.values | {name: urls[source] for name, source in task.inputs.items()}
+        urls[task.name] = PLACES.get(task.component, _stage_place)(root, recipe, told, run)
     return urls
+
+
+def _stage_place(root: str, recipe: Recipe, told: Mapping[str, str], run: str) -> str:
+    return stage_url(root, told["stage"], recipe)
+
+
+# Component -> URL of its artifact, from the root, the recipe, what the task is told, and the run.
+PLACES: dict[Any, Callable[[str, Recipe, Mapping[str, str], str], str]] = {
+    prepare: lambda root, recipe, told, run: stage_url(root, "prepare", recipe),
+    teacher: lambda root, recipe, told, run: stage_url(root, "teacher", recipe),
+    evaluate: lambda root, recipe, told, run: evaluation_url(
+        root, told["model"], told["shards"], recipe, told.get("task", "")
+    ),
+    export: lambda root, recipe, told, run: export_url(root, told["model"], told["shards"], recipe, told["evaluation"]),
+    levels: lambda root, recipe, told, run: levels_url(root, recipe),
+    report: lambda root, recipe, told, run: report_url(root, run),
+}
 
 
 def defaults(site: Site) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from cmapkd_core.config import LEARNED_SELECTORS, METHODS, STAGE_PHASES, Phase, Recipe
+from cmapkd_core.config import LEARNED_SELECTORS, STAGE_PHASES, Phase, Recipe
 from cmapkd_core.fingerprints import trains
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import REFERENCE, ROWS
 from pipelines.graph import Task
 from pipelines.site import Pod
@@ -71,6 +72,7 @@ def _about(task: Task, job: Submission) -> Iterator[str]:
     inputs = [*task.inputs.values(), *(value for name, value in task.values.items() if name == "model")]
     yield f"reads {', '.join(inputs) or 'the source'}"
     ranks = f", torchrun with {pod.ranks}" if task.pod == "train" and pod.ranks > 1 else ""
+    ranks += f", on {pod.nodes} such pods as a TrainJob" if task.pod == "train" and pod.nodes > 1 else ""
     yield f"runs  {'on this machine' if job.local else _pod(pod)}{ranks}"
     yield f"to    {job.urls[task.name]}"
 
@@ -94,8 +96,8 @@ def _pod(pod: Pod) -> str:
 
 def _work(task: Task, recipe: Recipe) -> Iterator[str]:
     """One line per phase, or what the task does."""
-    if task.name == "prepare":
-        yield f"source {recipe.data.source} {recipe.data.url}".rstrip()
+    if task.pod == "prepare":
+        yield f"source {task.data or f'{recipe.data.source} {recipe.data.url}'}".rstrip()
     elif task.name == "teacher":
         yield f"teacher {recipe.teacher.model} ({recipe.teacher.weights}), batch {recipe.teacher_fit.batch}"
         yield _phase("space", recipe.teacher_fit.space, ("heads",), "")
@@ -103,7 +105,7 @@ def _work(task: Task, recipe: Recipe) -> Iterator[str]:
     elif "stage" in task.values:
         yield from _training(task.values["stage"], recipe)
     elif task.pod == "evaluate":
-        yield f"{', '.join(recipe.evaluate.tasks)} on split {recipe.evaluate.split}"
+        yield f"{task.values.get('task') or ', '.join(recipe.evaluate.tasks)} on split {recipe.evaluate.split}"
 
 
 def _training(stage: str, recipe: Recipe) -> Iterator[str]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
 from cmapkd_core.fields import choose
-from components.teacher import teacher, teacher_alone
-from components.train import train, train_alone
-from pipelines.site import Pod, Site
+from components.check import check, check_alone, check_spread
+from components.teacher import teacher, teacher_alone, teacher_spread
+from components.train import train, train_alone, train_spread
+from pipelines import trainjob
+from pipelines.site import COMPONENT, PART_OF, Pod, Site
 
-ALONE = {teacher: teacher_alone, train: train_alone}  # on a site that gives a stage one rank
+ALONE = {teacher: teacher_alone, train: train_alone, check: check_alone}  # on a site that gives a stage one rank
+SPREAD = {teacher: teacher_spread, train: train_spread, check: check_spread}  # or several pods
+LAUNCHER = Pod(cpu="1", memory="4Gi")  # the pod that starts those pods and waits
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,10 @@ class Task:
     collects: dict[str, dict[str, str]] = field(default_factory=dict)  # argument -> {key: task}, given as one JSON
     row: str = ""  # of recipes.ROWS; "": the run's own
     seed: str = ""  # "": the run's own
+    data: str = ""  # SOURCE[:URL]; "": the run's own
     part: str = ""  # what its records add to the run's name
     after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
+    redo: str = ""  # as Plan.redo, for this task alone
 
     def sources(self) -> set[str]:
         """Names of the tasks whose artifacts it reads."""
@@ -82,17 +88,24 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
     steps: dict[str, Any] = {}
     for task in plan.tasks:
         pod: Pod = getattr(site.pods, task.pod)
-        told = {**request, "run": plan.run + task.part, "redo": plan.redo}
-        told |= {name: value for name, value in (("ablation", task.row), ("seed", task.seed)) if value}
+        told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo}
+        told |= {name: value for name, value in _own(task).items() if value}
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         # An output inside a longer string is an edge too: KFP finds its placeholder there.
         for name, sources in task.collects.items():
             inputs[name] = json.dumps({key: str(outputs[source]) for key, source in sources.items()})
-        component = ALONE.get(task.component, task.component) if pod.ranks == 1 else task.component
-        step = component(**told, **inputs, **task.values, **_launch(task, pod, site))
+        step = _variant(task, pod)(**told, **inputs, **task.values, **_launch(task, pod, site, image))
         step.after(*(steps[name] for name in task.after if name in steps))
-        _place(step.set_display_name(task.name).set_container_image(image), pod, site)
+        here = replace(LAUNCHER, hours=pod.hours) if _spreads(task, pod) else pod
+        _place(step.set_display_name(task.name).set_container_image(image), here, site)
+        for label, value in {**PART_OF, COMPONENT: task.name[:63]}.items():
+            kubernetes.add_pod_label(step, label, value)
         steps[task.name], outputs[task.name] = step, step.outputs["artifact"]
+
+
+def _own(task: Task) -> dict[str, str]:
+    """What a task is told otherwise than the run, where it is not empty."""
+    return {"ablation": task.row, "seed": task.seed, "data": task.data}
 
 
 def write_package(pipeline: Any, path: Path) -> Path:
@@ -102,10 +115,22 @@ def write_package(pipeline: Any, path: Path) -> Path:
     return path
 
 
-def _launch(task: Task, pod: Pod, site: Site) -> dict[str, str]:
+def _spreads(task: Task, pod: Pod) -> bool:
+    return pod.nodes > 1 and task.component in SPREAD
+
+
+def _variant(task: Task, pod: Pod) -> Any:
+    """The component in the way that this site starts its ranks."""
+    if _spreads(task, pod):
+        return SPREAD[task.component]
+    return ALONE.get(task.component, task.component) if pod.ranks == 1 else task.component
+
+
+def _launch(task: Task, pod: Pod, site: Site, image: Any) -> dict[str, str]:
     if task.component not in ALONE:
         return {}
-    return {"processes": str(pod.ranks), "shutdown_timeout": str(site.shutdown_timeout)}
+    job = trainjob.describe(site, pod, str(image)) if _spreads(task, pod) else ""
+    return {"processes": str(pod.ranks), "shutdown_timeout": str(site.shutdown_timeout), "job": job}
 
 
 def _place(step: Any, pod: Pod, site: Site) -> None:
@@ -121,6 +146,7 @@ def _place(step: Any, pod: Pod, site: Site) -> None:
     step.set_retry(retry.count, retry.wait, retry.factor, retry.longest)
     kubernetes.set_timeout(step, round(pod.hours * 3600))
     kubernetes.set_image_pull_policy(step, site.image_pull_policy)
+    kubernetes.set_security_context(step, run_as_non_root=True)  # Pod Security's other wishes are KFP's own defaults
     if site.image_pull_secrets:
         kubernetes.set_image_pull_secrets(step, list(site.image_pull_secrets))
     for name, value in site.env.items():

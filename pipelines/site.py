@@ -12,8 +12,12 @@ from typing import Any, get_args, get_type_hints
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 
+PART_OF = {"app.kubernetes.io/part-of": "cmapkd"}  # label of every pod; the network policies in k8s/ know ours by it
+COMPONENT = "app.kubernetes.io/component"  # label of a task's pods: its name
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 CPU, MEMORY = re.compile(r"[0-9]*\.?[0-9]+m?"), re.compile(r"[0-9]+([EPTGMK]i?)?")
+LOGIN = re.compile(r"://[^/@\s]+@")  # user:password@ in a URL
+SECRET = re.compile(r"(^|_)(SECRET|PASSWORD|TOKEN|ACCESS_KEY|API_KEY)(_|$)(?!FILE$|PATH$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,14 @@ class Pod:
     memory: str = "16Gi"
     shm: str = ""  # size of /dev/shm in memory; "" leaves the container's own 64 MB
     hours: float = 24.0  # a pod that runs longer is ended, and retried
-    processes: int = 0  # ranks of a training task; 0: one per GPU
+    processes: int = 0  # ranks of a training task in a pod; 0: one per GPU
+    nodes: int = 1  # pods of a training task; above 1 they are a Kubeflow Trainer TrainJob
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
 
     @property
     def ranks(self) -> int:
-        """Processes of a training task."""
+        """Processes of a training task in each of its pods."""
         return self.processes or max(self.gpus, 1)
 
 
@@ -128,16 +133,16 @@ def load_site(path: str, required: bool = False) -> Site:
     return site
 
 
-def on_this_machine(site: Site, root: str = "") -> Site:
-    """The site of a local run: `site.local` in place of the cluster's root, tracking and ranks."""
+def on_this_machine(site: Site, root: str = "", parallel: int = 1) -> Site:
+    """The site of a local run: `site.local` in place of the cluster's root, tracking and ranks; tasks at a time."""
     root = root or site.local.root
     beside = f"sqlite:///{Path(root).resolve() / 'mlflow.db'}" if "://" not in root else site.tracking_uri
-    train = dataclasses.replace(site.pods.train, processes=site.local.processes)
+    train = dataclasses.replace(site.pods.train, processes=site.local.processes, nodes=1)
     return dataclasses.replace(
         site,
         root=root,
         tracking_uri=site.local.tracking_uri or beside,
-        parallel=1,
+        parallel=parallel,
         pods=dataclasses.replace(site.pods, train=train),
     )
 
@@ -176,15 +181,30 @@ def _check(site: Site, path: str) -> None:
         raise InputError(f"{path}: image_pull_policy = '{site.image_pull_policy}': one of {', '.join(PULL_POLICIES)}")
     if site.parallel < 1:
         raise InputError(f"{path}: parallel = {site.parallel}: at least one task at a time")
+    _check_secrets(site, path)
     for kind in dataclasses.fields(site.pods):
         pod: Pod = getattr(site.pods, kind.name)
         if min(pod.gpus, pod.processes, pod.hours) < 0:
             raise InputError(f"{path}: pods.{kind.name}: gpus, processes and hours cannot be below 0")
+        if pod.nodes < 1 or (pod.nodes > 1 and kind.name != "train"):
+            raise InputError(f"{path}: pods.{kind.name}.nodes = {pod.nodes}: 1, or more for pods.train alone")
         if not CPU.fullmatch(pod.cpu):
             raise InputError(f"{path}: pods.{kind.name}.cpu = '{pod.cpu}': write cores ('8') or millicores ('500m')")
         for name, size in (("memory", pod.memory), ("shm", pod.shm or "1")):
             if not MEMORY.fullmatch(size):
                 raise InputError(f"{path}: pods.{kind.name}.{name} = '{size}': write a size like '16Gi'")
+
+
+def _check_secrets(site: Site, path: str) -> None:
+    """Values of this file show in the KFP UI and in compiled packages: nothing secret may be one."""
+    way_out = "name a Kubernetes secret in [[secrets]] instead"
+    urls = {name: getattr(site, name) for name in ("endpoint", "root", "data", "tracking_uri")} | site.env
+    for name, value in urls.items():
+        if LOGIN.search(value):
+            raise InputError(f"{path}: {name} has a user and password in its URL: leave them out and {way_out}")
+    for name in site.env:
+        if SECRET.search(name):
+            raise InputError(f"{path}: env.{name} would be readable by everyone who sees the run: {way_out}")
     for secret in site.secrets:
         if not (secret.name and secret.env):
             raise InputError(f"{path}: a [[secrets]] entry needs name and env, such as env = {{ VARIABLE = 'key' }}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES, res
 from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
 from pipelines import distill, suite
+from pipelines.evaluations import timed
 from pipelines.graph import Plan, Task, select, without, write_package
 from pipelines.site import Site, load_site, on_this_machine
 
@@ -45,6 +46,11 @@ class Submission:
         """True of a package that serves every recipe, and so is worth keeping as a version of the pipeline."""
         return self.suite is None and len(self.plan.tasks) == len(self.tasks)
 
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """Names of the tasks that measure time: on one machine nothing may run beside them."""
+        return timed(self.tasks, resolve(*(self.request[name] for name in REQUEST)))
+
     def package(self, path: Path, *, filled: bool = False) -> Path:
         """Write the compiled pipeline; `filled` makes this run's arguments the defaults of its form."""
         return write_package(self.build(self.arguments if filled else distill.defaults(self.site)), path)
@@ -57,7 +63,8 @@ def decide(args: argparse.Namespace) -> Submission:
         InputError: an unknown name or field, contradicting flags, a run that is not there.
     """
     site = load_site(args.site or "site.toml", required=bool(args.site))
-    site = on_this_machine(site, args.root) if args.local else site
+    parallel = at_a_time(args, 1 if args.local else site.parallel)
+    site = on_this_machine(site, args.root, parallel) if args.local else replace(site, parallel=parallel)
     root = args.root or site.root
     again = bool(args.only or args.from_stage)
     request = earlier_request(args, root) if again else new_request(args, site)
@@ -82,9 +89,11 @@ def decide_run(
     }
     run = args.run or default_run(f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}", args.local)
     arguments = distill.defaults(site) | request | {"root": root}
-    tasks = distill.TASKS
+    tasks = distill.tasks_of(recipes["run"])
     urls = distill.output_urls(tasks, lambda t: recipes["reference" if t.row else "run"], root or "{root}", run)
     plan = Plan(tasks)
+    if args.schedule:  # each time the source is read anew, and what follows from new shards is trained anew
+        plan = Plan(tuple(replace(task, redo="yes") if task.pod == "prepare" else task for task in tasks))
     if part:
         chosen = part(tasks)
         plan = Plan(chosen, without(tasks, urls, chosen), run, redo="yes")
@@ -109,7 +118,9 @@ def decide_suite(
     else:
         done = {} if args.compile_only else finished(laid, root)
         left = [one for one in laid.shared if one.task.name not in done]
-        plan = Plan(suite.in_lanes(left, site.parallel), done, run)
+        # Here the runner itself bounds the tasks at a time, and needs no guess of their costs.
+        tasks = tuple(one.task for one in left) if args.local else suite.in_lanes(left, site.parallel)
+        plan = Plan(tasks, done, run)
     fixed = {name: request[name] for name in suite.FIXED}
     arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
 
@@ -117,6 +128,48 @@ def decide_suite(
         return suite.build(site, plan, {**form, **fixed})
 
     return Submission(site, args.local, plan, run, request, arguments, laid.urls, build, laid.tasks, suite=laid)
+
+
+def cron(text: str) -> str:
+    """A schedule in the six fields that KFP wants, from six or from the usual five.
+
+    Raises:
+        InputError: another number of fields.
+    """
+    fields = text.split()
+    if len(fields) not in (5, 6):
+        raise InputError(
+            f"--schedule '{text}': five fields such as '0 2 * * 1' (Mondays at 2), or six with the seconds first"
+        )
+    return " ".join(fields if len(fields) == 6 else ["0", *fields])
+
+
+def check_mode(args: argparse.Namespace) -> None:
+    """Refuse what has no meaning together.
+
+    Raises:
+        InputError: names the flags.
+    """
+    there = [f"--{name}" for name in ("check", "retry", "schedule") if getattr(args, name)]
+    if there and args.local:
+        raise InputError(f"{there[0]} is of a cluster: leave out --local")
+    part = [name for name in ("suite", "only", "from_stage") if getattr(args, name)]
+    if args.schedule and part:
+        raise InputError(f"--schedule starts whole runs: leave out --{part[0].replace('_', '-')}")
+
+
+def at_a_time(args: argparse.Namespace, default: int) -> int:
+    """How many tasks run at a time, from --parallel.
+
+    Raises:
+        InputError: no such number, or a single run on a cluster, where KFP alone decides.
+    """
+    given: str = args.parallel
+    if given and not (given.isdecimal() and int(given)):
+        raise InputError(f"--parallel {given}: a number of tasks at a time, at least 1")
+    if given and not (args.local or args.suite):
+        raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local or --suite")
+    return int(given or default)
 
 
 def finished(laid: suite.Suite, root: str) -> dict[str, str]:

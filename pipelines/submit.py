@@ -5,9 +5,12 @@
     python pipelines/submit.py --ablation no_alsn --dry-run    what would run
     python pipelines/submit.py --suite table4 --seeds 5        the recipes of one table with five seeds each
     python pipelines/submit.py --run RUN --only joint          one stage of an earlier run again
+    python pipelines/submit.py --retry RUN                     what failed of a run again, as it was
+    python pipelines/submit.py --schedule '0 2 * * 1'          a run every Monday at 2, on the data as it is then
+    python pipelines/submit.py --check                         is the site ready? each line ok or what to do
 
-Exit codes: 0 done; 1 the run failed; 2 bad input; 3 the endpoint does not answer or refuses; with --local the
-exit code of the stage that failed.
+Exit codes: 0 done; 1 the run or a check failed; 2 bad input; 3 the endpoint does not answer or refuses; with --local
+the exit code of the stage that failed.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import argparse
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):  # started as a script: its folder is first on the path, the repository belongs there
@@ -25,10 +28,11 @@ if __package__ in (None, ""):  # started as a script: its folder is first on the
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
-from pipelines import client, dryrun
+from pipelines import check, client, dryrun
 from pipelines.ir import load_package
 from pipelines.local import StageError, run_package
-from pipelines.submission import Submission, decide
+from pipelines.site import Site, load_site
+from pipelines.submission import Submission, check_mode, cron, decide
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,9 +59,25 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("--only", default="", metavar="STAGE", help="one stage of the earlier run --run again")
     part.add_argument("--from-stage", default="", metavar="STAGE", help="that stage and what follows from it")
     cli.add_argument("--local", action="store_true", help="run here, task by task")
+    cli.add_argument(
+        "--parallel",
+        default="",
+        metavar="N",
+        help="tasks at a time, here or of a suite; default: 1 here, else the site's",
+    )
     mode = cli.add_mutually_exclusive_group()
     mode.add_argument("--compile-only", default="", metavar="OUT.yaml", help="write the package and stop")
     mode.add_argument("--dry-run", action="store_true", help="print what would run and stop")
+    mode.add_argument("--retry", default="", metavar="RUN", help="run what failed again: the run's name or id")
+    mode.add_argument("--schedule", default="", metavar="CRON", help="start such a run again and again")
+    mode.add_argument(
+        "--check",
+        nargs="?",
+        type=float,
+        const=check.MINUTES,
+        metavar="MINUTES",
+        help=f"try the site; its run in the cluster may take {check.MINUTES:g} minutes or as many as given",
+    )
     return cli
 
 
@@ -70,7 +90,10 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
             print(f"run {job.run} below {job.arguments['root']}")
             if job.suite:
                 print(dryrun.counts(job))
-            outputs = run_package(package, job.arguments, job.run, [task.name for task in job.tasks])
+            order = [task.name for task in job.tasks]
+            outputs = run_package(
+                package, job.arguments, job.run, order, parallel=job.site.parallel, places=job.urls, alone=job.timed
+            )
         except StageError as error:
             print(
                 f"\n{error}\nrun it again: {shlex.join(['python', 'pipelines/submit.py', *command])}", file=sys.stderr
@@ -82,8 +105,8 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
     return 0
 
 
-def run_there(job: Submission, wait: bool) -> int:
-    """Submit to the site's endpoint; returns the exit code."""
+def run_there(job: Submission, wait: bool, every: str = "") -> int:
+    """Submit to the site's endpoint, once or on a schedule; returns the exit code."""
     client.endpoint_of(job.site)
     root, image = job.arguments["root"], job.arguments["image"]
     if "://" not in root:
@@ -93,23 +116,45 @@ def run_there(job: Submission, wait: bool) -> int:
     if not image:
         raise InputError("no image: fill in `image` in the site file (by digest), or use --local")
     api = client.connect(job.site)
-    try:
-        record_run(root, job.run, job.request)
-    except StorageError as error:
-        print(f"the run's record is left to its first stage, from here it cannot be written: {error}", file=sys.stderr)
+    if not every:
+        keep_record(job)
     with tempfile.TemporaryDirectory() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
+        if every:
+            made = client.schedule(api, job.site, job.run, package, job.arguments, every)
+            print(f"recurring run {job.run}: {client.link(job.site, made, 'recurringrun')}", flush=True)
+            return 0
         tasks = {key: task.task_info.name for key, task in load_package(package)[0].root.dag.tasks.items()}
         run_id = client.start(api, job.site, job.run, package, job.arguments, keep=job.whole)
-    print(f"run {job.run}: {client.link(job.site, run_id)}", flush=True)
+    return see(api, job.site, job.run, run_id, tasks, wait)
+
+
+def keep_record(job: Submission) -> None:
+    """Write the run's record; a run started by a schedule has another name each time, and its first stage writes it."""
+    try:
+        record_run(job.arguments["root"], job.run, job.request)
+    except StorageError as error:
+        print(f"the run's record is left to its first stage, from here it cannot be written: {error}", file=sys.stderr)
+
+
+def retry_there(site: Site, name: str, wait: bool) -> int:
+    """Have the failed tasks of a run run again; returns the exit code."""
+    api = client.connect(site)
+    run_id, tasks = client.retry(api, site, name)
+    return see(api, site, name, run_id, tasks, wait)
+
+
+def see(api: client.Client, site: Site, name: str, run_id: str, tasks: Mapping[str, str], wait: bool) -> int:
+    """Print the run's link and, where asked to, follow it; returns the exit code."""
+    print(f"run {name}: {client.link(site, run_id)}", flush=True)
     if not wait:
         return 0
     try:
-        state = client.follow(api, job.site, run_id, tasks)
+        state = client.follow(api, site, run_id, tasks)
     except KeyboardInterrupt:
-        print(f"\nno longer watching; run {job.run} goes on")
+        print(f"\nno longer watching; run {name} goes on")
         return 130
-    print(f"run {job.run} {state.lower()}")
+    print(f"run {name} {state.lower()}")
     return 0 if state == "SUCCEEDED" else 1
 
 
@@ -118,6 +163,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(command)
     try:
+        check_mode(args)
+        if args.check is not None:
+            return check.check(load_site(args.site or "site.toml", required=True), args.check)
+        if args.retry:
+            return retry_there(load_site(args.site or "site.toml", required=bool(args.site)), args.retry, args.wait)
+        every = cron(args.schedule) if args.schedule else ""
         job = decide(args)
         if args.dry_run:
             print(dryrun.describe(job))
@@ -125,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.compile_only:
             print(job.package(Path(args.compile_only), filled=True))
             return 0
-        return run_here(job, command) if args.local else run_there(job, args.wait)
+        return run_here(job, command) if args.local else run_there(job, args.wait, every)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from cmapkd_core.recipes import FULL, SUITES, resolve
 from cmapkd_core.stages.artifact import find
 from components.suite_report import suite_report
 from pipelines import distill
+from pipelines.evaluations import extra_tasks
 from pipelines.graph import Plan, Task, connect
 from pipelines.site import Site
 
@@ -33,7 +34,8 @@ PARAMETERS = ("root", "tracking_uri", "image")
 FIXED = ("recipe", "overrides", "data")
 REPORT = "suite-report"
 STAGES = ("prepare", "teacher", "warmup", "alsn", "joint", "evaluate-student", "evaluate-teacher", "evaluate-before")
-ALONE = tuple(task for task in distill.TASKS if task.name in STAGES)  # one row with one seed
+ROLES = ("student", "teacher")  # models that the recipe's own evaluations are run on, in each cell
+ONCE = ("efficiency",)  # evaluations that every seed of a row answers alike
 
 Cell = tuple[str, str]  # row, seed
 
@@ -57,6 +59,7 @@ class Suite:
     rows: tuple[str, ...]
     seeds: tuple[str, ...]
     shared: tuple[Shared, ...]
+    stages: tuple[str, ...] = STAGES  # what a row with a seed takes alone
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -71,7 +74,7 @@ class Suite:
     @property
     def naive(self) -> dict[str, int]:
         """Executions by stage if every cell were a run of its own, with one report for all."""
-        return {**dict.fromkeys(STAGES, len(self.rows) * len(self.seeds)), REPORT: 1}
+        return {**dict.fromkeys(self.stages, len(self.rows) * len(self.seeds)), REPORT: 1}
 
 
 def lay_out(
@@ -92,7 +95,7 @@ def lay_out(
     places = {cell: _places(recipe, root) for cell, recipe in recipes.items()}
     users: dict[str, list[tuple[Cell, Task]]] = {}  # URL -> who needs it, the first one first
     for cell in cells:
-        for task in ALONE:
+        for task in alone(recipes[cell]):
             users.setdefault(places[cell][task.name], []).append((cell, task))
     names = {url: _name(needs[0][1].name, [cell for cell, _ in needs], cells) for url, needs in users.items()}
     shared = []
@@ -101,9 +104,10 @@ def lay_out(
         who = tuple(dict.fromkeys(cell for cell, _ in needs))
         ours = _as_first_asked(task, cell, names, places[cell])
         shared.append(Shared(ours, task.name, url, who, _cost(task, recipes[cell])))
-    report = _report(rows, [str(seed) for seed in seeds], names, places)
+    stages = tuple(task.name for task in alone(recipes[cells[0]]))
+    report = _report(rows, [str(seed) for seed in seeds], names, places, stages[len(STAGES) :])
     shared = _needed([*shared, Shared(report, REPORT, report_url(root, run))])
-    suite = Suite(name, rows, tuple(str(seed) for seed in seeds), tuple(shared))
+    suite = Suite(name, rows, tuple(str(seed) for seed in seeds), tuple(shared), stages)
     counts = {"executions": str(len(shared)), "naive": str(sum(suite.naive.values()))}
     report = replace(report, values={"suite": name, "expectations": expectations, **counts})
     return replace(suite, shared=(*shared[:-1], replace(shared[-1], task=report)))
@@ -111,7 +115,13 @@ def lay_out(
 
 def _places(recipe: Recipe, root: str) -> dict[str, str]:
     """URL of every stage of one row with one seed."""
-    return distill.output_urls(ALONE, lambda task: recipe, root, run="")
+    return distill.output_urls(alone(recipe), lambda task: recipe, root, run="")
+
+
+def alone(recipe: Recipe) -> tuple[Task, ...]:
+    """The tasks of one row with one seed that a suite takes."""
+    base = tuple(task for task in distill.TASKS if task.name in STAGES)
+    return (*base, *extra_tasks(recipe, ROLES))
 
 
 def _name(stage: str, users: Sequence[Cell], cells: Sequence[Cell]) -> str:
@@ -135,7 +145,11 @@ def _as_first_asked(task: Task, cell: Cell, names: Mapping[str, str], places: Ma
 
 
 def _report(
-    rows: Sequence[str], seeds: Sequence[str], names: Mapping[str, str], places: Mapping[Cell, dict[str, str]]
+    rows: Sequence[str],
+    seeds: Sequence[str],
+    names: Mapping[str, str],
+    places: Mapping[Cell, dict[str, str]],
+    extra: Sequence[str],
 ) -> Task:
     """The report reads every cell's evaluation and training; teacher and untrained student as the full method's."""
     base = FULL if FULL in rows else rows[0]
@@ -147,7 +161,15 @@ def _report(
         "evaluations": each("evaluate-student"),
         "trainings": each("joint"),
         "before": {seed: names[places[base, seed]["evaluate-before"]] for seed in seeds},
+        "more": {},
     }
+    for name, _, role in (stage.rpartition("-") for stage in extra if not stage.startswith("prepare-")):
+        if role == "teacher":
+            collects["more"][f"{name}/teacher"] = names[places[base, seeds[0]][f"{name}-teacher"]]
+        elif name in ONCE:
+            collects["more"] |= {f"{name}/{row}": names[places[row, seeds[0]][f"{name}-{role}"]] for row in rows}
+        else:
+            collects["more"] |= {f"{name}/{cell}": task for cell, task in each(f"{name}-{role}").items()}
     inputs = {"teacher_eval": names[places[base, seeds[0]]["evaluate-teacher"]]}
     return Task(REPORT, suite_report, "report", inputs, collects=collects)
 

@@ -19,14 +19,15 @@ LAYERS = [
     {"errors"},
     {"fields"},
     {"config"},
-    {"fingerprints"},
+    {"method_specs"},
+    {"fingerprints", "checks"},
     {"recipes", "executor_output"},
     {"storage", "tracking", "parallel"},
     {"places"},
     {"records"},
     {"data", "models", "losses"},
     {"methods"},
-    {"engine", "evaluate", "report"},
+    {"engine", "evaluate", "report", "export"},
     {"stages"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
@@ -37,9 +38,13 @@ OUTSIDE = {
     "botocore": {"storage"},
     "mlflow": {"tracking"},
     "webdataset": {"data"},
-    "open_clip": {"models", "evaluate"},  # evaluate: its list of prompt templates
-    "transformers": {"models"},
+    "open_clip": {"models", "evaluate", "export", "data"},  # its lists of prompt templates and of ImageNet's classes
+    "ijson": {"data"},
+    "transformers": {"models", "export"},
+    "onnxruntime": {"export"},
+    "pycocoevalcap": {"evaluate"},
     "matplotlib": {"report"},
+    "sklearn": {"report"},
 }
 
 

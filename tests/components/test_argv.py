@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.distill import TASKS, compile_package, defaults
+from cmapkd_core.recipes import resolve
+from pipelines.distill import compile_package, defaults, tasks_of
 from pipelines.graph import Plan
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.site import Site
 
+# every kind of evaluation of its own, on the run's data and on another set
+SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"
+TASKS = tasks_of(resolve("tiny", overrides=SETS))
 SITE = Site(root="s3://bucket/root", recipe="tiny")
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
+import yaml
+
+from pipelines import client
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -28,18 +32,36 @@ class ApiServer(ThreadingHTTPServer):
         self.pipelines: list[dict[str, Any]] = []
         self.versions: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
+        self.recurring: list[dict[str, Any]] = []
+        self.retried: list[str] = []
+        self.terminated: list[str] = []
+        self.multi_user = False
+        self.on_run: Callable[[dict[str, Any]], None] = lambda run: None  # plays the cluster
         self.polls = 0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def run_as_seen_now(self) -> dict[str, Any]:
-        """The first poll finds a running task, the second the end."""
+    def run_as_seen_now(self, run_id: str) -> dict[str, Any] | None:
+        """The first poll finds a running task, the second the end; a run whose state was set has it at once."""
+        run = next((run for run in self.runs if run["run_id"] == run_id), None)
+        if run is None or "state" in run:
+            return run
         self.polls += 1
         state, task = ("RUNNING", "RUNNING") if self.polls == 1 else (self.ends_as, self.ends_as)
         details = [{"display_name": "prepare", "state": task}, {"display_name": "prepare-driver", "state": task}]
-        return {**self.runs[0], "state": state, "run_details": {"task_details": details}}
+        return {**run, "state": state, "run_details": {"task_details": details}}
+
+    def act(self, run_id: str, verb: str) -> int:
+        """Status of `POST runs/ID:VERB`; a retried run goes on from the start of its states."""
+        run = next((run for run in self.runs if run["run_id"] == run_id), None)
+        if run is None:
+            return 404
+        run.pop("state", None)
+        self.polls = 0
+        (self.retried if verb == "retry" else self.terminated).append(run_id)
+        return 200
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -56,15 +78,20 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(parse_qs(url.query).get("filter", ["{}"])[0]).get("predicates", [{}])[0].get("stringValue")
         part = url.path.removeprefix("/apis/v2beta1/").split("/")
         if part == ["healthz"]:
-            self.answer({"multi_user": False})
+            self.answer({"multi_user": api.multi_user})
         elif part == ["experiments"]:
-            self.answer({"experiments": [e for e in api.experiments if e["display_name"] == wanted]})
+            self.answer({"experiments": [e for e in api.experiments if wanted in (None, e["display_name"])]})
         elif part == ["pipelines"]:
             self.answer({"pipelines": [p for p in api.pipelines if p["display_name"] == wanted]})
         elif part[-1] == "versions":
             self.answer({"pipeline_versions": [v for v in api.versions if v["display_name"] == wanted]})
+        elif part[-2:-1] == ["versions"]:
+            self.answer(next(v for v in api.versions if v["pipeline_version_id"] == part[-1]))
+        elif part == ["runs"]:
+            self.answer({"runs": [run for run in reversed(api.runs) if run["display_name"] == wanted]})
         elif part[0] == "runs":
-            self.answer(api.run_as_seen_now())
+            run = api.run_as_seen_now(part[1])
+            self.answer(run or {"error": f"run {part[1]} is not there"}, 200 if run else 404)
         else:
             self.answer({"error": f"unknown path {url.path}"}, 404)
 
@@ -79,11 +106,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.add(api.pipelines, {"pipeline_id": "p1", "display_name": name, "package": body.decode()})
         elif url.path.endswith("/upload_version"):
             version = {"pipeline_id": "p1", "pipeline_version_id": f"v{len(api.versions)}", "display_name": name}
-            self.add(api.versions, version)
+            package = body.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
+            self.add(api.versions, version | {"pipeline_spec": next(yaml.safe_load_all(package))})
         elif url.path.endswith("/experiments"):
             self.add(api.experiments, {**json.loads(body), "experiment_id": "e1"})
         elif url.path.endswith("/runs"):
-            self.add(api.runs, {**json.loads(body), "run_id": f"run-{len(api.runs)}"})
+            run = {**json.loads(body), "run_id": f"run-{len(api.runs)}"}
+            api.on_run(run)
+            self.add(api.runs, run)
+        elif url.path.endswith("/recurringruns"):
+            self.add(api.recurring, {**json.loads(body), "recurring_run_id": f"every-{len(api.recurring)}"})
+        elif ":" in url.path:
+            run_id, verb = url.path.rpartition("/")[2].split(":")
+            self.answer({}, api.act(run_id, verb))
         else:
             self.answer({"error": f"unknown path {url.path}"}, 404)
 
@@ -120,3 +155,31 @@ def kfp_server() -> Iterator[ApiServer]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, no endpoint or token from outside, quick polls."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_UI_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    follow = client.follow
+    monkeypatch.setattr(client, "follow", lambda *given: follow(*given, interval=0.05))
+
+
+@pytest.fixture
+def api(elsewhere: None, kfp_server: ApiServer, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> ApiServer:
+    """A KFP endpoint, and an S3 with the bucket `box` for the run's record."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="box")
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp_server.url)
+    Path("site.toml").write_text('image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n')
+    return kfp_server

@@ -1,4 +1,4 @@
-"""The laptop mode on a small pipeline of shell commands."""
+"""The laptop mode on small pipelines of shell commands and scripts."""
 
 # No `from __future__ import annotations` here: KFP reads the types of a component's parameters.
 import os
@@ -30,13 +30,27 @@ def add(word: str, before: str, html: dsl.Output[dsl.HTML], artifact: dsl.Output
 
 
 @dsl.container_component
-def hang(folder: str, artifact: dsl.OutputPath(str)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
+def hang(folder: str, name: str, artifact: dsl.OutputPath(str)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
     script = (
-        "import pathlib, signal, sys, time; folder = pathlib.Path(sys.argv[1])\n"
-        "def stop(*_): (folder / 'saved').touch(); sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, stop); (folder / 'started').touch(); time.sleep(60)"
+        "import pathlib, signal, sys, time; folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
+        "def stop(*_): (folder / f'{name}saved').touch(); name == 'deaf' or sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop); (folder / f'{name}started').touch()\n"
+        "for _ in range(600): time.sleep(0.1)"
     )
-    return dsl.ContainerSpec(image="none", command=["python", "-c", script], args=[folder])
+    return dsl.ContainerSpec(image="none", command=["python", "-c", script], args=[folder, name])
+
+
+@dsl.container_component
+def meet(folder: str, me: str, other: str, artifact: dsl.OutputPath(str)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
+    """Ends well if `other` begins while this one runs; without an `other` it takes a moment. Keeps what it saw."""
+    script = (
+        'cd "$1"; touch "$2.began" "$2.was"; i=0; mkdir -p "$(dirname "$4")"; ls *.began > "$4"\n'
+        'while [ -n "$3" ] && [ ! -e "$3.was" ]; do sleep 0.05; i=$((i+1)); [ $i -lt 200 ] || exit 9; done\n'
+        '[ -n "$3" ] || sleep 0.6; sleep "${PAUSE:-0}"\n'
+        'echo "threads of $2: $OMP_NUM_THREADS"; echo "gone\rseen of $2" >&2\n'
+        'rm "$2.began"; exit "${CODE:-0}"'
+    )
+    return dsl.ContainerSpec(image="none", command=["sh", "-c", script], args=["meet", folder, me, other, artifact])
 
 
 @dsl.pipeline(name="words")
@@ -56,7 +70,35 @@ def failing(word: str = "hello") -> None:
 
 @dsl.pipeline(name="hanging")
 def hanging(folder: str) -> None:
-    hang(folder=folder).set_display_name("sleeper")
+    hang(folder=folder, name="").set_display_name("sleeper")
+
+
+def two_hanging(second: str) -> object:
+    @dsl.pipeline(name="two-hanging")
+    def pipeline(folder: str) -> None:
+        hang(folder=folder, name="a").set_display_name("one")
+        hang(folder=folder, name=second).set_display_name("two")
+
+    return pipeline
+
+
+def meeting(first: str = "0", second: str = "0") -> object:
+    """Tasks a and b, which wait for each other and end with these codes, and a third one."""
+
+    @dsl.pipeline(name="meeting")
+    def pipeline(folder: str) -> None:
+        for me, other, code in (("a", "b", first), ("b", "a", second)):
+            task = meet(folder=folder, me=me, other=other).set_display_name(me).set_env_variable("CODE", code)
+            task.set_env_variable("PAUSE", "0" if int(code) else "1")  # a failed one is seen first
+        meet(folder=folder, me="late", other="").set_display_name("late")
+
+    return pipeline
+
+
+@dsl.pipeline(name="apart")
+def apart(folder: str) -> None:
+    for me in ("a", "b", "c"):
+        meet(folder=folder, me=me, other="").set_display_name(me)
 
 
 def compiled(pipeline: object, folder: Path) -> Path:
@@ -96,16 +138,17 @@ def test_a_loop_runs_on_a_cluster_only(tmp_path: Path) -> None:
         run_package(compiled(loop, tmp_path), {}, "r")
 
 
-def started(folder: Path) -> subprocess.Popen[bytes]:
-    """A runner in its own process, once its stage sleeps."""
-    package = compiled(hanging, folder)
+def started(folder: Path, pipeline: object = hanging, names: tuple[str, ...] = ("",)) -> subprocess.Popen:
+    """A runner in its own process, once its stages sleep."""
+    package, given = compiled(pipeline, folder), {"folder": str(folder)}
     code = (
         "import sys; from pathlib import Path; from pipelines.local import StageError, run_package\n"
-        f"try: run_package(Path({str(package)!r}), {{'folder': {str(folder)!r}}}, 'r')\n"
-        "except StageError as error: sys.exit(error.code)"
+        f"try: run_package(Path({str(package)!r}), {given}, 'r', parallel={len(names)})\n"
+        "except StageError as error: print(error); sys.exit(error.code)"
     )
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    wait_for(folder / "started")
+    for name in names:
+        wait_for(folder / f"{name}started")
     return runner
 
 
@@ -130,3 +173,84 @@ def test_a_killed_runner_leaves_no_stage_behind(tmp_path: Path) -> None:
     runner.kill()
     runner.wait(20)
     wait_for(tmp_path / "saved")
+
+
+# ---- several at a time ----------------------------------------------------------------------------
+
+
+def test_two_tasks_that_wait_for_each_other_end_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    outputs = run_package(compiled(meeting(), tmp_path), {"folder": str(tmp_path)}, "r", ["a", "b", "late"], parallel=2)
+    assert list(outputs) == ["a", "b", "late"]
+    text = capfd.readouterr()
+    assert "a | threads of a: " in text.out
+    assert "b | seen of b\n" in text.err  # of a line that was rewritten in place its last state
+    assert "gone" not in text.err
+
+
+def test_each_task_gets_its_share_of_the_cores_unless_that_is_set(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, given = compiled(apart, tmp_path), {"folder": str(tmp_path)}
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    run_package(package, given, "r", parallel=3, alone=["b"])
+    text = capfd.readouterr().out
+    assert "a | threads of a: 2\n" in text
+    assert "b | threads of b: \n" in text  # nothing runs beside it
+    run_package(package, given, "r")
+    assert "\nthreads of a: \n" in capfd.readouterr().out
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    run_package(package, given, "r", parallel=3)
+    assert "a | threads of a: 5\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("limits", "together"),
+    [
+        ({"parallel": 1}, set()),
+        ({"parallel": 3}, {"ab", "ac", "bc", "abc"}),
+        ({"parallel": 3, "places": {"a": "p", "b": "q", "c": "p"}}, {"ab", "bc"}),
+        ({"parallel": 3, "alone": ["a"]}, {"bc"}),
+    ],
+)
+def test_who_runs_beside_whom(tmp_path: Path, limits: dict, together: set[str]) -> None:
+    outputs = run_package(compiled(apart, tmp_path), {"folder": str(tmp_path)}, "r", ["a", "b", "c"], **limits)
+    seen = {"".join(line.removesuffix(".began") for line in text.split()) for text in outputs.values()}
+    assert {names for names in seen if len(names) > 1} <= together
+    assert bool(together) == any(len(names) > 1 for names in seen)
+
+
+def test_after_a_failure_the_running_task_comes_to_its_end_and_no_other_starts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package, given = compiled(meeting("7", "0"), tmp_path), {"folder": str(tmp_path)}
+    with pytest.raises(StageError, match="^stage a ended with exit code 7$") as error:
+        run_package(package, given, "r", ["a", "b", "late"], parallel=2)
+    assert error.value.codes == {"a": 7}
+    assert "threads of b" in capfd.readouterr().out
+    assert not list(tmp_path.glob("late*"))
+
+
+def test_all_that_failed_are_named(tmp_path: Path) -> None:
+    package, given = compiled(meeting("7", "8"), tmp_path), {"folder": str(tmp_path)}
+    with pytest.raises(StageError, match="stage (a|b) ended with exit code [78]\nstage") as error:
+        run_package(package, given, "r", ["a", "b", "late"], parallel=2)
+    assert error.value.codes == {"a": 7, "b": 8}
+
+
+def test_sigterm_reaches_all_running_tasks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    runner = started(tmp_path, two_hanging("b"), ("a", "b"))
+    os.kill(runner.pid, signal.SIGTERM)
+    assert runner.wait(20) == 143
+    assert (tmp_path / "asaved").exists()
+    assert (tmp_path / "bsaved").exists()
+    assert set(capfd.readouterr().out.splitlines()[-2:]) == {"stage one was stopped", "stage two was stopped"}
+
+
+def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
+    runner = started(tmp_path, two_hanging("deaf"), ("a", "deaf"))
+    os.kill(runner.pid, signal.SIGTERM)
+    wait_for(tmp_path / "deafsaved")
+    assert runner.poll() is None
+    os.kill(runner.pid, signal.SIGINT)
+    assert runner.wait(20) == 143

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.distill import PARAMETERS, TASKS, compile_package, defaults
+from cmapkd_core.recipes import resolve
+from pipelines.distill import PARAMETERS, compile_package, defaults, tasks_of
 from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
 from pipelines.site import Pod, Secret, Site, Toleration
@@ -21,6 +22,9 @@ GPU_POD = Pod(
     node_selector={"pool": "gpu"},
     tolerations=(Toleration(key="gpu", effect="NoSchedule"),),
 )
+# every kind of evaluation of its own, on the run's data and on another set
+SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"
+TASKS = tasks_of(resolve("tiny", overrides=SETS))
 SITE = Site(
     root="s3://bucket/x",
     image="registry.test/cmapkd@sha256:1",
@@ -56,7 +60,7 @@ def test_the_run_form_has_the_eight_parameters_with_defaults_and_descriptions(pa
 def test_tasks_and_what_they_wait_for(tasks: dict) -> None:
     key_to_name = {step.key: name for name, (step, _) in tasks.items()}
     waits = {name: {key_to_name[key] for key in step.needs} for name, (step, _) in tasks.items()}
-    assert waits == {task.name: set(task.inputs.values()) for task in TASKS}
+    assert waits == {task.name: task.sources() for task in TASKS}
     assert waits["joint"] == {"prepare", "teacher", "alsn"}
     assert waits["evaluate-reference"] == {"prepare", "reference-joint"}
 
@@ -135,10 +139,28 @@ def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> Non
 
 
 def test_a_stage_and_what_follows_from_it() -> None:
-    assert [task.name for task in select(TASKS, start="joint")] == ["joint", "evaluate-student", "report"]
+    own = [f"{task}-student" for task in ("vqa-scenes_vqa", "captioning", "efficiency")]
+    follow = ["joint", "evaluate-student", "levels", "export", *own, "report"]
+    assert [task.name for task in select(TASKS, start="joint")] == follow
     assert [task.name for task in select(TASKS, start="reference-joint")] == [
         "reference-joint",
         "evaluate-reference",
+        "vqa-scenes_vqa-reference",
+        "captioning-reference",
         "report",
     ]
-    assert select(TASKS, start="prepare") == TASKS
+    assert {task.name for task in TASKS} - {task.name for task in select(TASKS, start="prepare")} == {
+        "prepare-scenes_vqa"
+    }
+
+
+def test_an_evaluation_on_other_data_prepares_them_once_and_reads_them(tasks: dict) -> None:
+    step = tasks["prepare-scenes_vqa"][0]
+    assert step.task.inputs.parameters["data"].runtime_value.constant.string_value == "scenes_vqa"
+    for role in ("student", "reference", "teacher"):
+        vqa = tasks[f"vqa-scenes_vqa-{role}"][0]
+        assert step.key in vqa.needs
+        assert vqa.task.inputs.parameters["task"].runtime_value.constant.string_value == "vqa"
+    report = next(task for task in TASKS if task.name == "report")
+    assert report.collects["evaluations"]["vqa-scenes_vqa/teacher"] == "vqa-scenes_vqa-teacher"
+    assert report.collects["evaluations"]["efficiency/student"] == "efficiency-student"

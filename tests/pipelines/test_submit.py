@@ -19,32 +19,7 @@ from pipelines.submit import main
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder, no endpoint or token from outside, quick polls."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_UI_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    follow = client.follow
-    monkeypatch.setattr(client, "follow", lambda *given: follow(*given, interval=0.05))
-
-
-@pytest.fixture
-def api(kfp_server: Any, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> Any:
-    """A KFP endpoint, and an S3 with the bucket `box` for the run's record."""
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_SECRET_ACCESS_KEY": "key",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="box")
-    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp_server.url)
-    Path("site.toml").write_text('image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n')
-    return kfp_server
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +36,8 @@ def api(kfp_server: Any, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> A
         (["--only", "joint"], "name it with --run"),
         (["--only", "joint", "--run", "r", "--seed", "1", "--local"], "leave out --seed"),
         (["--from-stage", "joint", "--run", "r", "--local"], "no run 'r' below runs/local/runs"),
+        (["--local", "--parallel", "0"], "--parallel 0: a number of tasks at a time, at least 1"),
+        (["--parallel", "2"], "give --local or --suite"),
     ],
 )
 def test_mistakes_end_with_2_and_the_way_out(

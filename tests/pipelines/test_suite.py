@@ -14,10 +14,11 @@ import pytest
 from cmapkd_core.recipes import FULL, ROWS, SUITES
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import parser
-from pipelines import distill
+from pipelines import distill, submit
 from pipelines.graph import Plan, Task, select, write_package
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.site import Site
+from pipelines.submission import decide
 from pipelines.submit import main
 from pipelines.suite import REPORT, STAGES, Shared, Suite, build, in_lanes, lay_out
 
@@ -85,7 +86,7 @@ def test_a_suite_reads_what_its_rows_alone_would_read(name: str) -> None:
     for row in SUITES[name]:
         for seed in range(2):
             recipe = resolve("tiny", row, seed=seed)
-            alone = distill.output_urls(distill.TASKS, lambda task, r=recipe: r, "/root", "a-run")  # type: ignore[misc]
+            alone = distill.output_urls(distill.tasks_of(recipe), lambda task, r=recipe: r, "/root", "a-run")  # type: ignore[misc]
             joint = tasks[suite.tasks[-1].collects["trainings"][f"{row}/{seed}"]]
             assert urls[joint.name] == alone["joint"]
             assert {n: urls[source] for n, source in joint.inputs.items()} == {
@@ -268,6 +269,24 @@ def test_a_dry_run_counts_shared_and_naive_executions(capsys: pytest.CaptureFixt
     assert not list(Path().iterdir())
 
 
+def test_here_the_runner_bounds_the_tasks_at_a_time_and_on_a_cluster_lanes_do() -> None:
+    command = ["--suite", "smoke", "--recipe", "tiny", "--seeds", "2", "--root", "runs", "--parallel", "3"]
+    here, there = (decide(submit.parser().parse_args([*command, *more])) for more in (["--local"], []))
+    assert (here.site.parallel, there.site.parallel) == (3, 3)
+    assert {task.after for task in here.plan.tasks} == {()}
+    assert sum(not task.after for task in there.plan.tasks) <= 3
+    assert decide(submit.parser().parse_args([*command[:-2], "--local"])).site.parallel == 1
+
+
+def test_what_measures_time_is_known() -> None:
+    def timed(*more: str) -> tuple[str, ...]:
+        return decide(submit.parser().parse_args(["--recipe", "tiny", "--local", "--root", "runs", *more])).timed
+
+    assert timed() == ()
+    assert timed("--set", "evaluate.sets=efficiency") == ("efficiency-student", "efficiency-teacher")
+    assert "evaluate-student" in timed("--set", "evaluate.tasks=retrieval,efficiency")
+
+
 def test_a_root_that_cannot_be_read_from_here_is_left_to_the_stages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,7 +306,7 @@ def test_a_suite_runs_to_its_report_and_answers_at_once_again(capfd: pytest.Capt
     assert [row["name"] for row in found["rows"]] == list(SUITES["smoke"])
     assert found["executions"] == {"shared": 20, "naive": 33}
     assert {cost["row"]: cost["updates"] for cost in found["costs"]} == {"finetune": [15], "none": [15]}
-    assert found["differences"]["finetune"]["retrieval/mean"]["n"] == 2
+    assert found["differences"]["finetune"]["retrieval/mean_recall"]["n"] == 2
     first = capfd.readouterr().out
     assert "[20/20] suite-report done" in first
     assert main(command) == 0
@@ -297,3 +316,21 @@ def test_a_suite_runs_to_its_report_and_answers_at_once_again(capfd: pytest.Capt
     # A suite with one seed more takes what is there.
     assert main([*command[:5], "3", *command[6:], "--dry-run"]) == 0
     assert re.search(r"all +28 +9 +49", capfd.readouterr().out)
+
+
+@pytest.mark.slow
+def test_two_tasks_at_a_time_make_what_one_makes() -> None:
+    """The recipe has one thread a process; a relative root and an absolute one are the same places."""
+    here = str(Path.cwd() / "two")
+    command = ["--suite", "smoke", "--recipe", "tiny", "--seeds", "1", "--local"]
+    assert main([*command, "--root", "one"]) == 0
+    assert main([*command, "--root", here, "--parallel", "2"]) == 0
+
+    def made(root: str) -> dict[str, str]:
+        places = [path.parent for path in Path(root).glob("*/*/manifest.json")]
+        outputs = {f"{p.relative_to(root)}": Artifact.open(str(p)).manifest["outputs"] for p in places}
+        kept = (".safetensors", ".parquet", "metrics.json")
+        return {f"{p}/{n}": o["sha256"] for p, own in outputs.items() for n, o in own.items() if n.endswith(kept)}
+
+    assert made("one") == made("two")
+    assert any(name.startswith("joint/") for name in made("one"))

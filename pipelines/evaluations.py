@@ -1,0 +1,60 @@
+"""Evaluations that are tasks of their own: what `evaluate.sets` of a recipe adds to the pipeline.
+
+`evaluate.sets` holds TASK or TASK=SOURCE[:URL]. Each gives one task a model; a data set of its own is prepared once.
+The recipe's `evaluate.tasks` stay together in the tasks evaluate-*: they share the images' embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cmapkd_core.config import Recipe
+from cmapkd_core.places import RECIPE_STUDENT
+from components.evaluate import evaluate
+from components.prepare import prepare
+from pipelines.graph import Task
+
+# Role in the report -> the task whose artifact holds the model; what the recipe itself names has none.
+MODELS = {"student": "joint", "reference": "reference-joint", "teacher": "teacher", "before": ""}
+# The models that a task is run on, where not all are of interest: a probe trains for minutes a model, and the
+# reference has the student's size and speed.
+ROLES = {
+    "vqa": ("student", "reference", "teacher"),
+    "captioning": ("student", "reference", "teacher"),
+    "efficiency": ("student", "teacher"),
+}
+
+TIMED = "efficiency"  # the task whose result is a time
+
+
+def extra_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[Task, ...]:
+    """Tasks that prepare the recipe's evaluation sets and run them, for the models in `roles`."""
+    tasks: dict[str, Task] = {}
+    for task, data in recipe.evaluate.own():
+        source = data.partition(":")[0]
+        shards = f"prepare-{source}" if data else "prepare"
+        if data:
+            tasks.setdefault(shards, Task(shards, prepare, "prepare", data=data))
+        for role in ROLES.get(task, tuple(MODELS)):
+            if role in roles:
+                name = "-".join(part for part in (task, source, role) if part)
+                tasks[name] = _evaluation(name, task, data, shards, MODELS[role])
+    return tuple(tasks.values())
+
+
+def _evaluation(name: str, task: str, data: str, shards: str, model: str) -> Task:
+    inputs = {"shards": shards, **({"model": model} if model else {})}
+    values = {"task": task, **({} if model else {"model": RECIPE_STUDENT})}
+    return Task(name, evaluate, "evaluate", inputs, values, data=data)
+
+
+def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
+    """Names of the tasks that measure time."""
+    every = {t.name: [t.values["task"]] if "task" in t.values else recipe.evaluate.tasks for t in tasks}
+    return tuple(task.name for task in tasks if task.component is evaluate and TIMED in every[task.name])
+
+
+def collected(tasks: Sequence[Task]) -> dict[str, str]:
+    """`TASK[-SOURCE]/ROLE` -> task, for the report's `evaluations`."""
+    named = ((task, task.name.rpartition("-")) for task in tasks if task.component is evaluate)
+    return {f"{name}/{role}": task.name for task, (name, _, role) in named}

@@ -1,0 +1,254 @@
+"""submit.py --check: a good site and broken ones, with servers for KFP, S3 and Kubernetes; the stage plays its pods."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages import check as stage
+from cmapkd_core.stages.cli import parser
+from cmapkd_core.stages.common import Request
+from pipelines import check, client
+from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.site import load_site
+from pipelines.submit import main
+
+SITE = """
+image = "registry.test/cmapkd@sha256:1"
+root = "s3://box/root"
+recipe = "tiny"
+service_account = "cmapkd-runner"
+secrets = [{ name = "cmapkd-s3", env = { AWS_SECRET_ACCESS_KEY = "secret_key" } }]
+[pods.train]
+gpus = 0
+[pods.evaluate]
+gpus = 0
+"""
+NAMESPACE = "/api/v1/namespaces/kubeflow"
+VALUE = "the-value-of-the-secret"
+
+
+class Kubernetes(ThreadingHTTPServer):
+    """Answers by path; a path that it does not have is a 404."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        secret = {"data": {"secret_key": base64.b64encode(VALUE.encode()).decode()}}
+        self.answers: dict[str, dict[str, Any]] = {
+            f"{NAMESPACE}/serviceaccounts/cmapkd-runner": {"metadata": {"name": "cmapkd-runner"}},
+            f"{NAMESPACE}/secrets/cmapkd-s3": secret,
+            f"{NAMESPACE}/pods": {"items": []},
+        }
+        self.refuse = 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Kubernetes
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing: the tests look at what is printed."""
+
+    def do_GET(self) -> None:
+        body = self.server.answers.get(self.path.partition("?")[0])
+        status = self.server.refuse or (200 if body else 404)
+        data = json.dumps(body or {}).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
+    with Kubernetes() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config = {
+            "current-context": "c",
+            "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        }
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_cluster_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+
+
+def played(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """A cluster that runs every task of a check with the argv that its pod would get, here."""
+
+    def play(run: dict[str, Any]) -> None:
+        package = folder / "played.yaml"
+        package.write_text(json.dumps(run["pipeline_spec"]["pipeline_spec"]))
+        states = []
+        for step in steps(load_package(package)[0]):
+            given = executor_input(step, resolve_inputs(step, {}, {}, "x"), folder)
+            argv = command_line(step, given, "x")
+            asked = vars(parser(stage.run).parse_args(argv[argv.index("cmapkd_core.stages.check") + 1 :]))
+            own = {name: asked.pop(name) for name in ("kind", "gpus")}
+            asked.pop("artifact")
+            state = "SUCCEEDED"
+            try:
+                stage.run(Request(**asked), **own)
+            except InputError:
+                state = "FAILED"
+            states.append({"display_name": step.name, "state": state})
+        run["state"] = "FAILED" if any(s["state"] == "FAILED" for s in states) else "SUCCEEDED"
+        run["run_details"] = {"task_details": states}
+
+    return play
+
+
+def lines_of(printed: str) -> dict[str, list[str]]:
+    """State -> names of the lines that have it."""
+    found: dict[str, list[str]] = {"ok": [], "failed": [], "unknown": []}
+    for line in printed.splitlines():
+        state, name = line[:9].strip(), line[9:27].strip()
+        if state in found and name:
+            found[state].append(name)
+    return found
+
+
+@pytest.fixture
+def site(api: Any, tmp_path: Path) -> Any:
+    """The KFP server, with a site file that is right and a cluster that plays along."""
+    Path("site.toml").write_text(SITE)
+    api.on_run = played(tmp_path)
+    return api
+
+
+def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"]) == 0
+    printed = capsys.readouterr().out
+    told = lines_of(printed)
+    assert not told["failed"] + told["unknown"]
+    assert told["ok"][:6] == ["site file", "endpoint", "namespace", "service account", "secret", "root, from here"]
+    for kind in ("prepare", "train", "evaluate", "report"):
+        assert told["ok"].count(f"pod {kind}") == (5 if kind == "train" and "ranks" in printed else 4)
+    assert f"{site.url}/#/runs/details/run-0" in printed
+    assert VALUE not in printed + json.dumps(site.runs)
+    assert site.versions == []  # nobody wants to see it in the list of pipelines
+
+
+def test_the_pods_of_the_check_are_those_of_the_site(site: Any, tmp_path: Path) -> None:
+    package = check.write_package(check.pipeline(load_site("site.toml"), "a-check", 5), tmp_path / "check.yaml")
+    spec, configs = load_package(package)
+    for step in steps(spec):
+        config = configs[step.component.executor_label]
+        assert step.container.image == "registry.test/cmapkd@sha256:1"
+        assert config.active_deadline_seconds == 300
+        assert step.task.retry_policy.max_retry_count == 0
+        assert [s.secret_name for s in config.secret_as_env] == ["cmapkd-s3"]
+
+
+def test_a_broken_site_says_what_to_do_in_every_line(
+    site: Any, kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No bucket, no MLflow, too few GPUs, no service account, a secret without the key."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    text = SITE.replace("box", "nobox").replace("gpus = 0", "gpus = 2", 1)
+    Path("site.toml").write_text('tracking_uri = "http://127.0.0.1:9"\n' + text)
+    kubernetes.answers[f"{NAMESPACE}/secrets/cmapkd-s3"] = {"data": {"other": ""}}
+    del kubernetes.answers[f"{NAMESPACE}/serviceaccounts/cmapkd-runner"]
+    assert main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    told = lines_of(printed)
+    assert told["unknown"] == ["root, from here", "MLflow, from here"]
+    assert told["failed"][:2] == ["service account", "secret"]
+    assert "no service account 'cmapkd-runner' in kubeflow: kubectl apply -k" in printed
+    assert "secret cmapkd-s3 in kubeflow has no key secret_key: kubectl -n kubeflow create secret" in printed
+    assert "the bucket does not exist" in printed
+    assert "MLflow at http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused" in printed
+    assert "run" in told["failed"]
+
+
+def test_what_the_pods_found_is_told(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("site.toml").write_text(SITE.replace("gpus = 0", "gpus = 2\nprocesses = 1", 1))
+    assert main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "GPUs: 0 of 2 seen" in printed
+    assert lines_of(printed)["failed"] == ["pod train", "run"]
+    assert lines_of(printed)["unknown"] == ["service account"]  # no kubeconfig: the line says how to look
+    assert "kubectl -n kubeflow get serviceaccount" in printed
+
+
+@pytest.mark.parametrize(
+    ("pod", "message"),
+    [
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]},
+            "ImagePullBackOff: no such image; check `image`",
+        ),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "Insufficient nvidia.com/gpu"}]},
+            "cannot be scheduled: Insufficient nvidia.com/gpu",
+        ),
+    ],
+)
+def test_a_pod_that_does_not_start_is_told_and_ended(
+    site: Any, kubernetes: Kubernetes, pod: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.on_run = lambda run: run.update(state="RUNNING")
+    for status in pod.get("containerStatuses", []):
+        status |= {"name": "main", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+    meta = {"name": "x-123", "labels": {"app.kubernetes.io/component": "check-train"}}
+    kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": meta, "status": pod}]}
+    assert check.check(load_site("site.toml"), minutes=0.01, interval=0.1) == 1
+    printed = capsys.readouterr().out
+    assert f"failed   pod train         task not started; {message}" in printed
+    assert site.terminated == ["run-0"]
+
+
+def test_an_endpoint_or_a_site_that_is_not_ready_starts_nothing(
+    site: Any, kubernetes: Kubernetes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.token = "wanted"
+    assert main(["--check"]) == 1
+    assert "KF_PIPELINES_TOKEN" in capsys.readouterr().out
+    site.token, site.multi_user = "", True
+    assert main(["--check"]) == 1
+    assert "fill in `namespace`" in capsys.readouterr().out
+    site.multi_user = False
+    Path("site.toml").write_text('namespace = "team"\n' + SITE)
+    assert main(["--check"]) == 1
+    assert "leave `namespace` empty, not 'team'" in capsys.readouterr().out
+    Path("site.toml").write_text('root = "runs"\n')
+    assert main(["--check"]) == 1
+    assert "is no place that pods can reach" in capsys.readouterr().out
+    assert not site.runs
+
+
+def test_kubernetes_that_refuses_leaves_lines_unknown(
+    site: Any, kubernetes: Kubernetes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubernetes.refuse = 403
+    assert main(["--check"]) == 0
+    told = lines_of(capsys.readouterr().out)
+    assert told["unknown"] == ["service account", "secret"]
+
+
+def test_a_site_file_is_needed(elsewhere: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"]) == 2
+    assert "copy site.example.toml" in capsys.readouterr().err
+
+
+def test_links_lead_to_the_run() -> None:
+    site = check.Site(endpoint="kfp.test/pipeline")
+    assert client.link(site, "1") == "https://kfp.test/pipeline/#/runs/details/1"

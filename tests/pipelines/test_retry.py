@@ -1,0 +1,113 @@
+"""submit.py --retry and --schedule against the v2beta1 API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipelines.submit import main
+
+
+def test_a_failed_run_is_retried_by_its_name_or_its_id(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", "first"]) == 0
+    assert main(["--suite", "smoke", "--seeds", "1", "--run", "pair"]) == 0
+    for run in api.runs:
+        run["state"] = "FAILED"
+    capsys.readouterr()
+    assert main(["--retry", "first"]) == 0
+    assert f"run first: {api.url}/#/runs/details/run-0" in capsys.readouterr().out
+    assert main(["--retry", "run-1", "--wait"]) == 0
+    printed = capsys.readouterr().out
+    assert "prepare running" in printed
+    assert "prepare succeeded" in printed
+    assert api.retried == ["run-0", "run-1"]
+    assert len(api.runs) == 2
+
+
+def test_the_latest_run_of_a_name_is_meant(api: Any) -> None:
+    assert main(["--run", "twice"]) == 0
+    assert main(["--run", "twice", "--only", "joint"]) == 0
+    for run in api.runs:
+        run["state"] = "FAILED"
+    assert main(["--retry", "twice", "--wait"]) == 0
+    assert api.retried == ["run-1"]
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [("SUCCEEDED", "is succeeded: only a failed run"), ("RUNNING", "is running: only a failed run")],
+)
+def test_what_did_not_fail_is_not_retried(
+    api: Any, state: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--run", "fine"]) == 0
+    api.runs[0]["state"] = state
+    assert main(["--retry", "fine"]) == 2
+    assert message in capsys.readouterr().err
+    assert not api.retried
+
+
+def test_an_unknown_run_is_named(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--retry", "nothing"]) == 2
+    assert f"no run 'nothing' at {api.url}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "KF_PIPELINES_TOKEN"), (403, "namespace"), (404, "no Pipelines API"), (503, "the database is away")],
+)
+@pytest.mark.parametrize("command", [["--retry", "first"], ["--schedule", "0 2 * * 1"]])
+def test_refusals_are_messages(
+    api: Any, command: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.fail_with = status
+    assert main(command) == 3
+    assert message in capsys.readouterr().err
+
+
+def test_a_schedule_reads_the_source_anew_and_nothing_else(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--schedule", "0 2 * * 1", "--run", "weekly", "--seed", "3"]) == 0
+    assert f"recurring run weekly: {api.url}/#/recurringrun/details/every-0" in capsys.readouterr().out
+    (made,) = api.recurring
+    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 1"
+    assert (made["display_name"], made["max_concurrency"], made["no_catchup"]) == ("weekly", 1, True)
+    assert made["runtime_config"]["parameters"]["seed"] == "3"
+    version = next(
+        v for v in api.versions if v["pipeline_version_id"] == made["pipeline_version_reference"]["pipeline_version_id"]
+    )
+    tasks = version["pipeline_spec"]["root"]["dag"]["tasks"]
+    redo = {key: task["inputs"]["parameters"]["redo"]["runtimeValue"]["constant"] for key, task in tasks.items()}
+    assert {key for key, value in redo.items() if value == "yes"} == {"prepare"}
+    assert not api.runs
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--schedule", "daily"], "five fields"),
+        (["--schedule", "0 2 * * *", "--suite", "smoke"], "leave out --suite"),
+        (["--schedule", "0 2 * * *", "--local"], "leave out --local"),
+        (["--retry", "x", "--local"], "leave out --local"),
+        (["--check", "--local"], "leave out --local"),
+    ],
+)
+def test_mistakes_end_with_2(
+    elsewhere: None, command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_token_reaches_every_call_and_no_output(
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.token = "secret-word"
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "secret-word")
+    assert main(["--run", "first"]) == 0
+    api.runs[0]["state"] = "FAILED"
+    assert main(["--retry", "first", "--wait"]) == 0
+    assert main(["--schedule", "0 2 * * 1"]) == 0
+    printed = capsys.readouterr()
+    assert "secret-word" not in printed.out + printed.err + json.dumps([api.runs, api.recurring, api.versions])
