@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Builds the image, reports its size, pushes it where REGISTRY is given, and prints the line for site.toml.
+# Usage: make images (see there); further arguments go to `docker build`, such as --network host.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' cmapkd_core/__init__.py)
+COMMIT=$(git rev-parse --short=12 HEAD)$(test -z "$(git status --porcelain -- cmapkd_core components pipelines docker)" || echo -dirty)
+IMAGE=${REGISTRY:+$REGISTRY/}cmapkd
+TAG=$VERSION-$COMMIT-$TARGET
+
+DOCKER_BUILDKIT=1 "$DOCKER" build --file docker/Dockerfile --target "$TARGET" --tag "$IMAGE:$TAG" \
+    --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "VERSION=$VERSION" --build-arg "COMMIT=$COMMIT" "$@" .
+"$DOCKER" image inspect --format "$IMAGE:$TAG has {{.Size}} bytes" "$IMAGE:$TAG" | numfmt --field 3 --to si --format '%.2f'
+"$DOCKER" history --format '{{.Size}}	{{.CreatedBy}}' "$IMAGE:$TAG" | grep -v '^0B' | cut -c 1-110
+
+if test -z "${REGISTRY:-}"; then
+    echo "built here only; REGISTRY=registry.example.org/team pushes it"
+    exit
+fi
+"$DOCKER" push "$IMAGE:$TAG"
+DIGEST=$("$DOCKER" image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$IMAGE:$TAG" | grep -F "$IMAGE@")
+echo "image = \"$DIGEST\""
