@@ -6,9 +6,10 @@ task for each kind of pod: image, identity, network and GPUs are then those of a
 
 # No `from __future__ import annotations` here: KFP reads the types of a pipeline.
 import dataclasses
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipelines.site import Retry, Site
 
 MINUTES = 10.0  # that the run in the cluster may take
 TASK = "check-"  # before the kind of pod
+LINE = re.compile(r"(?P<state>ok|failed) +(?P<name>image|root|MLflow|GPUs|ranks) +(?P<text>\S.*)")  # stages/check.py
 
 
 class Lines:
@@ -187,17 +189,29 @@ class _Run:
         return {pod: reason for pod, reason, _ in found}, any(never for *_, never in found)
 
     def _tell(self, kind: str, state: str, reasons: Mapping[str, str]) -> None:
-        """The lines that the stage wrote, or what is known without them."""
+        """The lines that the stage wrote, else those that it logged, else what is known without them."""
         try:
-            result = storage.read_json(check_url(self.site.root, self.name, kind))
+            found = storage.read_json(check_url(self.site.root, self.name, kind))["lines"]
         except (FileNotFoundError, storage.StorageError):
-            every = reasons.get(TASK + kind) or "; ".join(dict.fromkeys(reasons.values()))
-            succeeded = state == "SUCCEEDED"
-            hint = "its lines are in its log" if succeeded else every or f"see its log, and: {self._command()}"
-            self.lines.say("ok" if succeeded else "failed", f"pod {kind}", f"task {state.lower()}; {hint}")
-            return
-        for line in result["lines"]:
+            found = list(self._logged(kind))
+        for line in found:
             self.lines.say("ok" if line["ok"] else "failed", f"pod {kind}", f"{line['name']}: {line['text']}")
+        if not found:
+            others = [reason for task, reason in reasons.items() if not task.startswith(TASK)]
+            reason = reasons.get(TASK + kind) or "; ".join(others) or f"see its log, and: {self._command()}"
+            done = state == "SUCCEEDED"
+            text = f"task {state.lower()}; {'its lines are in its log' if done else reason}"
+            self.lines.say("ok" if done else "failed", f"pod {kind}", text)
+
+    def _logged(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The stage's lines from its pod's log, where Kubernetes shows it."""
+        try:
+            said = self.cluster.said(self.id, TASK + kind) if self.cluster else []
+        except Unreadable:
+            return
+        for line in said:
+            if match := LINE.match(line):
+                yield {"ok": match["state"] == "ok", "name": match["name"], "text": match["text"]}
 
     def _command(self) -> str:
         return f"kubectl describe pods -l pipeline/runid={self.id} -n {self.site.namespace or 'kubeflow'}"

@@ -14,6 +14,7 @@ from pipelines.site import COMPONENT, Site
 SECONDS = 5
 SINGLE_USER = "kubeflow"  # where a Kubeflow Pipelines without profiles runs its pods
 RUN_LABEL = "pipeline/runid"  # of every pod of a run
+MAIN = "main"  # Argo's name for a stage's container
 # Reasons for which a container never starts, and what to do.
 NEVER = {
     "ErrImagePull": "check `image` and `image_pull_secrets` in the site file",
@@ -79,6 +80,23 @@ class Cluster:
                 if waiting and waiting.reason in NEVER:
                     told = f"{waiting.reason}: {waiting.message or container.image}; {NEVER[waiting.reason]}"
                     yield name, told, True
+
+    def said(self, run_id: str, task: str) -> list[str]:
+        """The last lines that a task of a run has logged; [] where there is no such pod."""
+        ours = f"{RUN_LABEL}={run_id},{COMPONENT}={task}"
+        pods = self._call(self.core.list_namespaced_pod, self.namespace, label_selector=ours, what="pods")
+        if not (pods and pods.items):
+            return []
+        name = pods.items[-1].metadata.name
+        log = self._call(
+            self.core.read_namespaced_pod_log,
+            name,
+            self.namespace,
+            container=MAIN,
+            tail_lines=100,
+            what=f"log of {name}",
+        )
+        return (log or "").splitlines()
 
     def _get(self, call: Any, name: str, kind: str, way_out: str) -> Any:
         found = self._call(call, name, self.namespace, what=f"{kind} {name}")

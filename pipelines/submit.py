@@ -25,6 +25,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # started as a script: its folder is first on the path, the repository belongs there
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from cmapkd_core import tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
@@ -84,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
 def run_here(job: Submission, command: Sequence[str]) -> int:
     """Run all tasks on this machine; returns the exit code."""
     record_run(job.arguments["root"], job.run, job.request)
+    open_tracker(job)
     with tempfile.TemporaryDirectory() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
         try:
@@ -103,6 +105,16 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
     for name, url in list(outputs.items())[-1:]:
         print(f"{name}: {url}")
     return 0
+
+
+def open_tracker(job: Submission) -> None:
+    """Make a database of this machine before tasks that run side by side would each make its tables."""
+    uri = job.arguments["tracking_uri"]
+    if uri.startswith("sqlite:") and job.site.parallel > 1:
+        try:
+            tracking.check_reachable(uri)
+        except InputError as error:
+            print(error, file=sys.stderr)
 
 
 def run_there(job: Submission, wait: bool, every: str = "") -> int:

@@ -33,7 +33,7 @@ class PromptKdCls(InTeacherSpace):
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
         classes = require_teacher(teacher).classes
-        assert len(classes) > 1, "config.METHODS says that this method compares classes"
+        assert len(classes) > 1, "method_specs.METHODS says that this method compares classes"
         self.register_buffer("classes", classes.clone())
 
     def begin(self, teacher: Teacher | None) -> list[str]:

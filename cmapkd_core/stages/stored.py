@@ -1,6 +1,6 @@
 """The frozen teacher's embeddings of fixed crops and of all captions: written by stage `teacher`, read by training.
 
-Later stages of methods that hear embeddings alone (`config.METHODS`: targets) then never run the teacher.
+Later stages of methods that hear embeddings alone (`method_specs.METHODS`: targets) then never run the teacher.
 """
 
 from __future__ import annotations

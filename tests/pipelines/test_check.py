@@ -45,7 +45,7 @@ class Kubernetes(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         secret = {"data": {"secret_key": base64.b64encode(VALUE.encode()).decode()}}
-        self.answers: dict[str, dict[str, Any]] = {
+        self.answers: dict[str, Any] = {
             f"{NAMESPACE}/serviceaccounts/cmapkd-runner": {"metadata": {"name": "cmapkd-runner"}},
             f"{NAMESPACE}/secrets/cmapkd-s3": secret,
             f"{NAMESPACE}/pods": {"items": []},
@@ -62,9 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.server.answers.get(self.path.partition("?")[0])
         status = self.server.refuse or (200 if body else 404)
-        data = json.dumps(body or {}).encode()
+        data = (body if isinstance(body, str) else json.dumps(body or {})).encode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", "text/plain" if isinstance(body, str) else "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -166,6 +166,9 @@ def test_a_broken_site_says_what_to_do_in_every_line(
     text = SITE.replace("box", "nobox").replace("gpus = 0", "gpus = 2", 1)
     Path("site.toml").write_text('tracking_uri = "http://127.0.0.1:9"\n' + text)
     kubernetes.answers[f"{NAMESPACE}/secrets/cmapkd-s3"] = {"data": {"other": ""}}
+    kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": {"name": "x"}, "status": {}}]}
+    log = "noise\nok      image   cmapkd\nfailed  root    cannot write s3://nobox: the bucket does not exist\nerror: not ok"
+    kubernetes.answers[f"{NAMESPACE}/pods/x/log"] = log
     del kubernetes.answers[f"{NAMESPACE}/serviceaccounts/cmapkd-runner"]
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
@@ -174,7 +177,7 @@ def test_a_broken_site_says_what_to_do_in_every_line(
     assert told["failed"][:2] == ["service account", "secret"]
     assert "no service account 'cmapkd-runner' in kubeflow: kubectl apply -k" in printed
     assert "secret cmapkd-s3 in kubeflow has no key secret_key: kubectl -n kubeflow create secret" in printed
-    assert "the bucket does not exist" in printed
+    assert "failed   pod train         root: cannot write s3://nobox: the bucket does not exist" in printed
     assert "MLflow at http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused" in printed
     assert "run" in told["failed"]
 

@@ -11,7 +11,7 @@ from cmapkd_core.recipes import resolve
 from pipelines.distill import PARAMETERS, compile_package, defaults, tasks_of
 from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
-from pipelines.site import Pod, Secret, Site, Toleration
+from pipelines.site import COMPONENT, PART_OF, Pod, Secret, Site, Toleration
 
 GPU_POD = Pod(
     gpus=4,
@@ -90,7 +90,9 @@ def test_training_tasks_start_one_rank_per_gpu(tasks: dict) -> None:
 
 
 def test_every_pod_has_its_image_resources_retry_timeout_and_secrets(tasks: dict) -> None:
-    for step, config in tasks.values():
+    for name, (step, config) in tasks.items():
+        assert config.security_context.run_as_non_root
+        assert dict(config.pod_metadata.labels) == {**PART_OF, COMPONENT: name}
         assert step.container.image == "{{$.inputs.parameters['pipelinechannel--image']}}"
         assert step.task.inputs.parameters["pipelinechannel--image"].component_input_parameter == "image"
         assert step.container.resources.resource_memory_limit

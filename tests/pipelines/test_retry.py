@@ -9,43 +9,46 @@ import pytest
 
 from pipelines.submit import main
 
+SPEC = {"root": {"dag": {"tasks": {"prepare": {"taskInfo": {"name": "prepare"}}}}}}
+
+
+def ran(api: Any, name: str, state: str, version: str = "") -> str:
+    """A run that is there already, with its package or as a version of the pipeline; its id."""
+    run = {"run_id": f"run-{len(api.runs)}", "display_name": name, "state": state}
+    if version:
+        api.versions.append({"pipeline_id": "p1", "pipeline_version_id": version, "pipeline_spec": SPEC})
+        run |= {"pipeline_version_reference": {"pipeline_id": "p1", "pipeline_version_id": version}}
+    else:
+        run |= {"pipeline_spec": {"pipeline_spec": SPEC, "platform_spec": {}}}
+    api.runs.append(run)
+    return str(run["run_id"])
+
 
 def test_a_failed_run_is_retried_by_its_name_or_its_id(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--run", "first"]) == 0
-    assert main(["--suite", "smoke", "--seeds", "1", "--run", "pair"]) == 0
-    for run in api.runs:
-        run["state"] = "FAILED"
-    capsys.readouterr()
-    assert main(["--retry", "first"]) == 0
-    assert f"run first: {api.url}/#/runs/details/run-0" in capsys.readouterr().out
-    assert main(["--retry", "run-1", "--wait"]) == 0
+    first, second = ran(api, "first", "FAILED", version="v7"), ran(api, "second", "CANCELED")
+    assert main(["--retry", "first", "--wait"]) == 0
     printed = capsys.readouterr().out
+    assert f"run first: {api.url}/#/runs/details/run-0" in printed
     assert "prepare running" in printed
     assert "prepare succeeded" in printed
-    assert api.retried == ["run-0", "run-1"]
+    assert main(["--retry", second, "--wait"]) == 0
+    assert "prepare succeeded" in capsys.readouterr().out
+    assert api.retried == [first, second]
     assert len(api.runs) == 2
 
 
 def test_the_latest_run_of_a_name_is_meant(api: Any) -> None:
-    assert main(["--run", "twice"]) == 0
-    assert main(["--run", "twice", "--only", "joint"]) == 0
-    for run in api.runs:
-        run["state"] = "FAILED"
-    assert main(["--retry", "twice", "--wait"]) == 0
-    assert api.retried == ["run-1"]
+    ran(api, "twice", "FAILED")
+    latest = ran(api, "twice", "FAILED")
+    assert main(["--retry", "twice"]) == 0
+    assert api.retried == [latest]
 
 
-@pytest.mark.parametrize(
-    ("state", "message"),
-    [("SUCCEEDED", "is succeeded: only a failed run"), ("RUNNING", "is running: only a failed run")],
-)
-def test_what_did_not_fail_is_not_retried(
-    api: Any, state: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--run", "fine"]) == 0
-    api.runs[0]["state"] = state
+@pytest.mark.parametrize("state", ["SUCCEEDED", "RUNNING"])
+def test_what_did_not_fail_is_not_retried(api: Any, state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ran(api, "fine", state)
     assert main(["--retry", "fine"]) == 2
-    assert message in capsys.readouterr().err
+    assert f"is {state.lower()}: only a failed run can be retried" in capsys.readouterr().err
     assert not api.retried
 
 
@@ -105,8 +108,7 @@ def test_a_token_reaches_every_call_and_no_output(
 ) -> None:
     api.token = "secret-word"
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "secret-word")
-    assert main(["--run", "first"]) == 0
-    api.runs[0]["state"] = "FAILED"
+    ran(api, "first", "FAILED")
     assert main(["--retry", "first", "--wait"]) == 0
     assert main(["--schedule", "0 2 * * 1"]) == 0
     printed = capsys.readouterr()

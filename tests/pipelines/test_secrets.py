@@ -39,8 +39,8 @@ def test_nothing_secret_leaves_a_submission(
 ) -> None:
     api.token = CANARY
     assert main(["--dry-run"]) == 0
-    assert main(["--compile-only", "out.yaml", "--suite", "smoke", "--seeds", "1"]) == 0
-    assert main(["--run", "first", "--wait"]) == 0
+    assert main(["--compile-only", "out.yaml"]) == 0
+    assert main(["--run", "canaries", "--wait"]) == 0
     printed = capfd.readouterr()
     servers = json.dumps([api.runs, api.versions, api.experiments])
     assert CANARY not in printed.out + printed.err + servers + files(tmp_path)

@@ -63,6 +63,7 @@ def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
         ("image_pull_policy = 'Sometimes'", "IfNotPresent"),
         ("[pods.train]\ngpus = 'eight'", "pods.train.gpus = 'eight'"),
         ("[pods.train]\ngpus = -1", "cannot be below 0"),
+        ("[pods.evaluate]\nnodes = 2", "more for pods.train alone"),
         ("[pods.report]\nmemory = '16 GB'", "write a size like '16Gi'"),
         ("[pods.report]\ncpu = 'two'", "pods.report.cpu"),
         ("root = ", "cannot be read"),
