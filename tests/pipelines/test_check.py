@@ -167,7 +167,7 @@ def test_a_broken_site_says_what_to_do_in_every_line(
     Path("site.toml").write_text('tracking_uri = "http://127.0.0.1:9"\n' + text)
     kubernetes.answers[f"{NAMESPACE}/secrets/cmapkd-s3"] = {"data": {"other": ""}}
     kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": {"name": "x"}, "status": {}}]}
-    log = "noise\nok      image   cmapkd\nfailed  root    cannot write s3://nobox: the bucket does not exist\nerror: not ok"
+    log = "noise\nok      image   cmapkd\nfailed  root    cannot write s3://nobox: the bucket does not exist\nerror"
     kubernetes.answers[f"{NAMESPACE}/pods/x/log"] = log
     del kubernetes.answers[f"{NAMESPACE}/serviceaccounts/cmapkd-runner"]
     assert main(["--check"]) == 1
