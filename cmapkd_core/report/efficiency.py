@@ -104,7 +104,7 @@ def _ratio(teacher: Measured | None, row: Measured, ratio: Ratio) -> Cell:
 
 
 def _notes(report: Report) -> list[str]:
-    said = [f"{what}: {report.tools[what]}." for what in ("FLOPs", "Times") if what in report.tools]
+    said = [f"{what}: {report.tools[what]}." for what in ("FLOPs", "Times", "Beware") if what in report.tools]
     return [*said, "Work and times are those of one tower on samples of the size that the model takes."]
 
 
@@ -130,4 +130,6 @@ def _told(detail: dict[str, Any]) -> dict[str, str]:
         where = detail["environment"]
         threads = f"{where['threads']} thread" + ("s" if where["threads"] != 1 else "")
         found["Times"] = f"medians on {where['device']}, {threads}, {where['precision']}, torch {where['torch']}"
+        if where.get("load_average", 0) > where["threads"] + 0.5:
+            found["Beware"] = "other work had the processor while some of these times were taken; measure again alone"
     return found

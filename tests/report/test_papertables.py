@@ -116,6 +116,15 @@ def test_costs_of_two_machines_are_not_compared_in_silence(make_inputs, further)
     assert "or, so that models are not to be compared, " in report_of(make_inputs(more=further)).tools["Times"]
 
 
+def test_times_taken_beside_other_work_say_so(make_inputs, further):
+    assert "Beware" not in report_of(make_inputs(more=further)).tools
+    source = further["efficiency/teacher"]
+    detail = source.json("efficiency.json")
+    detail["environment"]["load_average"] = 3.0
+    source.path("efficiency.json").write_text(json.dumps(detail))
+    assert "other work had the processor" in report_of(make_inputs(more=further)).tools["Beware"]
+
+
 def test_models_that_were_asked_different_questions_are_refused(make_inputs, further):
     source = further["vqa-easy_vqa/teacher"]
     source.path("metrics.json").write_text(json.dumps(source.json("metrics.json") | {"vqa/questions": 99.0}))
