@@ -124,7 +124,7 @@ def plain(
     return Cell(f"{value:{sign}.{digits}f}", interval=Interval(value, None, 1), number=number, origins=origins)
 
 
-def difference(found: Interval | None, number: str, origins: dict[str, str], digits: int = 2) -> Cell:
+def difference(found: Interval | None, number: str, origins: dict[str, str], digits: int = 1) -> Cell:
     """`-1.20 [-2.03 to -0.37]`, bold where the interval excludes zero; the difference alone of one seed."""
     if found is None:
         return Cell()

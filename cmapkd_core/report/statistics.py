@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 LEVEL = 0.95
+ROUNDING = 1e-9  # relative; far above that of a difference of percentages, far below one query in millions
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     n = len(data)
     if n == 1:
         return Interval(float(data[0]), None, 1)
-    # Equal values must have a spread of exactly 0: their mean may differ from them in the last bit.
-    spread = 0.0 if np.ptp(data) == 0 else float(data.std(ddof=1))
+    # Equal values must have a spread of exactly 0, also where they are differences that round in the last bits.
+    spread = 0.0 if np.ptp(data) <= ROUNDING * np.abs(data).max() else float(data.std(ddof=1))
     return Interval(float(data.mean()), float(student_t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n), n)
 
 

@@ -68,3 +68,11 @@ def test_pairing_is_the_paired_t_test() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.excludes_zero
     assert not interval(list(ours)).low > interval(list(theirs)).high  # unpaired intervals overlap
+
+
+def test_differences_that_are_equal_but_for_rounding_have_no_spread() -> None:
+    ours, theirs = {"0": 5.075187969924812, "1": 3.7593984962406015}, {"0": 4.699248120300752, "1": 3.3834586466165413}
+    found = paired(ours, theirs)
+    assert found is not None
+    assert found.half == 0
+    assert not found.excludes_zero

@@ -185,7 +185,7 @@ def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteIn
     assert decided["no_pyramid"]
     assert not all(decided.values())
     html, text = pages(inputs, table)
-    shown = {f"{one.mean:+.2f}" for row in table.differences.values() for one in row.values() if one.excludes_zero}
+    shown = {f"{one.mean:+.1f}" for row in table.differences.values() for one in row.values() if one.excludes_zero}
     assert set(Reader(html).bold) == shown
     for name, row in table.differences.items():
         for key in ("retrieval/i2t/R@1", "zeroshot/top1"):
