@@ -27,8 +27,8 @@ class View:
     """How one model wants its pictures: side length in pixels, mean and deviation of channels in 0..1."""
 
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float], generator: torch.Generator) -> Box:

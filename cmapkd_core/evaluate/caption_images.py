@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd_core.data.augment import View
-from cmapkd_core.data.loader import Side, eval_batches
+from cmapkd_core.data.loader import eval_batches
+from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.tasks import Subject
 from cmapkd_core.models.backbones import Backbone
 
@@ -53,9 +53,7 @@ def sights(subject: Subject, split: str, rows: Sequence[int], batch: int) -> Ite
         InputError: a stored image that does not match its checksum.
     """
     backbone, grid = subject.backbone, subject.config.captioning.grid
-    view = View(backbone.spec.image_size, backbone.spec.mean, backbone.spec.std)  # type: ignore[arg-type]
-    side = Side(view, backbone.tokenize)
-    for _, images in eval_batches(subject.shards, split, side, batch, subject.workers, rows):
+    for _, images in eval_batches(subject.shards, split, side_of(backbone), batch, subject.workers, rows):
         yield see(backbone, images.to(subject.device), grid)
 
 

@@ -13,6 +13,12 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.models.backbones import Backbone
 
 
+def side_of(backbone: Backbone) -> Side:
+    """How a model wants its images and captions."""
+    spec = backbone.spec
+    return Side(View(spec.image_size, spec.mean, spec.std), backbone.tokenize)
+
+
 def embed_texts(backbone: Backbone, texts: Sequence[str], batch: int, device: torch.device) -> Tensor:
     """Unit-norm embeddings of `texts`, [n,E] float32 on the device, in their order."""
     parts = []
@@ -42,11 +48,9 @@ def embed_images(
         InputError: no such split, or a stored image that does not match its checksum; every image of a test
             split counts, so none is replaced or left out.
     """
-    spec = backbone.spec
-    side = Side(View(spec.image_size, spec.mean, spec.std), backbone.tokenize)  # type: ignore[arg-type]
-    embeddings = torch.empty(shards.count(split), spec.embed_dim, device=device)
+    embeddings = torch.empty(shards.count(split), backbone.spec.embed_dim, device=device)
     with torch.inference_mode():
-        for index, images in eval_batches(shards, split, side, batch, workers):
+        for index, images in eval_batches(shards, split, side_of(backbone), batch, workers):
             embeddings[index.to(device)] = backbone.encode_image(images.to(device)).float()
             progress(int(index[-1]) + 1)
     return embeddings

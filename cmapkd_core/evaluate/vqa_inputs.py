@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cmapkd_core.data.augment import View
-from cmapkd_core.data.loader import Side, eval_batches
+from cmapkd_core.data.loader import eval_batches
 from cmapkd_core.data.shards import NoQuestionsError
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.tasks import NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import heard
 
@@ -187,8 +187,7 @@ def _layer_normed_pictures(
 ) -> _Pictures:
     """Final maps and embeddings of the pictures at `rows` of a split's table."""
     backbone, config, maps, images = subject.backbone, subject.config, [], []
-    view = View(backbone.spec.image_size, backbone.spec.mean, backbone.spec.std)  # type: ignore[arg-type]
-    side = Side(view, backbone.tokenize)
+    side = side_of(backbone)
     done = 0
     for _, pixels in eval_batches(subject.shards, split, side, config.batch, subject.workers, rows):
         features = backbone.vision(pixels.to(subject.device))

@@ -90,7 +90,7 @@ class Bound:
 def probe(backbone: Backbone, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Probe:
     """Real pictures and captions with random and difficult ones beside them, through the student."""
     spec = backbone.spec
-    view = View(spec.image_size, spec.mean, spec.std)  # type: ignore[arg-type]
+    view = View(spec.image_size, spec.mean, spec.std)
     noise = torch.randn(NOISE, 3, view.size, view.size, generator=torch.Generator().manual_seed(0))
     images = torch.cat([*(eval_view(picture, view)[None] for picture in pictures), noise])
     tokens = backbone.tokenize([*captions, *HARD])

@@ -38,7 +38,7 @@ class Outcome:
 class Method(nn.Module):
     """A student and whatever is trained beside it.
 
-    `config.METHODS` names the terms and parameter groups of each method; a forward gives exactly
+    `method_specs.METHODS` names the terms and parameter groups of each method; a forward gives exactly
     these terms. The teacher is no part of a method: what it says comes with the batch as targets.
     """
 
@@ -99,13 +99,13 @@ def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractCont
 
 def require(targets: Said | None) -> Said:
     """The targets of a method that cannot do without."""
-    assert targets is not None, "config.METHODS says that this method has a teacher"
+    assert targets is not None, "method_specs.METHODS says that this method has a teacher"
     return targets
 
 
 def require_teacher(teacher: Teacher | None) -> Teacher:
     """The same for the teacher itself, which some methods read when they are made."""
-    assert teacher is not None, "config.METHODS says that this method has a teacher"
+    assert teacher is not None, "method_specs.METHODS says that this method has a teacher"
     return teacher
 
 

@@ -24,6 +24,7 @@ from cmapkd_core.losses.embeddings import interactive
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import gram, layer_relation, sample_relation
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.methods.lifts import lifts
 from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
@@ -41,10 +42,7 @@ class Cmapkd(Method):
         theirs, spec = teacher.backbone.spec.embed_dim, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
         # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
-        same = spec.embed_dim == theirs
-        self.lifts = nn.ModuleDict(
-            {side: nn.Identity() if same else nn.Linear(spec.embed_dim, theirs) for side in ("image", "text")}
-        )
+        self.lifts = lifts(student, teacher)
         self.selector = SELECTORS[recipe.selector.kind](theirs, theirs, recipe.selector)
         self.uniform = Uniform()
         self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, theirs)
@@ -76,7 +74,7 @@ class Cmapkd(Method):
         return PolicyFit(self.selector, self.recipe.selector, levels) if choosing else None
 
     def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
-        """The terms of config.METHODS["cmapkd"]."""
+        """The terms of method_specs.METHODS["cmapkd"]."""
         theirs, active = require(targets), self.active(phase)
         vision, text = self.towers(batch)
         with self.autocast():

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.config import Recipe
-from cmapkd_core.data.augment import View
 from cmapkd_core.data.fixed import EmbeddingStore
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.shards import ShardSet
@@ -39,12 +38,6 @@ MODEL, STUDENT = "model", "student"  # folders of a training artifact: what is e
 def open_shards(artifact: Artifact) -> ShardSet:
     """The data set of a prepare artifact."""
     return ShardSet.open(storage.join(artifact.url, artifact.manifest["folder"]), artifact.cache)
-
-
-def side_of(backbone: Backbone) -> Side:
-    """How a model wants its images and captions."""
-    spec = backbone.spec
-    return Side(View(spec.image_size, spec.mean, spec.std), backbone.tokenize)  # type: ignore[arg-type]
 
 
 def train_loader(

@@ -17,13 +17,15 @@ import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
 from cmapkd_core.evaluate import pyramids
+from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.pyramids import LevelSide, PooledLevels
 from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import require_teacher
 from cmapkd_core.methods.cmapkd import Cmapkd
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import levels_fields, levels_url
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import make_method, open_shards, side_of
+from cmapkd_core.stages.assembly import make_method, open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 
@@ -83,8 +85,7 @@ def measure(context: Context) -> dict[str, PooledLevels]:
 def _method(context: Context, inputs: dict[str, Artifact]) -> tuple[Cmapkd, Teacher]:
     method, teacher = make_method(context.recipe, dataclasses.replace(context, inputs=inputs))
     assert isinstance(method, Cmapkd), "of the methods it is the one with a pyramid"
-    assert teacher is not None, "config.METHODS says that this method has a teacher"
-    return method.to(parallel.device()).eval(), teacher
+    return method.to(parallel.device()).eval(), require_teacher(teacher)
 
 
 def _pooled(context: Context, model: LevelSide, names: tuple[str, ...], name: str) -> PooledLevels:

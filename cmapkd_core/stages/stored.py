@@ -17,12 +17,13 @@ from cmapkd_core.data.fixed import STORE, EmbeddingStore, crop_batches, write_st
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import precision
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.folder import WEIGHTS
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import MODEL, open_shards, side_of
+from cmapkd_core.stages.assembly import MODEL, open_shards
 from cmapkd_core.stages.common import Context
 
 PART = 2048  # pictures between two saves: what a stopped stage does not do again

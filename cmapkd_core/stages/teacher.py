@@ -23,6 +23,7 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.engine.session import Plan
+from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.levels import level_report
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.methods.base import precision
@@ -30,7 +31,7 @@ from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.places import place
-from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, open_shards, run_plans, side_of, train_loader
+from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, open_shards, run_plans, train_loader
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.stored import store_embeddings

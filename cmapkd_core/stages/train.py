@@ -26,6 +26,7 @@ from cmapkd_core.data.loader import Batch, TableLoader, TrainLoader
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import reads, trains
 from cmapkd_core.method_specs import METHODS
@@ -42,7 +43,6 @@ from cmapkd_core.stages.assembly import (
     open_shards,
     run_plans,
     save_own_state,
-    side_of,
     train_loader,
 )
 from cmapkd_core.stages.cli import main

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.places import levels_url
 from cmapkd_core.stages import levels, report
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import make_method, open_shards, side_of
+from cmapkd_core.stages.assembly import make_method, open_shards
 from cmapkd_core.stages.common import Request
 
 
