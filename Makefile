@@ -12,7 +12,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: install demo suite-table2 suite-table4 suite-controls suite-smoke test check lock images clean
+.PHONY: install demo suite-table2 suite-table4 suite-controls suite-weights suite-smoke test check lock images clean
 
 install: $(VENV)/.installed
 
@@ -26,7 +26,7 @@ demo: install ## the whole pipeline on real pairs, here: minutes on two cores
 
 # The rows of one table with several seeds, here, PARALLEL stages at a time; a stopped suite goes on where it was.
 # `make suite-table4 SEEDS=2`, `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`
-suite-table2 suite-table4 suite-controls suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
+suite-table2 suite-table4 suite-controls suite-weights suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
 	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT)
 
 test: install ## the tests

@@ -43,7 +43,7 @@ RECIPES: dict[str, Recipe] = {
         teacher_fit=TeacherFitConfig(
             space=Phase(30, Rates(heads=1e-3)), pyramid=Phase(6, Rates(pyramid=2e-3)), batch=64
         ),
-        method=MethodConfig(weights=TermWeights(task=1.0, fd=4.0)),
+        method=MethodConfig(weights=TermWeights(task=1.0, fd=16.0, intra=4.0)),
         schedule=Schedule(
             coarse=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
             medium=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
@@ -101,6 +101,19 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "fine_to_coarse": {"schedule.coarse.levels": ("P2", "L1"), "schedule.medium.levels": ("P2", "P3", "L1", "L2")},
 }
 
+# The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "outline": {f"method.weights.{term}": weight for term, weight in vars(TermWeights()).items()},
+    "fd_alone": {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")},
+    "no_fd": {"method.weights.fd": 0.0},
+    "intra_1": {"method.weights.intra": 1.0},
+    "intra_16": {"method.weights.intra": 16.0},
+    "relation_10": {"method.weights.relation": 10.0},
+    "align_2": {"method.weights.align": 2.0},
+    "task_025": {"method.weights.task": 0.25},
+    "with_kd": {"method.weights.kd": 1.0},
+}
+
 # Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
 _EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
 
@@ -148,7 +161,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "mobileclip": {"method.name": "mobileclip", "method.weights.task": 0.25, "method.weights.soft": 0.75},
 }
 
-ROWS: dict[str, dict[str, Any]] = {"none": {}, **ABLATIONS, **BASELINES}
+ROWS: dict[str, dict[str, Any]] = {"none": {}, **ABLATIONS, **WEIGHTS, **BASELINES}
 
 # The control that stands beside every distilled student: same data, same updates, no teacher.
 REFERENCE = "finetune"
@@ -170,6 +183,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn"),
         *("random_teacher_pyramid", "fine_to_coarse", FULL),
     ),
+    "weights": (*WEIGHTS, "no_align", FULL),
     "smoke": ("finetune", FULL),
 }
 

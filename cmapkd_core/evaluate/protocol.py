@@ -18,6 +18,7 @@ Shapes: n images, T distinct texts, E embedding width. `rows` [captions,2] holds
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import torch
@@ -38,8 +39,9 @@ def measure(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, floa
         rows: [captions,2] long, as `retrieval.distinct` gives it.
 
     Returns:
-        Metrics: `{i2t,t2i}/{R@1,R@5,R@10,median_rank,mean_rank}` and `mean_recall` (of the six R@k, in percent), for
-        merged texts and below `per_caption/`, both again below `1k/`; and the rankings "i2t" and "t2i" of merged texts.
+        Metrics: `{i2t,t2i}/{R@1,R@5,R@10,median_rank,mean_rank,geometric_rank}`, `mean_recall` (of the six R@k, in
+        percent) and `geometric_rank` (of both ways), for merged texts and below `per_caption/`, both again below `1k/`;
+        and the rankings "i2t" and "t2i" of merged texts.
 
     Raises:
         InputError: embeddings that are not finite.
@@ -63,7 +65,8 @@ def _both_ways(images: Tensor, texts: Tensor, pairs: Tensor) -> tuple[dict[str, 
     rankings = {name: search(*side, k=TOP) for name, side in sides.items()}
     metrics = {f"{n}/{metric}": x for n, found in rankings.items() for metric, x in recall(found.ranks).items()}
     recalls = [value for name, value in metrics.items() if "/R@" in name]
-    return metrics | {"mean_recall": sum(recalls) / len(recalls)}, rankings
+    both = math.sqrt(metrics["i2t/geometric_rank"] * metrics["t2i/geometric_rank"])
+    return metrics | {"mean_recall": sum(recalls) / len(recalls), "geometric_rank": both}, rankings
 
 
 def _folds(images: Tensor, texts: Tensor, rows: Tensor) -> dict[str, float]:

@@ -91,11 +91,16 @@ def search(queries: Tensor, candidates: Tensor, pairs: Tensor, k: int = 5, chunk
 
 
 def recall(places: Tensor, ks: Sequence[int] = KS) -> dict[str, float]:
-    """R@k in percent, the median rank (mean of the middle two of an even number) and the mean rank of [Q] ranks."""
+    """R@k in percent; median (mean of the middle two of an even number), mean and geometric mean of [Q] ranks.
+
+    The geometric mean hears every query, and a rank that halves counts the same at the top and far below it. Between
+    seeds it varies far less than R@k does, which sees only those queries that cross k.
+    """
     values = {f"R@{k}": 100 * (places <= k).double().mean().item() for k in ks}
     ordered = places.double().sort().values  # torch's quantile takes 16 million values at most
     middle = ordered[[(len(ordered) - 1) // 2, len(ordered) // 2]].mean()
-    return {**values, "median_rank": middle.item(), "mean_rank": ordered.mean().item()}
+    averages = {"mean_rank": ordered.mean().item(), "geometric_rank": ordered.log().mean().exp().item()}
+    return {**values, "median_rank": middle.item(), **averages}
 
 
 def chance(pairs: Tensor, queries: int, candidates: int, ks: Sequence[int] = KS) -> dict[str, float]:

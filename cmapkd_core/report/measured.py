@@ -13,6 +13,7 @@ from cmapkd_core.report.table import KS, same
 
 RECALLS = tuple(f"{side}/R@{k}" for side in ("i2t", "t2i") for k in KS)
 MEAN_RECALL = "mean_recall"
+GEOMETRIC_RANK = "geometric_rank"
 # Counts and rates of a task's data: every model must have been asked the same.
 FACTS = {
     "retrieval": ("images", "captions"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cmapkd_core.report.assemble import SIZE, Extra, Field, Report, absent, column, columns_of, table
-from cmapkd_core.report.measured import MEAN_RECALL, Measured
+from cmapkd_core.report.measured import GEOMETRIC_RANK, MEAN_RECALL, Measured
 from cmapkd_core.report.names import FULL_METHOD, meaning
 from cmapkd_core.report.papertable import Cell, Head, PaperTable, difference
 from cmapkd_core.report.statistics import LEVEL
@@ -15,6 +15,8 @@ _SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
 RECALLS = {side: tuple(Field(f"{side}/R@{k}", group, f"R@{k}") for k in (1, 5, 10)) for side, group in _SIDES.items()}
 MEDIANS = {side: (Field(f"{side}/median_rank", group, "median rank", ""),) for side, group in _SIDES.items()}
 MEAN = Field(MEAN_RECALL, "Both ways", "mean recall")
+RANK = Field(GEOMETRIC_RANK, "Both ways", "geometric mean rank", "")
+LOWER = "Of ranks lower is better; their geometric mean hears every query, and varies less between seeds than R@k."
 VQA = tuple(
     Field(metric, "VQA", label)
     for metric, label in {"overall": "overall", "yes_no": "yes/no", "number": "number", "other": "other"}.items()
@@ -25,9 +27,9 @@ CAPTIONING = tuple(
     for metric in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 )
 DEALT = Field("shuffled/CIDEr", "Captioning", "CIDEr, dealt to other images", "")
-MAIN = tuple(
-    Field(metric, "Retrieval", label)
-    for metric, label in {"i2t/R@1": "i2t R@1", "t2i/R@1": "t2i R@1", MEAN_RECALL: "mean recall"}.items()
+MAIN = (
+    *(Field(f"{side}/R@1", "Retrieval", f"{side} R@1") for side in _SIDES),
+    *(replace(one, group="Retrieval") for one in (MEAN, RANK)),
 )
 
 
@@ -44,12 +46,12 @@ def retrieval(report: Report, key: str, title: str) -> list[PaperTable]:
     fields = [one for side in _SIDES for one in (*RECALLS[side], *(() if report.several else MEDIANS[side]))]
     made = []
     for name in report.names("retrieval"):
-        columns = [column(name, one) for one in (*fields, MEAN)]
+        columns = [column(name, one) for one in (*fields, MEAN, RANK)]
         own, where = _file(key, name.partition("-")[2]), f"{title} on {report.where(name)}"
         notes = _retrieval_notes(report, name)
         made.append(table(report, own, where, columns, notes=notes, lead=[SIZE]))
         for counting, meant in COUNTINGS.items():
-            columns = [column(name, replace(one, metric=f"{counting}/{one.metric}")) for one in (*fields, MEAN)]
+            columns = [column(name, replace(one, metric=f"{counting}/{one.metric}")) for one in (*fields, MEAN, RANK)]
             if any(c.key in row.values for c in columns for row in report.rows):
                 other = table(report, _file(own, counting.replace("/", "_")), f"{where}: {meant}", columns, lead=[SIZE])
                 made.append(replace(other, aside=True))
@@ -64,7 +66,8 @@ def _retrieval_notes(report: Report, name: str) -> list[str]:
     images, captions = (report.facts[f"{name}/{fact}"] for fact in ("images", "captions"))
     notes = [
         f"{images:.0f} images, {captions:.0f} distinct captions. R@k: share of the queries with a right answer among "
-        "the first k; captions that several images share are right for all of them, ties count against the model."
+        "the first k; captions that several images share are right for all of them, ties count against the model. "
+        + LOWER
     ]
     ours = next((row for row in report.rows if row.kind == "ours" and f"{name}/i2t/R@1" in row.values), None)
     if ours and not report.several:
@@ -135,17 +138,19 @@ def _baseline(report: Report, name: str) -> str:
 def ablations(report: Report, key: str, title: str) -> list[PaperTable]:
     """Table 4: what each row is, its main numbers, and its difference to the full method, seed by seed."""
     parts = {"retrieval": MAIN, "zeroshot": ZEROSHOT[:1], "vqa": VQA[:1]}
-    number = f"retrieval/{MEAN_RECALL}"
+    compared_by = {Head("", f"mean recall minus {FULL_METHOD}", "points"): f"retrieval/{MEAN_RECALL}"}
+    compared_by |= {Head("", f"geometric mean rank minus {FULL_METHOD}"): f"retrieval/{GEOMETRIC_RANK}"}
 
     def told(row: Measured) -> tuple[Cell, ...]:
         return (Cell(meaning(row.name) if row.kind in ("", "ours") else ""),)
 
     def compared(row: Measured) -> tuple[Cell, ...]:
-        found = report.differences.get(row.name, {}).get(number)
-        return (difference(found, f"{row.name}/minus full method/{number}", row.origins.get(number, {})),)
+        found = report.differences.get(row.name, {})
+        names = {number: f"{row.name}/minus full method/{number}" for number in compared_by.values()}
+        return tuple(difference(found.get(key), name, row.origins.get(key, {})) for key, name in names.items())
 
-    last = Extra((Head("", f"mean recall minus {FULL_METHOD}", "points"),), compared)
-    note = f"Bold: the {100 * LEVEL:.0f} % interval of the difference, taken seed by seed, excludes zero."
+    last = Extra(tuple(compared_by), compared)
+    note = f"Bold: the {100 * LEVEL:.0f} % interval of the difference, taken seed by seed, excludes zero. {LOWER}"
     return [
         table(
             report,

@@ -15,16 +15,18 @@ from cmapkd_core.report import efficiency
 from cmapkd_core.report.assemble import Report
 from cmapkd_core.report.expectations import EXPECTED
 from cmapkd_core.report.inputs import Source
-from cmapkd_core.report.measured import MEAN_RECALL, RECALLS, Evaluation, Measured, chance, facts, measure
+from cmapkd_core.report.measured import GEOMETRIC_RANK, MEAN_RECALL, RECALLS, Evaluation, Measured, chance, facts, measure
 from cmapkd_core.report.names import label
 from cmapkd_core.report.papertable import Head
 from cmapkd_core.report.statistics import Interval, paired
 
 MEAN = f"retrieval/{MEAN_RECALL}"
+RANK = f"retrieval/{GEOMETRIC_RANK}"
 SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
 # Numbers that rows are compared by: TASK, number -> group and heading of its column.
 COMPARED = {("retrieval", key): (SIDES[key[:3]], key[4:]) for key in RECALLS}
-COMPARED |= {("retrieval", MEAN_RECALL): ("Both ways", "mean recall"), ("zeroshot", "top1"): ("Zero-shot", "top-1")}
+COMPARED |= {("retrieval", MEAN_RECALL): ("Both ways", "mean recall")}
+COMPARED |= {("retrieval", GEOMETRIC_RANK): ("Both ways", "geometric mean rank"), ("zeroshot", "top1"): ("Zero-shot", "top-1")}
 COMPARED |= {("vqa", "overall"): ("VQA", "overall"), ("captioning", "CIDEr"): ("Captioning", "CIDEr")}
 
 
@@ -144,7 +146,7 @@ def compared(row: Measured) -> dict[str, Head]:
         for name in row.names(task):
             if f"{name}/{metric}" in row.values:
                 dataset = name.partition("-")[2]
-                found[f"{name}/{metric}"] = Head(f"{group}, {dataset}" if dataset else group, words, "points")
+                found[f"{name}/{metric}"] = Head(f"{group}, {dataset}" if dataset else group, words, "ranks" if metric == GEOMETRIC_RANK else "points")
     return found
 
 

@@ -13,9 +13,10 @@ from cmapkd_core.report.results import Maker
 from cmapkd_core.report.section import Heading, Section
 from cmapkd_core.report.section import build as build_sections
 from cmapkd_core.report.statistics import LEVEL
-from cmapkd_core.report.suite import MEAN, SuiteInputs, SuiteTable
+from cmapkd_core.report.suite import MEAN, RANK, SuiteInputs, SuiteTable
 
 PLOTTED = {
+    RANK: "Geometric mean rank (lower is better)",
     MEAN: "Mean of the six recalls",
     "zeroshot/top1": "Zero-shot top-1",
     "retrieval/i2t/R@1": "Image to text R@1",
@@ -80,7 +81,8 @@ def differences(inputs: SuiteInputs, table: SuiteTable, report: Report) -> Secti
         if found:
             plots.append(figures.differences(title, found, FULL_METHOD))
     caption = (
-        f"Points, row minus the {FULL_METHOD}: below zero the row is worse. Two runs with one seed share the order of "
+        f"Row minus the {FULL_METHOD}: below zero the row is worse, but for ranks, of which lower is better. Two runs "
+        "with one seed share the order of "
         "the pairs, the crops and the untrained student, so their difference varies less than either does. Bold, and a "
         f"filled dot: the {100 * LEVEL:.0f} % interval excludes zero. Each interval stands for itself: of twenty, one "
         "excludes zero by chance alone."

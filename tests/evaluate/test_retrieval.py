@@ -49,7 +49,7 @@ def test_ties_count_against_the_model():
 
 def test_recall_and_median_by_hand():
     found = recall(torch.tensor([1, 2, 5, 6, 10, 11]))
-    middle = {"median_rank": 5.5, "mean_rank": 35 / 6}
+    middle = {"median_rank": 5.5, "mean_rank": 35 / 6, "geometric_rank": (2 * 5 * 6 * 10 * 11) ** (1 / 6)}
     assert found == pytest.approx({"R@1": 100 / 6, "R@5": 50.0, "R@10": 500 / 6, **middle})
     assert recall(torch.tensor([7, 3, 4]))["median_rank"] == 4
 
