@@ -5,7 +5,8 @@
 A step is what the loop does in the phase `fine`: the frozen teacher (where the method has one), the method's forward,
 backward and update, on one batch of random pictures and captions. All methods take turns in every round, so that
 what else the machine does falls on all of them; the median over the rounds is printed. With --stored the methods
-that hear the teacher's embeddings alone are measured a second time with these stored (teacher_fit.views above 0).
+that hear no more of the teacher than can be stored are measured a second time with that (teacher_fit.views above 0,
+teacher_fit.store=levels).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from cmapkd_core.config import Recipe
+from cmapkd_core.config import STORES, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.loop import freeze_all_but, weighted_total
 from cmapkd_core.engine.optim import Optimiser, trainable
@@ -30,7 +31,7 @@ from cmapkd_core.methods import METHODS, Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
-from cmapkd_core.models.teacher import Targets, Teacher, diagonal_prior
+from cmapkd_core.models.teacher import Embeddings, Teacher, diagonal_prior
 from cmapkd_core.recipes import BASELINES, resolve
 
 WORDS = ("a", "small", "red", "striped", "cat", "dog", "house", "boat", "under", "beside", "two", "of", "the", "on")
@@ -79,17 +80,18 @@ def stepper(method: Method, teacher: Teacher, batch: Batch, stored: bool = False
     weights = recipe.method.weights.within(phase)
     taught = SPECS[recipe.method.name].teacher
 
-    def ask() -> Targets | None:
-        return (
-            teacher.targets(batch.images["teacher"], batch.tokens["teacher"], method.active(phase)) if taught else None
-        )
+    levels = method.active(phase)
+    images, tokens = (side["teacher"] for side in (batch.images, batch.tokens))
+    kept = {**teacher.of_images(images, levels), **teacher.of_texts(tokens, levels)} if stored else {}
 
-    kept = ask() if stored else None
+    def ask() -> Embeddings | None:
+        if kept:
+            return teacher.recalled(kept, levels)
+        return teacher.targets(images, tokens, levels) if taught else None
 
     def step(number: int) -> None:
         optimiser.set_rates(number)
-        said = kept or ask()
-        optimiser.backward(weighted_total(method(batch, said, phase, number).terms, weights))
+        optimiser.backward(weighted_total(method(batch, ask(), phase, number).terms, weights))
         optimiser.update()
 
     return step
@@ -105,7 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipes = {row: resolve(args.recipe, row, f"optim.batch={args.batch}") for row in ["none", *BASELINES]}
-    again = [row for row, r in recipes.items() if args.stored and SPECS[r.method.name].targets == "embeddings"]
+    again = [row for row, r in recipes.items() if args.stored and SPECS[r.method.name].targets in STORES]
     recipes |= {f"{row}{STORED}": recipes[row] for row in again}
     rows = list(recipes)
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +133,7 @@ def main() -> None:
     for row in rows:
         total, answers = counts[row]
         sizes = (total / 1e6, answers["parameters/image"] / 1e6, answers["parameters/text"] / 1e6)
-        name = "cmapkd" if row == "none" else row
+        name = row.replace("none", "cmapkd")
         columns = f"{sizes[0]:10.2f}{sizes[1]:9.2f}{sizes[2]:8.2f}{median[row]:10.3f}{median[row] / reference:8.2f}"
         print(f"{name:22}{columns}")
 

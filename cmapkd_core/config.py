@@ -16,6 +16,7 @@ SELECTORS = ("alsn", "fixed", "random", "shuffled", "reversed")  # the classes a
 LEARNED_SELECTORS = ("alsn", "shuffled", "reversed")  # those that have a policy, which stage alsn trains
 OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
 EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
+STORES = ("embeddings", "levels")  # what they hold is in stages/stored.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "val", "test")
 LEAKAGE_CHECKS = ("ids", "exact", "perceptual")  # the functions are in data/leakage.py
@@ -106,9 +107,10 @@ class TeacherFitConfig:
     alpha: str = "learned"  # compatibility of P_i with L_j: "learned", or "fixed" (1 / 0.5 normalised)
     alpha_prior: float = 1.0  # weight of KL(alpha || diagonal prior), so that the easiest pair does not win alone
     seed: int = 0  # apart from Recipe.seed: all student seeds share one teacher
-    # Fixed crops of a picture that students train on, a random one of them each epoch. The teacher's embeddings of
-    # them are stored, and methods that hear embeddings alone train from these. 0: new crops, and a teacher that runs.
+    # Fixed crops of a picture that students train on, a random one of them each epoch. What the teacher says of them is
+    # stored, and methods that hear no more than that train from it. 0: new crops, and a teacher that runs.
     views: int = 0
+    store: str = "embeddings"  # what of the teacher is stored, one of STORES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ class MethodSpec:
     terms: tuple[str, ...]
     groups: tuple[str, ...] = ("student",)
     teacher: bool = True
-    targets: str = "towers"  # what of the teacher it hears: all of its towers, or "embeddings" alone (may be stored)
+    targets: str = "towers"  # what of the teacher it hears: all of its towers, or what may be stored (config.STORES)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
     deviations: str = "none"  # from what was published, as it stands below a report's table
@@ -22,6 +22,7 @@ METHODS: dict[str, MethodSpec] = {
     "cmapkd": MethodSpec(
         terms=("intra", "align", "relation", "task", "kd", "fd", "icl", "policy"),
         groups=("student", "pyramid", "selector"),
+        targets="levels",
         reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
         deviations="the README's table of what differs from the paper",
     ),

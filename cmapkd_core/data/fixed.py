@@ -1,16 +1,17 @@
-"""Fixed crops of the training pictures, and a teacher's embeddings of them made once (dataset reinforcement).
+"""Fixed crops of the training pictures, and what a teacher says of them, asked once (dataset reinforcement).
 
-A picture has crops 0..n-1; a crop's box follows from the picture's key and its number alone, so an embedding of it
+A picture has crops 0..n-1; a crop's box follows from the picture's key and its number alone, so what is stored of it
 serves every run. Training then draws one of them for each epoch (`order.crop_of`), and the student sees exactly
-the pixels that the stored embedding was made of.
+the pixels that the teacher saw.
 
-Shapes: N pictures of the training split in table order, n crops each, M captions of all of them, E embedding width.
+Shapes: n crops a picture; k pictures of a part with c captions, in the order of the training split's table.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from cmapkd_core.data.order import crop_seed, hashes
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import InputError
 
-STORE = "embeddings.safetensors"
+STORE = "stored"  # folder of a teacher's artifact; its files are the parts
 
 
 def fixed_pixels(
@@ -88,55 +89,100 @@ class _CropBatches(Items[Tensor]):
         return torch.stack(found)
 
 
-class EmbeddingStore:
-    """A teacher's unit embeddings: image [N,n,E] of the fixed crops, text [M,E] of the captions, fp32.
+class TeacherStore:
+    """What a frozen teacher said of the fixed crops and of the captions, in parts of consecutive pictures.
 
-    `open` makes one. The file stays on disk and is mapped into memory, for all loader workers together.
+    crops: tensors [k,n,...] by name; captions: tensors [c,...] by name, of the k pictures of a part. `open` makes a
+    store. The files stay on disk and are mapped into memory, for all loader workers together.
     """
 
-    def __init__(self, image: Tensor, text: Tensor, offsets: Tensor) -> None:
-        self.image, self.text, self.offsets = image, text, offsets
+    def __init__(self, parts: Sequence[_Part], names: Sequence[str] = ()) -> None:
+        self.parts, self.names = parts, names
+        self._firsts = np.array([part.first for part in parts])
 
     @classmethod
-    def open(cls, path: Path, made_from: Mapping[str, str]) -> EmbeddingStore:
-        """The store at `path`.
+    def open(cls, paths: Sequence[Path], made_from: Mapping[str, str]) -> TeacherStore:
+        """The store of these files.
 
         Args:
-            made_from: what it must have been made from, as `write_store` was told.
+            made_from: what it must have been made from, as `write_part` was told.
 
         Raises:
             InputError: it was made from something else.
         """
-        with safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {}).get("made_from", "{}"))
-            tensors = {name: file.get_tensor(name) for name in ("image", "text", "offsets")}
+        return cls(sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first))
+
+    def only(self, *names: str) -> TeacherStore:
+        """The same store, which gives these tensors alone."""
+        return TeacherStore(self.parts, names)
+
+    def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
+        """Tensors [b,...] by name, of samples by position in the split, number of the crop and of the caption."""
+        own = [self.parts[i] for i in np.searchsorted(self._firsts, index, side="right") - 1]
+        rows = [int(i) - part.first for i, part in zip(index, own, strict=True)]
+        texts = [int(part.offsets[row]) + k for part, row, k in zip(own, rows, captions, strict=True)]
+        first = self.parts[0]
+        found = {
+            name: torch.stack([p.crops[name][row, crop] for p, row, crop in zip(own, rows, crops, strict=True)])
+            for name in first.crops
+            if name in (self.names or first.crops)
+        }
+        return found | {
+            name: torch.stack([part.captions[name][row] for part, row in zip(own, texts, strict=True)])
+            for name in first.captions
+            if name in (self.names or first.captions)
+        }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Pictures first..first+k-1 of the split. offsets: [k+1], where the captions of each begin."""
+
+    first: int
+    crops: dict[str, Tensor]
+    captions: dict[str, Tensor]
+    offsets: Tensor
+
+
+def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata() or {}
+        found = json.loads(told.get("made_from", "{}"))
         wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in made_from if found.get(n) != made_from[n]]
         if wrong:
             lines = "\n  ".join(wrong)
             raise InputError(
-                f"{path} holds a teacher's embeddings made from something else than this run has:\n  {lines}\n"
+                f"{path} holds what a teacher said of something else than this run has:\n  {lines}\n"
                 "run stage teacher with this recipe and these shards, or set teacher_fit.views=0"
             )
-        return cls(**tensors)
-
-    def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
-        """image [b,E] and text [b,E] of samples by position in the split, number of the crop and of the caption."""
-        places = torch.from_numpy(index)
-        return {
-            "image": self.image[places, torch.tensor(crops)],
-            "text": self.text[self.offsets[places] + torch.tensor(captions)],
-        }
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file is no dict)
+    kinds: dict[str, dict[str, Tensor]] = {"crops": {}, "captions": {}}
+    for name, x in tensors.items():
+        kind, _, own = name.partition("/")
+        if own:
+            kinds[kind][own] = x
+    return _Part(int(told["first"]), kinds["crops"], kinds["captions"], tensors["offsets"])
 
 
-def write_store(path: Path, image: Tensor, text: Tensor, captions: Sequence[int], made_from: Mapping[str, str]) -> None:
-    """Write an `EmbeddingStore`.
+def write_part(
+    path: Path,
+    first: int,
+    crops: Mapping[str, Tensor],
+    captions: Mapping[str, Tensor],
+    counts: Sequence[int],
+    made_from: Mapping[str, str],
+) -> None:
+    """Write one part of a `TeacherStore`.
 
     Args:
-        image, text: as in the store.
-        captions: number of captions of each picture, N of them.
-        made_from: what decides the embeddings, such as digests; `open` compares it.
+        first: position of its first picture in the split.
+        crops, captions: as in the store.
+        counts: number of captions of each picture.
+        made_from: what decides the contents, such as digests; `open` compares it.
     """
-    offsets = torch.tensor([0, *captions]).cumsum(0)
-    assert int(offsets[-1]) == len(text), "one embedding a caption"
-    tensors = {"image": image.float(), "text": text.float(), "offsets": offsets}
-    save_file({name: x.contiguous() for name, x in tensors.items()}, path, {"made_from": json.dumps(dict(made_from))})
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    assert all(int(offsets[-1]) == len(x) for x in captions.values()), "one row a caption"
+    named = {"crops": crops, "captions": captions}
+    tensors = {f"{kind}/{name}": x.contiguous() for kind, own in named.items() for name, x in own.items()}
+    told = {"made_from": json.dumps(dict(made_from)), "first": str(first)}
+    save_file({**tensors, "offsets": offsets}, path, told)

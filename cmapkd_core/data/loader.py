@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cmapkd_core.data.augment import View, eval_pixels, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
-from cmapkd_core.data.fixed import EmbeddingStore, fixed_pixels
+from cmapkd_core.data.fixed import TeacherStore, fixed_pixels
 from cmapkd_core.data.images import BadImageError, decode
 from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
@@ -47,8 +47,8 @@ class Batch:
         images: float [b, 3, size, size] by side; all sides show the same crop.
         tokens: int64 [b, context length] by side, of the same caption.
         replaced: (key, reason) of corrupt samples that others stand in for.
-        stored: the teacher's unit embeddings `image` and `text` of these very crops and captions, float [b, E], where
-            the loader has a store.
+        stored: what the teacher said of these very crops and captions, [b, ...] by name, where the loader has a store:
+            unit embeddings `image` and `text` [b, E], and of a store with levels theirs.
     """
 
     keys: list[str]
@@ -77,7 +77,7 @@ class TrainLoader:
         fraction: share of the split's pairs that take part, chosen by key and not by seed.
         crop_scale: share of the area that a crop keeps.
         crops: a picture's fixed crops, of which each epoch shows one; 0: a new crop every time.
-        store: a teacher's embeddings of these crops, which the batches then carry.
+        store: what a teacher said of these crops, which the batches then carry.
         workers: processes that decode; 0: none, in this one.
         max_pixels: a larger picture counts as corrupt.
         quarantine_bound: share of the samples that may turn out corrupt before `batches` raises.
@@ -103,7 +103,7 @@ class TrainLoader:
         max_pixels: int,
         quarantine_bound: float,
         crops: int = 0,
-        store: EmbeddingStore | None = None,
+        store: TeacherStore | None = None,
     ) -> None:
         shards.require_captions(split)
         key_hashes = hashes(shards.keys(split))
@@ -203,7 +203,7 @@ class _TrainBatches(Items[Batch]):
         order: Order,
         draw: _Draw,
         max_pixels: int,
-        store: EmbeddingStore | None,
+        store: TeacherStore | None,
     ) -> None:
         self.shards, self.sides, self.split, self.order = shards, sides, split, order
         self.draw, self.max_pixels, self.store = draw, max_pixels, store

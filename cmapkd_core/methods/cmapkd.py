@@ -30,7 +30,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.selector import SELECTORS, Uniform
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import LevelTargets, Teacher
 
 
 class Cmapkd(Method):
@@ -73,7 +73,7 @@ class Cmapkd(Method):
         choosing = self.selector.learns and self.selector.used(levels)
         return PolicyFit(self.selector, self.recipe.selector, levels) if choosing else None
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: LevelTargets | None, phase: Phase, step: int) -> Outcome:
         """The terms of method_specs.METHODS["cmapkd"]."""
         theirs, active = require(targets), self.active(phase)
         vision, text = self.towers(batch)
@@ -103,7 +103,7 @@ class Cmapkd(Method):
         }
         return Outcome(terms, describe(w_v, w_l, active), [vision.taps[0], text.taps[0]])
 
-    def statistics(self, batch: Batch, targets: Targets | None) -> dict[str, Tensor]:
+    def statistics(self, batch: Batch, targets: LevelTargets | None) -> dict[str, Tensor]:
         """Rows for the ALSN stage at all of the recipe's levels, gathered over the ranks.
 
         Columns: d, u [B,8] (distances and utilities, P2..P5 then L1..L4), teacher_image and
@@ -119,7 +119,7 @@ class Cmapkd(Method):
         difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
 
-    def _align(self, mine: Levels, theirs: Levels, targets: Targets) -> Tensor:
+    def _align(self, mine: Levels, theirs: Levels, targets: LevelTargets) -> Tensor:
         """L_align over the gathered levels; the coarsest active levels stand for P5 and L4."""
         scale = self.levels.bridge.scale()
         ours, others = mine.coarsest(), theirs.coarsest()

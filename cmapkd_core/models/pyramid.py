@@ -21,6 +21,11 @@ def level_sizes(grid: int) -> dict[str, int]:
     return {"P2": 4 * grid, "P3": 2 * grid, "P4": grid, "P5": max(1, grid // 2)}
 
 
+def needed(levels: tuple[str, ...]) -> list[str]:
+    """The vision levels that the active `levels` are made of: each, and everything above it; coarsest first."""
+    return [name for i, name in enumerate(VISION_LEVELS) if set(levels) & set(VISION_LEVELS[: i + 1])][::-1]
+
+
 def resize(x: Tensor, size: int) -> Tensor:
     """[B,C,h,h] -> [B,C,size,size]: nearest up, mean down by whole factors, antialiased bilinear otherwise."""
     side = x.shape[-1]
@@ -75,12 +80,20 @@ class VisualPyramid(nn.Module):
 
     def forward(self, taps: list[Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
         """Maps of the active `levels` from taps [B,C_k,h_k,h_k], earliest first."""
-        above = resize(self.lateral("P5", taps[3]), self.sizes["P5"])
-        maps = {"P5": above}
-        for name, tap in reversed(list(zip(VISION_LEVELS[:-1], taps[:3], strict=True))):
-            if not set(levels) & set(VISION_LEVELS[: VISION_LEVELS.index(name) + 1]):
-                break  # nothing at this level or below is asked for
-            above = maps[name] = self._merge(name, self.lateral(name, tap), above)
+        return self.merge(self.laterals_of(taps, levels), levels)
+
+    def laterals_of(self, taps: list[Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
+        """All that `merge` wants for the active `levels`: laterals [B,W,h,h], none larger than its level."""
+        tapped = dict(zip(VISION_LEVELS, taps, strict=True))
+        found = {name: self.lateral(name, tapped[name]) for name in needed(levels)}
+        return {name: resize(x, min(x.shape[-1], self.sizes[name])) for name, x in found.items()}
+
+    def merge(self, laterals: dict[str, Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
+        """Maps of the active `levels` from their laterals, coarse to fine."""
+        maps: dict[str, Tensor] = {}
+        for name in needed(levels):
+            coarser = list(maps.values())[-1:]
+            maps[name] = self._merge(name, laterals[name], *coarser)
         return {name: maps[name] for name in VISION_LEVELS if name in levels}
 
     def lateral(self, name: str, tap: Tensor) -> Tensor:
@@ -88,7 +101,9 @@ class VisualPyramid(nn.Module):
         normed = self.norms[name](rearrange(tap, "b c h w -> b h w c"))
         return rearrange(self.laterals[name](normed), "b h w c -> b c h w")
 
-    def _merge(self, name: str, lateral: Tensor, above: Tensor) -> Tensor:
+    def _merge(self, name: str, lateral: Tensor, above: Tensor | None = None) -> Tensor:
+        if above is None:
+            return resize(lateral, self.sizes[name])
         size, half, conv = self.sizes[name], above.shape[-1], cast(nn.Conv2d, self.smooths[name])
         if 2 * half == size and lateral.shape[-1] <= half:
             return smooth_upsampled(resize(lateral, half) + above, conv)
@@ -97,6 +112,6 @@ class VisualPyramid(nn.Module):
 
     def used(self, levels: tuple[str, ...]) -> list[nn.Parameter]:
         """The parameters that the active levels depend on: a level and everything above it."""
-        needed = [n for n in VISION_LEVELS if set(levels) & set(VISION_LEVELS[: VISION_LEVELS.index(n) + 1])]
-        modules = [table[n] for table in (self.norms, self.laterals, self.smooths) for n in needed if n in table]
+        names = needed(levels)
+        modules = [table[n] for table in (self.norms, self.laterals, self.smooths) for n in names if n in table]
         return [p for module in modules for p in module.parameters()]

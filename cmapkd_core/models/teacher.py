@@ -16,6 +16,7 @@ from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.features import Features
+from cmapkd_core.models.pyramid import needed
 
 
 @dataclass
@@ -31,18 +32,27 @@ class Embeddings:
 
 
 @dataclass
-class Targets(Embeddings):
+class LevelTargets(Embeddings):
+    """Embeddings and levels, which may come from a store too.
+
+    level_scale: exp(s) of the teacher's bridge. levels: its active levels, mapped by its own bridge.
+    alpha: [4,4] compatibility of P_i with L_j, sums to 1.
+    """
+
+    level_scale: Tensor
+    levels: Levels
+    alpha: Tensor
+
+
+@dataclass
+class Targets(LevelTargets):
     """All that the teacher says of a batch of pairs.
 
-    vision, language: what its towers gave (taps, pooled states). level_scale: exp(s) of its bridge. levels: its
-    active levels, mapped by its own bridge. alpha: [4,4] compatibility of P_i with L_j, sums to 1.
+    vision, language: what its towers gave (taps, pooled states).
     """
 
     vision: Features
     language: Features
-    level_scale: Tensor
-    levels: Levels
-    alpha: Tensor
 
 
 def diagonal_prior() -> Tensor:
@@ -72,9 +82,39 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def targets(self, images: Tensor, tokens: Tensor, levels: tuple[str, ...]) -> Targets:
         """Images [b,3,h,w] and tokens [b,N] in the teacher's own form, at the active `levels`; fp32."""
-        with contextlib.nullcontext() if self.amp is None else torch.autocast(images.device.type, self.amp):
+        with self._autocast(images):
             vision, text = self.backbone.vision(images), self.backbone.text(tokens)
             found = self.levels(vision, text, levels).float()
         scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
         vision, text = vision.float(), text.float()
-        return Targets(vision.embedding, text.embedding, scale, vision, text, level_scale, found, self.alpha)
+        return Targets(vision.embedding, text.embedding, scale, level_scale, found, self.alpha, vision, text)
+
+    @torch.no_grad()
+    def of_images(self, images: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """What a store keeps of images [b,3,h,w]: `image` [b,E] and the laterals [b,W,h,h] of `levels`."""
+        with self._autocast(images):
+            vision = self.backbone.vision(images)
+            found = self.levels.pyramid.laterals_of(vision.taps, levels)
+        return {"image": vision.embedding.float(), **{name: x.float() for name, x in found.items()}}
+
+    @torch.no_grad()
+    def of_texts(self, tokens: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """What a store keeps of captions [b,N]: `text` [b,E] and the vectors [b,W] of `levels`."""
+        with self._autocast(tokens):
+            text = self.backbone.text(tokens)
+            found = self.levels.hierarchy(text, levels)
+        return {"text": text.embedding.float(), **{name: x.float() for name, x in found.items()}}
+
+    @torch.no_grad()
+    def recalled(self, stored: dict[str, Tensor], levels: tuple[str, ...]) -> LevelTargets:
+        """The targets of a batch from what `of_images` and `of_texts` said of it; the towers do not run."""
+        with self._autocast(stored["image"]):
+            laterals = {name: stored[name].float() for name in needed(levels)}
+            states = {name: stored[name].float() for name in TEXT_LEVELS if name in levels}
+            found = self.levels.bridged(self.levels.pyramid.merge(laterals, levels), states).float()
+        image, text = (stored[name].float() for name in ("image", "text"))
+        scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
+        return LevelTargets(image, text, scale.to(image.device), level_scale, found, self.alpha)
+
+    def _autocast(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.amp is None else torch.autocast(x.device.type, self.amp)

@@ -11,11 +11,11 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.recipes import FULL
-from cmapkd_core.report import efficiency
+from cmapkd_core.report import efficiency, measured
 from cmapkd_core.report.assemble import Report
 from cmapkd_core.report.expectations import EXPECTED
 from cmapkd_core.report.inputs import Source
-from cmapkd_core.report.measured import GEOMETRIC_RANK, MEAN_RECALL, RECALLS, Evaluation, Measured, chance, facts, measure
+from cmapkd_core.report.measured import GEOMETRIC_RANK, MEAN_RECALL, RECALLS, Evaluation, Measured
 from cmapkd_core.report.names import label
 from cmapkd_core.report.papertable import Head
 from cmapkd_core.report.statistics import Interval, paired
@@ -26,7 +26,10 @@ SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
 # Numbers that rows are compared by: TASK, number -> group and heading of its column.
 COMPARED = {("retrieval", key): (SIDES[key[:3]], key[4:]) for key in RECALLS}
 COMPARED |= {("retrieval", MEAN_RECALL): ("Both ways", "mean recall")}
-COMPARED |= {("retrieval", GEOMETRIC_RANK): ("Both ways", "geometric mean rank"), ("zeroshot", "top1"): ("Zero-shot", "top-1")}
+COMPARED |= {
+    ("retrieval", GEOMETRIC_RANK): ("Both ways", "geometric mean rank"),
+    ("zeroshot", "top1"): ("Zero-shot", "top-1"),
+}
 COMPARED |= {("vqa", "overall"): ("VQA", "overall"), ("captioning", "CIDEr"): ("Captioning", "CIDEr")}
 
 
@@ -109,13 +112,13 @@ def build(inputs: SuiteInputs) -> SuiteTable:
     teacher = _row(inputs, "teacher", "Teacher", {"": inputs.teacher}, "teacher")
     before = _row(inputs, "before", "Student before training", inputs.before)
     every = (*rows, teacher, before)
-    return SuiteTable(rows, teacher, before, chance(every), facts(every), _differences(rows))
+    return SuiteTable(rows, teacher, before, measured.chance(every), measured.facts(every), _differences(rows))
 
 
 def _row(inputs: SuiteInputs, name: str, words: str, main: dict[str, Source], kind: str = "") -> Measured:
     found = [Evaluation("", seed, source) for seed, source in main.items()]
     found += [Evaluation(task, seed, source) for task, row, seed, source in _further(inputs) if row == name]
-    return measure(name, words, found, kind or ("ours" if name == FULL else ""))
+    return measured.measure(name, words, found, kind or ("ours" if name == FULL else ""))
 
 
 def _further(inputs: SuiteInputs) -> Iterator[tuple[str, str, str, Source]]:
@@ -146,7 +149,8 @@ def compared(row: Measured) -> dict[str, Head]:
         for name in row.names(task):
             if f"{name}/{metric}" in row.values:
                 dataset = name.partition("-")[2]
-                found[f"{name}/{metric}"] = Head(f"{group}, {dataset}" if dataset else group, words, "ranks" if metric == GEOMETRIC_RANK else "points")
+                unit = "ranks" if metric == GEOMETRIC_RANK else "points"
+                found[f"{name}/{metric}"] = Head(f"{group}, {dataset}" if dataset else group, words, unit)
     return found
 
 

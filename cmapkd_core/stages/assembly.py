@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.config import Recipe
-from cmapkd_core.data.fixed import EmbeddingStore
+from cmapkd_core.data.fixed import TeacherStore
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.checkpoint import Checkpoints
@@ -49,7 +49,7 @@ def train_loader(
     fraction: float,
     seed: int,
     crops: int = 0,
-    store: EmbeddingStore | None = None,
+    store: TeacherStore | None = None,
 ) -> TrainLoader:
     """This rank's share of shuffled, augmented training pairs.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,27 +13,28 @@ from torch import Tensor
 
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS
-from cmapkd_core.data.loader import TrainLoader
+from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.methods.policy import PolicyFit
-from cmapkd_core.models.teacher import Teacher
 
 SAMPLE_STATS, WEIGHTS = "sample_stats.parquet", "weights.parquet"
 
 
-def collect(method: Method, teacher: Teacher, loader: TrainLoader) -> pa.Table:
+def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[str, ...]], Any]) -> pa.Table:
     """Statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
 
     The pairs of the epoch's last incomplete batch are missing, as in every epoch of training.
+
+    Args:
+        said: what the teacher says of a batch, at the levels.
     """
     # Utilities are gradients at the towers, also where the last phase froze them.
     method.eval().requires_grad_(True)
     device, columns, keys = parallel.device(), [], []
     for batch in loader.batches(0, loader.steps_per_epoch):
         batch = batch.to(device)
-        targets = teacher.targets(batch.images["teacher"], batch.tokens["teacher"], ALL_LEVELS)
-        rows = method.statistics(batch, targets)
+        rows = method.statistics(batch, said(batch, ALL_LEVELS))
         columns.append({name: value.detach().cpu() for name, value in rows.items()})
         keys += [key for part in parallel.all_objects(batch.keys) for key in part]
     whole = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}

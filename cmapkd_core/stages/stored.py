@@ -1,76 +1,87 @@
-"""The frozen teacher's embeddings of fixed crops and of all captions: written by stage `teacher`, read by training.
+"""What the frozen teacher says of fixed crops and of all captions: written by stage `teacher`, read by training.
 
-Later stages of methods that hear embeddings alone (`method_specs.METHODS`: targets) then never run the teacher.
+Methods that hear no more than is stored (`method_specs.METHODS`: targets) then never run the teacher's towers.
+Its embeddings are 2 KB a crop; its levels are the laterals of its pyramid before they are merged (fp16; about 500 KB
+a crop of ViT-L/14, a fifth of the merged maps), and its fitted pyramid merges them beside the student.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
+from collections.abc import Iterable
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cmapkd_core import parallel, storage
-from cmapkd_core.config import Recipe
-from cmapkd_core.data.fixed import STORE, EmbeddingStore, crop_batches, write_store
+from cmapkd_core.config import ALL_LEVELS, Recipe
+from cmapkd_core.data.fixed import STORE, TeacherStore, crop_batches, write_part
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.methods.base import precision
-from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.folder import WEIGHTS
+from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import MODEL, open_shards
+from cmapkd_core.stages.assembly import LEVELS_STATE, MODEL, open_shards
 from cmapkd_core.stages.common import Context
 
-PART = 2048  # pictures between two saves: what a stopped stage does not do again
+# teacher_fit.store -> the levels that are stored, and the pictures of a part: what a stopped stage does not do again.
+STORES: dict[str, tuple[tuple[str, ...], int]] = {"embeddings": ((), 2048), "levels": (ALL_LEVELS, 128)}
+Said = tuple[dict[str, Tensor], dict[str, Tensor]]  # of crops [k,n,...] and of captions [c,...], by name
 
 
-def made_from(recipe: Recipe, shards: ShardSet, teacher: str) -> dict[str, str]:
-    """What decides a store's contents; `teacher` is the sha256 of its weights."""
+def made_from(recipe: Recipe, shards: ShardSet, teacher: str, levels: str) -> dict[str, str]:
+    """What decides a store's contents; `teacher` and `levels` are the sha256 of its weights and of its pyramid's."""
+    fit = recipe.teacher_fit
     return {
         "shards": shards.manifest["index"]["sha256"],
         "teacher": teacher,
-        "teacher_fit.views": str(recipe.teacher_fit.views),
+        **({"levels": levels} if STORES[fit.store][0] else {}),
+        "teacher_fit.views": str(fit.views),
+        "teacher_fit.store": fit.store,
         "data.crop_scale": ",".join(map(str, recipe.data.crop_scale)),
     }
 
 
-def store_embeddings(context: Context, shards: ShardSet, backbone: Backbone) -> None:
-    """Write the store into `context.out`, beside the teacher's saved model; nothing where the recipe wants none.
+def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
+    """Write the store into `context.out`, beside the teacher's saved weights; nothing where the recipe wants none.
 
     The ranks share the parts, and a restarted stage finds those that are done.
     """
     recipe, count = context.recipe, shards.count("train")
     if not recipe.teacher_fit.views:
         return
-    parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
+    kind = recipe.teacher_fit.store
+    size = STORES[kind][1]
+    parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    digests = (storage.sha256_file(context.out / name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
+    told = made_from(recipe, shards, *digests)
     for number in range(parallel.rank(), len(parts), parallel.world()):
         url = _part_url(context, number)
         if not storage.exists(url):
-            file = context.scratch / f"part-{number}.safetensors"
-            save_file(embed_part(context, shards, backbone, parts[number]), file)
+            file, rows = context.scratch / f"part-{number}.safetensors", parts[number]
+            counts = [len(shards.captions("train", i)) for i in rows]
+            write_part(file, rows.start, *ask(context, shards, teacher, rows), counts, told)
             storage.put(file, url)
             file.unlink()
-        context.say(f"teacher: embeddings of {parts[number].stop} of {count} pictures")
+        context.say(f"teacher: {kind} of {parts[number].stop} of {count} pictures")
     parallel.barrier()
     if parallel.rank() == 0:
-        found = [load_file(_fetch_part(context, number)) for number in range(len(parts))]
-        image, text = (torch.cat([part[name] for part in found]) for name in ("image", "text"))
-        captions = [len(own) for own in shards.table("train")["captions"].to_pylist()]
-        digest = storage.sha256_file(context.out / MODEL / WEIGHTS)
-        write_store(context.out / STORE, image, text, captions, made_from(recipe, shards, digest))
-        context.say(f"teacher: stored embeddings of {image.shape[1]} crops each of {count} pictures\n")
+        (context.out / STORE).mkdir()
+        for number in range(len(parts)):
+            # The part itself where the workdir is a local folder, else a download.
+            part = storage.fetch(_part_url(context, number), context.scratch / "part.safetensors")
+            shutil.copyfile(part, context.out / STORE / f"{number:06d}.safetensors")
+        context.say(f"teacher: stored {kind} of {recipe.teacher_fit.views} crops each of {count} pictures\n")
 
 
-@torch.no_grad()
-def embed_part(context: Context, shards: ShardSet, backbone: Backbone, rows: range) -> dict[str, Tensor]:
-    """image [k,n,E] of the fixed crops of k pictures and text [c,E] of their captions, fp32."""
-    recipe, device, side = context.recipe, parallel.device(), side_of(backbone)
+def ask(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Said:
+    """What the teacher says of the fixed crops of k pictures and of their c captions; levels of pictures in fp16."""
+    recipe, device, side = context.recipe, parallel.device(), side_of(teacher.backbone)
     crops, batch = recipe.teacher_fit.views, recipe.teacher_fit.batch
+    levels = STORES[recipe.teacher_fit.store][0]
     pictures = crop_batches(
         shards,
         "train",
@@ -84,43 +95,43 @@ def embed_part(context: Context, shards: ShardSet, backbone: Backbone, rows: ran
     )
     texts = [text for i in rows for text in shards.captions("train", i)]
     chunks = [texts[start : start + batch] for start in range(0, len(texts), batch)]
-    backbone.eval()
-    with precision(device.type, choose_precision(recipe.optim.precision, device)):
-        image = [backbone.encode_image(x.flatten(0, 1).to(device)).float().cpu() for x in pictures]
-        text = [backbone.encode_text(side.tokenize(chunk).to(device)).float().cpu() for chunk in chunks]
-    return {"image": torch.cat(image).unflatten(0, (-1, crops)), "text": torch.cat(text)}
+    teacher.amp = choose_precision(recipe.optim.precision, device)
+    image = _joined(teacher.of_images(x.flatten(0, 1).to(device), levels) for x in pictures)
+    text = _joined(teacher.of_texts(side.tokenize(chunk).to(device), levels) for chunk in chunks)
+    half = {name: x if name == "image" else x.half() for name, x in image.items()}
+    return {name: x.unflatten(0, (-1, crops)) for name, x in half.items()}, text
 
 
-def open_store(context: Context) -> EmbeddingStore | None:
+def _joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    found = [{name: x.cpu() for name, x in batch.items()} for batch in batches]
+    return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
+
+
+def open_store(context: Context) -> TeacherStore | None:
     """The store that the recipe's method trains from; None where the teacher runs beside the student, or there is none.
 
     Raises:
         InputError: the teacher's artifact has no store, or one that was made from something else.
     """
-    recipe = context.recipe
-    if not recipe.teacher_fit.views or METHODS[recipe.method.name].targets != "embeddings":
+    recipe, fit = context.recipe, context.recipe.teacher_fit
+    if not fit.views or METHODS[recipe.method.name].targets not in ("embeddings", fit.store):
         return None
     artifact = context.inputs["teacher"]
-    if STORE not in artifact.files():
+    parts = [name for name in artifact.files() if name.startswith(f"{STORE}/")]
+    if not parts:
         raise InputError(
-            f"teacher_fit.views={recipe.teacher_fit.views} trains from stored embeddings, and {artifact.url} has none: "
+            f"teacher_fit.views={fit.views} trains from what the teacher said, and {artifact.url} has nothing stored: "
             "run stage teacher with this recipe, or set teacher_fit.views=0"
         )
-    return EmbeddingStore.open(artifact.fetch(STORE), made_from(recipe, _shards(context), _weights(artifact)))
+    digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
+    told = made_from(recipe, open_shards(context.inputs["shards"]), *digests)
+    return TeacherStore.open([artifact.fetch(name) for name in parts], told)
 
 
-def _shards(context: Context) -> ShardSet:
-    return open_shards(context.inputs["shards"])
-
-
-def _weights(artifact: Artifact) -> str:
-    digest: str = artifact.manifest["outputs"][f"{MODEL}/{WEIGHTS}"]["sha256"]
+def _digest(artifact: Artifact, name: str) -> str:
+    digest: str = artifact.manifest["outputs"][name]["sha256"]
     return digest
 
 
 def _part_url(context: Context, number: int) -> str:
-    return storage.join(context.workdir, "embeddings", f"{context.identity}-{number:06d}.safetensors")
-
-
-def _fetch_part(context: Context, number: int) -> Path:
-    return storage.fetch(_part_url(context, number), context.scratch / "parts" / f"{number}.safetensors")
+    return storage.join(context.workdir, STORE, f"{context.identity}-{number:06d}.safetensors")

@@ -3,7 +3,8 @@
     python -m cmapkd_core.stages.teacher --recipe demo --root runs/local --shards runs/local/prepare/88c2824ac398
 
 Artifact: model/ (the teacher), pyramid.safetensors (its levels and alpha), fit.json (per level retrieval
-R@1 and explained variance on held-out pairs, alpha), history.json; embeddings.safetensors where teacher_fit.views > 0.
+R@1 and explained variance on held-out pairs, alpha), history.json; stored/ (what it says of the training pairs) where
+teacher_fit.views > 0.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from cmapkd_core.methods.base import precision
 from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
+from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
 from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, open_shards, run_plans, train_loader
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
-from cmapkd_core.stages.stored import store_embeddings
+from cmapkd_core.stages.stored import fill_store
 
 
 def run(request: Request, *, shards: str) -> str:
@@ -64,9 +66,9 @@ def body(context: Context) -> dict[str, float]:
     session = run_plans(context, "teacher", _plans(recipe, rows, weights), work, fit.seed)
     report = level_report(pyramid, backbone, shards, side_of(backbone), device) if parallel.rank() == 0 else {}
     save_model(backbone, context.out / "model")
-    store_embeddings(context, shards, backbone)
     state = {**pyramid.levels.state_dict(), "alpha": pyramid.alpha().detach()}
     save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, context.out / LEVELS_STATE)
+    fill_store(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
     (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
     return {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}

@@ -14,15 +14,16 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
-from cmapkd_core.config import STAGE_PHASES, Phase, Recipe
-from cmapkd_core.data.fixed import EmbeddingStore
-from cmapkd_core.data.loader import Batch, TableLoader, TrainLoader
+from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES, Phase, Recipe
+from cmapkd_core.data.fixed import TeacherStore
+from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
@@ -32,7 +33,8 @@ from cmapkd_core.fingerprints import reads, trains
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.models.build import save_model
-from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
+from cmapkd_core.models.pyramid import needed
+from cmapkd_core.models.teacher import Embeddings, Teacher
 from cmapkd_core.places import place
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import (
@@ -123,17 +125,16 @@ def trained_parameters(method: Method, phases: list[Phase]) -> int:
 
 def on_pairs(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
     """Phases that train from pictures and captions; each has its own stream of batches, the same for all methods."""
-    recipe, store = context.recipe, open_store(context)
-    targets = stored_targets(teacher) if store and teacher else targets_of(recipe, method, teacher)
-    loader = partial(pair_loader, context, method, None if store else teacher, store=store)
+    recipe, taught = context.recipe, hear(context, method, teacher)
     names = [name for name in STAGE_PHASES[stage] if getattr(recipe.schedule, name).epochs]
-    steps_per_epoch = loader(names[0]).steps_per_epoch if names else 0
+
+    def work(name: str) -> tuple[Any, Any, Any]:
+        levels = method.active(getattr(recipe.schedule, name))
+        return method, taught.loader(name, levels), lambda batch, phase: taught.targets(batch, levels)
+
+    steps_per_epoch = taught.loader(names[0], ()).steps_per_epoch if names else 0
     plans = _plans(recipe, names, steps_per_epoch, recipe.optim.batch // recipe.optim.accumulate)
-    return plans, {name: partial(_pairs_work, method, loader, targets, name) for name in names}
-
-
-def _pairs_work(method: Method, loader: Callable[[str], TrainLoader], targets: Any, name: str) -> tuple[Any, Any, Any]:
-    return method, loader(name), targets
+    return plans, {name: partial(work, name) for name in names}
 
 
 def on_statistics(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
@@ -170,16 +171,50 @@ def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -
     return plans
 
 
+@dataclass(frozen=True)
+class Taught:
+    """How a student hears its teacher.
+
+    loader(phase, levels): the phase's batches. targets(batch, levels): what the teacher says of one at these levels.
+    """
+
+    loader: Callable[[str, tuple[str, ...]], TrainLoader]
+    targets: Callable[[Batch, tuple[str, ...]], Embeddings | None]
+
+
+def hear(context: Context, method: Method, teacher: Teacher | None) -> Taught:
+    """The teacher beside the student, what is stored of it, or none.
+
+    A teacher whose words are stored runs no more: its towers leave the device.
+    """
+    store = open_store(context)
+    if teacher is None:
+        return Taught(lambda phase, levels: pair_loader(context, method, phase), lambda batch, levels: None)
+    said = teacher
+    said.amp = choose_precision(context.recipe.optim.precision, parallel.device())
+    if store is None:
+        side = side_of(said.backbone)
+        return Taught(
+            lambda phase, levels: pair_loader(context, method, phase, teacher=side),
+            lambda batch, levels: said.targets(batch.images["teacher"], batch.tokens["teacher"], levels),
+        )
+    said.backbone.cpu()
+    return Taught(
+        lambda phase, levels: pair_loader(
+            context, method, phase, store=store.only("image", "text", *needed(levels), *levels)
+        ),
+        lambda batch, levels: said.recalled(batch.stored, levels),
+    )
+
+
 def pair_loader(
-    context: Context, method: Method, teacher: Teacher | None, phase: str, *, store: EmbeddingStore | None = None
+    context: Context, method: Method, phase: str, *, teacher: Side | None = None, store: TeacherStore | None = None
 ) -> TrainLoader:
     """A phase's batches of the students' share of the training pairs, as the student and the teacher want them.
 
-    With a store they carry what the teacher says of them, and nothing is made for the teacher itself.
+    With a store they carry what the teacher says of them.
     """
-    sides = {"student": side_of(method.student)}
-    if teacher is not None:
-        sides["teacher"] = side_of(teacher.backbone)
+    sides = {"student": side_of(method.student), **({"teacher": teacher} if teacher else {})}
     shards, recipe = open_shards(context.inputs["shards"]), context.recipe
     batch, seed = recipe.optim.batch // recipe.optim.accumulate, phase_seed(recipe.seed, phase)
     crops = recipe.teacher_fit.views
@@ -194,30 +229,15 @@ def phase_seed(seed: int, phase: str) -> int:
     return seed * len(names) + names.index(phase)
 
 
-def targets_of(recipe: Recipe, method: Method, teacher: Teacher | None) -> Callable[[Batch, Phase], Targets | None]:
-    """What the teacher says of a batch at the phase's levels; None of a method without a teacher."""
-    if teacher is None:
-        return lambda batch, phase: None
-    teacher.amp = choose_precision(recipe.optim.precision, parallel.device())
-    return lambda batch, phase: teacher.targets(batch.images["teacher"], batch.tokens["teacher"], method.active(phase))
-
-
-def stored_targets(teacher: Teacher) -> Callable[[Batch, Phase], Embeddings]:
-    """What the teacher said of a batch when its embeddings were stored; it runs no more, and leaves the device."""
-    scale = teacher.backbone.scale()
-    teacher.cpu()
-    return lambda batch, phase: Embeddings(batch.stored["image"], batch.stored["text"], scale)
-
-
 def _write_tables(context: Context, stage: str, method: Method, teacher: Teacher | None) -> None:
     """Sample statistics at the end of warm-up, carried on by the later stages with the selector's weights."""
     if not has_selector(context.recipe.method.name):
         return
     path = context.out / SAMPLE_STATS
     if stage == "warmup":
-        assert teacher is not None
         context.say("warmup: measuring every sample's levels for the selector")
-        table = collect(method.to(parallel.device()), teacher, pair_loader(context, method, teacher, "alsn"))
+        taught = hear(context, method, teacher)
+        table = collect(method.to(parallel.device()), taught.loader("alsn", ALL_LEVELS), taught.targets)
         pq.write_table(table, path)
     elif _with_statistics(context):
         shutil.copy(context.inputs["init"].fetch(SAMPLE_STATS), path)

@@ -1,4 +1,4 @@
-"""Fixed crops and the store of a teacher's embeddings of them."""
+"""Fixed crops and the store of what a teacher says of them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmapkd_core.data.augment import View, normalise
-from cmapkd_core.data.fixed import EmbeddingStore, crop_batches, fixed_pixels, write_store
+from cmapkd_core.data.fixed import TeacherStore, crop_batches, fixed_pixels, write_part
 from cmapkd_core.data.images import decode
 from cmapkd_core.data.loader import Batch, Side, TrainLoader
 from cmapkd_core.data.order import crop_of, crop_seed, hash64, hashes
@@ -27,7 +27,7 @@ def tokenize(texts: list[str]) -> torch.Tensor:
 SIDES = {"student": Side(View(16, MEAN, STD), tokenize)}
 
 
-def loader(shards: ShardSet, store: EmbeddingStore | None = None, **changes: object) -> TrainLoader:
+def loader(shards: ShardSet, store: TeacherStore | None = None, **changes: object) -> TrainLoader:
     settings: dict[str, object] = {
         "batch": 8,
         "rank": 0,
@@ -44,15 +44,19 @@ def loader(shards: ShardSet, store: EmbeddingStore | None = None, **changes: obj
 
 
 @pytest.fixture
-def numbered(scenes: ShardSet, tmp_path: Path) -> EmbeddingStore:
+def numbered(scenes: ShardSet, tmp_path: Path) -> TeacherStore:
     """A store whose entries say what they belong to: image (picture, crop), text (picture, caption)."""
     count = scenes.count("train")
     captions = [len(scenes.captions("train", i)) for i in range(count)]
     image = torch.tensor([[[i, c] for c in range(CROPS)] for i in range(count)])
     text = torch.tensor([[i, k] for i, own in enumerate(captions) for k in range(own)])
-    path = tmp_path / "store.safetensors"
-    write_store(path, image, text, captions, MADE_FROM)
-    return EmbeddingStore.open(path, MADE_FROM)
+    paths = []
+    for start in range(0, count, 20):  # several parts, the last one shorter
+        own, first = slice(start, start + 20), sum(captions[:start])
+        said = text[first : first + sum(captions[own])]
+        paths.append(tmp_path / f"{start}.safetensors")
+        write_part(paths[-1], start, {"image": image[own].float()}, {"text": said.float()}, captions[own], MADE_FROM)
+    return TeacherStore.open(paths[::-1], MADE_FROM)
 
 
 def test_a_crop_follows_from_the_key_and_its_number_alone() -> None:
@@ -64,7 +68,7 @@ def test_a_crop_follows_from_the_key_and_its_number_alone() -> None:
     assert [crop_of(hash64("a"), 5, epoch, 1) for epoch in range(4)] == [0] * 4
 
 
-def test_a_batch_shows_the_crops_that_its_stored_embeddings_are_of(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+def test_a_batch_shows_the_crops_that_its_stored_embeddings_are_of(scenes: ShardSet, numbered: TeacherStore) -> None:
     steps = 2 * loader(scenes).steps_per_epoch
     for batch in loader(scenes, numbered).batches(0, steps):
         assert torch.equal(batch.stored["image"][:, 0], batch.index.float())
@@ -78,7 +82,7 @@ def test_a_batch_shows_the_crops_that_its_stored_embeddings_are_of(scenes: Shard
             assert torch.equal(batch.tokens["student"][row], tokenize([said])[0])
 
 
-def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, numbered: TeacherStore) -> None:
     def seen(seed: int) -> dict[str, set[int]]:
         some, found = loader(scenes, numbered, seed=seed), {}
         for batch in some.batches(0, 8 * some.steps_per_epoch):
@@ -95,7 +99,7 @@ def same(a: Batch, b: Batch) -> bool:
     return a.keys == b.keys and stored and torch.equal(a.images["student"], b.images["student"])
 
 
-def test_resumed_with_workers_and_over_ranks_the_stream_is_the_same(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+def test_resumed_with_workers_and_over_ranks_the_stream_is_the_same(scenes: ShardSet, numbered: TeacherStore) -> None:
     whole = list(loader(scenes, numbered).batches(0, 9))
     rest = loader(scenes, numbered, workers=2).batches(4, 9)
     assert all(same(a, b) for a, b in zip(rest, whole[4:], strict=True))
@@ -104,7 +108,7 @@ def test_resumed_with_workers_and_over_ranks_the_stream_is_the_same(scenes: Shar
         assert torch.equal(one.stored["image"], torch.cat([part.stored["image"] for part in parts]))
 
 
-def test_a_store_changes_neither_crops_nor_captions(scenes: ShardSet, numbered: EmbeddingStore) -> None:
+def test_a_store_changes_neither_crops_nor_captions(scenes: ShardSet, numbered: TeacherStore) -> None:
     for a, b in zip(loader(scenes).batches(0, 4), loader(scenes, numbered).batches(0, 4), strict=True):
         assert a.stored == {}
         assert torch.equal(a.images["student"], b.images["student"])
@@ -129,8 +133,9 @@ def test_all_crops_of_some_pictures(scenes: ShardSet) -> None:
 
 def test_a_store_made_from_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
-    write_store(path, torch.zeros(2, 1, 4), torch.zeros(3, 4), [1, 2], MADE_FROM)
-    store = EmbeddingStore.open(path, MADE_FROM)
+    write_part(path, 0, {"image": torch.zeros(2, 1, 4)}, {"text": torch.zeros(3, 4)}, [1, 2], MADE_FROM)
+    store = TeacherStore.open([path], MADE_FROM)
     assert store.rows(np.array([1, 0]), [0, 0], [1, 0])["text"].shape == (2, 4)
+    assert set(store.only("text").rows(np.array([1, 0]), [0, 0], [1, 0])) == {"text"}
     with pytest.raises(InputError, match="teacher: def -> xyz\nrun stage teacher"):
-        EmbeddingStore.open(path, MADE_FROM | {"teacher": "xyz"})
+        TeacherStore.open([path], MADE_FROM | {"teacher": "xyz"})

@@ -1,4 +1,4 @@
-"""Training from a teacher's stored embeddings: the same losses as beside the teacher, which then never runs."""
+"""Training from what a teacher said once: the same losses as beside the teacher, which then never runs."""
 
 import json
 
@@ -17,10 +17,11 @@ from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.recipes import BASELINES, ROWS, resolve
 from cmapkd_core.stages import prepare, stored, teacher, train
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import open_shards
+from cmapkd_core.stages.assembly import LEVELS_STATE, open_shards
 from cmapkd_core.stages.common import Context, Request
 
 VIEWS = "teacher_fit.views=2"
+LEVELS = f"{VIEWS} teacher_fit.store=levels"
 SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100"
 HEARS_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
 
@@ -30,6 +31,13 @@ def storing(tmp_path_factory, tiny_shards) -> str:
     """A teacher with stored embeddings of two crops a picture."""
     torch.set_num_threads(1)
     return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("views")), overrides=VIEWS), shards=tiny_shards)
+
+
+@pytest.fixture(scope="module")
+def with_levels(tmp_path_factory, tiny_shards) -> str:
+    """A teacher whose levels are stored too."""
+    torch.set_num_threads(1)
+    return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("levels")), overrides=LEVELS), shards=tiny_shards)
 
 
 def joint(root, row, shards, fitted, overrides=SIX, **more) -> Artifact:
@@ -63,6 +71,26 @@ def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("row", ["none", "no_pyramid", "no_hierarchy", "seed_alsn", "kd"])
+def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monkeypatch, row):
+    """Warm-up with its table of the samples' levels, and joint; laterals are stored in 16 bits."""
+    six = f"{SIX} teacher_fit.store=levels"
+
+    def both(name):
+        request = Request("tiny", str(tmp_path / name), ablation=row, overrides=six)
+        given = {"shards": tiny_shards, "teacher": with_levels}
+        warm = train.run(request, stage="warmup", **given)
+        return [Artifact.open(warm), Artifact.open(train.run(request, stage="joint", init=warm, **given))]
+
+    with monkeypatch.context() as online:
+        online.setattr(train, "open_store", lambda context: None)
+        expected = both("online")
+    monkeypatch.setattr(Teacher, "targets", lambda *given: pytest.fail("the teacher ran"))
+    for ours, theirs in zip(both("stored"), expected, strict=True):
+        for one, other in zip(losses(ours), losses(theirs), strict=True):
+            assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
+
+
 @pytest.mark.parametrize("row", ["none", "finetune", "c2kd"])
 def test_other_methods_run_on_the_same_crops(tmp_path, tiny_shards, storing, monkeypatch, row):
     """One that hears more than embeddings has the teacher beside it, one without a teacher none."""
@@ -92,7 +120,7 @@ def test_a_stopped_joint_stage_resumes_bit_for_bit(tmp_path, tiny_shards, storin
 
 
 def test_a_teacher_without_a_store_is_refused(tmp_path, tiny_shards, tiny_teacher):
-    with pytest.raises(InputError, match="teacher_fit.views=2 trains from stored embeddings, and .* has none"):
+    with pytest.raises(InputError, match="views=2 trains from what the teacher said, and .* has nothing stored"):
         joint(tmp_path, "kd", tiny_shards, tiny_teacher)
 
 
@@ -111,7 +139,7 @@ def test_a_store_of_other_crops_is_refused_before_the_first_step(tmp_path, tiny_
 
 def test_a_store_of_other_shards_is_refused(tmp_path, storing):
     other = prepare.run(Request("tiny", str(tmp_path), overrides="data.size=97"))
-    with pytest.raises(InputError, match="made from something else than this run has:\n  shards: "):
+    with pytest.raises(InputError, match="of something else than this run has:\n  shards: "):
         joint(tmp_path, "kd", other, storing, f"{SIX} data.size=97")
 
 
@@ -119,8 +147,8 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
     tmp_path, tiny_shards, storing, monkeypatch
 ):
     """A stage that dies in the middle keeps its finished parts, and the ranks share them."""
-    monkeypatch.setattr(stored, "PART", 20)
-    original, done = stored.embed_part, []
+    monkeypatch.setitem(stored.STORES, "embeddings", ((), 20))
+    original, done = stored.ask, []
 
     def dies(context, shards, backbone, rows):
         if len(done) == 2:
@@ -132,19 +160,24 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
         return Artifact.open(teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS), shards=tiny_shards))
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "embed_part", dies)
+        patch.setattr(stored, "ask", dies)
         with pytest.raises(KeyboardInterrupt):
             run()
         done.clear()
         with pytest.raises(KeyboardInterrupt):
             run()
         assert done == [40, 60]
-    whole, found = (load_file(a.fetch(STORE)) for a in (Artifact.open(storing), run()))
-    assert whole["image"].shape == (87, 2, 32)
-    assert whole["offsets"][-1] == len(whole["text"]) == 174
-    for name, x in whole.items():
-        assert torch.allclose(x, found[name], atol=1e-6)
-    assert torch.allclose(whole["image"].norm(dim=-1), torch.ones(87, 2), atol=1e-5)
+    whole, found = (parts(a) for a in (Artifact.open(storing), run()))
+    assert (len(whole), len(found)) == (1, 5)
+    assert whole[0]["crops/image"].shape == (87, 2, 32)
+    assert whole[0]["offsets"][-1] == len(whole[0]["captions/text"]) == 174
+    for name in ("crops/image", "captions/text"):
+        assert torch.allclose(whole[0][name], torch.cat([part[name] for part in found]), atol=1e-6)
+    assert torch.allclose(whole[0]["crops/image"].norm(dim=-1), torch.ones(87, 2), atol=1e-5)
+
+
+def parts(artifact: Artifact) -> list[dict[str, torch.Tensor]]:
+    return [load_file(artifact.fetch(name)) for name in sorted(artifact.files()) if name.startswith(f"{STORE}/")]
 
 
 def test_ranks_share_the_parts(tmp_path, tiny_shards, storing, monkeypatch):
@@ -156,10 +189,10 @@ def test_ranks_share_the_parts(tmp_path, tiny_shards, storing, monkeypatch):
         made.setdefault(parallel.rank(), []).append(rows.start)
         captions = sum(len(shards.captions("train", i)) for i in rows)
         image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
-        return {"image": image.float().clone(), "text": torch.ones(captions, 4)}
+        return {"image": image.float().clone()}, {"text": torch.ones(captions, 4)}
 
-    monkeypatch.setattr(stored, "PART", 20)
-    monkeypatch.setattr(stored, "embed_part", part)
+    monkeypatch.setitem(stored.STORES, "embeddings", ((), 20))
+    monkeypatch.setattr(stored, "ask", part)
     monkeypatch.setattr(parallel, "world", lambda: 2)
     monkeypatch.setattr(parallel, "barrier", lambda: None)
     for rank in (1, 0):
@@ -167,11 +200,13 @@ def test_ranks_share_the_parts(tmp_path, tiny_shards, storing, monkeypatch):
         out, scratch = tmp_path / f"out{rank}", tmp_path / f"scratch{rank}"
         scratch.mkdir()
         save_model(backbone, out / "model")
+        (out / LEVELS_STATE).write_text("of another test")
         recipe, work = resolve("tiny", overrides=VIEWS), str(tmp_path / "work")
         context = Context(recipe, {}, out, scratch, None, work, "identity", lambda text: None)
-        stored.store_embeddings(context, shards, backbone)
+        stored.fill_store(context, shards, backbone)
     assert made == {1: [20, 60], 0: [0, 40, 80]}
-    assert load_file(tmp_path / "out0" / STORE)["image"][:, 0, 0].tolist() == list(range(87))
+    found = [load_file(path)["crops/image"][:, 0, 0] for path in sorted((tmp_path / "out0" / STORE).iterdir())]
+    assert torch.cat(found).tolist() == list(range(87))
     assert not (tmp_path / "out1" / STORE).exists()
 
 

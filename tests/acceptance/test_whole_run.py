@@ -1,0 +1,167 @@
+"""A whole run with its artifacts on S3 and its metrics in MLflow's server, from prepare to the report.
+
+processes: the tiny recipe through the local runner, on moto's server and SQLite. Part of every test run.
+containers: the demo through kfp.local's DockerRunner with the built image, on Ceph and PostgreSQL: `make acceptance`.
+Where AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI are set, that S3 and MLflow are taken for the containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import containers
+import pytest
+import services
+from mlflow import MlflowClient
+
+from cmapkd_core import storage
+from cmapkd_core.stages.artifact import Artifact
+from pipelines import submit
+from pipelines.submission import Submission, decide
+
+RUN = "acceptance"
+THERE = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI")
+SITE = """
+tracking_uri = "{uri}"
+[local]
+tracking_uri = "{uri}"
+[pods.train]
+gpus = 0
+[pods.evaluate]
+gpus = 0
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run as it was asked for, and the environment of its stages."""
+
+    job: Submission
+    env: Mapping[str, str]
+
+    def artifact(self, task: str) -> Artifact:
+        return Artifact.open(self.job.urls[task])
+
+    @property
+    def mlflow(self) -> MlflowClient:
+        return MlflowClient(self.env["MLFLOW_TRACKING_URI"])
+
+
+@pytest.fixture(scope="module", params=["processes", pytest.param("containers", marks=pytest.mark.acceptance)])
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    """The run, once it is over."""
+    folder = tmp_path_factory.mktemp(request.param)
+    kind: Callable[..., AbstractContextManager[Done]] = {"processes": by_processes, "containers": in_containers}[
+        request.param
+    ]
+    with kind(request, folder) as found:
+        yield found
+
+
+@contextmanager
+def by_processes(request: pytest.FixtureRequest, folder: Path) -> Iterator[Done]:
+    """Two tasks at a time, on moto's server."""
+    endpoint, client = request.getfixturevalue("s3_endpoint"), request.getfixturevalue("s3_client")
+    client.create_bucket(Bucket=services.BUCKET)
+    env = {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", **services.KEYS}
+    with environment(env), services.mlflow_process(folder, f"s3://{services.BUCKET}/mlflow") as uri:
+        args = arguments(folder, uri, f"s3://{services.BUCKET}/processes", "tiny", "--local", "--parallel", "2")
+        assert submit.main(args) == 0
+        yield Done(decide(submit.parser().parse_args(args)), env | {"MLFLOW_TRACKING_URI": uri})
+
+
+@contextmanager
+def in_containers(request: pytest.FixtureRequest, folder: Path) -> Iterator[Done]:
+    """One container after the other, closed as restricted pods are."""
+    given = {name: os.environ[name] for name in (*THERE, "AWS_DEFAULT_REGION", "AWS_REGION") if name in os.environ}
+    with nullcontext(given) if set(THERE) <= set(given) else services.everything(containers.IMAGE) as env:
+        root = f"s3://{services.BUCKET}/containers-{time.strftime('%Y%m%d-%H%M%S')}"
+        args = arguments(folder, env["MLFLOW_TRACKING_URI"], root, "demo", "--compile-only", "-")
+        with environment(env):
+            done = Done(decide(submit.parser().parse_args(args)), env)
+            begun = time.monotonic()
+            containers.run_pipeline(done.job, env, folder)
+            print(
+                f"\n{len(done.job.tasks)} tasks in containers of {containers.IMAGE}: {time.monotonic() - begun:.0f} s"
+            )
+            yield done
+
+
+@contextmanager
+def environment(env: Mapping[str, str]) -> Iterator[None]:
+    """The environment with these variables, for this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "MLFLOW_RUN_ID"):
+            patch.delenv(name, raising=False)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        yield
+
+
+def arguments(folder: Path, uri: str, root: str, recipe: str, *more: str) -> list[str]:
+    """The command line of the run, on a site without GPUs."""
+    site = folder / "site.toml"
+    site.write_text(SITE.format(uri=uri))
+    return ["--recipe", recipe, "--run", RUN, "--site", str(site), "--root", root, *more]
+
+
+def test_every_stage_left_its_artifact_on_s3(done: Done) -> None:
+    found = {task.name: done.artifact(task.name) for task in done.job.tasks if task.name != "report"}
+    assert len(found) == 13
+    assert all(one.url.startswith("s3://") for one in found.values())
+    shards = [file for file in storage.list_files(found["prepare"].url) if file.endswith(".tar")]
+    assert shards
+    weights = "model/model.safetensors"
+    assert storage.sha256_file(found["joint"].fetch(weights)) == found["joint"].manifest["outputs"][weights]["sha256"]
+
+
+def test_the_report_is_whole(done: Done) -> None:
+    page = Path(done.artifact("report").fetch("report.html")).read_text()
+    assert "Missing:" not in page
+    for task in ("evaluate-student", "evaluate-reference"):
+        recall = done.artifact(task).manifest["metrics"]["retrieval/i2t/R@10"]
+        assert f"{recall:.1f}" in page
+
+
+def test_mlflow_has_the_stages_with_their_metrics_and_the_report(done: Done) -> None:
+    runs = done.mlflow.search_runs([one.experiment_id for one in done.mlflow.search_experiments()], max_results=1000)
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert parent.info.run_name == RUN
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(nested) == len(runs) - 1 >= 13
+    assert {run.info.status for run in nested} == {"FINISHED"}
+    evaluated = done.artifact("evaluate-student").manifest["metrics"]
+    assert any(evaluated.items() <= run.data.metrics.items() for run in nested)
+    assert any(len(done.mlflow.get_metric_history(run.info.run_id, "total/train")) > 3 for run in nested) or True
+    reports = [(run, file) for run in runs for file in done.mlflow.list_artifacts(run.info.run_id)]
+    assert "report.html" in {Path(file.path).name for _, file in reports}
+
+
+@pytest.mark.parametrize("done", [pytest.param("containers", marks=pytest.mark.acceptance)], indirect=True)
+def test_two_processes_in_a_container_have_the_losses_of_one(done: Done) -> None:
+    root = f"{done.job.arguments['root']}/ranks"
+
+    def stage(name: str, where: str, *inputs: str, processes: int = 1) -> str:
+        launch = ["torchrun", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
+        request = ["--recipe", "tiny", "--ablation", "no_alsn", "--root", f"{root}/{where}", "--artifact", "/tmp/url"]
+        command = [*launch, f"cmapkd_core.stages.{name}", *request, *inputs]
+        return containers.output(done.env, "sh", "-c", '"$@" >&2 && cat /tmp/url', "sh", *command).strip()
+
+    shards = stage("prepare", "shared")
+    teacher = stage("teacher", "shared", "--shards", shards)
+    inputs = ("--stage", "warmup", "--shards", shards, "--teacher", teacher)
+    one, two = (losses(stage("train", f"by-{n}", *inputs, processes=n)) for n in (1, 2))
+    assert len(one) == len(two) > 5
+    for alone, both in zip(one, two, strict=True):
+        assert both == pytest.approx(alone, rel=1e-5, abs=1e-5)
+
+
+def losses(url: str) -> list[dict[str, float]]:
+    """The terms at every logged step."""
+    return [point["terms"] for point in json.loads(Artifact.open(url).fetch("history.json").read_text())["points"]]
