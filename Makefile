@@ -6,6 +6,7 @@ ROOT ?= runs/demo
 RECIPE ?= demo
 SEEDS ?= 5
 PARALLEL ?= 1
+SET ?=
 REGISTRY ?=
 TARGET ?= cuda
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -27,7 +28,7 @@ demo: install ## the whole pipeline on real pairs, here: minutes on two cores
 # The rows of one table with several seeds, here, PARALLEL stages at a time; a stopped suite goes on where it was.
 # `make suite-table4 SEEDS=2`, `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`
 suite-table2 suite-table4 suite-controls suite-weights suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
-	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT)
+	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(SET:%=--set %)
 
 test: install ## the tests
 	$(BIN)/python -m pytest

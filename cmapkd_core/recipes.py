@@ -43,7 +43,7 @@ RECIPES: dict[str, Recipe] = {
         teacher_fit=TeacherFitConfig(
             space=Phase(30, Rates(heads=1e-3)), pyramid=Phase(6, Rates(pyramid=2e-3)), batch=64
         ),
-        method=MethodConfig(weights=TermWeights(task=1.0, fd=16.0, intra=4.0)),
+        method=MethodConfig(weights=TermWeights(task=1.0, fd=16.0, intra=16.0)),
         schedule=Schedule(
             coarse=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
             medium=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
@@ -106,8 +106,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "outline": {f"method.weights.{term}": weight for term, weight in vars(TermWeights()).items()},
     "fd_alone": {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")},
     "no_fd": {"method.weights.fd": 0.0},
-    "intra_1": {"method.weights.intra": 1.0},
-    "intra_16": {"method.weights.intra": 16.0},
+    "intra_4": {"method.weights.intra": 4.0},
+    "intra_64": {"method.weights.intra": 64.0},
     "relation_10": {"method.weights.relation": 10.0},
     "align_2": {"method.weights.align": 2.0},
     "task_025": {"method.weights.task": 0.25},
@@ -183,7 +183,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn"),
         *("random_teacher_pyramid", "fine_to_coarse", FULL),
     ),
-    "weights": (*WEIGHTS, "no_align", FULL),
+    "weights": (FULL, "intra_4", "intra_64", "outline", "fd_alone", "no_fd", "no_align", "align_2", "relation_10", "task_025", "with_kd"),
     "smoke": ("finetune", FULL),
 }
 
