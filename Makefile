@@ -13,7 +13,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: install demo suite-table2 suite-table4 suite-controls suite-weights suite-smoke test check lock images clean
+.PHONY: install acceptance demo suite-table2 suite-table4 suite-controls suite-weights suite-smoke test check lock images clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,11 @@ check: install ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Needs Docker, PostgreSQL and Ceph (tests/acceptance/ceph.sh names its packages); CMAPKD_IMAGE=... takes another image
+# than the last one built, and AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI together your own S3 and MLflow.
+acceptance: install ## the demo in containers of the built image, on a real S3 and on MLflow with PostgreSQL
+	$(BIN)/python -m pytest -m acceptance -s tests/acceptance
 
 lock: install ## the image's dependencies, with hashes, at the versions that the tests ran with
 	BIN=$(BIN) docker/lock.sh

@@ -54,7 +54,7 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     recorded = _result_fields(earlier) | earlier["fields"]
     changed = differences(fields, {name: value for name, value in recorded.items() if name in fields})
     if stage and _evaluation_data(strings, earlier):
-        changed = [line for line in changed if not line.startswith(("data.source:", "data.url:"))]
+        changed = [line for line in changed if not line.startswith(("data.source:", "data.url:", "data.splits:"))]
     if changed and stage in STAGE_PHASES and strings["ablation"] == REFERENCE:
         changed = differences(
             fields, _result_fields({name: earlier[name] for name in REQUEST} | {"ablation": REFERENCE})

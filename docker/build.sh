@@ -8,7 +8,8 @@ COMMIT=$(git rev-parse --short=12 HEAD)$(test -z "$(git status --porcelain -- cm
 IMAGE=${REGISTRY:+$REGISTRY/}cmapkd
 TAG=$VERSION-$COMMIT-$TARGET
 
-DOCKER_BUILDKIT=1 "$DOCKER" build --file docker/Dockerfile --target "$TARGET" --tag "$IMAGE:$TAG" \
+# By its second name the tests of the image find the last one: cmapkd:cuda.
+DOCKER_BUILDKIT=1 "$DOCKER" build --file docker/Dockerfile --target "$TARGET" --tag "$IMAGE:$TAG" --tag "cmapkd:$TARGET" \
     --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "VERSION=$VERSION" --build-arg "COMMIT=$COMMIT" "$@" .
 "$DOCKER" image inspect --format "$IMAGE:$TAG has {{.Size}} bytes" "$IMAGE:$TAG" | numfmt --field 3 --to si --format '%.2f'
 "$DOCKER" history --format '{{.Size}}	{{.CreatedBy}}' "$IMAGE:$TAG" | grep -v '^0B' | cut -c 1-110

@@ -17,7 +17,7 @@ from typing import Any
 from kfp import dsl
 
 from cmapkd_core.config import Recipe
-from cmapkd_core.fields import override
+from cmapkd_core.fields import override, parse_overrides
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
 from cmapkd_core.recipes import REFERENCE, data_fields
 from components.evaluate import evaluate
@@ -83,7 +83,7 @@ def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root
     """URL of every task's artifact, by the functions that the stages themselves use."""
     urls: dict[str, str] = {}
     for task in tasks:
-        recipe = override(recipe_of(task), data_fields(task.data))
+        recipe = override(recipe_of(task), data_fields(task.data) | parse_overrides(task.overrides))
         told = task.values | {name: urls[source] for name, source in task.inputs.items()}
         urls[task.name] = PLACES.get(task.component, _stage_place)(root, recipe, told, run)
     return urls

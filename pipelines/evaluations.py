@@ -24,17 +24,21 @@ ROLES = {
     "efficiency": ("student", "teacher"),
 }
 
+PROBES = ("vqa", "captioning")  # tasks that train something on the training split; of other sets one split is prepared
 TIMED = "efficiency"  # the task whose result is a time
 
 
 def extra_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[Task, ...]:
     """Tasks that prepare the recipe's evaluation sets and run them, for the models in `roles`."""
     tasks: dict[str, Task] = {}
-    for task, data in recipe.evaluate.own():
+    own = recipe.evaluate.own()
+    trained_on = {data for task, data in own if task in PROBES}
+    for task, data in own:
         source = data.partition(":")[0]
         shards = f"prepare-{source}" if data else "prepare"
         if data:
-            tasks.setdefault(shards, Task(shards, prepare, "prepare", data=data))
+            only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
+            tasks.setdefault(shards, Task(shards, prepare, "prepare", data=data, overrides=only))
         for role in ROLES.get(task, tuple(MODELS)):
             if role in roles:
                 name = "-".join(part for part in (task, source, role) if part)

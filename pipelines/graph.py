@@ -35,6 +35,7 @@ class Task:
     row: str = ""  # of recipes.ROWS; "": the run's own
     seed: str = ""  # "": the run's own
     data: str = ""  # SOURCE[:URL]; "": the run's own
+    overrides: str = ""  # field=value parts beside the run's own
     part: str = ""  # what its records add to the run's name
     after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
     redo: str = ""  # as Plan.redo, for this task alone
@@ -90,6 +91,8 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         pod: Pod = getattr(site.pods, task.pod)
         told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo}
         told |= {name: value for name, value in _own(task).items() if value}
+        if task.overrides:
+            told["overrides"] = f"{told['overrides']} {task.overrides}"
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         # An output inside a longer string is an edge too: KFP finds its placeholder there.
         for name, sources in task.collects.items():

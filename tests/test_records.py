@@ -100,6 +100,8 @@ def test_the_data_of_an_evaluation_belong_to_its_run(tmp_path: Path) -> None:
     record_run(root, "one", asked | {"data": "scenes_vqa"}, stage="prepare")
     record_run(root, "two", asked | {"data": "scenes_vqa"}, stage="prepare")
     record_run(root, "two", asked, stage="warmup")
+    some = asked | {"overrides": f"{asked['overrides']} data.splits=test", "data": "scenes_vqa"}
+    record_run(root, "one", some, stage="prepare")  # no split of a probe's own training
     with pytest.raises(InputError, match=r"data\.source"):
         record_run(root, "one", asked | {"data": "folder:/pictures"}, stage="prepare")
     with pytest.raises(InputError, match=r"data\.source"):

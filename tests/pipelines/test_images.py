@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "docker"
 LOCKS = ("requirements-build.txt", "requirements.txt", "requirements-cuda.txt")
-IMAGE = os.environ.get("CMAPKD_IMAGE", "cmapkd:test")  # what the slow tests run; built by `make images`
+IMAGE = os.environ.get("CMAPKD_IMAGE", "cmapkd:cuda")  # what the slow tests run: the last one that `make images` built
 
 
 def stages() -> dict[str, list[str]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
-from pipelines.distill import PARAMETERS, compile_package, defaults, tasks_of
+from pipelines.distill import PARAMETERS, compile_package, defaults, output_urls, tasks_of
 from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
 from pipelines.site import COMPONENT, PART_OF, Pod, Secret, Site, Toleration
@@ -55,6 +56,17 @@ def test_the_run_form_has_the_eight_parameters_with_defaults_and_descriptions(pa
         assert form[name].default_value.string_value == value
         assert form[name].is_optional
         assert len(form[name].description) > 20
+
+
+@pytest.mark.parametrize(("sets", "splits"), [("retrieval=scenes_vqa", "data.splits=test"), ("vqa=scenes_vqa", "")])
+def test_of_a_set_that_is_only_asked_the_split_of_the_questions_is_prepared(sets: str, splits: str) -> None:
+    """A probe trains, and then all of its splits are."""
+    tasks = tasks_of(resolve("tiny", overrides=f"evaluate.sets={sets},zeroshot=scenes_vqa"))
+    (prepared,) = (task for task in tasks if task.name == "prepare-scenes_vqa")
+    assert prepared.overrides == splits
+    urls = output_urls(tasks, lambda task: resolve("tiny"), "root", "run")
+    wanted = resolve("tiny", overrides=splits, data="scenes_vqa")
+    assert urls[prepared.name] == stage_url("root", "prepare", wanted)
 
 
 def test_tasks_and_what_they_wait_for(tasks: dict) -> None:
