@@ -56,7 +56,7 @@ RECIPES: dict[str, Recipe] = {
             vqa=VqaConfig(epochs=2, batch=128, lr=1e-3, width=128),
             captioning=CaptioningConfig(epochs=25, batch=64, lr=2e-3, width=128, layers=2, vocabulary=2000, length=12),
         ),
-        runtime=RuntimeConfig(workers=0, checkpoint_every=20, log_every=2, shares_every=10),
+        runtime=RuntimeConfig(workers=0, checkpoint_every=20, log_every=2, shares_every=20),
     ),
     # Generated pictures and towers of a few thousand parameters: the same code in seconds, for tests.
     "tiny": Recipe(
