@@ -96,7 +96,7 @@ class Site:
     experiment: str = "cmapkd"
     service_account: str = ""
     ca_file: str = ""
-    recipe: str = "paper"
+    recipe: str = "calibrated"
     data: str = ""
     root: str = ""
     tracking_uri: str = ""

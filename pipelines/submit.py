@@ -27,6 +27,7 @@ if __package__ in (None, ""):  # started as a script: its folder is first on the
 
 from cmapkd_core import tracking
 from cmapkd_core.errors import InputError
+from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
 from pipelines import check, client, dryrun
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--recipe", default="", help="named configuration; default: the site's")
     cli.add_argument("--ablation", default="", help="row of ABLATIONS or BASELINES to apply to it")
     cli.add_argument("--method", default="", help="a baseline, row of BASELINES")
-    cli.add_argument("--suite", default="", help="all rows of a table, row of SUITES: table2, table4, controls, smoke")
+    cli.add_argument("--suite", default="", help=f"all rows of a table: {', '.join(SUITES)}")
     cli.add_argument("--seeds", default="", metavar="N", help="number of a suite's seeds; default: 5")
     cli.add_argument(
         "--expectations", action="store_const", const="yes", default="", help="the paper's numbers in a suite's report"

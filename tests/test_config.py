@@ -9,7 +9,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import differences, flatten, nearest, override, parse_overrides
 from cmapkd_core.fingerprints import fingerprint, reads
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, REFERENCE, ROWS, as_json, resolve
+from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, REFERENCE, ROWS, WEIGHTS, as_json, resolve
 
 STAGES = ("prepare", "teacher", *STAGE_PHASES)
 
@@ -108,13 +108,20 @@ def test_the_paper_recipe_is_table_1():
     assert (recipe.teacher.model, recipe.student.model) == ("ViT-L-14", "ViT-B-16")
 
 
+def test_the_calibrated_recipe_is_the_papers_but_for_the_weights_and_outline_undoes_it():
+    paper, calibrated = flatten(resolve("paper")), flatten(resolve("calibrated"))
+    changed = {name for name in paper if paper[name] != calibrated[name]}
+    assert changed == {"name", "method.weights.intra", "method.weights.task", "method.weights.fd"}
+    assert flatten(resolve("calibrated", "outline")) == paper | {"name": "calibrated"}
+
+
 def test_rows_name_fields_that_exist_and_change_something():
-    for table in (ABLATIONS, BASELINES):
+    for table in (ABLATIONS, WEIGHTS, BASELINES):
         for name, changes in table.items():
-            assert resolve("paper", name) != resolve("paper"), name
+            assert resolve("calibrated", name) != resolve("calibrated"), name
             assert set(changes) <= set(flatten(RECIPES["paper"]))
     assert REFERENCE in BASELINES
-    assert set(ROWS) == {"none", *ABLATIONS, *BASELINES}
+    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *BASELINES}
 
 
 # ---- what a stage reads ---------------------------------------------------------------------------
@@ -167,6 +174,7 @@ def test_a_method_without_a_teacher_does_not_depend_on_it():
 def test_every_field_that_no_fingerprint_holds_is_known():
     """A field that changes results and that no stage reads would let two recipes share an artifact."""
     gate = "data.splits=train data.leakage=ids data.leakage_action=drop data.against=x teacher_fit.views=2"
+    gate += " teacher_fit.store=levels"
     recipes = [*(resolve("tiny", row) for row in ROWS), resolve("tiny", overrides=gate)]
     read = {name for recipe in recipes for stage in STAGES for name in reads(recipe, stage)}
     unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith(("runtime.", "evaluate."))}

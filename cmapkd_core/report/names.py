@@ -33,6 +33,15 @@ NAMES: dict[str, tuple[str, str]] = {
     "seed_alsn": ("ALSN on the loss it weights", "the paper's objective"),
     "random_teacher_pyramid": ("unfitted teacher levels", "the teacher's pyramid as it was drawn"),
     "fine_to_coarse": ("fine to coarse", "levels in reverse order"),
+    "outline": ("weights of the paper", "intra 1, align 0.5, relation 0.3, task 0.1; no fd"),
+    "fd_alone": ("fd and task alone", "no level terms"),
+    "no_fd": ("w/o fd", "no term on the embedding but the task"),
+    "intra_4": ("intra 4", "a quarter of the weight"),
+    "intra_64": ("intra 64", "four times the weight"),
+    "align_2": ("align 2", "four times the weight"),
+    "relation_10": ("relation 10", "33 times the weight"),
+    "task_025": ("task 0.25", "a quarter of the weight"),
+    "with_kd": ("with kd", "similarities of the batch, weight 1"),
     FULL: ("CMAPKD (ours)", "complete, coarse to fine"),
 }
 

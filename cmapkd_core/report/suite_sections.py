@@ -42,6 +42,10 @@ TABLES: dict[str, tuple[tuple[str, str, Maker], ...]] = {
         ("controls", "Controls of the selector, the fitted teacher and the order of levels", papertables.ablations),
         ("retrieval", "Image-text retrieval in full", papertables.retrieval),
     ),
+    "weights": (
+        ("weights", "Weights of the loss, one at a time", papertables.ablations),
+        ("retrieval", "Image-text retrieval in full", papertables.retrieval),
+    ),
 }
 SectionMaker = Callable[[SuiteInputs, SuiteTable, Report], Section]
 

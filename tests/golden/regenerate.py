@@ -14,14 +14,18 @@ from pathlib import Path
 
 import torch
 
-from cmapkd_core.recipes import ROWS
+from cmapkd_core.recipes import ROWS, WEIGHTS
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 
 FOLDER = Path(__file__).parent
 OVERRIDES = "schedule.fine.epochs=2"  # ten steps of the joint phase, from the untrained student
-CURVES = ("teacher", "warmup", *ROWS)
+CURVES = (
+    "teacher",
+    "warmup",
+    *(row for row in ROWS if row not in WEIGHTS),
+)  # other weights of a loss are no other code
 
 Curve = list[dict[str, float]]
 
