@@ -163,7 +163,7 @@ def test_both_countings_are_one_where_all_texts_differ():
     metrics, _ = measure(image, text, rows)
     merged = {name: value for name, value in metrics.items() if not name.startswith("per_caption/")}
     assert metrics == merged | {f"per_caption/{name}": value for name, value in merged.items()}
-    assert len(merged) == 11
+    assert len(merged) == 14
 
 
 def folds_by_hand(image, text, rows):

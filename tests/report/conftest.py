@@ -50,6 +50,7 @@ def metrics_of(first: int, place: int) -> dict[str, float]:
     return {
         "retrieval/images": 20.0,
         "retrieval/captions": 20.0,
+        "retrieval/geometric_rank": 23.0 + place / 10,
         **{f"retrieval/i2t/{k}": v for k, v in (recalls | chances).items()},
         **{f"retrieval/t2i/{k}": v for k, v in (flipped | chances).items()},
         "zeroshot/top1": 41.3 + place / 10,
