@@ -32,6 +32,7 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context
 
 METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"
+SELECTOR = "selector."  # names of its tensors in a method's state begin so
 MODEL, STUDENT = "model", "student"  # folders of a training artifact: what is evaluated, and what is trained on
 
 
@@ -153,23 +154,30 @@ def _student_folder(init: Artifact) -> Path:
     return init.fetch_folder(STUDENT if any(name.startswith(f"{STUDENT}/") for name in init.files()) else MODEL)
 
 
-def own_state(method: Method) -> dict[str, torch.Tensor]:
-    """What a method has beside its student."""
-    return {k: v.contiguous() for k, v in method.state_dict().items() if not k.startswith("student.")}
+def own_state(method: Method, but: str = "student.") -> dict[str, torch.Tensor]:
+    """What a method has beside its student and the names that begin with `but`."""
+    state = method.state_dict().items()
+    return {k: v.contiguous() for k, v in state if not k.startswith(("student.", but))}
 
 
-def save_own_state(method: Method, path: Path) -> None:
-    """Write `own_state`; the student itself is the artifact's model/ folder."""
-    save_file({k: v.detach().cpu().clone() for k, v in own_state(method).items()}, path)
+def save_own_state(method: Method, path: Path, *, stage: str) -> None:
+    """Write `own_state`; the student itself is the artifact's model/ folder.
+
+    Warm-up does not read who chooses the weights later, and rows that differ in that share its artifact: it has no
+    selector in it.
+    """
+    but = SELECTOR if stage == "warmup" else "student."
+    save_file({k: v.detach().cpu().clone() for k, v in own_state(method, but).items()}, path)
 
 
 def load_own_state(method: Method, path: Path) -> None:
-    """The inverse of `save_own_state`.
+    """The inverse of `save_own_state`; a selector that no stage has trained yet stays as the recipe's seed drew it.
 
     Raises:
         InputError: the file belongs to another method, or to other sizes of it.
     """
-    found, wanted = load_file(path), own_state(method)
+    found = load_file(path)
+    wanted = own_state(method, "student." if any(name.startswith(SELECTOR) for name in found) else SELECTOR)
     if names := misfits(found, wanted):
         raise InputError(
             f"{path} was written by another recipe (it differs in {', '.join(names[:4])}): "

@@ -106,7 +106,7 @@ def body(context: Context, stage: str) -> dict[str, float]:
         save_model(exported, context.out / MODEL)
         if exported is not method.student:  # what the next stage trains on is not what is evaluated
             save_model(method.student, context.out / STUDENT)
-        save_own_state(method, context.out / METHOD_STATE)
+        save_own_state(method, context.out / METHOD_STATE, stage=stage)
         (context.out / "history.json").write_text(json.dumps({"points": session.history}))
         if session.replaced:
             lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced]

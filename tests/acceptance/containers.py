@@ -46,7 +46,7 @@ def run_pipeline(job: Submission, env: Mapping[str, str], folder: Path) -> None:
         workspace_root=str(folder / "workspace"),
     )
     (folder / "workspace").mkdir()
-    components.load_component_from_file(str(package))(**job.arguments, image=IMAGE)
+    components.load_component_from_file(str(package))(**job.arguments | {"image": IMAGE})
 
 
 def output(env: Mapping[str, str], *command: str) -> str:

@@ -28,6 +28,7 @@ from pipelines import submit
 from pipelines.submission import Submission, decide
 
 RUN = "acceptance"
+RECIPE = os.environ.get("CMAPKD_RECIPE", "demo")  # of the containers
 THERE = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI")
 SITE = """
 tracking_uri = "{uri}"
@@ -84,7 +85,7 @@ def in_containers(request: pytest.FixtureRequest, folder: Path) -> Iterator[Done
     given = {name: os.environ[name] for name in (*THERE, "AWS_DEFAULT_REGION", "AWS_REGION") if name in os.environ}
     with nullcontext(given) if set(THERE) <= set(given) else services.everything(containers.IMAGE) as env:
         root = f"s3://{services.BUCKET}/containers-{time.strftime('%Y%m%d-%H%M%S')}"
-        args = arguments(folder, env["MLFLOW_TRACKING_URI"], root, "demo", "--compile-only", "-")
+        args = arguments(folder, env["MLFLOW_TRACKING_URI"], root, RECIPE, "--compile-only", "-")
         with environment(env):
             done = Done(decide(submit.parser().parse_args(args)), env)
             begun = time.monotonic()

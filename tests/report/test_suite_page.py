@@ -161,7 +161,9 @@ def test_the_page_has_every_number_and_stands_alone(make: Callable[..., SuiteInp
     reader = Reader(html)
     every = [line for line in reader.rows if line[:1] == ["w/o visual pyramid"] and "±" in "".join(line)]
     (row,) = [line for line in every if line[1] == "21.0"]
-    wanted = [measured(table.row("no_pyramid").interval(key), "", {}).text() for key in (*RECALLS, suite.MEAN, suite.RANK)]
+    wanted = [
+        measured(table.row("no_pyramid").interval(key), "", {}).text() for key in (*RECALLS, suite.MEAN, suite.RANK)
+    ]
     assert row[2:-1] == wanted
     assert row[-1] == "5"
     assert f"| w/o visual pyramid | {' | '.join(row[1:])} |" in text

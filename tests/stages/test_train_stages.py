@@ -72,9 +72,8 @@ def test_warmup_writes_a_row_of_statistics_per_trained_pair(chain):
 
 def test_alsn_changes_the_selector_and_nothing_else(chain):
     before, after = own(chain["warmup"]), own(chain["alsn"])
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert all(name.startswith("selector.") for name in changed)
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"selector"}
     ours, theirs = (load_model(chain[n].fetch_folder("model")).state_dict() for n in ("warmup", "alsn"))
     assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
 
@@ -118,6 +117,19 @@ def test_a_row_without_a_learned_selector_hands_the_warmup_on(tmp_path, train_ti
     assert f"alsn: nothing to train for this recipe; it hands on {warmup}" in capsys.readouterr().out
     with pytest.raises(InputError, match="has no manifest"):
         train_tiny(tmp_path, "alsn", row, "optim.batch=29", init=f"{tmp_path}/warmup/0000")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("no_alsn", "none"), ("none", "manual_alsn"), ("random_alsn", "seed_alsn")]
+)
+def test_rows_that_choose_weights_in_other_ways_share_the_warmup_of_whichever_ran_first(
+    tmp_path, train_tiny, first, second
+):
+    warmup = train_tiny(tmp_path, "warmup", first)
+    assert train_tiny(tmp_path, "warmup", second) == warmup
+    assert not [name for name in own(Artifact.open(warmup)) if name.startswith("selector.")]
+    alsn = train_tiny(tmp_path, "alsn", second, init=warmup)
+    assert points(Artifact.open(train_tiny(tmp_path, "joint", second, init=alsn)))
 
 
 def test_a_method_without_a_teacher_never_opens_it(tmp_path, tiny_shards):
