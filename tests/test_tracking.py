@@ -238,6 +238,26 @@ def test_parent_and_nested_runs(
     assert joint.info.artifact_uri.startswith(artifacts.as_uri())
 
 
+def test_the_outcome_is_on_the_parent_which_people_open_first(
+    open_tracker: Callable[..., Tracker], client: Any, database: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("<p>")
+    lines = [f"| line {i} | of a table |" for i in range(1000)]
+    tracker = open_tracker(database, "report")
+    tracker.conclude("\n".join(lines), {"student/i2t/R@1": 12.5}, page)
+    tracker.close()
+    found = runs_of(client, "test_the_outcome_is_on_the_parent_which_people_open_first")["pipeline"]
+    assert found.data.metrics == {"student/i2t/R_1": 12.5}
+    assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["report.html"]
+    *shown, empty, rest = found.data.tags["mlflow.note.content"].splitlines()
+    assert shown == lines[: len(shown)]
+    assert (len(shown) > 200, empty) == (True, "")
+    assert "nested run `report`" in rest
+    experiment = client.get_experiment(found.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_retry_goes_on_in_the_same_run(open_tracker: Callable[..., Tracker], client: Any, database: str) -> None:
     first = open_tracker(database, rate=1)
     for step in range(10):

@@ -140,7 +140,9 @@ def body(context: Context, request: Request) -> dict[str, float]:
     title = f"{inputs.run}: recipe {context.recipe.name}, ablation {inputs.ablation}, seed {context.recipe.seed}"
     context.say("report: writing the paper's folder")
     context.tracker.artifact(paper.write(context.out, title, sections.HEADINGS, built))
-    return {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
+    metrics = {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
+    context.tracker.conclude(texts[MARKDOWN], metrics, context.out / HTML)
+    return metrics
 
 
 def _source(name: str, artifact: Artifact) -> Source:

@@ -102,7 +102,9 @@ def body(request: Request, told: dict[str, str], named: dict[str, str], context:
     title = f"{inputs.run}: suite {inputs.suite}, recipe {inputs.recipe.name}, seeds {', '.join(inputs.seeds)}"
     context.say("suite_report: writing the paper's folder")
     context.tracker.artifact(paper.write(context.out, title, headings, sections))
-    return suite_page.facts(table)
+    metrics = suite_page.facts(table)
+    context.tracker.conclude(texts[MARKDOWN], metrics, context.out / HTML)
+    return metrics
 
 
 def gather(request: Request, told: dict[str, str], named: dict[str, str], opened: dict[str, Artifact]) -> SuiteInputs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ class Tracker:
         """Queue a tag of the stage's run."""
         if self._delivery:
             self._delivery.do(f"tag {name}", lambda remote: remote.tag(name, value))
+
+    def conclude(self, text: str, metrics: Mapping[str, float], page: Path) -> None:
+        """Queue the run's outcome for the parent run: Markdown as its description, its main numbers, a page."""
+        if self._delivery:
+            self._delivery.do("outcome", lambda remote: remote.conclude(text, metrics, page))
 
     def rewind(self, step: int) -> None:
         """Before a stage goes on at `step`: drop points of `step` and later, so that none counts twice.

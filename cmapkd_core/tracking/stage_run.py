@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ RUN_TAG = "cmapkd.run"
 STAGE_TAG = "cmapkd.stage"
 PARENT_STAGE = "pipeline"  # the parent run's value of STAGE_TAG
 PARENT_ID_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"  # what the UI shows as a run's description
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training runs with their metrics
 
 # A stage that made a parent run waits this long for one made at the same time to appear.
 SETTLE_SECONDS = 0.5
@@ -29,6 +31,7 @@ SETTLE_SECONDS = 0.5
 # Limits of one log_batch call.
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
+_NOTE_LENGTH = 7000  # characters; a tag holds 8000
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class StageRun:
         self._target = target
         adopted = _adopted(self._client, target.parent_id)
         self._experiment_id = _experiment(self._client, target, adopted)
-        self._adopted = bool(adopted)
+        self._adopted = adopted
         self.run_id, self._delivered = self._reopen_or_make(adopted or self._find_or_make_parent(), fresh)
 
     def _find_or_make_parent(self) -> str:
@@ -149,6 +152,17 @@ class StageRun:
     def tag(self, name: str, value: str) -> None:
         self._client.set_tag(self.run_id, mlflow_name(name), value)
 
+    def conclude(self, text: str, metrics: Mapping[str, float], page: Path) -> None:
+        """Put the outcome where a run is looked for first: on the parent, as its description, metrics and a page."""
+        from mlflow.entities import Metric
+
+        parent, now = self._adopted or self._oldest_parent(), int(time.time() * 1000)
+        self._client.set_tag(parent, NOTE_TAG, shortened(text))
+        values = [Metric(mlflow_name(name), value, now, 0) for name, value in metrics.items()]
+        for start in range(0, len(values), _METRICS_A_CALL):
+            self._client.log_batch(parent, metrics=values[start : start + _METRICS_A_CALL])
+        self._client.log_artifact(parent, str(page))
+
     def artifact(self, path: Path, folder: str) -> None:
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder or None)
@@ -166,6 +180,13 @@ class StageRun:
         statuses = {status for stage, status in latest.items() if stage != PARENT_STAGE}
         if "RUNNING" not in statuses:
             self._client.set_terminated(parent, "FINISHED" if statuses == {"FINISHED"} else "FAILED")
+
+
+def shortened(text: str) -> str:
+    """Whole lines of a text, as many as MLflow shows of a description, and where the rest is."""
+    if len(text) <= _NOTE_LENGTH:
+        return text
+    return text[:_NOTE_LENGTH].rpartition("\n")[0] + "\n\nThe rest is in the artifacts of the nested run `report`.\n"
 
 
 def _adopted(client: MlflowClient, parent_id: str) -> str:
@@ -192,7 +213,8 @@ def _experiment(client: MlflowClient, target: Target, parent_id: str) -> str:
     found = client.get_experiment_by_name(target.experiment)
     if found is not None:
         return str(found.experiment_id)
-    return str(client.create_experiment(target.experiment, artifact_location=_beside_database(target.uri)))
+    made = client.create_experiment(target.experiment, _beside_database(target.uri), tags=KIND)
+    return str(made)
 
 
 def _beside_database(uri: str) -> str | None:

@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 BUCKET = "cmapkd"
 KEYS = {"AWS_ACCESS_KEY_ID": "acceptance", "AWS_SECRET_ACCESS_KEY": "acceptance-secret"}
 PASSWORD = "acceptance"  # of the database
+ENDS = {signal.SIGINT, signal.SIGTERM}
 PATIENCE = 120.0  # seconds for a service to answer
 
 # As a pod of Pod Security's level "restricted" with a read-only root; the user is the image's own.
@@ -180,4 +181,6 @@ if __name__ == "__main__":
     with everything(sys.argv[1]) as found:
         for variable, value in found.items():
             print(f"export {variable}={value}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        # Blocked only now: the services would inherit it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+        signal.sigwait(ENDS)
