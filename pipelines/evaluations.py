@@ -34,22 +34,32 @@ def extra_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[T
     own = recipe.evaluate.own()
     trained_on = {data for task, data in own if task in PROBES}
     for task, data in own:
-        source = data.partition(":")[0]
-        shards = f"prepare-{source}" if data else "prepare"
+        shards = _called("prepare", data)
         if data:
             only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
             tasks.setdefault(shards, Task(shards, prepare, "prepare", data=data, overrides=only))
         for role in ROLES.get(task, tuple(MODELS)):
             if role in roles:
-                name = "-".join(part for part in (task, source, role) if part)
-                tasks[name] = _evaluation(name, task, data, shards, MODELS[role])
+                made = _evaluation(task, data, shards, role)
+                tasks[made.name] = made
     return tuple(tasks.values())
 
 
-def _evaluation(name: str, task: str, data: str, shards: str, model: str) -> Task:
+def _evaluation(task: str, data: str, shards: str, role: str) -> Task:
+    model = MODELS[role]
     inputs = {"shards": shards, **({"model": model} if model else {})}
     values = {"task": task, **({} if model else {"model": RECIPE_STUDENT})}
-    return Task(name, evaluate, "evaluate", inputs, values, data=data)
+    return Task(f"{_called(task, data)}-{role}", evaluate, "evaluate", inputs, values, data=data, role=role)
+
+
+def _called(task: str, data: str) -> str:
+    """TASK, or TASK-SOURCE on data of its own: what the report calls it."""
+    return "-".join(part for part in (task, data.partition(":")[0]) if part)
+
+
+def own_evaluations(tasks: Sequence[Task]) -> list[tuple[str, str, str]]:
+    """TASK[-SOURCE], role and name of every evaluation of its own among the tasks."""
+    return [(_called(task.values["task"], task.data), task.role, task.name) for task in tasks if task.role]
 
 
 def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
@@ -60,5 +70,4 @@ def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
 
 def collected(tasks: Sequence[Task]) -> dict[str, str]:
     """`TASK[-SOURCE]/ROLE` -> task, for the report's `evaluations`."""
-    named = ((task, task.name.rpartition("-")) for task in tasks if task.component is evaluate)
-    return {f"{name}/{role}": task.name for task, (name, _, role) in named}
+    return {f"{called}/{role}": name for called, role, name in own_evaluations(tasks)}

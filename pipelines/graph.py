@@ -36,6 +36,7 @@ class Task:
     seed: str = ""  # "": the run's own
     data: str = ""  # SOURCE[:URL]; "": the run's own
     overrides: str = ""  # field=value parts beside the run's own
+    role: str = ""  # in the report, of the model of an evaluation of its own
     part: str = ""  # what its records add to the run's name
     after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
     redo: str = ""  # as Plan.redo, for this task alone

@@ -26,7 +26,7 @@ from cmapkd_core.recipes import FULL, SUITES, resolve
 from cmapkd_core.stages.artifact import find
 from components.suite_report import suite_report
 from pipelines import distill
-from pipelines.evaluations import extra_tasks
+from pipelines.evaluations import extra_tasks, own_evaluations
 from pipelines.graph import Plan, Task, connect
 from pipelines.site import Site
 
@@ -104,8 +104,9 @@ def lay_out(
         who = tuple(dict.fromkeys(cell for cell, _ in needs))
         ours = _as_first_asked(task, cell, names, places[cell])
         shared.append(Shared(ours, task.name, url, who, _cost(task, recipes[cell])))
-    stages = tuple(task.name for task in alone(recipes[cells[0]]))
-    report = _report(rows, [str(seed) for seed in seeds], names, places, stages[len(STAGES) :])
+    first = alone(recipes[cells[0]])
+    stages = tuple(task.name for task in first)
+    report = _report(rows, [str(seed) for seed in seeds], names, places, own_evaluations(first))
     shared = _needed([*shared, Shared(report, REPORT, report_url(root, run))])
     suite = Suite(name, rows, tuple(str(seed) for seed in seeds), tuple(shared), stages)
     counts = {"executions": str(len(shared)), "naive": str(sum(suite.naive.values()))}
@@ -149,9 +150,13 @@ def _report(
     seeds: Sequence[str],
     names: Mapping[str, str],
     places: Mapping[Cell, dict[str, str]],
-    extra: Sequence[str],
+    extra: Sequence[tuple[str, str, str]],
 ) -> Task:
-    """The report reads every cell's evaluation and training; teacher and untrained student as the full method's."""
+    """The report reads every cell's evaluation and training; teacher and untrained student as the full method's.
+
+    Args:
+        extra: the evaluations of their own, as `own_evaluations` gives them.
+    """
     base = FULL if FULL in rows else rows[0]
 
     def each(stage: str) -> dict[str, str]:
@@ -163,13 +168,13 @@ def _report(
         "before": {seed: names[places[base, seed]["evaluate-before"]] for seed in seeds},
         "more": {},
     }
-    for name, _, role in (stage.rpartition("-") for stage in extra if not stage.startswith("prepare-")):
+    for called, role, stage in extra:
         if role == "teacher":
-            collects["more"][f"{name}/teacher"] = names[places[base, seeds[0]][f"{name}-teacher"]]
-        elif name in ONCE:
-            collects["more"] |= {f"{name}/{row}": names[places[row, seeds[0]][f"{name}-{role}"]] for row in rows}
+            collects["more"][f"{called}/teacher"] = names[places[base, seeds[0]][stage]]
+        elif called in ONCE:
+            collects["more"] |= {f"{called}/{row}": names[places[row, seeds[0]][stage]] for row in rows}
         else:
-            collects["more"] |= {f"{name}/{cell}": task for cell, task in each(f"{name}-{role}").items()}
+            collects["more"] |= {f"{called}/{cell}": task for cell, task in each(stage).items()}
     inputs = {"teacher_eval": names[places[base, seeds[0]]["evaluate-teacher"]]}
     return Task(REPORT, suite_report, "report", inputs, collects=collects)
 
