@@ -110,21 +110,22 @@ def _recalls(
     return figure
 
 
-def differences(title: str, found: dict[str, Interval], base: str) -> Drawing:
+def differences(title: str, found: dict[str, Interval], base: str, unit: str = "points") -> Drawing:
     """Differences to the row `base` as dots with their intervals, the worst at the bottom; no whisker of one seed.
 
-    A filled dot has an interval without zero, a hollow one does not: grey print keeps the message.
+    A filled dot has an interval without zero, a hollow one does not: grey print keeps the message. Of ranks lower is
+    better, so their axis runs from right to left: better is always to the right.
     """
-    ordered = sorted(found.items(), key=lambda item: -item[1].mean)
+    ordered = sorted(found.items(), key=lambda item: item[1].mean if unit == "ranks" else -item[1].mean)
     said = ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
-    description = f"{title}, differences to {base} in points: {said}"
-    return Drawing(title, description, partial(_differences, title, ordered, base))
+    description = f"{title}, differences to {base} in {unit}: {said}"
+    return Drawing(title, description, partial(_differences, title, ordered, base, unit))
 
 
-def _differences(title: str, ordered: list[tuple[str, Interval]], base: str, look: Look) -> Figure:
+def _differences(title: str, ordered: list[tuple[str, Interval]], base: str, unit: str, look: Look) -> Figure:
     seeds = sorted({one.n for _, one in ordered})
     n = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    xlabel = f"points, minus {base}; n = {n} seed{'s' if seeds[-1] > 1 else ''}"
+    xlabel = f"{unit}, minus {base}; n = {n} seed{'s' if seeds[-1] > 1 else ''}"
     figure, axes = panel(look, title, xlabel, "", wide=True, height=0.25 + 0.2 * len(ordered))
     figure.subplots_adjust(left=0.36)
     _across(look, axes)
@@ -139,6 +140,8 @@ def _differences(title: str, ordered: list[tuple[str, Interval]], base: str, loo
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], color=look.ink)
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.margins(x=0.08)
+    if unit == "ranks":
+        axes.invert_xaxis()
     return figure
 
 

@@ -16,7 +16,7 @@ from cmapkd_core.report.statistics import LEVEL
 from cmapkd_core.report.suite import MEAN, RANK, SuiteInputs, SuiteTable
 
 PLOTTED = {
-    RANK: "Geometric mean rank (lower is better)",
+    RANK: "Geometric mean rank, better to the right",
     MEAN: "Mean of the six recalls",
     "zeroshot/top1": "Zero-shot top-1",
     "retrieval/i2t/R@1": "Image to text R@1",
@@ -79,11 +79,13 @@ def differences(inputs: SuiteInputs, table: SuiteTable, report: Report) -> Secti
     """Paired differences with their intervals, as dots and as numbers."""
     if not any(table.differences.values()):
         return Section(missing=(f"Missing: there is no measured row to compare with the {FULL_METHOD}.",))
+    base = table.row(FULL)
+    columns = suite.compared(base)
     plots = []
     for key, title in PLOTTED.items():
         found = {table.row(name).label: row[key] for name, row in table.differences.items() if key in row}
         if found:
-            plots.append(figures.differences(title, found, FULL_METHOD))
+            plots.append(figures.differences(title, found, FULL_METHOD, columns[key].unit))
     caption = (
         f"Row minus the {FULL_METHOD}: below zero the row is worse, but for ranks, of which lower is better. Two runs "
         "with one seed share the order of "
@@ -91,8 +93,6 @@ def differences(inputs: SuiteInputs, table: SuiteTable, report: Report) -> Secti
         f"filled dot: the {100 * LEVEL:.0f} % interval excludes zero. Each interval stands for itself: of twenty, one "
         "excludes zero by chance alone."
     )
-    base = table.row(FULL)
-    columns = suite.compared(base)
     lines = []
     for name, found in table.differences.items():
         row = table.row(name)
