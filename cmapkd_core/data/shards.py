@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmapkd_core import storage
+from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.writer import TooManyBadError, write_shards
 from cmapkd_core.errors import InputError
@@ -91,7 +92,7 @@ class ShardSet:
             manifest = storage.read_json(storage.join(url, MANIFEST))
             _check_manifest(url, manifest)
             cache = cache / manifest["index"]["sha256"][:16]  # by content: a data set made anew gets its own
-            path = _fetch(url, INDEX, manifest["index"]["sha256"], cache)
+            path = fetch_once(url, INDEX, manifest["index"]["sha256"], cache)
         except FileNotFoundError as error:
             raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
         if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
@@ -147,7 +148,7 @@ class ShardSet:
             )
         digest = self.manifest["questions"]["sha256"]
         try:
-            path = _fetch(self.url, QUESTIONS, digest, self.cache)
+            path = fetch_once(self.url, QUESTIONS, digest, self.cache)
         except FileNotFoundError:
             raise InputError(f"{self.url} lacks its {QUESTIONS}: run stage prepare again") from None
         if "://" not in self.url and storage.sha256_file(path) != digest:
@@ -209,7 +210,7 @@ class ShardSet:
         entries = (entry for split in self.manifest["splits"].values() for entry in split["shards"])
         digest = next(entry["sha256"] for entry in entries if entry["file"] == shard)
         try:
-            self._files[shard] = os.open(_fetch(self.url, shard, digest, self.cache), os.O_RDONLY)
+            self._files[shard] = os.open(fetch_once(self.url, shard, digest, self.cache), os.O_RDONLY)
         except FileNotFoundError:
             raise InputError(f"shard {shard} of {self.url} is missing: run stage prepare again") from None
         return self._files[shard]
@@ -237,24 +238,3 @@ def _check_manifest(url: str, manifest: Any) -> None:
         for shard in split["shards"]:
             if not _FILE_NAME.fullmatch(shard["file"]):
                 raise InputError(f"{url}/{MANIFEST} names the shard {shard['file']!r}, which is no file name")
-
-
-def _fetch(url: str, name: str, digest: str, cache: Path) -> Path:
-    """A local path of a file: where it is, or a copy in `cache` whose digest has been checked once.
-
-    Raises:
-        FileNotFoundError: there is none.
-        InputError: two downloads did not have the digest.
-    """
-    if "://" not in url:
-        return storage.fetch(storage.join(url, name), cache / name)
-    target, part = cache / name, cache / f"{name}.{os.getpid()}.part"
-    for _ in range(2):
-        if target.exists():  # complete and checked, by us or by another process
-            return target
-        storage.fetch(storage.join(url, name), part)
-        if storage.sha256_file(part) == digest:
-            part.replace(target)
-            return target
-        part.unlink()
-    raise InputError(f"{url}/{name} does not have the sha256 of {MANIFEST}: run stage prepare again")

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.config import ALL_LEVELS, Recipe
+from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.fixed import STORE, TeacherStore, crop_batches, write_part
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.threads import in_order
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
@@ -29,6 +33,7 @@ from cmapkd_core.stages.common import Context
 
 # teacher_fit.store -> the levels that are stored, and the pictures of a part: what a stopped stage does not do again.
 STORES: dict[str, tuple[tuple[str, ...], int]] = {"embeddings": ((), 2048), "levels": (ALL_LEVELS, 128)}
+DOWNLOADS = 4  # parts at a time
 Said = tuple[dict[str, Tensor], dict[str, Tensor]]  # of crops [k,n,...] and of captions [c,...], by name
 
 
@@ -125,7 +130,15 @@ def open_store(context: Context) -> TeacherStore | None:
         )
     digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
     told = made_from(recipe, open_shards(context.inputs["shards"]), *digests)
-    return TeacherStore.open([artifact.fetch(name) for name in parts], told)
+    # Each rank begins elsewhere, so that the ranks of a machine do not all download the same part.
+    begin = parallel.rank() * len(parts) // parallel.world()
+    turned = [*parts[begin:], *parts[:begin]]
+    return TeacherStore.open(list(in_order(turned, partial(_part_of, artifact), DOWNLOADS)), told)
+
+
+def _part_of(artifact: Artifact, name: str) -> Path:
+    folder, _, file = artifact.file_url(name).rpartition("/")
+    return fetch_once(folder, file, _digest(artifact, name), artifact.cache / STORE)
 
 
 def _digest(artifact: Artifact, name: str) -> str:

@@ -119,6 +119,12 @@ def test_a_stopped_joint_stage_resumes_bit_for_bit(tmp_path, tiny_shards, storin
         assert cut.manifest["outputs"][name] == straight.manifest["outputs"][name]
 
 
+def test_a_store_on_s3_is_the_same(tmp_path, tiny_shards, storing, s3_root):
+    remote = teacher.run(Request("tiny", s3_root, overrides=VIEWS), shards=tiny_shards)
+    ours, theirs = (joint(tmp_path / name, "kd", tiny_shards, url) for name, url in {"a": remote, "b": storing}.items())
+    assert losses(ours) == losses(theirs)
+
+
 def test_a_teacher_without_a_store_is_refused(tmp_path, tiny_shards, tiny_teacher):
     with pytest.raises(InputError, match="views=2 trains from what the teacher said, and .* has nothing stored"):
         joint(tmp_path, "kd", tiny_shards, tiny_teacher)
