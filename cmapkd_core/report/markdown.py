@@ -38,7 +38,8 @@ def of_table(made: PaperTable) -> Iterator[str]:
             f"{head.group}: {unit}" if head.group else unit for head, unit in zip(made.heads, made.units(), strict=True)
         ]
         yield f"**{made.heading()}**"
-        yield grid((made.stub, *heads), ([line.label, *map(_text, line.cells)] for line in made.lines))
+        words = [True, *(head.words for head in made.heads)]
+        yield grid((made.stub, *heads), ([line.label, *map(_text, line.cells)] for line in made.lines), words)
     said = [f"- {sentence}" for sentence in (*made.notes, *made.missing)]
     if said:
         yield "\n".join(said)
@@ -48,10 +49,9 @@ def _text(cell: Cell) -> str:
     return f"**{cell.main}** {cell.spread}".strip() if cell.bold else cell.text()
 
 
-def grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; the first column is left-aligned, the others right-aligned."""
-    head = list(head)
-    lines = [head, [":--"] + ["--:"] * (len(head) - 1), *rows]
+def grid(head: Iterable[str], rows: Iterable[Iterable[str]], words: Iterable[bool]) -> str:
+    """A Markdown table; columns of words are left-aligned, the others right-aligned."""
+    lines = [head, [":--" if left else "--:" for left in words], *rows]
     return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,23 +31,20 @@ def run_pipeline(job: Submission, env: Mapping[str, str], folder: Path) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         executor["container"]["image"] = IMAGE
     package.write_text(yaml.safe_dump_all([spec, platform]))
-    outputs = folder / "outputs"
-    outputs.mkdir()
-    for path in (outputs, *list(outputs.parents)[:3]):
-        path.chmod(0o777)  # the image's user is not the one who runs this
     closed: dict[str, Any] = {
         "read_only": True,
         "tmpfs": {"/tmp": "size=8g"},
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
     }
-    local.init(
-        runner=local.DockerRunner(network_mode="host", shm_size="1g", environment=dict(env), **closed),
-        pipeline_root=str(outputs),
-        workspace_root=str(folder / "workspace"),
-    )
-    (folder / "workspace").mkdir()
-    components.load_component_from_file(str(package))(**job.arguments | {"image": IMAGE})
+    # What KFP's launcher does in a pod, the container does itself here: its user, who is not ours, writes the outputs.
+    with tempfile.TemporaryDirectory(prefix="cmapkd-outputs-", ignore_cleanup_errors=True) as outputs:
+        Path(outputs).chmod(0o777)
+        local.init(
+            runner=local.DockerRunner(network_mode="host", shm_size="1g", environment=dict(env), **closed),
+            pipeline_root=outputs,
+        )
+        components.load_component_from_file(str(package))(**job.arguments | {"image": IMAGE})
 
 
 def output(env: Mapping[str, str], *command: str) -> str:
