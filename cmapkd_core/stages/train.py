@@ -14,7 +14,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,19 +21,15 @@ import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES, Phase, Recipe
-from cmapkd_core.data.fixed import TeacherStore
-from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
-from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.data.loader import TableLoader
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import reads, trains
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.models.build import save_model
-from cmapkd_core.models.pyramid import needed
-from cmapkd_core.models.teacher import Embeddings, Teacher
+from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import (
@@ -42,16 +37,14 @@ from cmapkd_core.stages.assembly import (
     MODEL,
     STUDENT,
     make_method,
-    open_shards,
     run_plans,
     save_own_state,
-    train_loader,
 )
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, has_selector, level_weights
-from cmapkd_core.stages.stored import open_store
+from cmapkd_core.stages.taught import hear
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
 
@@ -169,64 +162,6 @@ def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -
         weights = recipe.method.weights.within(phase)
         plans.append(Plan(i, name, phase, steps_per_epoch, weights, recipe.optim, batch))
     return plans
-
-
-@dataclass(frozen=True)
-class Taught:
-    """How a student hears its teacher.
-
-    loader(phase, levels): the phase's batches. targets(batch, levels): what the teacher says of one at these levels.
-    """
-
-    loader: Callable[[str, tuple[str, ...]], TrainLoader]
-    targets: Callable[[Batch, tuple[str, ...]], Embeddings | None]
-
-
-def hear(context: Context, method: Method, teacher: Teacher | None) -> Taught:
-    """The teacher beside the student, what is stored of it, or none.
-
-    A teacher whose words are stored runs no more: its towers leave the device.
-    """
-    store = open_store(context)
-    if teacher is None:
-        return Taught(lambda phase, levels: pair_loader(context, method, phase), lambda batch, levels: None)
-    said = teacher
-    said.amp = choose_precision(context.recipe.optim.precision, parallel.device())
-    if store is None:
-        side = side_of(said.backbone)
-        return Taught(
-            lambda phase, levels: pair_loader(context, method, phase, teacher=side),
-            lambda batch, levels: said.targets(batch.images["teacher"], batch.tokens["teacher"], levels),
-        )
-    said.backbone.cpu()
-    return Taught(
-        lambda phase, levels: pair_loader(
-            context, method, phase, store=store.only("image", "text", *needed(levels), *levels)
-        ),
-        lambda batch, levels: said.recalled(batch.stored, levels),
-    )
-
-
-def pair_loader(
-    context: Context, method: Method, phase: str, *, teacher: Side | None = None, store: TeacherStore | None = None
-) -> TrainLoader:
-    """A phase's batches of the students' share of the training pairs, as the student and the teacher want them.
-
-    With a store they carry what the teacher says of them.
-    """
-    sides = {"student": side_of(method.student), **({"teacher": teacher} if teacher else {})}
-    shards, recipe = open_shards(context.inputs["shards"]), context.recipe
-    batch, seed = recipe.optim.batch // recipe.optim.accumulate, phase_seed(recipe.seed, phase)
-    crops = recipe.teacher_fit.views
-    return train_loader(
-        recipe, shards, sides, batch=batch, fraction=recipe.data.fraction, seed=seed, crops=crops, store=store
-    )
-
-
-def phase_seed(seed: int, phase: str) -> int:
-    """The seed of a phase's stream: phases do not repeat each other's order and crops."""
-    names = [name for names in STAGE_PHASES.values() for name in names]
-    return seed * len(names) + names.index(phase)
 
 
 def _write_tables(context: Context, stage: str, method: Method, teacher: Teacher | None) -> None:

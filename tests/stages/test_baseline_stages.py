@@ -15,7 +15,7 @@ from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import open_shards, train_loader
 from cmapkd_core.stages.common import Request
-from cmapkd_core.stages.train import phase_seed
+from cmapkd_core.stages.taught import phase_seed
 
 PHASES = ("coarse", "medium", "fine")
 SHORT = "optim.batch=29"

@@ -15,7 +15,7 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.build import load_model, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.recipes import BASELINES, ROWS, resolve
-from cmapkd_core.stages import prepare, stored, teacher, train
+from cmapkd_core.stages import prepare, stored, taught, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import LEVELS_STATE, open_shards
 from cmapkd_core.stages.common import Context, Request
@@ -58,7 +58,7 @@ def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
     tmp_path, tiny_shards, storing, monkeypatch, row
 ):
     with monkeypatch.context() as online:
-        online.setattr(train, "open_store", lambda context: None)
+        online.setattr(taught, "open_store", lambda context: None)
         expected = losses(joint(tmp_path / "online", row, tiny_shards, storing))
 
     def never(*given):
@@ -83,7 +83,7 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
         return [Artifact.open(warm), Artifact.open(train.run(request, stage="joint", init=warm, **given))]
 
     with monkeypatch.context() as online:
-        online.setattr(train, "open_store", lambda context: None)
+        online.setattr(taught, "open_store", lambda context: None)
         expected = both("online")
     monkeypatch.setattr(Teacher, "targets", lambda *given: pytest.fail("the teacher ran"))
     for ours, theirs in zip(both("stored"), expected, strict=True):
@@ -95,14 +95,14 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
 def test_other_methods_run_on_the_same_crops(tmp_path, tiny_shards, storing, monkeypatch, row):
     """One that hears more than embeddings has the teacher beside it, one without a teacher none."""
     seen: dict[str, list] = {}
-    original = train.train_loader
+    original = taught.train_loader
 
     def watched(*given, **settings):
         loader = original(*given, **settings)
         seen.setdefault(current, []).extend(b.images["student"] for b in loader.batches(0, 3))
         return loader
 
-    monkeypatch.setattr(train, "train_loader", watched)
+    monkeypatch.setattr(taught, "train_loader", watched)
     for current in ("kd", row):
         joint(tmp_path, current, tiny_shards, storing)
     assert all(torch.equal(a, b) for a, b in zip(seen["kd"], seen[row], strict=False))

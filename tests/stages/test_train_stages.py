@@ -14,7 +14,7 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
-from cmapkd_core.stages.train import phase_seed
+from cmapkd_core.stages.taught import phase_seed
 
 
 @pytest.fixture(scope="module")
