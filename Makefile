@@ -7,13 +7,15 @@ RECIPE ?= demo
 SEEDS ?= 5
 PARALLEL ?= 1
 SET ?=
+RUN ?=
+DATA ?=
 REGISTRY ?=
 TARGET ?= cuda
 BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: install acceptance demo suite-table2 suite-table4 suite-controls suite-weights suite-smoke test check lock images clean
+.PHONY: install acceptance demo suite-table2 suite-table4 suite-controls suite-weights suite-core suite-smoke test check lock images clean
 
 install: $(VENV)/.installed
 
@@ -26,9 +28,9 @@ demo: install ## the whole pipeline on real pairs, here: minutes on two cores
 	$(BIN)/python pipelines/submit.py --recipe demo --local --root $(ROOT)
 
 # The rows of one table with several seeds, here, PARALLEL stages at a time; a stopped suite goes on where it was.
-# `make suite-table4 SEEDS=2`, `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`
-suite-table2 suite-table4 suite-controls suite-weights suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
-	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(SET:%=--set %)
+# `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`, `make suite-core SET='data.fraction=0.1 optim.batch=32' RUN=a-tenth`
+suite-table2 suite-table4 suite-controls suite-weights suite-core suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
+	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(addprefix --set ,$(SET)) $(addprefix --run ,$(RUN)) $(addprefix --data ,$(DATA))
 
 test: install ## the tests
 	$(BIN)/python -m pytest

@@ -192,6 +192,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("outline", "fd_alone", "no_fd", "intra_4", "intra_64", "no_align", "align_2", "relation_10", "task_025"),
         *("with_kd", FULL),
     ),
+    # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
+    "core": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", FULL),
     "smoke": ("finetune", FULL),
 }
 
