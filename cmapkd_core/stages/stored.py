@@ -137,6 +137,9 @@ def open_store(context: Context) -> TeacherStore | None:
 
 
 def _part_of(artifact: Artifact, name: str) -> Path:
+    """A local path of a part, verified: of a local root each time, of a remote one when it was downloaded."""
+    if "://" not in artifact.url:
+        return artifact.fetch(name)
     folder, _, file = artifact.file_url(name).rpartition("/")
     return fetch_once(folder, file, _digest(artifact, name), artifact.cache / STORE)
 

@@ -125,6 +125,14 @@ def test_a_store_on_s3_is_the_same(tmp_path, tiny_shards, storing, s3_root):
     assert losses(ours) == losses(theirs)
 
 
+def test_a_part_that_was_changed_is_refused(tmp_path, tiny_shards):
+    fitted = teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS), shards=tiny_shards)
+    (part,) = (path for path in tmp_path.glob("teacher/*/out-*/*/*.safetensors") if path.parent.name == STORE)
+    part.write_bytes(part.read_bytes() + b" ")
+    with pytest.raises(InputError, match="was changed after it was written: run stage teacher again"):
+        joint(tmp_path, "kd", tiny_shards, fitted)
+
+
 def test_a_teacher_without_a_store_is_refused(tmp_path, tiny_shards, tiny_teacher):
     with pytest.raises(InputError, match="views=2 trains from what the teacher said, and .* has nothing stored"):
         joint(tmp_path, "kd", tiny_shards, tiny_teacher)
