@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from cmapkd_core.config import (
+    EMBEDDING_TERMS,
     EVALUATIONS,
     LEAKAGE_ACTIONS,
     LEAKAGE_CHECKS,
+    LEARNED_SELECTORS,
     OBJECTIVES,
     PRECISIONS,
     SELECTORS,
@@ -46,7 +48,20 @@ def check(recipe: Recipe) -> None:
         _check_phase("teacher_fit.pyramid", recipe.teacher_fit.pyramid, ("pyramid",))
     if "alsn" in recipe.selector.kind and "selector" in spec.groups and recipe.schedule.alsn.epochs:
         _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
+    _check_goal(recipe)
     _check_sizes(recipe)
+
+
+def _check_goal(recipe: Recipe) -> None:
+    toward, weights = recipe.selector.toward, vars(recipe.method.weights)
+    for term in toward:
+        choose("term of selector.toward", term, dict.fromkeys(EMBEDDING_TERMS))
+    learned = recipe.selector.kind in LEARNED_SELECTORS and "selector" in METHODS[recipe.method.name].groups
+    if learned and not any(weights[term] > 0 for term in toward):
+        raise InputError(
+            f"selector.toward={','.join(toward)} has no term with a weight: utilities would be measured against "
+            f"nothing; give one of method.weights.{{{','.join(EMBEDDING_TERMS)}}} above 0 and name it"
+        )
 
 
 def _check_names(recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ ALL_LEVELS = VISION_LEVELS + TEXT_LEVELS
 SELECTORS = ("alsn", "fixed", "random", "shuffled", "reversed")  # the classes are in models/selector.py
 LEARNED_SELECTORS = ("alsn", "shuffled", "reversed")  # those that have a policy, which stage alsn trains
 OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
+EMBEDDING_TERMS = ("task", "kd", "fd", "icl")  # of cmapkd: those of the embeddings that are evaluated
 EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
 STORES = ("embeddings", "levels")  # what they hold is in stages/stored.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -160,6 +161,7 @@ class SelectorConfig:
     weights: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)  # of a fixed selector, coarse level last
     tau: float = 1.0  # softmax temperature of the weights
     objective: str = "utility"  # what ALSN learns, one of OBJECTIVES: "utility", or the paper's "seed"
+    toward: tuple[str, ...] = ("task",)  # of EMBEDDING_TERMS: a level is of use where its gradient agrees with theirs
     utility_tau: float = 0.1  # temperature of the target softmax(u / tau_u)
     uniform: float = 0.1  # weight of KL(w || uniform), or of the paper's entropy
     every: int = 10  # joint stage: optimiser steps between two measurements of the utilities

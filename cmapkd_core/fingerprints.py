@@ -17,6 +17,7 @@ _QUALITY = ("data.quarantine_bound", "data.max_pixels")
 _GATE = tuple(f"data.{n}" for n in ("splits", "leakage", "leakage_action", "against"))
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store")
+_GOAL = "selector.toward"  # warm-up measures what the levels are of use for
 _UPDATES = tuple(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision"))
 _TEACHER = (
     *(*_SHARDS, *_QUALITY, *_GATE, "data.crop_scale", *_UPDATES),
@@ -40,7 +41,7 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, ('prepare', 'teacher', *STAGE_PHASES))}")
     leaves, usual = flatten(recipe), flatten(Recipe())
     chosen = {n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)}
-    chosen = {n: v for n, v in chosen.items() if n not in (*_GATE, *_STORED) or v != usual[n]}
+    chosen = {n: v for n, v in chosen.items() if n not in (*_GATE, *_STORED, _GOAL) or v != usual[n]}
     if stage in STAGE_PHASES:
         _drop_unused(chosen, METHODS[recipe.method.name])
     return chosen
@@ -62,7 +63,7 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         "optim",
         "method.name",
     )
-    selector = ("selector",) if "selector" in spec.groups and stage != "warmup" else ()
+    selector = (_GOAL if stage == "warmup" else "selector",) if "selector" in spec.groups else ()
     weights = tuple(f"method.weights.{term}" for term in spec.terms)
     return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
 

@@ -156,6 +156,7 @@ def test_rows_share_the_stages_before_they_differ(recipe, row, expected):
         ("schedule.fine.epochs=3", {"prepare", "teacher", "warmup", "alsn"}),
         ("schedule.coarse.epochs=3", {"prepare", "teacher"}),
         ("selector.tau=0.5", {"prepare", "teacher", "warmup"}),
+        ("selector.toward=task,kd", {"prepare", "teacher"}),
         ("evaluate.split=val", set(STAGES)),
         ("student.weights=other.safetensors", {"prepare", "teacher"}),
         ("student.model=ViT-B-32", {"prepare"}),
@@ -174,7 +175,7 @@ def test_a_method_without_a_teacher_does_not_depend_on_it():
 def test_every_field_that_no_fingerprint_holds_is_known():
     """A field that changes results and that no stage reads would let two recipes share an artifact."""
     gate = "data.splits=train data.leakage=ids data.leakage_action=drop data.against=x teacher_fit.views=2"
-    gate += " teacher_fit.store=levels"
+    gate += " teacher_fit.store=levels selector.toward=task,kd"
     recipes = [*(resolve("tiny", row) for row in ROWS), resolve("tiny", overrides=gate)]
     read = {name for recipe in recipes for stage in STAGES for name in reads(recipe, stage)}
     unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith(("runtime.", "evaluate."))}

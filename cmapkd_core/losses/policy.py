@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def utilities(distance: Tensor, task: Tensor, root: Tensor) -> Tensor:
-    """u[b,i] = cosine of the gradients of level i's distance and of the task at a sample's features, [B,K].
+def utilities(distance: Tensor, goal: Tensor, root: Tensor) -> Tensor:
+    """u[b,i] = cosine of the gradients of level i's distance and of the goal at a sample's features, [B,K].
 
     Args:
         distance: [B,K], attached to the graph; a level that is not active has gradient 0 and utility 0.
-        task: scalar loss of the same batch.
+        goal: scalar loss of the same batch; its scale is without effect.
         root: [B,...], the features that both were computed from (the first tapped block's output); where the
             towers are frozen no level can be of use to them, and every utility is 0.
     """
     if not root.requires_grad:
         return torch.zeros_like(distance)
-    (toward,) = torch.autograd.grad(task, root, retain_graph=True)
+    (toward,) = torch.autograd.grad(goal, root, retain_graph=True)
     columns = []
     for i in range(distance.shape[1]):
         (pull,) = torch.autograd.grad(distance[:, i].sum(), root, retain_graph=True, allow_unused=True)

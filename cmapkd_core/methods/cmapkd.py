@@ -84,21 +84,16 @@ class Cmapkd(Method):
         w_v, w_l = selector.choose(theirs.image, theirs.text, active)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         levels_s, levels_t = gathered_levels(mine), gathered_levels(theirs.levels)
-        logits = self.logits(image, caption)
-        task = contrastive.info_nce(logits)
+        on_embeddings = self._on_embeddings(image, caption, image_t, caption_t, theirs.scale)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
-            u = torch.cat(measure(d_v, d_l, task, vision, text), dim=1)
+            u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text), dim=1)
             d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
             self.memory.keep({"teacher_image": image_t, "teacher_text": caption_t, "u": u, "d": d})
-        lifted = F.normalize(self.lifts["image"](image), dim=-1), F.normalize(self.lifts["text"](caption), dim=-1)
         terms = {
             "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
             "align": self._align(levels_s, levels_t, theirs),
             "relation": self._relation(levels_s, levels_t, (image, caption), (image_t, caption_t)),
-            "task": task,
-            "kd": contrastive.relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
-            "fd": contrastive.feature_distance(lifted[0], image_t) + contrastive.feature_distance(lifted[1], caption_t),
-            "icl": interactive(theirs.scale * lifted[0] @ caption_t.T, theirs.scale * lifted[1] @ image_t.T),
+            **on_embeddings,
             "policy": self.memory.loss(selector, active, self.recipe.selector),
         }
         return Outcome(terms, describe(w_v, w_l, active), [vision.taps[0], text.taps[0]])
@@ -114,10 +109,29 @@ class Cmapkd(Method):
         mine = self.levels(vision, text, self.active(self.recipe.schedule.fine)).float()
         d_v, d_l = level_distances(mine, theirs.levels)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
-        u = torch.cat(measure(d_v, d_l, contrastive.info_nce(self.logits(image, caption)), vision, text), dim=1)
+        goal = self._goal(self._on_embeddings(image, caption, image_t, caption_t, theirs.scale))
+        u = torch.cat(measure(d_v, d_l, goal, vision, text), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
+
+    def _on_embeddings(
+        self, image: Tensor, caption: Tensor, image_t: Tensor, caption_t: Tensor, scale: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of config.EMBEDDING_TERMS over the gathered embeddings, [B,E] each; scale: the teacher's."""
+        logits = self.logits(image, caption)
+        lifted = F.normalize(self.lifts["image"](image), dim=-1), F.normalize(self.lifts["text"](caption), dim=-1)
+        return {
+            "task": contrastive.info_nce(logits),
+            "kd": contrastive.relative_entropy(scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "fd": contrastive.feature_distance(lifted[0], image_t) + contrastive.feature_distance(lifted[1], caption_t),
+            "icl": interactive(scale * lifted[0] @ caption_t.T, scale * lifted[1] @ image_t.T),
+        }
+
+    def _goal(self, on_embeddings: dict[str, Tensor]) -> Tensor:
+        """What a level is to be of use for: the terms of selector.toward as they are weighted in the total."""
+        weights = vars(self.recipe.method.weights)
+        return torch.stack([weights[name] * on_embeddings[name] for name in self.recipe.selector.toward]).sum()
 
     def _align(self, mine: Levels, theirs: Levels, targets: LevelTargets) -> Tensor:
         """L_align over the gathered levels; the coarsest active levels stand for P5 and L4."""
@@ -152,9 +166,9 @@ def level_distances(mine: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
     return intra.distances(mine.maps, theirs.maps, VISION_LEVELS), intra.distances(texts, texts_t, TEXT_LEVELS)
 
 
-def measure(d_v: Tensor, d_l: Tensor, task: Tensor, vision: Features, text: Features) -> tuple[Tensor, Tensor]:
-    """Utilities u_v, u_l [b,4] at the towers' first taps, which every level and the task depend on."""
-    return utilities(d_v, task, vision.taps[0]), utilities(d_l, task, text.taps[0])
+def measure(d_v: Tensor, d_l: Tensor, goal: Tensor, vision: Features, text: Features) -> tuple[Tensor, Tensor]:
+    """Utilities u_v, u_l [b,4] at the towers' first taps, which every level and the goal depend on."""
+    return utilities(d_v, goal, vision.taps[0]), utilities(d_l, goal, text.taps[0])
 
 
 def gathered_levels(levels: Levels) -> Levels:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core import storage
+from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -62,15 +63,18 @@ class Artifact:
         return storage.join(self.url, self.manifest["folder"], name)
 
     def fetch(self, name: str) -> Path:
-        """A local path of one file, verified against the manifest when it had to be downloaded.
+        """A local path of one file, verified: of a local root each time, of a remote one when it was downloaded.
+
+        A remote file is downloaded once a machine, whatever the number of its ranks.
 
         Raises:
             InputError: no such file, or its content is not what the manifest says.
         """
         if name not in self.manifest["outputs"]:
             raise InputError(f"{self.url} has no file {name}: it has {', '.join(self.files())}")
-        path = storage.fetch(self.file_url(name), self.cache / name)
-        if storage.sha256_file(path) != self.manifest["outputs"][name]["sha256"]:
+        digest, (folder, _, file) = self.manifest["outputs"][name]["sha256"], self.file_url(name).rpartition("/")
+        path = fetch_once(folder, file, digest, (self.cache / name).parent)
+        if "://" not in self.url and storage.sha256_file(path) != digest:
             raise InputError(
                 f"{self.file_url(name)} was changed after it was written: run stage {self.manifest['stage']} again"
             )

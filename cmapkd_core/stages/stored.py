@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.config import ALL_LEVELS, Recipe
-from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.fixed import STORE, TeacherStore, crop_batches, write_part
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.threads import in_order
@@ -133,15 +130,7 @@ def open_store(context: Context) -> TeacherStore | None:
     # Each rank begins elsewhere, so that the ranks of a machine do not all download the same part.
     begin = parallel.rank() * len(parts) // parallel.world()
     turned = [*parts[begin:], *parts[:begin]]
-    return TeacherStore.open(list(in_order(turned, partial(_part_of, artifact), DOWNLOADS)), told)
-
-
-def _part_of(artifact: Artifact, name: str) -> Path:
-    """A local path of a part, verified: of a local root each time, of a remote one when it was downloaded."""
-    if "://" not in artifact.url:
-        return artifact.fetch(name)
-    folder, _, file = artifact.file_url(name).rpartition("/")
-    return fetch_once(folder, file, _digest(artifact, name), artifact.cache / STORE)
+    return TeacherStore.open(list(in_order(turned, artifact.fetch, DOWNLOADS)), told)
 
 
 def _digest(artifact: Artifact, name: str) -> str:

@@ -85,6 +85,25 @@ def test_utilities_in_memory_are_those_of_the_batch(make_method, make_teacher, b
     assert torch.equal(method.memory.teacher_image, said.image)
 
 
+@pytest.mark.parametrize("toward", [("task",), ("fd",), ("task", "fd")])
+def test_utilities_are_measured_against_the_weighted_terms_that_are_named(
+    make_method, make_teacher, batch, ask, toward
+):
+    weights = {"task": 0.5, "fd": 4.0}
+    fields = " ".join(f"method.weights.{term}={weight}" for term, weight in weights.items())
+    recipe = resolve("tiny", overrides=f"optim.batch=5 {fields} selector.toward={','.join(toward)}")
+    teacher, pairs, phase = make_teacher(), batch(), recipe.schedule.coarse  # P5 and L4 alone: intra is their distance
+    method = make_method(recipe, teacher).eval()
+    outcome = method(pairs, ask(teacher, pairs, method.active(phase)), phase, 0)
+    goal = sum(weights[term] * outcome.terms[term] for term in toward)
+    said = ask(teacher, pairs, method.active(recipe.schedule.fine))
+    found = method.statistics(pairs, said)["u"]
+    for root, column in zip(outcome.roots, (3, 7), strict=True):
+        pull, aim = (torch.autograd.grad(x, root, retain_graph=True)[0] for x in (outcome.terms["intra"], goal))
+        expected = torch.cosine_similarity(pull.flatten(1), aim.flatten(1), dim=1, eps=1e-20)
+        assert torch.allclose(found[:, column], expected, atol=1e-4)
+
+
 def test_the_alsn_stage_learns_the_levels_of_use():
     torch.manual_seed(0)
     rows = samples(32)

@@ -92,6 +92,7 @@ def test_a_missing_or_shortened_option_exits_2(argv):
             "schedule.coarse.lr.student=0 schedule.coarse.lr.pyramid=0",
             "phase schedule.coarse has 1 epochs and trains nothing",
         ),
+        ("selector.toward=fd", "selector.toward=fd has no term with a weight"),
         ("optim.btach=3", "did you mean 'optim.batch'"),
     ],
 )
