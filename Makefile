@@ -15,7 +15,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: install acceptance demo suite-table2 suite-table4 suite-controls suite-weights suite-core suite-smoke test check lock images clean
+.PHONY: install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test check lock images clean
 
 install: $(VENV)/.installed
 
@@ -29,7 +29,7 @@ demo: install ## the whole pipeline on real pairs, here: minutes on two cores
 
 # The rows of one table with several seeds, here, PARALLEL stages at a time; a stopped suite goes on where it was.
 # `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`, `make suite-core SET='data.fraction=0.1 optim.batch=32' RUN=a-tenth`
-suite-table2 suite-table4 suite-controls suite-weights suite-core suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
+suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
 	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(addprefix --set ,$(SET)) $(addprefix --run ,$(RUN)) $(addprefix --data ,$(DATA))
 
 test: install ## the tests

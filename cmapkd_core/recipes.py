@@ -12,6 +12,7 @@ from typing import Any
 from cmapkd_core.checks import check
 from cmapkd_core.config import (
     ALL_LEVELS,
+    EMBEDDING_TERMS,
     CaptioningConfig,
     DataConfig,
     EvaluateConfig,
@@ -88,6 +89,8 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+_ONE_STAGE = {"schedule.coarse.levels": ALL_LEVELS, "schedule.medium.levels": ALL_LEVELS}
+
 ABLATIONS: dict[str, dict[str, Any]] = {
     # Table 4 of the paper
     "no_pyramid": {"pyramid.vision_levels": ("P5",)},
@@ -96,12 +99,16 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "manual_alsn": {"selector.kind": "fixed", "selector.weights": (0.1, 0.2, 0.3, 0.4)},
     "no_align": {"method.weights.align": 0.0},
     "no_relation": {"method.weights.relation": 0.0},
-    "one_stage": {"schedule.coarse.levels": ALL_LEVELS, "schedule.medium.levels": ALL_LEVELS},
+    "one_stage": _ONE_STAGE,
     # Controls: what a claim about the selector, the fitted teacher or the order of levels needs beside it
     "random_alsn": {"selector.kind": "random"},
     "shuffled_alsn": {"selector.kind": "shuffled"},
     "reversed_alsn": {"selector.kind": "reversed"},
     "seed_alsn": {"selector.objective": "seed"},
+    # What would give ALSN more to learn from: all of what moves the embeddings, and levels that are trained by then
+    "embedding_alsn": {"selector.toward": EMBEDDING_TERMS},
+    "one_stage_uniform": {**_ONE_STAGE, "selector.kind": "fixed"},
+    "one_stage_embedding": {**_ONE_STAGE, "selector.toward": EMBEDDING_TERMS},
     "random_teacher_pyramid": {"teacher_fit.pyramid.epochs": 0},
     "fine_to_coarse": {"schedule.coarse.levels": ("P2", "L1"), "schedule.medium.levels": ("P2", "P3", "L1", "L2")},
 }
@@ -187,6 +194,10 @@ SUITES: dict[str, tuple[str, ...]] = {
     "controls": (
         *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn"),
         *("random_teacher_pyramid", "fine_to_coarse", FULL),
+    ),
+    "selector": (
+        *("no_alsn", "shuffled_alsn", "embedding_alsn"),
+        *("one_stage", "one_stage_uniform", "one_stage_embedding", FULL),
     ),
     "weights": (
         *("outline", "fd_alone", "no_fd", "intra_4", "intra_64", "no_align", "align_2", "relation_10", "task_025"),
