@@ -34,18 +34,18 @@ _COMMON: tuple[tuple[str, str, Maker], ...] = (
 # Suite -> its tables: what its files are called, title, maker. A suite that has no row has those of Table 2's.
 TABLES: dict[str, tuple[tuple[str, str, Maker], ...]] = {
     "table2": (_RETRIEVAL, *_COMMON),
-    "table4": (
-        ("table4_ablations", "Component ablation", papertables.ablations),
-        ("retrieval", "Image-text retrieval in full", papertables.retrieval),
-    ),
-    "controls": (
-        ("controls", "Controls of the selector, the fitted teacher and the order of levels", papertables.ablations),
-        ("retrieval", "Image-text retrieval in full", papertables.retrieval),
-    ),
-    "weights": (
-        ("weights", "Weights of the loss, one at a time", papertables.ablations),
-        ("retrieval", "Image-text retrieval in full", papertables.retrieval),
-    ),
+    **{
+        suite: (
+            (key, title, papertables.ablations),
+            ("retrieval", "Image-text retrieval in full", papertables.retrieval),
+        )
+        for suite, key, title in (
+            ("table4", "table4_ablations", "Component ablation"),
+            ("controls", "controls", "Controls of the selector, the fitted teacher and the order of levels"),
+            ("selector", "selector", "What ALSN learns from, and when the levels are trained"),
+            ("weights", "weights", "Weights of the loss, one at a time"),
+        )
+    },
 }
 SectionMaker = Callable[[SuiteInputs, SuiteTable, Report], Section]
 
