@@ -113,19 +113,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "fine_to_coarse": {"schedule.coarse.levels": ("P2", "L1"), "schedule.medium.levels": ("P2", "P3", "L1", "L2")},
 }
 
-# The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
-WEIGHTS: dict[str, dict[str, Any]] = {
-    "outline": {f"method.weights.{term}": weight for term, weight in vars(TermWeights()).items()},
-    "fd_alone": {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")},
-    "no_fd": {"method.weights.fd": 0.0},
-    "intra_4": {"method.weights.intra": 4.0},
-    "intra_64": {"method.weights.intra": 64.0},
-    "relation_10": {"method.weights.relation": 10.0},
-    "align_2": {"method.weights.align": 2.0},
-    "task_025": {"method.weights.task": 0.25},
-    "with_kd": {"method.weights.kd": 1.0},
-}
-
 # Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
 _EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
 
@@ -173,6 +160,22 @@ BASELINES: dict[str, dict[str, Any]] = {
     "mobileclip": {"method.name": "mobileclip", "method.weights.task": 0.25, "method.weights.soft": 0.75},
 }
 
+# The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "outline": {f"method.weights.{term}": weight for term, weight in vars(TermWeights()).items()},
+    "fd_alone": {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")},
+    "no_fd": {"method.weights.fd": 0.0},
+    "intra_4": {"method.weights.intra": 4.0},
+    "intra_64": {"method.weights.intra": 64.0},
+    "relation_10": {"method.weights.relation": 10.0},
+    "align_2": {"method.weights.align": 2.0},
+    "task_025": {"method.weights.task": 0.25},
+    "with_kd": {"method.weights.kd": 1.0},
+    # The strongest baseline gets the same search: a feature term of a quarter and of four times the published weight.
+    "clip_kd_500": {**BASELINES["clip_kd"], "method.weights.mse": 500.0},
+    "clip_kd_8000": {**BASELINES["clip_kd"], "method.weights.mse": 8000.0},
+}
+
 ROWS: dict[str, dict[str, Any]] = {"none": {}, **ABLATIONS, **WEIGHTS, **BASELINES}
 
 # The control that stands beside every distilled student: same data, same updates, no teacher.
@@ -201,7 +204,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "weights": (
         *("outline", "fd_alone", "no_fd", "intra_4", "intra_64", "no_align", "align_2", "relation_10", "task_025"),
-        *("with_kd", FULL),
+        *("with_kd", "clip_kd_500", "clip_kd", "clip_kd_8000", FULL),
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", FULL),

@@ -45,6 +45,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "relation_10": ("relation 10", "33 times the weight"),
     "task_025": ("task 0.25", "a quarter of the weight"),
     "with_kd": ("with kd", "similarities of the batch, weight 1"),
+    "clip_kd_500": ("CLIP-KD, features 500", "a quarter of the published weight"),
+    "clip_kd_8000": ("CLIP-KD, features 8000", "four times the published weight"),
     FULL: ("CMAPKD (ours)", "complete, coarse to fine"),
 }
 
