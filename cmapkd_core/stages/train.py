@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -29,7 +29,6 @@ from cmapkd_core.fingerprints import reads, trains
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.models.build import save_model
-from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import (
@@ -44,9 +43,10 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, has_selector, level_weights
-from cmapkd_core.stages.taught import hear
+from cmapkd_core.stages.taught import Taught, hear
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
+Hearing = Callable[[], Taught]
 
 
 def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = "") -> str:
@@ -87,12 +87,13 @@ def handed_on(stage: str, init: str) -> str:
 def body(context: Context, stage: str) -> dict[str, float]:
     """Train the stage's phases, or pass the model on where it has none."""
     method, teacher = make_method(context.recipe, context)
-    plans, work = STAGES[stage](context, stage, method, teacher)
+    taught = cache(partial(hear, context, method, teacher))  # opened when first asked for, and then once
+    plans, work = STAGES[stage](context, stage, method, taught)
     if not plans:
         context.say(f"{stage}: nothing to train for this recipe; the model is passed on\n")
     seed = context.recipe.seed * 100 + list(STAGE_PHASES).index(stage)
     session = run_plans(context, stage, plans, work, seed)
-    _write_tables(context, stage, method, teacher)
+    _write_tables(context, stage, method, taught)
     if parallel.rank() == 0:
         method.cpu()
         exported = method.exported(teacher)
@@ -116,9 +117,9 @@ def trained_parameters(method: Method, phases: list[Phase]) -> int:
     return sum(moved.values())
 
 
-def on_pairs(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
+def on_pairs(context: Context, stage: str, method: Method, hearing: Hearing) -> tuple[list[Plan], Work]:
     """Phases that train from pictures and captions; each has its own stream of batches, the same for all methods."""
-    recipe, taught = context.recipe, hear(context, method, teacher)
+    recipe, taught = context.recipe, hearing()
     names = [name for name in STAGE_PHASES[stage] if getattr(recipe.schedule, name).epochs]
 
     def work(name: str) -> tuple[Any, Any, Any]:
@@ -130,7 +131,7 @@ def on_pairs(context: Context, stage: str, method: Method, teacher: Teacher | No
     return plans, {name: partial(work, name) for name in names}
 
 
-def on_statistics(context: Context, stage: str, method: Method, teacher: Teacher | None) -> tuple[list[Plan], Work]:
+def on_statistics(context: Context, stage: str, method: Method, hearing: Hearing) -> tuple[list[Plan], Work]:
     """The selector's phase, from warm-up's table; nothing for a fixed selector or a method without one.
 
     Raises:
@@ -148,7 +149,7 @@ def on_statistics(context: Context, stage: str, method: Method, teacher: Teacher
     return plans, {plan.name: lambda: (fit, loader, lambda batch, phase: None) for plan in plans}
 
 
-STAGES: dict[str, Callable[[Context, str, Method, Teacher | None], tuple[list[Plan], Work]]] = {
+STAGES: dict[str, Callable[[Context, str, Method, Hearing], tuple[list[Plan], Work]]] = {
     "warmup": on_pairs,
     "alsn": on_statistics,
     "joint": on_pairs,
@@ -164,14 +165,14 @@ def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -
     return plans
 
 
-def _write_tables(context: Context, stage: str, method: Method, teacher: Teacher | None) -> None:
+def _write_tables(context: Context, stage: str, method: Method, hearing: Hearing) -> None:
     """Sample statistics at the end of warm-up, carried on by the later stages with the selector's weights."""
     if not has_selector(context.recipe.method.name):
         return
     path = context.out / SAMPLE_STATS
     if stage == "warmup":
         context.say("warmup: measuring every sample's levels for the selector")
-        taught = hear(context, method, teacher)
+        taught = hearing()
         table = collect(method.to(parallel.device()), taught.loader("alsn", ALL_LEVELS), taught.targets)
         pq.write_table(table, path)
     elif _with_statistics(context):
