@@ -19,7 +19,7 @@ from cmapkd_core import storage, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.places import check_url
 from components.check import check as component
-from pipelines import client
+from pipelines import client, endpoint
 from pipelines.cluster import Cluster, Unreadable
 from pipelines.graph import Plan, Task, connect, write_package
 from pipelines.site import Retry, Site
@@ -47,7 +47,7 @@ class Lines:
             return True
         except Unreadable as error:
             self.say("unknown", name, str(error))
-        except (InputError, client.EndpointError) as error:
+        except (InputError, endpoint.EndpointError) as error:
             self.say(otherwise, name, str(error))
         return False
 
@@ -55,7 +55,7 @@ class Lines:
 def check(site: Site, minutes: float = MINUTES, interval: float = 5.0) -> int:
     """Print every line; the exit code: 1 where one failed."""
     lines = Lines()
-    connected: list[client.Client] = []
+    connected: list[endpoint.Client] = []
     filled = lines.ask("site file", lambda: _filled(site))
     reached = lines.ask("endpoint", lambda: _endpoint(site, connected))
     reached = reached and lines.ask("namespace", lambda: _namespace(connected[0], site))
@@ -81,13 +81,13 @@ def _filled(site: Site) -> str:
     return f"root {site.root}, image {site.image}{by_digest}"
 
 
-def _endpoint(site: Site, connected: list[client.Client]) -> str:
-    connected.append(client.connect(site))
-    return f"{client.endpoint_of(site)} answers"
+def _endpoint(site: Site, connected: list[endpoint.Client]) -> str:
+    connected.append(endpoint.connect(site))
+    return f"{endpoint.address(site)} answers"
 
 
-def _namespace(api: client.Client, site: Site) -> str:
-    with client.speaking_to(client.endpoint_of(site)):
+def _namespace(api: endpoint.Client, site: Site) -> str:
+    with endpoint.speaking_to(endpoint.address(site)):
         users = bool(api.get_kfp_healthz().multi_user)
         if users and not site.namespace:
             raise InputError("this Kubeflow Pipelines has users: fill in `namespace` with your profile's")
@@ -140,7 +140,9 @@ def pipeline(site: Site, run: str, minutes: float) -> Any:
 class _Run:
     """The run in the cluster: started, followed to its end, told."""
 
-    def __init__(self, lines: Lines, api: client.Client, site: Site, cluster: Cluster | None, interval: float) -> None:
+    def __init__(
+        self, lines: Lines, api: endpoint.Client, site: Site, cluster: Cluster | None, interval: float
+    ) -> None:
         self.lines, self.api, self.site, self.cluster, self.interval = lines, api, site, cluster, interval
         self.name = time.strftime("check-%Y%m%d-%H%M%S")
         self.id = ""
@@ -167,7 +169,7 @@ class _Run:
         """States of the tasks, of the run, and what keeps pods from running; a run that cannot end is ended."""
         deadline = time.monotonic() + minutes * 60
         while True:
-            with client.speaking_to(client.endpoint_of(self.site)):
+            with endpoint.speaking_to(endpoint.address(self.site)):
                 run = self.api.get_run(self.id)
             details = (run.run_details and run.run_details.task_details) or []
             states = {detail.display_name: detail.state or "" for detail in details}
@@ -175,7 +177,7 @@ class _Run:
                 return states, run.state, {}
             reasons, hopeless = self._stuck()
             if hopeless or time.monotonic() > deadline:
-                with client.speaking_to(client.endpoint_of(self.site)):
+                with endpoint.speaking_to(endpoint.address(self.site)):
                     self.api.terminate_run(self.id)
                 return states, f"was ended after {minutes:g} minutes" if not hopeless else "was ended", reasons
             time.sleep(self.interval)

@@ -1,114 +1,24 @@
-"""Talking to a Kubeflow Pipelines endpoint: upload, start, follow; every failure becomes one message."""
+"""What is asked of Kubeflow Pipelines: upload, start, schedule, retry, follow. Failures are those of endpoint.py."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import kfp
 import kfp_server_api
-import requests
-import urllib3
 
 from cmapkd_core.errors import InputError
+from pipelines.endpoint import Client, EndpointError, address, speaking_to
 from pipelines.site import Site
 
 PIPELINE = "cmapkd"
-REACH_SECONDS = 5
 PATIENCE = 12  # polls in a row that may fail while a run is followed
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 RETRIED = ("FAILED", "CANCELED")
-
-ANSWERS = {
-    401: "it wants a token: put one into the environment variable KF_PIPELINES_TOKEN, or a newer one if it has expired",
-    403: "you may not do this there: check `namespace` in the site file and your role in it",
-    404: "there is no Pipelines API at this address: check `endpoint` in the site file (often https://HOST/pipeline)",
-}
-
-
-class EndpointError(Exception):
-    """The endpoint cannot be reached or refuses; the message names it and what to check."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
-        self.passing = status == 0 or status >= 500  # worth asking again
-
-
-class Client(kfp.Client):
-    """kfp's client, but for two things."""
-
-    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-        """The first answer; kfp asks five times with pauses."""
-        return self._healthz_api.healthz_service_get_healthz()
-
-    def retry_run(self, run_id: str) -> None:
-        """The API's retry, for which kfp has no method."""
-        self._run_api.run_service_retry_run(run_id)
-
-
-def endpoint_of(site: Site) -> str:
-    """KF_PIPELINES_ENDPOINT, or the site's endpoint.
-
-    Raises:
-        InputError: neither is given.
-    """
-    endpoint = os.environ.get("KF_PIPELINES_ENDPOINT") or site.endpoint
-    if not endpoint:
-        raise InputError(
-            "no endpoint: copy site.example.toml to site.toml and fill in `endpoint`, or set KF_PIPELINES_ENDPOINT;"
-            " --local runs the pipeline on this machine"
-        )
-    return (endpoint if "://" in endpoint else f"https://{endpoint}").rstrip("/")
-
-
-def connect(site: Site) -> Client:
-    """A client whose endpoint answers; the token is KF_PIPELINES_TOKEN, or what kfp finds by its own means.
-
-    Raises:
-        EndpointError: no answer within seconds, or a refusal.
-    """
-    endpoint = endpoint_of(site)
-    token = os.environ.get("KF_PIPELINES_TOKEN") or None
-    with speaking_to(endpoint), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        answer = requests.get(f"{endpoint}/apis/v2beta1/healthz", timeout=REACH_SECONDS, verify=site.ca_file or True)
-        if answer.ok and not answer.headers.get("content-type", "").startswith("application/json"):
-            raise EndpointError(
-                f"{endpoint} answers with a page and not as an API: is it a login page? {ANSWERS[401]}", 401
-            )
-        return Client(
-            host=endpoint,
-            namespace=site.namespace or "kubeflow",  # kfp's word for "not given"
-            existing_token=token,
-            ssl_ca_cert=site.ca_file or None,
-        )
-
-
-@contextlib.contextmanager
-def speaking_to(endpoint: str) -> Iterator[None]:
-    """Turn what goes wrong inside into an EndpointError, and keep kfp from printing its own links."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    except kfp_server_api.ApiException as error:
-        raise EndpointError(
-            f"{endpoint} answers {error.status or 'nothing'}: {_meaning(error)}", error.status or 0
-        ) from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise EndpointError(
-            f"{endpoint} does not answer ({_first_line(str(reason))}): check `endpoint` in the site file or"
-            " KF_PIPELINES_ENDPOINT, the network or VPN, and that a port-forward still runs"
-        ) from error
 
 
 def start(
@@ -124,7 +34,7 @@ def start(
         EndpointError: see connect.
     """
     namespace = site.namespace or None
-    with speaking_to(endpoint_of(site)):
+    with speaking_to(address(site)):
         experiment = client.create_experiment(site.experiment, namespace=namespace)
         pipeline, version = upload(client, package, namespace) if keep else (None, None)
         started = client.run_pipeline(
@@ -159,7 +69,7 @@ def schedule(client: Client, site: Site, name: str, package: Path, arguments: Ma
         EndpointError: see connect.
     """
     namespace = site.namespace or None
-    with speaking_to(endpoint_of(site)):
+    with speaking_to(address(site)):
         experiment = client.create_experiment(site.experiment, namespace=namespace)
         pipeline, version = upload(client, package, namespace)
         made = client.create_recurring_run(
@@ -188,7 +98,7 @@ def retry(client: Client, site: Site, name: str) -> tuple[str, dict[str, str]]:
         InputError: no such run, or one that did not fail.
         EndpointError: see connect.
     """
-    endpoint = endpoint_of(site)
+    endpoint = address(site)
     with speaking_to(endpoint):
         namespace = site.namespace or None
         named = client.list_runs(namespace=namespace, sort_by="created_at desc", filter=_named(name)).runs
@@ -221,7 +131,7 @@ def _tasks_of(client: Client, run: Any) -> dict[str, str]:
 
 def link(site: Site, run_id: str, kind: str = "runs") -> str:
     """The page of a run, or of a recurring run (kind `recurringrun`), in the UI."""
-    return f"{endpoint_of(site)}/#/{kind}/details/{run_id}"
+    return f"{address(site)}/#/{kind}/details/{run_id}"
 
 
 def follow(client: Client, site: Site, run_id: str, tasks: Mapping[str, str], interval: float = 5.0) -> str:
@@ -237,7 +147,7 @@ def follow(client: Client, site: Site, run_id: str, tasks: Mapping[str, str], in
     failures = 0
     while True:
         try:
-            with speaking_to(endpoint_of(site)):
+            with speaking_to(address(site)):
                 run = client.get_run(run_id)
             failures = 0
         except EndpointError as error:
@@ -259,17 +169,3 @@ def follow(client: Client, site: Site, run_id: str, tasks: Mapping[str, str], in
 
 def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-
-
-def _meaning(error: kfp_server_api.ApiException) -> str:
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        said = json.loads(error.body).get("error") or json.loads(error.body).get("message")
-        if said and error.status not in ANSWERS:
-            return _first_line(str(said))
-    if (error.status or 0) >= 500:
-        return "it is up but failing: try again in a minute, and look at the ml-pipeline pod's log"
-    return ANSWERS.get(error.status, _first_line(str(error.reason)))
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else "no reason given"

@@ -11,13 +11,19 @@ from typing import Any, get_args, get_type_hints
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
+from cmapkd_core.logins import refuse_login
 
 PART_OF = {"app.kubernetes.io/part-of": "cmapkd"}  # label of every pod; the network policies in k8s/ know ours by it
 COMPONENT = "app.kubernetes.io/component"  # label of a task's pods: its name
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+GRACE = 30  # seconds from SIGTERM until Kubernetes kills a pod: its default, which KFP leaves as it is
 CPU, MEMORY = re.compile(r"[0-9]*\.?[0-9]+m?"), re.compile(r"[0-9]+([EPTGMK]i?)?")
-LOGIN = re.compile(r"://[^/@\s]+@")  # user:password@ in a URL
-SECRET = re.compile(r"(^|_)(SECRET|PASSWORD|TOKEN|ACCESS_KEY|API_KEY)(_|$)(?!FILE$|PATH$)", re.IGNORECASE)
+# Names of variables that hold a secret, not those that say in which file one is.
+SECRET = re.compile(
+    r"(?!.*_(FILE|PATH|DIR)$|GOOGLE_APPLICATION_CREDENTIALS$)(.*(SECRET|PASSWORD|PASSWD|PASSPHRASE|APIKEY|_PWD$)"
+    r"|(.*_)?((TOKEN|PASS|PAT|(ACCESS|API|PRIVATE)_KEY|CREDENTIALS?|CREDS)(_|$)|KEY$))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Pod:
     cpu: str = "4"
     memory: str = "16Gi"
     shm: str = ""  # size of /dev/shm in memory; "" leaves the container's own 64 MB
+    scratch: str = ""  # size of the disk at /tmp; "" leaves the node's, without a bound
     hours: float = 24.0  # a pod that runs longer is ended, and retried
     processes: int = 0  # ranks of a training task in a pod; 0: one per GPU
     nodes: int = 1  # pods of a training task; above 1 they are a Kubeflow Trainer TrainJob
@@ -105,7 +112,7 @@ class Site:
     image_pull_secrets: tuple[str, ...] = ()
     accelerator: str = "nvidia.com/gpu"
     parallel: int = 4  # tasks of a suite that run at a time
-    shutdown_timeout: int = 25  # seconds that ranks have after SIGTERM; Kubernetes kills the pod at 30
+    shutdown_timeout: int = 25  # seconds that ranks have after SIGTERM, below GRACE
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
     retry: Retry = Retry()
@@ -173,7 +180,8 @@ def _value(value: Any, current: Any, hint: Any, name: str, path: str) -> Any:
         return dict(value)
     elif type(value) is type(current) or (isinstance(current, float) and type(value) is int):
         return type(current)(value)
-    raise InputError(f"{path}: {name} = {value!r}: expected a value like {current!r} (see site.example.toml)")
+    given = "a table" if isinstance(value, dict) else repr(value)  # a table under a wrong name may hold secrets
+    raise InputError(f"{path}: {name} = {given}: expected a value like {current!r} (see site.example.toml)")
 
 
 def _check(site: Site, path: str) -> None:
@@ -181,6 +189,11 @@ def _check(site: Site, path: str) -> None:
         raise InputError(f"{path}: image_pull_policy = '{site.image_pull_policy}': one of {', '.join(PULL_POLICIES)}")
     if site.parallel < 1:
         raise InputError(f"{path}: parallel = {site.parallel}: at least one task at a time")
+    if not 1 <= site.shutdown_timeout < GRACE:
+        raise InputError(
+            f"{path}: shutdown_timeout = {site.shutdown_timeout}: 1 to {GRACE - 1} seconds, as Kubernetes kills a pod "
+            f"{GRACE} s after SIGTERM and torchrun must have ended its ranks before"
+        )
     _check_secrets(site, path)
     for kind in dataclasses.fields(site.pods):
         pod: Pod = getattr(site.pods, kind.name)
@@ -190,7 +203,7 @@ def _check(site: Site, path: str) -> None:
             raise InputError(f"{path}: pods.{kind.name}.nodes = {pod.nodes}: 1, or more for pods.train alone")
         if not CPU.fullmatch(pod.cpu):
             raise InputError(f"{path}: pods.{kind.name}.cpu = '{pod.cpu}': write cores ('8') or millicores ('500m')")
-        for name, size in (("memory", pod.memory), ("shm", pod.shm or "1")):
+        for name, size in (("memory", pod.memory), ("shm", pod.shm or "1"), ("scratch", pod.scratch or "1")):
             if not MEMORY.fullmatch(size):
                 raise InputError(f"{path}: pods.{kind.name}.{name} = '{size}': write a size like '16Gi'")
 
@@ -200,10 +213,11 @@ def _check_secrets(site: Site, path: str) -> None:
     way_out = "name a Kubernetes secret in [[secrets]] instead"
     urls = {name: getattr(site, name) for name in ("endpoint", "root", "data", "tracking_uri")} | site.env
     for name, value in urls.items():
-        if LOGIN.search(value):
-            raise InputError(f"{path}: {name} has a user and password in its URL: leave them out and {way_out}")
+        refuse_login(f"{path}: {name}", value, way_out)
+    for name in ("root", "tracking_uri"):
+        refuse_login(f"{path}: local.{name}", getattr(site.local, name), "set them as environment variables")
     for name in site.env:
-        if SECRET.search(name):
+        if SECRET.match(name):
             raise InputError(f"{path}: env.{name} would be readable by everyone who sees the run: {way_out}")
     for secret in site.secrets:
         if not (secret.name and secret.env):

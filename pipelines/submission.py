@@ -13,6 +13,7 @@ from typing import Any
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
+from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
@@ -60,14 +61,17 @@ def decide(args: argparse.Namespace) -> Submission:
     """Decide everything that a command line means.
 
     Raises:
-        InputError: an unknown name or field, contradicting flags, a run that is not there.
+        InputError: an unknown name or field, contradicting flags, a run that is not there, a login in a URL.
     """
     site = load_site(args.site or "site.toml", required=bool(args.site))
     parallel = at_a_time(args, 1 if args.local else site.parallel)
     site = on_this_machine(site, args.root, parallel) if args.local else replace(site, parallel=parallel)
     root = args.root or site.root
+    refuse_login("root", root)
     again = bool(args.only or args.from_stage)
     request = earlier_request(args, root) if again else new_request(args, site)
+    for name, value in request.items():  # they become parameters, and the run's record
+        refuse_login(name, value)
     part = partial(select, only=args.only, start=args.from_stage)
     if "suite" in request:
         return decide_suite(args, site, root, request, part if again else None)

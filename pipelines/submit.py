@@ -30,7 +30,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
-from pipelines import check, client, dryrun
+from pipelines import check, client, dryrun, endpoint
 from pipelines.ir import load_package
 from pipelines.local import StageError, run_package
 from pipelines.site import Site, load_site
@@ -120,7 +120,7 @@ def open_tracker(job: Submission) -> None:
 
 def run_there(job: Submission, wait: bool, every: str = "") -> int:
     """Submit to the site's endpoint, once or on a schedule; returns the exit code."""
-    client.endpoint_of(job.site)
+    endpoint.address(job.site)
     root, image = job.arguments["root"], job.arguments["image"]
     if "://" not in root:
         raise InputError(
@@ -128,7 +128,7 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
         )
     if not image:
         raise InputError("no image: fill in `image` in the site file (by digest), or use --local")
-    api = client.connect(job.site)
+    api = endpoint.connect(job.site)
     if not every:
         keep_record(job)
     with tempfile.TemporaryDirectory() as folder:
@@ -152,12 +152,12 @@ def keep_record(job: Submission) -> None:
 
 def retry_there(site: Site, name: str, wait: bool) -> int:
     """Have the failed tasks of a run run again; returns the exit code."""
-    api = client.connect(site)
+    api = endpoint.connect(site)
     run_id, tasks = client.retry(api, site, name)
     return see(api, site, name, run_id, tasks, wait)
 
 
-def see(api: client.Client, site: Site, name: str, run_id: str, tasks: Mapping[str, str], wait: bool) -> int:
+def see(api: endpoint.Client, site: Site, name: str, run_id: str, tasks: Mapping[str, str], wait: bool) -> int:
     """Print the run's link and, where asked to, follow it; returns the exit code."""
     print(f"run {name}: {client.link(site, run_id)}", flush=True)
     if not wait:
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except client.EndpointError as error:
+    except endpoint.EndpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
 

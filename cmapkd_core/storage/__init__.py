@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.logins import refuse_login, without_login
 from cmapkd_core.storage import local
 from cmapkd_core.storage.errors import StorageError
 
@@ -61,6 +62,7 @@ class _Store(Protocol):
 
 
 def _store(url: str) -> _Store:
+    refuse_login(f"the place {without_login(url)}", url)
     if url.startswith(S3_SCHEME):
         from cmapkd_core.storage import s3  # boto3 is imported when the first s3:// URL is touched
 

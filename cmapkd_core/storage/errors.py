@@ -6,6 +6,7 @@ No boto3 here: the names of error codes and classes are enough.
 from __future__ import annotations
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.logins import without_login
 
 
 class StorageError(InputError):
@@ -24,6 +25,7 @@ _NONE = (
 _EXPIRED = ("the credentials have expired", "renew them and start the same command again")
 _REGION = ("the bucket is in another region", "set AWS_REGION to the bucket's")
 _SILENT = ("{endpoint} does not answer ({detail})", "check AWS_ENDPOINT_URL and the network")
+_WRITE = "write AWS_ENDPOINT_URL as http://host:port or https://host"
 _CUT = ("the connection to {endpoint} broke off ({detail})", "try again")
 
 # By error code of the service, and by class of what botocore raises: cause and way out.
@@ -53,7 +55,10 @@ _CAUSES: dict[str, tuple[str, str]] = {
     "ReadTimeoutError": _SILENT,
     "ProxyConnectionError": _SILENT,
     "SSLError": ("{endpoint} has no valid certificate ({detail})", "set AWS_CA_BUNDLE, or correct AWS_ENDPOINT_URL"),
-    "ValueError": ("{detail}", "write AWS_ENDPOINT_URL as http://host:port or https://host"),
+    "InvalidRegionError": ("{detail}", "correct AWS_REGION"),
+    # What botocore says here repeats the address, and with it a login that nothing marks as one.
+    "ValueError": ("the address of the S3 server is no URL", _WRITE),
+    "EndpointResolutionError": ("{detail}", f"{_WRITE}, and correct AWS_REGION"),
     "ConnectionClosedError": _CUT,
     "ConnectionError": _CUT,
     "ResponseStreamingError": _CUT,
@@ -71,5 +76,5 @@ def s3_failure(action: str, url: str, endpoint: str, error: Exception) -> Storag
     cause, way_out = next(
         (_CAUSES[name] for name in names if name in _CAUSES), (" ".join(names[:1]) + ": {detail}", "")
     )
-    told = cause.format(endpoint=endpoint, detail=detail)
-    return StorageError(f"cannot {action} {url}: {told.removeprefix(': ')}" + (f"; {way_out}" if way_out else ""))
+    told = without_login(cause.format(endpoint=endpoint, detail=detail)).removeprefix(": ")
+    return StorageError(f"cannot {action} {url}: {told}" + (f"; {way_out}" if way_out else ""))

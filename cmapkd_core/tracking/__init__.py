@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.tracking.delivery import Delivery, without_login
+from cmapkd_core.logins import without_login
+from cmapkd_core.tracking.delivery import Delivery
 from cmapkd_core.tracking.journal import Journal, Point, read_journal
 from cmapkd_core.tracking.reach import ask
 from cmapkd_core.tracking.registry import RegistryError, register
@@ -176,7 +177,7 @@ def _server(uri: str) -> str:
     chosen = given if given and os.environ.get("MLFLOW_RUN_ID", "") else uri or given
     if chosen and not _SCHEMES.match(chosen):
         raise InputError(
-            f"tracking URI '{without_login(chosen)}' is of no known kind: write http://HOST:PORT, "
+            f"tracking URI '{chosen.rpartition('@')[2]}' is of no known kind: write http://HOST:PORT, "
             'sqlite:///FOLDER/mlflow.db, or "" for the journal alone'
         )
     return chosen

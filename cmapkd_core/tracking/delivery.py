@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from cmapkd_core.logins import without_login
 from cmapkd_core.tracking.journal import Point
 from cmapkd_core.tracking.stage_run import StageRun, Target
 
@@ -162,11 +162,6 @@ class Delivery:
 def _is_refusal(error: Exception) -> bool:
     """Not an outage: the same call will fail again."""
     return isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
-
-
-def without_login(text: str) -> str:
-    """URLs in `text` without their user:password@ part."""
-    return re.sub(r"://[^/@\s]+@", "://", text)
 
 
 def _cause(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.tracking.delivery import without_login
+from cmapkd_core.logins import without_login
 
 _WAYS_OUT = (  # what an answer contains, and what to do
     (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmapkd_core.tracking.delivery import without_login
+from cmapkd_core.logins import without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

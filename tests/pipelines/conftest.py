@@ -24,9 +24,11 @@ class ApiServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.token = ""  # wanted in the Authorization header, when set
-        self.fail_with = 0  # status of every answer, when set
+        self.fail_with = 0  # status of the answers, when set
+        self.fail_path = ""  # the part of a path, such as "runs", that fails; "": every path
+        self.fail_page = False  # with HTML, as a proxy fails
         self.fail_times = -1  # how often; -1: always
-        self.login_page = False
+        self.login_page = False  # for those without the token, in place of a 401
         self.ends_as = "SUCCEEDED"
         self.experiments: list[dict[str, Any]] = []
         self.pipelines: list[dict[str, Any]] = []
@@ -127,14 +129,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(row)
 
     def refused(self) -> bool:
-        api = self.server
-        if api.login_page:
+        api, parts = self.server, urlparse(self.path).path.split("/")
+        stranger = api.token and self.headers.get("authorization") != f"Bearer {api.token}"
+        if stranger and api.login_page:
             self.answer("<html>log in</html>", kind="text/html")
-        elif api.fail_with and api.fail_times:
-            api.fail_times -= 1
-            self.answer({"error": "the database is away", "code": 13}, api.fail_with)
-        elif api.token and self.headers.get("authorization") != f"Bearer {api.token}":
+        elif stranger:
             self.answer({"error": "no or wrong token"}, 401)
+        elif api.fail_with and api.fail_times and api.fail_path in (*parts, ""):
+            api.fail_times -= 1
+            if api.fail_page:
+                self.answer("<html>bad gateway</html>", api.fail_with, kind="text/html")
+            else:
+                self.answer({"error": "the database is away", "code": 13}, api.fail_with)
         else:
             return False
         return True

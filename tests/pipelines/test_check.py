@@ -145,6 +145,7 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
     assert f"{site.url}/#/runs/details/run-0" in printed
     assert VALUE not in printed + json.dumps(site.runs)
     assert site.versions == []  # nobody wants to see it in the list of pipelines
+    assert [run["service_account"] for run in site.runs] == ["cmapkd-runner"]
 
 
 def test_the_pods_of_the_check_are_those_of_the_site(site: Any, tmp_path: Path) -> None:
@@ -156,6 +157,21 @@ def test_the_pods_of_the_check_are_those_of_the_site(site: Any, tmp_path: Path) 
         assert config.active_deadline_seconds == 300
         assert step.task.retry_policy.max_retry_count == 0
         assert [s.secret_name for s in config.secret_as_env] == ["cmapkd-s3"]
+
+
+def test_a_site_with_several_nodes_is_checked_on_as_many_pods(site: Any, tmp_path: Path) -> None:
+    Path("site.toml").write_text(SITE.replace("[pods.train]", "[pods.train]\nnodes = 2"))
+    package = check.write_package(check.pipeline(load_site("site.toml"), "a-check", 5), tmp_path / "check.yaml")
+    argv = {}
+    for step in steps(load_package(package)[0]):
+        given = executor_input(step, resolve_inputs(step, {}, {}, "x"), tmp_path)
+        argv[step.name] = command_line(step, given, "x")
+    spread = argv.pop("check-train")
+    job = json.loads(spread[spread.index("--job") + 1])
+    assert spread[:3] == ["python", "-m", "pipelines.trainjob"]
+    assert (job["nodes"], job["seconds"]) == (2, 300)
+    assert spread[spread.index("--") + 1] == "cmapkd_core.stages.check"
+    assert not any("pipelines.trainjob" in one for one in argv.values())
 
 
 def test_a_broken_site_says_what_to_do_in_every_line(

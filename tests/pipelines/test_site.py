@@ -65,13 +65,21 @@ def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
         ("[pods.train]\ngpus = -1", "cannot be below 0"),
         ("[pods.evaluate]\nnodes = 2", "more for pods.train alone"),
         ("[pods.report]\nmemory = '16 GB'", "write a size like '16Gi'"),
+        ("[pods.train]\nscratch = 'big'", "pods.train.scratch = 'big': write a size like '16Gi'"),
         ("[pods.report]\ncpu = 'two'", "pods.report.cpu"),
+        ("shutdown_timeout = 0", "shutdown_timeout = 0: 1 to 29 seconds"),
+        ("shutdown_timeout = 30", "shutdown_timeout = 30: .* kills a pod 30 s after SIGTERM"),
         ("root = ", "cannot be read"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_site(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("seconds", [1, 29])
+def test_ranks_may_have_any_time_below_the_grace_period(tmp_path: Path, seconds: int) -> None:
+    assert load_site(written(tmp_path, f"shutdown_timeout = {seconds}")).shutdown_timeout == seconds
 
 
 def test_an_absent_file_is_fine_unless_it_was_asked_for(tmp_path: Path) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines import client
+from pipelines import client, endpoint
 from pipelines.distill import PARAMETERS
 from pipelines.site import load_site
 from pipelines.submit import main
@@ -92,10 +91,19 @@ def test_a_submission_uploads_once_and_gives_the_link(api: Any, capsys: pytest.C
     assert (len(api.experiments), len(api.pipelines), len(api.versions), len(api.runs)) == (1, 1, 1, 2)
     run = api.runs[0]
     assert run["display_name"] == "first"
+    assert "service_account" not in run
     assert run["pipeline_version_reference"] == {"pipeline_id": "p1", "pipeline_version_id": "v0"}
     parameters = run["runtime_config"]["parameters"]
     assert set(parameters) == set(PARAMETERS)
     assert (parameters["ablation"], parameters["overrides"]) == ("no_alsn", "optim.batch=8")
+
+
+@pytest.mark.parametrize("command", [[], ["--schedule", "0 2 * * 1"]])
+def test_the_pods_have_the_service_account_of_the_site(api: Any, command: list[str]) -> None:
+    with Path("site.toml").open("a") as site:
+        site.write('service_account = "cmapkd-runner"\n')
+    assert main(command) == 0
+    assert [run["service_account"] for run in api.runs + api.recurring] == ["cmapkd-runner"]
 
 
 def test_a_changed_recipe_on_a_run_is_refused_before_it_starts(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,12 +157,12 @@ def test_following_outlasts_a_short_failure_and_gives_up_on_a_refusal(
 ) -> None:
     assert main(["--run", "patient"]) == 0
     site = load_site("site.toml")
-    connected = client.connect(site)
+    connected = endpoint.connect(site)
     api.fail_with, api.fail_times = 503, 2
     assert client.follow(connected, site, "run-0", {"prepare": "prepare"}) == "SUCCEEDED"
     assert capsys.readouterr().out.count("asking again") == 2
     api.fail_with, api.fail_times = 403, -1
-    with pytest.raises(client.EndpointError, match="answers 403"):
+    with pytest.raises(endpoint.EndpointError, match="answers 403"):
         client.follow(connected, site, "run-0", {})
 
 
@@ -168,37 +176,3 @@ def test_a_token_comes_from_the_environment(
     assert main(["--run", "token"]) == 0
     printed = capsys.readouterr()
     assert "secret-word" not in printed.out + printed.err + json.dumps(api.runs)
-
-
-@pytest.mark.parametrize(
-    ("status", "message"),
-    [(401, "token"), (403, "namespace"), (404, "no Pipelines API"), (503, "the database is away")],
-)
-def test_refusals_are_messages(api: Any, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    api.fail_with = status
-    started = time.monotonic()
-    assert main(["--run", "refused"]) == 3
-    error = capsys.readouterr().err
-    assert f"{api.url} answers {status}: " in error
-    assert message in error
-    assert time.monotonic() - started < 10
-
-
-def test_a_login_page_is_no_api(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    api.login_page = True
-    assert main([]) == 3
-    assert "login page" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
-def test_an_unreachable_endpoint_is_named_within_seconds(
-    endpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", endpoint)
-    Path("site.toml").write_text('image = "i@sha256:1"\nroot = "s3://box/root"\n')
-    started = time.monotonic()
-    assert main([]) == 3
-    error = capsys.readouterr().err
-    assert f"{endpoint} does not answer" in error
-    assert "port-forward" in error
-    assert time.monotonic() - started < 15
