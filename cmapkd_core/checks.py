@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cmapkd_core.config import (
     EMBEDDING_TERMS,
+    EVALUATE_LEAKAGE_ACTIONS,
     EVALUATIONS,
     LEAKAGE_ACTIONS,
     LEAKAGE_CHECKS,
@@ -72,6 +73,7 @@ def _check_names(recipe: Recipe) -> None:
         ("teacher_fit.store", (recipe.teacher_fit.store,), STORES),
         ("leakage action", (recipe.data.leakage_action,), LEAKAGE_ACTIONS),
         ("leakage check", recipe.data.leakage, LEAKAGE_CHECKS),
+        ("evaluate.leakage_action", (recipe.evaluate.leakage_action,), EVALUATE_LEAKAGE_ACTIONS),
         ("split", recipe.data.splits, SPLITS),
         ("evaluation task", recipe.evaluate.tasks, EVALUATIONS),
         ("evaluation task", tuple(task for task, _ in recipe.evaluate.own()), EVALUATIONS),

@@ -22,6 +22,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "val", "test")
 LEAKAGE_CHECKS = ("ids", "exact", "perceptual")  # the functions are in data/leakage.py
 LEAKAGE_ACTIONS = ("refuse", "drop", "allow")  # drop: the training pictures; allow: the manifest says how many
+EVALUATE_LEAKAGE_ACTIONS = ("refuse", "allow")  # after a training nothing can be dropped from it
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,9 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = ("retrieval", "zeroshot")  # on the recipe's own data
     sets: tuple[str, ...] = ()  # TASK[=SOURCE[:URL]]: tasks of their own, on other data where they name it
     split: str = "test"
+    # What happens where a model was trained on pictures of the split, which is of another data set than its own: one of
+    # EVALUATE_LEAKAGE_ACTIONS. No training reads it, as it does data.leakage_action: accepting a test set costs none.
+    leakage_action: str = "refuse"
     templates: str = "clip"  # a row of evaluate.zeroshot.TEMPLATES, or a text file with one {} a line
     classes: str = ""  # what classes are called: "": their own names, "imagenet": by WordNet id, or a file
     batch: int = 256

@@ -26,6 +26,10 @@ TASK_READS: dict[str, tuple[str, ...]] = {
     "efficiency": ("evaluate.efficiency", "runtime.threads"),  # of all results, times alone depend on threads
 }
 
+# How a model's training pictures are compared with those that it is tested on (stages/seen.py). Left out where they
+# have their defaults, so that evaluations made before the fields existed keep their places.
+_SEEN = ("data.leakage", "evaluate.leakage_action")
+
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
 
 
@@ -54,12 +58,14 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
     prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
     if model_ref == RECIPE_STUDENT:
         prefixes += ["student.model", "student.weights", "seed"]
-    leaves = flatten(recipe).items()
+    leaves, usual = flatten(recipe), flatten(Recipe())
+    if reads_data(tasks) and "/" in model_ref:
+        prefixes += [name for name in _SEEN if leaves[name] != usual[name]]
     return {
         "model": _below(root, model_ref),
         **({"shards": _below(root, shards_url)} if reads_data(tasks) else {}),
         "evaluate.tasks": tasks,
-        **{n: v for n, v in leaves if any(n == p or n.startswith(p + ".") for p in prefixes)},
+        **{n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)},
     }
 
 

@@ -1,7 +1,8 @@
 """Evaluations that are tasks of their own: what `evaluate.sets` of a recipe adds to the pipeline.
 
 `evaluate.sets` holds TASK or TASK=SOURCE[:URL]. Each gives one task a model; a data set of its own is prepared once.
-The recipe's `evaluate.tasks` stay together in the tasks evaluate-*: they share the images' embeddings.
+The recipe's `evaluate.tasks` stay together in the tasks evaluate-*: they share the images' embeddings. A task refuses a
+model that was trained on pictures of its data set (cmapkd_core/stages/seen.py).
 """
 
 from __future__ import annotations

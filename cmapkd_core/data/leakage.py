@@ -12,9 +12,10 @@ Three checks, of which `data.leakage` names those that run:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from cmapkd_core.errors import InputError
 
 BOUND = 4  # bits of 64
 _SHOWN = 5  # pairs in an error message
-_BLOCK = 1 << 24  # pairs compared at a time
+_BLOCK = 1 << 18  # pairs compared at a time: what a core's cache holds
 
 
 class LeakageError(InputError):
@@ -89,8 +90,7 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
     pairs = find_pairs(train, held, checks)
     leaking = {pair.train for pair in pairs}
     if pairs:
-        with open(out / LEAKAGE, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+        write_pairs(pairs, out)
     if pairs and config.leakage_action == "refuse":
         raise LeakageError(_refusal(pairs, len(leaking)))
     dropped = leaking if config.leakage_action == "drop" else set()
@@ -127,9 +127,10 @@ def _dropped(out: Path, train: pa.Table, keys: set[str], counts: dict[str, int])
     }
 
 
-def checks_of(config: DataConfig) -> tuple[str, ...]:
-    """The checks that run for a source."""
-    return tuple(name for name in config.leakage if name != "perceptual" or config.source not in DRAWINGS)
+def checks_of(config: DataConfig, *others: str) -> tuple[str, ...]:
+    """The checks that run for a source, and for `others` that its pictures are compared with."""
+    drawn = not DRAWINGS.isdisjoint((config.source, *others))
+    return tuple(name for name in config.leakage if name != "perceptual" or not drawn)
 
 
 def find_pairs(train: pa.Table, held: list[HeldOut], checks: tuple[str, ...]) -> list[Pair]:
@@ -144,6 +145,33 @@ def find_pairs(train: pa.Table, held: list[HeldOut], checks: tuple[str, ...]) ->
         names, splits = (other.table[column].to_pylist() for column in ("key", "split"))
         pairs += [Pair(keys[i], names[j], splits[j], other.url, tuple(said)) for (i, j), said in reasons.items()]
     return pairs
+
+
+def write_pairs(pairs: Sequence[Pair], out: Path) -> None:
+    """All pairs into leakage.jsonl of a folder, one a line."""
+    with open(out / LEAKAGE, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+
+
+def first_of(pairs: Sequence[Pair]) -> str:
+    """The first pairs for a message, one an indented line, and how many more there are."""
+    shown = [
+        f"train {pair.train} = {pair.split} {pair.held_out}{f' of {pair.data}' if pair.data else ''} "
+        f"({'; '.join(pair.reasons)})"
+        for pair in pairs[:_SHOWN]
+    ]
+    more = [f"and {len(pairs) - _SHOWN} more"] if len(pairs) > _SHOWN else []
+    return "  " + "\n  ".join([*shown, *more])
+
+
+def require_hashes(name: str, manifest: Mapping[str, Any]) -> None:
+    """Refuse a data set, by its shards.json, whose index lacks what is compared.
+
+    Raises:
+        InputError: it was prepared before pictures were compared.
+    """
+    if "leakage" not in manifest:
+        raise InputError(f"{name} was prepared before pictures were compared: run its stage prepare again (--redo yes)")
 
 
 def _same_origin(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
@@ -189,10 +217,7 @@ CHECKS: dict[str, Callable[[pa.Table, pa.Table], Iterator[_Match]]] = {
 
 
 def _held_out(url: str, shards: ShardSet) -> HeldOut:
-    if "leakage" not in shards.manifest:
-        raise InputError(
-            f"data.against={url} was prepared before pictures were compared: run its stage prepare again (--redo yes)"
-        )
+    require_hashes(f"data.against={url}", shards.manifest)
     table = pa.concat_tables([shards.table(split) for split in shards.manifest["splits"] if split != "train"])
     if not table.num_rows:
         raise InputError(f"data.against={url} holds no val or test picture: leave it out")
@@ -200,15 +225,9 @@ def _held_out(url: str, shards: ShardSet) -> HeldOut:
 
 
 def _refusal(pairs: list[Pair], leaks: int) -> str:
-    shown = [
-        f"train {pair.train} = {pair.split} {pair.held_out}{f' of {pair.data}' if pair.data else ''} "
-        f"({'; '.join(pair.reasons)})"
-        for pair in pairs[:_SHOWN]
-    ]
-    more = [f"and {len(pairs) - _SHOWN} more"] if len(pairs) > _SHOWN else []
-    lines = "\n  ".join([*shown, *more])
     return (
-        f"{leaks} training pictures are also held out for val or test, where results would not count:\n  {lines}\n"
+        f"{leaks} training pictures are also held out for val or test, where results would not count:\n"
+        f"{first_of(pairs)}\n"
         "Take them out of training with --set data.leakage_action=drop, or accept them with "
         "--set data.leakage_action=allow, which shards.json and the manifest then say"
     )

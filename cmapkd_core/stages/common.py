@@ -24,9 +24,11 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.fields import flatten
 from cmapkd_core.fingerprints import fingerprint
+from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import resolve
-from cmapkd_core.records import record_run
+from cmapkd_core.records import REQUEST, record_run
 from cmapkd_core.stages.artifact import MANIFEST, Artifact, find, retire
+from cmapkd_core.stages.commit import commit
 from cmapkd_core.stages.line import Line
 from cmapkd_core.tracking import FLUSH_SECONDS, Tracker
 from cmapkd_core.tracking.journal import Journal
@@ -55,6 +57,8 @@ class Request:
     redo: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("root", *REQUEST):  # all of them are recorded; the tracking URI is not
+            refuse_login(name, getattr(self, name))
         object.__setattr__(self, "root", storage.absolute(self.root))
 
     def resolved(self) -> Recipe:
@@ -94,6 +98,7 @@ def execute(
     parallel.start()
     say = Line(quiet=parallel.rank() > 0)
     if parallel.rank() == 0:
+        commit()  # kept from here on: a checkout may have moved on when the stage ends
         storage.check_writable(request.root)
         record_run(request.root, request.run, dataclasses.asdict(request), stage)
     opened = {name: Artifact.open(where) for name, where in inputs.items()}
@@ -166,8 +171,19 @@ def _answer(stage: str, url: str, digests: dict[str, Any], redo: str, say: Line)
         say(f"{stage}: its inputs have changed since it was made, so it runs again: {url}\n")
         retire(found)
         return False
-    say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}\n")
+    say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
     return True
+
+
+def _made_by_other_code(found: Artifact) -> str:
+    """What to know of a result that stands although the code has changed; "" where it has not, or nothing says so.
+
+    Code decides no place: a correction of a comment would train everything anew.
+    """
+    now, then = commit(), found.manifest.get("commit", "")
+    if now in ("", then):
+        return ""
+    return f"; made by {then or 'an unknown commit'}, this is {now}: `--only STAGE` runs it again"
 
 
 def _tracker(request: Request, stage: str, workdir: str, scratch: Path) -> Tracker:
@@ -201,6 +217,7 @@ def _manifest(
         "fields": fields,
         "fingerprint": fingerprint(fields),
         "code": __version__,
+        "commit": commit(),
         "inputs": digests,
         "metrics": metrics,
         "seconds": round(seconds, 3),

@@ -6,7 +6,7 @@
     python -m cmapkd_core.stages.evaluate --recipe paper --root runs/local --model ViT-B-16 --task efficiency
 
 Artifact: metrics.json (flat numbers, `retrieval/i2t/R@1` and so on, in percent), and one JSON a task with
-what the report's examples need.
+what the report's examples need. On other data than the model was trained on, leakage.json: how the two were compared.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cmapkd_core.stages import prepare
 from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.seen import refuse_seen
 
 
 def run(request: Request, *, model: str, shards: str = "", task: str = "") -> str:
@@ -44,7 +45,8 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         task: one row of evaluate.TASKS; "" runs the recipe's.
 
     Raises:
-        InputError: unknown task or model, or data that the named task cannot use.
+        InputError: unknown task or model, data that the named task cannot use, or (LeakageError) pictures of another
+            data set's split that the model was trained on.
     """
     recipe = request.resolved()
     tasks = (task,) if task else recipe.evaluate.tasks
@@ -73,8 +75,9 @@ def _name(request: Request, model: str, task: str) -> str:
 def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) -> dict[str, float]:
     """Run the tasks; one that does not fit the data is an error where it was asked for by name (`strict`)."""
     recipe, device = context.recipe, parallel.device()
-    backbone = open_model(context, model).to(device).eval()
     shards = open_shards(context.inputs["shards"]) if "shards" in context.inputs else _no_data(context.scratch)
+    seen = refuse_seen(context, shards)
+    backbone = open_model(context, model).to(device).eval()
     subject = Subject(
         backbone,
         shards,
@@ -85,7 +88,7 @@ def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) 
         context.out,
         context.say,
     )
-    metrics = count_parameters(backbone)
+    metrics = count_parameters(backbone) | seen
     for name in tasks:
         try:
             outcome = TASKS[name](subject)

@@ -128,6 +128,7 @@ def test_drawings_are_not_compared_by_their_looks() -> None:
     assert checks_of(DataConfig(source="emoji")) == ("ids", "exact")
     assert checks_of(DataConfig(source="coco")) == ALL
     assert checks_of(DataConfig(source="coco", leakage=("exact",))) == ("exact",)
+    assert checks_of(DataConfig(source="coco"), "cc3m", "emoji") == ("ids", "exact")
 
 
 # ---- what the stage does --------------------------------------------------------------------------

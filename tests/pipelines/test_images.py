@@ -47,7 +47,10 @@ def test_a_target_is_non_root_labelled_and_without_entrypoint(target: str) -> No
     assert not [line for line in instructions if line.startswith(("ENTRYPOINT", "CMD", "VOLUME", "ADD"))]
     assert any("image.version=${VERSION}" in line and "image.revision=${COMMIT}" in line for line in instructions)
     installs = [at for at, line in enumerate(instructions) if "pip install" in line]
-    assert instructions.index("COPY --from=code / /app/") > max(installs)  # a change of ours leaves their layers
+    code = instructions.index("COPY --from=code / /app/")
+    assert code > max(installs)  # a change of ours leaves their layers
+    written = instructions.index('RUN echo "${COMMIT}" > cmapkd_core/COMMIT')
+    assert code < instructions.index("ARG COMMIT=unknown") < written < instructions.index("USER 10001:10001")
 
 
 def test_cuda_is_the_default() -> None:
@@ -123,6 +126,14 @@ def test_the_image_starts_two_ranks(image: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "user 10001" in done.stdout
     assert "2 on 1 machine hear each other" in done.stdout
+
+
+@pytest.mark.slow
+def test_manifests_made_by_the_image_say_its_commit(image: str) -> None:
+    label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    inspected = subprocess.run(["docker", "inspect", "-f", label, image], capture_output=True, text=True, check=True)
+    done = docker("python", "-c", "from cmapkd_core.stages.commit import commit; print(commit())")
+    assert done.stdout == inspected.stdout != "unknown\n"
 
 
 @pytest.mark.slow

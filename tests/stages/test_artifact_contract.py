@@ -68,6 +68,26 @@ def test_a_complete_stage_answers_at_once_and_says_so(stage, capsys):
     assert f"thing: already complete (0 s then): {first}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        ("0a1b2c3d4e5f", "0a1b2c3d4e5f", ""),
+        ("0a1b2c3d4e5f", "999999999999", "; made by 0a1b2c3d4e5f, this is 999999999999: `--only STAGE` runs it again"),
+        ("", "999999999999", "; made by an unknown commit, this is 999999999999: `--only STAGE` runs it again"),
+        ("0a1b2c3d4e5f", "", ""),
+    ],
+)
+def test_a_result_of_other_code_stands_and_says_so(stage, monkeypatch, capsys, then, now, says):
+    monkeypatch.setattr("cmapkd_core.stages.common.commit", lambda: then)
+    url = stage()
+    assert Artifact.open(url).manifest["commit"] == then
+    monkeypatch.setattr("cmapkd_core.stages.common.commit", lambda: now)
+    capsys.readouterr()
+    stage()
+    assert stage.ran == 1
+    assert capsys.readouterr().out.endswith(f"thing: already complete (0 s then): {url}{says}\n")
+
+
 def test_redo_runs_again_and_keeps_the_earlier_result(stage, capsys):
     url = stage()
     old = Artifact.open(url)
