@@ -90,8 +90,9 @@ def _changes(row: str) -> list[str]:
 
 
 def _pod(pod: Pod) -> str:
-    shm = f", /dev/shm {pod.shm}" if pod.shm else ""
-    return f"{pod.gpus} GPU, {pod.cpu} cores, {pod.memory}{shm}, at most {pod.hours:g} h"
+    mounts = f", /dev/shm {pod.shm}" if pod.shm else ""
+    mounts += f", /tmp {pod.scratch}" if pod.scratch else ""
+    return f"{pod.gpus} GPU, {pod.cpu} cores, {pod.memory}{mounts}, at most {pod.hours:g} h"
 
 
 def _work(task: Task, recipe: Recipe) -> Iterator[str]:

@@ -146,6 +146,8 @@ def _place(step: Any, pod: Pod, site: Site) -> None:
         step.set_accelerator_type(site.accelerator).set_accelerator_limit(pod.gpus)
     if pod.shm:
         kubernetes.empty_dir_mount(step, "shm", "/dev/shm", medium="Memory", size_limit=pod.shm)
+    if pod.scratch:
+        kubernetes.empty_dir_mount(step, "tmp", "/tmp", size_limit=pod.scratch)
     retry = site.retry
     step.set_retry(retry.count, retry.wait, retry.factor, retry.longest)
     kubernetes.set_timeout(step, round(pod.hours * 3600))

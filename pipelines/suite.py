@@ -230,10 +230,17 @@ def standing(suite: Suite) -> dict[str, str]:
         found = find(urls[task.name])
         if found is None or not set(task.inputs.values()) <= set(digests):
             continue
-        read = {argument: inputs["digest"] for argument, inputs in found.manifest["inputs"].items()}
-        if all(digests[task.inputs[argument]] == digest for argument, digest in read.items()):
+        tasks = {argument: digests[source] for argument, source in task.inputs.items()}
+        read = found.manifest["inputs"].items()
+        if all((tasks.get(argument) or _digest_at(made["url"])) == made["digest"] for argument, made in read):
             digests[task.name] = found.digest
     return {name: urls[name] for name in digests}
+
+
+def _digest_at(url: str) -> str:
+    """Of an input that no task makes, such as a data set of `data.against`; "" where it is gone."""
+    found = find(url)
+    return found.digest if found else ""
 
 
 def build(site: Site, plan: Plan, form: Mapping[str, str]) -> Any:

@@ -31,7 +31,8 @@ PATIENCE = 30  # polls in a row that may fail: five minutes without the Kubernet
 GONE_SECONDS = 120  # for a finished job to vanish
 
 WAYS_OUT = {
-    403: "its service account may not: apply k8s/components/multi-node, and name the account in the site file",
+    403: "its service account may not: apply k8s/components/multi-node and name the account in the site file, or, "
+    "where Kubeflow Pipelines has no users, k8s/overlays/standalone",
     404: "this cluster has no Kubeflow Trainer v2: install it, or set nodes = 1 in the site file",
 }
 
@@ -55,7 +56,8 @@ def _pod_spec(site: Site, pod: Pod, image: str) -> dict[str, Any]:
         for one in site.secrets
         for name, key in one.env.items()
     ]
-    volumes: dict[str, tuple[str, dict[str, str]]] = {"tmp": ("/tmp", {})}
+    bound = {"sizeLimit": pod.scratch} if pod.scratch else {}
+    volumes: dict[str, tuple[str, dict[str, str]]] = {"tmp": ("/tmp", bound)}  # always: the root is read-only
     if pod.shm:
         volumes["shm"] = ("/dev/shm", {"medium": "Memory", "sizeLimit": pod.shm})
     container = {

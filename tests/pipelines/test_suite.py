@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 
 from cmapkd_core.recipes import FULL, ROWS, SUITES
+from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import parser
+from cmapkd_core.stages.common import Request
 from pipelines import distill, submit
 from pipelines.graph import Plan, Task, select, write_package
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.site import Site
 from pipelines.submission import decide
 from pipelines.submit import main
-from pipelines.suite import REPORT, STAGES, Shared, Suite, build, in_lanes, lay_out
+from pipelines.suite import REPORT, STAGES, Shared, Suite, build, in_lanes, lay_out, standing
 
 REQUEST = {"recipe": "tiny", "overrides": "", "data": ""}
 SITE = Site(root="s3://bucket/root", image="registry.test/cmapkd@sha256:1")
@@ -276,6 +278,18 @@ def test_here_the_runner_bounds_the_tasks_at_a_time_and_on_a_cluster_lanes_do() 
     assert {task.after for task in here.plan.tasks} == {()}
     assert sum(not task.after for task in there.plan.tasks) <= 3
     assert decide(submit.parser().parse_args([*command[:-2], "--local"])).site.parallel == 1
+
+
+def test_data_compared_with_another_data_set_stands_while_that_one_does(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    other = prepare.run(Request("tiny", root, overrides="data.size=30 data.splits=test"))
+    # Drawings of shapes repeat, so what is looked for is allowed to be found.
+    overrides = f"data.against={other} data.leakage_action=allow"
+    prepare.run(Request("tiny", root, overrides=overrides))
+    suite = lay_out("smoke", REQUEST | {"overrides": overrides}, range(1), root, "r")
+    assert set(standing(suite)) == {"prepare"}
+    prepare.run(Request("tiny", root, overrides="data.size=30 data.splits=test", redo="yes"))
+    assert set(standing(suite)) == set()
 
 
 def test_what_measures_time_is_known() -> None:
