@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,32 @@ def run_pipeline(job: Submission, env: Mapping[str, str], folder: Path) -> None:
         components.load_component_from_file(str(package))(**job.arguments | {"image": IMAGE})
 
 
-def output(env: Mapping[str, str], *command: str) -> str:
-    """What a command prints in a container of the image; it must end well."""
+def command_line(env: Mapping[str, str], command: Sequence[str], *options: str) -> list[str]:
+    """What runs a command in a container of the image, closed as a restricted pod is."""
     variables = [part for item in env.items() for part in ("--env", "=".join(item))]
-    run = ["docker", "run", "--rm", "--network", "host", *services.CLOSED, *variables, IMAGE, *command]
-    found = subprocess.run(run, capture_output=True, text=True, check=False)
+    return ["docker", "run", "--rm", "--network", "host", *services.CLOSED, *variables, *options, IMAGE, *command]
+
+
+def output(env: Mapping[str, str], *command: str) -> str:
+    """What a command prints in a container; it must end well."""
+    found = subprocess.run(command_line(env, command), capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout
+
+
+def killed(env: Mapping[str, str], *command: str, when: Callable[[], bool]) -> int:
+    """The exit code of a command whose container is killed without a warning, once `when` says so."""
+    name = f"cmapkd-killed-{os.getpid()}"
+    argv = command_line(env, command, "--name", name)
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not when() and process.poll() is None:
+            time.sleep(0.1)
+        subprocess.run(["docker", "kill", name], capture_output=True, check=False)
+        return process.wait()
+
+
+def commit() -> str:
+    """The commit that the image says it was built from."""
+    label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    command = ["docker", "image", "inspect", "--format", label, IMAGE]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

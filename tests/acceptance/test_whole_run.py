@@ -1,7 +1,8 @@
 """A whole run with its artifacts on S3 and its metrics in MLflow's server, from prepare to the report.
 
 processes: the tiny recipe through the local runner, on moto's server and SQLite. Part of every test run.
-containers: the demo through kfp.local's DockerRunner with the built image, on Ceph and PostgreSQL: `make acceptance`.
+containers: the demo through kfp.local's DockerRunner with the built image, on Ceph and PostgreSQL: `make acceptance`;
+after it what a cluster does to single stages: two ranks, two starts at once, a container that is killed.
 Where AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI are set, that S3 and MLflow are taken for the containers.
 """
 
@@ -10,8 +11,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +32,8 @@ from pipelines import submit
 from pipelines.submission import Submission, decide
 
 RECIPE = os.environ.get("CMAPKD_RECIPE", "demo")  # of the containers
+REPOSITORY = Path(__file__).parents[2]
+CANARY = "canary-of-the-secret-key-5d1e"  # S3's secret key in the processes
 THERE = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI")
 SITE = """
 tracking_uri = "{uri}"
@@ -40,12 +46,21 @@ gpus = 0
 """
 
 
+WEIGHTS = ("model/model.safetensors", "method.safetensors")
+
+# Tests that need the image, on the services of the containers.
+in_the_image = pytest.mark.parametrize(
+    "done", [pytest.param("containers", marks=pytest.mark.acceptance)], indirect=True
+)
+
+
 @dataclass(frozen=True)
 class Done:
-    """A run as it was asked for, and the environment of its stages."""
+    """A run as it was asked for, the environment of its stages, and where files that are not on S3 lie."""
 
     job: Submission
     env: Mapping[str, str]
+    folder: Path
 
     def artifact(self, task: str) -> Artifact:
         return Artifact.open(self.job.urls[task])
@@ -68,14 +83,18 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @contextmanager
 def by_processes(request: pytest.FixtureRequest, folder: Path) -> Iterator[Done]:
-    """Two tasks at a time, on moto's server."""
+    """Two tasks at a time, on moto's server; all that is printed goes into a file."""
     endpoint, client = request.getfixturevalue("s3_endpoint"), request.getfixturevalue("s3_client")
     client.create_bucket(Bucket=services.BUCKET)
     env = {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", **services.KEYS}
+    env["AWS_SECRET_ACCESS_KEY"] = CANARY
     with environment(env), services.mlflow_process(folder, f"s3://{services.BUCKET}/mlflow") as uri:
         args = arguments(folder, uri, f"s3://{services.BUCKET}/processes", "tiny", "--local", "--parallel", "2")
-        assert submit.main(args) == 0
-        yield Done(decide(submit.parser().parse_args(args)), env | {"MLFLOW_TRACKING_URI": uri})
+        with (folder / "printed").open("wb") as printed:
+            command = [sys.executable, str(REPOSITORY / "pipelines/submit.py"), *args]
+            code = subprocess.run(command, stdout=printed, stderr=printed, check=False).returncode
+        assert code == 0, (folder / "printed").read_text()[-4000:]
+        yield Done(decide(submit.parser().parse_args(args)), env | {"MLFLOW_TRACKING_URI": uri}, folder)
 
 
 @contextmanager
@@ -86,11 +105,12 @@ def in_containers(request: pytest.FixtureRequest, folder: Path) -> Iterator[Done
         root = f"s3://{services.BUCKET}/containers-{time.strftime('%Y%m%d-%H%M%S')}"
         args = arguments(folder, env["MLFLOW_TRACKING_URI"], root, RECIPE, "--compile-only", "-")
         with environment(env):
-            done = Done(decide(submit.parser().parse_args(args)), env)
+            done = Done(decide(submit.parser().parse_args(args)), env, folder)
             begun = time.monotonic()
             containers.run_pipeline(done.job, env, folder)
             print(
-                f"\n{len(done.job.tasks)} tasks in containers of {containers.IMAGE}: {time.monotonic() - begun:.0f} s"
+                f"\n{len(done.job.tasks)} tasks of recipe {RECIPE} in containers of {containers.IMAGE} "
+                f"(commit {containers.commit()}): {time.monotonic() - begun:.0f} s"
             )
             yield done
 
@@ -155,23 +175,95 @@ def test_mlflow_has_the_stages_with_their_metrics_and_the_report(done: Done) -> 
     assert "Student distilled" in parent.data.tags["mlflow.note.content"]
 
 
-@pytest.mark.parametrize("done", [pytest.param("containers", marks=pytest.mark.acceptance)], indirect=True)
+@pytest.mark.parametrize("done", ["processes"], indirect=True)
+def test_the_secret_key_is_in_nothing_that_the_run_leaves(done: Done, tmp_path: Path) -> None:
+    done.job.package(tmp_path / "form.yaml")
+    done.job.package(tmp_path / "filled.yaml", filled=True)
+    bucket = f"s3://{services.BUCKET}"  # the root, and beside it MLflow's files
+    found = {name: storage.read_bytes(f"{bucket}/{name}") for name in storage.list_files(bucket)}
+    local = [path for folder in (tmp_path, done.folder) for path in folder.rglob("*") if path.is_file()]
+    found |= {str(path): path.read_bytes() for path in local}
+    searched = {name.rpartition("/")[2] for name in found}
+    # All of it is there to be searched, and the stages had the key that is searched for.
+    assert {"printed", "mlflow.db", "mlflow.log", "form.yaml", "filled.yaml", "run.json", "report.html"} <= searched
+    assert {name.split("/")[0] for name in storage.list_files(bucket)} == {"processes", "mlflow"}
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == CANARY
+    assert [name for name, content in found.items() if CANARY.encode() in content] == []
+
+
+@in_the_image
 def test_two_processes_in_a_container_have_the_losses_of_one(done: Done) -> None:
-    root = f"{done.job.arguments['root']}/ranks"
-
-    def stage(name: str, where: str, *inputs: str, processes: int = 1) -> str:
-        launch = ["torchrun", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
-        request = ["--recipe", "tiny", "--ablation", "no_alsn", "--root", f"{root}/{where}", "--artifact", "/tmp/url"]
-        command = [*launch, f"cmapkd_core.stages.{name}", *request, *inputs]
-        return containers.output(done.env, "sh", "-c", '"$@" >&2 && cat /tmp/url', "sh", *command).strip()
-
-    shards = stage("prepare", "shared")
-    teacher = stage("teacher", "shared", "--shards", shards)
-    inputs = ("--stage", "warmup", "--shards", shards, "--teacher", teacher)
-    one, two = (losses(stage("train", f"by-{n}", *inputs, processes=n)) for n in (1, 2))
+    inputs = warmup_inputs(done)
+    one, two = (losses(tiny_stage(done, "train", f"by-{n}", *inputs, processes=n)) for n in (1, 2))
     assert len(one) == len(two) > 5
     for alone, both in zip(one, two, strict=True):
         assert both == pytest.approx(alone, rel=1e-5, abs=1e-5)
+
+
+@in_the_image
+def test_of_many_writers_one_commits(done: Done) -> None:
+    for number in range(10):
+        url = f"{done.job.arguments['root']}/race/{number}"
+        with ThreadPoolExecutor(20) as pool:
+            won = list(pool.map(lambda writer, url=url: storage.create(url, b"%d" % writer), range(20)))  # type: ignore[misc]
+        assert won.count(True) == 1
+        assert storage.read_bytes(url) == b"%d" % won.index(True)
+
+
+@in_the_image
+def test_a_stage_started_twice_at_once_commits_once(done: Done) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        urls = set(pool.map(lambda _: tiny_stage(done, "prepare", "twice"), range(2)))
+    (artifact,) = map(Artifact.open, urls)
+    for name in artifact.files():  # each is what the one manifest says of it
+        artifact.fetch(name)
+
+
+@in_the_image
+def test_a_killed_container_goes_on_from_s3_in_another(done: Done) -> None:
+    longer = ("--overrides", "schedule.coarse.epochs=12 runtime.checkpoint_every=1")
+    inputs = (*warmup_inputs(done), *longer)
+    straight = tiny_stage(done, "train", "straight", *inputs)
+    below = f"{done.job.arguments['root']}/ranks/killed"
+
+    def saved() -> bool:
+        return any("/checkpoints/" in name and name.endswith("manifest.json") for name in storage.list_files(below))
+
+    assert containers.killed(done.env, *tiny_command(done, "train", "killed", *inputs), when=saved) == 128 + 9
+    assert not any(name.count("/") == 2 and name.endswith("manifest.json") for name in storage.list_files(below))
+    again = containers.output(done.env, *tiny_command(done, "train", "killed", *inputs))
+    assert "going on from the checkpoint at phase coarse" in again
+    ours, theirs = (
+        Artifact.open(url).manifest["outputs"] for url in (tiny_stage(done, "train", "killed", *inputs), straight)
+    )
+    assert {n: ours[n]["sha256"] for n in WEIGHTS} == {n: theirs[n]["sha256"] for n in WEIGHTS}
+
+
+def tiny_command(done: Done, name: str, where: str, *inputs: str, processes: int = 1) -> list[str]:
+    """What a pod is told to run: a stage of recipe tiny, its artifacts below the folder `where`."""
+    launch = ["torchrun", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
+    root = f"{done.job.arguments['root']}/ranks/{where}"
+    request = ["--recipe", "tiny", "--ablation", "no_alsn", "--root", root, "--artifact", "/tmp/url"]
+    return [*launch, f"cmapkd_core.stages.{name}", *request, *inputs]
+
+
+def tiny_stage(done: Done, name: str, where: str, *inputs: str, processes: int = 1) -> str:
+    """The URL of the artifact of such a stage, run in a container to its end."""
+    command = tiny_command(done, name, where, *inputs, processes=processes)
+    return containers.output(done.env, "sh", "-c", '"$@" >&2 && cat /tmp/url', "sh", *command).strip()
+
+
+def warmup_inputs(done: Done) -> tuple[str, ...]:
+    """What a warm-up reads; made once, since the artifacts stand."""
+    shards = tiny_stage(done, "prepare", "shared")
+    return (
+        "--stage",
+        "warmup",
+        "--shards",
+        shards,
+        "--teacher",
+        tiny_stage(done, "teacher", "shared", "--shards", shards),
+    )
 
 
 def losses(url: str) -> list[dict[str, float]]:
