@@ -13,6 +13,8 @@ from pipelines.site import COMPONENT, Site
 
 SECONDS = 5
 SINGLE_USER = "kubeflow"  # where a Kubeflow Pipelines without profiles runs its pods
+# The account that Kubeflow Pipelines takes where a run names none: without profiles, and in a profile.
+OWN_ACCOUNTS = ("pipeline-runner", "default-editor")
 RUN_LABEL = "pipeline/runid"  # of every pod of a run
 MAIN = "main"  # Argo's name for a stage's container
 # Reasons for which a container never starts, and what to do.
@@ -51,8 +53,8 @@ class Cluster:
         return cls(api, site.namespace or SINGLE_USER)
 
     def service_account(self, name: str) -> str:
-        """Where it is; "" stands for `default`. Raises InputError where it is not."""
-        name = name or "default"
+        """Where it is; "" stands for Kubeflow's own. Raises InputError where it is not."""
+        name = name or OWN_ACCOUNTS[self.namespace != SINGLE_USER]
         way_out = f"kubectl apply -k k8s/overlays/..., or correct `service_account` (namespace {self.namespace})"
         self._get(self.core.read_namespaced_service_account, name, "service account", way_out)
         return f"{name} in {self.namespace}"

@@ -18,8 +18,9 @@ from cmapkd_core.stages import check as stage
 from cmapkd_core.stages.cli import parser
 from cmapkd_core.stages.common import Request
 from pipelines import check, client
+from pipelines.cluster import Cluster
 from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.site import load_site
+from pipelines.site import Site, load_site
 from pipelines.submit import main
 
 SITE = """
@@ -271,3 +272,16 @@ def test_a_site_file_is_needed(elsewhere: None, capsys: pytest.CaptureFixture[st
 def test_links_lead_to_the_run() -> None:
     site = check.Site(endpoint="kfp.test/pipeline")
     assert client.link(site, "1") == "https://kfp.test/pipeline/#/runs/details/1"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "where", "account"),
+    [("", "kubeflow", "pipeline-runner"), ("me", "me", "default-editor")],
+)
+def test_without_an_account_it_is_kubeflows_own(
+    kubernetes: Kubernetes, namespace: str, where: str, account: str
+) -> None:
+    kubernetes.answers = {f"/api/v1/namespaces/{where}/serviceaccounts/{account}": {"metadata": {"name": account}}}
+    cluster = Cluster.find(Site(namespace=namespace))
+    assert cluster is not None
+    assert cluster.service_account("") == f"{account} in {where}"
