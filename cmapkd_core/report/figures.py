@@ -17,6 +17,9 @@ from cmapkd_core.report.table import KS, SHORT, Row, standard_error
 from cmapkd_core.report.weights import Profile
 
 STEPS = "training steps"
+# Of a panel whose rows are names, as shares of its width: the left margin at least, what is right of the names, and
+# where the title begins.
+LEAST_ROOM, ROOM_FOR_TICKS, EDGE = 0.36, 0.03, 0.01
 
 
 def curves(title: str, ylabel: str, lines: dict[str, Curve], zero: bool = True) -> Drawing:
@@ -127,7 +130,6 @@ def _differences(title: str, ordered: list[tuple[str, Interval]], base: str, uni
     n = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     xlabel = f"{unit}, minus {base}; n = {n} seed{'s' if seeds[-1] > 1 else ''}"
     figure, axes = panel(look, title, xlabel, "", wide=True, height=0.25 + 0.2 * len(ordered))
-    figure.subplots_adjust(left=0.36)
     _across(look, axes)
     axes.axvline(0, color=look.ink, linewidth=0.8)
     blue = look.series[0]
@@ -142,7 +144,17 @@ def _differences(title: str, ordered: list[tuple[str, Interval]], base: str, uni
     axes.margins(x=0.08)
     if unit == "ranks":
         axes.invert_xaxis()
+    _room_for_names(figure, axes)
     return figure
+
+
+def _room_for_names(figure: Figure, axes: Axes) -> None:
+    """A left margin as wide as the longest name of a row, and the title as far left as the names may begin."""
+    figure.draw_without_rendering()
+    widest = max(label.get_window_extent().width for label in axes.get_yticklabels())
+    left = max(LEAST_ROOM, widest / figure.bbox.width + ROOM_FOR_TICKS)
+    figure.subplots_adjust(left=left)
+    axes.set_title(axes.get_title(loc="left"), loc="left", x=(EDGE - left) / (figure.subplotpars.right - left))
 
 
 def _across(look: Look, axes: Axes) -> None:
