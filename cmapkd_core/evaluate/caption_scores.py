@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,8 +87,11 @@ def _meteors(truth: Texts, systems: Sequence[Texts]) -> list[float]:
     except (OSError, ValueError) as error:
         raise NoJava(f"METEOR's Java program failed: {error}") from None
     finally:
-        if scorer.lock.locked():  # its destructor would wait for ever for a lock that its failure left closed
+        # Its destructor would wait for ever for a lock that its failure left closed, and fail at words that nobody reads.
+        if scorer.lock.locked():
             scorer.lock.release()
+        with suppress(OSError):
+            scorer.meteor_p.stdin.close()
 
 
 def plain_tokens(lines: Sequence[str]) -> list[str]:
