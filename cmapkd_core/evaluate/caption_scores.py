@@ -87,7 +87,7 @@ def _meteors(truth: Texts, systems: Sequence[Texts]) -> list[float]:
     except (OSError, ValueError) as error:
         raise NoJava(f"METEOR's Java program failed: {error}") from None
     finally:
-        # Its destructor would wait for ever for a lock that its failure left closed, and fail at words that nobody reads.
+        # Its destructor would wait for ever for a lock that a failure left closed, and fail at words that nobody read.
         if scorer.lock.locked():
             scorer.lock.release()
         with suppress(OSError):
