@@ -8,7 +8,6 @@ from cmapkd_core.config import (
     EVALUATIONS,
     LEAKAGE_ACTIONS,
     LEAKAGE_CHECKS,
-    LEARNED_SELECTORS,
     OBJECTIVES,
     PRECISIONS,
     SELECTORS,
@@ -22,7 +21,7 @@ from cmapkd_core.config import (
 )
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose, flatten
-from cmapkd_core.method_specs import METHODS
+from cmapkd_core.method_specs import METHODS, learns_policy
 
 
 def check(recipe: Recipe) -> None:
@@ -47,7 +46,7 @@ def check(recipe: Recipe) -> None:
         _check_phase("teacher_fit.space", recipe.teacher_fit.space, ("heads",))
     if recipe.teacher_fit.pyramid.epochs:
         _check_phase("teacher_fit.pyramid", recipe.teacher_fit.pyramid, ("pyramid",))
-    if "alsn" in recipe.selector.kind and "selector" in spec.groups and recipe.schedule.alsn.epochs:
+    if learns_policy(recipe) and recipe.schedule.alsn.epochs:
         _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
     _check_goal(recipe)
     _check_sizes(recipe)
@@ -57,8 +56,7 @@ def _check_goal(recipe: Recipe) -> None:
     toward, weights = recipe.selector.toward, vars(recipe.method.weights)
     for term in toward:
         choose("term of selector.toward", term, dict.fromkeys(EMBEDDING_TERMS))
-    learned = recipe.selector.kind in LEARNED_SELECTORS and "selector" in METHODS[recipe.method.name].groups
-    if learned and not any(weights[term] > 0 for term in toward):
+    if learns_policy(recipe) and not any(weights[term] > 0 for term in toward):
         raise InputError(
             f"selector.toward={','.join(toward)} has no term with a weight: utilities would be measured against "
             f"nothing; give one of method.weights.{{{','.join(EMBEDDING_TERMS)}}} above 0 and name it"

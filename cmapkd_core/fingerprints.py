@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from cmapkd_core.config import LEARNED_SELECTORS, STAGE_PHASES, Recipe
+from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose, flatten, nearest, plain
-from cmapkd_core.method_specs import METHODS, MethodSpec
+from cmapkd_core.method_specs import METHODS, MethodSpec, learns_policy
 
 _SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "test_share", "samples_per_shard"))
 _QUALITY = ("data.quarantine_bound", "data.max_pixels")
@@ -63,7 +63,7 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         "optim",
         "method.name",
     )
-    selector = (_GOAL if stage == "warmup" else "selector",) if "selector" in spec.groups else ()
+    selector = (_GOAL if stage == "warmup" else "selector",) if spec.weighs_levels else ()
     weights = tuple(f"method.weights.{term}" for term in spec.terms)
     return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
 
@@ -78,7 +78,7 @@ def _drop_unused(chosen: dict[str, Any], spec: MethodSpec) -> None:
             leaf in ("levels", "selects") and "pyramid" not in spec.groups
         ):
             del chosen[name]
-        elif phase == "alsn" and "selector" not in spec.groups:
+        elif phase == "alsn" and not spec.weighs_levels:
             chosen.pop(name)
 
 
@@ -87,8 +87,7 @@ def trains(recipe: Recipe, stage: str) -> bool:
 
     That is stage alsn where no policy is learned.
     """
-    learned = recipe.selector.kind in LEARNED_SELECTORS and "selector" in METHODS[recipe.method.name].groups
-    return stage != "alsn" or (learned and recipe.schedule.alsn.epochs > 0)
+    return stage != "alsn" or (learns_policy(recipe) and recipe.schedule.alsn.epochs > 0)
 
 
 def fingerprint(fields: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cmapkd_core.config import LEARNED_SELECTORS, Recipe
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -16,6 +18,11 @@ class MethodSpec:
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
     deviations: str = "none"  # from what was published, as it stands below a report's table
+
+    @property
+    def weighs_levels(self) -> bool:
+        """True for methods that weigh levels for each sample."""
+        return "selector" in self.groups
 
 
 METHODS: dict[str, MethodSpec] = {
@@ -95,3 +102,8 @@ METHODS: dict[str, MethodSpec] = {
         "synthetic captions",
     ),
 }
+
+
+def learns_policy(recipe: Recipe) -> bool:
+    """True where the level weights come from a policy, which stage alsn trains and joint training uses."""
+    return METHODS[recipe.method.name].weighs_levels and recipe.selector.kind in LEARNED_SELECTORS

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from cmapkd_core.config import LEARNED_SELECTORS, STAGE_PHASES, Phase, Recipe
+from cmapkd_core.config import STAGE_PHASES, Phase, Recipe
 from cmapkd_core.fingerprints import trains
-from cmapkd_core.method_specs import METHODS
+from cmapkd_core.method_specs import METHODS, learns_policy
 from cmapkd_core.recipes import REFERENCE, ROWS
 from pipelines.graph import Task
 from pipelines.site import Pod
@@ -111,7 +111,7 @@ def _work(task: Task, recipe: Recipe) -> Iterator[str]:
 
 def _training(stage: str, recipe: Recipe) -> Iterator[str]:
     groups = METHODS[recipe.method.name].groups
-    if recipe.selector.kind not in LEARNED_SELECTORS:
+    if not learns_policy(recipe):
         groups = tuple(group for group in groups if group != "selector")
     if stage == "warmup":
         yield f"student {recipe.student.model} ({recipe.student.weights})"

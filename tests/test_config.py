@@ -259,6 +259,7 @@ def test_as_json_is_plain():
             r"schedule\.fine .*trains nothing: set one of schedule.fine.lr.student",
         ),
         ("none", "schedule.alsn.lr.selector=0", r"schedule\.alsn .*trains nothing"),
+        ("shuffled_alsn", "schedule.alsn.lr.selector=0", r"schedule\.alsn .*trains nothing"),
         ("none", "teacher_fit.pyramid.lr.pyramid=0", r"teacher_fit\.pyramid .*trains nothing"),
         (
             "none",

@@ -14,7 +14,6 @@ from torch import Tensor
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.loader import Batch, TrainLoader
-from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.methods.policy import PolicyFit
 
@@ -70,8 +69,3 @@ def level_weights(fit: PolicyFit, path: Path) -> pa.Table:
     w = torch.cat(fit.selector.choose(columns["teacher_image"], columns["teacher_text"], fit.active), dim=1)
     weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
     return pa.table({"key": table["key"], **weights, "difficulty": table["difficulty"]})
-
-
-def has_selector(name: str) -> bool:
-    """True for methods that weigh levels per sample."""
-    return "selector" in METHODS[name].groups

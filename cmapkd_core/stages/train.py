@@ -42,7 +42,7 @@ from cmapkd_core.stages.assembly import (
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.line import Line
-from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, has_selector, level_weights
+from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, level_weights
 from cmapkd_core.stages.taught import Taught, hear
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
@@ -167,7 +167,7 @@ def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -
 
 def _write_tables(context: Context, stage: str, method: Method, hearing: Hearing) -> None:
     """Sample statistics at the end of warm-up, carried on by the later stages with the selector's weights."""
-    if not has_selector(context.recipe.method.name):
+    if not METHODS[context.recipe.method.name].weighs_levels:
         return
     path = context.out / SAMPLE_STATS
     if stage == "warmup":
