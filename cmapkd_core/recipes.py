@@ -160,11 +160,17 @@ BASELINES: dict[str, dict[str, Any]] = {
     "mobileclip": {"method.name": "mobileclip", "method.weights.task": 0.25, "method.weights.soft": 0.75},
 }
 
+_NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
+
 # The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
 WEIGHTS: dict[str, dict[str, Any]] = {
     "outline": {f"method.weights.{term}": weight for term, weight in vars(TermWeights()).items()},
-    "fd_alone": {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")},
+    "fd_alone": _NO_LEVELS,
+    # Do levels add to an embedding term that is heard in full?
+    "fd_64_alone": {**_NO_LEVELS, "method.weights.fd": 64.0},
     "no_fd": {"method.weights.fd": 0.0},
+    "fd_4": {"method.weights.fd": 4.0},
+    "fd_64": {"method.weights.fd": 64.0},
     "intra_4": {"method.weights.intra": 4.0},
     "intra_64": {"method.weights.intra": 64.0},
     "relation_10": {"method.weights.relation": 10.0},
@@ -203,8 +209,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("one_stage", "one_stage_uniform", "one_stage_embedding", FULL),
     ),
     "weights": (
-        *("outline", "fd_alone", "no_fd", "intra_4", "intra_64", "no_align", "align_2", "relation_10", "task_025"),
-        *("with_kd", "clip_kd_500", "clip_kd", "clip_kd_8000", FULL),
+        *("outline", "fd_alone", "fd_64_alone", "no_fd", "fd_4", "fd_64", "intra_4", "intra_64"),
+        *("no_align", "align_2", "relation_10", "task_025", "with_kd", "clip_kd_500", "clip_kd", "clip_kd_8000", FULL),
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", FULL),
