@@ -40,7 +40,6 @@ NAMES: dict[str, tuple[str, str]] = {
     "fd_alone": ("fd and task alone", "no level terms"),
     "fd_64_alone": ("fd 64 and task alone", "no level terms, four times the weight"),
     "no_fd": ("w/o fd", "no term on the embedding but the task"),
-    "fd_4": ("fd 4", "a quarter of the weight"),
     "fd_64": ("fd 64", "four times the weight"),
     "intra_4": ("intra 4", "a quarter of the weight"),
     "intra_64": ("intra 64", "four times the weight"),
@@ -50,6 +49,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "with_kd": ("with kd", "similarities of the batch, weight 1"),
     "clip_kd_500": ("CLIP-KD, features 500", "a quarter of the published weight"),
     "clip_kd_8000": ("CLIP-KD, features 8000", "four times the published weight"),
+    "clip_kd_32000": ("CLIP-KD, features 32000", "16 times the published weight"),
     FULL: ("CMAPKD (ours)", "complete, coarse to fine"),
 }
 
