@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -63,7 +64,7 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
             optimiser.backward(total)
         if last:
             norm = optimiser.update()
-        session.replaced += getattr(batch, "replaced", [])
+        session.replaced.update(getattr(batch, "replaced", []))
         point: dict[str, Any] = {
             "terms": terms,
             "weighted": {name: plan.weights[name] * value for name, value in terms.items()},
@@ -108,9 +109,18 @@ def distribute(module: nn.Module) -> Any:
     if parallel.world() == 1:
         return module
     if parallel.device().type == "cuda":
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        module = share_batch_statistics(module)
         return DistributedDataParallel(module, device_ids=[parallel.local_rank()], broadcast_buffers=False)
     return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def share_batch_statistics(module: nn.Module) -> nn.Module:
+    """The module, in place, with batch norms that take their statistics over all ranks.
+
+    timm's converter and not torch's: its batch norms hold the activation after them, which torch's would drop.
+    """
+    converted: nn.Module = convert_sync_batchnorm(module)
+    return converted
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

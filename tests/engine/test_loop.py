@@ -1,14 +1,17 @@
 """The loop on toy phases: what is trained, logged, saved and refused."""
 
+import copy
 import dataclasses
 import json
 import math
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
 
 from cmapkd_core.config import OptimConfig, Phase, Rates
-from cmapkd_core.engine.loop import freeze_all_but, gradient_shares, numbers, weighted_total
+from cmapkd_core.engine.loop import freeze_all_but, gradient_shares, numbers, share_batch_statistics, weighted_total
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 
@@ -198,3 +201,16 @@ def test_freeze_all_but():
 def test_numbers_are_plain_floats():
     assert numbers({"a": torch.tensor(1.5, requires_grad=True), "b": torch.tensor(2)}) == {"a": 1.5, "b": 2.0}
     assert numbers({}) == {}
+
+
+def test_batch_norms_over_all_ranks_keep_their_activations():
+    """torch's own converter drops what timm's batch norms do after the norm."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.ReLU6), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)
+    alone = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4)).train()
+    x = torch.randn(16, 3, 6, 6)
+    alone(x)  # statistics that are not those of a new layer
+    shared = share_batch_statistics(copy.deepcopy(alone)).eval()
+    assert [isinstance(shared[i], nn.SyncBatchNorm) for i in (1, 3, 6)] == [True] * 3
+    assert shared.state_dict().keys() == alone.state_dict().keys()
+    assert torch.equal(shared(x), alone.eval()(x))
