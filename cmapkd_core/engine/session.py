@@ -59,7 +59,7 @@ class Session:
     runtime: RuntimeConfig
     stop: StopRequest
     history: list[dict[str, Any]] = field(default_factory=list)
-    replaced: list[tuple[str, str]] = field(default_factory=list)
+    replaced: dict[str, str] = field(default_factory=dict)  # corrupt pairs by key, with the reason
     saved: Saved | None = None
     _clock: tuple[int, float] = (0, 0.0)
 
@@ -69,7 +69,7 @@ class Session:
         self.tracker.rewind(0)
         if self.saved:
             self.history = self.saved.state["history"]
-            self.replaced = [(key, reason) for key, reason in self.saved.state["replaced"]]
+            self.replaced = dict(self.saved.state["replaced"])
             plan = self.plans[self.saved.phase]
             self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
             for point in self.history:
@@ -100,6 +100,7 @@ class Session:
     def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
         """A checkpoint after `step` steps of the phase."""
         everyone = parallel.all_objects(random_state())
+        self.share_replaced()
         if parallel.rank() == 0:
             moments, optimiser_state = optimiser.state()
             tensors = {
@@ -114,6 +115,10 @@ class Session:
                 plan.index, step, tensors, state | {"history": self.history, "replaced": self.replaced}
             )
         parallel.barrier()
+
+    def share_replaced(self) -> None:
+        """Corrupt pairs that one rank met become known to all."""
+        self.replaced = {key: reason for found in parallel.all_objects(self.replaced) for key, reason in found.items()}
 
     def require_finite(self, terms: dict[str, float], keys: list[str], plan: Plan, step: int) -> None:
         """Stop on NaN or Inf, on all ranks at the same step.

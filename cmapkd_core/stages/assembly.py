@@ -204,6 +204,7 @@ def run_plans(context: Context, stage: str, plans: list[Plan], work: dict[str, A
             if not session.finished(plan):
                 module, loader, targets = work[plan.name]()
                 run_phase(module, loader, targets, plan, session)
+        session.share_replaced()
     finally:
         stop.release()
     if stop.anywhere():

@@ -103,7 +103,7 @@ def body(context: Context, stage: str) -> dict[str, float]:
         save_own_state(method, context.out / METHOD_STATE, stage=stage)
         (context.out / "history.json").write_text(json.dumps({"points": session.history}))
         if session.replaced:
-            lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced]
+            lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced.items()]
             (context.out / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
     last = session.history[-1]["terms"] if session.history else {}
     sizes = {"parameters/trained": float(trained_parameters(method, [plan.phase for plan in plans]))}

@@ -7,6 +7,7 @@ the same step, and the run goes on bit for bit.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.stages import train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
@@ -30,14 +32,27 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory, tiny_shards, tiny_teacher) -> list[dict]:
+def damaged_shards(tmp_path_factory, tiny_shards) -> str:
+    """The tiny data with six broken training pictures."""
+    copied = shutil.copytree(tiny_shards, tmp_path_factory.mktemp("damaged") / "shards")
+    folder = copied / Artifact.open(str(copied)).manifest["folder"]
+    shards = ShardSet.open(str(folder), tmp_path_factory.mktemp("cache"))
+    for row in shards.table("train").slice(2, 6).to_pylist():
+        data = bytearray((folder / row["shard"]).read_bytes())
+        data[row["image_offset"] + 60] ^= 1
+        (folder / row["shard"]).write_bytes(data)
+    return str(copied)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, tiny_shards, tiny_teacher, damaged_shards) -> list[dict]:
     """What each of the two processes reports."""
     root = tmp_path_factory.mktemp("ranks")
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     script = str(Path(__file__).with_name("two_ranks.py"))
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(root), tiny_shards, tiny_teacher],
+            [sys.executable, script, str(root), tiny_shards, tiny_teacher, damaged_shards],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,6 +93,19 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, ti
     assert ours.keys() == theirs.keys()
     for name, x in ours.items():
         assert torch.allclose(x, theirs[name], rtol=0, atol=1e-5), name
+
+
+def test_corrupt_pairs_of_both_processes_are_counted_and_listed(tmp_path, pair, damaged_shards, tiny_teacher):
+    def listed(url: str) -> tuple[list[dict], float]:
+        artifact = Artifact.open(url)
+        lines = artifact.fetch("quarantine.jsonl").read_text().splitlines()
+        return sorted(map(json.loads, lines), key=lambda line: line["key"]), artifact.manifest["metrics"]["replaced"]
+
+    request = Request("tiny", str(tmp_path), ablation="finetune", overrides=f"{SIX} data.quarantine_bound=0.5")
+    alone = train.run(request, stage="joint", shards=damaged_shards, teacher=tiny_teacher)
+    found, count = listed(pair[0]["damaged"])
+    assert (found, count) == listed(alone)
+    assert count == len(found) == len({line["key"] for line in found}) > 2
 
 
 def test_sigterm_on_one_rank_stops_both_at_the_same_step_and_the_run_goes_on_bit_for_bit(pair):

@@ -1,4 +1,4 @@
-"""What each of two processes does in test_distributed.py: `two_ranks.py ROOT SHARDS TEACHER`."""
+"""What each of two processes does in test_distributed.py: `two_ranks.py ROOT SHARDS TEACHER DAMAGED_SHARDS`."""
 
 import json
 import signal
@@ -61,12 +61,13 @@ def stop_rank_one_after(updates: int) -> None:
     StopRequest.anywhere = anywhere  # type: ignore[method-assign]
 
 
-def main(root: str, shards: str, teacher: str) -> None:
+def main(root: str, shards: str, teacher: str, damaged: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     result: dict[str, object] = {"collectives": check_collectives()}
     for row in ("no_alsn", "kd", "finetune", "none", *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
+    result["damaged"] = run(root, "damaged", "finetune", f"{SIX} data.quarantine_bound=0.5", damaged, teacher)
     result["small"] = refused(root, "small", "finetune", "optim.batch=1", shards, teacher)
     result["odd"] = refused(root, "odd", "finetune", "optim.batch=15", shards, teacher)
     stop_rank_one_after(3)
