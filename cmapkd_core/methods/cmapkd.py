@@ -77,8 +77,7 @@ class Cmapkd(Method):
         """The terms of method_specs.METHODS["cmapkd"]."""
         theirs, active = require(targets), self.active(phase)
         vision, text = self.towers(batch)
-        with self.autocast():
-            mine = self.levels(vision, text, active).float()
+        mine = self._levels(vision, text, active)
         d_v, d_l = level_distances(mine, theirs.levels)
         selector = self.selector if phase.selects else self.uniform
         w_v, w_l = selector.choose(theirs.image, theirs.text, active)
@@ -106,7 +105,7 @@ class Cmapkd(Method):
         """
         theirs = require(targets)
         vision, text = self.towers(batch)
-        mine = self.levels(vision, text, self.active(self.recipe.schedule.fine)).float()
+        mine = self._levels(vision, text, self.active(self.recipe.schedule.fine))
         d_v, d_l = level_distances(mine, theirs.levels)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         goal = self._goal(self._on_embeddings(image, caption, image_t, caption_t, theirs.scale))
@@ -114,6 +113,11 @@ class Cmapkd(Method):
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
+
+    def _levels(self, vision: Features, text: Features, active: tuple[str, ...]) -> Levels:
+        """The student's levels, made in the precision of its towers and compared in fp32."""
+        with self.autocast():
+            return self.levels(vision, text, active).float()
 
     def _on_embeddings(
         self, image: Tensor, caption: Tensor, image_t: Tensor, caption_t: Tensor, scale: Tensor

@@ -35,7 +35,9 @@ def resize(x: Tensor, size: int) -> Tensor:
         return F.interpolate(x, size=(size, size), mode="nearest")
     if side % size == 0:
         return F.avg_pool2d(x, side // size)
-    return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    # In fp32, since this kernel does not know half precision on every device.
+    exact = F.interpolate(x.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return exact.to(x.dtype)
 
 
 def smooth_upsampled(x: Tensor, conv: nn.Conv2d) -> Tensor:
