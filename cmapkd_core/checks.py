@@ -48,8 +48,25 @@ def check(recipe: Recipe) -> None:
         _check_phase("teacher_fit.pyramid", recipe.teacher_fit.pyramid, ("pyramid",))
     if learns_policy(recipe) and recipe.schedule.alsn.epochs:
         _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
+    if spec.weighs_levels:
+        _check_selects(recipe)
     _check_goal(recipe)
     _check_sizes(recipe)
+
+
+def _check_selects(recipe: Recipe) -> None:
+    schedule = recipe.schedule
+    for name in ("coarse", "medium"):
+        if getattr(schedule, name).selects:
+            raise InputError(
+                f"schedule.{name}.selects=true: warm-up comes before the selector's training and is shared by all "
+                "selectors, so its levels weigh the same; only schedule.fine can select"
+            )
+    if learns_policy(recipe) and not schedule.fine.selects and schedule.fine.lr.selector > 0:
+        raise InputError(
+            f"schedule.fine.selects=false leaves the selector out of the loss that schedule.fine.lr.selector="
+            f"{schedule.fine.lr.selector} would train it with: set that rate to 0 too"
+        )
 
 
 def _check_goal(recipe: Recipe) -> None:

@@ -17,7 +17,8 @@ _QUALITY = ("data.quarantine_bound", "data.max_pixels")
 _GATE = tuple(f"data.{n}" for n in ("splits", "leakage", "leakage_action", "against"))
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store")
-_GOAL = "selector.toward"  # warm-up measures what the levels are of use for
+_GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
+_LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
 _UPDATES = tuple(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision"))
 _TEACHER = (
     *(*_SHARDS, *_QUALITY, *_GATE, "data.crop_scale", *_UPDATES),
@@ -29,7 +30,8 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes.
 
     Two recipes that agree in them share the stage's artifact. A method without a teacher does not
-    read the teacher, one without levels does not read them, and no stage reads a later phase.
+    read the teacher, one without levels does not read them, and of a later phase no stage reads more
+    than the levels that it will weigh.
     """
     if stage == "prepare":
         prefixes: tuple[str, ...] = (*_SHARDS, *_QUALITY, *_GATE)
@@ -41,7 +43,8 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, ('prepare', 'teacher', *STAGE_PHASES))}")
     leaves, usual = flatten(recipe), flatten(Recipe())
     chosen = {n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)}
-    chosen = {n: v for n, v in chosen.items() if n not in (*_GATE, *_STORED, _GOAL) or v != usual[n]}
+    since = (*_GATE, *_STORED, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
+    chosen = {n: v for n, v in chosen.items() if n not in since or v != usual[n]}
     if stage in STAGE_PHASES:
         _drop_unused(chosen, METHODS[recipe.method.name])
     return chosen
@@ -63,7 +66,7 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         "optim",
         "method.name",
     )
-    selector = (_GOAL if stage == "warmup" else "selector",) if spec.weighs_levels else ()
+    selector = (_GOAL if stage == "warmup" else "selector", _LEVELS) if spec.weighs_levels else ()
     weights = tuple(f"method.weights.{term}" for term in spec.terms)
     return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
 

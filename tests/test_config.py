@@ -155,6 +155,7 @@ def test_rows_share_the_stages_before_they_differ(recipe, row, expected):
         ("data.size=50", set()),
         ("schedule.fine.epochs=3", {"prepare", "teacher", "warmup", "alsn"}),
         ("schedule.coarse.epochs=3", {"prepare", "teacher"}),
+        ("schedule.fine.levels=P5,L4", {"prepare", "teacher"}),  # warm-up measures them, stage alsn weighs them
         ("selector.tau=0.5", {"prepare", "teacher", "warmup"}),
         ("selector.toward=task,kd", {"prepare", "teacher"}),
         ("evaluate.split=val", set(STAGES)),
@@ -260,6 +261,8 @@ def test_as_json_is_plain():
         ),
         ("none", "schedule.alsn.lr.selector=0", r"schedule\.alsn .*trains nothing"),
         ("shuffled_alsn", "schedule.alsn.lr.selector=0", r"schedule\.alsn .*trains nothing"),
+        ("random_alsn", "schedule.medium.selects=true", r"schedule\.medium\.selects=true: .*only schedule\.fine"),
+        ("none", "schedule.fine.selects=false", r"schedule\.fine\.selects=false .*set that rate to 0 too"),
         ("none", "teacher_fit.pyramid.lr.pyramid=0", r"teacher_fit\.pyramid .*trains nothing"),
         (
             "none",
