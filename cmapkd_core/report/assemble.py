@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from cmapkd_core.report.measured import Measured
 from cmapkd_core.report.papertable import Cell, Head, Line, PaperTable, measured
-from cmapkd_core.report.statistics import LEVEL, Interval
+from cmapkd_core.report.statistics import LEVEL, Interval, counted
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def table(
     left = [row.label for row in report.rows if row not in shown]
     shown += [report.chance] if any(column.key in report.chance.values for column in columns) else []
     every = [*(c for c in lead if any(c.key in row.values for row in shown)), *columns]
-    n = Extra((Head("", "n"),), _seeds) if report.several else NOTHING
+    n = Extra((Head("", "n"),), partial(_seeds, every)) if report.several else NOTHING
     heads = (*before.heads, *(column.head for column in every), *after.heads, *n.heads)
     lines = [
         Line(row.label, (*before.cells(row), *_numbers(row, every), *after.cells(row), *n.cells(row)), row.kind)
@@ -157,8 +158,12 @@ def without_interval(found: Interval) -> Interval:
     return Interval(found.mean, None, found.n)
 
 
-def _seeds(row: Measured) -> tuple[Cell, ...]:
-    return (Cell(str(len(row.seeds)) if row.kind not in ("teacher", "chance") else ""),)
+def _seeds(columns: Sequence[Column], row: Measured) -> tuple[Cell, ...]:
+    """How many seeds the row's means are over, which may differ where some evaluations are missing."""
+    if row.kind in ("teacher", "chance"):
+        return (Cell(""),)
+    found = [row.interval(column.key) for column in columns if not column.exact]
+    return (Cell(counted([one.n for one in found if one] or [len(row.seeds)])),)
 
 
 def spread_note() -> str:

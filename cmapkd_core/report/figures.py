@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmapkd_core.report.history import Curve
-from cmapkd_core.report.statistics import Interval
+from cmapkd_core.report.statistics import Interval, counted
 from cmapkd_core.report.style import Drawing, Line, Look, label_ends, panel
 from cmapkd_core.report.table import KS, SHORT, Row, standard_error
 from cmapkd_core.report.weights import Profile
@@ -126,9 +126,8 @@ def differences(title: str, found: dict[str, Interval], base: str, unit: str = "
 
 
 def _differences(title: str, ordered: list[tuple[str, Interval]], base: str, unit: str, look: Look) -> Figure:
-    seeds = sorted({one.n for _, one in ordered})
-    n = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    xlabel = f"{unit}, minus {base}; n = {n} seed{'s' if seeds[-1] > 1 else ''}"
+    n = counted(one.n for _, one in ordered)
+    xlabel = f"{unit}, minus {base}; n = {n} seed{'' if n == '1' else 's'}"
     figure, axes = panel(look, title, xlabel, "", wide=True, height=0.25 + 0.2 * len(ordered))
     _across(look, axes)
     axes.axvline(0, color=look.ink, linewidth=0.8)

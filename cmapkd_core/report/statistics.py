@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,3 +69,9 @@ def paired(ours: Mapping[str, float], theirs: Mapping[str, float], level: float 
     """
     shared = [seed for seed in ours if seed in theirs]
     return interval([ours[seed] - theirs[seed] for seed in shared], level) if shared else None
+
+
+def counted(ns: Iterable[int]) -> str:
+    """Numbers of seeds as a table prints them: "5", "3 to 5" where they differ, "0" where there are none."""
+    found = sorted(set(ns)) or [0]
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"

@@ -17,7 +17,7 @@ from cmapkd_core.report.inputs import Missing, Source
 from cmapkd_core.report.measured import Measured
 from cmapkd_core.report.suite import SuiteInputs, SuiteTable
 
-BASE = "kd"  # the row whose step time is 1, where a suite has it
+BASE = "kd"  # the row whose step time is 1, where a suite has measured it
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,19 @@ class Cost:
     updates: tuple[int, ...]  # of the student, each number that its seeds had
     seconds: float | None  # of training over all its stages, mean over seeds
     step: float | None  # seconds of an update, median of the last student phase, mean over seeds
-    relative: float | None = None  # to the row BASE, or else to the full method
+    relative: float | None = None  # to the row that `base` names
 
 
 def costs(inputs: SuiteInputs, table: SuiteTable) -> list[Cost]:
     """One line a row."""
     found = [_cost(inputs, table.row(row)) for row in inputs.rows]
-    steps = {cost.row: cost.step for cost in found}
-    base = steps.get(BASE) or steps.get(FULL)
-    return [dataclasses.replace(c, relative=c.step / base if c.step and base else None) for c in found]
+    one = {cost.row: cost.step for cost in found}.get(base(found))
+    return [dataclasses.replace(c, relative=c.step / one if c.step and one else None) for c in found]
+
+
+def base(found: Iterable[Cost]) -> str:
+    """The row whose step takes 1: BASE where its steps were measured, or else the full method."""
+    return BASE if any(cost.row == BASE and cost.step for cost in found) else FULL
 
 
 def _cost(inputs: SuiteInputs, row: Measured) -> Cost:
@@ -72,6 +76,11 @@ def shares(inputs: SuiteInputs) -> dict[str, dict[str, float]]:
                 terms.setdefault(term, []).append(100 * float(np.mean([point.get(term, 0.0) for point in last])))
         found[row] = {term: float(np.mean(values)) for term, values in sorted(terms.items()) if any(values)}
     return found
+
+
+def as_json(inputs: SuiteInputs, table: SuiteTable) -> dict[str, Any]:
+    """For programs, beside `suite.as_json`: costs by row, and the terms' shares of the gradient in percent."""
+    return {"costs": [dataclasses.asdict(cost) for cost in costs(inputs, table)], "shares": shares(inputs)}
 
 
 def changes(row: str) -> str:

@@ -12,7 +12,7 @@ from cmapkd_core.report.papertable import Cell, Head, Line, PaperTable, differen
 from cmapkd_core.report.results import Maker
 from cmapkd_core.report.section import Heading, Section
 from cmapkd_core.report.section import build as build_sections
-from cmapkd_core.report.statistics import LEVEL
+from cmapkd_core.report.statistics import LEVEL, counted
 from cmapkd_core.report.suite import MEAN, RANK, SuiteInputs, SuiteTable
 
 PLOTTED = {
@@ -100,8 +100,7 @@ def differences(inputs: SuiteInputs, table: SuiteTable, report: Report) -> Secti
             difference(found.get(k), f"{name}/minus full method/{k}", row.origins.get(k, {}) | base.origins[k])
             for k in columns
         ]
-        seeds = max((one.n for one in found.values()), default=0)
-        lines.append(Line(row.label, (*cells, Cell(str(seeds)))))
+        lines.append(Line(row.label, (*cells, Cell(counted(one.n for one in found.values())))))
     notes = (NO_SPREAD,) if any(one.half == 0 for row in table.differences.values() for one in row.values()) else ()
     heads = (*columns.values(), Head("", "n"))
     made = PaperTable("differences", f"Differences to the {FULL_METHOD}", heads, tuple(lines), notes)
@@ -110,18 +109,19 @@ def differences(inputs: SuiteInputs, table: SuiteTable, report: Report) -> Secti
 
 def costs(inputs: SuiteInputs, table: SuiteTable, report: Report) -> Section:
     """Parameters, updates, time, and what each row changes in the recipe."""
-    base = suite_costs.BASE if suite_costs.BASE in inputs.rows else FULL_METHOD
+    found = suite_costs.costs(inputs, table)
+    base = suite_costs.base(found)
     heads = (
         Head("", "row", words=True),
         Head("", "inference", "M parameters"),
         Head("", "trained", "M parameters"),
         Head("", "student updates"),
         Head("", "training", "s"),
-        Head("", f"step, {base} = 1"),
+        Head("", f"step, {FULL_METHOD if base == FULL else base} = 1"),
         Head("", "changes in the recipe", words=True),
     )
     lines = []
-    for cost in suite_costs.costs(inputs, table):
+    for cost in found:
         training = {f"training {cost.row}/{s}": inputs.trainings[cost.row, s].source.url for s in inputs.seeds}
         where = {name: url for name, url in training.items() if url}
         cells = (

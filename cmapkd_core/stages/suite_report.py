@@ -17,7 +17,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.recipes import resolve
-from cmapkd_core.report import paper, suite_page, suite_sections
+from cmapkd_core.report import paper, suite_costs, suite_page, suite_sections
 from cmapkd_core.report.inputs import Source
 from cmapkd_core.report.suite import SuiteInputs, Training, as_json, build, check_more
 from cmapkd_core.stages.artifact import Artifact, find
@@ -70,6 +70,11 @@ def run(
             raise InputError(f"--{name} {count}: a number of stage executions")
     if not given["evaluation"]:
         raise InputError("--evaluations is empty: a report needs at least one row with one seed")
+    for key in (*given["evaluation"], *given["training"]):
+        if not all(key.rpartition("/")):
+            raise InputError(
+                f"'{key}' in --evaluations or --trainings: every URL stands under ROW/SEED, such as no_alsn/0"
+            )
     check_more(given["more"], {key.rpartition("/")[0] for key in given["evaluation"]})
     told = {"suite": suite, "executions": executions, "naive": naive, "expectations": expectations}
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
@@ -94,7 +99,7 @@ def body(request: Request, told: dict[str, str], named: dict[str, str], context:
     texts = {
         HTML: suite_page.render(inputs, table, headings, sections),
         MARKDOWN: suite_page.markdown(inputs, table, headings, sections),
-        TABLE: json.dumps(as_json(inputs, table, suite_page.text), indent=1),
+        TABLE: json.dumps(as_json(inputs, table, suite_page.text) | suite_costs.as_json(inputs, table), indent=1),
     }
     for name, text in texts.items():
         (context.out / name).write_text(text, encoding="utf-8")

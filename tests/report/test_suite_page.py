@@ -20,7 +20,7 @@ from cmapkd_core.report import suite, suite_costs, suite_page, suite_sections
 from cmapkd_core.report.inputs import Source
 from cmapkd_core.report.measured import RECALLS as SHARES
 from cmapkd_core.report.names import label
-from cmapkd_core.report.papertable import difference, measured
+from cmapkd_core.report.papertable import Line, difference, measured
 from cmapkd_core.report.suite import SuiteInputs, SuiteTable, Training
 
 RECALLS = [f"retrieval/{key}" for key in SHARES]
@@ -240,6 +240,28 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
     assert shown["image"].spread == ""  # the same size for every seed
 
 
+def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tmp_path: Path) -> None:
+    """Of five seeds three have a VQA evaluation."""
+    more = {
+        f"vqa/{row}/{seed}": source(tmp_path, f"vqa {row} {seed}", "metrics.json", {"vqa/overall": 50.0 + seed})
+        for row in EFFECTS
+        for seed in range(3)
+    }
+    inputs = dataclasses.replace(make(more=more), suite="table2")
+    table = suite.build(inputs)
+    _, sections = suite_sections.build(inputs, table)
+
+    def n(line: Line) -> str:
+        return line.cells[-1].main
+
+    (both,) = sections["table3_vqa_zeroshot"].tables
+    assert {n(line) for line in both.lines if line.label == label("no_align")} == {"3 to 5"}
+    (paired,) = sections["differences"].tables
+    assert {n(line) for line in paired.lines} == {"3 to 5"}
+    (retrieval,) = sections["table2_retrieval"].tables
+    assert {n(line) for line in retrieval.lines if line.label == label("no_align")} == {"5"}
+
+
 @pytest.mark.parametrize("name", ["vqa", "vqa/no_such_row/0", "vqa/none/0/1"])
 def test_further_evaluations_of_no_row_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="--more"):
@@ -305,6 +327,33 @@ def test_costs_and_an_unequal_budget(make: Callable[..., SuiteInputs]) -> None:
         "not train for the same number of student updates (39, 40)" in n for n in suite_page.notes(inputs, table)
     )
     assert not any("updates" in note for note in suite_page.notes(make(), table=suite.build(make())))
+
+
+def test_a_step_is_compared_with_a_row_that_has_one(make: Callable[..., SuiteInputs]) -> None:
+    """Row kd stands in the suite and is not trained yet: the full method takes its place, and is named."""
+    inputs = make()
+    names = dict(zip(EFFECTS, ["kd", *list(EFFECTS)[1:]], strict=True))
+
+    def moved(cells: dict) -> dict:
+        return {(names[row], seed): value for (row, seed), value in cells.items()}
+
+    inputs = dataclasses.replace(
+        inputs,
+        rows=tuple(names.values()),
+        methods={names[row]: resolve("demo", names[row]) for row in EFFECTS},
+        evaluations=moved(inputs.evaluations),
+        trainings=moved(inputs.trainings),
+    )
+    for trained, expected in ((True, "step, kd = 1"), (False, "step, full method = 1")):
+        if not trained:
+            unfinished = {("kd", s): Training(Source(f"training kd/{s}", "s3://b/x")) for s in inputs.seeds}
+            inputs = dataclasses.replace(inputs, trainings=inputs.trainings | unfinished)
+        table = suite.build(inputs)
+        _, sections = suite_sections.build(inputs, table)
+        (made,) = sections["costs"].tables
+        assert expected in [head.label for head in made.heads]
+        costs = suite_costs.costs(inputs, table)
+        assert {cost.row: cost.relative for cost in costs}[suite_costs.base(costs)] == 1.0
 
 
 def test_the_papers_numbers_stand_apart_and_only_when_asked_for(make: Callable[..., SuiteInputs]) -> None:

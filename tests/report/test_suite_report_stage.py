@@ -41,6 +41,7 @@ def test_files_copies_and_the_printed_table(
     assert (found["seeds"], found["executions"]) == (["0", "1", "2"], {"shared": 9, "naive": 33})
     assert [row["seeds"] for row in found["rows"]] == [["0", "1"]] * 2
     assert found["rows"][0]["missing"] == {"2": urls["2"]}
+    assert [cost["row"] for cost in found["costs"]] == list(found["shares"]) == ["finetune", "none"]
     assert f"Missing: Fine-tuned, seed 2, is not measured yet: {urls['2']}" in (tmp_path / "markdown").read_text()
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"report: {artifact.file_url(suite_report.HTML)}"
@@ -79,6 +80,7 @@ def test_one_more_finished_evaluation_makes_a_new_report(
         ({"evaluations": "[1]"}, "--evaluations: give a JSON object"),
         ({"evaluations": "{}", "naive": "many"}, "--naive many: a number"),
         ({"evaluations": "{}"}, "--evaluations is empty"),
+        ({"evaluations": '{"none": "/nowhere"}'}, "'none' in --evaluations .* ROW/SEED"),
         (
             {"evaluations": '{"none/0": "/nowhere"}', "more": '{"vqa/nine/0": "x"}'},
             "none of TASK/ROW/SEED.*did you mean",
