@@ -165,7 +165,7 @@ class SelectorConfig:
     toward: tuple[str, ...] = ("task",)  # of EMBEDDING_TERMS: a level is of use where its gradient agrees with theirs
     utility_tau: float = 0.1  # temperature of the target softmax(u / tau_u)
     uniform: float = 0.1  # weight of KL(w || uniform), or of the paper's entropy
-    every: int = 10  # joint stage: optimiser steps between two measurements of the utilities
+    every: int = 10  # joint stage: micro-batches between two measurements of the utilities
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ METHODS: dict[str, MethodSpec] = {
         targets="embeddings",
         reads=("method.kd_tau", "method.bank"),
         deviations="retrieval form: the batch's and banked captions stand for class names; the whole image tower "
-        "trains in place of visual prompts; the teacher is not prompt-tuned. Inference needs the teacher's text tower",
+        "trains in place of visual prompts; the projector reads the unit embedding; the teacher is not prompt-tuned. "
+        "Inference needs the teacher's text tower",
     ),
     "promptkd_cls": MethodSpec(
         terms=("prompt",),
@@ -62,15 +63,17 @@ METHODS: dict[str, MethodSpec] = {
         classes=True,
         reads=("method.kd_tau", "evaluate.templates", "evaluate.classes"),
         deviations="class-text form over the data's classes: the whole image tower trains in place of visual prompts; "
-        "the teacher is not prompt-tuned. Inference needs the teacher's text tower; among the data's own classes "
+        "the projector reads the unit embedding; the teacher is not prompt-tuned; AdamW and the recipe's schedule; "
+        "weight 1000 for every data set. Inference needs the teacher's text tower; among the data's own classes "
         "their stored features are enough",
     ),
     "c2kd": MethodSpec(
         terms=("task", "proxy", "nontarget"),
         groups=("student", "extra"),
         reads=("method.kendall",),
-        deviations="the batch's pairs stand for classes, both cross-modal directions are averaged, and the teacher "
-        "stays frozen: of its side the proxies alone train (teacher_update=proxy_only)",
+        deviations="the batch's pairs stand for classes, both cross-modal directions are averaged, proxies are "
+        "Linear-LN-GELU-Linear into the joint space, and the teacher stays frozen: of its side the proxies alone train "
+        "(teacher_update=proxy_only). As released: the own logit is zeroed and not removed",
     ),
     "llava_kd": MethodSpec(
         terms=("task", "kd", "patches", "patch_relation"),
