@@ -49,7 +49,11 @@ class Plan:
 
 @dataclass
 class Session:
-    """One execution of a stage's phases on one rank; rank 0 writes and talks."""
+    """One execution of a stage's phases on one rank; rank 0 writes and talks.
+
+    Tensors of the module whose names begin with `apart` ("" for none) are in no checkpoint, and stay as they are when
+    another run goes on from one.
+    """
 
     stage: str
     plans: list[Plan]
@@ -58,6 +62,7 @@ class Session:
     say: Callable[[str], None]
     runtime: RuntimeConfig
     stop: StopRequest
+    apart: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     replaced: dict[str, str] = field(default_factory=dict)  # corrupt pairs by key, with the reason
     saved: Saved | None = None
@@ -88,7 +93,8 @@ class Session:
         if self.saved is None or self.saved.phase != plan.index:
             return 0
         saved = self.saved
-        module.load_state_dict(saved.tensors["weights.safetensors"])
+        theirs, mine = saved.tensors["weights.safetensors"], module.state_dict()
+        module.load_state_dict(self._kept(theirs) | {k: v for k, v in mine.items() if k not in self._kept(mine)})
         optimiser.load(saved.tensors["optimiser.safetensors"], saved.state["optimiser"])
         ours = f"{parallel.rank()}."
         states = {k[len(ours) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(ours)}
@@ -104,7 +110,7 @@ class Session:
         if parallel.rank() == 0:
             moments, optimiser_state = optimiser.state()
             tensors = {
-                "weights.safetensors": module.state_dict(),
+                "weights.safetensors": self._kept(module.state_dict()),
                 "optimiser.safetensors": moments,
                 "random.safetensors": {
                     f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()
@@ -115,6 +121,9 @@ class Session:
                 plan.index, step, tensors, state | {"history": self.history, "replaced": self.replaced}
             )
         parallel.barrier()
+
+    def _kept(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v for k, v in state.items() if not (self.apart and k.startswith(self.apart))}
 
     def share_replaced(self) -> None:
         """Corrupt pairs that one rank met become known to all."""

@@ -160,13 +160,18 @@ def own_state(method: Method, but: str = "student.") -> dict[str, torch.Tensor]:
     return {k: v.contiguous() for k, v in state if not k.startswith(("student.", but))}
 
 
-def save_own_state(method: Method, path: Path, *, stage: str) -> None:
-    """Write `own_state`; the student itself is the artifact's model/ folder.
+def _apart(stage: str) -> str:
+    """What neither the stage's artifact nor its checkpoints hold: the selector in warm-up.
 
-    Warm-up does not read who chooses the weights later, and rows that differ in that share its artifact: it has no
-    selector in it.
+    Warm-up does not read who chooses the weights later, and rows that differ in that share its artifact and go on from
+    each other's checkpoints.
     """
-    but = SELECTOR if stage == "warmup" else "student."
+    return SELECTOR if stage == "warmup" else ""
+
+
+def save_own_state(method: Method, path: Path, *, stage: str) -> None:
+    """Write `own_state`; the student itself is the artifact's model/ folder."""
+    but = _apart(stage) or "student."
     save_file({k: v.detach().cpu().clone() for k, v in own_state(method, but).items()}, path)
 
 
@@ -199,6 +204,7 @@ def run_plans(context: Context, stage: str, plans: list[Plan], work: dict[str, A
             say=context.say,
             runtime=context.recipe.runtime,
             stop=stop,
+            apart=_apart(stage),
         )
         for plan in plans:
             if not session.finished(plan):

@@ -68,6 +68,18 @@ def test_warmup_of_methods_with_phases_or_modules_of_their_own_resumes(
     assert history(cut) == history(straight)
 
 
+@pytest.mark.parametrize(("first", "second"), [("no_alsn", "none"), ("none", "no_alsn")])
+def test_rows_that_share_the_warmup_go_on_from_each_others_checkpoint(
+    tmp_path, train_tiny, terminate_after, digests, first, second
+):
+    straight = train_tiny(tmp_path / "straight", "warmup", second, "optim.batch=29")
+    terminate_after(3)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "cut", "warmup", first, "optim.batch=29")
+    resumed = train_tiny(tmp_path / "cut", "warmup", second, "optim.batch=29")
+    assert digests(resumed)["model/model.safetensors"] == digests(straight)["model/model.safetensors"]
+
+
 def test_alsn_resumes_from_the_table(tmp_path, train_tiny, tiny_warmup, terminate_after, digests, capsys):
     straight = train_tiny(tmp_path / "straight", "alsn", init=tiny_warmup)
     terminate_after(5)
