@@ -149,6 +149,21 @@ def test_a_shard_that_is_cut_off_and_samples_without_parts_are_bad_rows(
     assert rows[4].captions == ()  # the writer lists it: a caption is missing
 
 
+@pytest.mark.parametrize("broken", ["a cut between two samples", "a damaged header"])
+def test_a_shard_that_only_seems_to_end_counts_its_lost_samples(
+    publish: Publish, read_source: Read, picture: Make, broken: str
+) -> None:
+    """tarfile takes both for the end of the archive."""
+    whole = bytearray(shard({f"00000000{at}": sample(f"00000000{at}", picture(kind="JPEG")) for at in range(5)}))
+    third = whole.index(b"000000002.jpg")
+    if broken == "a damaged header":
+        whole[third] ^= 1
+    files = {"00000.tar": bytes(whole if broken == "a damaged header" else whole[:third])}
+    rows = read_source("img2dataset", publish(files | {"00000_stats.json": {"successes": 5}}))
+    assert [row.key for row in rows] == ["000000000", "000000001", *["00000.tar"] * 3]
+    assert "cut off or broken after 2 samples" in rows[-1].reason
+
+
 def test_a_folder_without_shards_is_refused(publish: Publish, read_source: Read) -> None:
     with pytest.raises(InputError, match=r"has no \.tar: give the output folder of img2dataset"):
         read_source("img2dataset", publish({"x.txt": b""}))
