@@ -11,6 +11,7 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 
 from cmapkd_core.fields import choose
+from cmapkd_core.recipes import data_fields
 from components.check import check, check_alone, check_spread
 from components.teacher import teacher, teacher_alone, teacher_spread
 from components.train import train, train_alone, train_spread
@@ -92,8 +93,9 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         pod: Pod = getattr(site.pods, task.pod)
         told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo}
         told |= {name: value for name, value in _own(task).items() if value}
-        if task.overrides:
-            told["overrides"] = f"{told['overrides']} {task.overrides}"
+        # What a task is told of its data wins over the run's overrides, as it does in `output_urls`.
+        for more in (*(f"{name}={value}" for name, value in data_fields(task.data).items()), task.overrides):
+            told["overrides"] = f"{told['overrides']} {more}" if more else told["overrides"]
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         # An output inside a longer string is an edge too: KFP finds its placeholder there.
         for name, sources in task.collects.items():

@@ -51,6 +51,19 @@ def test_of_a_set_that_is_only_asked_the_split_of_the_questions_is_prepared(sets
     assert urls[prepared.name] == stage_url("root", "prepare", wanted)
 
 
+def test_a_set_keeps_its_data_whatever_the_overrides_say_of_the_runs(tasks: dict) -> None:
+    def overrides(name: str) -> str:
+        return tasks[name][0].task.inputs.parameters["overrides"].runtime_value.constant.string_value
+
+    own = [task.name for task in TASKS if task.data]
+    assert "prepare-scenes_vqa" in own
+    for name in own:
+        before, _, after = overrides(name).partition("}}")
+        assert before.startswith("{{$.inputs.parameters[")
+        given = resolve("tiny", overrides=f"data.source=folder data.url=/pictures{after}", data="scenes_vqa").data
+        assert (given.source, given.url) == ("scenes_vqa", "")
+
+
 def test_tasks_and_what_they_wait_for(tasks: dict) -> None:
     key_to_name = {step.key: name for name, (step, _) in tasks.items()}
     waits = {name: {key_to_name[key] for key in step.needs} for name, (step, _) in tasks.items()}
