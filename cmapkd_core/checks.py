@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cmapkd_core.config import (
+    ALPHAS,
     EMBEDDING_TERMS,
     EVALUATE_LEAKAGE_ACTIONS,
     EVALUATIONS,
@@ -14,6 +15,8 @@ from cmapkd_core.config import (
     SPLITS,
     STAGE_PHASES,
     STORES,
+    TEXT_LEVELS,
+    VISION_LEVELS,
     Phase,
     PyramidConfig,
     Recipe,
@@ -62,11 +65,13 @@ def _check_selects(recipe: Recipe) -> None:
                 f"schedule.{name}.selects=true: warm-up comes before the selector's training and is shared by all "
                 "selectors, so its levels weigh the same; only schedule.fine can select"
             )
-    if learns_policy(recipe) and not schedule.fine.selects and schedule.fine.lr.selector > 0:
-        raise InputError(
-            f"schedule.fine.selects=false leaves the selector out of the loss that schedule.fine.lr.selector="
-            f"{schedule.fine.lr.selector} would train it with: set that rate to 0 too"
-        )
+    for name in ("coarse", "medium", "fine"):
+        phase: Phase = getattr(schedule, name)
+        if phase.lr.selector > 0 and not phase.selects:
+            raise InputError(
+                f"schedule.{name}.selects=false leaves the selector out of the loss that schedule.{name}.lr.selector="
+                f"{phase.lr.selector} would train it with: set that rate to 0 too"
+            )
 
 
 def _check_goal(recipe: Recipe) -> None:
@@ -86,6 +91,10 @@ def _check_names(recipe: Recipe) -> None:
         ("selector objective", (recipe.selector.objective,), OBJECTIVES),
         ("precision", (recipe.optim.precision,), PRECISIONS),
         ("teacher_fit.store", (recipe.teacher_fit.store,), STORES),
+        ("teacher_fit.alpha", (recipe.teacher_fit.alpha,), ALPHAS),
+        ("level of pyramid.vision_levels", recipe.pyramid.vision_levels, VISION_LEVELS),
+        ("level of pyramid.text_levels", recipe.pyramid.text_levels, TEXT_LEVELS),
+        ("evaluate.split", (recipe.evaluate.split,), SPLITS),
         ("leakage action", (recipe.data.leakage_action,), LEAKAGE_ACTIONS),
         ("leakage check", recipe.data.leakage, LEAKAGE_CHECKS),
         ("evaluate.leakage_action", (recipe.evaluate.leakage_action,), EVALUATE_LEAKAGE_ACTIONS),
@@ -125,14 +134,23 @@ def _check_sizes(recipe: Recipe) -> None:
     for name in (
         "optim.batch",
         "optim.accumulate",
+        "data.samples_per_shard",
         "teacher_fit.batch",
+        "evaluate.batch",
         "pyramid.width",
         "selector.every",
         "method.bank",
+        *(f"runtime.{n}" for n in ("log_every", "checkpoint_every", "shares_every")),
         *(f"evaluate.captioning.{n}" for n in ("epochs", "batch", "width", "layers", "grid", "length", "beams")),
     ):
         if leaves[name] < 1:
             raise InputError(f"{name}={leaves[name]}: it must be at least 1")
+    for name in ("seed", "data.size"):
+        if leaves[name] < 0:
+            raise InputError(f"{name}={leaves[name]}: it cannot be below 0")
+    if len(recipe.data.crop_scale) != 2 or not 0 < recipe.data.crop_scale[0] <= recipe.data.crop_scale[1] <= 1:
+        shown = ",".join(map(str, recipe.data.crop_scale))
+        raise InputError(f"data.crop_scale={shown}: the least and the largest share of the area, such as 0.9,1.0")
     if recipe.teacher_fit.views < 0:
         raise InputError(f"teacher_fit.views={recipe.teacher_fit.views}: a number of fixed crops, or 0 for new ones")
     if leaves["optim.batch"] % leaves["optim.accumulate"]:

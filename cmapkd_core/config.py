@@ -17,6 +17,7 @@ LEARNED_SELECTORS = ("alsn", "shuffled", "reversed")  # those that have a policy
 OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
 EMBEDDING_TERMS = ("task", "kd", "fd", "icl")  # of cmapkd: those of the embeddings that are evaluated
 EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
+ALPHAS = ("learned", "fixed")
 STORES = ("embeddings", "levels")  # what they hold is in stages/stored.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "val", "test")
