@@ -142,8 +142,10 @@ class _Writer:
         if isinstance(outcome, Stored) != isinstance(shard, RestoredShard):
             raise SourceChangedError(f"{row.key} would be in {shard.path.name} and was not, or the reverse")
         if isinstance(outcome, Stored) and isinstance(shard, RestoredShard):
-            if (outcome.sample["captions"], outcome.sample["split"]) != (captions, split):
-                raise SourceChangedError(f"{row.key} had other captions or another split")
+            now = {"captions": captions, "split": split, "class_name": row.class_name, "group": group}
+            now |= {"origins": list(row.origins)}
+            if changed := [name for name, value in now.items() if (outcome.sample[name] or "") != (value or "")]:
+                raise SourceChangedError(f"{row.key} had another {' and '.join(changed)}")
             shard.restore(outcome.sample)
         elif isinstance(outcome, Inspected) and isinstance(shard, Shard):
             said = {

@@ -69,6 +69,8 @@ def body(context: Context) -> dict[str, float]:
         name, what = (LEAKAGE, "pair") if isinstance(error, LeakageError) else (QUARANTINE, "bad row with its reason")
         kept = storage.join(context.workdir, name)
         storage.put(context.out / name, kept)
+        if isinstance(error, LeakageError):  # every row is written; mended pictures have to be read again
+            _saved(context).clear()
         raise type(error)(f"{error}\nEvery {what}: {kept}") from None
     finally:
         stop.release()
@@ -77,10 +79,14 @@ def body(context: Context) -> dict[str, float]:
     return {name: float(count) for name, count in counts.items()}
 
 
+def _saved(context: Context) -> SavedShards:
+    return SavedShards(storage.join(context.workdir, f"shards-{context.identity}"))
+
+
 def _write(context: Context, stop: StopRequest) -> dict[str, int]:
     """All rows into shards, going on after an earlier attempt's; anew where that was of other rows."""
     config, workers = context.recipe.data, context.recipe.runtime.workers
-    saved = SavedShards(storage.join(context.workdir, f"shards-{context.identity}"))
+    saved = _saved(context)
     if saved.count():
         context.say(f"prepare: going on after {saved.count()} pictures in finished shards of an earlier attempt\n")
     try:

@@ -17,6 +17,7 @@ from PIL import Image
 from cmapkd_core import storage
 from cmapkd_core.data import inspection
 from cmapkd_core.data.layout import QUARANTINE
+from cmapkd_core.data.leakage import LeakageError
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
@@ -155,6 +156,7 @@ CHANGES: dict[str, Callable[[list[dict[str, object]]], list[dict[str, object]]]]
     "another row in front": lambda rows: [rows[0] | {"key": "new"}, *rows],
     "another caption": lambda rows: [rows[0] | {"captions": ["x"]}, *rows[1:]],
     "fewer rows": lambda rows: rows[:40],
+    "another class": lambda rows: [row | {"class": "renamed"} for row in rows],
 }
 
 
@@ -184,6 +186,23 @@ def test_a_source_that_changed_meanwhile_starts_anew(
     again = prepare.run(asked)
     assert "the source has changed since the earlier attempt" in capsys.readouterr().out
     assert digests(again) == digests(prepare.run(request(tmp_path / "fresh", there, "data.quarantine_bound=0.1")))
+
+
+def test_a_picture_mended_after_a_leak_is_read_again(tmp_path: Path) -> None:
+    """The list of the pictures is as it was: only the file has changed."""
+    there = tmp_path / "pictures"
+    there.mkdir()
+    for name in ("a.jpg", "c.jpg"):
+        Image.new("RGB", (24, 24), {"a.jpg": "red", "c.jpg": "blue"}[name]).save(there / name)
+    (there / "b.jpg").write_bytes((there / "a.jpg").read_bytes())
+    splits = {"a": "train", "c": "train", "b": "test"}
+    lines = [{"key": k, "file": f"{k}.jpg", "captions": [k], "split": split} for k, split in splits.items()]
+    (there / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = request(tmp_path / "root", there)
+    with pytest.raises(LeakageError, match="train a = test b"):
+        prepare.run(asked)
+    Image.new("RGB", (24, 24), "green").save(there / "b.jpg")
+    assert Artifact.open(prepare.run(asked)).manifest["metrics"]["test"] == 1
 
 
 def test_the_bad_rows_are_listed_in_order(tmp_path: Path, folder: Path) -> None:
