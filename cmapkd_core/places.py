@@ -56,9 +56,8 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
     """
     tasks = (task,) if task else recipe.evaluate.tasks
     prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
-    if model_ref == RECIPE_STUDENT:
-        prefixes += ["student.model", "student.weights", "seed"]
     leaves, usual = flatten(recipe), flatten(Recipe())
+    prefixes += _drawn(model_ref, leaves, usual)
     if reads_data(tasks) and "/" in model_ref:
         prefixes += [name for name in _SEEN if leaves[name] != usual[name]]
     return {
@@ -67,6 +66,14 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
         "evaluate.tasks": tasks,
         **{n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)},
     }
+
+
+def _drawn(model_ref: str, leaves: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """Fields that decide the weights of a model that is no artifact; a seed draws what its weights file lacks."""
+    if model_ref == RECIPE_STUDENT:
+        return ["student.model", "student.weights", "seed"]
+    # Left out at its default, so that evaluations made before it counted keep their places.
+    return ["seed"] if "/" not in model_ref and leaves["seed"] != usual["seed"] else []
 
 
 def evaluation_url(root: str, model_ref: str, shards_url: str, recipe: Recipe, task: str = "") -> str:
@@ -88,8 +95,8 @@ def export_fields(
     root: str, model_ref: str, shards_url: str, recipe: Recipe, evaluation: str = "", suite: str = "", licence: str = ""
 ) -> dict[str, Any]:
     """What decides an export: the model, the data that it is compared on and its card names, what the card is told."""
-    untrained = ("student.model", "student.weights", "seed") if model_ref == RECIPE_STUDENT else ()
     leaves = flatten(recipe)
+    untrained = _drawn(model_ref, leaves, flatten(Recipe()))
     return {
         "model": _below(root, model_ref),
         "shards": _below(root, shards_url),

@@ -192,6 +192,10 @@ def test_given_shards_are_not_read_by_it_and_do_not_count(tmp_path):
     place = evaluation_url("/r", "a", "/r/prepare/1", recipe, "efficiency")
     assert place == evaluation_url("/r", "a", "/r/prepare/2", recipe, "efficiency")
     assert place != evaluation_url("/r", "a", "/r/prepare/1", other, "efficiency")
+    seeded = resolve("tiny", seed=1)  # draws the weights of a model that is a name, and none of an artifact's
+    assert place != evaluation_url("/r", "a", "/r/prepare/1", seeded, "efficiency")
+    artifact = evaluation_url("/r", "/r/joint/1", "", recipe, "efficiency")
+    assert artifact == evaluation_url("/r", "/r/joint/1", "", seeded, "efficiency")
     retrieval = evaluation_url("/r", "a", "/r/prepare/1", recipe, "retrieval")
     assert retrieval == evaluation_url("/r", "a", "/r/prepare/1", other, "retrieval")
     request = Request("tiny", str(tmp_path), overrides=SETTINGS)
