@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -38,6 +39,15 @@ class _Range(Sampler[int]):
         return len(self.range)
 
 
+def _own_group(worker: int) -> None:
+    """Leave the rank's process group.
+
+    torchrun passes SIGTERM on to all of a rank's group, and a worker that dies of it fails the step that the rank was
+    to finish and save. The rank ends its workers itself, and they end by themselves when it is gone.
+    """
+    os.setpgid(0, 0)
+
+
 class Feed(Generic[T]):
     """Items by number, made here or ahead by workers that live as long as this object."""
 
@@ -51,6 +61,7 @@ class Feed(Generic[T]):
                 sampler=self._range,
                 num_workers=workers,
                 persistent_workers=True,
+                worker_init_fn=_own_group,
                 generator=torch.Generator(),  # else every pass would draw from the global one, and resuming would show
             )
 
