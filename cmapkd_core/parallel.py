@@ -7,25 +7,34 @@ Untested on GPUs so far: NCCL and CUDA paths are written but were run here with 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# Ranks wait so long for rank 0's own work, such as the upload of a large artifact; a rank that is gone ends the wait.
+PATIENCE = timedelta(days=1)
+_waiting: Any = None  # the group for barriers and objects; training's collectives keep their shorter timeout
+
 
 def start() -> None:
     """Join the process group that torchrun describes; nothing to do for one process."""
+    global _waiting
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank())
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def stop() -> None:
     """Leave the process group."""
+    global _waiting
     if dist.is_initialized():
         dist.destroy_process_group()
+        _waiting = None
 
 
 def local_rank() -> int:
@@ -51,7 +60,7 @@ def device() -> torch.device:
 def barrier() -> None:
     """Wait for every rank."""
     if world() > 1:
-        dist.barrier()
+        dist.barrier(_waiting)
 
 
 def broadcast(value: Any) -> Any:
@@ -59,7 +68,7 @@ def broadcast(value: Any) -> Any:
     if world() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_waiting)
     return box[0]
 
 
@@ -68,7 +77,7 @@ def all_objects(value: Any) -> list[Any]:
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, _waiting)
     return values
 
 

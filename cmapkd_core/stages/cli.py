@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import inspect
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,13 +50,31 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         url = run(Request(**fields), **given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stopped:
+        return _failed(2)
+    except Interrupted as stopped:  # on all ranks at the same step
         print(str(stopped), file=sys.stderr)
-        return 143
-    finally:
         parallel.stop()
+        return 143
+    except Exception:
+        if parallel.world() == 1:
+            raise
+        traceback.print_exc()
+        return _failed(1)
+    parallel.stop()
     if artifact:
         Path(artifact).parent.mkdir(parents=True, exist_ok=True)
         Path(artifact).write_text(url)
     return 0
+
+
+def _failed(code: int) -> int:
+    """The exit code of this rank's failure; beside other ranks the process ends here.
+
+    They may be in a collective, and NCCL's teardown waits for them as they wait for us. Gone at once, this rank is the
+    one that torchrun names, and its message is the one that stands in the log.
+    """
+    if parallel.world() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
