@@ -37,7 +37,8 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
     if wanted == "auto":
         if device.type != "cuda":
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        emulated = False  # torch says yes to older GPUs too, which have neither its speed nor its convolutions
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=emulated) else torch.float16
     if wanted not in types:
         raise InputError(f"optim.precision={wanted}: one of auto, {', '.join(types)}")
     if device.type == "cpu" and types[wanted] is not None:

@@ -1,6 +1,7 @@
 """Learning rates, precision, groups and their decay."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,6 +36,17 @@ def test_factors_stay_between_zero_and_one(steps, warmup):
 def test_precision_on_a_cpu_is_full():
     assert choose_precision("auto", CPU) is None
     assert choose_precision("fp32", CPU) is None
+
+
+@pytest.mark.parametrize(("generation", "expected"), [(7, torch.float16), (8, torch.bfloat16)])
+def test_precision_on_a_gpu_is_what_it_has_instructions_for(monkeypatch, generation, expected):
+    """A T4 (7.5) can make a bf16 tensor, and torch says that it supports the type."""
+    properties = SimpleNamespace(major=generation, minor=5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert choose_precision("auto", torch.device("cuda")) is expected
 
 
 @pytest.mark.parametrize("wanted", ["bf16", "fp16"])
