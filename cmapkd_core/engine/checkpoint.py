@@ -32,6 +32,7 @@ class Saved:
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
+    name: str = ""
 
 
 class Checkpoints:
@@ -89,6 +90,17 @@ class Checkpoints:
             log.warning("checkpoint %s does not match its digests: trying the one before", name)
         return None
 
+    def load(self, name: str) -> Saved:
+        """The checkpoint that another rank has chosen.
+
+        Raises:
+            OSError: here it is not what was written.
+        """
+        saved = self._load(name)
+        if saved is None:
+            raise OSError(f"checkpoint {name}, from which rank 0 goes on, does not match its digests here: start again")
+        return saved
+
     def _load(self, name: str) -> Saved | None:
         """The checkpoint, or None where a file is missing or is not what was written."""
         tensors, state = {}, {}
@@ -104,7 +116,7 @@ class Checkpoints:
                     tensors[file] = load_file(path)
         except FileNotFoundError:
             return None
-        return Saved(manifest["phase"], manifest["step"], tensors, state) if manifest else None
+        return Saved(manifest["phase"], manifest["step"], tensors, state, name) if manifest else None
 
     def _manifest(self, name: str) -> dict[str, Any]:
         """The manifest's fields; {} where it is torn or changed."""

@@ -69,7 +69,11 @@ class Session:
     _clock: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:
-        self.saved = self.checkpoints.latest()
+        # Rank 0 chooses for all: what the ranks see and can read may differ, and their optimisers would then too.
+        self.saved = self.checkpoints.latest() if parallel.rank() == 0 else None
+        name = parallel.broadcast(self.saved.name if self.saved else "")
+        if name and parallel.rank() > 0:
+            self.saved = self.checkpoints.load(name)
         # A killed process leaves a journal with holes, or another attempt's: the history knows what counts.
         self.tracker.rewind(0)
         if self.saved:

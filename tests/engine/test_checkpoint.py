@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmapkd_core import storage
+from cmapkd_core import parallel, storage
+from cmapkd_core.config import Phase, Rates
 from cmapkd_core.engine.checkpoint import Checkpoints
 
 STATE = {"optimiser": {}, "random": [], "history": [{"step": 1}], "replaced": []}
@@ -174,3 +175,16 @@ def test_checkpoints_on_s3(s3_root, tmp_path):
     assert step_of(there) == 3
     storage.write_bytes(storage.join(there.url, there.names()[0], "state.json"), b"{}")
     assert step_of(Checkpoints(s3_root, tmp_path / "other", "ours")) == 2
+
+
+def test_a_rank_takes_the_checkpoint_that_the_first_one_chose_and_no_other(toy, monkeypatch):
+    one = toy(phases=(Phase(1, Rates(student=1e-2)),))
+    one.run()
+    _, chosen = one.checkpoints.names()
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    monkeypatch.setattr(parallel, "broadcast", lambda value: chosen)
+    assert toy().session().saved.name == chosen
+    (state,) = (Path(toy().folder) / "work").glob(f"checkpoints/{chosen}/state.json")
+    state.write_text("{}")
+    with pytest.raises(OSError, match=f"checkpoint {chosen}, from which rank 0 goes on"):
+        toy().session()
