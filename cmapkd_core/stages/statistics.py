@@ -18,10 +18,13 @@ from cmapkd_core.methods import Method
 from cmapkd_core.methods.policy import PolicyFit
 
 SAMPLE_STATS, WEIGHTS = "sample_stats.parquet", "weights.parquet"
+_ROWS = 4096  # of pairs whose weights are chosen at a time
 
 
-def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[str, ...]], Any]) -> pa.Table:
+def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[str, ...]], Any]) -> pa.Table | None:
     """Statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
+
+    All ranks measure; rank 0 alone keeps the rows, the others get None.
 
     The pairs of the epoch's last incomplete batch are missing, as in every epoch of training.
 
@@ -34,14 +37,19 @@ def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[st
     for batch in loader.batches(0, loader.steps_per_epoch):
         batch = batch.to(device)
         rows = method.statistics(batch, said(batch, ALL_LEVELS))
-        columns.append({name: value.detach().cpu() for name, value in rows.items()})
-        keys += [key for part in parallel.all_objects(batch.keys) for key in part]
+        every = [key for part in parallel.all_objects(batch.keys) for key in part]
+        if parallel.rank() == 0:
+            columns.append({name: value.detach().cpu() for name, value in rows.items()})
+            keys += every
+    if parallel.rank() > 0:
+        return None
     whole = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}
     arrays: dict[str, pa.Array] = {"key": pa.array(keys)}
     for prefix in ("d", "u"):
         arrays |= {f"{prefix}_{name}": pa.array(whole[prefix][:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
     for name in ("teacher_image", "teacher_text"):
-        arrays[name] = pa.array(list(whole[name].numpy()), pa.list_(pa.float32()))
+        flat = pa.array(whole[name].flatten().numpy())
+        arrays[name] = pa.FixedSizeListArray.from_arrays(flat, whole[name].shape[1])
     return pa.table(arrays | {"difficulty": pa.array(whole["difficulty"].numpy())})
 
 
@@ -66,6 +74,7 @@ def level_weights(fit: PolicyFit, path: Path) -> pa.Table:
     """The selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty."""
     table, columns = pq.read_table(path), as_columns(path)
     fit.cpu().eval()
-    w = torch.cat(fit.selector.choose(columns["teacher_image"], columns["teacher_text"], fit.active), dim=1)
+    said = zip(columns["teacher_image"].split(_ROWS), columns["teacher_text"].split(_ROWS), strict=True)
+    w = torch.cat([torch.cat(fit.selector.choose(image, text, fit.active), dim=1) for image, text in said])
     weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
     return pa.table({"key": table["key"], **weights, "difficulty": table["difficulty"]})
