@@ -118,13 +118,13 @@ def decide_suite(
     laid = suite.lay_out(name, request, seeds, root or "{root}", run, args.expectations)
     if part:
         chosen = part(laid.tasks)
-        plan = Plan(chosen, without(laid.tasks, laid.urls, chosen), run, redo="yes")
+        done, redo = without(laid.tasks, laid.urls, chosen), "yes"
     else:
-        done = {} if args.compile_only else finished(laid, root)
-        left = [one for one in laid.shared if one.task.name not in done]
-        # Here the runner itself bounds the tasks at a time, and needs no guess of their costs.
-        tasks = tuple(one.task for one in left) if args.local else suite.in_lanes(left, site.parallel)
-        plan = Plan(tasks, done, run)
+        done, redo = {} if args.compile_only else finished(laid, root), ""
+    left = [one for one in laid.shared if one.task.name not in done]
+    # Here the runner itself bounds the tasks at a time, and needs no guess of their costs.
+    tasks = tuple(one.task for one in left) if args.local else suite.in_lanes(left, site.parallel)
+    plan = Plan(tasks, done, run, redo)
     fixed = {name: request[name] for name in suite.FIXED}
     arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cmapkd_core.recipes import FULL, ROWS, SUITES
+from cmapkd_core.records import record_run
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import parser
@@ -278,6 +279,19 @@ def test_here_the_runner_bounds_the_tasks_at_a_time_and_on_a_cluster_lanes_do() 
     assert {task.after for task in here.plan.tasks} == {()}
     assert sum(not task.after for task in there.plan.tasks) <= 3
     assert decide(submit.parser().parse_args([*command[:-2], "--local"])).site.parallel == 1
+
+
+def test_the_lanes_hold_for_a_part_of_an_earlier_suite_too(tmp_path: Path) -> None:
+    site, root = tmp_path / "site.toml", str(tmp_path / "root")
+    site.write_text('image = "registry.test/cmapkd@sha256:1"\nendpoint = "http://kfp.test"\nparallel = 2\n')
+    command = ["--site", str(site), "--root", root]
+    whole = decide(submit.parser().parse_args([*command, "--suite", "smoke", "--recipe", "tiny", "--run", "one"]))
+    record_run(root, "one", whole.request)
+    part = decide(submit.parser().parse_args([*command, "--run", "one", "--from-stage", "warmup-none-s0"]))
+    assert {task.name for task in part.plan.tasks} < {task.name for task in whole.plan.tasks}
+    assert part.plan.redo == "yes"
+    assert 1 <= sum(not task.after for task in part.plan.tasks) <= 2
+    assert any(task.after for task in part.plan.tasks)
 
 
 def test_data_compared_with_another_data_set_stands_while_that_one_does(tmp_path: Path) -> None:
