@@ -32,14 +32,17 @@ demo: install ## the whole pipeline on real pairs, here: minutes on two cores
 suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
 	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(addprefix --set ,$(SET)) $(addprefix --run ,$(RUN)) $(addprefix --data ,$(DATA))
 
+# A file's tests stay in one process, which has one thread (tests/conftest.py); `python -m pytest FILE` runs in this one.
+TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
 test: install ## the tests
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: install ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 # Needs Docker, PostgreSQL and Ceph (tests/acceptance/ceph.sh names its packages); CMAPKD_IMAGE=... takes another image
 # than the last one built, and AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI together your own S3 and MLflow.
