@@ -76,7 +76,7 @@ def test_every_part_has_its_layer():
     assert set(package_files().values()) == set(HEIGHT)
 
 
-@pytest.mark.parametrize("part", list(HEIGHT))
+@pytest.mark.parametrize("part", sorted(HEIGHT, key=lambda part: (HEIGHT[part], part)))
 def test_a_part_imports_only_what_is_below_it(part):
     wrong = []
     for path in (path for path, owner in package_files().items() if owner == part):
