@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cmapkd_core.config import (
+    ALL_LEVELS,
     ALPHAS,
     EMBEDDING_TERMS,
     EVALUATE_LEAKAGE_ACTIONS,
@@ -18,7 +19,6 @@ from cmapkd_core.config import (
     TEXT_LEVELS,
     VISION_LEVELS,
     Phase,
-    PyramidConfig,
     Recipe,
     TermWeights,
 )
@@ -124,7 +124,7 @@ def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:
     for field, known in (("vision_levels", recipe.pyramid.vision_levels), ("text_levels", recipe.pyramid.text_levels)):
         if not set(levels) & set(known):
             raise InputError(f"{name}={','.join(levels)} has none of pyramid.{field}={','.join(known)}: add one")
-    unknown = set(levels) - set(PyramidConfig().vision_levels) - set(PyramidConfig().text_levels)
+    unknown = set(levels) - set(ALL_LEVELS)
     if unknown:
         raise InputError(f"{name} names {', '.join(sorted(unknown))}: levels are P2..P5 and L1..L4")
 

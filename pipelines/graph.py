@@ -94,8 +94,9 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo}
         told |= {name: value for name, value in _own(task).items() if value}
         # What a task is told of its data wins over the run's overrides, as it does in `output_urls`.
-        for more in (*(f"{name}={value}" for name, value in data_fields(task.data).items()), task.overrides):
-            told["overrides"] = f"{told['overrides']} {more}" if more else told["overrides"]
+        own_data = (f"{name}={value}" for name, value in data_fields(task.data).items())
+        for more in filter(None, (*own_data, task.overrides)):
+            told["overrides"] = f"{told['overrides']} {more}"
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         # An output inside a longer string is an edge too: KFP finds its placeholder there.
         for name, sources in task.collects.items():

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +44,35 @@ def s3_endpoint() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def start_ranks() -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
+    """`start_ranks(script, *arguments)`: it in two processes as torchrun starts them; they end with the test file."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(script), *arguments],
+                env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in ("0", "1")
+        ]
+        started.extend(ranks)
+        return ranks
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-access-key", "AWS_SECRET_ACCESS_KEY": "test-secret-key"}

@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 class Saved:
     """One verified checkpoint. tensors: by file and name. state: plain values."""
 
+    name: str
     phase: int
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
-    name: str = ""
 
 
 class Checkpoints:
@@ -116,7 +116,7 @@ class Checkpoints:
                     tensors[file] = load_file(path)
         except FileNotFoundError:
             return None
-        return Saved(manifest["phase"], manifest["step"], tensors, state, name) if manifest else None
+        return Saved(name, manifest["phase"], manifest["step"], tensors, state) if manifest else None
 
     def _manifest(self, name: str) -> dict[str, Any]:
         """The manifest's fields; {} where it is torn or changed."""

@@ -97,8 +97,9 @@ class Session:
         if self.saved is None or self.saved.phase != plan.index:
             return 0
         saved = self.saved
-        theirs, mine = saved.tensors["weights.safetensors"], module.state_dict()
-        module.load_state_dict(self._kept(theirs) | {k: v for k, v in mine.items() if k not in self._kept(mine)})
+        _, apart = self._parted(module.state_dict())
+        kept, _ = self._parted(saved.tensors["weights.safetensors"])
+        module.load_state_dict(kept | apart)
         optimiser.load(saved.tensors["optimiser.safetensors"], saved.state["optimiser"])
         ours = f"{parallel.rank()}."
         states = {k[len(ours) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(ours)}
@@ -114,7 +115,7 @@ class Session:
         if parallel.rank() == 0:
             moments, optimiser_state = optimiser.state()
             tensors = {
-                "weights.safetensors": self._kept(module.state_dict()),
+                "weights.safetensors": self._parted(module.state_dict())[0],
                 "optimiser.safetensors": moments,
                 "random.safetensors": {
                     f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()
@@ -126,8 +127,10 @@ class Session:
             )
         parallel.barrier()
 
-    def _kept(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {k: v for k, v in state.items() if not (self.apart and k.startswith(self.apart))}
+    def _parted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What belongs into a checkpoint, and what stays apart."""
+        apart = {k: v for k, v in state.items() if self.apart and k.startswith(self.apart)}
+        return {k: v for k, v in state.items() if k not in apart}, apart
 
     def share_replaced(self) -> None:
         """Corrupt pairs that one rank met become known to all."""

@@ -176,14 +176,13 @@ def _write_tables(context: Context, stage: str, method: Method, hearing: Hearing
         table = collect(method.to(parallel.device()), taught.loader("alsn", ALL_LEVELS), taught.targets)
         if table is not None:
             pq.write_table(table, path)
-    elif _with_statistics(context):
-        shutil.copy(context.inputs["init"].fetch(SAMPLE_STATS), path)
-    else:
+    elif not _with_statistics(context):
         context.say(f"{stage}: its init has no {SAMPLE_STATS}, so no table of the samples' levels is written\n")
-        return
-    fit = method.policy_fit()
-    if stage != "warmup" and fit is not None and parallel.rank() == 0:
-        pq.write_table(level_weights(fit, path), context.out / WEIGHTS)
+    elif parallel.rank() == 0:
+        shutil.copy(context.inputs["init"].fetch(SAMPLE_STATS), path)
+        fit = method.policy_fit()
+        if fit is not None:
+            pq.write_table(level_weights(fit, path), context.out / WEIGHTS)
 
 
 def _with_statistics(context: Context) -> bool:

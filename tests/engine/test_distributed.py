@@ -6,11 +6,7 @@ the same step, and the run goes on bit for bit.
 """
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,12 +19,6 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +35,12 @@ def damaged_shards(tmp_path_factory, tiny_shards) -> str:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory, tiny_shards, tiny_teacher, damaged_shards) -> list[dict]:
+def pair(tmp_path_factory, start_ranks, tiny_shards, tiny_teacher, damaged_shards) -> list[dict]:
     """What each of the two processes reports."""
     root = tmp_path_factory.mktemp("ranks")
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    script = str(Path(__file__).with_name("two_ranks.py"))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, str(root), tiny_shards, tiny_teacher, damaged_shards],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    script = Path(__file__).with_name("two_ranks.py")
+    processes = start_ranks(script, str(root), tiny_shards, tiny_teacher, damaged_shards)
+    said = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     return [json.loads((root / f"rank{rank}.json").read_text()) | {"said": said[rank]} for rank in range(2)]
 
