@@ -119,9 +119,9 @@ def run_url(root: str, run: str) -> str:
     return storage.join(root, "runs", re.sub(r"[^A-Za-z0-9._-]+", "-", run).strip(".-") or "unnamed")
 
 
-def report_url(root: str, run: str) -> str:
-    """URL of a run's report artifact."""
-    return storage.join(run_url(root, run), "report")
+def report_url(root: str, run: str, expectations: str = "") -> str:
+    """URL of a run's report artifact; what holds the paper's expectations beside the results has a place of its own."""
+    return storage.join(run_url(root, run), "report-with-expectations" if expectations else "report")
 
 
 def check_url(root: str, run: str, kind: str) -> str:

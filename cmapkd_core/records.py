@@ -30,12 +30,12 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     """Write the run's record, or hold the request to the one that is there.
 
     Fields of `runtime` change no result and may differ. The training stages of a run also serve its reference
-    branch, the row `recipes.REFERENCE` of the same request, and some stages read the data set of an evaluation
-    (`evaluate.sets`) in place of the run's. A stage started by hand with `run=""` has no record.
+    branch, the row `recipes.REFERENCE` of the same request. What one task alone is told otherwise
+    (`Request.own_overrides`) is no part of it. A stage started by hand with `run=""` has no record.
 
     Args:
         request: the strings named in REQUEST, and those of SUITE where the run is one.
-        stage: the stage that asks; "" for the submit command. A stage does not know what suite its run is.
+        stage: the stage that asks; "" for the submit command. Of the stages only a suite's report knows its suite.
 
     Raises:
         InputError: the run exists with another recipe; names the differing fields.
@@ -53,25 +53,16 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     # A field that is younger than the record had no other value then than the one that its strings give it now.
     recorded = _result_fields(earlier) | earlier["fields"]
     changed = differences(fields, {name: value for name, value in recorded.items() if name in fields})
-    if stage and _evaluation_data(strings, earlier):
-        changed = [line for line in changed if not line.startswith(("data.source:", "data.url:", "data.splits:"))]
     if changed and stage in STAGE_PHASES and strings["ablation"] == REFERENCE:
         changed = differences(
             fields, _result_fields({name: earlier[name] for name in REQUEST} | {"ablation": REFERENCE})
         )
-    if not stage:
+    if suite or not stage:
         changed = differences(suite, {name: earlier[name] for name in SUITE if name in earlier}) + changed
     if changed:
         lines = "\n  ".join(changed)
         way_out = "give this one another --run name, or ask for the recipe it had"
         raise InputError(f"run '{run}' exists with another recipe ({url}):\n  {lines}\n{way_out}")
-
-
-def _evaluation_data(strings: Mapping[str, str], earlier: Mapping[str, str]) -> bool:
-    """True where one of the two requests names a data set of the run's own evaluations."""
-    recipe = resolve(*(strings[name] for name in REQUEST))
-    known = {data for _, data in recipe.evaluate.own() if data}
-    return bool(known & {strings["data"], earlier["data"]})
 
 
 def read_record(root: str, run: str) -> dict[str, Any]:

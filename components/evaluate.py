@@ -20,6 +20,7 @@ def evaluate(
     shards: str,
     artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
     task: str = "",
+    own_overrides: str = "",
 ) -> dsl.ContainerSpec:
     """What a model can do on held-out data and what it costs: one task of the evaluation, or the recipe's."""
     return dsl.ContainerSpec(

@@ -17,6 +17,7 @@ def prepare(
     tracking_uri: str,
     redo: str,
     artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
+    own_overrides: str = "",
 ) -> dsl.ContainerSpec:
     """Source pictures and captions -> validated, split shards with a manifest."""
     return dsl.ContainerSpec(

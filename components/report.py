@@ -1,11 +1,12 @@
 """The task of stage `report`."""
 
+from collections.abc import Mapping
+
 from kfp import dsl
 
 from components import IMAGE, stage_argv
 
 
-@dsl.container_component
 def report(
     recipe: str,
     ablation: str,
@@ -26,12 +27,12 @@ def report(
     before_eval: str,
     student_eval: str,
     reference_eval: str,
+    evaluations: Mapping[str, str],
     artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
     html: dsl.Output[dsl.HTML],
     markdown: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     levels: str = "",
-    evaluations: str = "",
 ) -> dsl.ContainerSpec:
     """The run's table, figures and page, and the same as artifacts that the KFP UI shows.
 

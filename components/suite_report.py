@@ -1,11 +1,12 @@
 """The task of stage `suite_report`."""
 
+from collections.abc import Mapping
+
 from kfp import dsl
 
 from components import IMAGE, stage_argv
 
 
-@dsl.container_component
 def suite_report(
     recipe: str,
     ablation: str,
@@ -17,9 +18,10 @@ def suite_report(
     tracking_uri: str,
     redo: str,
     suite: str,
-    evaluations: str,
-    trainings: str,
-    before: str,
+    evaluations: Mapping[str, str],
+    trainings: Mapping[str, str],
+    before: Mapping[str, str],
+    more: Mapping[str, str],
     teacher_eval: str,
     executions: str,
     naive: str,
@@ -28,7 +30,6 @@ def suite_report(
     html: dsl.Output[dsl.HTML],
     markdown: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
-    more: str = "",
 ) -> dsl.ContainerSpec:
     """A suite's tables over seeds, paired differences and page, and the same as artifacts that the KFP UI shows."""
     return dsl.ContainerSpec(

@@ -8,7 +8,7 @@ from kfp import dsl
 from components import IMAGE, alone, spread, stage_argv, torchrun
 
 
-def made(launch: Callable[[str, Any, Any, Any], list[Any]]) -> Any:
+def made(launch: Callable[..., list[Any]]) -> Any:
     """The component with one of the three ways to start a stage."""
 
     @dsl.container_component
@@ -26,12 +26,13 @@ def made(launch: Callable[[str, Any, Any, Any], list[Any]]) -> Any:
         processes: str,
         shutdown_timeout: str,
         job: str,
+        image: str,
         artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
     ) -> dsl.ContainerSpec:
         """Frozen teacher -> its fitted pyramid, bridges and joint space."""
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=launch("cmapkd_core.stages.teacher", processes, shutdown_timeout, job),
+            command=launch("cmapkd_core.stages.teacher", processes, shutdown_timeout, job, image),
             args=stage_argv(locals()),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from kfp import compiler, dsl, kubernetes
 
 from cmapkd_core.fields import choose
 from cmapkd_core.recipes import data_fields
+from components import collected_name, collecting
 from components.check import check, check_alone, check_spread
 from components.teacher import teacher, teacher_alone, teacher_spread
 from components.train import train, train_alone, train_spread
@@ -93,14 +93,9 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         pod: Pod = getattr(site.pods, task.pod)
         told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo}
         told |= {name: value for name, value in _own(task).items() if value}
-        # What a task is told of its data wins over the run's overrides, as it does in `output_urls`.
-        own_data = (f"{name}={value}" for name, value in data_fields(task.data).items())
-        for more in filter(None, (*own_data, task.overrides)):
-            told["overrides"] = f"{told['overrides']} {more}"
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
-        # An output inside a longer string is an edge too: KFP finds its placeholder there.
         for name, sources in task.collects.items():
-            inputs[name] = json.dumps({key: str(outputs[source]) for key, source in sources.items()})
+            inputs |= {collected_name(name, key): outputs[source] for key, source in sources.items()}
         step = _variant(task, pod)(**told, **inputs, **task.values, **_launch(task, pod, site, image))
         step.after(*(steps[name] for name in task.after if name in steps))
         here = replace(LAUNCHER, hours=pod.hours) if _spreads(task, pod) else pod
@@ -112,7 +107,9 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
 
 def _own(task: Task) -> dict[str, str]:
     """What a task is told otherwise than the run, where it is not empty."""
-    return {"ablation": task.row, "seed": task.seed, "data": task.data}
+    # Data of its own is told as overrides: as in `output_urls`, it wins over the run's.
+    data = [f"{name}={value}" for name, value in data_fields(task.data).items()]
+    return {"ablation": task.row, "seed": task.seed, "own_overrides": " ".join([*data, task.overrides]).strip()}
 
 
 def write_package(pipeline: Any, path: Path) -> Path:
@@ -127,17 +124,19 @@ def _spreads(task: Task, pod: Pod) -> bool:
 
 
 def _variant(task: Task, pod: Pod) -> Any:
-    """The component in the way that this site starts its ranks."""
+    """The component in the way that this site starts its ranks, with the inputs that this task collects."""
+    if task.collects:
+        return collecting(task.component, task.collects)
     if _spreads(task, pod):
         return SPREAD[task.component]
     return ALONE.get(task.component, task.component) if pod.ranks == 1 else task.component
 
 
-def _launch(task: Task, pod: Pod, site: Site, image: Any) -> dict[str, str]:
+def _launch(task: Task, pod: Pod, site: Site, image: Any) -> dict[str, Any]:
     if task.component not in ALONE:
         return {}
-    job = trainjob.describe(site, pod, str(image)) if _spreads(task, pod) else ""
-    return {"processes": str(pod.ranks), "shutdown_timeout": str(site.shutdown_timeout), "job": job}
+    job = trainjob.describe(site, pod) if _spreads(task, pod) else ""
+    return {"processes": str(pod.ranks), "shutdown_timeout": str(site.shutdown_timeout), "job": job, "image": image}
 
 
 def _place(step: Any, pod: Pod, site: Site) -> None:

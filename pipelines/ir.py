@@ -150,9 +150,17 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _fill(text: str, known: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match.group() not in known:
-            raise InputError(f"placeholder {match.group()} is not known outside a cluster")
-        return known[match.group()]
+    """The value of a string that is a placeholder; any other string as it is.
 
-    return PLACEHOLDER.sub(value, text)
+    Raises:
+        InputError: no such placeholder, or one inside a longer string, which KFP fills in by chance alone
+            (kubeflow/pipelines#13977) or, where its driver resolves the argv, in place of the whole string.
+    """
+    found = PLACEHOLDER.search(text)
+    if not found:
+        return text
+    if found.group() != text:
+        raise InputError(f"placeholder {found.group()} inside a longer string, which KFP may not fill in: {text}")
+    if text not in known:
+        raise InputError(f"placeholder {text} is not known outside a cluster")
+    return known[text]

@@ -107,7 +107,7 @@ def lay_out(
     first = alone(recipes[cells[0]])
     stages = tuple(task.name for task in first)
     report = _report(rows, [str(seed) for seed in seeds], names, places, own_evaluations(first))
-    shared = _needed([*shared, Shared(report, REPORT, report_url(root, run))])
+    shared = _needed([*shared, Shared(report, REPORT, report_url(root, run, expectations))])
     suite = Suite(name, rows, tuple(str(seed) for seed in seeds), tuple(shared), stages)
     counts = {"executions": str(len(shared)), "naive": str(sum(suite.naive.values()))}
     report = replace(report, values={"suite": name, "expectations": expectations, **counts})

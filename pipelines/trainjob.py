@@ -1,6 +1,7 @@
 """A training task on several pods: a Kubeflow Trainer TrainJob, started and waited for by a small pod of its own.
 
-    python -m pipelines.trainjob --job JSON --processes 8 --shutdown-timeout 25 -- MODULE --recipe .. --artifact FILE
+    python -m pipelines.trainjob --job JSON --image IMAGE --processes 8 --shutdown-timeout 25 \\
+        -- MODULE --recipe .. --artifact FILE
 
 What the pods have in common is a TrainingRuntime named by its content; the TrainJob adds image, size and command.
 The pods run torchrun with the stage's own argv, and the Trainer's PET_* variables tell each who the others are. A
@@ -41,14 +42,14 @@ class JobError(Exception):
     """The TrainJob cannot be started or followed; the message says why and what to do."""
 
 
-def describe(site: Site, pod: Pod, image: str) -> str:
-    """What the launcher must know, as JSON without blanks in it; names of secrets, never values."""
+def describe(site: Site, pod: Pod) -> str:
+    """What the launcher must know beside the image, as JSON without blanks in it; names of secrets, never values."""
     resources = {"cpu": pod.cpu, "memory": pod.memory, **({site.accelerator: str(pod.gpus)} if pod.gpus else {})}
-    job = {"image": image, "nodes": pod.nodes, "seconds": round(pod.hours * 3600), "resources": resources}
-    return json.dumps({**job, "pod": _pod_spec(site, pod, image)}, separators=(",", ":"))
+    job = {"nodes": pod.nodes, "seconds": round(pod.hours * 3600), "resources": resources}
+    return json.dumps({**job, "pod": _pod_spec(site, pod)}, separators=(",", ":"))
 
 
-def _pod_spec(site: Site, pod: Pod, image: str) -> dict[str, Any]:
+def _pod_spec(site: Site, pod: Pod) -> dict[str, Any]:
     """The pods of the job; Pod Security "restricted" takes them."""
     plain: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in site.env.items()]
     secret = [
@@ -62,7 +63,6 @@ def _pod_spec(site: Site, pod: Pod, image: str) -> dict[str, Any]:
         volumes["shm"] = ("/dev/shm", {"medium": "Memory", "sizeLimit": pod.shm})
     container = {
         "name": NODE,
-        "image": image,
         "imagePullPolicy": site.image_pull_policy,
         "env": plain + secret,
         "volumeMounts": [{"name": name, "mountPath": path} for name, (path, _) in volumes.items()],
@@ -88,8 +88,14 @@ def _pod_spec(site: Site, pod: Pod, image: str) -> dict[str, Any]:
     return spec | {name: value for name, value in optional.items() if value}
 
 
+def in_image(job: dict[str, Any], image: str) -> dict[str, Any]:
+    """The job, with the image that its pods run."""
+    pod = job["pod"]
+    return {**job, "image": image, "pod": {**pod, "containers": [{**one, "image": image} for one in pod["containers"]]}}
+
+
 def training_runtime(job: dict[str, Any]) -> dict[str, Any]:
-    """The TrainingRuntime of a job, named by its content."""
+    """The TrainingRuntime of a job with its image, named by its content."""
     template = {"metadata": {"labels": PART_OF}, "spec": job["pod"]}
     node = {"backoffLimit": 0, "template": template}  # retries are KFP's: a rank alone cannot come back
     step = {"metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}, "spec": node}
@@ -178,10 +184,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--")
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for option in ("--job", "--processes", "--shutdown-timeout"):
+    for option in ("--job", "--image", "--processes", "--shutdown-timeout"):
         cli.add_argument(option, required=True)
     given, (module, *stage) = cli.parse_args(words[:at]), words[at + 1 :]
-    job = json.loads(given.job)
+    job = in_image(json.loads(given.job), given.image)
     artifact = _take(stage, "--artifact")
     ranks = ["torchrun", "--nproc-per-node", given.processes, "--shutdown-timeout", given.shutdown_timeout]
     signal.signal(signal.SIGTERM, _stop)

@@ -263,7 +263,7 @@ def refusal(url: str) -> str:
     begun = time.monotonic()
     with pytest.raises(storage.StorageError) as caught:
         storage.check_writable(url)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
     assert url in str(caught.value)
     assert "test-secret-key" not in str(caught.value)
     return str(caught.value)
@@ -449,6 +449,21 @@ def test_large_files_go_in_parts(s3_root: str, monkeypatch: pytest.MonkeyPatch, 
     assert storage.sha256_file(storage.fetch(storage.join(s3_root, "large"), tmp_path / "back")) == storage.sha256_file(
         source
     )
+
+
+def test_sixteen_readers_keep_their_connections(
+    s3_root: str, s3_endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.write_bytes(url := storage.join(s3_root, "x.bin"), b"x" * 1000)
+    together = threading.Barrier(16, timeout=30)
+
+    def read(number: int) -> bytes:
+        together.wait()
+        return storage.read_bytes(url)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(read, range(64))) == {b"x" * 1000}
+    assert [record.message for record in caplog.records if "pool is full" in record.message] == []
 
 
 def test_a_server_without_conditional_writes_is_refused(s3_root: str, proxy: FaultProxy) -> None:

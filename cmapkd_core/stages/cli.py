@@ -9,8 +9,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cmapkd_core import parallel
 from cmapkd_core.engine.runtime import Interrupted
@@ -19,9 +20,10 @@ from cmapkd_core.stages.common import Request
 
 
 def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
-    """`--kebab-case VALUE` for each field of Request and each keyword-only parameter of `run`; all strings.
+    """`--kebab-case VALUE` for each field of Request and each keyword-only parameter of `run`.
 
-    `--artifact FILE` names a file that gets the artifact's URL (KFP's output parameter).
+    All values are strings; a parameter that is a mapping takes `--name KEY VALUE KEY VALUE`. `--artifact FILE` names a
+    file that gets the artifact's URL (KFP's output parameter).
     """
     made = argparse.ArgumentParser(
         prog=f"python -m {run.__module__}", description=inspect.getdoc(run), allow_abbrev=False
@@ -31,13 +33,27 @@ def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
         made.add_argument(
             f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default
         )
-    for name, parameter in inspect.signature(run).parameters.items():
+    for name, parameter in inspect.signature(run, eval_str=True).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             required = parameter.default is inspect.Parameter.empty
             default = None if required else parameter.default
-            made.add_argument(f"--{name.replace('_', '-')}", required=required, default=default)
+            several: dict[str, Any] = {"nargs": "*", "action": _Pairs, "metavar": ("KEY", "VALUE")}
+            shape = several if parameter.annotation == Mapping[str, str] else {}
+            made.add_argument(f"--{name.replace('_', '-')}", required=required, default=default, **shape)
     made.add_argument("--artifact", default="", metavar="FILE")
     return made
+
+
+class _Pairs(argparse.Action):
+    """`KEY VALUE KEY VALUE` as a dict."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        pairs = dict(zip(values[::2], values[1::2], strict=False))
+        if len(values) != 2 * len(pairs):
+            parser.error(f"{option}: a value is missing, or a key stands twice: {option} KEY VALUE KEY VALUE ..")
+        setattr(namespace, self.dest, pairs)
 
 
 def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
@@ -47,6 +63,7 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
     artifact = given.pop("artifact")
     fields = {field.name: given.pop(field.name) for field in dataclasses.fields(Request)}
     try:
+        _refuse_placeholders(fields | given)
         url = run(Request(**fields), **given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,6 +82,16 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         Path(artifact).parent.mkdir(parents=True, exist_ok=True)
         Path(artifact).write_text(url)
     return 0
+
+
+def _refuse_placeholders(given: Mapping[str, Any]) -> None:
+    """Raises InputError for an argument that KFP should have filled in: as a URL it names an artifact that is not."""
+    for name, value in given.items():
+        if name != "executor_input" and "{{$" in str(value):
+            raise InputError(
+                f"--{name.replace('_', '-')} holds a placeholder that KFP did not fill in: {value}; submit the run "
+                "again with today's pipelines/submit.py"
+            )
 
 
 def _failed(code: int) -> int:

@@ -22,7 +22,7 @@ import torch
 from cmapkd_core import __version__, parallel, storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.fields import flatten
+from cmapkd_core.fields import flatten, parse_overrides
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import resolve
@@ -43,7 +43,8 @@ class Request:
     recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder (kept as an
     absolute path, so that what is recorded holds in every working directory) or s3:// prefix of all artifacts.
     run: the submission's name. tracking_uri: MLflow's, "" for none. redo: "yes" runs a stage again although it
-    is complete.
+    is complete. own_overrides: of this task alone, such as the data set of an evaluation; they win over the run's
+    and are no part of its record.
     """
 
     recipe: str
@@ -55,15 +56,26 @@ class Request:
     run: str = ""
     tracking_uri: str = ""
     redo: str = ""
+    own_overrides: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("root", *REQUEST):  # all of them are recorded; the tracking URI is not
+        for name in ("root", "own_overrides", *REQUEST):  # all of them are recorded; the tracking URI is not
             refuse_login(name, getattr(self, name))
         object.__setattr__(self, "root", storage.absolute(self.root))
 
     def resolved(self) -> Recipe:
         """The full recipe."""
-        return resolve(self.recipe, self.ablation, self.overrides, self.seed, self.data)
+        return resolve(self.recipe, self.ablation, self.all_overrides, self.seed, self.data)
+
+    @property
+    def all_overrides(self) -> str:
+        """The run's and the task's own."""
+        return f"{self.overrides} {self.own_overrides}".strip()
+
+    @property
+    def own_source(self) -> str:
+        """Source of the task's own data; "" where it reads the run's."""
+        return parse_overrides(self.own_overrides).get("data.source", "")
 
 
 @dataclass
@@ -84,13 +96,21 @@ Body = Callable[[Context], dict[str, float]]
 
 
 def execute(
-    request: Request, stage: str, *, url: str, fields: dict[str, Any], inputs: dict[str, str], body: Body
+    request: Request,
+    stage: str,
+    *,
+    url: str,
+    fields: dict[str, Any],
+    inputs: dict[str, str],
+    body: Body,
+    suite: dict[str, str] | None = None,
 ) -> str:
     """Run `stage` into `url` unless it is done, and return `url`.
 
     Args:
         fields: what of the recipe the stage reads; kept in the manifest.
         inputs: URLs of the artifacts that it reads; their digests decide whether a finished stage still holds.
+        suite: what the run's record has beside the request, where the run is a suite (`records.SUITE`).
 
     Raises:
         InputError: an input is missing, the root cannot be written, or the run's name has another recipe.
@@ -100,7 +120,7 @@ def execute(
     if parallel.rank() == 0:
         commit()  # kept from here on: a checkout may have moved on when the stage ends
         storage.check_writable(request.root)
-        record_run(request.root, request.run, dataclasses.asdict(request), stage)
+        record_run(request.root, request.run, dataclasses.asdict(request) | (suite or {}), stage)
     opened = {name: Artifact.open(where) for name, where in inputs.items()}
     digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
     if parallel.broadcast(_answer(stage, url, digests, request.redo, say) if parallel.rank() == 0 else None):
@@ -194,7 +214,8 @@ def _tracker(request: Request, stage: str, workdir: str, scratch: Path) -> Track
     if storage.exists(storage.join(workdir, JOURNAL)):
         journal.write_bytes(storage.read_bytes(storage.join(workdir, JOURNAL)))
     row = request.ablation if request.ablation not in ("", "none") else ""
-    notes = ", ".join(note for note in (row, f"seed {request.seed}" if request.seed else "") if note)
+    seed = f"seed {request.seed}" if request.seed else ""
+    notes = ", ".join(note for note in (request.own_source, row, seed) if note)
     name = f"{stage} ({notes})" if notes else stage  # the stages of a suite may all have one parent run
     params = {field: str(value) for field, value in flatten(request.resolved()).items()}
     return Tracker.open(request.tracking_uri, run=request.run or "unnamed", stage=name, journal=journal, params=params)
@@ -212,7 +233,7 @@ def _manifest(
         "stage": stage,
         "recipe": request.recipe,
         "ablation": request.ablation,
-        "overrides": request.overrides,
+        "overrides": request.all_overrides,
         "run": request.run,
         "fields": fields,
         "fingerprint": fingerprint(fields),

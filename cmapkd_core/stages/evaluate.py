@@ -58,7 +58,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         inputs["shards"] = shards
     return execute(
         request,
-        _name(request, model, task),
+        _name(model, task),
         url=evaluation_url(request.root, model, shards, recipe, task),
         fields=evaluation_fields(request.root, model, shards, recipe, task),
         inputs=inputs,
@@ -66,10 +66,10 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     )
 
 
-def _name(request: Request, model: str, task: str) -> str:
-    """A nested MLflow run of its own for each model of a run, and for each task and data set that stands alone."""
+def _name(model: str, task: str) -> str:
+    """A nested MLflow run of its own for each model of a run, and for each task that stands alone."""
     short = "/".join(model.rstrip("/").split("/")[-2:])
-    return " ".join(filter(None, ("evaluate", short, task, request.data.partition(":")[0] if task else "")))
+    return " ".join(filter(None, ("evaluate", short, task)))
 
 
 def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) -> dict[str, float]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import write_executor_output
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
@@ -25,6 +25,7 @@ from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 
+NONE: Mapping[str, str] = MappingProxyType({})
 HTML, MARKDOWN, TABLE = "report.html", "report.md", "table.json"
 
 
@@ -42,7 +43,7 @@ def run(
     student_eval: str = "",
     reference_eval: str = "",
     levels: str = "",
-    evaluations: str = "",
+    evaluations: Mapping[str, str] = NONE,
     html: str = "",
     markdown: str = "",
     metrics: str = "",
@@ -52,16 +53,15 @@ def run(
 
     Args:
         shards .. levels: URLs of the run's artifacts; one that is "" makes a sentence that says so.
-        evaluations: JSON `{"TASK[-DATASET]/ROLE": URL}` of further evaluations, ROLE one of teacher, before, reference,
-            student, such as `{"vqa-easy_vqa/student": ..}`.
+        evaluations: URLs of further evaluations by `TASK[-DATASET]/ROLE`, ROLE one of teacher, before, reference,
+            student, such as vqa-easy_vqa/student.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
         executor_input: what KFP tells a container of itself; "" elsewhere.
 
     Raises:
         InputError: an artifact that is not complete, evaluations of different data or of no known model.
     """
-    more = urls_of("evaluations", evaluations)
-    check_names(more)
+    check_names(evaluations)
     given = {
         "shards": shards,
         "teacher": teacher,
@@ -74,7 +74,7 @@ def run(
         "student_eval": student_eval,
         "reference_eval": reference_eval,
         "levels": levels,
-        **more,
+        **evaluations,
     }
     inputs = {name: url for name, url in given.items() if url}
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
@@ -85,21 +85,6 @@ def run(
     print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
     print(f"report: {artifact.file_url(HTML)}")
     return url
-
-
-def urls_of(name: str, text: str) -> dict[str, str]:
-    """The URLs of an argument that is a JSON object; "" has none.
-
-    Raises:
-        InputError: it is something else.
-    """
-    try:
-        found = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError(f"--{name} is no JSON ({error}): give an object such as {{'none/0': URL}}") from None
-    if not isinstance(found, dict) or not all(isinstance(url, str) for url in found.values()):
-        raise InputError(f"--{name}: give a JSON object such as {{'none/0': URL}}")
-    return found
 
 
 def hand_out(artifact: Artifact, copies: dict[str, str], metrics: str, executor_input: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from cmapkd_core.report.suite import SuiteInputs, Training, as_json, build, chec
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
-from cmapkd_core.stages.report import hand_out, urls_of
+from cmapkd_core.stages.report import NONE, hand_out
 
 HTML, MARKDOWN, TABLE = "suite.html", "suite.md", "suite.json"
 
@@ -32,11 +33,11 @@ def run(
     request: Request,
     *,
     suite: str,
-    evaluations: str,
-    trainings: str = "{}",
-    before: str = "{}",
+    evaluations: Mapping[str, str],
+    trainings: Mapping[str, str] = NONE,
+    before: Mapping[str, str] = NONE,
+    more: Mapping[str, str] = NONE,
     teacher_eval: str = "",
-    more: str = "",
     executions: str = "0",
     naive: str = "0",
     expectations: str = "",
@@ -49,45 +50,56 @@ def run(
 
     Args:
         suite: its name.
-        evaluations, trainings: JSON `{"ROW/SEED": URL}` of the evaluations and of the joint stages.
-        before: JSON `{"SEED": URL}` of the untrained student's evaluations.
+        evaluations, trainings: URLs of the evaluations and of the joint stages by `ROW/SEED`.
+        before: URLs of the untrained student's evaluations by seed.
+        more: URLs of further evaluations by `TASK[-DATASET]/ROW/SEED`, `TASK/ROW` for what every seed answers
+            alike, `TASK/teacher`; such as vqa/none/0, efficiency/none, vqa/teacher.
         teacher_eval: URL of the teacher's evaluation.
-        more: JSON of further evaluations: `{"TASK[-DATASET]/ROW/SEED": URL}`, `TASK/ROW` for what every seed answers
-            alike, `TASK/teacher`; such as `{"vqa/none/0": .., "efficiency/none": .., "vqa/teacher": ..}`.
         executions, naive: stage executions of the suite, and of one run for every row and seed.
         expectations: "yes" adds a section with what the paper expects, under a heading that says so.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
         executor_input: what KFP tells a container of itself; "" elsewhere.
 
     Raises:
-        InputError: no JSON of that form, a count that is no number, or evaluations of different data.
+        InputError: a key of another form, a count that is no number, or evaluations of different data.
     """
-    given = {"evaluation": urls_of("evaluations", evaluations), "training": urls_of("trainings", trainings)}
-    given |= {"before": urls_of("before", before), "teacher": {"": teacher_eval}, "more": urls_of("more", more)}
+    given: dict[str, Mapping[str, str]] = {"evaluation": evaluations, "training": trainings, "before": before}
+    given |= {"teacher": {"": teacher_eval}, "more": more}
     named = {f"{kind} {key}".strip(): url for kind, urls in given.items() for key, url in urls.items()}
-    for name, count in (("executions", executions), ("naive", naive)):
-        if not count.isdecimal():
-            raise InputError(f"--{name} {count}: a number of stage executions")
-    if not given["evaluation"]:
-        raise InputError("--evaluations is empty: a report needs at least one row with one seed")
-    for key in (*given["evaluation"], *given["training"]):
-        if not all(key.rpartition("/")):
-            raise InputError(
-                f"'{key}' in --evaluations or --trainings: every URL stands under ROW/SEED, such as no_alsn/0"
-            )
-    check_more(given["more"], {key.rpartition("/")[0] for key in given["evaluation"]})
+    _check_given(evaluations, trainings, {"executions": executions, "naive": naive})
+    check_more(more, {key.rpartition("/")[0] for key in evaluations})
     told = {"suite": suite, "executions": executions, "naive": naive, "expectations": expectations}
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
-    url = report_url(request.root, request.run)
-    if expectations:
-        url += "-with-expectations"
+    url = report_url(request.root, request.run, expectations)
     complete = {name: where for name, where in named.items() if where and find(where)}
-    execute(request, "suite_report", url=url, fields=fields, inputs=complete, body=partial(body, request, told, named))
+    seeds = {key.rpartition("/")[2] for key in evaluations}
+    execute(
+        request,
+        "suite_report",
+        url=url,
+        fields=fields,
+        inputs=complete,
+        body=partial(body, request, told, named),
+        suite={"suite": suite, "seeds": str(len(seeds))},
+    )
     artifact = Artifact.open(url)
     hand_out(artifact, {html: HTML, markdown: MARKDOWN}, metrics, executor_input)
     print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
     print(f"report: {artifact.file_url(HTML)}")
     return url
+
+
+def _check_given(evaluations: Mapping[str, str], trainings: Mapping[str, str], counts: Mapping[str, str]) -> None:
+    for name, count in counts.items():
+        if not count.isdecimal():
+            raise InputError(f"--{name} {count}: a number of stage executions")
+    if not evaluations:
+        raise InputError("--evaluations is empty: a report needs at least one row with one seed")
+    for key in (*evaluations, *trainings):
+        if not all(key.rpartition("/")):
+            raise InputError(
+                f"'{key}' in --evaluations or --trainings: every URL stands under ROW/SEED, such as no_alsn/0"
+            )
 
 
 def body(request: Request, told: dict[str, str], named: dict[str, str], context: Context) -> dict[str, float]:

@@ -28,7 +28,7 @@ def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a command prints that fails for its endpoint: --check in a line and with 1, the others with 3."""
     started = time.monotonic()
     assert main(command) == (1 if command == ["--check"] else 3)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
     return printed.out if command == ["--check"] else printed.err

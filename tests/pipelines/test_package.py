@@ -8,6 +8,7 @@ import pytest
 
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
+from cmapkd_core.stages.common import Request
 from pipelines.distill import PARAMETERS, compile_package, defaults, output_urls, tasks_of
 from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
@@ -52,15 +53,14 @@ def test_of_a_set_that_is_only_asked_the_split_of_the_questions_is_prepared(sets
 
 
 def test_a_set_keeps_its_data_whatever_the_overrides_say_of_the_runs(tasks: dict) -> None:
-    def overrides(name: str) -> str:
-        return tasks[name][0].task.inputs.parameters["overrides"].runtime_value.constant.string_value
-
     own = [task.name for task in TASKS if task.data]
     assert "prepare-scenes_vqa" in own
     for name in own:
-        before, _, after = overrides(name).partition("}}")
-        assert before.startswith("{{$.inputs.parameters[")
-        given = resolve("tiny", overrides=f"data.source=folder data.url=/pictures{after}", data="scenes_vqa").data
+        inputs = tasks[name][0].task.inputs.parameters
+        assert inputs["overrides"].component_input_parameter == "overrides"  # the run's, as they come
+        alone = inputs["own_overrides"].runtime_value.constant.string_value
+        asked = Request("tiny", "/root", overrides="data.source=folder data.url=/pictures", own_overrides=alone)
+        given = asked.resolved().data
         assert (given.source, given.url) == ("scenes_vqa", "")
 
 
@@ -121,7 +121,6 @@ def test_a_stage_and_what_follows_from_it() -> None:
 
 def test_an_evaluation_on_other_data_prepares_them_once_and_reads_them(tasks: dict) -> None:
     step = tasks["prepare-scenes_vqa"][0]
-    assert step.task.inputs.parameters["data"].runtime_value.constant.string_value == "scenes_vqa"
     for role in ("student", "reference", "teacher"):
         vqa = tasks[f"vqa-scenes_vqa-{role}"][0]
         assert step.key in vqa.needs

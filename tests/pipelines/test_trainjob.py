@@ -48,7 +48,7 @@ SITE = Site(
     secrets=(Secret("s3-keys", {"AWS_SECRET_ACCESS_KEY": "secret_key"}),),
     pods=dataclasses.replace(Site().pods, train=POD),
 )
-JOB = json.loads(trainjob.describe(SITE, POD, SITE.image))
+JOB = trainjob.in_image(json.loads(trainjob.describe(SITE, POD)), SITE.image)
 API = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team"
 
 
@@ -147,7 +147,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kuberne
 
 
 def launch(*stage: str, job: dict[str, Any] = JOB) -> int:
-    ours = ["--job", json.dumps(job), "--processes", "8", "--shutdown-timeout", "25"]
+    ours = ["--job", json.dumps(job), "--image", SITE.image, "--processes", "8", "--shutdown-timeout", "25"]
     return trainjob.main([*ours, "--", *stage])
 
 
@@ -170,6 +170,8 @@ def test_the_launcher_gets_the_stage_s_argv(tmp_path: Path) -> None:
     assert stage[0] == "cmapkd_core.stages.train"
     assert stage[stage.index("--stage") + 1] == "joint"
     assert "--artifact" in stage
+    launcher = argv[: argv.index("--")]
+    assert launcher[launcher.index("--image") + 1] == SITE.image
 
 
 def test_the_pods_hold_to_pod_security_and_name_secrets_only() -> None:
@@ -187,7 +189,7 @@ def test_the_pods_hold_to_pod_security_and_name_secrets_only() -> None:
     }
     volumes = {v["name"]: v["emptyDir"] for v in spec["volumes"]}
     assert volumes == {"tmp": {"sizeLimit": "100Gi"}, "shm": {"medium": "Memory", "sizeLimit": "64Gi"}}
-    unbounded = json.loads(trainjob.describe(SITE, dataclasses.replace(POD, scratch="", shm=""), SITE.image))["pod"]
+    unbounded = json.loads(trainjob.describe(SITE, dataclasses.replace(POD, scratch="", shm="")))["pod"]
     assert unbounded["volumes"] == [{"name": "tmp", "emptyDir": {}}]  # the root is read-only
     assert {
         "name": "AWS_SECRET_ACCESS_KEY",

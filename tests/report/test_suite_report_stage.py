@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.records import read_record
 from cmapkd_core.stages import evaluate, suite_report
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
+from pipelines.suite import lay_out
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +26,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> tup
     return request, urls | {"2": f"{request.root}/evaluate/000000000000"}
 
 
-def arguments(urls: dict[str, str]) -> dict[str, str]:
+def arguments(urls: dict[str, str]) -> dict[str, Any]:
     cells = {f"{row}/{seed}": url for row in ("finetune", "none") for seed, url in urls.items()}
-    return {"suite": "smoke", "evaluations": json.dumps(cells), "before": json.dumps(urls)}
+    return {"suite": "smoke", "evaluations": cells, "before": urls}
 
 
 def test_files_copies_and_the_printed_table(
@@ -41,6 +44,8 @@ def test_files_copies_and_the_printed_table(
     assert (found["seeds"], found["executions"]) == (["0", "1", "2"], {"shared": 9, "naive": 33})
     assert [row["seeds"] for row in found["rows"]] == [["0", "1"]] * 2
     assert found["rows"][0]["missing"] == {"2": urls["2"]}
+    record = read_record(request.root, "some-suite")  # also where the submit command could not write it
+    assert (record["suite"], record["seeds"]) == ("smoke", "3")
     assert [cost["row"] for cost in found["costs"]] == list(found["shares"]) == ["finetune", "none"]
     assert f"Missing: Fine-tuned, seed 2, is not measured yet: {urls['2']}" in (tmp_path / "markdown").read_text()
     lines = capsys.readouterr().out.splitlines()
@@ -55,6 +60,12 @@ def test_the_papers_numbers_have_a_report_of_their_own(evaluated: tuple[Request,
     plain = suite_report.run(request, **arguments(urls))
     asked = suite_report.run(request, **arguments(urls), expectations="yes")
     assert asked == plain + "-with-expectations"
+    assert (
+        asked
+        == lay_out("smoke", {"recipe": "tiny", "overrides": "", "data": ""}, range(3), request.root, request.run, "yes")
+        .shared[-1]
+        .url
+    )
     assert "no table for the suite smoke" in Artifact.open(asked).fetch(suite_report.HTML).read_text()
     assert "expectation" not in Artifact.open(plain).fetch(suite_report.HTML).read_text()
 
@@ -76,17 +87,12 @@ def test_one_more_finished_evaluation_makes_a_new_report(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"evaluations": "none/0"}, "--evaluations is no JSON"),
-        ({"evaluations": "[1]"}, "--evaluations: give a JSON object"),
-        ({"evaluations": "{}", "naive": "many"}, "--naive many: a number"),
-        ({"evaluations": "{}"}, "--evaluations is empty"),
-        ({"evaluations": '{"none": "/nowhere"}'}, "'none' in --evaluations .* ROW/SEED"),
-        (
-            {"evaluations": '{"none/0": "/nowhere"}', "more": '{"vqa/nine/0": "x"}'},
-            "none of TASK/ROW/SEED.*did you mean",
-        ),
+        ({"evaluations": {}, "naive": "many"}, "--naive many: a number"),
+        ({"evaluations": {}}, "--evaluations is empty"),
+        ({"evaluations": {"none": "/nowhere"}}, "'none' in --evaluations .* ROW/SEED"),
+        ({"evaluations": {"none/0": "/nowhere"}, "more": {"vqa/nine/0": "x"}}, "none of TASK/ROW/SEED.*did you mean"),
     ],
 )
-def test_bad_input_is_named(evaluated: tuple[Request, dict[str, str]], given: dict[str, str], message: str) -> None:
+def test_bad_input_is_named(evaluated: tuple[Request, dict[str, str]], given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         suite_report.run(evaluated[0], suite="smoke", **given)

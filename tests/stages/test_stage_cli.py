@@ -3,22 +3,26 @@
 import dataclasses
 import inspect
 import os
+from collections.abc import Mapping
 
 import pytest
 
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages import evaluate, prepare, report, teacher, train
+from cmapkd_core.stages import check, evaluate, export, levels, prepare, report, suite_report, teacher, train
 from cmapkd_core.stages.cli import main, parser
 from cmapkd_core.stages.common import Request
 
-STAGES = [prepare, teacher, train, evaluate, report]
+STAGES = [prepare, teacher, train, evaluate, levels, export, report, suite_report, check]
+SEVERAL = Mapping[str, str]  # artifacts by key
 FIELDS = [field.name for field in dataclasses.fields(Request)]
 
 
-def options(run) -> list[str]:
-    kinds = inspect.signature(run).parameters.values()
-    return [*FIELDS, *(p.name for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY)]
+def options(run) -> dict[str, type]:
+    """Name -> str or SEVERAL."""
+    kinds = inspect.signature(run, eval_str=True).parameters.values()
+    own = {p.name: p.annotation for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return dict.fromkeys(FIELDS, str) | own
 
 
 def flag(name: str) -> str:
@@ -27,23 +31,26 @@ def flag(name: str) -> str:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.split(".")[-1])
 def test_a_stage_accepts_each_field_of_the_request_and_its_own_strings(stage):
-    argv = [part for name in options(stage.run) for part in (flag(name), f"value of {name}")]
+    words = {str: lambda name: [f"value of {name}"], SEVERAL: lambda name: ["a/0", f"first {name}", "b/0", "{last}"]}
+    values = {str: lambda name: f"value of {name}", SEVERAL: lambda name: {"a/0": f"first {name}", "b/0": "{last}"}}
+    argv = [part for name, kind in options(stage.run).items() for part in (flag(name), *words[kind](name))]
     found = vars(parser(stage.run).parse_args(argv))
-    assert found == {name: f"value of {name}" for name in options(stage.run)} | {"artifact": ""}
+    assert found == {name: values[kind](name) for name, kind in options(stage.run).items()} | {"artifact": ""}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.split(".")[-1])
 def test_empty_strings_pass_through(stage):
     """A pipeline passes "" for what was not given: an option, never a missing one."""
-    argv = [part for name in options(stage.run) for part in (flag(name), "")]
-    assert set(vars(parser(stage.run).parse_args(argv)).values()) == {""}
+    argv = [part for name, kind in options(stage.run).items() for part in (flag(name), *([""] if kind is str else []))]
+    found = vars(parser(stage.run).parse_args(argv))
+    assert found == {name: "" if kind is str else {} for name, kind in options(stage.run).items()} | {"artifact": ""}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.split(".")[-1])
-def test_every_parameter_is_a_string_and_described(stage):
-    for name, parameter in inspect.signature(stage.run).parameters.items():
-        assert name == "request" or parameter.annotation == "str"
-        assert parameter.default in (inspect.Parameter.empty, "")
+def test_every_parameter_is_a_string_or_several_and_described(stage):
+    for name, parameter in inspect.signature(stage.run, eval_str=True).parameters.items():
+        assert name == "request" or parameter.annotation in (str, SEVERAL)
+        assert parameter.default is inspect.Parameter.empty or isinstance(parameter.default, str | Mapping)
     assert inspect.getdoc(stage.run)
     parser(stage.run).format_help()
 
@@ -71,6 +78,22 @@ def test_bad_input_exits_2_with_the_message_alone(tmp_path, capsys):
     assert main(told, [*BASE, "--thing", "bad", "--artifact", str(file)]) == 2
     assert capsys.readouterr().err == "error: thing=bad: give another thing\n"
     assert not file.exists()
+
+
+@pytest.mark.parametrize("words", [["none/0"], ["none/0", "u", "none/0", "v"]])
+def test_a_key_without_a_url_or_twice_exits_2(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(suite_report.run, [*BASE, "--suite", "smoke", "--evaluations", *words])
+    assert stopped.value.code == 2
+    assert "--evaluations KEY VALUE KEY VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["--thing", "--overrides"])
+def test_a_placeholder_that_was_not_filled_in_is_no_value(place, capsys):
+    """Of an artifact it would read as one that is not there."""
+    nested = "{{$.inputs.parameters['pipelinechannel--evaluate-artifact']}}"
+    assert main(told, [*BASE, "--thing", "t", place, nested]) == 2
+    assert f"{place} holds a placeholder that KFP did not fill in: {nested}" in capsys.readouterr().err
 
 
 def test_a_stop_exits_143(capsys):
