@@ -13,6 +13,7 @@ from cmapkd_core.config import (
     OBJECTIVES,
     PRECISIONS,
     SELECTORS,
+    SOURCES,
     SPLITS,
     STAGE_PHASES,
     STORES,
@@ -40,21 +41,21 @@ def check(recipe: Recipe) -> None:
             phase: Phase = getattr(recipe.schedule, name)
             if phase.epochs and stage != "alsn":
                 _check_phase(f"schedule.{name}", phase, spec.groups)
-                _check_terms(f"schedule.{name}.terms", phase, spec.terms)
+                _check_terms(f"schedule.{name}", phase, spec.terms, recipe.method.weights)
             if phase.epochs and "pyramid" in spec.groups:
                 _check_levels(f"schedule.{name}.levels", phase.levels, recipe)
     if not any(getattr(recipe.schedule, name).epochs for name in ("coarse", "medium", "fine")):
         raise InputError("the schedule trains no student: give schedule.fine.epochs at least 1")
-    if recipe.teacher_fit.space.epochs:
-        _check_phase("teacher_fit.space", recipe.teacher_fit.space, ("heads",))
-    if recipe.teacher_fit.pyramid.epochs:
-        _check_phase("teacher_fit.pyramid", recipe.teacher_fit.pyramid, ("pyramid",))
+    for name, group in (("space", "heads"), ("pyramid", "pyramid")):
+        _check_fit(f"teacher_fit.{name}", getattr(recipe.teacher_fit, name), group)
     if learns_policy(recipe) and recipe.schedule.alsn.epochs:
         _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
     if spec.weighs_levels:
         _check_selects(recipe)
     _check_goal(recipe)
+    _check_sets(recipe)
     _check_sizes(recipe)
+    _check_ranges(recipe)
 
 
 def _check_selects(recipe: Recipe) -> None:
@@ -72,6 +73,11 @@ def _check_selects(recipe: Recipe) -> None:
                 f"schedule.{name}.selects=false leaves the selector out of the loss that schedule.{name}.lr.selector="
                 f"{phase.lr.selector} would train it with: set that rate to 0 too"
             )
+        if phase.lr.selector > 0 and learns_policy(recipe) and not recipe.method.weights.within(phase)["policy"]:
+            raise InputError(
+                f"schedule.{name} leaves out term policy, which alone trains the selector: name it in schedule.{name}"
+                f".terms with method.weights.policy above 0, or set schedule.{name}.lr.selector to 0"
+            )
 
 
 def _check_goal(recipe: Recipe) -> None:
@@ -87,6 +93,7 @@ def _check_goal(recipe: Recipe) -> None:
 
 def _check_names(recipe: Recipe) -> None:
     chosen: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+        ("data source", (recipe.data.source,), SOURCES),
         ("selector", (recipe.selector.kind,), SELECTORS),
         ("selector objective", (recipe.selector.objective,), OBJECTIVES),
         ("precision", (recipe.optim.precision,), PRECISIONS),
@@ -101,6 +108,7 @@ def _check_names(recipe: Recipe) -> None:
         ("split", recipe.data.splits, SPLITS),
         ("evaluation task", recipe.evaluate.tasks, EVALUATIONS),
         ("evaluation task", tuple(task for task, _ in recipe.evaluate.own()), EVALUATIONS),
+        ("data source", tuple(data.partition(":")[0] for _, data in recipe.evaluate.own() if data), SOURCES),
     ]
     for kind, names, known in chosen:
         for name in names:
@@ -113,11 +121,26 @@ def _check_phase(name: str, phase: Phase, groups: tuple[str, ...]) -> None:
         raise InputError(f"phase {name} has {phase.epochs} epochs and trains nothing: set one of {rates} above 0")
 
 
-def _check_terms(name: str, phase: Phase, terms: tuple[str, ...]) -> None:
+def _check_fit(name: str, phase: Phase, group: str) -> None:
+    if phase.epochs:
+        _check_phase(name, phase, (group,))
+    if phase.levels != Phase().levels or phase.terms:
+        raise InputError(f"{name} fits all levels with all of its terms: leave out {name}.levels and {name}.terms")
+
+
+def _check_terms(name: str, phase: Phase, terms: tuple[str, ...], weights: TermWeights) -> None:
     for term in phase.terms:
         choose("term", term, dict.fromkeys(vars(TermWeights())))
+    shown = ",".join(phase.terms)
     if phase.terms and not set(phase.terms) & set(terms):
-        raise InputError(f"{name}={','.join(phase.terms)} has no term of this method: add one of {', '.join(terms)}")
+        raise InputError(f"{name}.terms={shown} has no term of this method: add one of {', '.join(terms)}")
+    students = [term for term in terms if term != "policy"]  # which trains the selector
+    if not any(weights.within(phase)[term] > 0 for term in students):
+        counting = f" among {name}.terms={shown}" if shown else ""
+        raise InputError(
+            f"phase {name} trains a student by nothing: no term{counting} has a weight; "
+            f"give one of method.weights.{{{','.join(students)}}} above 0"
+        )
 
 
 def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:
@@ -127,6 +150,33 @@ def _check_levels(name: str, levels: tuple[str, ...], recipe: Recipe) -> None:
     unknown = set(levels) - set(ALL_LEVELS)
     if unknown:
         raise InputError(f"{name} names {', '.join(sorted(unknown))}: levels are P2..P5 and L1..L4")
+
+
+def _check_sets(recipe: Recipe) -> None:
+    """One set of a source: tasks, artifacts and the report's tables call an evaluation TASK-SOURCE."""
+    urls: dict[str, str] = {}
+    for _, data in recipe.evaluate.own():
+        source = data.partition(":")[0]
+        if data and urls.setdefault(source, data) != data:
+            raise InputError(
+                f"evaluate.sets names two sets of source {source}, {urls[source]} and {data}, which the report could "
+                "not tell apart: give one of them here, and the other to a run or to stage evaluate of its own"
+            )
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    leaves = flatten(recipe)
+    never_negative = ("epochs", "clip_norm", "weight_decay")
+    above_zero = ("method.tau", "method.kd_tau", "selector.tau", "selector.utility_tau")
+    shares = ("beta1", "beta2", "dropout", "optim.warmup", "val_share", "test_share", "quarantine_bound")
+    for name, value in leaves.items():
+        last = name.rpartition(".")[2]
+        if (last in never_negative or ".lr." in name or name.startswith("method.weights.")) and value < 0:
+            raise InputError(f"{name}={value}: it cannot be below 0")
+        if name in above_zero and value <= 0:
+            raise InputError(f"{name}={value}: it must be above 0")
+        if (last in shares or name in shares) and not 0 <= value <= 1:
+            raise InputError(f"{name}={value}: it must be from 0 to 1")
 
 
 def _check_sizes(recipe: Recipe) -> None:

@@ -16,6 +16,10 @@ SELECTORS = ("alsn", "fixed", "random", "shuffled", "reversed")  # the classes a
 LEARNED_SELECTORS = ("alsn", "shuffled", "reversed")  # those that have a policy, which stage alsn trains
 OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
 EMBEDDING_TERMS = ("task", "kd", "fd", "icl")  # of cmapkd: those of the embeddings that are evaluated
+SOURCES = (  # of pictures; the functions are in data/sources
+    *("cc3m", "coco", "easy_vqa", "emoji", "flickr30k", "folder", "imagenet", "img2dataset", "scenes", "scenes_vqa"),
+    *("stamps", "visual_genome", "vqav2"),
+)
 EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
 ALPHAS = ("learned", "fixed")
 STORES = ("embeddings", "levels")  # what they hold is in stages/stored.py

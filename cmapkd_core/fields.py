@@ -85,6 +85,18 @@ def parse_overrides(text: str) -> dict[str, str]:
     return changes
 
 
+def as_text(value: Any) -> str:
+    """A field's value as an override spells it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_overrides(changes: dict[str, Any]) -> str:
+    """The inverse of `parse_overrides`."""
+    return " ".join(f"{name}={as_text(value)}" for name, value in changes.items())
+
+
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """`field: theirs -> ours` for every leaf in which two flattened configurations differ."""
     names = [*theirs, *(name for name in ours if name not in theirs)]

@@ -29,7 +29,7 @@ from cmapkd_core.config import (
     TermWeights,
     VqaConfig,
 )
-from cmapkd_core.fields import choose, override, parse_overrides
+from cmapkd_core.fields import as_overrides, choose, override, parse_overrides
 
 # The weights that did best on held-out pairs of the demo's data (docs/method.md); no ViT was trained with them here.
 CALIBRATED = TermWeights(task=1.0, fd=16.0, intra=16.0)
@@ -184,7 +184,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 
 ROWS: dict[str, dict[str, Any]] = {"none": {}, **ABLATIONS, **WEIGHTS, **BASELINES}
 
-# The control that stands beside every distilled student: same data, same updates, no teacher.
+# The control that stands beside every distilled student: same data, same updates, no teacher. Its fields win over the
+# run's overrides, or `--set method.name=kd` would have a teacher teach it.
 REFERENCE = "finetune"
 
 # The full method: what a suite's other rows are compared with, seed by seed.
@@ -240,6 +241,15 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
         config = override(config, {"seed": seed})
     check(config)
     return config
+
+
+def row_overrides(row: str, overrides: str) -> str:
+    """The overrides that a row of a suite gets: without those of fields that the row itself sets.
+
+    Of a single run the overrides win, since whoever asks for `--method kd --set method.weights.kd=2` means it. Beside
+    other rows a row is what its name says: scratch starts at random weights whatever `student.weights` is for the rest.
+    """
+    return as_overrides({name: value for name, value in parse_overrides(overrides).items() if name not in ROWS[row]})
 
 
 def data_fields(data: str) -> dict[str, str]:

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmapkd_core import storage
-from cmapkd_core.config import STAGE_PHASES
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import differences, flatten, nearest
 from cmapkd_core.places import run_url
-from cmapkd_core.recipes import REFERENCE, resolve
+from cmapkd_core.recipes import resolve
 
 REQUEST = ("recipe", "ablation", "overrides", "seed", "data")
 SUITE = ("suite", "seeds")  # what the record of a suite has beside it
@@ -29,9 +28,9 @@ def record_url(root: str, run: str) -> str:
 def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "") -> None:
     """Write the run's record, or hold the request to the one that is there.
 
-    Fields of `runtime` change no result and may differ. The training stages of a run also serve its reference
-    branch, the row `recipes.REFERENCE` of the same request. What one task alone is told otherwise
-    (`Request.own_overrides`) is no part of it. A stage started by hand with `run=""` has no record.
+    Fields of `runtime` change no result and may differ. Tasks that are told something of their own
+    (`Request.own_overrides`: the reference, data of an evaluation) do not ask. A stage started by hand with `run=""`
+    has no record.
 
     Args:
         request: the strings named in REQUEST, and those of SUITE where the run is one.
@@ -53,10 +52,6 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     # A field that is younger than the record had no other value then than the one that its strings give it now.
     recorded = _result_fields(earlier) | earlier["fields"]
     changed = differences(fields, {name: value for name, value in recorded.items() if name in fields})
-    if changed and stage in STAGE_PHASES and strings["ablation"] == REFERENCE:
-        changed = differences(
-            fields, _result_fields({name: earlier[name] for name in REQUEST} | {"ablation": REFERENCE})
-        )
     if suite or not stage:
         changed = differences(suite, {name: earlier[name] for name in SUITE if name in earlier}) + changed
     if changed:

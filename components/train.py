@@ -31,6 +31,7 @@ def made(launch: Callable[..., list[Any]]) -> Any:
         job: str,
         image: str,
         artifact: dsl.OutputPath(str),  # type: ignore[valid-type]
+        own_overrides: str = "",
     ) -> dsl.ContainerSpec:
         """One training stage of a student (warmup, alsn or joint) on the GPUs of one pod or of several."""
         return dsl.ContainerSpec(

@@ -17,9 +17,9 @@ from typing import Any
 from kfp import dsl
 
 from cmapkd_core.config import Recipe
-from cmapkd_core.fields import override, parse_overrides
+from cmapkd_core.fields import as_overrides, override, parse_overrides
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
-from cmapkd_core.recipes import REFERENCE, data_fields
+from cmapkd_core.recipes import REFERENCE, ROWS, data_fields
 from components.evaluate import evaluate
 from components.export import export
 from components.levels import levels
@@ -35,6 +35,7 @@ PARAMETERS = ("recipe", "ablation", "overrides", "seed", "data", "root", "tracki
 
 DATA = {"shards": "prepare"}
 TAUGHT = {**DATA, "teacher": "teacher"}
+CONTROL: dict[str, Any] = {"row": REFERENCE, "own_overrides": as_overrides(ROWS[REFERENCE])}
 WARMUP, JOINT = {"stage": "warmup", "init": ""}, {"stage": "joint"}
 
 TASKS = (
@@ -47,8 +48,8 @@ TASKS = (
     Task("levels", levels, "evaluate", {**TAUGHT, "joint": "joint"}),
     Task("export", export, "report", {**DATA, "model": "joint", "evaluation": "evaluate-student"}),
     # the branch without a teacher
-    Task("reference-warmup", train, "train", TAUGHT, WARMUP, row=REFERENCE),
-    Task("reference-joint", train, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, row=REFERENCE),
+    Task("reference-warmup", train, "train", TAUGHT, WARMUP, **CONTROL),
+    Task("reference-joint", train, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, **CONTROL),
     Task("evaluate-reference", evaluate, "evaluate", {**DATA, "model": "reference-joint"}),
     Task("evaluate-teacher", evaluate, "evaluate", {**DATA, "model": "teacher"}),
     Task("evaluate-before", evaluate, "evaluate", DATA, {"model": RECIPE_STUDENT}),
@@ -83,7 +84,7 @@ def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root
     """URL of every task's artifact, by the functions that the stages themselves use."""
     urls: dict[str, str] = {}
     for task in tasks:
-        recipe = override(recipe_of(task), data_fields(task.data) | parse_overrides(task.overrides))
+        recipe = override(recipe_of(task), data_fields(task.data) | parse_overrides(task.own_overrides))
         told = task.values | {name: urls[source] for name, source in task.inputs.items()}
         urls[task.name] = PLACES.get(task.component, _stage_place)(root, recipe, told, run)
     return urls

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cmapkd_core.config import STAGE_PHASES, Phase, Recipe
+from cmapkd_core.fields import as_overrides
 from cmapkd_core.fingerprints import trains
 from cmapkd_core.method_specs import METHODS, learns_policy
 from cmapkd_core.recipes import REFERENCE, ROWS
@@ -24,7 +25,7 @@ def describe_suite(job: Submission, suite: Suite) -> str:
     """Rows, the executions of each stage, and every task that runs with what it reads and who shares it."""
     lines = [f"run {job.run}", "", *_parameters(job.request | job.arguments), "", "rows"]
     for row in suite.rows:
-        changes = " ".join(f"{name}={_short(value)}" for name, value in ROWS[row].items())
+        changes = as_overrides(ROWS[row])
         lines.append(f"  {row:24}{changes or 'the full method'}")
     lines += ["", counts(job), "", "tasks, in order"]
     for number, task in enumerate(job.plan.tasks, 1):
@@ -79,10 +80,6 @@ def _about(task: Task, job: Submission) -> Iterator[str]:
 
 def _parameters(strings: dict[str, str]) -> list[str]:
     return ["parameters", *(f"  {name:13}{value or '(empty)'}" for name, value in strings.items())]
-
-
-def _short(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _changes(row: str) -> list[str]:

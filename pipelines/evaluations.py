@@ -38,7 +38,7 @@ def extra_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[T
         shards = _called("prepare", data)
         if data:
             only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
-            tasks.setdefault(shards, Task(shards, prepare, "prepare", data=data, overrides=only))
+            tasks.setdefault(shards, Task(shards, prepare, "prepare", data=data, own_overrides=only))
         for role in ROLES.get(task, tuple(MODELS)):
             if role in roles:
                 made = _evaluation(task, data, shards, role)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
-from cmapkd_core.fields import choose
+from cmapkd_core.fields import as_overrides, choose
 from cmapkd_core.recipes import data_fields
 from components import collected_name, collecting
 from components.check import check, check_alone, check_spread
@@ -36,7 +36,8 @@ class Task:
     row: str = ""  # of recipes.ROWS; "": the run's own
     seed: str = ""  # "": the run's own
     data: str = ""  # SOURCE[:URL]; "": the run's own
-    overrides: str = ""  # field=value parts beside the run's own
+    overrides: str | None = None  # None: the run's own
+    own_overrides: str = ""  # field=value parts that win over those
     role: str = ""  # in the report, of the model of an evaluation of its own
     part: str = ""  # what its records add to the run's name
     after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
@@ -92,7 +93,7 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
     for task in plan.tasks:
         pod: Pod = getattr(site.pods, task.pod)
         told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo}
-        told |= {name: value for name, value in _own(task).items() if value}
+        told |= _own(task)
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         for name, sources in task.collects.items():
             inputs |= {collected_name(name, key): outputs[source] for key, source in sources.items()}
@@ -106,10 +107,12 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
 
 
 def _own(task: Task) -> dict[str, str]:
-    """What a task is told otherwise than the run, where it is not empty."""
+    """What a task is told otherwise than the run."""
     # Data of its own is told as overrides: as in `output_urls`, it wins over the run's.
-    data = [f"{name}={value}" for name, value in data_fields(task.data).items()]
-    return {"ablation": task.row, "seed": task.seed, "own_overrides": " ".join([*data, task.overrides]).strip()}
+    alone = " ".join(filter(None, (as_overrides(data_fields(task.data)), task.own_overrides)))
+    told = {"ablation": task.row, "seed": task.seed, "own_overrides": alone}
+    overrides = {} if task.overrides is None else {"overrides": task.overrides}
+    return {name: value for name, value in told.items() if value} | overrides
 
 
 def write_package(pipeline: Any, path: Path) -> Path:

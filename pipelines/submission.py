@@ -12,9 +12,9 @@ from typing import Any
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import choose
+from cmapkd_core.fields import as_overrides, choose
 from cmapkd_core.logins import refuse_login
-from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES, resolve
+from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
 from pipelines import distill, suite
@@ -64,7 +64,7 @@ def decide(args: argparse.Namespace) -> Submission:
         InputError: an unknown name or field, contradicting flags, a run that is not there, a login in a URL.
     """
     site = load_site(args.site or "site.toml", required=bool(args.site))
-    parallel = at_a_time(args, 1 if args.local else site.parallel)
+    parallel = at_a_time(args.parallel, 1 if args.local else site.parallel)
     site = on_this_machine(site, args.root, parallel) if args.local else replace(site, parallel=parallel)
     root = args.root or site.root
     refuse_login("root", root)
@@ -73,6 +73,8 @@ def decide(args: argparse.Namespace) -> Submission:
     for name, value in request.items():  # they become parameters, and the run's record
         refuse_login(name, value)
     part = partial(select, only=args.only, start=args.from_stage)
+    if args.parallel and not args.local and "suite" not in request:
+        raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     if "suite" in request:
         return decide_suite(args, site, root, request, part if again else None)
     if args.expectations:
@@ -87,9 +89,10 @@ def decide_run(
     args: argparse.Namespace, site: Site, root: str, request: dict[str, str], part: Part | None
 ) -> Submission:
     """One recipe with one seed; `part` chooses the tasks of an earlier run to run again."""
+    control = request | {"ablation": REFERENCE, "overrides": f"{request['overrides']} {as_overrides(ROWS[REFERENCE])}"}
     recipes = {
         "run": resolve(*(request[name] for name in REQUEST)),
-        "reference": resolve(*((request | {"ablation": REFERENCE})[name] for name in REQUEST)),
+        "reference": resolve(*(control[name] for name in REQUEST)),
     }
     run = args.run or default_run(f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}", args.local)
     arguments = distill.defaults(site) | request | {"root": root}
@@ -162,17 +165,14 @@ def check_mode(args: argparse.Namespace) -> None:
         raise InputError(f"--schedule starts whole runs: leave out --{part[0].replace('_', '-')}")
 
 
-def at_a_time(args: argparse.Namespace, default: int) -> int:
+def at_a_time(given: str, default: int) -> int:
     """How many tasks run at a time, from --parallel.
 
     Raises:
-        InputError: no such number, or a single run on a cluster, where KFP alone decides.
+        InputError: no such number.
     """
-    given: str = args.parallel
     if given and not (given.isdecimal() and int(given)):
         raise InputError(f"--parallel {given}: a number of tasks at a time, at least 1")
-    if given and not (args.local or args.suite):
-        raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local or --suite")
     return int(given or default)
 
 

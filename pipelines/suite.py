@@ -22,7 +22,7 @@ from kfp import dsl
 from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.fields import choose
 from cmapkd_core.places import report_url
-from cmapkd_core.recipes import FULL, SUITES, resolve
+from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import find
 from components.suite_report import suite_report
 from pipelines import distill
@@ -91,7 +91,8 @@ def lay_out(
     """
     rows: tuple[str, ...] = choose("suite", name, SUITES)
     cells = [(row, str(seed)) for seed in seeds for row in rows]
-    recipes = {(r, s): resolve(request["recipe"], r, request["overrides"], s, request["data"]) for r, s in cells}
+    overrides = {row: row_overrides(row, request["overrides"]) for row in rows}
+    recipes = {(r, s): resolve(request["recipe"], r, overrides[r], s, request["data"]) for r, s in cells}
     places = {cell: _places(recipe, root) for cell, recipe in recipes.items()}
     users: dict[str, list[tuple[Cell, Task]]] = {}  # URL -> who needs it, the first one first
     for cell in cells:
@@ -102,7 +103,7 @@ def lay_out(
     for url, needs in users.items():
         cell, task = needs[0]
         who = tuple(dict.fromkeys(cell for cell, _ in needs))
-        ours = _as_first_asked(task, cell, names, places[cell])
+        ours = replace(_as_first_asked(task, cell, names, places[cell]), overrides=overrides[cell[0]])
         shared.append(Shared(ours, task.name, url, who, _cost(task, recipes[cell])))
     first = alone(recipes[cells[0]])
     stages = tuple(task.name for task in first)

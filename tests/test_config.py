@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 
+from cmapkd_core import config
 from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.data.sources import SOURCES
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import differences, flatten, nearest, override, parse_overrides
+from cmapkd_core.fields import as_overrides, differences, flatten, nearest, override, parse_overrides
 from cmapkd_core.fingerprints import fingerprint, reads
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, REFERENCE, ROWS, WEIGHTS, as_json, resolve
+from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, REFERENCE, ROWS, WEIGHTS, as_json, resolve, row_overrides
 
 STAGES = ("prepare", "teacher", *STAGE_PHASES)
 
@@ -85,6 +87,13 @@ def test_rows_win_over_the_recipe_and_overrides_over_rows():
     assert resolve("tiny", seed="").seed == RECIPES["tiny"].seed
     data = resolve("tiny", data="folder:s3://bucket/a:b").data
     assert (data.source, data.url) == ("folder", "s3://bucket/a:b")
+
+
+def test_a_row_can_be_written_as_overrides():
+    for row, changes in ROWS.items():
+        assert override(resolve("tiny"), changes) == override(resolve("tiny"), parse_overrides(as_overrides(changes)))
+        assert parse_overrides(row_overrides(row, as_overrides(changes) + " optim.batch=8")) == {"optim.batch": "8"}
+    assert as_overrides({"a": True, "b": (1, 2), "c": ""}) == "a=true b=1,2 c="
 
 
 def test_recipes_cannot_be_changed_in_place():
@@ -286,6 +295,21 @@ def test_as_json_is_plain():
         ("none", "data.crop_scale=0.9", r"data\.crop_scale=0\.9: the least and the largest"),
         ("none", "data.crop_scale=0.9,0.5", r"data\.crop_scale=0\.9,0\.5: the least and the largest"),
         ("none", "schedule.coarse.lr.selector=0.1", r"schedule\.coarse\.selects=false .*set that rate to 0 too"),
+        ("none", "data.source=foldr", r"unknown data source 'foldr': did you mean 'folder'"),
+        ("none", "evaluate.sets=retrieval=koko:/x", r"unknown data source 'koko': did you mean 'coco'"),
+        ("none", "evaluate.sets=retrieval=folder:/a,zeroshot=folder:/b", r"two sets of source folder, .*/a and .*/b"),
+        ("none", "schedule.fine.epochs=-1", r"schedule\.fine\.epochs=-1: it cannot be below 0"),
+        ("none", "schedule.fine.lr.student=-1e-5", r"schedule\.fine\.lr\.student=-1e-05: it cannot be below 0"),
+        ("none", "schedule.fine.terms=kd", r"phase schedule\.fine trains a student by nothing: no term among .*=kd"),
+        ("finetune", "method.weights.task=0", r"phase schedule\.coarse trains a student by nothing: no term has"),
+        ("none", "schedule.fine.terms=intra", r"schedule\.fine leaves out term policy, which alone"),
+        ("none", "method.weights.policy=0", r"schedule\.fine leaves out term policy, which alone"),
+        ("none", "teacher_fit.pyramid.levels=P5,L4", r"teacher_fit\.pyramid fits all levels"),
+        ("none", "teacher_fit.pyramid.terms=contrast", r"teacher_fit\.pyramid fits all levels"),
+        ("none", "method.kd_tau=0", r"method\.kd_tau=0\.0: it must be above 0"),
+        ("none", "selector.utility_tau=0", r"selector\.utility_tau=0\.0: it must be above 0"),
+        ("none", "method.weights.fd=-1", r"method\.weights\.fd=-1\.0: it cannot be below 0"),
+        ("none", "optim.beta2=1.5", r"optim\.beta2=1\.5: it must be from 0 to 1"),
         ("none", "optim.precision=fp8", r"unknown precision 'fp8': did you mean"),
     ],
 )
@@ -296,6 +320,15 @@ def test_a_recipe_that_cannot_run_is_refused_before_anything_starts(row, overrid
 
 def test_a_method_without_levels_does_not_care_for_them():
     assert resolve("tiny", "kd", "schedule.coarse.levels=P5").schedule.coarse.levels == ("P5",)
+
+
+def test_two_tasks_may_share_one_set():
+    recipe = resolve("tiny", overrides="evaluate.sets=retrieval=folder:/a,zeroshot=folder:/a,vqa")
+    assert recipe.evaluate.own() == [("retrieval", "folder:/a"), ("zeroshot", "folder:/a"), ("vqa", "")]
+
+
+def test_the_known_sources_are_those_that_there_are():
+    assert tuple(SOURCES) == config.SOURCES
 
 
 def test_method_specs_are_complete():

@@ -13,6 +13,8 @@ from cmapkd_core.executor_output import write_executor_output
 from cmapkd_core.places import evaluation_url, report_url, run_url, stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import read_record, record_run, record_url
+from cmapkd_core.stages import prepare
+from cmapkd_core.stages.common import Request
 
 REQUEST = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
 
@@ -84,24 +86,15 @@ def test_a_suites_record_has_its_rows_and_seeds_and_its_stages_need_not_know_the
         record_run(root, "one", REQUEST)
 
 
-def test_the_reference_branch_belongs_to_its_run(tmp_path: Path) -> None:
-    root = str(tmp_path)
-    record_run(root, "one", REQUEST | {"overrides": "optim.batch=8"})
-    record_run(root, "one", REQUEST | {"overrides": "optim.batch=8", "ablation": "finetune"}, stage="joint")
-    with pytest.raises(InputError, match=r"optim\.batch: 8 -> 16"):
-        record_run(root, "one", REQUEST | {"ablation": "finetune"}, stage="joint")
-    with pytest.raises(InputError, match=r"method\.name"):
-        record_run(root, "one", REQUEST | {"overrides": "optim.batch=8", "ablation": "finetune"}, stage="prepare")
-
-
 def test_what_one_task_is_told_alone_is_not_in_the_record(tmp_path: Path) -> None:
     """The data set of an evaluation, whose stage prepare may be the first of a run to start."""
-    root, asked = str(tmp_path), REQUEST | {"overrides": "evaluate.sets=vqa=scenes_vqa,efficiency"}
-    record_run(root, "one", asked | {"own_overrides": "data.source=scenes_vqa"}, stage="prepare")
-    assert read_record(root, "one")["fields"]["data.source"] == "scenes"
-    record_run(root, "one", asked, stage="warmup")
-    with pytest.raises(InputError, match=r"data\.source"):
-        record_run(root, "one", asked | {"data": "folder:/pictures"}, stage="prepare")
+    root = str(tmp_path)
+    prepare.run(Request("tiny", root, run="one", own_overrides="data.splits=test"))
+    with pytest.raises(InputError, match="no run 'one'"):
+        read_record(root, "one")
+    prepare.run(Request("tiny", root, run="one"))
+    prepare.run(Request("tiny", root, run="one", own_overrides="data.splits=test"))
+    assert read_record(root, "one")["fields"]["data.splits"] == []
 
 
 def test_a_record_from_before_a_field_existed_still_holds(tmp_path: Path) -> None:

@@ -51,9 +51,13 @@ class Measured:
     kind: str = ""  # "ours", "teacher", "chance", or "" for the others
 
     def interval(self, key: str) -> Interval | None:
-        """The mean over the seeds; None where nothing was measured."""
-        values = list(self.values.get(key, {}).values())
-        return interval(values) if values else None
+        """The mean over the seeds; None where nothing was measured.
+
+        What was measured of the row and not of a seed counts only where no seed has a value.
+        """
+        values = self.values.get(key, {})
+        seeds = [value for seed, value in values.items() if seed] or list(values.values())
+        return interval(seeds) if seeds else None
 
     def names(self, task: str) -> list[str]:
         """TASK and TASK-DATASET of the evaluations of a task that gave a number."""

@@ -106,12 +106,15 @@ def measured(
     digits: int = 1,
     scale: float = 1.0,
 ) -> Cell:
-    """`31.2 ± 1.4`; the mean alone of one seed; a dash for nothing. `scale`: from the stored unit to the table's."""
+    """`31.2 ± 1.4`; the mean alone of one seed; a dash for nothing. `scale`: from the stored unit to the table's.
+
+    Where all seeds gave one value no interval is claimed, as in `difference`.
+    """
     if found is None:
         return Cell()
     half = None if found.half is None else found.half * scale
     scaled = Interval(found.mean * scale, half, found.n)
-    spread = "" if half is None else f"± {half:.{digits}f}"
+    spread = "" if half is None else f"± {half:.{digits}f}" if half else "no spread"
     return Cell(f"{scaled.mean:.{digits}f}", spread, interval=scaled, number=number, origins=origins)
 
 

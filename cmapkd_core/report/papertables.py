@@ -141,13 +141,18 @@ def ablations(report: Report, key: str, title: str) -> list[PaperTable]:
     compared_by = {Head("", f"mean recall minus {FULL_METHOD}", "points"): f"retrieval/{MEAN_RECALL}"}
     compared_by |= {Head("", f"geometric mean rank minus {FULL_METHOD}"): f"retrieval/{GEOMETRIC_RANK}"}
 
+    full = next((row.origins for row in report.rows if row.kind == "ours"), {})
+
     def told(row: Measured) -> tuple[Cell, ...]:
         return (Cell(meaning(row.name) if row.kind in ("", "ours") else ""),)
 
     def compared(row: Measured) -> tuple[Cell, ...]:
         found = report.differences.get(row.name, {})
         names = {number: f"{row.name}/minus full method/{number}" for number in compared_by.values()}
-        return tuple(difference(found.get(key), name, row.origins.get(key, {})) for key, name in names.items())
+        return tuple(
+            difference(found.get(key), name, row.origins.get(key, {}) | full.get(key, {}))
+            for key, name in names.items()
+        )
 
     last = Extra(tuple(compared_by), compared)
     note = f"Bold: the {100 * LEVEL:.0f} % interval of the difference, taken seed by seed, excludes zero. {LOWER}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.fields import as_overrides
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import FULL, ROWS
 from cmapkd_core.report.history import Point
@@ -85,11 +86,7 @@ def as_json(inputs: SuiteInputs, table: SuiteTable) -> dict[str, Any]:
 
 def changes(row: str) -> str:
     """What a row changes in the recipe, as overrides."""
-    return " ".join(f"{name}={_text(value)}" for name, value in ROWS[row].items())
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return as_overrides(ROWS[row])
 
 
 def _points(source: Source) -> list[Point]:

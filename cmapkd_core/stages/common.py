@@ -120,7 +120,8 @@ def execute(
     if parallel.rank() == 0:
         commit()  # kept from here on: a checkout may have moved on when the stage ends
         storage.check_writable(request.root)
-        record_run(request.root, request.run, dataclasses.asdict(request) | (suite or {}), stage)
+        if not request.own_overrides:  # the run's other tasks hold it to its record
+            record_run(request.root, request.run, dataclasses.asdict(request) | (suite or {}), stage)
     opened = {name: Artifact.open(where) for name, where in inputs.items()}
     digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
     if parallel.broadcast(_answer(stage, url, digests, request.redo, say) if parallel.rank() == 0 else None):

@@ -14,10 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
-from cmapkd_core.recipes import resolve
+from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report import paper, suite_costs, suite_page, suite_sections
 from cmapkd_core.report.inputs import Source
 from cmapkd_core.report.suite import SuiteInputs, Training, as_json, build, check_more
@@ -128,7 +129,10 @@ def gather(request: Request, told: dict[str, str], named: dict[str, str], opened
     """The suite from its artifacts; rows and seeds are those of the evaluations, in their order."""
     cells = [tuple(name.removeprefix("evaluation ").rsplit("/", 1)) for name in named if name.startswith("evaluation ")]
     rows, seeds = (tuple(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
-    recipe = partial(resolve, request.recipe, overrides=request.overrides, data=request.data)
+
+    def recipe(row: str, seed: str = "") -> Recipe:
+        return resolve(request.recipe, row, row_overrides(row, request.overrides), seed, request.data)
+
     every = [(row, seed) for row in rows for seed in seeds]
 
     def source(name: str) -> Source:
@@ -137,11 +141,11 @@ def gather(request: Request, told: dict[str, str], named: dict[str, str], opened
     return SuiteInputs(
         suite=told["suite"],
         run=request.run or "unnamed run",
-        recipe=recipe(),
+        recipe=recipe(FULL),
         overrides=request.overrides,
         rows=rows,
         seeds=seeds,
-        methods={row: recipe(row, seed=seeds[0]) for row in rows},
+        methods={row: recipe(row, seeds[0]) for row in rows},
         evaluations={(row, seed): source(f"evaluation {row}/{seed}") for row, seed in every},
         trainings={(r, s): _training(source(f"training {r}/{s}"), opened.get(f"training {r}/{s}")) for r, s in every},
         before={name.removeprefix("before "): source(name) for name in named if name.startswith("before ")},

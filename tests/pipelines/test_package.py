@@ -46,7 +46,7 @@ def test_of_a_set_that_is_only_asked_the_split_of_the_questions_is_prepared(sets
     """A probe trains, and then all of its splits are."""
     tasks = tasks_of(resolve("tiny", overrides=f"evaluate.sets={sets},zeroshot=scenes_vqa"))
     (prepared,) = (task for task in tasks if task.name == "prepare-scenes_vqa")
-    assert prepared.overrides == splits
+    assert prepared.own_overrides == splits
     urls = output_urls(tasks, lambda task: resolve("tiny"), "root", "run")
     wanted = resolve("tiny", overrides=splits, data="scenes_vqa")
     assert urls[prepared.name] == stage_url("root", "prepare", wanted)

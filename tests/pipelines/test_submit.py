@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import client, endpoint
+from pipelines import client, endpoint, submit
 from pipelines.distill import PARAMETERS
 from pipelines.site import load_site
+from pipelines.submission import decide
 from pipelines.submit import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         (["--only", "joint", "--run", "r", "--seed", "1", "--local"], "leave out --seed"),
         (["--from-stage", "joint", "--run", "r", "--local"], "no run 'r' below runs/local/runs"),
         (["--local", "--parallel", "0"], "--parallel 0: a number of tasks at a time, at least 1"),
-        (["--parallel", "2"], "give --local or --suite"),
+        (["--parallel", "2"], "give --local, or a suite"),
     ],
 )
 def test_mistakes_end_with_2_and_the_way_out(
@@ -75,6 +76,20 @@ def test_dry_run_tells_what_would_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert "to    s3://box/root/joint/" in text
     assert all(f"\n  {name} " in text for name in PARAMETERS)
     assert not list(Path().iterdir())
+
+
+def test_the_reference_has_no_teacher_whatever_is_overridden() -> None:
+    def urls(overrides: str) -> dict[str, str]:
+        given = [word for text in overrides.split() for word in ("--set", text)]
+        return decide(submit.parser().parse_args(["--recipe", "tiny", "--root", "r", "--local", *given])).urls
+
+    changed, plain = urls("method.name=kd method.weights.kd=1"), urls("")
+    assert changed["joint"] != plain["joint"]
+    assert changed["reference-joint"] == urls("method.weights.kd=1")["reference-joint"] != changed["joint"]
+    assert (
+        urls("method.weights.task=0 method.weights.fd=1 selector.toward=fd")["reference-joint"]
+        == plain["reference-joint"]
+    )
 
 
 def test_the_script_works_from_anywhere(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from cmapkd_core.recipes import FULL, ROWS, SUITES
+from cmapkd_core.places import stage_url
+from cmapkd_core.recipes import FULL, ROWS, SUITES, resolve
 from cmapkd_core.records import record_run
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
@@ -82,8 +83,6 @@ def test_shared_tasks_appear_once_and_after_what_they_read(name: str) -> None:
 @pytest.mark.parametrize("name", list(SUITES))
 def test_a_suite_reads_what_its_rows_alone_would_read(name: str) -> None:
     """Sharing changes no input: each cell's path through the shared tasks has the URLs of its own run."""
-    from cmapkd_core.recipes import resolve
-
     suite = lay_out(name, REQUEST, range(2), "/root", "a-run")
     urls, tasks = suite.urls, {task.name: task for task in suite.tasks}
     for row in SUITES[name]:
@@ -104,6 +103,17 @@ def test_rows_of_every_suite_exist_and_hold_the_full_method() -> None:
         assert set(rows) <= set(ROWS)
         assert FULL in rows
         assert len(set(rows)) == len(rows)
+
+
+def test_a_row_of_a_suite_is_what_its_name_says_whatever_is_overridden_for_all() -> None:
+    asked = REQUEST | {"overrides": "student.weights=/x.pt method.weights.fd=8"}
+    table2 = {one.task.name: one for one in lay_out("table2", asked, range(1), "/root", "r").shared}
+    scratch, finetune = (table2[f"joint-{row}"].task for row in ("scratch", "finetune"))
+    assert (scratch.overrides, finetune.overrides) == ("method.weights.fd=8", asked["overrides"])
+    assert table2["joint-scratch"].url == stage_url("/root", "joint", resolve("tiny", "scratch", "method.weights.fd=8"))
+    weights = lay_out("weights", asked | {"recipe": "demo"}, range(1), "/root", "r")
+    trainings = weights.tasks[-1].collects["trainings"].values()
+    assert len(set(trainings)) == len(SUITES["weights"])  # no two labels for one training
 
 
 def test_the_teacher_is_the_full_methods(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +297,9 @@ def test_the_lanes_hold_for_a_part_of_an_earlier_suite_too(tmp_path: Path) -> No
     command = ["--site", str(site), "--root", root]
     whole = decide(submit.parser().parse_args([*command, "--suite", "smoke", "--recipe", "tiny", "--run", "one"]))
     record_run(root, "one", whole.request)
-    part = decide(submit.parser().parse_args([*command, "--run", "one", "--from-stage", "warmup-none-s0"]))
+    again = [*command, "--run", "one", "--from-stage", "warmup-none-s0"]
+    assert decide(submit.parser().parse_args([*again, "--parallel", "3"])).site.parallel == 3
+    part = decide(submit.parser().parse_args(again))
     assert {task.name for task in part.plan.tasks} < {task.name for task in whole.plan.tasks}
     assert part.plan.redo == "yes"
     assert 1 <= sum(not task.after for task in part.plan.tasks) <= 2

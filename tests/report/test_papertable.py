@@ -137,6 +137,11 @@ def test_a_table_without_lines_is_its_sentences() -> None:
     assert '<p class="missing">Missing: no vqa' in page_of(table)
 
 
+def test_equal_values_of_all_seeds_are_no_interval_of_zero() -> None:
+    cell = measured(interval([5.0] * 5), "x", {})
+    assert (cell.main, cell.spread) == ("5.0", "no spread")
+
+
 def test_cells() -> None:
     assert measured(None, "", {}) == Cell()
     assert measured(Interval(1e6, None, 1), "", {}, 2, 1e-6).text() == "1.00"

@@ -226,6 +226,7 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
     }
     for name, scale in (("teacher", 2.0), ("none", 1.0)):
         costs = {"efficiency/image/gflops": 3 * scale, "efficiency/image/latency_ms/b1": 7 * scale}
+        costs |= {key: metrics_of(1.0)[key] for key in ("parameters/image", "parameters/text")}
         more[f"efficiency/{name}"] = source(tmp_path, f"efficiency {name}", "metrics.json", costs)
     inputs = dataclasses.replace(make(more=more), suite="table2")
     table = suite.build(inputs)
@@ -238,6 +239,7 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
     assert (shown["GFLOPs, image"].main, shown["latency, image"].main) == ("2.00", "2.00")
     assert shown["i2t R@1"].interval.n == 5
     assert shown["image"].spread == ""  # the same size for every seed
+    assert table.row("none").interval("parameters/image").n == 5  # what no seed has is no sixth
 
 
 def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tmp_path: Path) -> None:
@@ -392,3 +394,13 @@ def test_the_expectations_name_rows_of_their_suite() -> None:
     for name, (titles, rows) in EXPECTED.items():
         assert set(rows) <= set(SUITES[name])
         assert {len(values) for values in rows.values()} == {len(titles)}
+
+
+def test_a_difference_names_the_artifacts_of_both_sides(make: Callable[..., SuiteInputs]) -> None:
+    inputs = make()
+    _, sections = suite_sections.build(inputs, suite.build(inputs))
+    (made,) = sections["table4_ablations"].tables
+    line = next(line for line in made.lines if line.label == label("no_align"))
+    cell = next(cell for cell in line.cells if "minus full method" in cell.number)
+    wanted = {f"evaluation {row}/{seed}" for row in ("no_align", "none") for seed in range(5)}
+    assert set(cell.origins) == wanted
