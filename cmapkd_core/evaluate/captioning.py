@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from cmapkd_core.evaluate.caption_training import train
 from cmapkd_core.evaluate.tasks import NotApplicable, Outcome, Subject
 
 RESULTS = "captions_results.json"  # in COCO's results format
+_IMAGE_ID = re.compile(r"(?:coco-)?([0-9]+)")
 EXAMPLES = 12
 
 
@@ -122,9 +124,14 @@ def most_frequent(captions: Sequence[str]) -> str:
 
 
 def coco_results(said: dict[str, str]) -> list[dict[str, Any]]:
-    """COCO's results format; image ids are numbers where every key is one, else the keys."""
-    number = all(key.isascii() and key.isdecimal() for key in said)
-    return [{"image_id": int(key) if number else key, "caption": caption} for key, caption in said.items()]
+    """COCO's results format; image ids are the keys: numbers where each is one, or coco-391895 as source coco has it.
+
+    COCO's own evaluation refuses every id that is not a number of its annotations.
+    """
+    found = [_IMAGE_ID.fullmatch(key) for key in said]
+    numbers = [int(match[1]) for match in found if match]
+    ids = numbers if len(numbers) == len(said) else list(said)
+    return [{"image_id": one, "caption": caption} for one, caption in zip(ids, said.values(), strict=True)]
 
 
 def examples(said: dict[str, str], references: dict[str, list[str]]) -> list[dict[str, Any]]:

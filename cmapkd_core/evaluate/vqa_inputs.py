@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import psutil
 import torch
@@ -23,6 +24,14 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.tasks import NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import heard
+
+CGROUP = Path("/sys/fs/cgroup")
+# A container's control group, of version 2 and 1: its folder, its limit, what it has taken, and the entries of its
+# memory.stat that say how much of that is of files, which the kernel gives away where memory is wanted.
+_GROUPS = (
+    ("", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ class FrozenInputs:
     computed once a pass and not once a question.
 
     Raises:
-        InputError: the bound is more than the machine has free.
+        InputError: what is to be kept is more than the machine, or this container, has free.
     """
 
     def __init__(self, subject: Subject, questions: Asked, bound: int) -> None:
@@ -134,6 +143,7 @@ class FrozenInputs:
                 positions = positions[torch.randperm(len(positions), generator=generator)]
             for chosen in positions.split(size):
                 yield chosen, self._inputs(chosen, pictures).to(self.subject.device)
+            del pictures  # before the next part is made: the bound is of one
 
     def _inputs(self, positions: Tensor, pictures: _Pictures) -> Inputs:
         place = torch.tensor([pictures.place[row] for row in self.questions.rows[positions].tolist()])
@@ -155,12 +165,26 @@ class FrozenInputs:
         return found
 
     def _check_memory(self, needed: int, bound: int) -> None:
-        free = psutil.virtual_memory().available
+        free = free_memory()
         if needed > free:
             raise InputError(
                 f"evaluate.vqa.memory_gb={bound / 2**30:g} lets task vqa keep {needed / 2**30:.1f} GB of features and "
                 f"{free / 2**30:.1f} GB are free: lower it, and each pass goes through the pictures in parts"
             )
+
+
+def free_memory() -> int:
+    """Bytes that may still be taken: of the machine, and of this container where it has a limit of its own."""
+    free = psutil.virtual_memory().available
+    for folder, limit, taken, of_files in _GROUPS:
+        try:
+            room, used = (int((CGROUP / folder / name).read_text()) for name in (limit, taken))
+            entries = map(str.split, (CGROUP / folder / "memory.stat").read_text().splitlines())
+            files = sum(int(value) for name, value in entries if name in of_files)
+        except (OSError, ValueError):  # there is no such group, or its limit is the word max
+            continue
+        free = min(free, room - used + files)
+    return max(free, 0)
 
 
 def _layer_norm(states: Tensor) -> Tensor:
@@ -186,13 +210,15 @@ def _layer_normed_pictures(
     subject: Subject, split: str, rows: Sequence[int], progress: Callable[[int], None]
 ) -> _Pictures:
     """Final maps and embeddings of the pictures at `rows` of a split's table."""
-    backbone, config, maps, images = subject.backbone, subject.config, [], []
-    side = side_of(backbone)
-    done = 0
-    for _, pixels in eval_batches(subject.shards, split, side, config.batch, subject.workers, rows):
+    backbone, config, done = subject.backbone, subject.config, 0
+    maps = images = torch.empty(0)
+    for _, pixels in eval_batches(subject.shards, split, side_of(backbone), config.batch, subject.workers, rows):
         features = backbone.vision(pixels.to(subject.device))
-        maps.append(_layer_norm(backbone.final_map(features).flatten(2).transpose(1, 2)))
-        images.append(_layer_norm(features.embedding))
-        done += len(pixels)
+        found = _layer_norm(backbone.final_map(features).flatten(2).transpose(1, 2)), _layer_norm(features.embedding)
+        if not done:  # in place and not from a list, which would be there twice when it is joined
+            maps, images = (part.new_empty(len(rows), *part.shape[1:]) for part in found)
+        here = slice(done, done + len(pixels))
+        maps[here], images[here] = found
+        done = here.stop
         progress(done)
-    return _Pictures({row: place for place, row in enumerate(rows)}, torch.cat(maps), torch.cat(images))
+    return _Pictures({row: place for place, row in enumerate(rows)}, maps, images)

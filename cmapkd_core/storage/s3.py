@@ -42,6 +42,9 @@ _limits: ContextVar[Limits] = ContextVar("limits", default=NORMAL)
 BODY_ATTEMPTS = 5
 CONFLICT_ATTEMPTS = 8
 _TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+# Stage prepare reads 16 pictures at a time beside two files in parts. A connection that finds no room in the pool (of
+# 10 by default) is thrown away with a warning, and the next call begins with a TLS handshake.
+_CONNECTIONS = 32
 _GONE = ("NoSuchKey", "404")
 
 
@@ -67,6 +70,7 @@ def _new_client(process: int, environment: frozenset[tuple[str, str]], limits: L
         connect_timeout=limits.connect,
         read_timeout=limits.read,
         retries={"total_max_attempts": limits.attempts, "mode": "standard"},
+        max_pool_connections=_CONNECTIONS,
     )
     return boto3.session.Session().client("s3", config=config)
 

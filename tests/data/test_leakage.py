@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,88 @@ def test_distances_are_counted_bit_by_bit() -> None:
     assert found == expected
     assert ("0", "0 15") in found
     assert ("0", "0 31") not in found
+
+
+def hashed(hashes: np.ndarray, draw: np.random.Generator, split: str) -> pa.Table:
+    """Pictures with these hashes, here and there one without."""
+    rows = [{"key": f"{split}{at}", "split": split, "phash": int(value)} for at, value in enumerate(hashes)]
+    for at in draw.choice(len(rows), len(rows) // 20, replace=False):
+        rows[at]["phash"] = None
+    return table(*rows)
+
+
+def pair_by_pair(train: pa.Table, held: pa.Table) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What is to be found, by comparing each picture with each."""
+    found = []
+    for ours in train.to_pylist():
+        for theirs in held.to_pylist():
+            if ours["phash"] is not None and theirs["phash"] is not None:
+                distance = (ours["phash"] ^ theirs["phash"]).bit_count()
+                if distance <= BOUND:
+                    found.append((ours["key"], theirs["key"], (f"perceptual: {distance} of 64 bits differ",)))
+    return found
+
+
+def flipped(hashes: np.ndarray, most: int, draw: np.random.Generator) -> np.ndarray:
+    """Each with 0 to `most` bits changed, wherever they are."""
+    masks = [
+        sum(1 << int(bit) for bit in draw.choice(64, draw.integers(most + 1), replace=False))
+        for _ in range(len(hashes))
+    ]
+    return hashes ^ np.array(masks, dtype=np.uint64)
+
+
+def random_hashes(draw: np.random.Generator, count: int) -> np.ndarray:
+    return draw.integers(0, 2**64, count, dtype=np.uint64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", ["near-duplicates", "many equal", "one bucket", "none held out"])
+def test_the_perceptual_check_finds_what_comparing_each_with_each_does_in_its_order(kind: str, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    ours = random_hashes(draw, 300)
+    theirs = flipped(draw.choice(ours, 150), BOUND + 3, draw)
+    if kind == "many equal":  # a site's placeholder, and its near copies
+        ours[draw.choice(300, 120, replace=False)] = ours[0]
+        theirs[draw.choice(150, 40, replace=False)] = ours[0]
+        theirs[draw.choice(150, 20, replace=False)] = flipped(ours[:1], BOUND, draw)
+    if kind == "one bucket":  # all but sixteen bits are the same everywhere
+        ours, theirs = ours >> np.uint64(48), theirs >> np.uint64(48)
+    if kind == "none held out":
+        theirs = theirs[:0]
+    train, held = hashed(ours, draw, "train"), hashed(theirs, draw, "test")
+    expected = pair_by_pair(train, held)
+    pairs = find_pairs(train, [HeldOut(held)], ("perceptual",))
+    assert [(pair.train, pair.held_out, pair.reasons) for pair in pairs] == expected
+    assert len(expected) > 50 or kind == "none held out"
+
+
+def looks(hashes: np.ndarray) -> pa.Table:
+    """A table as large as those of the web's data sets, without what the perceptual check does not read."""
+    keys = pa.array(np.arange(len(hashes))).cast(pa.string())
+    return pa.table({"key": keys, "split": keys, "phash": hashes})
+
+
+def test_the_perceptual_check_does_not_compare_each_with_each() -> None:
+    draw = np.random.default_rng(0)
+    ours = random_hashes(draw, 200_000)
+    theirs = np.concatenate([random_hashes(draw, 50_000), flipped(ours[:5], BOUND, draw)])
+    started = time.process_time()
+    pairs = find_pairs(looks(ours), [HeldOut(looks(theirs))], ("perceptual",))
+    assert time.process_time() - started < 10  # each with each took 35, this 0.2
+    assert [(pair.train, pair.held_out) for pair in pairs] == [(str(at), str(50_000 + at)) for at in range(5)]
+
+
+def test_pictures_that_all_share_most_bits_do_not_fill_the_memory() -> None:
+    """3 of the 5 bands are equal everywhere: 4000 x 4000 pairs to compare, thrice."""
+    draw = np.random.default_rng(0)
+    codes = random_hashes(draw, 8000) << np.uint64(40)
+    tracemalloc.start()
+    try:
+        find_pairs(looks(codes[:4000]), [HeldOut(looks(codes[4000:]))], ("perceptual",))
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_hash_is_imagehashs() -> None:

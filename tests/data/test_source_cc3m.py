@@ -164,6 +164,44 @@ def test_a_shard_that_only_seems_to_end_counts_its_lost_samples(
     assert "cut off or broken after 2 samples" in rows[-1].reason
 
 
+@pytest.mark.parametrize("source", ["img2dataset", "cc3m"])
+def test_a_shard_that_only_its_stats_file_tells_of_is_as_many_bad_rows(
+    publish: Publish, read_source: Read, picture: Make, source: str
+) -> None:
+    files = {
+        "train/00000.tar": shard({"000000000": sample("000000000", picture())}),
+        "train/00000_stats.json": {"successes": 1},
+        "train/00001_stats.json": {"count": 5, "successes": 3},
+        "train/00002.tar": shard({"000020000": sample("000020000", picture())}),
+        "train/00002_stats.json": {"successes": 1},
+        "train/00003_stats.json": {"count": 5, "successes": 0},
+    }
+    url = publish(files)
+    rows = read_source(source, url)
+    lost = BadRow("train/00001.tar", "the shard is not there and its stats file counts 3 pictures: download it again")
+    assert rows[1:4] == [lost] * 3
+    assert [row.key for row in rows[:1] + rows[4:]] == ["train/000000000", "train/000020000"]
+    assert len(open_rows(DataConfig(source=source, url=url))) == len(rows) == 5
+
+
+def test_a_lost_shard_whose_stats_cannot_be_read_is_a_bad_row(
+    publish: Publish, read_source: Read, picture: Make
+) -> None:
+    files = {"00000.tar": shard({"000000000": sample("000000000", picture())}), "00001_stats.json": b"{"}
+    rows = read_source("img2dataset", publish(files))
+    assert rows[1:] == [BadRow("00001.tar", "the shard is not there and its stats file is: download it again")]
+
+
+def test_stats_of_pictures_that_lie_open_are_no_lost_shards(publish: Publish, read_source: Read, picture: Make) -> None:
+    """img2dataset's output_format files, beside the TSV."""
+    files = {
+        TRAIN: tsv("train", 1),
+        "images/00000/000000000.jpg": picture(),
+        "images/00000_stats.json": {"successes": 9},
+    }
+    assert [row.key for row in read_source("cc3m", publish(files))] == ["cc3m-train-0"]
+
+
 def test_a_folder_without_shards_is_refused(publish: Publish, read_source: Read) -> None:
     with pytest.raises(InputError, match=r"has no \.tar: give the output folder of img2dataset"):
         read_source("img2dataset", publish({"x.txt": b""}))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 
+from cmapkd_core import storage
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.sources import open_rows
 from cmapkd_core.evaluate import NotApplicable, Subject, caption_scores
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingSights, see
@@ -169,6 +175,30 @@ def test_results_have_coco_s_format_with_number_ids_where_keys_are_numbers():
         {"image_id": "42", "caption": "a"},
         {"image_id": "x", "caption": "b"},
     ]
+
+
+@pytest.mark.parametrize("keys", [["vg-1", "vg-2"], ["cc3m-val-7"], ["coco-1", "x"], ["coco-1/2"], ["train/000000000"]])
+def test_keys_of_other_sources_stay_as_they_are(keys):
+    assert [row["image_id"] for row in coco_results(dict.fromkeys(keys, "a cat"))] == keys
+
+
+def test_the_official_evaluation_takes_the_results_for_coco_s_pictures(tmp_path):
+    """Of a data set that source coco prepares, against ids as COCO's own annotations have them."""
+    published, splits, images = tmp_path / "coco", {391895: "test", 9: "test", 522418: "train"}, []
+    for number, split in splits.items():
+        image, name = io.BytesIO(), f"COCO_val2014_{number:012d}.jpg"
+        Image.new("RGB", (32, 32), (number % 256, 9, 9)).save(image, "PNG")
+        storage.write_bytes(str(published / "val2014" / name), image.getvalue())
+        entry = {"filename": name, "filepath": "val2014", "cocoid": number, "split": split}
+        images.append({**entry, "sentences": [{"raw": "a cat"}]})
+    storage.write_json(str(published / "dataset_coco.json"), {"images": images})
+    config = DataConfig(source="coco", url=str(published))
+    write_shards(open_rows(config), tmp_path / "prepared", config, lambda seen: None)
+    keys = ShardSet.open(str(tmp_path / "prepared"), tmp_path).keys("test")
+    storage.write_json(str(tmp_path / "truth.json"), {"images": [{"id": n} for n in splits], "annotations": []})
+    storage.write_json(str(tmp_path / "results.json"), coco_results(dict.fromkeys(keys, "a cat")))
+    found = COCO(str(tmp_path / "truth.json")).loadRes(str(tmp_path / "results.json"))
+    assert sorted(row["image_id"] for row in found.anns.values()) == [9, 391895]
 
 
 def test_the_coco_tools_read_the_results(tmp_path):

@@ -5,15 +5,20 @@ import itertools
 import json
 import math
 import random
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from cmapkd_core import storage
 from cmapkd_core.config import EvaluateConfig, VqaConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import NotApplicable, Subject
+from cmapkd_core.evaluate import NotApplicable, Subject, vqa_inputs
 from cmapkd_core.evaluate.vqa import run_vqa
 from cmapkd_core.evaluate.vqa_answers import (
     CONTRACTIONS,
@@ -26,7 +31,7 @@ from cmapkd_core.evaluate.vqa_answers import (
     without_punctuation,
 )
 from cmapkd_core.evaluate.vqa_head import FusionHead, Targets, places, rate
-from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs, asked
+from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs, asked, free_memory
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
 from cmapkd_core.stages import evaluate, prepare
@@ -264,6 +269,78 @@ def test_too_little_memory_is_said_before_anything_is_computed(backbone, shards,
     inputs = FrozenInputs(subject, asked(subject, "val"), 2**30)
     with pytest.raises(InputError, match=r"evaluate\.vqa\.memory_gb=1 .* lower it"):
         inputs._check_memory(2**60, 2**30)
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of fp16 tensors that are made and not gone yet; `most`: the largest number so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.most, self._now, self._known = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float16:
+                self._hold(tensor.untyped_storage())
+        return out
+
+    def _hold(self, storage):
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._let_go, storage._cdata, storage.nbytes())
+
+    def _let_go(self, name, size):
+        self._known.remove(name)
+        self._now -= size
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_no_more_pictures_are_held_at_a_time_than_the_bound_says(backbone, shards, tmp_path, parts):
+    subject = subject_of(backbone, shards, tmp_path)
+    subject.config = replace(subject.config, batch=1)
+    train, picture = asked(subject, "train"), 2 * (16 * 24 + 24)
+    bound = picture * -(-len(set(train.keys)) // parts)
+    inputs = FrozenInputs(subject, train, bound)
+    assert inputs.kept == (parts == 1)
+    with Held() as held:
+        for _ in range(2):  # passes, of which a kept part is made in the first
+            for _ in inputs.batches(1, torch.Generator().manual_seed(0)):
+                pass
+    assert bound <= held.most < 1.5 * bound  # the rest is a batch on its way
+
+
+GROUPS = {
+    "2": {
+        "memory.max": 2**20,
+        "memory.current": 2**20 - 5000,
+        "memory.stat": "anon 9\nactive_file 4000\ninactive_file 96\n",
+    },
+    "1": {
+        "memory/memory.limit_in_bytes": 2**20,
+        "memory/memory.usage_in_bytes": 2**20 - 5000,
+        "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 4000\ntotal_active_file 96\n",
+    },
+}
+
+
+@pytest.mark.parametrize("version", GROUPS)
+def test_a_container_s_limit_is_honoured(backbone, shards, tmp_path, monkeypatch, version):
+    monkeypatch.setattr(vqa_inputs, "CGROUP", tmp_path)
+    subject = subject_of(backbone, shards, tmp_path)
+    train = asked(subject, "train")
+    FrozenInputs(subject, train, 2**30)  # no group, no limit
+    for name, content in GROUPS[version].items():
+        storage.write_bytes(str(tmp_path / name), str(content).encode())
+    assert free_memory() == 5000 + 4096  # what is not taken, and what files have
+    with pytest.raises(InputError, match=r"lets task vqa keep 0\.0 GB .* 0\.0 GB are free: lower it"):
+        FrozenInputs(subject, train, 2**30)
+    limit = next(iter(GROUPS[version]))
+    for none in (b"max", b"9223372036854771712"):  # how version 2 and 1 say that there is none
+        storage.write_bytes(str(tmp_path / limit), none + b"\n")
+        assert free_memory() > 2**27
 
 
 def test_padding_and_company_change_no_answer(backbone, shards, tmp_path):

@@ -1,7 +1,7 @@
 """The shards of img2dataset (output_format webdataset), as web data such as CC3M is downloaded.
 
     00000.tar          000000000.jpg, 000000000.txt (the caption), 000000000.json (caption, url, status, ..), ..
-    00000_stats.json   {"count": .., "successes": ..}; tells how many rows there are
+    00000_stats.json   {"count": .., "successes": ..}; tells how many rows there are, also of a shard that got lost
 
 Shards in a folder train/ or training/, val/ or validation/, test/ are of that split; for others the hash of each
 picture decides. Pictures that could not be downloaded are in no shard: they are nobody's rows.
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,6 +29,7 @@ from cmapkd_core.errors import InputError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 SPLIT_OF = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
+_STATS_FILE = re.compile(r"((?:.*/)?\d+)_stats\.json")
 _STATS = 16  # small files read at a time
 _TARS = 2  # shards fetched at a time: one while the one before is used
 
@@ -50,21 +53,50 @@ def tar_names(url: str) -> list[str]:
 
 
 def tar_rows(url: str, names: list[str]) -> Counted:
-    """The rows of the shards `names`; their number is that of the stats files, 0 where one is missing."""
-    successes = list(in_order(names, partial(_successes, url), _STATS))
-    return Counted(_rows(url, names), sum(successes) if all(successes) else 0)
+    """The rows of the shards `names`, and bad rows for the pictures of a shard that only a stats file tells of.
+
+    Their number is that of the stats files, 0 where one is missing.
+    """
+    shards = sorted({*names, *_told_of(url)})
+    successes = dict(zip(shards, in_order(shards, partial(_successes, url), _STATS), strict=True))
+    known = [count for count in successes.values() if count is not None]
+    absent = {name: successes[name] for name in set(shards) - set(names)}
+    return Counted(_rows(url, shards, absent), sum(known) if len(known) == len(shards) else 0)
 
 
-def _successes(url: str, name: str) -> int:
+def _told_of(url: str) -> list[str]:
+    """The shards that have a stats file: img2dataset had written them."""
+    return [f"{found[1]}.tar" for found in map(_STATS_FILE.fullmatch, storage.list_files(url)) if found]
+
+
+def _successes(url: str, name: str) -> int | None:
+    """How many pictures a shard's stats file counts; None where it does not say."""
     try:
         return int(storage.read_json(storage.join(url, f"{name.removesuffix('.tar')}_stats.json"))["successes"])
     except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return 0
+        return None
 
 
-def _rows(url: str, names: list[str]) -> Iterator[Item]:
-    for tar in in_order(names, partial(_Tar, url), _TARS):
-        yield from tar.rows()
+def _rows(url: str, shards: list[str], absent: Mapping[str, int | None]) -> Iterator[Item]:
+    def fetched(name: str) -> _Tar | _Absent:
+        return _Absent(name, absent[name]) if name in absent else _Tar(url, name)
+
+    for shard in in_order(shards, fetched, _TARS):
+        yield from shard.rows()
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """A shard that is not there, and how many pictures its stats file counts; None: nobody knows."""
+
+    name: str
+    pictures: int | None
+
+    def rows(self) -> Iterator[Item]:
+        """As many bad rows as pictures are lost, at least one where that is not known: the bound is to see them all."""
+        told = "its stats file is" if self.pictures is None else f"its stats file counts {self.pictures} pictures"
+        reason = f"the shard is not there and {told}: download it again"
+        yield from (BadRow(self.name, reason) for _ in range(1 if self.pictures is None else self.pictures))
 
 
 class _Tar:
@@ -110,7 +142,7 @@ class _Tar:
             row = Row(key, b"", self._captions(parts, said), split=split, origins=_origins(said))
             yield LazyRow(row, partial(self._read, *parts[there[0]]))
         if self.problem:  # as many bad rows as samples are lost, where that is known: the bound is to see them all
-            lost = _successes(self.url, self.name) - len(self._samples)
+            lost = (_successes(self.url, self.name) or 0) - len(self._samples)
             yield from (BadRow(self.name, self.problem) for _ in range(max(lost, 1)))
 
     def _read(self, offset: int, size: int) -> bytes:
