@@ -14,13 +14,16 @@ from pathlib import Path
 
 import torch
 
-from cmapkd_core.recipes import ROWS, WEIGHTS
+from cmapkd_core.fingerprints import reads
+from cmapkd_core.recipes import ROWS, WEIGHTS, resolve
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 
 FOLDER = Path(__file__).parent
 OVERRIDES = "schedule.fine.epochs=2"  # ten steps of the joint phase, from the untrained student
+# Rows that are one in the tiny recipe: its student begins at random weights, and of the embedding terms it has the task.
+SAME = [{"finetune", "scratch"}, {"one_stage", "one_stage_embedding"}]
 CURVES = (
     "teacher",
     "warmup",
@@ -37,14 +40,27 @@ def read_curve(url: str) -> Curve:
 
 
 def run_curve(name: str, root: str, shards: str, fitted: str) -> Curve:
-    """Train what the curve shows: stage teacher, cmapkd's warm-up, or a row's joint stage."""
+    """Train what the curve shows: stage teacher, cmapkd's warm-up, or a row.
+
+    Of a row: the phases of its warm-up where they are not cmapkd's, then its joint stage from the untrained student; with
+    a teacher of its own where its fit is another.
+    """
     torch.set_num_threads(1)
     if name == "teacher":
         return read_curve(fitted)
     if name == "warmup":
         return read_curve(train.run(Request("tiny", root), stage="warmup", shards=shards, teacher=fitted))
     request = Request("tiny", root, ablation=name, overrides=OVERRIDES)
-    return read_curve(train.run(request, stage="joint", shards=shards, teacher=fitted))
+    if _differs(request, "teacher"):
+        fitted = teacher.run(request, shards=shards)
+    stages = ("warmup", "joint") if _differs(request, "warmup") else ("joint",)
+    urls = [train.run(request, stage=stage, shards=shards, teacher=fitted) for stage in stages]
+    return [step for url in urls for step in read_curve(url)]
+
+
+def _differs(request: Request, stage: str) -> bool:
+    """True where the row's stage is another than cmapkd's."""
+    return reads(request.resolved(), stage) != reads(resolve("tiny", overrides=OVERRIDES), stage)
 
 
 def main() -> int:

@@ -30,6 +30,14 @@ def test_every_curve_has_its_file(regenerate):
     assert names() == sorted(regenerate.CURVES)
 
 
+def test_no_two_rows_have_one_curve(regenerate):
+    """Or a row could lose its changes without a curve that moves."""
+    curves: dict[str, set[str]] = {}
+    for name in names():
+        curves.setdefault((FOLDER / f"{name}.json").read_text(), set()).add(name)
+    assert [alike for alike in curves.values() if len(alike) > 1] == regenerate.SAME
+
+
 @pytest.mark.parametrize("name", names())
 def test_curve(tmp_path, regenerate, tiny_shards, tiny_teacher, name):
     expected = json.loads((FOLDER / f"{name}.json").read_text())
