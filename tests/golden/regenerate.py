@@ -22,7 +22,7 @@ from cmapkd_core.stages.common import Request
 
 FOLDER = Path(__file__).parent
 OVERRIDES = "schedule.fine.epochs=2"  # ten steps of the joint phase, from the untrained student
-# Rows that are one in the tiny recipe: its student begins at random weights, and of the embedding terms it has the task.
+# Rows that are one in recipe tiny: its student begins at random weights, and of the embedding terms it has the task.
 SAME = [{"finetune", "scratch"}, {"one_stage", "one_stage_embedding"}]
 CURVES = (
     "teacher",
@@ -42,8 +42,8 @@ def read_curve(url: str) -> Curve:
 def run_curve(name: str, root: str, shards: str, fitted: str) -> Curve:
     """Train what the curve shows: stage teacher, cmapkd's warm-up, or a row.
 
-    Of a row: the phases of its warm-up where they are not cmapkd's, then its joint stage from the untrained student; with
-    a teacher of its own where its fit is another.
+    Of a row: the phases of its warm-up where they are not cmapkd's, then its joint stage from the untrained student;
+    with a teacher of its own where its fit is another.
     """
     torch.set_num_threads(1)
     if name == "teacher":
