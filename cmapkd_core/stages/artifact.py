@@ -13,7 +13,7 @@ from cmapkd_core import storage
 from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.errors import InputError
 
-MANIFEST = "manifest.json"
+MANIFEST, RETIRED = "manifest.json", "retired/"
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,6 @@ def find(url: str) -> Artifact | None:
 
 def retire(artifact: Artifact) -> None:
     """Set a complete artifact aside, so that its stage can run again in the same place."""
-    storage.write_json(storage.join(artifact.url, "retired", f"{artifact.digest[:8]}.json"), artifact.manifest)
+    storage.write_json(storage.join(artifact.url, f"{RETIRED}{artifact.digest[:8]}.json"), artifact.manifest)
     storage.delete(storage.join(artifact.url, MANIFEST))
     storage.delete_tree(storage.join(artifact.url, "work"))

@@ -21,19 +21,21 @@ import torch
 
 from cmapkd_core import __version__, parallel, storage
 from cmapkd_core.config import Recipe
+from cmapkd_core.data.threads import in_order
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.fields import flatten, parse_overrides
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
-from cmapkd_core.stages.artifact import MANIFEST, Artifact, find, retire
+from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find, retire
 from cmapkd_core.stages.commit import commit
 from cmapkd_core.stages.line import Line
 from cmapkd_core.tracking import FLUSH_SECONDS, Tracker
 from cmapkd_core.tracking.journal import Journal
 
-JOURNAL = "journal.jsonl"
+JOURNAL, WORK, OUT = "journal.jsonl", "work", "out-"
+UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ def _run(
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="cmapkd-"))
     torch.set_num_threads(request.resolved().runtime.threads or torch.get_num_threads())
-    workdir = storage.join(url, "work")
+    workdir = storage.join(url, WORK)
     tracker = _tracker(request, stage, workdir, scratch)
+    leftovers = _leftovers(url) if parallel.rank() == 0 else set()
     context = Context(
         recipe=request.resolved(),
         inputs=opened,
@@ -163,7 +166,7 @@ def _run(
         if parallel.rank() == 0:
             shutil.copy(scratch / JOURNAL, context.out)
             manifest = _manifest(request, stage, fields, digests, metrics, time.monotonic() - started)
-            _commit(url, manifest, context)
+            _commit(url, manifest, context, leftovers)
         status = "FINISHED"
     except Interrupted:
         status = "KILLED"
@@ -192,6 +195,7 @@ def _answer(stage: str, url: str, digests: dict[str, Any], redo: str, say: Line)
         say(f"{stage}: its inputs have changed since it was made, so it runs again: {url}\n")
         retire(found)
         return False
+    storage.delete_tree(storage.join(url, WORK))  # of a process that was killed between its manifest and here
     say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
     return True
 
@@ -247,20 +251,33 @@ def _manifest(
     }
 
 
-def _commit(url: str, manifest: dict[str, Any], context: Context) -> None:
+def _commit(url: str, manifest: dict[str, Any], context: Context, leftovers: set[str]) -> None:
     """Upload into a folder of this attempt, then write the manifest: the only commit point."""
-    folder = f"out-{uuid.uuid4().hex[:8]}"
-    outputs = {}
-    for path in sorted(p for p in context.out.rglob("*") if p.is_file()):
+    folder = f"{OUT}{uuid.uuid4().hex[:8]}"
+
+    def upload(path: Path) -> tuple[str, dict[str, Any]]:
         name = path.relative_to(context.out).as_posix()
         storage.put(path, storage.join(url, folder, name))
-        outputs[name] = {"bytes": path.stat().st_size, "sha256": storage.sha256_file(path)}
-    manifest |= {"folder": folder, "outputs": outputs}
+        return name, {"bytes": path.stat().st_size, "sha256": storage.sha256_file(path)}
+
+    files = sorted(path for path in context.out.rglob("*") if path.is_file())
+    manifest |= {"folder": folder, "outputs": dict(in_order(files, upload, UPLOADS))}
     stage = manifest["stage"]
     if not storage.create(storage.join(url, MANIFEST), json.dumps(manifest, indent=1).encode()):
         context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
         storage.delete_tree(storage.join(url, folder))
         storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
         return
-    storage.delete_tree(context.workdir)
+    for tree in (WORK, *leftovers & _leftovers(url)):
+        storage.delete_tree(storage.join(url, tree))
     context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")
+
+
+def _leftovers(url: str) -> set[str]:
+    """Folders of attempts that were killed in the middle of their uploads: no manifest names them, nor a retired one.
+
+    Asked before a stage's own work begins, so that a process that runs beside it and uploads later is not robbed.
+    """
+    names = storage.list_files(url)
+    retired = {storage.read_json(storage.join(url, name))["folder"] for name in names if name.startswith(RETIRED)}
+    return {name.partition("/")[0] for name in names if name.startswith(OUT)} - retired

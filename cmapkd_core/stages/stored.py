@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -72,11 +73,16 @@ def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
     parallel.barrier()
     if parallel.rank() == 0:
         (context.out / STORE).mkdir()
-        for number in range(len(parts)):
-            # The part itself where the workdir is a local folder, else a download.
-            part = storage.fetch(_part_url(context, number), context.scratch / "part.safetensors")
-            shutil.copyfile(part, context.out / STORE / f"{number:06d}.safetensors")
+        for _ in in_order(range(len(parts)), partial(_gather, context), DOWNLOADS):
+            pass
         context.say(f"teacher: stored {kind} of {recipe.teacher_fit.views} crops each of {count} pictures\n")
+
+
+def _gather(context: Context, number: int) -> None:
+    # The part itself where the workdir is a local folder, else a download.
+    part = storage.fetch(_part_url(context, number), context.scratch / f"part-{number}.safetensors")
+    shutil.copyfile(part, context.out / STORE / f"{number:06d}.safetensors")
+    (context.scratch / f"part-{number}.safetensors").unlink(missing_ok=True)
 
 
 def ask(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Said:

@@ -99,6 +99,24 @@ def test_redo_runs_again_and_keeps_the_earlier_result(stage, capsys):
     assert old.fetch("deep/file.txt").read_text() == "attempt 1"
 
 
+def test_what_killed_attempts_left_is_gone_with_the_next_result(stage):
+    """Killed in the middle of its uploads, or between its manifest and the deletion of its checkpoints."""
+    url = stage()
+    first = Artifact.open(url)
+    stage(redo="yes")
+    storage.write_json(f"{url}/out-killed/deep/file.txt", "half")
+    stage(redo="yes")
+    last = Artifact.open(url)
+    assert first.fetch("deep/file.txt").read_text() == "attempt 1"  # retired, and kept
+    found = {name.split("/")[0] for name in storage.list_files(url) if name.startswith("out-")}
+    assert len(found) == 3
+    assert last.manifest["folder"] in found
+    assert "out-killed" not in found
+    storage.write_json(f"{url}/work/checkpoint.json", 1)
+    stage()
+    assert not storage.list_files(f"{url}/work")
+
+
 def test_changed_inputs_make_it_run_again(stage, capsys):
     source = stage("source")
     stage("thing", {"source": source})
