@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cmapkd_core.data.loader import eval_batches
 from cmapkd_core.evaluate.embed import side_of
+from cmapkd_core.evaluate.memory import free_memory
 from cmapkd_core.evaluate.tasks import Subject
 from cmapkd_core.models.backbones import Backbone
 
@@ -73,7 +73,7 @@ class TrainingSights:
         self._subject, self._rows = subject, list(rows)
         self.example = next(sights(subject, "train", self._rows[:1], 1))
         self.bytes = 2 * len(self._rows) * (self.example.maps[0].numel() + self.example.embeddings[0].numel())
-        self.held = self.bytes <= min(most, psutil.virtual_memory().available // 2)
+        self.held = self.bytes <= min(most, free_memory() // 2)
         self._all = self._see_all() if self.held else self.example
 
     def _see_all(self) -> Sight:

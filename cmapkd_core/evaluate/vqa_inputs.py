@@ -10,9 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,16 +20,9 @@ from cmapkd_core.data.loader import eval_batches
 from cmapkd_core.data.shards import NoQuestionsError
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
+from cmapkd_core.evaluate.memory import free_memory
 from cmapkd_core.evaluate.tasks import NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import heard
-
-CGROUP = Path("/sys/fs/cgroup")
-# A container's control group, of version 2 and 1: its folder, its limit, what it has taken, and the entries of its
-# memory.stat that say how much of that is of files, which the kernel gives away where memory is wanted.
-_GROUPS = (
-    ("", "memory.max", "memory.current", ("active_file", "inactive_file")),
-    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
-)
 
 
 @dataclass(frozen=True)
@@ -171,20 +162,6 @@ class FrozenInputs:
                 f"evaluate.vqa.memory_gb={bound / 2**30:g} lets task vqa keep {needed / 2**30:.1f} GB of features and "
                 f"{free / 2**30:.1f} GB are free: lower it, and each pass goes through the pictures in parts"
             )
-
-
-def free_memory() -> int:
-    """Bytes that may still be taken: of the machine, and of this container where it has a limit of its own."""
-    free = psutil.virtual_memory().available
-    for folder, limit, taken, of_files in _GROUPS:
-        try:
-            room, used = (int((CGROUP / folder / name).read_text()) for name in (limit, taken))
-            entries = map(str.split, (CGROUP / folder / "memory.stat").read_text().splitlines())
-            files = sum(int(value) for name, value in entries if name in of_files)
-        except (OSError, ValueError):  # there is no such group, or its limit is the word max
-            continue
-        free = min(free, room - used + files)
-    return max(free, 0)
 
 
 def _layer_norm(states: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import EvaluateConfig, VqaConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import NotApplicable, Subject, vqa_inputs
+from cmapkd_core.evaluate import NotApplicable, Subject, memory
 from cmapkd_core.evaluate.vqa import run_vqa
 from cmapkd_core.evaluate.vqa_answers import (
     CONTRACTIONS,
@@ -31,7 +31,7 @@ from cmapkd_core.evaluate.vqa_answers import (
     without_punctuation,
 )
 from cmapkd_core.evaluate.vqa_head import FusionHead, Targets, places, rate
-from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs, asked, free_memory
+from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs, asked
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
 from cmapkd_core.stages import evaluate, prepare
@@ -328,19 +328,19 @@ GROUPS = {
 
 @pytest.mark.parametrize("version", GROUPS)
 def test_a_container_s_limit_is_honoured(backbone, shards, tmp_path, monkeypatch, version):
-    monkeypatch.setattr(vqa_inputs, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     subject = subject_of(backbone, shards, tmp_path)
     train = asked(subject, "train")
     FrozenInputs(subject, train, 2**30)  # no group, no limit
     for name, content in GROUPS[version].items():
         storage.write_bytes(str(tmp_path / name), str(content).encode())
-    assert free_memory() == 5000 + 4096  # what is not taken, and what files have
+    assert memory.free_memory() == 5000 + 4096  # what is not taken, and what files have
     with pytest.raises(InputError, match=r"lets task vqa keep 0\.0 GB .* 0\.0 GB are free: lower it"):
         FrozenInputs(subject, train, 2**30)
     limit = next(iter(GROUPS[version]))
     for none in (b"max", b"9223372036854771712"):  # how version 2 and 1 say that there is none
         storage.write_bytes(str(tmp_path / limit), none + b"\n")
-        assert free_memory() > 2**27
+        assert memory.free_memory() > 2**27
 
 
 def test_padding_and_company_change_no_answer(backbone, shards, tmp_path):
