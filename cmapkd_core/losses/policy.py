@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def utilities(distance: Tensor, goal: Tensor, root: Tensor) -> Tensor:
+def utilities(distance: Tensor, goal: Tensor, root: Tensor, scale: float = 1.0) -> Tensor:
     """u[b,i] = cosine of the gradients of level i's distance and of the goal at a sample's features, [B,K].
 
     Args:
@@ -18,13 +18,17 @@ def utilities(distance: Tensor, goal: Tensor, root: Tensor) -> Tensor:
         goal: scalar loss of the same batch; its scale is without effect.
         root: [B,...], the features that both were computed from (the first tapped block's output); where the
             towers are frozen no level can be of use to them, and every utility is 0.
+        scale: factor of the goal before its gradient is taken, for towers in fp16, which round a mean over a batch to
+            0 on the way back. A distance is a sample's own and larger: it gets the root. A power of four changes
+            no other bit. Where a gradient is not finite at this scale, neither are that sample's utilities.
     """
     if not root.requires_grad:
         return torch.zeros_like(distance)
-    (toward,) = torch.autograd.grad(goal, root, retain_graph=True)
+    (toward,) = torch.autograd.grad(scale * goal, root, retain_graph=True)
     columns = []
     for i in range(distance.shape[1]):
-        (pull,) = torch.autograd.grad(distance[:, i].sum(), root, retain_graph=True, allow_unused=True)
+        pulled = scale**0.5 * distance[:, i].sum()
+        (pull,) = torch.autograd.grad(pulled, root, retain_graph=True, allow_unused=True)
         pull = torch.zeros_like(root) if pull is None else pull
         columns.append(F.cosine_similarity(pull.flatten(1).float(), toward.flatten(1).float(), dim=1, eps=1e-20))
     return torch.stack(columns, dim=1)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmapkd_core import parallel
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses import contrastive, intra
@@ -31,6 +32,9 @@ from cmapkd_core.models.bridge import Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.selector import SELECTORS, Uniform
 from cmapkd_core.models.teacher import LevelTargets, Teacher
+
+# Factors of the goal before utilities are measured, by the towers' type; bf16 has the range of fp32 and needs none.
+SCALES: dict[torch.dtype | None, tuple[float, ...]] = {torch.float16: (2.0**16, 2.0**8, 1.0)}
 
 
 class Cmapkd(Method):
@@ -85,7 +89,7 @@ class Cmapkd(Method):
         levels_s, levels_t = gathered_levels(mine), gathered_levels(theirs.levels)
         on_embeddings = self._on_embeddings(image, caption, image_t, caption_t, theirs.scale)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
-            u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text), dim=1)
+            u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text, self.amp), dim=1)
             d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
             self.memory.keep({"teacher_image": image_t, "teacher_text": caption_t, "u": u, "d": d})
         terms = {
@@ -109,7 +113,7 @@ class Cmapkd(Method):
         d_v, d_l = level_distances(mine, theirs.levels)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         goal = self._goal(self._on_embeddings(image, caption, image_t, caption_t, theirs.scale))
-        u = torch.cat(measure(d_v, d_l, goal, vision, text), dim=1)
+        u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
@@ -170,9 +174,20 @@ def level_distances(mine: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
     return intra.distances(mine.maps, theirs.maps, VISION_LEVELS), intra.distances(texts, texts_t, TEXT_LEVELS)
 
 
-def measure(d_v: Tensor, d_l: Tensor, goal: Tensor, vision: Features, text: Features) -> tuple[Tensor, Tensor]:
-    """Utilities u_v, u_l [b,4] at the towers' first taps, which every level and the goal depend on."""
-    return utilities(d_v, goal, vision.taps[0]), utilities(d_l, goal, text.taps[0])
+def measure(
+    d_v: Tensor, d_l: Tensor, goal: Tensor, vision: Features, text: Features, amp: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    """Utilities u_v, u_l [b,4] at the towers' first taps, which every level and the goal depend on.
+
+    Args:
+        amp: the towers' autocast type. fp16 gets the largest of SCALES at which no gradient of any rank overflows: a
+            goal's gradient passes through all ranks, so they must try the same ones.
+    """
+    for scale in SCALES.get(amp, (1.0,)):
+        u = utilities(d_v, goal, vision.taps[0], scale), utilities(d_l, goal, text.taps[0], scale)
+        if scale == 1.0 or not parallel.any_rank(not torch.cat(u).isfinite().all()):
+            break
+    return u
 
 
 def gathered_levels(levels: Levels) -> Levels:

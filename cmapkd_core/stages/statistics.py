@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cmapkd_core import parallel
@@ -16,9 +20,10 @@ from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.methods import Method
 from cmapkd_core.methods.policy import PolicyFit
+from cmapkd_core.stages.artifact import Artifact
 
 SAMPLE_STATS, WEIGHTS = "sample_stats.parquet", "weights.parquet"
-_ROWS = 4096  # of pairs whose weights are chosen at a time
+_ROWS = 4096  # of the table in memory at a time, and pairs whose weights are chosen together
 
 
 def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[str, ...]], Any]) -> pa.Table | None:
@@ -30,17 +35,25 @@ def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[st
 
     Args:
         said: what the teacher says of a batch, at the levels.
+
+    Raises:
+        FloatingPointError: a gradient overflowed, so that levels of some pairs have no utility.
+        InputError: more pairs are corrupt than may be; on all ranks at the same batch, as the one above.
     """
     # Utilities are gradients at the towers, also where the last phase froze them.
     method.eval().requires_grad_(True)
     device, columns, keys = parallel.device(), [], []
+    corrupt: dict[str, str] = {}
     for batch in loader.batches(0, loader.steps_per_epoch):
         batch = batch.to(device)
         rows = method.statistics(batch, said(batch, ALL_LEVELS))
-        every = [key for part in parallel.all_objects(batch.keys) for key in part]
+        _require_finite(rows, batch.keys)
+        every = parallel.all_objects((batch.keys, batch.replaced))
+        corrupt.update(pair for _, replaced in every for pair in replaced)
+        loader.require_few_corrupt(corrupt)
         if parallel.rank() == 0:
             columns.append({name: value.detach().cpu() for name, value in rows.items()})
-            keys += every
+            keys += [key for own, _ in every for key in own]
     if parallel.rank() > 0:
         return None
     whole = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}
@@ -53,28 +66,85 @@ def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[st
     return pa.table(arrays | {"difficulty": pa.array(whole["difficulty"].numpy())})
 
 
-def as_columns(path: Path) -> dict[str, Tensor]:
-    """What the ALSN stage trains from: u and d [n,8], teacher_image and teacher_text [n,E]."""
-    table = pq.read_table(path)
-    columns = {name: _matrix(table, name) for name in ("teacher_image", "teacher_text")}
-    for kind in ("u", "d"):
-        levels = [torch.from_numpy(table[f"{kind}_{name}"].to_numpy().copy()) for name in ALL_LEVELS]
-        columns[kind] = torch.stack(levels, dim=1)
+def _require_finite(rows: dict[str, Tensor], keys: list[str]) -> None:
+    """The rows are those of all ranks, so all of them raise at the same batch; `keys` are this rank's."""
+    if bad := [name for name in ("d", "u") if not rows[name].isfinite().all()]:
+        shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        raise FloatingPointError(
+            f"warmup: column {', '.join(bad)} of {SAMPLE_STATS} is not finite on the batch {shown}. "
+            "Give optim.precision=fp32, or look at these samples."
+        )
+
+
+def shared_columns(init: Artifact) -> dict[str, Tensor]:
+    """What the ALSN stage trains from: u and d [n,8], teacher_image and teacher_text [n,E] of the artifact's table.
+
+    For CC3M they are 18 GB. One rank of each machine writes them to a file that all of its ranks map, so that they are
+    in memory once, and the system may drop what is not in use. The file has no name left when this returns.
+    """
+    # A name of its own: another stage on this machine may be reading the same artifact.
+    path = init.cache / f"columns-{parallel.broadcast(uuid.uuid4().hex)}.safetensors"
+    if parallel.local_rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_columns(init.fetch(SAMPLE_STATS), path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    parallel.barrier()
+    columns = load_file(path)
+    parallel.barrier()
+    if parallel.local_rank() == 0:
+        path.unlink()
     return columns
 
 
-def _matrix(table: pa.Table, name: str) -> Tensor:
-    column = table[name].combine_chunks()
-    flat = torch.from_numpy(column.flatten().to_numpy().copy())
-    return flat.view(table.num_rows, -1)
+def write_columns(table: Path, target: Path) -> None:
+    """The columns of `shared_columns` as a .safetensors file, with about one row group of the table in memory."""
+    with pq.ParquetFile(table, memory_map=True) as parquet, target.open("xb") as file:
+        count, schema = parquet.metadata.num_rows, parquet.schema_arrow
+        widths = {"d": len(ALL_LEVELS), "u": len(ALL_LEVELS)}
+        widths |= {name: schema.field(name).type.list_size for name in ("teacher_image", "teacher_text")}
+        described, places = _header(count, widths)
+        file.write(described)
+        done = 0
+        for rows in parquet.iter_batches(_ROWS):
+            for name, width in widths.items():
+                # Written and not mapped: a full disk is then an error and not a signal.
+                file.seek(places[name] + 4 * done * width)
+                file.write(np.ascontiguousarray(_rows(rows, name), dtype="<f4").data)
+            done += len(rows)
+
+
+def _header(count: int, widths: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    """The start of a .safetensors file of fp32 tensors [count, width] by name, and where in the file each begins."""
+    fields: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, width in widths.items():
+        start, end = end, end + 4 * count * width
+        fields[name] = {"dtype": "F32", "shape": [count, width], "data_offsets": [start, end]}
+    described = json.dumps(fields).encode()
+    described += b" " * (-len(described) % 8)  # so that numbers are aligned where the file is mapped
+    places = {name: 8 + len(described) + row["data_offsets"][0] for name, row in fields.items()}
+    return len(described).to_bytes(8, "little") + described, places
+
+
+def _rows(rows: pa.RecordBatch, name: str) -> np.ndarray:
+    """A column of `shared_columns` in some rows of the table, [rows, width]."""
+    if name in ("u", "d"):
+        return np.stack([rows[f"{name}_{level}"].to_numpy() for level in ALL_LEVELS], axis=1)
+    return rows[name].flatten().to_numpy().reshape(len(rows), -1)
 
 
 @torch.no_grad()
 def level_weights(fit: PolicyFit, path: Path) -> pa.Table:
     """The selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty."""
-    table, columns = pq.read_table(path), as_columns(path)
     fit.cpu().eval()
-    said = zip(columns["teacher_image"].split(_ROWS), columns["teacher_text"].split(_ROWS), strict=True)
-    w = torch.cat([torch.cat(fit.selector.choose(image, text, fit.active), dim=1) for image, text in said])
+    with pq.ParquetFile(path, memory_map=True) as parquet:
+        table, parts = parquet.read(["key", "difficulty"]), []
+        for rows in parquet.iter_batches(_ROWS, columns=["teacher_image", "teacher_text"]):
+            image, text = (torch.from_numpy(_rows(rows, name).copy()) for name in ("teacher_image", "teacher_text"))
+            parts.append(torch.cat(fit.selector.choose(image, text, fit.active), dim=1))
+    w = torch.cat(parts)
     weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
     return pa.table({"key": table["key"], **weights, "difficulty": table["difficulty"]})

@@ -10,6 +10,7 @@ weights.parquet where a selector was learned.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -18,9 +19,10 @@ from functools import cache, partial
 from typing import Any
 
 import pyarrow.parquet as pq
+from torch import nn
 
 from cmapkd_core import parallel
-from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES, Phase, Recipe
+from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES, OptimConfig, Phase, Recipe
 from cmapkd_core.data.loader import TableLoader
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
@@ -42,11 +44,12 @@ from cmapkd_core.stages.assembly import (
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.line import Line
-from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, as_columns, collect, level_weights
+from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights, shared_columns
 from cmapkd_core.stages.taught import Taught, hear
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
 Hearing = Callable[[], Taught]
+Phases = tuple[list[Plan], Work, nn.Module]  # of a stage, how each is run, and what all of them train
 
 
 def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = "") -> str:
@@ -88,7 +91,7 @@ def body(context: Context, stage: str) -> dict[str, float]:
     """Train the stage's phases, or pass the model on where it has none."""
     method, teacher = make_method(context.recipe, context)
     taught = cache(partial(hear, context, method, teacher))  # opened when first asked for, and then once
-    plans, work = STAGES[stage](context, stage, method, taught)
+    plans, work, trained = STAGES[stage](context, stage, method, taught)
     if not plans:
         context.say(f"{stage}: nothing to train for this recipe; the model is passed on\n")
     seed = context.recipe.seed * 100 + list(STAGE_PHASES).index(stage)
@@ -106,18 +109,22 @@ def body(context: Context, stage: str) -> dict[str, float]:
             lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced.items()]
             (context.out / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
     last = session.history[-1]["terms"] if session.history else {}
-    sizes = {"parameters/trained": float(trained_parameters(method, [plan.phase for plan in plans]))}
+    sizes = {"parameters/trained": float(trained_parameters(trained, [plan.phase for plan in plans]))}
     return {**{f"final/{n}": v for n, v in last.items()}, "replaced": float(len(session.replaced)), **sizes}
 
 
-def trained_parameters(method: Method, phases: list[Phase]) -> int:
-    """Parameters that at least one of the phases gives a learning rate, the method's own among them."""
-    groups = [(phase, name, params) for phase in phases for name, params in method.groups(phase).items()]
+def trained_parameters(module: Any, phases: list[Phase]) -> int:
+    """Parameters of what the phases train that at least one of them gives a learning rate.
+
+    Args:
+        module: with the loop's contract: a method, or what of it the stage trains alone.
+    """
+    groups = [(phase, name, params) for phase in phases for name, params in module.groups(phase).items()]
     moved = {id(p): p.numel() for phase, name, params in groups if getattr(phase.lr, name) > 0 for p in params}
     return sum(moved.values())
 
 
-def on_pairs(context: Context, stage: str, method: Method, hearing: Hearing) -> tuple[list[Plan], Work]:
+def on_pairs(context: Context, stage: str, method: Method, hearing: Hearing) -> Phases:
     """Phases that train from pictures and captions; each has its own stream of batches, the same for all methods."""
     recipe, taught = context.recipe, hearing()
     names = [name for name in STAGE_PHASES[stage] if getattr(recipe.schedule, name).epochs]
@@ -127,11 +134,12 @@ def on_pairs(context: Context, stage: str, method: Method, hearing: Hearing) -> 
         return method, taught.loader(name, levels), lambda batch, phase: taught.targets(batch, levels)
 
     steps_per_epoch = taught.loader(names[0], ()).steps_per_epoch if names else 0
-    plans = _plans(recipe, names, steps_per_epoch, recipe.optim.batch // recipe.optim.accumulate)
-    return plans, {name: partial(work, name) for name in names}
+    batch = recipe.optim.batch // recipe.optim.accumulate
+    plans = _plans(recipe, names, steps_per_epoch, recipe.optim, batch)
+    return plans, {name: partial(work, name) for name in names}, method
 
 
-def on_statistics(context: Context, stage: str, method: Method, hearing: Hearing) -> tuple[list[Plan], Work]:
+def on_statistics(context: Context, stage: str, method: Method, hearing: Hearing) -> Phases:
     """The selector's phase, from warm-up's table; nothing for a fixed selector or a method without one.
 
     Raises:
@@ -139,29 +147,31 @@ def on_statistics(context: Context, stage: str, method: Method, hearing: Hearing
     """
     recipe, fit = context.recipe, method.policy_fit()
     if fit is None or not recipe.schedule.alsn.epochs:
-        return [], {}
+        return [], {}, method
     if not _with_statistics(context):
         raise InputError(f"stage alsn learns from {SAMPLE_STATS}: give the warm-up's artifact as --init")
-    columns = as_columns(context.inputs["init"].fetch(SAMPLE_STATS))
+    columns = shared_columns(context.inputs["init"])
     batch = min(recipe.optim.batch, len(columns["u"]) // parallel.world() * parallel.world())
     loader = TableLoader(columns, batch=batch, rank=parallel.rank(), world=parallel.world(), seed=recipe.seed)
-    plans = _plans(recipe, list(STAGE_PHASES[stage]), loader.steps_per_epoch, batch)
-    return plans, {plan.name: lambda: (fit, loader, lambda batch, phase: None) for plan in plans}
+    # Rows of a table are small: a whole batch of them is one micro-batch, however pairs are split to fit a GPU.
+    optim = dataclasses.replace(recipe.optim, accumulate=1)
+    plans = _plans(recipe, list(STAGE_PHASES[stage]), loader.steps_per_epoch, optim, batch)
+    return plans, {plan.name: lambda: (fit, loader, lambda batch, phase: None) for plan in plans}, fit
 
 
-STAGES: dict[str, Callable[[Context, str, Method, Hearing], tuple[list[Plan], Work]]] = {
+STAGES: dict[str, Callable[[Context, str, Method, Hearing], Phases]] = {
     "warmup": on_pairs,
     "alsn": on_statistics,
     "joint": on_pairs,
 }
 
 
-def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, batch: int) -> list[Plan]:
+def _plans(recipe: Recipe, names: list[str], steps_per_epoch: int, optim: OptimConfig, batch: int) -> list[Plan]:
     plans = []
     for i, name in enumerate(names):
         phase: Phase = getattr(recipe.schedule, name)
         weights = recipe.method.weights.within(phase)
-        plans.append(Plan(i, name, phase, steps_per_epoch, weights, recipe.optim, batch))
+        plans.append(Plan(i, name, phase, steps_per_epoch, weights, optim, batch))
     return plans
 
 

@@ -53,6 +53,30 @@ def test_tiny_gradients_keep_their_direction():
     assert u.flatten().tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
 
 
+def small_and_large(dtype: torch.dtype, goal: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Distances, a goal of gradient about `goal` and their root, with a step in `dtype` between them."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 16, generator=generator).requires_grad_(True)
+    a, b = torch.randn(2, 16, 4, generator=generator)
+    hidden = root.to(dtype).float()
+    return (hidden @ a).tanh(), goal * (hidden @ b).square().sum(), root
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_scale_changes_no_bit_of_a_type_with_enough_range(dtype):
+    distance, goal, root = small_and_large(dtype, 1e-9)
+    assert torch.equal(utilities(distance, goal, root, 2.0**16), utilities(distance, goal, root))
+
+
+def test_the_scale_saves_gradients_that_fp16_rounds_to_zero():
+    exact, found = (utilities(*small_and_large(dtype, 1e-9), 2.0**16) for dtype in (torch.float32, torch.float16))
+    assert (found - exact).abs().max() < 0.01
+
+
+def test_a_gradient_that_overflows_is_not_taken_for_a_utility():
+    assert not utilities(*small_and_large(torch.float16, 1e3), 2.0**16).isfinite().any()
+
+
 def test_policy_by_hand():
     w, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.8, 0.1, 0.1]])
     towards = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)

@@ -1,9 +1,14 @@
-"""Towers in half precision, losses in single: what a GPU does by default, here on a CPU and in bfloat16."""
+"""Towers in half precision, losses in single: what a GPU does by default, here on a CPU."""
+
+import dataclasses
 
 import pytest
 import torch
 
+from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.engine.loop import weighted_total
+from cmapkd_core.methods import METHODS
+from cmapkd_core.models.build import build
 from cmapkd_core.recipes import BASELINES, FULL, resolve
 
 
@@ -40,3 +45,30 @@ def test_levels_are_measured(halved, batch, ask):
     exact = method.statistics(batch(), ask(teacher, batch(), method.active(recipe.schedule.fine)))
     assert all(x.dtype is torch.float32 for x in rough.values())
     assert torch.allclose(rough["d"], exact["d"], atol=0.05)
+
+
+@pytest.fixture
+def measured(make_teacher, batch, ask, tmp_path):
+    """`measured(weight, dtype)`: utilities of a small student whose goal, the task, has this weight."""
+    recipe, teacher = resolve("tiny", FULL, "optim.batch=5"), make_teacher()
+    student = build(recipe.student, 1, tmp_path)
+    torch.manual_seed(3)
+    method = METHODS["cmapkd"](recipe, student, teacher).eval()
+    said = ask(teacher, batch(), ALL_LEVELS)
+
+    def measure(weight: float, dtype: torch.dtype | None) -> torch.Tensor:
+        weights = dataclasses.replace(recipe.method.weights, task=weight)
+        method.recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, weights=weights))
+        method.amp = dtype
+        return method.statistics(batch(), said)["u"]
+
+    return measure
+
+
+# 0.1 is the paper's weight. At 2e-5 five pairs have the gradients of 256 at a hundredth of it, most of which fp16
+# rounds to 0; at 1e3 they overflow where they are scaled as far as the small ones need it.
+@pytest.mark.parametrize("weight", [2e-5, 1e-3, 0.1, 1e3])
+def test_in_fp16_utilities_are_those_of_full_precision_whatever_the_goals_weight(measured, weight):
+    exact = measured(weight, None)
+    assert exact.abs().mean() > 0.1
+    assert (measured(weight, torch.float16) - exact).abs().max() < 0.01

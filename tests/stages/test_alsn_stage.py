@@ -1,0 +1,69 @@
+"""Stage alsn: what of the recipe it trains by, and what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmapkd_core.methods import Method
+from cmapkd_core.recipes import resolve
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.assembly import make_method, run_plans
+from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.train import on_statistics
+from cmapkd_core.tracking import Tracker
+
+Fitted = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
+
+
+@pytest.fixture
+def fitted(tmp_path: Path, tiny_shards: str, tiny_teacher: str, tiny_warmup: str) -> Callable[[str], Fitted]:
+    """`fitted(overrides)`: history and selector of stage alsn on one warm-up's table, whatever the recipe's student."""
+
+    def fit(overrides: str) -> Fitted:
+        folder = tmp_path / overrides.replace(" ", "-")
+        (folder / "out").mkdir(parents=True)
+        urls = {"shards": tiny_shards, "teacher": tiny_teacher, "init": tiny_warmup}
+        opened = {name: Artifact.open(url) for name, url in urls.items()}
+        recipe = resolve("tiny", overrides=overrides)
+        tracker = Tracker.open("", run="r", stage="alsn", journal=folder / "journal.jsonl", params={})
+        context = Context(recipe, opened, folder / "out", folder, tracker, str(folder / "work"), "a", lambda text: None)
+        # A student of its own: the warm-up's state is of its micro-batch, and the selector is not in it.
+        method = make_method(
+            recipe, Context(**{**vars(context), "inputs": {n: opened[n] for n in urls if n != "init"}})
+        )[0]
+        plans, work, _ = on_statistics(context, "alsn", method, lambda: pytest.fail("no pair is read"))
+        session = run_plans(context, "alsn", plans, work, seed=1)
+        return session.history, selector(method)
+
+    return fit
+
+
+def selector(method: Method) -> dict[str, torch.Tensor]:
+    return {name: x.clone() for name, x in method.state_dict().items() if name.startswith("selector.")}
+
+
+def test_accumulation_splits_pairs_and_leaves_the_tables_batches_alone(fitted) -> None:
+    """It fits pairs into memory; 10 steps in fours would also leave two out."""
+    (one, ours), (four, theirs) = fitted("optim.accumulate=1"), fitted("optim.accumulate=4")
+    assert [p["step"] for p in four] == [p["step"] for p in one] == list(range(1, 11))
+    assert [p["terms"] for p in four] == [p["terms"] for p in one]
+    assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
+
+
+def test_a_short_table_trains_whatever_the_accumulation(fitted) -> None:
+    assert len(fitted("optim.accumulate=16")[0]) == 10
+
+
+def test_parameters_that_the_levels_leave_no_choice_are_not_counted(train_tiny, tmp_path, tiny_warmup) -> None:
+    """Phase alsn has all levels by default; what is trained are those that phase fine will weigh."""
+    url = train_tiny(tmp_path, "alsn", "none", "schedule.fine.levels=P5,L3,L4", init=tiny_warmup)
+    artifact = Artifact.open(url)
+    state = load_file(artifact.fetch("method.safetensors"))
+    moved = [x.numel() for name, x in state.items() if name.startswith(("selector.encoder", "selector.text_head"))]
+    assert artifact.manifest["metrics"]["parameters/trained"] == sum(moved)
