@@ -6,7 +6,7 @@ wherever the run was resumed: everything follows from (seed, n) and the keys, se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -80,7 +80,8 @@ class TrainLoader:
         store: what a teacher said of these crops, which the batches then carry.
         workers: processes that decode; 0: none, in this one.
         max_pixels: a larger picture counts as corrupt.
-        quarantine_bound: share of the samples that may turn out corrupt before `batches` raises.
+        quarantine_bound: share of the samples that may turn out corrupt. A loader knows only what this rank met since
+            it started, so who counts for all of them asks `require_few_corrupt`.
 
     Raises:
         InputError: no such split or nothing in it, a picture without caption, fewer pairs than a batch, a batch
@@ -114,23 +115,27 @@ class TrainLoader:
         draw = _Draw(key_hashes, crop_scale, crops, seed)
         self._feed = Feed(_TrainBatches(shards, sides, split, order, draw, max_pixels, store), workers)
         self._bound = quarantine_bound
-        self._corrupt: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of global steps start..stop-1; the first costs the same wherever it is.
 
         Raises:
-            InputError: more corrupt samples than the bound allows, or a shard that is missing.
+            InputError: a shard is missing, or a hundred samples in a row are corrupt.
         """
-        for batch in self._feed.items(start, stop):
-            self._corrupt.update(batch.replaced)
-            if len(self._corrupt) > self._bound * self.count:
-                listed = "\n  ".join(f"{key}: {reason}" for key, reason in list(self._corrupt.items())[:_SHOWN])
-                raise InputError(
-                    f"{len(self._corrupt)} of {self.count} training samples are corrupt, more than "
-                    f"data.quarantine_bound={self._bound} allows:\n  {listed}\nRun stage prepare again"
-                )
-            yield batch
+        yield from self._feed.items(start, stop)
+
+    def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
+        """Raises InputError where more samples are corrupt than the bound allows.
+
+        Args:
+            corrupt: by key, with the reason; as far as they are known those of all ranks and of earlier attempts.
+        """
+        if len(corrupt) > self._bound * self.count:
+            listed = "\n  ".join(f"{key}: {reason}" for key, reason in list(corrupt.items())[:_SHOWN])
+            raise InputError(
+                f"{len(corrupt)} of {self.count} training samples are corrupt, more than "
+                f"data.quarantine_bound={self._bound} allows:\n  {listed}\nRun stage prepare again"
+            )
 
 
 class TableLoader:
@@ -154,6 +159,9 @@ class TableLoader:
         for number in range(start, stop):
             rows = torch.from_numpy(self._order.step(number)[1])
             yield {name: column[rows] for name, column in self._columns.items()}
+
+    def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
+        """Rows of a table cannot be corrupt."""
 
 
 def eval_batches(

@@ -3,6 +3,8 @@
 A checkpoint is a folder of safetensors files and one `state.json`; its `manifest.json`, written
 last and only once, holds the sha256 of each and of itself. Without a manifest it does not exist; with
 a wrong digest it is refused, loudly, and the one before is used. Nothing is ever unpickled.
+
+Training waits for a copy in memory and no longer: writing, hashing and uploading are a thread's work.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import logging
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,6 +39,29 @@ class Saved:
     state: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, apart from what training goes on to change.
+
+    tensors: on the CPU, by file and name. state: JSON.
+    """
+
+    phase: int
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: str
+
+    @classmethod
+    def take(cls, phase: int, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Snapshot:
+        """Copies of all of it; tensors may be on any device."""
+        copies = {file: {name: _copied(x) for name, x in values.items()} for file, values in tensors.items()}
+        return cls(phase, step, copies, json.dumps(state))
+
+
+def _copied(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())
+
+
 class Checkpoints:
     """Those of one stage execution.
 
@@ -49,14 +76,15 @@ class Checkpoints:
         self.url, self.scratch, self.identity = storage.join(url, "checkpoints"), scratch, identity
         self.damaged: set[str] = set()  # found by `latest`
 
-    def save(self, phase: int, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def write(self, snapshot: Snapshot) -> None:
         """Write everything, then the manifest, then drop all but the newest two of ours and what is damaged."""
+        phase, step = snapshot.phase, snapshot.step
         name = f"{phase:02d}-{step:09d}-{self.identity}-{uuid.uuid4().hex[:8]}"
         folder = self.scratch / name
         folder.mkdir(parents=True)
-        for file, values in tensors.items():
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in values.items()}, folder / file)
-        (folder / "state.json").write_text(json.dumps(state))
+        for file, values in snapshot.tensors.items():
+            save_file(values, folder / file)
+        (folder / "state.json").write_text(snapshot.state)
         digests = {}
         for path in sorted(folder.iterdir()):
             storage.put(path, storage.join(self.url, name, path.name))
@@ -126,6 +154,38 @@ class Checkpoints:
         except ValueError:
             return {}
         return fields if isinstance(fields, dict) and fields.pop("sha256", "") == _digest(fields) else {}
+
+
+class Saver:
+    """Writes checkpoints while training goes on, one at a time."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._thread: Thread | None = None
+        self._failure: BaseException | None = None
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Write it in a thread; whoever begins has waited for the one before.
+
+        The thread is no daemon: a process that ends by itself finishes what it has begun.
+        """
+        assert self._thread is None, "two at a time would each count the other's as an old one"
+        self._thread = Thread(target=self._write, args=(snapshot,), name="checkpoint")
+        self._thread.start()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            self._checkpoints.write(snapshot)
+        except BaseException as error:  # nobody else hears what a thread dies of
+            self._failure = error
+
+    def wait(self) -> BaseException | None:
+        """Until what was begun is complete; what it failed with, once."""
+        if self._thread is not None:
+            self._thread.join()
+        failure = self._failure
+        self._thread = self._failure = None
+        return failure
 
 
 def _digest(manifest: dict[str, Any]) -> str:

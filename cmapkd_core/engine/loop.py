@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from cmapkd_core import parallel
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
 from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.models.scales import bound, trained_scales
 
 
 class Loader(Protocol):
@@ -24,6 +27,9 @@ class Loader(Protocol):
     def batches(self, start: int, stop: int) -> Iterator[Any]:
         """The batches of steps start..stop-1; the same whatever came before."""
 
+    def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
+        """Raises InputError where more pairs are corrupt than may be; `corrupt`: by key, with the reason."""
+
 
 def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], plan: Plan, session: Session) -> None:
     """Train what `plan.phase` gives a rate, from the session's checkpoint or from step 0.
@@ -33,7 +39,8 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         targets: what the frozen teacher says of a batch, `targets(batch, phase)`.
 
     Raises:
-        InputError: the phase trains nothing, or has no whole update.
+        InputError: the phase trains nothing, has no whole update, or more pairs are corrupt than may be: of those that
+            this rank met, and of all ranks' and attempts' up to the last checkpoint.
         Interrupted: SIGTERM; the state is saved.
         FloatingPointError: a term became NaN or Inf.
     """
@@ -43,9 +50,12 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
     module.amp = choose_precision(plan.optim.precision, device)  # type: ignore[assignment]
     groups = trainable(module.groups(phase), phase)  # type: ignore[operator]
     freeze_all_but(module, [p for params in groups.values() for p in params])
+    scales = trained_scales(module)
     updates = plan.steps // plan.optim.accumulate
     optimiser = Optimiser(groups, phase, plan.optim, updates, scaled=module.amp is torch.float16)
     step, norm = session.resume(plan, module, optimiser), 0.0
+    loader.require_few_corrupt(session.replaced)
+    session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
     wrapped = distribute(module)
     for batch in loader.batches(step, plan.steps):
         batch = to_device(batch, device)
@@ -60,10 +70,12 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
             step += 1
             shares = {}
             if outcome.roots and session.due(session.runtime.shares_every, plan, step):
-                shares = gradient_shares(outcome.terms, plan.weights, outcome.roots)
+                scale = optimiser.scaler.get_scale()
+                shares = gradient_shares(outcome.terms, plan.weights, outcome.roots, scale)
             optimiser.backward(total)
         if last:
             norm = optimiser.update()
+            bound(scales)
         session.replaced.update(getattr(batch, "replaced", []))
         point: dict[str, Any] = {
             "terms": terms,
@@ -71,6 +83,7 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         }
         point |= {"lr": rates, "gradient_norm": norm, "shares": shares}
         session.after(plan, step, point, outcome.stats, module, optimiser)
+        loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
 
 
 def weighted_total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -78,11 +91,17 @@ def weighted_total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tenso
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
-def gradient_shares(terms: dict[str, Tensor], weights: dict[str, float], roots: list[Tensor]) -> dict[str, float]:
+def gradient_shares(
+    terms: dict[str, Tensor], weights: dict[str, float], roots: list[Tensor], scale: float = 1.0
+) -> dict[str, float]:
     """Each weighted term's share of the summed gradient norms at the student's first taps.
 
     There, and not at the embeddings, since the pyramids' terms never pass through an embedding. A
     term that is off in effect shows as a share near 0. Towers that a phase freezes have no shares.
+
+    Args:
+        scale: the loss scaler's, without which towers in fp16 round small gradients to 0 and a term seems off. Where
+            one overflows all the same, as the scaler finds out in its first steps, there are no shares.
     """
     roots = [root for root in roots if root.requires_grad]
     if not roots:
@@ -91,9 +110,11 @@ def gradient_shares(terms: dict[str, Tensor], weights: dict[str, float], roots: 
     for name, value in terms.items():
         if not value.requires_grad:
             continue
-        grads = torch.autograd.grad(weights[name] * value, roots, retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(scale * weights[name] * value, roots, retain_graph=True, allow_unused=True)
         norms[name] = float(torch.stack([g.float().norm() for g in grads if g is not None] or [torch.zeros(())]).norm())
     total = sum(norms.values())
+    if not math.isfinite(total):
+        return {}
     return {name: norm / total if total else 0.0 for name, norm in norms.items()}
 
 
@@ -115,12 +136,20 @@ def distribute(module: nn.Module) -> Any:
 
 
 def share_batch_statistics(module: nn.Module) -> nn.Module:
-    """The module, in place, with batch norms that take their statistics over all ranks.
+    """The module, in place, with batch norms that take their statistics over all ranks; such ones stay as they are.
 
-    timm's converter and not torch's: its batch norms hold the activation after them, which torch's would drop.
+    timm's converter and not torch's: its batch norms hold the activation after them, which torch's would drop. Its own
+    shared ones it takes for torch's and would drop their activation too, so only layers of one process reach it: a
+    stage calls this before each of its phases.
     """
-    converted: nn.Module = convert_sync_batchnorm(module)
-    return converted
+    if isinstance(module, nn.SyncBatchNorm):
+        return module
+    if isinstance(module, _BatchNorm):
+        converted: nn.Module = convert_sync_batchnorm(module)
+        return converted
+    for name, child in module.named_children():
+        module.add_module(name, share_batch_statistics(child))
+    return module
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -93,10 +93,10 @@ class Optimiser:
         self.scaler.scale(total / self.config.accumulate).backward()
 
     def update(self) -> float:
-        """Clip, step and clear; returns the gradient's norm before clipping (0: nothing is clipped)."""
+        """Clip, step and clear; returns the gradient's norm before clipping (`clip_norm` 0: nothing is clipped)."""
         self.scaler.unscale_(self.adamw)
         params = [p for row in self.adamw.param_groups for p in row["params"]]
-        norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm or math.inf)
         self.scaler.step(self.adamw)
         self.scaler.update()
         self.adamw.zero_grad(set_to_none=True)

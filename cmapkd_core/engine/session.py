@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
 from cmapkd_core import parallel
 from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig
-from cmapkd_core.engine.checkpoint import Checkpoints, Saved
+from cmapkd_core.engine.checkpoint import Checkpoints, Saved, Saver, Snapshot
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
 from cmapkd_core.errors import InputError
 from cmapkd_core.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Plan:
 class Session:
     """One execution of a stage's phases on one rank; rank 0 writes and talks.
 
+    A checkpoint is written while training goes on; leaving the `with` block of a session waits for the last one.
+
     Tensors of the module whose names begin with `apart` ("" for none) are in no checkpoint, and stay as they are when
     another run goes on from one.
     """
@@ -66,9 +72,11 @@ class Session:
     history: list[dict[str, Any]] = field(default_factory=list)
     replaced: dict[str, str] = field(default_factory=dict)  # corrupt pairs by key, with the reason
     saved: Saved | None = None
+    earlier_seconds: float = 0.0  # of the attempts that it goes on from, up to their checkpoints
     _clock: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:
+        self._saver, self._began = Saver(self.checkpoints), time.monotonic()
         # Rank 0 chooses for all: what the ranks see and can read may differ, and their optimisers would then too.
         self.saved = self.checkpoints.latest() if parallel.rank() == 0 else None
         name = parallel.broadcast(self.saved.name if self.saved else "")
@@ -79,10 +87,22 @@ class Session:
         if self.saved:
             self.history = self.saved.state["history"]
             self.replaced = dict(self.saved.state["replaced"])
+            self.earlier_seconds = self.saved.state.get("seconds", 0.0)
             plan = self.plans[self.saved.phase]
             self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
             for point in self.history:
                 self.tracker.log(_flat(point), point["step"])
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.settle()
+        elif failure := self._saver.wait():  # no word to the other ranks, which may not be listening
+            log.warning("the last checkpoint could not be written: %s", failure)
 
     def _total(self, plan: Plan, step: int) -> int:
         return sum(earlier.steps for earlier in self.plans[: plan.index]) + step
@@ -109,7 +129,12 @@ class Session:
         return saved.step
 
     def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
-        """A checkpoint after `step` steps of the phase."""
+        """Begin a checkpoint after `step` steps of the phase; it waits for a copy in memory and for the one before.
+
+        Raises:
+            As `settle`, for the one before.
+        """
+        self.settle()
         everyone = parallel.all_objects(random_state())
         self.share_replaced()
         if parallel.rank() == 0:
@@ -121,11 +146,25 @@ class Session:
                     f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()
                 },
             }
-            state = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
-            self.checkpoints.save(
-                plan.index, step, tensors, state | {"history": self.history, "replaced": self.replaced}
-            )
-        parallel.barrier()
+            seconds = self.earlier_seconds + time.monotonic() - self._began
+            state: dict[str, Any] = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
+            state |= {"history": self.history, "replaced": self.replaced, "seconds": seconds}
+            self._saver.begin(Snapshot.take(plan.index, step, tensors, state))
+
+    def settle(self) -> None:
+        """Wait, on all ranks, until the last checkpoint is complete.
+
+        Raises:
+            InputError: it could not be stored; on rank 0 what writing it raised, of whatever kind.
+            RuntimeError: on another rank, where rank 0 has an error of another kind.
+        """
+        failure = self._saver.wait()
+        said = parallel.broadcast((isinstance(failure, InputError), str(failure)) if failure else None)
+        if failure:
+            raise failure
+        if said:
+            mendable, text = said
+            raise (InputError if mendable else RuntimeError)(f"rank 0 could not write a checkpoint: {text}")
 
     def _parted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What belongs into a checkpoint, and what stays apart."""
@@ -168,6 +207,7 @@ class Session:
 
         Raises:
             Interrupted: SIGTERM came on some rank; the state is saved.
+            As `settle`, for a checkpoint that could not be written.
         """
         if self.due(self.runtime.log_every, plan, step):
             local = {**point, "stats": {name: float(value) for name, value in stats.items()}}
@@ -178,6 +218,7 @@ class Session:
         if whole and (stopping or self.due(self.runtime.checkpoint_every, plan, step)):
             self.save(plan, step, module, optimiser)
         if stopping:
+            self.settle()
             raise Interrupted(f"{self.stage} was asked to stop; saved at phase {plan.name}, step {step}")
 
     def _report(self, plan: Plan, step: int, point: dict[str, Any]) -> None:

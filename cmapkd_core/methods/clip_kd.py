@@ -24,7 +24,7 @@ from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.embeddings import interactive, squared_error
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.methods.lifts import lifts
-from cmapkd_core.models.backbones import MAX_SCALE, Backbone
+from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.teacher import Embeddings, Teacher
 
 
@@ -48,7 +48,7 @@ class ClipKd(Method):
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         logits = self.logits(image, caption)
         lifted = F.normalize(self.lifts["image"](image), dim=-1), F.normalize(self.lifts["text"](caption), dim=-1)
-        scale = self.log_scale.exp().clamp(max=MAX_SCALE)
+        scale = self.log_scale.exp()
         terms = {
             "task": info_nce(logits),
             "kd": relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),

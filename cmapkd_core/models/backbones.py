@@ -16,7 +16,6 @@ from cmapkd_core.models.headed import HeadedTower, HeadedVisual
 from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower
 from cmapkd_core.models.vision_towers import VISION_TOWERS, VisionTower
 
-MAX_SCALE = 100.0  # CLIP's bound on exp(logit_scale)
 CPU_CHUNK = 16  # images a forward on a CPU takes at once: their maps stay in its cache, which halves the time
 
 
@@ -116,8 +115,8 @@ class Backbone(nn.Module):
         return [*self._vision.head(), *self._text.head(), self.model.logit_scale]
 
     def scale(self) -> Tensor:
-        """exp(logit_scale), at most 100, as a scalar."""
-        return self.model.logit_scale.exp().clamp(max=MAX_SCALE).reshape(())
+        """exp(logit_scale) as a scalar; where it is trained, models/scales.py keeps it within CLIP's bound."""
+        return self.model.logit_scale.exp().reshape(())
 
     @torch.no_grad()
     def _measure(self) -> Spec:

@@ -17,8 +17,6 @@ from cmapkd_core.models.features import Features, Spec
 from cmapkd_core.models.hierarchy import LanguageHierarchy
 from cmapkd_core.models.pyramid import VisualPyramid
 
-MAX_SCALE = 100.0  # CLIP's bound on exp(logit scale)
-
 
 @dataclass
 class Levels:
@@ -62,8 +60,8 @@ class Bridge(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def scale(self) -> Tensor:
-        """exp(s), at most 100."""
-        return self.log_scale.exp().clamp(max=MAX_SCALE)
+        """exp(s); where it is trained, models/scales.py keeps it within CLIP's bound."""
+        return self.log_scale.exp()
 
 
 def similarities(images: Levels, texts: Levels, scale: Tensor | float) -> Tensor:

@@ -206,11 +206,13 @@ def run_plans(context: Context, stage: str, plans: list[Plan], work: dict[str, A
             stop=stop,
             apart=_apart(stage),
         )
-        for plan in plans:
-            if not session.finished(plan):
-                module, loader, targets = work[plan.name]()
-                run_phase(module, loader, targets, plan, session)
-        session.share_replaced()
+        context.earlier_seconds = session.earlier_seconds
+        with session:
+            for plan in plans:
+                if not session.finished(plan):
+                    module, loader, targets = work[plan.name]()
+                    run_phase(module, loader, targets, plan, session)
+            session.share_replaced()
     finally:
         stop.release()
     if stop.anywhere():

@@ -92,6 +92,7 @@ class Context:
     workdir: str
     identity: str
     say: Callable[[str], None]
+    earlier_seconds: float = 0.0  # of the attempts that this one goes on from
 
 
 Body = Callable[[Context], dict[str, float]]
@@ -165,7 +166,8 @@ def _run(
         say.end()
         if parallel.rank() == 0:
             shutil.copy(scratch / JOURNAL, context.out)
-            manifest = _manifest(request, stage, fields, digests, metrics, time.monotonic() - started)
+            seconds = context.earlier_seconds + time.monotonic() - started
+            manifest = _manifest(request, stage, fields, digests, metrics, seconds)
             _commit(url, manifest, context, leftovers)
         status = "FINISHED"
     except Interrupted:

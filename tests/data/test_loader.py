@@ -178,12 +178,15 @@ def test_replacements_do_not_depend_on_the_world(damaged: tuple[ShardSet, str]) 
     assert replaced
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_above_the_bound_training_stops_and_names_the_sample(damaged: tuple[ShardSet, str], workers: int) -> None:
+def test_above_the_bound_training_is_refused_and_the_sample_named(damaged: tuple[ShardSet, str]) -> None:
     shards, key = damaged
-    some = loader(shards, workers=workers)
-    with pytest.raises(InputError, match=f"1 of {some.count} training samples are corrupt(.|\n)*{key}"):
-        list(some.batches(0, some.steps_per_epoch * 2))
+    some = loader(shards, quarantine_bound=1.5 / loader(shards).count)
+    met = dict(pair for batch in some.batches(0, some.steps_per_epoch * 2) for pair in batch.replaced)
+    some.require_few_corrupt(met)
+    with pytest.raises(
+        InputError, match=f"2 of {some.count} training samples are corrupt(.|\n)*{key}(.|\n)*other: why"
+    ):
+        some.require_few_corrupt(met | {"other": "why"})
 
 
 def test_a_picture_above_the_limit_counts_as_corrupt(scenes: ShardSet) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from cmapkd_core.config import OptimConfig, Phase, Rates, RuntimeConfig
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.methods.base import Outcome
+from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.tracking import Tracker
 
 
@@ -45,17 +48,22 @@ class Line(nn.Module):
 
 
 class Rows:
-    """Ten batches of four rows, a different one at each step."""
+    """Ten batches of four rows, a different one at each step; `before` is called with the number of each step."""
 
     steps_per_epoch = 10
 
     def __init__(self, rows: int = 4) -> None:
+        self.before: Callable[[int], None] = lambda step: None
         generator = torch.Generator().manual_seed(0)
         self.x, self.y = torch.randn(10, rows, 2, generator=generator), torch.randn(10, rows, 1, generator=generator)
 
     def batches(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
         for step in range(start, stop):
+            self.before(step)
             yield {"x": self.x[step % 10].clone(), "y": self.y[step % 10].clone()}
+
+    def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
+        """There are none."""
 
 
 @dataclasses.dataclass
@@ -86,11 +94,24 @@ class Toy:
         )
 
     def run(self) -> Session:
-        session = self.session()
-        for plan in self.plans:
-            if not session.finished(plan):
-                run_phase(self.module, self.rows, lambda batch, phase: None, plan, session)
+        with self.session() as session:
+            for plan in self.plans:
+                if not session.finished(plan):
+                    run_phase(self.module, self.rows, lambda batch, phase: None, plan, session)
         return session
+
+
+@pytest.fixture(scope="session")
+def damaged_shards(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> str:
+    """The tiny data with six broken training pictures."""
+    copied = shutil.copytree(tiny_shards, tmp_path_factory.mktemp("damaged") / "shards")
+    folder = copied / Artifact.open(str(copied)).manifest["folder"]
+    shards = ShardSet.open(str(folder), tmp_path_factory.mktemp("cache"))
+    for row in shards.table("train").slice(2, 6).to_pylist():
+        data = bytearray((folder / row["shard"]).read_bytes())
+        data[row["image_offset"] + 60] ^= 1
+        (folder / row["shard"]).write_bytes(data)
+    return str(copied)
 
 
 @pytest.fixture

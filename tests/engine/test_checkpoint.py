@@ -10,7 +10,7 @@ import torch
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.config import Phase, Rates
-from cmapkd_core.engine.checkpoint import Checkpoints
+from cmapkd_core.engine.checkpoint import Checkpoints, Snapshot
 
 STATE = {"optimiser": {}, "random": [], "history": [{"step": 1}], "replaced": []}
 
@@ -26,7 +26,7 @@ def checkpoints(tmp_path: Path):
 
 def save(checkpoints: Checkpoints, step: int, phase: int = 0) -> None:
     tensors = {"weights.safetensors": {"w": torch.full((3, 2), float(step)), "n": torch.tensor(step)}}
-    checkpoints.save(phase, step, tensors, STATE | {"mark": step})
+    checkpoints.write(Snapshot.take(phase, step, tensors, STATE | {"mark": step}))
 
 
 def step_of(checkpoints: Checkpoints) -> int | None:

@@ -6,32 +6,19 @@ the same step, and the run goes on bit for bit.
 """
 
 import json
-import shutil
+import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.stages import train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
-
-
-@pytest.fixture(scope="module")
-def damaged_shards(tmp_path_factory, tiny_shards) -> str:
-    """The tiny data with six broken training pictures."""
-    copied = shutil.copytree(tiny_shards, tmp_path_factory.mktemp("damaged") / "shards")
-    folder = copied / Artifact.open(str(copied)).manifest["folder"]
-    shards = ShardSet.open(str(folder), tmp_path_factory.mktemp("cache"))
-    for row in shards.table("train").slice(2, 6).to_pylist():
-        data = bytearray((folder / row["shard"]).read_bytes())
-        data[row["image_offset"] + 60] ^= 1
-        (folder / row["shard"]).write_bytes(data)
-    return str(copied)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +69,28 @@ def test_corrupt_pairs_of_both_processes_are_counted_and_listed(tmp_path, pair, 
     found, count = listed(pair[0]["damaged"])
     assert (found, count) == listed(alone)
     assert count == len(found) == len({line["key"] for line in found}) > 2
+
+
+def test_corrupt_pairs_of_both_processes_count_against_the_bound(pair):
+    """Four of the 87 may be corrupt, and neither process alone meets more."""
+    first, second = (report["bad"] for report in pair)
+    assert first == second
+    assert re.match(r"[56] of 87 training samples are corrupt, more than data\.quarantine_bound=0\.05 allows", first)
+
+
+def test_a_checkpoint_that_rank_0_could_not_write_stops_both(pair):
+    first, second = (report["unsaved"] for report in pair)
+    assert first.startswith("cannot write")
+    assert second == f"rank 0 could not write a checkpoint: {first}"
+
+
+def test_the_selector_learns_from_one_table_that_both_processes_read(pair):
+    assert pair[0]["alsn"] == pair[1]["alsn"]
+    artifact = Artifact.open(pair[0]["alsn"])
+    tables = [pq.read_table(artifact.fetch(f"{name}.parquet")) for name in ("sample_stats", "weights")]
+    assert tables[0].num_rows == tables[1].num_rows == 84  # 87 pairs in batches of 14
+    assert len(points(pair[0]["alsn"])) == 12
+    assert not list(Artifact.open(artifact.manifest["inputs"]["init"]["url"]).cache.glob("columns-*"))
 
 
 def test_sigterm_on_one_rank_stops_both_at_the_same_step_and_the_run_goes_on_bit_for_bit(pair):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.loop import freeze_all_but, gradient_shares, numbers, share_batch_statistics, weighted_total
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
+from cmapkd_core.methods.base import Outcome
 
 BOTH = Phase(1, Rates(student=1e-2, pyramid=1e-2))
 
@@ -162,8 +164,8 @@ def test_speed_after_resuming_counts_this_execution_only(toy, terminate_after, m
 def test_checkpoints_come_every_few_steps_and_at_a_phases_end(toy):
     one = toy(runtime=dataclasses.replace(toy().runtime, checkpoint_every=4))
     saved: list[int] = []
-    original = one.checkpoints.save
-    one.checkpoints.save = lambda phase, step, *rest: (saved.append(step), original(phase, step, *rest))  # type: ignore
+    original = one.checkpoints.write
+    one.checkpoints.write = lambda snapshot: (saved.append(snapshot.step), original(snapshot))  # type: ignore
     one.run()
     assert saved == [4, 8, 10]
 
@@ -185,6 +187,21 @@ def test_gradient_shares_by_hand():
     }
     shares = gradient_shares(terms, {"one": 1.0, "two": 1.0, "off": 0.0, "none": 1.0}, [first, second])
     assert shares == pytest.approx({"one": 0.25, "two": 0.75, "off": 0.0})
+
+
+def through_fp16(scale: float, large: float = 1e-8) -> dict[str, float]:
+    """Shares of two terms whose gradients are 3e-8 and `large` in every entry."""
+    root = torch.zeros(4, requires_grad=True)
+    hidden = root.half().float()
+    return gradient_shares({"a": 3e-8 * hidden.sum(), "b": large * hidden.sum()}, {"a": 1.0, "b": 1.0}, [root], scale)
+
+
+def test_shares_at_the_scalers_scale_see_what_fp16_rounds_to_zero():
+    assert through_fp16(2.0**16) == pytest.approx({"a": 0.75, "b": 0.25}, rel=1e-2)
+
+
+def test_a_gradient_that_overflows_leaves_no_shares():
+    assert through_fp16(2.0**16, large=10.0) == {}
 
 
 def test_frozen_roots_have_no_shares():
@@ -214,3 +231,39 @@ def test_batch_norms_over_all_ranks_keep_their_activations():
     assert [isinstance(shared[i], nn.SyncBatchNorm) for i in (1, 3, 6)] == [True] * 3
     assert shared.state_dict().keys() == alone.state_dict().keys()
     assert torch.equal(shared(x), alone.eval()(x))
+
+
+def test_batch_norms_that_an_earlier_phase_has_shared_keep_their_activations_too():
+    """Every phase of a stage shares the same module's batch norms; a layer may have joined it meanwhile."""
+    torch.manual_seed(0)
+    alone = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.ReLU6)).train()
+    x = torch.randn(16, 3, 6, 6)
+    alone(x)
+    shared = share_batch_statistics(copy.deepcopy(alone))
+    shared.append(nn.BatchNorm2d(8))
+    again = share_batch_statistics(shared).eval()
+    assert torch.equal(again[:2](x), alone.eval()(x))
+    assert [isinstance(again[i], nn.SyncBatchNorm) for i in (1, 2)] == [True] * 2
+    assert share_batch_statistics(again[1]) is again[1]
+
+
+def test_the_time_of_earlier_attempts_counts(toy, terminate_after):
+    """Of a student that was trained in three pods the report gives what it took, not what the last pod took."""
+    for number in (1, 2):
+        cut = toy("cut")
+        cut.rows.before = lambda step: time.sleep(0.05)
+        terminate_after(3)
+        with pytest.raises(Interrupted):
+            cut.run()
+        assert toy("cut").session().earlier_seconds >= number * 3 * 0.05
+
+
+def test_a_scale_that_an_update_takes_over_clips_bound_is_clamped(toy):
+    one = toy(phases=(Phase(1, Rates(student=1.0)),))
+    one.module.log_scale = nn.Parameter(torch.tensor(4.0))
+    one.module.groups = lambda phase: {"student": [one.module.log_scale]}
+    one.module.forward = lambda batch, targets, phase, step: Outcome(
+        {"task": -one.module.log_scale, "intra": torch.zeros(())}
+    )
+    one.run()
+    assert one.module.log_scale.item() == torch.tensor(math.log(100)).item()

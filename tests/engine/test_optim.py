@@ -91,12 +91,28 @@ def test_each_group_has_its_own_rate_on_the_same_curve():
     assert made.set_rates(3) == pytest.approx({"student": 2.5e-3, "pyramid": 2.5e-4})
 
 
-def test_the_norm_is_given_before_clipping_and_zero_clips_nothing_on_the_way():
-    for bound in (1e-3, 1e9):
-        made, linear, _ = optimiser(OptimConfig(clip_norm=bound))
-        made.backward(1000 * linear.weight.sum())
-        assert made.update() == pytest.approx(1000 * math.sqrt(6), rel=1e-5)
-        assert all(p.grad is None for p in linear.parameters())
+@pytest.mark.parametrize("bound", [1e-3, 1e9, 0.0])
+def test_the_norm_is_given_before_clipping(bound):
+    made, linear, _ = optimiser(OptimConfig(clip_norm=bound))
+    made.backward(1000 * linear.weight.sum())
+    assert made.update() == pytest.approx(1000 * math.sqrt(6), rel=1e-5)
+    assert all(p.grad is None for p in linear.parameters())
+
+
+def test_a_bound_of_zero_clips_nothing():
+    """An update is that of a bound which no gradient reaches, bit for bit."""
+    moved = []
+    for bound in (0.0, 1e9):
+        made, linear, _ = optimiser(OptimConfig(clip_norm=bound, weight_decay=0.0))
+        before = linear.weight.detach().clone()
+        made.backward(1000 * linear.weight.square().sum())
+        made.update()
+        # AdamW's step forgets the gradient's scale, its moment does not.
+        moved.append((linear.weight.detach() - before, made.state()[0]["0.exp_avg"]))
+    (step, moment), (expected_step, expected_moment) = moved
+    assert torch.equal(step, expected_step)
+    assert torch.equal(moment, expected_moment)
+    assert (step != 0).all()
 
 
 def test_state_survives_a_round_trip_bit_for_bit():

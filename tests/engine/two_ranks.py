@@ -1,13 +1,15 @@
 """What each of two processes does in test_distributed.py: `two_ranks.py ROOT SHARDS TEACHER DAMAGED_SHARDS`."""
 
+import contextlib
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from cmapkd_core import parallel
+from cmapkd_core import parallel, storage
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages import train
@@ -39,6 +41,31 @@ def run(root: str, name: str, row: str, overrides: str, shards: str, teacher: st
     return train.run(request, stage="joint", shards=shards, teacher=teacher)
 
 
+def chain(root: str, shards: str, teacher: str) -> str:
+    """Stage alsn after a warm-up."""
+    request, init = Request("tiny", f"{root}/chain", overrides=SIX), ""
+    for stage in ("warmup", "alsn"):
+        init = train.run(request, stage=stage, shards=shards, teacher=teacher, init=init)
+    return init
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No checkpoint of rank 0, which writes them, can be stored."""
+    put = storage.put
+
+    def stored(path: Path, url: str) -> None:
+        if "/work/checkpoints/" in url:
+            raise storage.StorageError(f"cannot write {url}: no space left")
+        put(path, url)
+
+    storage.put = stored
+    try:
+        yield
+    finally:
+        storage.put = put
+
+
 def refused(*given: str) -> str:
     try:
         run(*given)
@@ -68,8 +95,13 @@ def main(root: str, shards: str, teacher: str, damaged: str) -> None:
     for row in ("no_alsn", "kd", "finetune", "none", *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
     result["damaged"] = run(root, "damaged", "finetune", f"{SIX} data.quarantine_bound=0.5", damaged, teacher)
+    result["bad"] = refused(root, "bad", "finetune", f"{SIX} data.quarantine_bound=0.05", damaged, teacher)
     result["small"] = refused(root, "small", "finetune", "optim.batch=1", shards, teacher)
     result["odd"] = refused(root, "odd", "finetune", "optim.batch=15", shards, teacher)
+    result["alsn"] = chain(root, shards, teacher)
+    with full_disk():
+        every = SIX.replace("every=100", "every=2")
+        result["unsaved"] = refused(root, "unsaved", "finetune", every, shards, teacher)
     stop_rank_one_after(3)
     try:
         run(root, "cut", "none", SIX, shards, teacher)
