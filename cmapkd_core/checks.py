@@ -168,7 +168,7 @@ def _check_ranges(recipe: Recipe) -> None:
     leaves = flatten(recipe)
     never_negative = ("epochs", "clip_norm", "weight_decay")
     above_zero = ("method.tau", "method.kd_tau", "selector.tau", "selector.utility_tau")
-    shares = ("beta1", "beta2", "dropout", "optim.warmup", "val_share", "test_share", "quarantine_bound")
+    shares = ("dropout", "optim.warmup", "val_share", "test_share", "quarantine_bound")
     for name, value in leaves.items():
         last = name.rpartition(".")[2]
         if (last in never_negative or ".lr." in name or name.startswith("method.weights.")) and value < 0:
@@ -177,6 +177,8 @@ def _check_ranges(recipe: Recipe) -> None:
             raise InputError(f"{name}={value}: it must be above 0")
         if (last in shares or name in shares) and not 0 <= value <= 1:
             raise InputError(f"{name}={value}: it must be from 0 to 1")
+        if name in ("optim.beta1", "optim.beta2") and not 0 <= value < 1:
+            raise InputError(f"{name}={value}: it must be from 0 to below 1")
 
 
 def _check_sizes(recipe: Recipe) -> None:

@@ -52,8 +52,9 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     # A field that is younger than the record had no other value then than the one that its strings give it now.
     recorded = _result_fields(earlier) | earlier["fields"]
     changed = differences(fields, {name: value for name, value in recorded.items() if name in fields})
-    if suite or not stage:
-        changed = differences(suite, {name: earlier[name] for name in SUITE if name in earlier}) + changed
+    asked = {name: earlier[name] for name in SUITE if name in earlier}
+    if not stage or (suite and asked):  # a record that another stage than a suite's report has written has no suite
+        changed = differences(suite, asked) + changed
     if changed:
         lines = "\n  ".join(changed)
         way_out = "give this one another --run name, or ask for the recipe it had"

@@ -13,15 +13,8 @@ from typing import Any
 from kfp import dsl
 
 IMAGE = "set-by-the-pipeline"
-
-
-LAUNCH = (
-    "launch",
-    "processes",
-    "shutdown_timeout",
-    "job",
-    "image",
-)  # how a stage is started, which the stage is not told
+# How a stage is started, which the stage is not told.
+LAUNCH = ("launch", "processes", "shutdown_timeout", "job", "image")
 
 
 def stage_argv(given: Mapping[str, Any], **more: Any) -> list[Any]:

@@ -32,7 +32,7 @@ class Task:
     pod: str
     inputs: dict[str, str] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
-    collects: dict[str, dict[str, str]] = field(default_factory=dict)  # argument -> {key: task}, given as one JSON
+    collects: dict[str, dict[str, str]] = field(default_factory=dict)  # argument -> {key: task}, an input each
     row: str = ""  # of recipes.ROWS; "": the run's own
     seed: str = ""  # "": the run's own
     data: str = ""  # SOURCE[:URL]; "": the run's own

@@ -309,7 +309,8 @@ def test_as_json_is_plain():
         ("none", "method.kd_tau=0", r"method\.kd_tau=0\.0: it must be above 0"),
         ("none", "selector.utility_tau=0", r"selector\.utility_tau=0\.0: it must be above 0"),
         ("none", "method.weights.fd=-1", r"method\.weights\.fd=-1\.0: it cannot be below 0"),
-        ("none", "optim.beta2=1.5", r"optim\.beta2=1\.5: it must be from 0 to 1"),
+        ("none", "optim.beta2=1", r"optim\.beta2=1\.0: it must be from 0 to below 1"),
+        ("none", "teacher_fit.dropout=1.5", r"teacher_fit\.dropout=1\.5: it must be from 0 to 1"),
         ("none", "optim.precision=fp8", r"unknown precision 'fp8': did you mean"),
     ],
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +30,19 @@ def fetch_once(url: str, name: str, digest: str, cache: Path) -> Path:
         return storage.fetch(storage.join(url, name), target)
     if target.exists():  # complete and checked, by us or by another process
         return target
-    with _turn(cache / f".{name}.lock"):
+    with _turn(target) as folder:
         if not target.exists():  # nobody has fetched it while we waited
-            _fetch(storage.join(url, name), digest, target)
+            _fetch(storage.join(url, name), digest, target, folder)
     return target
 
 
-def _fetch(url: str, digest: str, target: Path) -> None:
-    """Make `target`, which appears complete and checked. Only one process at a time may be here."""
-    folder = target.with_name(f".{target.name}.part")
+def machine_folder() -> Path:
+    """Where this user's processes of a machine share copies."""
+    return Path(tempfile.gettempdir()) / f"cmapkd-{os.getuid()}"
+
+
+def _fetch(url: str, digest: str, target: Path, folder: Path) -> None:
+    """Make `target`, which appears complete and checked; `folder` is for its parts, and of one process at a time."""
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed: a file may have gigabytes
     try:
         for _ in range(2):
@@ -49,22 +56,26 @@ def _fetch(url: str, digest: str, target: Path) -> None:
 
 
 @contextmanager
-def _turn(lock: Path) -> Iterator[None]:
-    """One process or thread of the machine at a time. The kernel frees the lock of a process that is killed.
+def _turn(target: Path) -> Iterator[Path]:
+    """A folder for the parts of `target`, for one process or thread of the machine at a time.
 
-    The file stays: who deleted it would let two in, one with the old file and one with a new one.
+    The kernel frees the lock of a process that is killed. Its file stays: who deleted it would let two in, one with the
+    old file and one with a new one. Neither lies beside the target, where whole folders are read.
     """
+    turns = machine_folder() / "turns"
+    name = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = open(lock, "ab")  # noqa: SIM115  closed below
+        for folder in (turns, target.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        file = open(turns / f"{name}.lock", "ab")  # noqa: SIM115  closed below
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise storage.StorageError(
-            f"cannot keep copies in {lock.parent}: {error.strerror or error}; give this process a TMPDIR on a disk of "
-            "this machine"
+            f"cannot keep copies in {target.parent}: {error.strerror or error}; give this process a TMPDIR on a disk "
+            "of this machine"
         ) from error
     try:
-        yield
+        yield turns / f"{name}.part"
     finally:
         # Not by closing alone: a worker that was forked meanwhile has the file open too, and would keep the lock.
         fcntl.flock(file, fcntl.LOCK_UN)

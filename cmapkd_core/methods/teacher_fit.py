@@ -121,6 +121,7 @@ class SpaceFit(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.heads = nn.ParameterList(backbone.heads())
         self._locked = (backbone,)  # in a tuple: the towers are no part of this module's state
+        self.log_scales = (backbone.model.logit_scale,)
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """Both projections and the logit scale."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.models.architecture import TEXT_FILES
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.construct import TEXT_FOLDER, construct
 from cmapkd_core.models.weights import fill, read_tensors
@@ -49,7 +50,7 @@ def load_model(folder: Path) -> Backbone:
     except ValueError as error:
         raise InputError(f"model folder {folder}: {CONFIG} is no JSON ({error}): write the folder again") from error
     text = folder / TEXT_FOLDER
-    files = {path.name: path.read_bytes() for path in sorted(text.iterdir())} if text.is_dir() else {}
+    files = {name: (text / name).read_bytes() for name in sorted(TEXT_FILES) if (text / name).is_file()}
     backbone = construct(folder.name, config, files, seed=0)
     fill(backbone.model, read_tensors(folder / WEIGHTS), f"{WEIGHTS} does not fit {CONFIG} in {folder}")
     return backbone

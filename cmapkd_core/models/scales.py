@@ -13,8 +13,9 @@ NAMES = ("logit_scale", "log_scale")  # of the parameters: of an open_clip model
 
 
 def trained_scales(module: nn.Module) -> list[nn.Parameter]:
-    """The log scales anywhere in a module that are trained now."""
-    return [p for name, p in module.named_parameters() if name.rpartition(".")[2] in NAMES and p.requires_grad]
+    """The log scales anywhere in a module that are trained now; a module that holds one otherwise has `log_scales`."""
+    named = [p for name, p in module.named_parameters() if name.rpartition(".")[2] in NAMES]
+    return [p for p in (*named, *getattr(module, "log_scales", ())) if p.requires_grad]
 
 
 @torch.no_grad()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmapkd_core import storage
-from cmapkd_core.data.copies import fetch_once
+from cmapkd_core.data.copies import fetch_once, machine_folder
 from cmapkd_core.errors import InputError
 
 MANIFEST, RETIRED = "manifest.json", "retired/"
@@ -92,7 +91,7 @@ class Artifact:
 
 def cache_of(url: str) -> Path:
     """A local folder for copies of what lies at `url`, shared by the ranks of a machine."""
-    return Path(tempfile.gettempdir()) / "cmapkd" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    return machine_folder() / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def find(url: str) -> Artifact | None:

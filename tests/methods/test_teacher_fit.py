@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from cmapkd_core.config import ALL_LEVELS, Phase, Rates, TeacherFitConfig
 from cmapkd_core.evaluate.levels import Variance
 from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
+from cmapkd_core.models.scales import trained_scales
 
 PHASE = Phase(1, Rates(pyramid=1e-3))
 SPACE = Phase(1, Rates(heads=1e-3))
@@ -133,3 +134,8 @@ def test_explained_variance_adds_up_over_batches_and_knows_its_ends():
     constant.add(torch.ones(4, 2), torch.zeros(4, 2))
     assert perfect.value() == 1
     assert constant.value() == 0
+
+
+def test_the_scale_of_the_space_is_among_those_that_are_bounded(tiny_models):
+    backbone = tiny_models("tiny-teacher")
+    assert [p is backbone.model.logit_scale for p in trained_scales(SpaceFit(backbone, TeacherFitConfig()))] == [True]

@@ -1,4 +1,4 @@
-"""Where rows come from: one file and one line of SOURCES each."""
+"""Where rows come from: one file and one line of SOURCES each, and the name in `config.SOURCES`."""
 
 from __future__ import annotations
 
