@@ -33,7 +33,8 @@ suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core
 	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(addprefix --set ,$(SET)) $(addprefix --run ,$(RUN)) $(addprefix --data ,$(DATA))
 
 # A file's tests stay in one process, which has one thread (tests/conftest.py); `python -m pytest FILE` runs in this one.
-TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+# Files in their order: the whole run of tests/acceptance, one of few tests and minutes, begins first and not last.
+TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: install ## the tests
 	$(TESTS)

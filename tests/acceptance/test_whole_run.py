@@ -269,3 +269,30 @@ def warmup_inputs(done: Done) -> tuple[str, ...]:
 def losses(url: str) -> list[dict[str, float]]:
     """The terms at every logged step."""
     return [point["terms"] for point in json.loads(Artifact.open(url).fetch("history.json").read_text())["points"]]
+
+
+@in_the_image
+@pytest.mark.parametrize(
+    ("more", "read"),
+    [
+        (
+            ("--set", "evaluate.sets=retrieval=scenes_vqa,efficiency"),
+            {"retrieval-scenes_vqa/student", "efficiency/teacher"},
+        ),
+        (("--suite", "smoke", "--seeds", "1"), {"evaluation finetune/0", "evaluation none/0", "training none/0"}),
+    ],
+    ids=["sets", "suite"],
+)
+def test_a_report_gets_every_artifact_that_it_collects(
+    done: Done, more: tuple[str, ...], read: set[str], tmp_path: Path
+) -> None:
+    """KFP itself fills in the URLs, and a suite's rows; a report names as missing what it did not get."""
+    root = f"{done.job.arguments['root']}/collected"
+    given = arguments(tmp_path, done.env["MLFLOW_TRACKING_URI"], root, "tiny", "--compile-only", "-", *more)
+    with environment(done.env):
+        job = decide(submit.parser().parse_args(given))
+        containers.run_pipeline(job, done.env, tmp_path)
+        report = Artifact.open(job.urls[job.tasks[-1].name])
+    wanted = {name for task in job.tasks for name in task.collects.get("evaluations", {})}
+    assert read <= set(report.manifest["inputs"])
+    assert {name for name in wanted if not any(name in got for got in report.manifest["inputs"])} == set()
