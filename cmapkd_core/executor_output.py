@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def show(pages: Mapping[str, bytes], values: dict[str, float], metrics: str, executor_input: str) -> None:
+    """Write what the UI shows of a task: pages by local file, the numbers into the local file `metrics`; "" is none."""
+    for target, data in (*pages.items(), (metrics, json.dumps(values, indent=1).encode())):
+        if target:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(target).write_bytes(data)
+    write_executor_output(executor_input, values)
 
 
 def write_executor_output(executor_input: str, metrics: dict[str, float], artifact: str = "metrics") -> None:

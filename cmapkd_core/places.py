@@ -124,9 +124,9 @@ def report_url(root: str, run: str, expectations: str = "") -> str:
     return storage.join(run_url(root, run), "report-with-expectations" if expectations else "report")
 
 
-def check_url(root: str, run: str, kind: str) -> str:
-    """URL of what stage `check` found in one kind of pod."""
-    return storage.join(root, "checks", run, f"{kind}.json")
+def check_url(root: str, run: str, task: str) -> str:
+    """URL of what a task of `submit.py --check` found in its pod."""
+    return storage.join(root, "checks", run, f"{task}.json")
 
 
 def _below(root: str, url: str) -> str:

@@ -1,33 +1,33 @@
-"""One Kubeflow container component per stage: an argv and nothing else.
+"""The Kubeflow container component of every stage: an argv and nothing else.
 
-Every stage takes the same request (which recipe, where the artifacts lie, under what run name), the URLs of
-the artifacts that it reads, and writes the URL of its own artifact into an output file. The image is set by
-the pipeline; it needs no ENTRYPOINT.
+A row for a stage: what it is told beside REQUEST, which all are told. Each writes the URL of its artifact into an
+output file. No input has a default: KFP 2.17 resolves an argv with what a task gives, and refuses a placeholder of an
+input that it leaves to the component's default (backend/src/v2/driver/util.go). So a task gives every input, an empty
+one too. The image is set by the pipeline; it needs no ENTRYPOINT.
 """
+
+from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl
 
 IMAGE = "set-by-the-pipeline"
-# How a stage is started, which the stage is not told.
-LAUNCH = ("launch", "processes", "shutdown_timeout", "job", "image")
+REQUEST = (  # the fields of stages.common.Request
+    *("recipe", "ablation", "overrides", "seed", "data", "root", "run", "tracking_uri"),
+    *("redo", "own_overrides", "check"),
+)
+RANKS = ("processes", "shutdown_timeout", "job", "image")  # how a stage of several ranks is started; it is not told
+ARTIFACT = {"artifact": dsl.OutputPath(str)}
+# What the UI shows of a task. Numbers reach it only as metadata in KFP's executor output (kubeflow/pipelines#6116),
+# so a stage with these is also told the executor input, which says where that file goes.
+PAGES = {"html": dsl.Output[dsl.HTML], "markdown": dsl.Output[dsl.Markdown], "metrics": dsl.Output[dsl.Metrics]}
 
-
-def stage_argv(given: Mapping[str, Any], **more: Any) -> list[Any]:
-    """`--name value` for every parameter of a component, in order; `given` is its `locals()`, KFP placeholders.
-
-    Of an output artifact the stage is told the local path, of several artifacts `--name key URL key URL`.
-    """
-    told = {name: getattr(value, "path", value) for name, value in given.items() if name not in LAUNCH} | more
-    return [part for name, value in told.items() for part in (f"--{name.replace('_', '-')}", *_elements(value))]
-
-
-def _elements(value: Any) -> list[Any]:
-    return [part for pair in value.items() for part in pair] if isinstance(value, Mapping) else [value]
+Launch = Callable[..., list[Any]]
 
 
 def torchrun(module: str, processes: Any, shutdown_timeout: Any, job: Any, image: Any) -> list[Any]:
@@ -40,7 +40,7 @@ def torchrun(module: str, processes: Any, shutdown_timeout: Any, job: Any, image
     return [*launcher, "-m", "--", module]  # without -- torchrun takes the stage's --run for its own --run-path
 
 
-def alone(module: str, processes: Any, shutdown_timeout: Any, job: Any, image: Any) -> list[Any]:
+def alone(module: str, **ranks: Any) -> list[Any]:
     """The command of a stage with a single rank: no launcher between the stage and its exit code."""
     return ["python", "-m", module]
 
@@ -51,31 +51,82 @@ def spread(module: str, processes: Any, shutdown_timeout: Any, job: Any, image: 
     return ["python", "-m", "pipelines.trainjob", "--job", job, "--image", image, *ranks, "--", module]
 
 
-def collecting(function: Callable[..., dsl.ContainerSpec], collects: Mapping[str, Mapping[str, str]]) -> Any:
-    """The component of a function of which some arguments hold an artifact for each of their keys.
+@dataclass(frozen=True)
+class Component:
+    """The component of a stage.
 
-    Each such artifact is an input of its own, and a whole element of the argv. In a longer string KFP finds a
-    placeholder by chance alone: the launcher replaces each once and in random order (kubeflow/pipelines#13977), and
-    the driver takes an element that holds one for that one.
-
-    Args:
-        collects: argument -> its keys; the input of each is `collected_name`.
+    stage: module below cmapkd_core.stages. inputs: what it is told beside REQUEST. collects: arguments that hold an
+    artifact for each of their keys. ranks: it can have several. shows: its outputs are PAGES too.
     """
-    signature = inspect.signature(function)
-    plain = [parameter for name, parameter in signature.parameters.items() if name not in collects]
-    names = [collected_name(argument, key) for argument, keys in collects.items() for key in keys]
-    inputs = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=str) for name in names]
 
-    def made(*values: Any) -> dsl.ContainerSpec:
-        given = dict(zip([*(parameter.name for parameter in plain), *names], values, strict=True))
-        urls = {name: {key: given.pop(collected_name(name, key)) for key in keys} for name, keys in collects.items()}
-        return function(**given, **urls)
+    stage: str
+    inputs: tuple[str, ...] = ()
+    collects: tuple[str, ...] = ()
+    ranks: bool = False
+    shows: bool = False
 
-    made.__name__, made.__doc__ = function.__name__, function.__doc__
-    made.__signature__ = signature.replace(parameters=[*plain, *inputs])  # type: ignore[attr-defined]
-    return dsl.container_component(made)
+    def made(self, launch: Launch, keys: Mapping[str, Iterable[str]]) -> Any:
+        """KFP's component, started by `launch`; `keys` has for each of `collects` the keys that it holds.
+
+        Each collected artifact is an input of its own, and a whole element of the argv. In a longer string KFP finds a
+        placeholder by chance alone: up to 2.16 the launcher replaces each once and in random order
+        (kubeflow/pipelines#13977).
+        """
+        held = {name: {key: collected_name(name, key) for key in keys[name]} for name in self.collects}
+        ranks = RANKS if self.ranks else ()
+        inputs = [*REQUEST, *self.inputs, *(name for names in held.values() for name in names.values()), *ranks]
+        outputs = ARTIFACT | (PAGES if self.shows else {})
+
+        def argv(*values: Any) -> dsl.ContainerSpec:
+            given = dict(zip([*inputs, *outputs], values, strict=True))
+            told: dict[str, Any] = {name: [given[name]] for name in (*REQUEST, *self.inputs)}
+            told |= {
+                name: [part for key, of in keys.items() for part in (key, given[of])] for name, keys in held.items()
+            }
+            told |= {name: [getattr(given[name], "path", given[name])] for name in outputs}
+            if self.shows:
+                told["executor_input"] = [dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+            return dsl.ContainerSpec(
+                image=IMAGE,
+                command=launch(f"cmapkd_core.stages.{self.stage}", **{name: given[name] for name in ranks}),
+                args=[part for name, parts in told.items() for part in (f"--{name.replace('_', '-')}", *parts)],
+            )
+
+        return dsl.container_component(_signed(argv, self.stage, dict.fromkeys(inputs, str) | outputs))
+
+
+def _signed(function: Callable[..., Any], name: str, parameters: Mapping[str, Any]) -> Any:
+    """The function under a name and with parameters, from which KFP reads a component's interface."""
+    function.__name__ = name
+    one = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    listed = [inspect.Parameter(parameter, one, annotation=kind) for parameter, kind in parameters.items()]
+    function.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+    return function
 
 
 def collected_name(argument: str, key: str) -> str:
     """Name of the input that is `key` of an argument: evaluations_no_alsn_0."""
     return re.sub(r"\W", "_", f"{argument}_{key}")
+
+
+PREPARE = Component("prepare")
+TEACHER = Component("teacher", ("shards",), ranks=True)
+TRAIN = Component("train", ("stage", "shards", "teacher", "init"), ranks=True)
+EVALUATE = Component("evaluate", ("model", "shards", "task"))
+LEVELS = Component("levels", ("shards", "teacher", "joint"))
+EXPORT = Component("export", ("model", "shards", "evaluation"))
+REPORT = Component(
+    "report",
+    (
+        *("shards", "teacher", "warmup", "alsn", "joint", "reference"),
+        *("teacher_eval", "before_eval", "student_eval", "reference_eval", "levels"),
+    ),
+    collects=("evaluations",),
+    shows=True,
+)
+SUITE_REPORT = Component(
+    "suite_report",
+    ("suite", "teacher_eval", "executions", "naive", "expectations"),
+    collects=("evaluations", "trainings", "before", "more"),
+    shows=True,
+)

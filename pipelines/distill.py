@@ -20,13 +20,7 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.fields import as_overrides, override, parse_overrides
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
 from cmapkd_core.recipes import REFERENCE, ROWS, data_fields
-from components.evaluate import evaluate
-from components.export import export
-from components.levels import levels
-from components.prepare import prepare
-from components.report import report
-from components.teacher import teacher
-from components.train import train
+from components import EVALUATE, EXPORT, LEVELS, PREPARE, REPORT, TEACHER, TRAIN, Component
 from pipelines.evaluations import collected, extra_tasks
 from pipelines.graph import Plan, Task, connect, write_package
 from pipelines.site import Site
@@ -37,27 +31,28 @@ DATA = {"shards": "prepare"}
 TAUGHT = {**DATA, "teacher": "teacher"}
 CONTROL: dict[str, Any] = {"row": REFERENCE, "own_overrides": as_overrides(ROWS[REFERENCE])}
 WARMUP, JOINT = {"stage": "warmup", "init": ""}, {"stage": "joint"}
+OWN_TASKS = {"task": ""}  # of an evaluation: those of the recipe
 
 TASKS = (
-    Task("prepare", prepare, "prepare"),
-    Task("teacher", teacher, "train", DATA),
-    Task("warmup", train, "train", TAUGHT, WARMUP),
-    Task("alsn", train, "train", {**TAUGHT, "init": "warmup"}, {"stage": "alsn"}),
-    Task("joint", train, "train", {**TAUGHT, "init": "alsn"}, JOINT),
-    Task("evaluate-student", evaluate, "evaluate", {**DATA, "model": "joint"}),
-    Task("levels", levels, "evaluate", {**TAUGHT, "joint": "joint"}),
-    Task("export", export, "report", {**DATA, "model": "joint", "evaluation": "evaluate-student"}),
+    Task("prepare", PREPARE, "prepare"),
+    Task("teacher", TEACHER, "train", DATA),
+    Task("warmup", TRAIN, "train", TAUGHT, WARMUP),
+    Task("alsn", TRAIN, "train", {**TAUGHT, "init": "warmup"}, {"stage": "alsn"}),
+    Task("joint", TRAIN, "train", {**TAUGHT, "init": "alsn"}, JOINT),
+    Task("evaluate-student", EVALUATE, "evaluate", {**DATA, "model": "joint"}, OWN_TASKS),
+    Task("levels", LEVELS, "evaluate", {**TAUGHT, "joint": "joint"}),
+    Task("export", EXPORT, "report", {**DATA, "model": "joint", "evaluation": "evaluate-student"}),
     # the branch without a teacher
-    Task("reference-warmup", train, "train", TAUGHT, WARMUP, **CONTROL),
-    Task("reference-joint", train, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, **CONTROL),
-    Task("evaluate-reference", evaluate, "evaluate", {**DATA, "model": "reference-joint"}),
-    Task("evaluate-teacher", evaluate, "evaluate", {**DATA, "model": "teacher"}),
-    Task("evaluate-before", evaluate, "evaluate", DATA, {"model": RECIPE_STUDENT}),
+    Task("reference-warmup", TRAIN, "train", TAUGHT, WARMUP, **CONTROL),
+    Task("reference-joint", TRAIN, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, **CONTROL),
+    Task("evaluate-reference", EVALUATE, "evaluate", {**DATA, "model": "reference-joint"}, OWN_TASKS),
+    Task("evaluate-teacher", EVALUATE, "evaluate", {**DATA, "model": "teacher"}, OWN_TASKS),
+    Task("evaluate-before", EVALUATE, "evaluate", DATA, {**OWN_TASKS, "model": RECIPE_STUDENT}),
 )
 
-REPORT = Task(
+REPORT_TASK = Task(
     "report",
-    report,
+    REPORT,
     "report",
     {
         **TAUGHT,
@@ -77,7 +72,7 @@ REPORT = Task(
 def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
     """Every task of a run: those that all recipes have, the recipe's own evaluations, the report."""
     extra = extra_tasks(recipe)
-    return (*TASKS, *extra, replace(REPORT, collects={"evaluations": collected(extra)}))
+    return (*TASKS, *extra, replace(REPORT_TASK, collects={"evaluations": collected(extra)}))
 
 
 def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root: str, run: str) -> dict[str, str]:
@@ -95,15 +90,13 @@ def _stage_place(root: str, recipe: Recipe, told: Mapping[str, str], run: str) -
 
 
 # Component -> URL of its artifact, from the root, the recipe, what the task is told, and the run.
-PLACES: dict[Any, Callable[[str, Recipe, Mapping[str, str], str], str]] = {
-    prepare: lambda root, recipe, told, run: stage_url(root, "prepare", recipe),
-    teacher: lambda root, recipe, told, run: stage_url(root, "teacher", recipe),
-    evaluate: lambda root, recipe, told, run: evaluation_url(
-        root, told["model"], told["shards"], recipe, told.get("task", "")
-    ),
-    export: lambda root, recipe, told, run: export_url(root, told["model"], told["shards"], recipe, told["evaluation"]),
-    levels: lambda root, recipe, told, run: levels_url(root, recipe),
-    report: lambda root, recipe, told, run: report_url(root, run),
+PLACES: dict[Component, Callable[[str, Recipe, Mapping[str, str], str], str]] = {
+    PREPARE: lambda root, recipe, told, run: stage_url(root, "prepare", recipe),
+    TEACHER: lambda root, recipe, told, run: stage_url(root, "teacher", recipe),
+    EVALUATE: lambda root, recipe, told, run: evaluation_url(root, told["model"], told["shards"], recipe, told["task"]),
+    EXPORT: lambda root, recipe, told, run: export_url(root, told["model"], told["shards"], recipe, told["evaluation"]),
+    LEVELS: lambda root, recipe, told, run: levels_url(root, recipe),
+    REPORT: lambda root, recipe, told, run: report_url(root, run),
 }
 
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.places import RECIPE_STUDENT
-from components.evaluate import evaluate
-from components.prepare import prepare
+from components import EVALUATE, PREPARE
 from pipelines.graph import Task
 
 # Role in the report -> the task whose artifact holds the model; what the recipe itself names has none.
@@ -38,7 +37,7 @@ def extra_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[T
         shards = _called("prepare", data)
         if data:
             only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
-            tasks.setdefault(shards, Task(shards, prepare, "prepare", data=data, own_overrides=only))
+            tasks.setdefault(shards, Task(shards, PREPARE, "prepare", data=data, own_overrides=only))
         for role in ROLES.get(task, tuple(MODELS)):
             if role in roles:
                 made = _evaluation(task, data, shards, role)
@@ -50,7 +49,7 @@ def _evaluation(task: str, data: str, shards: str, role: str) -> Task:
     model = MODELS[role]
     inputs = {"shards": shards, **({"model": model} if model else {})}
     values = {"task": task, **({} if model else {"model": RECIPE_STUDENT})}
-    return Task(f"{_called(task, data)}-{role}", evaluate, "evaluate", inputs, values, data=data, role=role)
+    return Task(f"{_called(task, data)}-{role}", EVALUATE, "evaluate", inputs, values, data=data, role=role)
 
 
 def _called(task: str, data: str) -> str:
@@ -65,8 +64,9 @@ def own_evaluations(tasks: Sequence[Task]) -> list[tuple[str, str, str]]:
 
 def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
     """Names of the tasks that measure time."""
-    every = {t.name: [t.values["task"]] if "task" in t.values else recipe.evaluate.tasks for t in tasks}
-    return tuple(task.name for task in tasks if task.component is evaluate and TIMED in every[task.name])
+    evaluations = [task for task in tasks if task.component is EVALUATE]
+    every = {task.name: [task.values["task"]] if task.values["task"] else recipe.evaluate.tasks for task in evaluations}
+    return tuple(name for name, measured in every.items() if TIMED in measured)
 
 
 def collected(tasks: Sequence[Task]) -> dict[str, str]:

@@ -11,15 +11,10 @@ from kfp import compiler, dsl, kubernetes
 
 from cmapkd_core.fields import as_overrides, choose
 from cmapkd_core.recipes import data_fields
-from components import collected_name, collecting
-from components.check import check, check_alone, check_spread
-from components.teacher import teacher, teacher_alone, teacher_spread
-from components.train import train, train_alone, train_spread
-from pipelines import trainjob
+from components import Component, Launch, alone, collected_name, spread, torchrun
+from pipelines import ir, trainjob
 from pipelines.site import COMPONENT, PART_OF, Pod, Site
 
-ALONE = {teacher: teacher_alone, train: train_alone, check: check_alone}  # on a site that gives a stage one rank
-SPREAD = {teacher: teacher_spread, train: train_spread, check: check_spread}  # or several pods
 LAUNCHER = Pod(cpu="1", memory="4Gi")  # the pod that starts those pods and waits
 
 
@@ -28,7 +23,7 @@ class Task:
     """One box of the DAG. `inputs` name the tasks whose artifacts it reads, `values` are constants."""
 
     name: str
-    component: Any
+    component: Component
     pod: str
     inputs: dict[str, str] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
@@ -42,6 +37,7 @@ class Task:
     part: str = ""  # what its records add to the run's name
     after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
     redo: str = ""  # as Plan.redo, for this task alone
+    check: str = ""  # as Request.check
 
     def sources(self) -> set[str]:
         """Names of the tasks whose artifacts it reads."""
@@ -92,12 +88,13 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
     steps: dict[str, Any] = {}
     for task in plan.tasks:
         pod: Pod = getattr(site.pods, task.pod)
-        told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo}
+        told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo, "check": task.check}
         told |= _own(task)
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         for name, sources in task.collects.items():
             inputs |= {collected_name(name, key): outputs[source] for key, source in sources.items()}
-        step = _variant(task, pod)(**told, **inputs, **task.values, **_launch(task, pod, site, image))
+        made = task.component.made(_launch(task, pod), task.collects)
+        step = made(**told, **inputs, **task.values, **_ranks(task, pod, site, image))
         step.after(*(steps[name] for name in task.after if name in steps))
         here = replace(LAUNCHER, hours=pod.hours) if _spreads(task, pod) else pod
         _place(step.set_display_name(task.name).set_container_image(image), here, site)
@@ -110,33 +107,35 @@ def _own(task: Task) -> dict[str, str]:
     """What a task is told otherwise than the run."""
     # Data of its own is told as overrides: as in `output_urls`, it wins over the run's.
     alone = " ".join(filter(None, (as_overrides(data_fields(task.data)), task.own_overrides)))
-    told = {"ablation": task.row, "seed": task.seed, "own_overrides": alone}
-    overrides = {} if task.overrides is None else {"overrides": task.overrides}
-    return {name: value for name, value in told.items() if value} | overrides
+    told = {"own_overrides": alone} | ({} if task.overrides is None else {"overrides": task.overrides})
+    return told | {name: value for name, value in (("ablation", task.row), ("seed", task.seed)) if value}
 
 
 def write_package(pipeline: Any, path: Path) -> Path:
-    """Write a compiled pipeline (IR and platform configuration, YAML)."""
+    """Write a compiled pipeline (IR and platform configuration, YAML).
+
+    Raises:
+        InputError: a task that KFP could not start (ir.refuse_unresolved); nothing is written.
+    """
+    ir.refuse_unresolved(pipeline.pipeline_spec)
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(pipeline, str(path))
     return path
 
 
 def _spreads(task: Task, pod: Pod) -> bool:
-    return pod.nodes > 1 and task.component in SPREAD
+    return pod.nodes > 1 and task.component.ranks
 
 
-def _variant(task: Task, pod: Pod) -> Any:
-    """The component in the way that this site starts its ranks, with the inputs that this task collects."""
-    if task.collects:
-        return collecting(task.component, task.collects)
+def _launch(task: Task, pod: Pod) -> Launch:
+    """The way in which this site starts the task's ranks."""
     if _spreads(task, pod):
-        return SPREAD[task.component]
-    return ALONE.get(task.component, task.component) if pod.ranks == 1 else task.component
+        return spread
+    return torchrun if task.component.ranks and pod.ranks > 1 else alone
 
 
-def _launch(task: Task, pod: Pod, site: Site, image: Any) -> dict[str, Any]:
-    if task.component not in ALONE:
+def _ranks(task: Task, pod: Pod, site: Site, image: Any) -> dict[str, Any]:
+    if not task.component.ranks:
         return {}
     job = trainjob.describe(site, pod) if _spreads(task, pod) else ""
     return {"processes": str(pod.ranks), "shutdown_timeout": str(site.shutdown_timeout), "job": job, "image": image}

@@ -17,6 +17,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 from cmapkd_core.errors import InputError
 
 PLACEHOLDER = re.compile(r"\{\{\$.*?\}\}")
+INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}")
+JOB_NAME = "{{$.pipeline_job_name}}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ def load_package(path: Path) -> tuple[pb.PipelineSpec, dict[str, kubernetes_pb2.
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if len(documents) > 1 else {}
     configs = {k: json_format.ParseDict(v, kubernetes_pb2.KubernetesExecutorConfig()) for k, v in platform.items()}
     return spec, configs
+
+
+def display_names(package: Path) -> dict[str, str]:
+    """Display name of every task of a compiled package, by its key there."""
+    return {key: task.task_info.name or key for key, task in load_package(package)[0].root.dag.tasks.items()}
 
 
 def steps(spec: pb.PipelineSpec, order: Sequence[str] = ()) -> list[Step]:
@@ -82,29 +89,36 @@ def _step(spec: pb.PipelineSpec, deployment: pb.PipelineDeploymentConfig, key: s
 
 def resolve_inputs(
     step: Step, arguments: Mapping[str, str], outputs: Mapping[str, Mapping[str, str]], run: str
-) -> dict:
-    """The task's input parameters by name.
+) -> dict[str, Any]:
+    """The task's input parameters by name, as the driver of KFP 2.17 has them when it resolves the argv.
+
+    Those that the task gives and no others: a component's default comes after that, from the launcher
+    (backend/src/v2/driver/resolve.go, resolveInputs).
 
     Args:
         arguments: the pipeline's parameters.
         outputs: output parameters of the finished tasks, by task key.
         run: stands for the pipeline job's name.
+
+    Raises:
+        InputError: a parameter of the pipeline that has no value, or a constant with a placeholder not known here.
     """
-    values = {
-        name: json_format.MessageToDict(definition.default_value)
-        for name, definition in step.component.input_definitions.parameters.items()
-        if definition.HasField("default_value")
-    }
+    values: dict[str, Any] = {}
     for name, source in step.task.inputs.parameters.items():
         if source.HasField("component_input_parameter"):
-            values[name] = arguments[source.component_input_parameter]
+            parameter = source.component_input_parameter
+            if parameter not in arguments:
+                raise InputError(
+                    f"the pipeline's parameter '{parameter}' has no value, and task '{step.name}' reads it"
+                )
+            values[name] = arguments[parameter]
         elif source.HasField("task_output_parameter"):
             output = source.task_output_parameter
             values[name] = outputs[output.producer_task][output.output_parameter_key]
         else:
             values[name] = json_format.MessageToDict(source.runtime_value.constant)
-    known = _inputs(values) | {"{{$.pipeline_job_name}}": run}
-    return {name: _fill(value, known) if isinstance(value, str) else value for name, value in values.items()}
+    known = _inputs(values) | {JOB_NAME: run}
+    return {name: _fill(step, value, known) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def executor_input(step: Step, inputs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -130,11 +144,33 @@ def command_line(step: Step, given: Mapping[str, Any], run: str) -> list[str]:
     """The container's argv with the placeholders of an ExecutorInput resolved.
 
     Raises:
-        InputError: a placeholder that is not known here.
+        InputError: a placeholder that KFP would not resolve.
     """
+    known = _known(given, run)
+    return [_fill(step, part, known) for part in [*step.container.command, *step.container.args]]
+
+
+def refuse_unresolved(spec: pb.PipelineSpec) -> None:
+    """Resolve every placeholder of every task, with "" for what only a run knows.
+
+    Raises:
+        InputError: a task of which KFP could not start the container.
+    """
+    form = dict.fromkeys(spec.root.input_definitions.parameters, "")
+    every = steps(spec)
+    outputs = {step.key: dict.fromkeys(step.component.output_definitions.parameters, "") for step in every}
+    for step in every:
+        inputs = resolve_inputs(step, form, outputs, "")
+        command_line(step, executor_input(step, inputs, Path()), "")
+        asked = json_format.MessageToDict(step.container.resources)
+        for text in (step.container.image, *asked.pop("accelerator", {}).values(), *asked.values()):
+            _fill(step, str(text), _inputs(inputs))
+
+
+def _known(given: Mapping[str, Any], run: str) -> dict[str, str]:
+    """Every placeholder that an argv may hold, with its value."""
     outputs = given["outputs"]
-    known = _inputs(given["inputs"]["parameterValues"])
-    known |= {"{{$}}": json.dumps(given), "{{$.pipeline_job_name}}": run}
+    known = _inputs(given["inputs"]["parameterValues"]) | {"{{$}}": json.dumps(given), JOB_NAME: run}
     known |= {
         f"{{{{$.outputs.parameters['{n}'].output_file}}}}": p["outputFile"] for n, p in outputs["parameters"].items()
     }
@@ -142,25 +178,32 @@ def command_line(step: Step, given: Mapping[str, Any], run: str) -> list[str]:
         known |= {
             f"{{{{$.outputs.artifacts['{name}'].{kind}}}}}": value["artifacts"][0]["uri"] for kind in ("path", "uri")
         }
-    return [_fill(part, known) for part in [*step.container.command, *step.container.args]]
+    return known
 
 
 def _inputs(values: Mapping[str, Any]) -> dict[str, str]:
     return {f"{{{{$.inputs.parameters['{name}']}}}}": str(value) for name, value in values.items()}
 
 
-def _fill(text: str, known: Mapping[str, str]) -> str:
+def _fill(step: Step, text: str, known: Mapping[str, str]) -> str:
     """The value of a string that is a placeholder; any other string as it is.
 
     Raises:
-        InputError: no such placeholder, or one inside a longer string, which KFP fills in by chance alone
-            (kubeflow/pipelines#13977) or, where its driver resolves the argv, in place of the whole string.
+        InputError: an input that the task does not give, an unknown placeholder, or one inside a longer string, which
+            KFP fills in by chance alone (kubeflow/pipelines#13977).
     """
     found = PLACEHOLDER.search(text)
     if not found:
         return text
     if found.group() != text:
-        raise InputError(f"placeholder {found.group()} inside a longer string, which KFP may not fill in: {text}")
-    if text not in known:
-        raise InputError(f"placeholder {text} is not known outside a cluster")
-    return known[text]
+        raise InputError(
+            f"task '{step.name}': placeholder {found.group()} inside a longer string, which KFP may not fill in: {text}"
+        )
+    if text in known:
+        return known[text]
+    if of_input := INPUT.fullmatch(text):
+        raise InputError(
+            f"task '{step.name}' does not give input '{of_input[1]}', which its arguments hold: from 2.17 on KFP "
+            "starts no such task, whatever the component's default is; give it, if only an empty constant"
+        )
+    raise InputError(f"task '{step.name}': placeholder {text} is not known outside a cluster")

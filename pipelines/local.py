@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.ir import Step, command_line, executor_input, load_package, refuse_unresolved, resolve_inputs, steps
 from pipelines.processes import STOPPED, Processes
 
 THREADS = "OMP_NUM_THREADS"
@@ -63,12 +63,13 @@ def run_package(
         the `artifact` output of every task, by display name.
 
     Raises:
+        InputError: a task that KFP could not start either (ir.refuse_unresolved); nothing has run.
         StageError: tasks failed or were stopped; what follows from them has not run.
     """
     spec, _ = load_package(package)
-    given = {n: p.default_value.string_value for n, p in spec.root.input_definitions.parameters.items()} | dict(
-        arguments
-    )
+    refuse_unresolved(spec)
+    form = spec.root.input_definitions.parameters.items()
+    given = {n: p.default_value.string_value for n, p in form if p.HasField("default_value")} | dict(arguments)
     ordered = steps(spec, order)
     with tempfile.TemporaryDirectory(prefix="cmapkd-run-") as folder, Processes() as processes:
         job = _Job(ordered, given, run, Path(folder), processes, parallel, places or {}, alone)

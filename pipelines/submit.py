@@ -31,7 +31,7 @@ from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
 from pipelines import check, client, dryrun, endpoint
-from pipelines.ir import load_package
+from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.site import Site, load_site
 from pipelines.submission import Submission, check_mode, cron, decide
@@ -137,7 +137,7 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
             made = client.schedule(api, job.site, job.run, package, job.arguments, every)
             print(f"recurring run {job.run}: {client.link(job.site, made, 'recurringrun')}", flush=True)
             return 0
-        tasks = {key: task.task_info.name for key, task in load_package(package)[0].root.dag.tasks.items()}
+        tasks = display_names(package)
         run_id = client.start(api, job.site, job.run, package, job.arguments, keep=job.whole)
     return see(api, job.site, job.run, run_id, tasks, wait)
 

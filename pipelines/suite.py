@@ -24,7 +24,7 @@ from cmapkd_core.fields import choose
 from cmapkd_core.places import report_url
 from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import find
-from components.suite_report import suite_report
+from components import SUITE_REPORT
 from pipelines import distill
 from pipelines.evaluations import extra_tasks, own_evaluations
 from pipelines.graph import Plan, Task, connect
@@ -177,7 +177,7 @@ def _report(
         else:
             collects["more"] |= {f"{called}/{cell}": task for cell, task in each(stage).items()}
     inputs = {"teacher_eval": names[places[base, seeds[0]]["evaluate-teacher"]]}
-    return Task(REPORT, suite_report, "report", inputs, collects=collects)
+    return Task(REPORT, SUITE_REPORT, "report", inputs, collects=collects)
 
 
 def _needed(shared: Sequence[Shared]) -> list[Shared]:

@@ -16,6 +16,7 @@ from typing import Any
 from cmapkd_core import parallel
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
+from cmapkd_core.stages import check
 from cmapkd_core.stages.common import Request
 
 
@@ -64,7 +65,8 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
     fields = {field.name: given.pop(field.name) for field in dataclasses.fields(Request)}
     try:
         _refuse_placeholders(fields | given)
-        url = run(Request(**fields), **given)
+        request = Request(**fields)
+        url = check.run(request, given) if request.check else run(request, **given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(2)

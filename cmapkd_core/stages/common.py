@@ -46,7 +46,8 @@ class Request:
     absolute path, so that what is recorded holds in every working directory) or s3:// prefix of all artifacts.
     run: the submission's name. tracking_uri: MLflow's, "" for none. redo: "yes" runs a stage again although it
     is complete. own_overrides: of this task alone, such as the data set of an evaluation; they win over the run's
-    and are no part of its record.
+    and are no part of its record. check: TASK:GPUS of `submit.py --check`: in place of its work the stage looks whether
+    it could do it in this pod, which shall see as many GPUs (stages/check.py); "" is a stage that works.
     """
 
     recipe: str
@@ -59,6 +60,7 @@ class Request:
     tracking_uri: str = ""
     redo: str = ""
     own_overrides: str = ""
+    check: str = ""
 
     def __post_init__(self) -> None:
         for name in ("root", "own_overrides", *REQUEST):  # all of them are recorded; the tracking URI is not

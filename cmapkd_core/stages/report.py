@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
-from cmapkd_core.executor_output import write_executor_output
+from cmapkd_core.executor_output import show
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.report import markdown as markdown_report
@@ -90,16 +89,8 @@ def run(
 def hand_out(artifact: Artifact, copies: dict[str, str], metrics: str, executor_input: str) -> None:
     """Give KFP what it shows of a report: copies (local file -> name in the artifact) and the manifest's metrics."""
     values = artifact.manifest["metrics"]
-    for target, name in copies.items():
-        _write(target, artifact.fetch(name).read_bytes())
-    _write(metrics, json.dumps(values, indent=1).encode())
-    write_executor_output(executor_input, values)
-
-
-def _write(target: str, data: bytes) -> None:
-    if target:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(target).write_bytes(data)
+    pages = {target: artifact.fetch(name).read_bytes() for target, name in copies.items()}
+    show(pages, values, metrics, executor_input)
 
 
 def body(context: Context, request: Request) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from cmapkd_core.errors import InputError
-from cmapkd_core.stages import check as stage
-from cmapkd_core.stages.cli import parser
-from cmapkd_core.stages.common import Request
+import components
+from cmapkd_core.stages import cli
+from components import Component
 from pipelines import check, client
+from pipelines.check_run import pipeline, tasks
 from pipelines.cluster import Cluster
-from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.graph import write_package
+from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.site import Site, load_site
 from pipelines.submit import main
 
@@ -92,27 +94,44 @@ def no_cluster_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
 
 
-def played(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A cluster that runs every task of a check with the argv that its pod would get, here."""
+def command(step: Step, folder: Path, form: dict[str, str], outputs: dict[str, dict[str, str]], run: str) -> list[str]:
+    """The argv that KFP gives a task's container."""
+    given = executor_input(step, resolve_inputs(step, form, outputs, run), folder)
+    return command_line(step, given, run)
+
+
+def form_of(package: Path) -> dict[str, str]:
+    parameters = load_package(package)[0].root.input_definitions.parameters
+    return {name: parameter.default_value.string_value for name, parameter in parameters.items()}
+
+
+def played(folder: Path, refused: str = "") -> Callable[[dict[str, Any]], None]:
+    """A cluster that runs every task of a check with the argv that its pod would get, here.
+
+    As KFP does, it tells states by the package's keys; what reads a failed task does not start. Of the task `refused`
+    no container starts, and its driver fails.
+    """
 
     def play(run: dict[str, Any]) -> None:
         package = folder / "played.yaml"
         package.write_text(json.dumps(run["pipeline_spec"]["pipeline_spec"]))
-        states = []
+        states: dict[str, str] = {}
+        outputs: dict[str, dict[str, str]] = {}
         for step in steps(load_package(package)[0]):
-            given = executor_input(step, resolve_inputs(step, {}, {}, "x"), folder)
-            argv = command_line(step, given, "x")
-            asked = vars(parser(stage.run).parse_args(argv[argv.index("cmapkd_core.stages.check") + 1 :]))
-            own = {name: asked.pop(name) for name in ("kind", "gpus")}
-            asked.pop("artifact")
-            state = "SUCCEEDED"
-            try:
-                stage.run(Request(**asked), **own)
-            except InputError:
-                state = "FAILED"
-            states.append({"display_name": step.name, "state": state})
-        run["state"] = "FAILED" if any(s["state"] == "FAILED" for s in states) else "SUCCEEDED"
-        run["run_details"] = {"task_details": states}
+            if step.name == refused:
+                states[f"{step.key}-driver"] = "FAILED"
+            elif step.needs <= set(outputs):
+                place = folder / step.key
+                argv = command(step, place, form_of(package), outputs, run["display_name"])
+                at = next(at for at, part in enumerate(argv) if part.startswith("cmapkd_core.stages."))
+                code = cli.main(importlib.import_module(argv[at]).run, argv[at + 1 :])
+                states[step.key] = "FAILED" if code else "SUCCEEDED"
+                if not code:
+                    outputs[step.key] = {"artifact": (place / "artifact").read_text()}
+                    for shown in step.component.output_definitions.artifacts:
+                        assert (place / shown).stat().st_size > 10, (step.name, shown)
+        run["state"] = "FAILED" if "FAILED" in states.values() else "SUCCEEDED"
+        run["run_details"] = {"task_details": [{"display_name": key, "state": s} for key, s in states.items()]}
 
     return play
 
@@ -143,18 +162,33 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
     assert told["ok"][:6] == ["site file", "endpoint", "namespace", "service account", "secret", "root, from here"]
     for kind in ("prepare", "train", "evaluate", "report"):
         assert told["ok"].count(f"pod {kind}") == (5 if kind == "train" and "ranks" in printed else 4)
+    stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "suite-report")
+    assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 8
+    assert "stage report      arguments: 16 taken, and what 5 other tasks wrote can be read" in printed
     assert f"{site.url}/#/runs/details/run-0" in printed
     assert VALUE not in printed + json.dumps(site.runs)
     assert site.versions == []  # nobody wants to see it in the list of pipelines
     assert [run["service_account"] for run in site.runs] == ["cmapkd-runner"]
 
 
+def test_every_component_is_tried_as_a_run_has_it(site: Any) -> None:
+    """The same components: an input or an output that one of them has cannot be left out of the check."""
+    every = {one for one in vars(components).values() if isinstance(one, Component)}
+    tried = tasks(load_site("site.toml"))
+    assert {task.component for task in tried} == every
+    assert len(tried) == len(every) == 8
+    readers = {task.name: task.sources() for task in tried if task.sources()}
+    assert set(readers) == {"check-report", "check-suite-report"}
+    assert readers["check-report"] == {f"check-{of}" for of in ("prepare", "teacher", "train", "evaluate", "levels")}
+
+
 def test_the_pods_of_the_check_are_those_of_the_site(site: Any, tmp_path: Path) -> None:
-    package = check.write_package(check.pipeline(load_site("site.toml"), "a-check", 5), tmp_path / "check.yaml")
+    package = write_package(pipeline(load_site("site.toml"), 5), tmp_path / "check.yaml")
     spec, configs = load_package(package)
     for step in steps(spec):
         config = configs[step.component.executor_label]
-        assert step.container.image == "registry.test/cmapkd@sha256:1"
+        assert form_of(package)["image"] == "registry.test/cmapkd@sha256:1"
+        assert step.container.image == "{{$.inputs.parameters['pipelinechannel--image']}}"
         assert config.active_deadline_seconds == 300
         assert step.task.retry_policy.max_retry_count == 0
         assert [s.secret_name for s in config.secret_as_env] == ["cmapkd-s3"]
@@ -162,17 +196,59 @@ def test_the_pods_of_the_check_are_those_of_the_site(site: Any, tmp_path: Path) 
 
 def test_a_site_with_several_nodes_is_checked_on_as_many_pods(site: Any, tmp_path: Path) -> None:
     Path("site.toml").write_text(SITE.replace("[pods.train]", "[pods.train]\nnodes = 2"))
-    package = check.write_package(check.pipeline(load_site("site.toml"), "a-check", 5), tmp_path / "check.yaml")
-    argv = {}
-    for step in steps(load_package(package)[0]):
-        given = executor_input(step, resolve_inputs(step, {}, {}, "x"), tmp_path)
-        argv[step.name] = command_line(step, given, "x")
-    spread = argv.pop("check-train")
-    job = json.loads(spread[spread.index("--job") + 1])
-    assert spread[:3] == ["python", "-m", "pipelines.trainjob"]
-    assert (job["nodes"], job["seconds"]) == (2, 300)
-    assert spread[spread.index("--") + 1] == "cmapkd_core.stages.check"
+    package = write_package(pipeline(load_site("site.toml"), 5), tmp_path / "check.yaml")
+    every = steps(load_package(package)[0])
+    outputs = {step.key: {"artifact": "s3://box/x"} for step in every}
+    argv = {step.name: command(step, tmp_path, form_of(package), outputs, "x") for step in every}
+    for name in ("check-teacher", "check-train"):
+        spread = argv.pop(name)
+        job = json.loads(spread[spread.index("--job") + 1])
+        assert spread[:3] == ["python", "-m", "pipelines.trainjob"]
+        assert (job["nodes"], job["seconds"]) == (2, 300)
+        assert spread[spread.index("--") + 1] == f"cmapkd_core.stages.{name.removeprefix('check-')}"
+        assert spread[spread.index("--check") + 1] == f"{name}:0"
     assert not any("pipelines.trainjob" in one for one in argv.values())
+
+
+def test_a_task_that_kfp_refuses_is_told(site: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As every task with an input left to its default, on KFP 2.17: its driver fails, and there is no pod."""
+    site.on_run = played(tmp_path, refused="check-levels")
+    assert main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    log = "see kubectl logs -l pipeline/runid=run-0 -c main --prefix --tail 3 -n kubeflow"
+    assert f"failed   pod evaluate      check-levels refused by KFP's driver; {log}" in printed
+    assert "unknown  pod report        check-report not started: it reads what check-levels shall write" in printed
+    assert lines_of(printed)["ok"].count("stage evaluate") == 1
+
+
+def test_a_task_whose_outputs_kfp_could_not_store_is_told(
+    site: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def play(run: dict[str, Any]) -> None:
+        played(tmp_path)(run)
+        run["state"] = "FAILED"
+        (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "report")
+        report["state"] = "FAILED"
+
+    site.on_run = play
+    assert main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert (
+        "failed   pod report        check-report failed though its stage was well: did KFP's own store take" in printed
+    )
+    assert lines_of(printed)["failed"] == ["pod report", "run"]
+
+
+def test_an_image_of_other_code_is_told(
+    site: Any, kubernetes: Kubernetes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.on_run = lambda run: run.update(state="FAILED")
+    kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": {"name": "x"}, "status": {}}]}
+    usage = "usage: python -m cmapkd_core.stages.prepare [-h]\npython -m x: error: unrecognized arguments: --check a:0"
+    kubernetes.answers[f"{NAMESPACE}/pods/x/log"] = usage
+    assert main(["--check"]) == 1
+    wanted = "failed   stage prepare     arguments: unrecognized arguments: --check a:0; the image is not of this code"
+    assert wanted in capsys.readouterr().out
 
 
 def test_a_broken_site_says_what_to_do_in_every_line(
@@ -205,7 +281,13 @@ def test_what_the_pods_found_is_told(site: Any, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "GPUs: 0 of 2 seen" in printed
     assert lines_of(printed)["failed"] == ["pod train", "run"]
-    assert lines_of(printed)["unknown"] == ["service account"]  # no kubeconfig: the line says how to look
+    assert lines_of(printed)["unknown"] == [
+        "service account",
+        *["pod report"] * 2,
+    ]  # no kubeconfig: it says how to look
+    assert (
+        "unknown  pod report        check-report not started: it reads what check-teacher, check-train shall" in printed
+    )
     assert "kubectl -n kubeflow get serviceaccount" in printed
 
 
@@ -232,7 +314,7 @@ def test_a_pod_that_does_not_start_is_told_and_ended(
     kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": meta, "status": pod}]}
     assert check.check(load_site("site.toml"), minutes=0.01, interval=0.1) == 1
     printed = capsys.readouterr().out
-    assert f"failed   pod train         task not started; {message}" in printed
+    assert f"failed   pod train         check-train not started; {message}" in printed
     assert site.terminated == ["run-0"]
 
 

@@ -121,8 +121,10 @@ def test_the_image_runs_a_stage_with_a_read_only_root(image: str) -> None:
 
 @pytest.mark.slow
 def test_the_image_starts_two_ranks(image: str) -> None:
-    ranks = ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "--", "cmapkd_core.stages.check"]
-    done = docker(*ranks, "--recipe", "tiny", "--root", "/tmp/x", network="host")  # ranks find each other by name
+    ranks = ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "--", "cmapkd_core.stages.prepare"]
+    done = docker(
+        *ranks, "--recipe", "tiny", "--root", "/tmp/x", "--check", "here:0", network="host"
+    )  # ranks find each other by name
     assert done.returncode == 0, done.stderr
     assert "user 10001" in done.stdout
     assert "2 on 1 machine hear each other" in done.stdout

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cmapkd_core.recipes import resolve
-from pipelines import check, distill, suite, trainjob
+from pipelines import check, check_run, distill, suite, trainjob
 from pipelines.graph import Plan, write_package
 from pipelines.ir import PLACEHOLDER, Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.site import COMPONENT, PART_OF, Pod, Pods, Retry, Secret, Site, Toleration, load_site
@@ -55,9 +55,9 @@ ASKED = {"example": DEFAULTS, "filled": OTHERS}
 # How the names of tasks begin -> the kind of their pods.
 KINDS = {
     r"prepare|check-prepare": "prepare",
-    r"teacher|warmup|alsn|joint|reference-|check-train": "train",
-    r"evaluate-|levels|vqa-|captioning-|efficiency-|check-evaluate": "evaluate",
-    r"export|report|suite-report|check-report": "report",
+    r"teacher|warmup|alsn|joint|reference-|check-te|check-train": "train",
+    r"evaluate-|levels|vqa-|captioning-|efficiency-|check-evaluate|check-levels": "evaluate",
+    r"export|report|suite-report|check-export|check-report|check-suite-report": "report",
 }
 CANARY = "canary-91c2"  # the value of every secret where a package is compiled
 HELD = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "KF_PIPELINES_TOKEN")
@@ -77,7 +77,7 @@ def suite_package(site: Site) -> Any:
 
 
 def check_package(site: Site) -> Any:
-    return check.pipeline(site, "a-check", check.MINUTES)
+    return check_run.pipeline(site, check.MINUTES)
 
 
 PACKAGES = {"run": run_package, "suite": suite_package, "check": check_package}
@@ -244,7 +244,7 @@ def test_training_has_a_rank_for_each_gpu(compiled: Compiled) -> None:
         if compiled.spreads(kind):
             assert argv[:4] == ["python", "-m", "pipelines.trainjob", "--job"]
             assert argv[5:11] == ["--image", DIGEST, "--processes", *ranks]
-        elif kind == "train" or (compiled.package == "check" and gpus > 1):
+        elif kind == "train":
             assert argv[:6] == ["torchrun", "--standalone", "--nproc-per-node", *ranks]
         else:
             assert argv[:2] == ["python", "-m"]

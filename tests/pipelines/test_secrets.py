@@ -178,7 +178,7 @@ def test_a_stage_keeps_a_login_in_its_tracking_uri_to_itself(
     uri = f"http://me:{CANARY}@127.0.0.1:9"
     prepare.run(Request("tiny", str(tmp_path / "root"), run="r", tracking_uri=uri))
     with pytest.raises(InputError, match="MLflow"):
-        check.run(Request("tiny", str(tmp_path / "root"), run="c", tracking_uri=uri))
+        check.run(Request("tiny", str(tmp_path / "root"), run="c", tracking_uri=uri, check="here:0"), {})
     printed = capfd.readouterr()
     assert "http://127.0.0.1:9" in printed.out + printed.err + caplog.text
     assert CANARY not in printed.out + printed.err + caplog.text + files(tmp_path)

@@ -272,7 +272,7 @@ def test_two_pods_become_one_world(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--shutdown-timeout", "25"]
-    stage = ["--recipe", "tiny", "--root", str(tmp_path), "--run", "r", "--kind", "train"]
+    stage = ["--recipe", "tiny", "--root", str(tmp_path), "--run", "r", "--check", "check-prepare:0"]
     told = {
         "PET_NNODES": "2",
         "PET_NPROC_PER_NODE": "auto",
@@ -281,7 +281,7 @@ def test_two_pods_become_one_world(tmp_path: Path) -> None:
     }
     pods = [
         subprocess.Popen(
-            [*command, "-m", "--", "cmapkd_core.stages.check", *stage],
+            [*command, "-m", "--", "cmapkd_core.stages.prepare", *stage],
             env={**os.environ, **told, "PET_NODE_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,
@@ -290,5 +290,5 @@ def test_two_pods_become_one_world(tmp_path: Path) -> None:
     ]
     printed = [pod.communicate(timeout=120)[0] for pod in pods]
     assert [pod.returncode for pod in pods] == [0, 0]
-    assert "ranks   2 on 1 machine hear each other" in printed[0]
+    assert "ranks      2 on 1 machine hear each other" in printed[0]
     assert not printed[1]

@@ -9,11 +9,11 @@ import pytest
 
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages import check, evaluate, export, levels, prepare, report, suite_report, teacher, train
+from cmapkd_core.stages import evaluate, export, levels, prepare, report, suite_report, teacher, train
 from cmapkd_core.stages.cli import main, parser
 from cmapkd_core.stages.common import Request
 
-STAGES = [prepare, teacher, train, evaluate, levels, export, report, suite_report, check]
+STAGES = [prepare, teacher, train, evaluate, levels, export, report, suite_report]
 SEVERAL = Mapping[str, str]  # artifacts by key
 FIELDS = [field.name for field in dataclasses.fields(Request)]
 

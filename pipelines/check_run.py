@@ -1,0 +1,211 @@
+"""What `submit.py --check` runs in the cluster: the very components of runs and suites, each in its kind of pod.
+
+Every input and output of theirs is used, but the stage only looks whether it could work (stages/check.py): what KFP
+makes of them, image, identity, network and GPUs are then those of a real run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cmapkd_core import storage
+from cmapkd_core.errors import InputError
+from cmapkd_core.places import check_url
+from cmapkd_core.recipes import resolve
+from components import Component
+from pipelines import client, distill, endpoint, suite
+from pipelines.cluster import Cluster, Unreadable
+from pipelines.graph import Plan, Task, write_package
+from pipelines.ir import display_names
+from pipelines.site import Retry, Site
+
+TASK = "check-"  # before the stage
+ARGUMENTS = "arguments"  # the line that is of a stage and not of its kind of pod
+LINE = re.compile(rf"(?P<state>ok|failed) +(?P<name>image|root|{ARGUMENTS}|MLflow|GPUs|ranks) +(?P<text>\S.*)")
+UNTAKEN = re.compile(r"error: ((?:unrecognized|the following) arguments.*)")  # argparse's
+# States of a task beside KFP's own: no container, since its driver failed, or since none was asked for yet.
+REFUSED, NOT_STARTED = "refused by KFP's driver", "not started"
+MORE = "evaluate.sets=efficiency"  # so that the reports have something to collect
+
+
+def tasks(site: Site) -> tuple[Task, ...]:
+    """One task for each component that a run or a suite of the site's recipe has.
+
+    Those that collect artifacts read what the others write, so that outputs are tried too; the others read nothing:
+    each kind of pod is tried whatever becomes of the rest.
+
+    Raises:
+        InputError: no such recipe.
+    """
+    request = {"recipe": site.recipe, "overrides": MORE, "data": site.data}
+    run = distill.tasks_of(resolve(site.recipe, overrides=MORE, data=site.data))
+    every = [*run, *suite.lay_out("smoke", request, range(1), site.root, "").tasks]
+    firsts: dict[Component, Task] = {}
+    for task in every:
+        firsts.setdefault(task.component, task)
+    tried = {task.name: _name(task.component) for task in every}
+    return tuple(_tried(task, site, tried) for task in firsts.values())
+
+
+def _name(component: Component) -> str:
+    return TASK + component.stage.replace("_", "-")
+
+
+def _tried(task: Task, site: Site, tried: Mapping[str, str]) -> Task:
+    """A task with check in place of work; `tried` names for every task the one that has its component here."""
+    gpus = getattr(site.pods, task.pod).gpus
+    made = Task(_name(task.component), task.component, task.pod, check=f"{_name(task.component)}:{gpus}")
+    if not task.collects:
+        return dataclasses.replace(made, values=dict.fromkeys(task.component.inputs, ""))
+    collects = {argument: {key: tried[name] for key, name in of.items()} for argument, of in task.collects.items()}
+    inputs = {argument: tried[name] for argument, name in task.inputs.items()}
+    return dataclasses.replace(made, inputs=inputs, values=task.values, collects=collects)
+
+
+def pipeline(site: Site, minutes: float) -> Any:
+    """The pipeline of a run with these tasks, without retries; a pod ends after `minutes`."""
+    kinds = {field.name: getattr(site.pods, field.name) for field in dataclasses.fields(site.pods)}
+    short = {kind: dataclasses.replace(pod, hours=minutes / 60) for kind, pod in kinds.items()}
+    brief = dataclasses.replace(site, retry=Retry(count=0), pods=dataclasses.replace(site.pods, **short))
+    return distill.build(brief, Plan(tasks(site)), distill.defaults(site))
+
+
+class CheckRun:
+    """The run in the cluster: started, followed to its end, told."""
+
+    def __init__(
+        self,
+        say: Callable[[str, str, str], None],
+        api: endpoint.Client,
+        site: Site,
+        cluster: Cluster | None,
+        interval: float,
+    ) -> None:
+        """`say` prints a line: its state, ok or failed, its name and its text."""
+        self.say, self.api, self.site, self.cluster, self.interval = say, api, site, cluster, interval
+        self.name = time.strftime("check-%Y%m%d-%H%M%S")
+        self.id = ""
+        self.names: dict[str, str] = {}  # display name by key in the package
+
+    def whole(self, minutes: float) -> str:
+        """Start it, wait, and print what each task found; returns how it ended.
+
+        Raises:
+            InputError: it did not succeed.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            package = write_package(pipeline(self.site, minutes), Path(folder) / "check.yaml")
+            self.names = display_names(package)
+            self.id = client.start(self.api, self.site, self.name, package, {}, keep=False)
+        page = client.link(self.site, self.id)
+        print(f"{'':9}{'':18}{self.name}: {page}", flush=True)
+        states, ended, reasons = self._follow(minutes)
+        for kind, of_kind in itertools.groupby(sorted(tasks(self.site), key=self._order), lambda task: task.pod):
+            self._tell(kind, of_kind, states, reasons)
+        if ended != "SUCCEEDED":
+            raise InputError(f"{self.name} {ended.lower()}: mend the failed lines; logs at {page}")
+        return f"{self.name} succeeded"
+
+    def _order(self, task: Task) -> int:
+        return [field.name for field in dataclasses.fields(self.site.pods)].index(task.pod)
+
+    def _follow(self, minutes: float) -> tuple[dict[str, str], str, dict[str, str]]:
+        """States of the tasks, of the run, and what keeps pods from running; a run that cannot end is ended."""
+        deadline = time.monotonic() + minutes * 60
+        while True:
+            with endpoint.speaking_to(endpoint.address(self.site)):
+                run = self.api.get_run(self.id)
+            states = self._states((run.run_details and run.run_details.task_details) or [])
+            if run.state in client.FINAL:
+                return states, run.state, {}
+            reasons, hopeless = self._stuck()
+            if hopeless or time.monotonic() > deadline:
+                with endpoint.speaking_to(endpoint.address(self.site)):
+                    self.api.terminate_run(self.id)
+                return states, f"was ended after {minutes:g} minutes" if not hopeless else "was ended", reasons
+            time.sleep(self.interval)
+
+    def _states(self, details: Iterable[Any]) -> dict[str, str]:
+        """States of the tasks by name; KFP's API has them by the package's keys, each with its driver's."""
+        found = {detail.display_name: detail.state or "" for detail in details}
+        refused = {name: REFUSED for key, name in self.names.items() if found.get(f"{key}-driver") == "FAILED"}
+        return {name: found[key] for key, name in self.names.items() if key in found} | refused
+
+    def _stuck(self) -> tuple[dict[str, str], bool]:
+        """Task or pod -> what keeps it from running, and whether one of them never will."""
+        try:
+            found = list(self.cluster.stuck(self.id)) if self.cluster else []
+        except Unreadable:
+            return {}, False
+        return {pod: reason for pod, reason, _ in found}, any(never for *_, never in found)
+
+    def _tell(self, kind: str, tasks: Iterable[Task], states: Mapping[str, str], reasons: Mapping[str, str]) -> None:
+        """What the tasks of a kind of pod wrote, else logged, else what is known without that; equal lines once."""
+        told: dict[tuple[str, str, str], list[str]] = {}
+        for task in tasks:
+            found = self._found(task.name)
+            for line in found:
+                own = line["name"] == ARGUMENTS
+                label = f"stage {task.name.removeprefix(TASK)}" if own else f"pod {kind}"
+                told.setdefault(("ok" if line["ok"] else "failed", label, f"{line['name']}: {line['text']}"), [])
+            if not (found and _says_all(found, states.get(task.name))):
+                answer, text = self._beside(bool(found), task, states, reasons)
+                told.setdefault((answer, f"pod {kind}", text), []).append(task.name)
+        for (answer, label, text), whose in told.items():
+            self.say(answer, label, f"{', '.join(whose)} {text}".lstrip())
+
+    def _found(self, name: str) -> list[dict[str, Any]]:
+        try:
+            return list(storage.read_json(check_url(self.site.root, self.name, name))["lines"])
+        except (FileNotFoundError, storage.StorageError):
+            return list(self._logged(name))
+
+    def _beside(
+        self, found: bool, task: Task, states: Mapping[str, str], reasons: Mapping[str, str]
+    ) -> tuple[str, str]:
+        """ok, failed or unknown, and why, of a task whose lines are not there or do not say it all."""
+        state = states.get(task.name, NOT_STARTED)
+        if state == "SUCCEEDED":
+            return "ok", "succeeded; its lines are in its log"
+        if found:
+            log = self._command("logs")
+            return (
+                "failed",
+                f"{state.lower()} though its stage was well: did KFP's own store take its outputs? see {log}",
+            )
+        if missing := sorted(name for name in task.sources() if states.get(name) != "SUCCEEDED"):
+            return "unknown", f"{state.lower()}: it reads what {', '.join(missing)} shall write"
+        if state == REFUSED:
+            return "failed", f"{state}; see {self._command('logs')}"
+        others = [reason for name, reason in reasons.items() if not name.startswith(TASK)]
+        reason = reasons.get(task.name) or "; ".join(others) or f"see its log, and: {self._command('describe pods')}"
+        return "failed", f"{state.lower()}; {reason}"
+
+    def _logged(self, name: str) -> Iterator[dict[str, Any]]:
+        """The stage's lines from its pod's log, where Kubernetes shows it."""
+        try:
+            said = self.cluster.said(self.id, name) if self.cluster else []
+        except Unreadable:
+            return
+        for line in said:
+            if match := LINE.match(line):
+                yield {"ok": match["state"] == "ok", "name": match["name"], "text": match["text"]}
+            elif match := UNTAKEN.search(line):  # of an image whose stage has another command line
+                text = f"{match[1]}; the image is not of this code: make images, and its line into the site file"
+                yield {"ok": False, "name": ARGUMENTS, "text": text}
+
+    def _command(self, verb: str) -> str:
+        more = " -c main --prefix --tail 3" if verb == "logs" else ""
+        return f"kubectl {verb} -l pipeline/runid={self.id}{more} -n {self.site.namespace or 'kubeflow'}"
+
+
+def _says_all(lines: Iterable[Mapping[str, Any]], state: str | None) -> bool:
+    """Whether lines tell the end of a task: one that failed has a line that did."""
+    return state != "FAILED" or not all(line["ok"] for line in lines)

@@ -1,0 +1,193 @@
+"""Every kind of package as KFP 2.17's driver meets it: each argument of each task is resolved, or no run starts.
+
+`driven` is written from the driver's own source, kubeflow/pipelines 2.17.0, backend/src/v2/driver/resolve.go
+(resolveInputs: what a task gives, no defaults) and util.go (resolveContainerArgs), and reads the YAML: pipelines/ir.py,
+by which packages and the local runner go, has no part in it.
+"""
+
+# No `from __future__ import annotations` here: KFP reads the types of a component's parameters.
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler, dsl
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.recipes import SUITES
+from cmapkd_core.records import record_run
+from cmapkd_core.stages.cli import parser
+from pipelines import check_run
+from pipelines.distill import TASKS
+from pipelines.graph import write_package
+from pipelines.ir import load_package, refuse_unresolved
+from pipelines.local import run_package
+from pipelines.site import load_site
+from pipelines.submission import decide
+from pipelines.submit import parser as command_line
+
+INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['(.+?)']\}\}")
+OWN = "evaluate.sets=retrieval=scenes,zeroshot=scenes_vqa,vqa=scenes_vqa,captioning,efficiency"
+SITE = 'image = "registry.test/cmapkd@sha256:1"\nrecipe = "tiny"\nroot = "{root}"\n'
+PODS = {
+    "one-pod": "",
+    "two-nodes": "[pods.train]\nnodes = 2\n",
+    "one-rank": "[pods.train]\ngpus = 1\n",
+}
+WHOLE = {
+    "run": [],
+    "ablation": ["--ablation", "no_alsn"],
+    "method": ["--method", "clip_kd", "--seed", "3", "--set", "optim.batch=8"],
+    "own": ["--set", OWN],
+    "named": ["--run", "mine", "--data", "folder:s3://box/pictures"],
+    "every-monday": ["--schedule", "0 2 * * 1"],
+    **{f"suite-{name}": ["--suite", name, "--seeds", "2"] for name in SUITES},
+    "suite-own": ["--suite", "smoke", "--seeds", "2", "--set", OWN, "--expectations"],
+    "suite-two-lanes": ["--suite", "smoke", "--parallel", "2"],
+}
+STAGES = [*(task.name for task in TASKS), "report"]
+PARTS = {
+    **{f"only-{stage}": ["--run", "earlier", "--only", stage] for stage in STAGES},
+    "from-joint": ["--run", "earlier", "--from-stage", "joint"],
+    "only-of-suite": ["--run", "earlier-suite", "--only", "joint-none-s1"],
+    "report-of-suite": ["--run", "earlier-suite", "--only", "suite-report"],
+}
+CASES = [
+    *((name, "one-pod") for name in (*WHOLE, *PARTS, "check")),
+    *(
+        (name, pods)
+        for name in ("run", "own", "suite-own", "only-joint", "check")
+        for pods in ("two-nodes", "one-rank")
+    ),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-on-".join(case))
+def package(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The pipeline of a compiled package, as its YAML has it; compiled as the command does."""
+    name, pods = request.param
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "root"
+    Path("site.toml").write_text(SITE.format(root=root) + PODS[pods])
+    path = Path("package.yaml")
+    if name == "check":
+        write_package(check_run.pipeline(load_site("site.toml"), 5), path)
+    else:
+        asked = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
+        record_run(str(root), "earlier", asked)
+        record_run(str(root), "earlier-suite", asked | {"suite": "smoke", "seeds": "2"})
+        decide(command_line().parse_args((WHOLE | PARTS)[name])).package(path)
+    return next(yaml.load_all(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def given(task: dict[str, Any], form: dict[str, str]) -> dict[str, str]:
+    """The executor input's parameters: what the task gives, and no default of its component."""
+    values = {}
+    for name, source in task.get("inputs", {}).get("parameters", {}).items():
+        if "componentInputParameter" in source:
+            values[name] = form[source["componentInputParameter"]]
+        elif "taskOutputParameter" in source:
+            values[name] = f"s3://box/{source['taskOutputParameter']['producerTask']}"
+        else:
+            constant = source["runtimeValue"]["constant"]
+            values[name] = "a-run" if constant == "{{$.pipeline_job_name}}" else constant
+    return values
+
+
+def driven(texts: list[str], values: dict[str, str]) -> list[str]:
+    """resolveContainerArgs: outputs are left to the launcher; an input that is not there ends the task (KeyError)."""
+    return [text if "$.outputs" in text else INPUT.sub(lambda found: values[found[1]], text) for text in texts]
+
+
+def containers(ir: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """(display name, task, component, container) of every task."""
+    for task in ir["root"]["dag"]["tasks"].values():
+        component = ir["components"][task["componentRef"]["name"]]
+        executor = ir["deploymentSpec"]["executors"][component["executorLabel"]]
+        yield task["taskInfo"]["name"], task, component, executor["container"]
+
+
+def test_every_argument_of_every_task_is_resolved_and_its_stage_takes_them(package: dict[str, Any]) -> None:
+    parameters = package["root"].get("inputDefinitions", {}).get("parameters", {})
+    form = {name: parameter["defaultValue"] for name, parameter in parameters.items()}
+    walked = 0
+    for name, task, component, container in containers(package):
+        values = given(task, form)
+        argv = driven([*container.get("command", []), *container["args"]], values)
+        assert driven([container["image"]], values) == ["registry.test/cmapkd@sha256:1"], name
+        left = [text for text in argv if "{{" in text and "$.outputs" not in text]
+        assert left == (["{{$}}"] if "--executor-input" in argv else []), name
+        at = next(at for at, part in enumerate(argv) if part.startswith("cmapkd_core.stages."))
+        told = parser(importlib.import_module(argv[at]).run).parse_args(argv[at + 1 :])
+        assert (told.recipe, bool(told.run), bool(told.check)) == ("tiny", True, name.startswith("check-")), name
+        defined = component["inputDefinitions"]["parameters"]
+        assert set(defined) <= set(values), name
+        assert not [one for one, definition in defined.items() if "defaultValue" in definition], name
+        walked += 1
+    assert walked == len(package["root"]["dag"]["tasks"]) > 0
+
+
+# ---- what holds the rule ---------------------------------------------------------------------------
+
+
+@dsl.container_component
+def defaulted(word: str, artifact: dsl.OutputPath(str), other: str = "") -> dsl.ContainerSpec:  # type: ignore[valid-type]
+    """A component as KFP 2.16 took it."""
+    script = 'mkdir -p "$(dirname "$3")"; printf "%s%s" "$1" "$2" > "$3"'
+    return dsl.ContainerSpec(image="none", command=["sh", "-c", script], args=["x", word, other, artifact])
+
+
+def pipeline(**more: str) -> Any:
+    @dsl.pipeline(name="words")
+    def words(word: str = "hello") -> None:
+        defaulted(word=word, other="given").set_display_name("first")
+        defaulted(word=word, **more).set_display_name("second")
+
+    return words
+
+
+REFUSED = "task 'second' does not give input 'other', which its arguments hold: from 2.17 on KFP starts no such task"
+
+
+def test_compiling_refuses_an_input_that_is_left_to_its_default(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=REFUSED):
+        write_package(pipeline(), tmp_path / "package.yaml")
+    assert not list(tmp_path.iterdir())
+    write_package(pipeline(other=""), tmp_path / "package.yaml")
+
+
+def test_the_local_runner_refuses_it_before_anything_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    package = tmp_path / "package.yaml"
+    compiler.Compiler().compile(pipeline(), str(package))
+    with pytest.raises(InputError, match=REFUSED):
+        run_package(package, {}, "r")
+    assert not capfd.readouterr().out
+    compiler.Compiler().compile(pipeline(other=""), str(package))
+    assert run_package(package, {}, "r") == {"first": "hellogiven", "second": "hello"}
+
+
+NOWHERE = "{{$.inputs.parameters['nowhere']}}"
+
+
+@pytest.mark.parametrize("asked", [{"image": NOWHERE}, {"resources": {"resourceMemoryLimit": NOWHERE}}], ids=list)
+def test_an_image_and_a_resource_are_resolved_too(asked: dict[str, Any], tmp_path: Path) -> None:
+    package = write_package(pipeline(other=""), tmp_path / "package.yaml")
+    ir = yaml.safe_load(package.read_text())
+    (executor, _) = ir["deploymentSpec"]["executors"].values()
+    executor["container"] |= asked
+    package.write_text(yaml.safe_dump(ir))
+    with pytest.raises(InputError, match="task 'first' does not give input 'nowhere'"):
+        refuse_unresolved(load_package(package)[0])
+
+
+def test_a_parameter_without_a_value_is_named(tmp_path: Path) -> None:
+    @dsl.pipeline(name="words")
+    def words(word: str) -> None:
+        defaulted(word=word, other="").set_display_name("second")
+
+    package = write_package(words, tmp_path / "package.yaml")
+    with pytest.raises(InputError, match="the pipeline's parameter 'word' has no value, and task 'second' reads it"):
+        run_package(package, {}, "r")
