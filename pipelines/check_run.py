@@ -30,8 +30,7 @@ TASK = "check-"  # before the stage
 ARGUMENTS = "arguments"  # the line that is of a stage and not of its kind of pod
 LINE = re.compile(rf"(?P<state>ok|failed) +(?P<name>image|root|{ARGUMENTS}|MLflow|GPUs|ranks) +(?P<text>\S.*)")
 UNTAKEN = re.compile(r"error: ((?:unrecognized|the following) arguments.*)")  # argparse's
-# States of a task beside KFP's own: no container, since its driver failed, or since none was asked for yet.
-REFUSED, NOT_STARTED = "refused by KFP's driver", "not started"
+LOOKS = 3  # at a run that has ended and has tasks that seem to go on
 MORE = "evaluate.sets=efficiency"  # so that the reports have something to collect
 
 
@@ -39,7 +38,8 @@ def tasks(site: Site) -> tuple[Task, ...]:
     """One task for each component that a run or a suite of the site's recipe has.
 
     Those that collect artifacts read what the others write, so that outputs are tried too; the others read nothing:
-    each kind of pod is tried whatever becomes of the rest.
+    each kind of pod is tried whatever becomes of the rest. In each kind one runs at a time, or two TrainJobs could
+    wait for each other's half of the GPUs.
 
     Raises:
         InputError: no such recipe.
@@ -51,7 +51,13 @@ def tasks(site: Site) -> tuple[Task, ...]:
     for task in every:
         firsts.setdefault(task.component, task)
     tried = {task.name: _name(task.component) for task in every}
-    return tuple(_tried(task, site, tried) for task in firsts.values())
+    last: dict[str, str] = {}  # of a kind of pod
+    made = []
+    for task in firsts.values():
+        after = (last[task.pod],) if task.pod in last else ()
+        made.append(dataclasses.replace(_tried(task, site, tried), after=after))
+        last[task.pod] = made[-1].name
+    return tuple(made)
 
 
 def _name(component: Component) -> str:
@@ -118,25 +124,20 @@ class CheckRun:
 
     def _follow(self, minutes: float) -> tuple[dict[str, str], str, dict[str, str]]:
         """States of the tasks, of the run, and what keeps pods from running; a run that cannot end is ended."""
-        deadline = time.monotonic() + minutes * 60
+        deadline, looks = time.monotonic() + minutes * 60, 0
         while True:
             with endpoint.speaking_to(endpoint.address(self.site)):
                 run = self.api.get_run(self.id)
-            states = self._states((run.run_details and run.run_details.task_details) or [])
-            if run.state in client.FINAL:
+            states = client.states(run, self.names)
+            if run.state in client.FINAL and (looks == LOOKS or not {"PENDING", "RUNNING"} & set(states.values())):
                 return states, run.state, {}
+            looks += run.state in client.FINAL  # KFP writes the tasks' states after the run's
             reasons, hopeless = self._stuck()
             if hopeless or time.monotonic() > deadline:
                 with endpoint.speaking_to(endpoint.address(self.site)):
                     self.api.terminate_run(self.id)
                 return states, f"was ended after {minutes:g} minutes" if not hopeless else "was ended", reasons
             time.sleep(self.interval)
-
-    def _states(self, details: Iterable[Any]) -> dict[str, str]:
-        """States of the tasks by name; KFP's API has them by the package's keys, each with its driver's."""
-        found = {detail.display_name: detail.state or "" for detail in details}
-        refused = {name: REFUSED for key, name in self.names.items() if found.get(f"{key}-driver") == "FAILED"}
-        return {name: found[key] for key, name in self.names.items() if key in found} | refused
 
     def _stuck(self) -> tuple[dict[str, str], bool]:
         """Task or pod -> what keeps it from running, and whether one of them never will."""
@@ -171,7 +172,7 @@ class CheckRun:
         self, found: bool, task: Task, states: Mapping[str, str], reasons: Mapping[str, str]
     ) -> tuple[str, str]:
         """ok, failed or unknown, and why, of a task whose lines are not there or do not say it all."""
-        state = states.get(task.name, NOT_STARTED)
+        state = states.get(task.name, "not started")
         if state == "SUCCEEDED":
             return "ok", "succeeded; its lines are in its log"
         if found:
@@ -180,13 +181,14 @@ class CheckRun:
                 "failed",
                 f"{state.lower()} though its stage was well: did KFP's own store take its outputs? see {log}",
             )
-        if missing := sorted(name for name in task.sources() if states.get(name) != "SUCCEEDED"):
-            return "unknown", f"{state.lower()}: it reads what {', '.join(missing)} shall write"
-        if state == REFUSED:
-            return "failed", f"{state}; see {self._command('logs')}"
+        if state == client.REFUSED:
+            return "failed", f"{state.lower()}; see {self._command('logs')}"
         others = [reason for name, reason in reasons.items() if not name.startswith(TASK)]
-        reason = reasons.get(task.name) or "; ".join(others) or f"see its log, and: {self._command('describe pods')}"
-        return "failed", f"{state.lower()}; {reason}"
+        if reason := reasons.get(task.name) or "; ".join(others):
+            return "failed", f"{state.lower()}; {reason}"
+        if missing := sorted(name for name in {*task.sources(), *task.after} if states.get(name) != "SUCCEEDED"):
+            return "unknown", f"{state.lower()}: it waits for {', '.join(missing)}"
+        return "failed", f"{state.lower()}; see its log, and: {self._command('describe pods')}"
 
     def _logged(self, name: str) -> Iterator[dict[str, Any]]:
         """The stage's lines from its pod's log, where Kubernetes shows it."""

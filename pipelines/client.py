@@ -19,6 +19,9 @@ PIPELINE = "cmapkd"
 PATIENCE = 12  # polls in a row that may fail while a run is followed
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 RETRIED = ("FAILED", "CANCELED")
+NO_STATE = (None, "", "RUNTIME_STATE_UNSPECIFIED")
+REFUSED = "REFUSED BY ITS DRIVER"  # state of a task of which KFP started no container
+ROOT_DRIVER = "root-driver"
 
 
 def start(
@@ -157,14 +160,29 @@ def follow(client: Client, site: Site, run_id: str, tasks: Mapping[str, str], in
             print(f"  {error}; asking again", flush=True)
             time.sleep(interval)
             continue
-        for detail in (run.run_details and run.run_details.task_details) or []:
-            name = tasks.get(detail.display_name, detail.display_name)
-            if name in tasks.values() and detail.state and seen.get(name) != detail.state:
-                seen[name] = detail.state
-                print(f"  {time.strftime('%H:%M:%S')} {name} {detail.state.lower()}", flush=True)
+        for name, state in states(run, tasks).items():
+            if seen.get(name) != state:
+                seen[name] = state
+                print(f"  {time.strftime('%H:%M:%S')} {name} {state.lower()}", flush=True)
         if run.state in FINAL:
             return str(run.state)
         time.sleep(interval)
+
+
+def states(run: Any, tasks: Mapping[str, str]) -> dict[str, str]:
+    """States of a run's tasks by display name: KFP's own, or REFUSED; those that have none yet are left out.
+
+    The API names a task by its key in the package, its driver by KEY-driver, that of the whole run ROOT_DRIVER; what
+    waits for what failed has no state.
+
+    Args:
+        tasks: display name by key.
+    """
+    details = (run.run_details and run.run_details.task_details) or []
+    found = {detail.display_name: detail.state for detail in details if detail.state not in NO_STATE}
+    whole = found.get(ROOT_DRIVER) == "FAILED"
+    refused = {name: REFUSED for key, name in tasks.items() if whole or found.get(f"{key}-driver") == "FAILED"}
+    return {name: found[key] for key, name in tasks.items() if key in found} | refused
 
 
 def _named(name: str) -> str:

@@ -18,7 +18,8 @@ from cmapkd_core.errors import InputError
 
 PLACEHOLDER = re.compile(r"\{\{\$.*?\}\}")
 INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['(.+)'\]\}\}")
-JOB_NAME = "{{$.pipeline_job_name}}"
+# The run's name as people gave it, and that of its Workflow: one of the two stands for it (pipelines/submission.py).
+NAMES = ("{{$.pipeline_job_name}}", "{{$.pipeline_job_resource_name}}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def resolve_inputs(
     Args:
         arguments: the pipeline's parameters.
         outputs: output parameters of the finished tasks, by task key.
-        run: stands for the pipeline job's name.
+        run: stands for the pipeline job's name, and for that of its Workflow.
 
     Raises:
         InputError: a parameter of the pipeline that has no value, or a constant with a placeholder not known here.
@@ -117,7 +118,7 @@ def resolve_inputs(
             values[name] = outputs[output.producer_task][output.output_parameter_key]
         else:
             values[name] = json_format.MessageToDict(source.runtime_value.constant)
-    known = _inputs(values) | {JOB_NAME: run}
+    known = _inputs(values) | dict.fromkeys(NAMES, run)
     return {name: _fill(step, value, known) if isinstance(value, str) else value for name, value in values.items()}
 
 
@@ -170,7 +171,7 @@ def refuse_unresolved(spec: pb.PipelineSpec) -> None:
 def _known(given: Mapping[str, Any], run: str) -> dict[str, str]:
     """Every placeholder that an argv may hold, with its value."""
     outputs = given["outputs"]
-    known = _inputs(given["inputs"]["parameterValues"]) | {"{{$}}": json.dumps(given), JOB_NAME: run}
+    known = _inputs(given["inputs"]["parameterValues"]) | {"{{$}}": json.dumps(given)} | dict.fromkeys(NAMES, run)
     known |= {
         f"{{{{$.outputs.parameters['{n}'].output_file}}}}": p["outputFile"] for n, p in outputs["parameters"].items()
     }

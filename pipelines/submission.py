@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kfp import dsl
+
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose
@@ -100,7 +102,10 @@ def decide_run(
     urls = distill.output_urls(tasks, lambda t: recipes["reference" if t.row else "run"], root or "{root}", run)
     plan = Plan(tasks)
     if args.schedule:  # each time the source is read anew, and what follows from new shards is trained anew
-        plan = Plan(tuple(replace(task, redo="yes") if task.pod == "prepare" else task for task in tasks))
+        anew = tuple(replace(task, redo="yes") if task.pod == "prepare" else task for task in tasks)
+        # A scheduled run has no name but its Workflow's: KFP fills in "" for the job's (apiserver/template/
+        # v2_template.go, ScheduledWorkflow), and all runs would be one without a name.
+        plan = Plan(anew, run=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER)
     if part:
         chosen = part(tasks)
         plan = Plan(chosen, without(tasks, urls, chosen), run, redo="yes")

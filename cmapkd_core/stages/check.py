@@ -1,6 +1,6 @@
 """What any stage does with `--check TASK:GPUS`: can it run here? Each line says ok, or what to do.
 
-    python -m cmapkd_core.stages.train --recipe tiny --root s3://bucket/cmapkd --stage warmup --shards "" --check here:0
+    python -m cmapkd_core.stages.prepare --recipe tiny --root s3://bucket/cmapkd --check here:0
 
 `submit.py --check` starts every component of a run with it. Its result is {root}/checks/{run}/{TASK}.json, in the place
 of an artifact; nothing else stays.
@@ -28,7 +28,7 @@ PAGES = ("html", "markdown")  # local files of a stage that shows something in K
 
 
 def run(request: Request, given: Mapping[str, Any]) -> str:
-    """Check this process, or these ranks; a result that is there already is left as it is.
+    """Check this process, or these ranks; once all was well it stays so.
 
     Args:
         request: of the stage; `check` names the result and says how many GPUs this pod must see.
@@ -63,10 +63,10 @@ def run(request: Request, given: Mapping[str, Any]) -> str:
 
 
 def _done(url: str) -> bool:
-    """False also where the root cannot be read: the lines tell why."""
+    """Whether a process before this one was well; False also where the root cannot be read: the lines tell why."""
     try:
-        return storage.exists(url)
-    except InputError:
+        return all(line["ok"] for line in storage.read_json(url)["lines"])
+    except (FileNotFoundError, InputError):
         return False
 
 

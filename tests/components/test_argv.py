@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
 import pytest
 
 from cmapkd_core.recipes import resolve
+from cmapkd_core.stages.common import Request
+from components import REQUEST
 from pipelines.distill import compile_package, defaults, tasks_of
 from pipelines.graph import Plan
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
@@ -42,6 +45,10 @@ def test_the_stage_takes_the_argv(task: str, commands: dict[str, list[str]]) -> 
     given = parser(importlib.import_module(argv[start]).run).parse_args(argv[start + 1 :])
     assert (given.recipe, given.root, given.run) == ("tiny", "s3://bucket/root", "a-run")
     assert Path(given.artifact).name == "artifact"
+
+
+def test_a_component_tells_the_whole_request() -> None:
+    assert sorted(REQUEST) == sorted(field.name for field in dataclasses.fields(Request))
 
 
 def test_torchrun_takes_its_part(commands: dict[str, list[str]]) -> None:

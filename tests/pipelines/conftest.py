@@ -52,7 +52,7 @@ class ApiServer(ThreadingHTTPServer):
             return run
         self.polls += 1
         state, task = ("RUNNING", "RUNNING") if self.polls == 1 else (self.ends_as, self.ends_as)
-        details = [{"display_name": "prepare", "state": task}, {"display_name": "prepare-driver", "state": task}]
+        details = [{"display_name": "prepare", "state": task}, {"display_name": "prepare-driver", "state": "SUCCEEDED"}]
         return {**run, "state": state, "run_details": {"task_details": details}}
 
     def act(self, run_id: str, verb: str) -> int:

@@ -6,6 +6,7 @@ import base64
 import importlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,19 +109,21 @@ def form_of(package: Path) -> dict[str, str]:
 def played(folder: Path, refused: str = "") -> Callable[[dict[str, Any]], None]:
     """A cluster that runs every task of a check with the argv that its pod would get, here.
 
-    As KFP does, it tells states by the package's keys; what reads a failed task does not start. Of the task `refused`
-    no container starts, and its driver fails.
+    As KFP does, it tells states by the package's keys, with none for what waited for a failed task. Of the task
+    `refused` no container starts, and its driver fails.
     """
 
     def play(run: dict[str, Any]) -> None:
         package = folder / "played.yaml"
         package.write_text(json.dumps(run["pipeline_spec"]["pipeline_spec"]))
-        states: dict[str, str] = {}
+        states: dict[str, str | None] = {"root-driver": "SUCCEEDED"}
         outputs: dict[str, dict[str, str]] = {}
         for step in steps(load_package(package)[0]):
+            states |= {f"{step.key}-driver": None, step.key: None}
             if step.name == refused:
                 states[f"{step.key}-driver"] = "FAILED"
             elif step.needs <= set(outputs):
+                states[f"{step.key}-driver"] = "SUCCEEDED"
                 place = folder / step.key
                 argv = command(step, place, form_of(package), outputs, run["display_name"])
                 at = next(at for at, part in enumerate(argv) if part.startswith("cmapkd_core.stages."))
@@ -175,6 +178,9 @@ def test_every_component_is_tried_as_a_run_has_it(site: Any) -> None:
     """The same components: an input or an output that one of them has cannot be left out of the check."""
     every = {one for one in vars(components).values() if isinstance(one, Component)}
     tried = tasks(load_site("site.toml"))
+    for kind in ("prepare", "train", "evaluate", "report"):  # one at a time: two TrainJobs would share the GPUs badly
+        names = [task.name for task in tried if task.pod == kind]
+        assert [task.after for task in tried if task.pod == kind] == [(), *((name,) for name in names[:-1])]
     assert {task.component for task in tried} == every
     assert len(tried) == len(every) == 8
     readers = {task.name: task.sources() for task in tried if task.sources()}
@@ -216,9 +222,36 @@ def test_a_task_that_kfp_refuses_is_told(site: Any, tmp_path: Path, capsys: pyte
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
     log = "see kubectl logs -l pipeline/runid=run-0 -c main --prefix --tail 3 -n kubeflow"
-    assert f"failed   pod evaluate      check-levels refused by KFP's driver; {log}" in printed
-    assert "unknown  pod report        check-report not started: it reads what check-levels shall write" in printed
+    assert f"failed   pod evaluate      check-levels refused by its driver; {log}" in printed
+    assert "unknown  pod report        check-report not started: it waits for check-levels" in printed
     assert lines_of(printed)["ok"].count("stage evaluate") == 1
+
+
+def test_a_run_that_kfp_cannot_begin_is_told(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its root driver fails, for want of a right or of the metadata store."""
+    details = [{"display_name": "root-driver", "state": "FAILED"}, {"display_name": "prepare"}]
+    site.on_run = lambda run: run.update(state="FAILED", run_details={"task_details": details})
+    assert main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "failed   pod prepare       check-prepare refused by its driver; see kubectl logs" in printed
+    assert "failed   pod evaluate      check-evaluate, check-levels refused by its driver; see kubectl logs" in printed
+
+
+def test_states_that_come_after_the_runs_are_waited_for(
+    site: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KFP writes the run's state first; a report whose outputs its store refused still seems to go on then."""
+
+    def play(run: dict[str, Any]) -> None:
+        played(tmp_path)(run)
+        run["state"] = "FAILED"
+        (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "report")
+        report["state"] = "RUNNING"
+        monkeypatch.setattr(time, "sleep", lambda seconds: report.update(state="FAILED"))
+
+    site.on_run = play
+    assert main(["--check"]) == 1
+    assert "check-report failed though its stage was well" in capsys.readouterr().out
 
 
 def test_a_task_whose_outputs_kfp_could_not_store_is_told(
@@ -281,13 +314,10 @@ def test_what_the_pods_found_is_told(site: Any, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "GPUs: 0 of 2 seen" in printed
     assert lines_of(printed)["failed"] == ["pod train", "run"]
-    assert lines_of(printed)["unknown"] == [
-        "service account",
-        *["pod report"] * 2,
-    ]  # no kubeconfig: it says how to look
-    assert (
-        "unknown  pod report        check-report not started: it reads what check-teacher, check-train shall" in printed
-    )
+    # no kubeconfig: the line says how to look; and what waits for the pod without GPUs
+    assert lines_of(printed)["unknown"] == ["service account", "pod train", "pod report", "pod report"]
+    assert "unknown  pod train         check-train not started: it waits for check-teacher" in printed
+    assert "unknown  pod report        check-report not started: it waits for check-teacher, check-train" in printed
     assert "kubectl -n kubeflow get serviceaccount" in printed
 
 

@@ -83,6 +83,9 @@ def test_a_schedule_reads_the_source_anew_and_nothing_else(api: Any, capsys: pyt
     tasks = version["pipeline_spec"]["root"]["dag"]["tasks"]
     redo = {key: task["inputs"]["parameters"]["redo"]["runtimeValue"]["constant"] for key, task in tasks.items()}
     assert {key for key, value in redo.items() if value == "yes"} == {"prepare"}
+    # KFP has "" for the job's name of a scheduled run.
+    names = {task["inputs"]["parameters"]["run"]["runtimeValue"]["constant"] for task in tasks.values()}
+    assert names == {"{{$.pipeline_job_resource_name}}"}
     assert not api.runs
 
 

@@ -167,6 +167,14 @@ def test_wait_follows_the_run(api: Any, state: str, code: int, capsys: pytest.Ca
     assert "driver" not in text
 
 
+def test_wait_tells_of_a_task_that_no_container_was_started_for(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """KFP's driver failed, as for an input that a task leaves to its default; the task itself then has no state."""
+    details = [{"display_name": "prepare-driver", "state": "FAILED"}, {"display_name": "prepare"}]
+    api.on_run = lambda run: run.update(state="FAILED", run_details={"task_details": details})
+    assert main(["--wait"]) == 1
+    assert "prepare refused by its driver\n" in capsys.readouterr().out
+
+
 def test_following_outlasts_a_short_failure_and_gives_up_on_a_refusal(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
