@@ -96,7 +96,7 @@ def _arguments(request: Request, given: Mapping[str, Any]) -> str:
     theirs = sorted({value for value in values if value.startswith(f"{below}/")})
     if missing := [url for url in theirs if not storage.exists(url)]:
         raise InputError(f"{', '.join(missing)}: written by another pod, not seen in this one")
-    return f"{len(given)} taken" + (f", and what {len(theirs)} other tasks wrote can be read" if theirs else "")
+    return "as this stage takes them" + (f"; what {len(theirs)} other tasks wrote can be read" if theirs else "")
 
 
 def _root(root: str) -> str:

@@ -167,7 +167,7 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
         assert told["ok"].count(f"pod {kind}") == (5 if kind == "train" and "ranks" in printed else 4)
     stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "suite-report")
     assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 8
-    assert "stage report      arguments: 16 taken, and what 5 other tasks wrote can be read" in printed
+    assert "stage report      arguments: as this stage takes them; what 5 other tasks wrote can be read" in printed
     assert f"{site.url}/#/runs/details/run-0" in printed
     assert VALUE not in printed + json.dumps(site.runs)
     assert site.versions == []  # nobody wants to see it in the list of pipelines
