@@ -26,7 +26,7 @@ class Lines:
     def say(self, state: str, name: str, text: str) -> None:
         """Print a line: `state` is ok, failed or unknown."""
         self.failed |= state == "failed"
-        print(f"{state:9}{name:18}{text}", flush=True)
+        print(f"{state:9}{name:20}{text}", flush=True)
 
     def ask(self, name: str, question: Callable[[], str], *, otherwise: str = "failed") -> bool:
         """Print the answer, or the error with the state `otherwise`; True for an answer."""

@@ -111,7 +111,7 @@ class CheckRun:
             self.names = display_names(package)
             self.id = client.start(self.api, self.site, self.name, package, {}, keep=False)
         page = client.link(self.site, self.id)
-        print(f"{'':9}{'':18}{self.name}: {page}", flush=True)
+        print(f"{'':29}{self.name}: {page}", flush=True)
         states, ended, reasons = self._follow(minutes)
         for kind, of_kind in itertools.groupby(sorted(tasks(self.site), key=self._order), lambda task: task.pod):
             self._tell(kind, of_kind, states, reasons)
@@ -159,7 +159,7 @@ class CheckRun:
             if not (found and _says_all(found, states.get(task.name))):
                 answer, text = self._beside(bool(found), task, states, reasons)
                 told.setdefault((answer, f"pod {kind}", text), []).append(task.name)
-        for (answer, label, text), whose in told.items():
+        for (answer, label, text), whose in sorted(told.items(), key=lambda one: one[0][1]):  # the pod, then its stages
             self.say(answer, label, f"{', '.join(whose)} {text}".lstrip())
 
     def _found(self, name: str) -> list[dict[str, Any]]:

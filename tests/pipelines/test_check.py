@@ -143,7 +143,7 @@ def lines_of(printed: str) -> dict[str, list[str]]:
     """State -> names of the lines that have it."""
     found: dict[str, list[str]] = {"ok": [], "failed": [], "unknown": []}
     for line in printed.splitlines():
-        state, name = line[:9].strip(), line[9:27].strip()
+        state, name = line[:9].strip(), line[9:29].strip()
         if state in found and name:
             found[state].append(name)
     return found
@@ -167,7 +167,7 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
         assert told["ok"].count(f"pod {kind}") == (5 if kind == "train" and "ranks" in printed else 4)
     stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "suite-report")
     assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 8
-    assert "stage report      arguments: as this stage takes them; what 5 other tasks wrote can be read" in printed
+    assert "stage report        arguments: as this stage takes them; what 5 other tasks wrote can be read" in printed
     assert f"{site.url}/#/runs/details/run-0" in printed
     assert VALUE not in printed + json.dumps(site.runs)
     assert site.versions == []  # nobody wants to see it in the list of pipelines
@@ -222,8 +222,8 @@ def test_a_task_that_kfp_refuses_is_told(site: Any, tmp_path: Path, capsys: pyte
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
     log = "see kubectl logs -l pipeline/runid=run-0 -c main --prefix --tail 3 -n kubeflow"
-    assert f"failed   pod evaluate      check-levels refused by its driver; {log}" in printed
-    assert "unknown  pod report        check-report not started: it waits for check-levels" in printed
+    assert f"failed   pod evaluate        check-levels refused by its driver; {log}" in printed
+    assert "unknown  pod report          check-report not started: it waits for check-levels" in printed
     assert lines_of(printed)["ok"].count("stage evaluate") == 1
 
 
@@ -233,8 +233,10 @@ def test_a_run_that_kfp_cannot_begin_is_told(site: Any, capsys: pytest.CaptureFi
     site.on_run = lambda run: run.update(state="FAILED", run_details={"task_details": details})
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
-    assert "failed   pod prepare       check-prepare refused by its driver; see kubectl logs" in printed
-    assert "failed   pod evaluate      check-evaluate, check-levels refused by its driver; see kubectl logs" in printed
+    assert "failed   pod prepare         check-prepare refused by its driver; see kubectl logs" in printed
+    assert (
+        "failed   pod evaluate        check-evaluate, check-levels refused by its driver; see kubectl logs" in printed
+    )
 
 
 def test_states_that_come_after_the_runs_are_waited_for(
@@ -267,7 +269,8 @@ def test_a_task_whose_outputs_kfp_could_not_store_is_told(
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
     assert (
-        "failed   pod report        check-report failed though its stage was well: did KFP's own store take" in printed
+        "failed   pod report          check-report failed though its stage was well: did KFP's own store take"
+        in printed
     )
     assert lines_of(printed)["failed"] == ["pod report", "run"]
 
@@ -280,7 +283,9 @@ def test_an_image_of_other_code_is_told(
     usage = "usage: python -m cmapkd_core.stages.prepare [-h]\npython -m x: error: unrecognized arguments: --check a:0"
     kubernetes.answers[f"{NAMESPACE}/pods/x/log"] = usage
     assert main(["--check"]) == 1
-    wanted = "failed   stage prepare     arguments: unrecognized arguments: --check a:0; the image is not of this code"
+    wanted = (
+        "failed   stage prepare       arguments: unrecognized arguments: --check a:0; the image is not of this code"
+    )
     assert wanted in capsys.readouterr().out
 
 
@@ -303,7 +308,7 @@ def test_a_broken_site_says_what_to_do_in_every_line(
     assert told["failed"][:2] == ["service account", "secret"]
     assert "no service account 'cmapkd-runner' in kubeflow: kubectl apply -k" in printed
     assert "secret cmapkd-s3 in kubeflow has no key secret_key: kubectl -n kubeflow create secret" in printed
-    assert "failed   pod train         root: cannot write s3://nobox: the bucket does not exist" in printed
+    assert "failed   pod train           root: cannot write s3://nobox: the bucket does not exist" in printed
     assert "MLflow at http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused" in printed
     assert "run" in told["failed"]
 
@@ -316,8 +321,8 @@ def test_what_the_pods_found_is_told(site: Any, capsys: pytest.CaptureFixture[st
     assert lines_of(printed)["failed"] == ["pod train", "run"]
     # no kubeconfig: the line says how to look; and what waits for the pod without GPUs
     assert lines_of(printed)["unknown"] == ["service account", "pod train", "pod report", "pod report"]
-    assert "unknown  pod train         check-train not started: it waits for check-teacher" in printed
-    assert "unknown  pod report        check-report not started: it waits for check-teacher, check-train" in printed
+    assert "unknown  pod train           check-train not started: it waits for check-teacher" in printed
+    assert "unknown  pod report          check-report not started: it waits for check-teacher, check-train" in printed
     assert "kubectl -n kubeflow get serviceaccount" in printed
 
 
@@ -344,7 +349,7 @@ def test_a_pod_that_does_not_start_is_told_and_ended(
     kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": meta, "status": pod}]}
     assert check.check(load_site("site.toml"), minutes=0.01, interval=0.1) == 1
     printed = capsys.readouterr().out
-    assert f"failed   pod train         check-train not started; {message}" in printed
+    assert f"failed   pod train           check-train not started; {message}" in printed
     assert site.terminated == ["run-0"]
 
 
