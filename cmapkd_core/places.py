@@ -124,6 +124,9 @@ def report_url(root: str, run: str, expectations: str = "") -> str:
     return storage.join(run_url(root, run), "report-with-expectations" if expectations else "report")
 
 
+OF_ITSELF = "check:"  # before its name: what an input holds in a check that no other task's result fills
+
+
 def check_url(root: str, run: str, task: str) -> str:
     """URL of what a task of `submit.py --check` found in its pod."""
     return storage.join(root, "checks", run, f"{task}.json")

@@ -80,9 +80,7 @@ class Component:
         def argv(*values: Any) -> dsl.ContainerSpec:
             given = dict(zip([*inputs, *outputs], values, strict=True))
             told: dict[str, Any] = {name: [given[name]] for name in (*REQUEST, *self.inputs)}
-            told |= {
-                name: [part for key, of in keys.items() for part in (key, given[of])] for name, keys in held.items()
-            }
+            told |= {name: [part for key, of in one.items() for part in (key, given[of])] for name, one in held.items()}
             told |= {name: [getattr(given[name], "path", given[name])] for name in outputs}
             if self.shows:
                 told["executor_input"] = [dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]

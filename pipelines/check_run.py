@@ -7,7 +7,6 @@ makes of them, image, identity, network and GPUs are then those of a real run.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
-from cmapkd_core.places import check_url
+from cmapkd_core.places import OF_ITSELF, check_url
 from cmapkd_core.recipes import resolve
 from components import Component
 from pipelines import client, distill, endpoint, suite
@@ -29,13 +28,14 @@ from pipelines.site import Retry, Site
 TASK = "check-"  # before the stage
 ARGUMENTS = "arguments"  # the line that is of a stage and not of its kind of pod
 LINE = re.compile(rf"(?P<state>ok|failed) +(?P<name>image|root|{ARGUMENTS}|MLflow|GPUs|ranks) +(?P<text>\S.*)")
-UNTAKEN = re.compile(r"error: ((?:unrecognized|the following) arguments.*)")  # argparse's
+ERROR = re.compile(r"(?P<usage>.*: )?error: (?!not ok: )(?P<text>\S.*)")  # a stage's own, or argparse's after its usage
+OTHER_CODE = "; the image is not of this code: make images, and its line into the site file"
 LOOKS = 3  # at a run that has ended and has tasks that seem to go on
 MORE = "evaluate.sets=efficiency"  # so that the reports have something to collect
 
 
 def tasks(site: Site) -> tuple[Task, ...]:
-    """One task for each component that a run or a suite of the site's recipe has.
+    """One task for each component that a run, or a suite with two rows, of the site's recipe has.
 
     Those that collect artifacts read what the others write, so that outputs are tried too; the others read nothing:
     each kind of pod is tried whatever becomes of the rest. In each kind one runs at a time, or two TrainJobs could
@@ -66,13 +66,13 @@ def _name(component: Component) -> str:
 
 def _tried(task: Task, site: Site, tried: Mapping[str, str]) -> Task:
     """A task with check in place of work; `tried` names for every task the one that has its component here."""
-    gpus = getattr(site.pods, task.pod).gpus
-    made = Task(_name(task.component), task.component, task.pod, check=f"{_name(task.component)}:{gpus}")
-    if not task.collects:
-        return dataclasses.replace(made, values=dict.fromkeys(task.component.inputs, ""))
-    collects = {argument: {key: tried[name] for key, name in of.items()} for argument, of in task.collects.items()}
-    inputs = {argument: tried[name] for argument, name in task.inputs.items()}
-    return dataclasses.replace(made, inputs=inputs, values=task.values, collects=collects)
+    component, name = task.component, _name(task.component)
+    collects = {argument: {key: tried[of] for key, of in keys.items()} for argument, keys in task.collects.items()}
+    inputs = {argument: tried[of] for argument, of in task.inputs.items()} if collects else {}
+    values = {argument: OF_ITSELF + argument for argument in component.inputs if argument not in inputs}
+    count = len(component.inputs) + sum(map(len, collects.values()))
+    check = f"{name}:{getattr(site.pods, task.pod).gpus}:{count}"
+    return Task(name, component, task.pod, inputs, values, collects, check=check)
 
 
 def pipeline(site: Site, minutes: float) -> Any:
@@ -94,7 +94,7 @@ class CheckRun:
         cluster: Cluster | None,
         interval: float,
     ) -> None:
-        """`say` prints a line: its state, ok or failed, its name and its text."""
+        """`say` prints a line: its state (ok, failed or unknown), its name and its text."""
         self.say, self.api, self.site, self.cluster, self.interval = say, api, site, cluster, interval
         self.name = time.strftime("check-%Y%m%d-%H%M%S")
         self.id = ""
@@ -113,14 +113,11 @@ class CheckRun:
         page = client.link(self.site, self.id)
         print(f"{'':29}{self.name}: {page}", flush=True)
         states, ended, reasons = self._follow(minutes)
-        for kind, of_kind in itertools.groupby(sorted(tasks(self.site), key=self._order), lambda task: task.pod):
-            self._tell(kind, of_kind, states, reasons)
+        for kind in (field.name for field in dataclasses.fields(self.site.pods)):
+            self._tell(kind, [task for task in tasks(self.site) if task.pod == kind], states, reasons)
         if ended != "SUCCEEDED":
             raise InputError(f"{self.name} {ended.lower()}: mend the failed lines; logs at {page}")
         return f"{self.name} succeeded"
-
-    def _order(self, task: Task) -> int:
-        return [field.name for field in dataclasses.fields(self.site.pods)].index(task.pod)
 
     def _follow(self, minutes: float) -> tuple[dict[str, str], str, dict[str, str]]:
         """States of the tasks, of the run, and what keeps pods from running; a run that cannot end is ended."""
@@ -129,11 +126,12 @@ class CheckRun:
             with endpoint.speaking_to(endpoint.address(self.site)):
                 run = self.api.get_run(self.id)
             states = client.states(run, self.names)
-            if run.state in client.FINAL and (looks == LOOKS or not {"PENDING", "RUNNING"} & set(states.values())):
+            ended = run.state in client.FINAL
+            if ended and (looks == LOOKS or not {"PENDING", "RUNNING"} & set(states.values())):
                 return states, run.state, {}
-            looks += run.state in client.FINAL  # KFP writes the tasks' states after the run's
-            reasons, hopeless = self._stuck()
-            if hopeless or time.monotonic() > deadline:
+            looks += ended  # KFP writes the tasks' states after the run's
+            reasons, hopeless = ({}, False) if ended else self._stuck()
+            if not ended and (hopeless or time.monotonic() > deadline):
                 with endpoint.speaking_to(endpoint.address(self.site)):
                     self.api.terminate_run(self.id)
                 return states, f"was ended after {minutes:g} minutes" if not hopeless else "was ended", reasons
@@ -147,20 +145,25 @@ class CheckRun:
             return {}, False
         return {pod: reason for pod, reason, _ in found}, any(never for *_, never in found)
 
-    def _tell(self, kind: str, tasks: Iterable[Task], states: Mapping[str, str], reasons: Mapping[str, str]) -> None:
-        """What the tasks of a kind of pod wrote, else logged, else what is known without that; equal lines once."""
+    def _tell(self, kind: str, of_kind: list[Task], states: Mapping[str, str], reasons: Mapping[str, str]) -> None:
+        """What the tasks of a kind of pod wrote, else logged, else what is known without that; equal lines once.
+
+        A line that is not ok names its tasks, unless it is that of all.
+        """
         told: dict[tuple[str, str, str], list[str]] = {}
-        for task in tasks:
+        for task in of_kind:
             found = self._found(task.name)
             for line in found:
                 own = line["name"] == ARGUMENTS
                 label = f"stage {task.name.removeprefix(TASK)}" if own else f"pod {kind}"
-                told.setdefault(("ok" if line["ok"] else "failed", label, f"{line['name']}: {line['text']}"), [])
+                key = ("ok" if line["ok"] else "failed", label, f"{line['name']}: {line['text']}")
+                told.setdefault(key, []).append("" if own else task.name)
             if not (found and _says_all(found, states.get(task.name))):
                 answer, text = self._beside(bool(found), task, states, reasons)
                 told.setdefault((answer, f"pod {kind}", text), []).append(task.name)
         for (answer, label, text), whose in sorted(told.items(), key=lambda one: one[0][1]):  # the pod, then its stages
-            self.say(answer, label, f"{', '.join(whose)} {text}".lstrip())
+            some = answer != "ok" and len(whose) < len(of_kind)
+            self.say(answer, label, f"{', '.join(whose)} {text}".lstrip() if some else text)
 
     def _found(self, name: str) -> list[dict[str, Any]]:
         try:
@@ -199,9 +202,8 @@ class CheckRun:
         for line in said:
             if match := LINE.match(line):
                 yield {"ok": match["state"] == "ok", "name": match["name"], "text": match["text"]}
-            elif match := UNTAKEN.search(line):  # of an image whose stage has another command line
-                text = f"{match[1]}; the image is not of this code: make images, and its line into the site file"
-                yield {"ok": False, "name": ARGUMENTS, "text": text}
+            elif match := ERROR.match(line):
+                yield {"ok": False, "name": ARGUMENTS, "text": match["text"] + (OTHER_CODE if match["usage"] else "")}
 
     def _command(self, verb: str) -> str:
         more = " -c main --prefix --tail 3" if verb == "logs" else ""
@@ -209,5 +211,5 @@ class CheckRun:
 
 
 def _says_all(lines: Iterable[Mapping[str, Any]], state: str | None) -> bool:
-    """Whether lines tell the end of a task: one that failed has a line that did."""
-    return state != "FAILED" or not all(line["ok"] for line in lines)
+    """Whether lines tell the end of a task: one that did not end well has a line that is not."""
+    return state in ("SUCCEEDED", None) or not all(line["ok"] for line in lines)

@@ -141,13 +141,13 @@ def executor_input(step: Step, inputs: Mapping[str, Any], folder: Path) -> dict[
     }
 
 
-def command_line(step: Step, given: Mapping[str, Any], run: str) -> list[str]:
+def command_line(step: Step, given: Mapping[str, Any]) -> list[str]:
     """The container's argv with the placeholders of an ExecutorInput resolved.
 
     Raises:
         InputError: a placeholder that KFP would not resolve.
     """
-    known = _known(given, run)
+    known = _known(given)
     return [_fill(step, part, known) for part in [*step.container.command, *step.container.args]]
 
 
@@ -155,23 +155,26 @@ def refuse_unresolved(spec: pb.PipelineSpec) -> None:
     """Resolve every placeholder of every task, with "" for what only a run knows.
 
     Raises:
-        InputError: a task of which KFP could not start the container.
+        InputError: a task of which KFP could not start the container, or which this project cannot resolve.
     """
-    form = dict.fromkeys(spec.root.input_definitions.parameters, "")
+    parameters = spec.root.input_definitions.parameters.items()
+    form = {name: "" for name, one in parameters if one.HasField("default_value") or not one.is_optional}  # else null
     every = steps(spec)
     outputs = {step.key: dict.fromkeys(step.component.output_definitions.parameters, "") for step in every}
     for step in every:
         inputs = resolve_inputs(step, form, outputs, "")
-        command_line(step, executor_input(step, inputs, Path()), "")
+        command_line(step, executor_input(step, inputs, Path()))
         asked = json_format.MessageToDict(step.container.resources)
+        for variable in step.container.env:  # KFP fills in nothing there
+            _fill(step, variable.value, {})
         for text in (step.container.image, *asked.pop("accelerator", {}).values(), *asked.values()):
             _fill(step, str(text), _inputs(inputs))
 
 
-def _known(given: Mapping[str, Any], run: str) -> dict[str, str]:
+def _known(given: Mapping[str, Any]) -> dict[str, str]:
     """Every placeholder that an argv may hold, with its value."""
     outputs = given["outputs"]
-    known = _inputs(given["inputs"]["parameterValues"]) | {"{{$}}": json.dumps(given)} | dict.fromkeys(NAMES, run)
+    known = _inputs(given["inputs"]["parameterValues"]) | {"{{$}}": json.dumps(given)}
     known |= {
         f"{{{{$.outputs.parameters['{n}'].output_file}}}}": p["outputFile"] for n, p in outputs["parameters"].items()
     }
@@ -193,6 +196,10 @@ def _fill(step: Step, text: str, known: Mapping[str, str]) -> str:
         InputError: an input that the task does not give, an unknown placeholder, or one inside a longer string, which
             KFP fills in by chance alone (kubeflow/pipelines#13977).
     """
+    if text.startswith(('{"IfPresent"', '{"Concat"')):
+        raise InputError(
+            f"task '{step.name}': a part of its argv depends on a condition, which is not resolved here: {text}"
+        )
     found = PLACEHOLDER.search(text)
     if not found:
         return text
@@ -207,4 +214,4 @@ def _fill(step: Step, text: str, known: Mapping[str, str]) -> str:
             f"task '{step.name}' does not give input '{of_input[1]}', which its arguments hold: from 2.17 on KFP "
             "starts no such task, whatever the component's default is; give it, if only an empty constant"
         )
-    raise InputError(f"task '{step.name}': placeholder {text} is not known outside a cluster")
+    raise InputError(f"task '{step.name}': placeholder {text} is none that this project resolves")

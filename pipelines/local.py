@@ -128,7 +128,7 @@ class _Job:
         folder = self.folder / step.key
         folder.mkdir()
         inputs = resolve_inputs(step, self.given, self.outputs, self.run)
-        argv = command_line(step, executor_input(step, inputs, folder), self.run)
+        argv = command_line(step, executor_input(step, inputs, folder))
         env = {variable.name: variable.value for variable in step.container.env}
         env = {**_threads(argv, 1 if step.name in self.alone else self.parallel), **env}
         self.running[step.key], self.started[step.key] = step, time.monotonic()

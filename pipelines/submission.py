@@ -162,9 +162,12 @@ def check_mode(args: argparse.Namespace) -> None:
     Raises:
         InputError: names the flags.
     """
-    there = [f"--{name}" for name in ("check", "retry", "schedule") if getattr(args, name)]
+    there = [f"--{name}" for name in ("check", "retry", "schedule") if getattr(args, name) not in (None, "")]
     if there and args.local:
         raise InputError(f"{there[0]} is of a cluster: leave out --local")
+    given = [f"--{name}" for name in CHOOSES if getattr(args, name)]
+    if args.check is not None and given:
+        raise InputError(f"--check tries the site with the recipe of its file: leave out {' '.join(given)}")
     part = [name for name in ("suite", "only", "from_stage") if getattr(args, name)]
     if args.schedule and part:
         raise InputError(f"--schedule starts whole runs: leave out --{part[0].replace('_', '-')}")

@@ -75,12 +75,20 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument(
         "--check",
         nargs="?",
-        type=float,
+        type=minutes,
         const=check.MINUTES,
         metavar="MINUTES",
         help=f"try the site; its run in the cluster may take {check.MINUTES:g} minutes or as many as given",
     )
     return cli
+
+
+def minutes(text: str) -> float:
+    """A time in minutes; argparse says what is wrong with another text."""
+    found = float(text)
+    if not 0 < found < 24 * 60:
+        raise ValueError(text)
+    return found
 
 
 def run_here(job: Submission, command: Sequence[str]) -> int:

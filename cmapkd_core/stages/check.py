@@ -11,7 +11,9 @@ from __future__ import annotations
 import html
 import os
 import platform
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,40 +22,41 @@ import torch
 from cmapkd_core import __version__, parallel, storage, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
-from cmapkd_core.places import check_url
+from cmapkd_core.places import OF_ITSELF, check_url
 from cmapkd_core.stages.common import Request
 
 Line = dict[str, Any]  # name, ok, text
+ASKED = re.compile(r"(?P<task>[\w-]+):(?P<gpus>\d+)(?::(?P<inputs>\d+))?")
 PAGES = ("html", "markdown")  # local files of a stage that shows something in KFP's UI
+OUTPUTS = (*PAGES, "metrics", "executor_input")
 
 
 def run(request: Request, given: Mapping[str, Any]) -> str:
-    """Check this process, or these ranks; once all was well it stays so.
+    """Check this process, or these ranks. What another process of the same task found well is said again.
 
     Args:
-        request: of the stage; `check` names the result and says how many GPUs this pod must see.
-        given: the stage's other arguments: artifacts of other tasks among them shall be readable here, and its pages
-            are written, so that KFP's own store is tried too.
+        request: of the stage; its `check` is TASK:GPUS or TASK:GPUS:INPUTS: a name of the result, how many GPUs this
+            pod must see, and how many inputs of the stage must arrive.
+        given: the stage's other arguments: each is the result of another task, which shall be readable here, or
+            check:ITS_NAME. The stage's pages are written, so that KFP's own store is tried too.
 
     Raises:
         InputError: a line is not ok.
     """
-    task, _, gpus = request.check.rpartition(":")
-    if not (task and gpus.isdecimal()):
+    asked = ASKED.fullmatch(request.check)
+    if not asked:
         raise InputError(f"--check {request.check}: TASK:GPUS, such as here:0")
-    url = check_url(request.root, request.run, task)
+    url = check_url(request.root, request.run, asked["task"])
     parallel.start()
     found = parallel.all_objects({"host": platform.node(), "gpus": torch.cuda.device_count()})
     if parallel.rank() > 0:
         return url
-    if request.run and _done(url):
-        return url
-    lines = list(_lines(request, given, found, int(gpus)))
+    lines = _earlier(request, url) or list(_lines(request, given, found, asked))
     for line in lines:
         print(f"{'ok' if line['ok'] else 'failed':8}{line['name']:11}{line['text']}", flush=True)
     failed = [line["name"] for line in lines if not line["ok"]]
     if request.run and "root" not in failed:
-        storage.write_json(url, {"task": task, "lines": lines})
+        storage.write_json(url, {"check": request.check, "lines": lines})
     if failed:
         raise InputError(f"not ok: {', '.join(failed)}")
     page = "".join(f"<p>ok {line['name']}: {html.escape(line['text'])}</p>\n" for line in lines).encode()
@@ -62,21 +65,30 @@ def run(request: Request, given: Mapping[str, Any]) -> str:
     return url
 
 
-def _done(url: str) -> bool:
-    """Whether a process before this one was well; False also where the root cannot be read: the lines tell why."""
+def _earlier(request: Request, url: str) -> list[Line]:
+    """Lines of the pods of a TrainJob, of which this process is the launcher, or of a retried pod, if all were well.
+
+    None also where the root cannot be read: the lines tell why.
+    """
+    if not request.run:
+        return []
     try:
-        return all(line["ok"] for line in storage.read_json(url)["lines"])
+        stored = storage.read_json(url)
     except (FileNotFoundError, InputError):
-        return False
+        return []
+    well = stored["check"] == request.check and all(line["ok"] for line in stored["lines"])
+    return list(stored["lines"]) if well else []
 
 
-def _lines(request: Request, given: Mapping[str, Any], found: list[dict[str, Any]], gpus: int) -> Iterator[Line]:
+def _lines(
+    request: Request, given: Mapping[str, Any], found: list[dict[str, Any]], asked: re.Match[str]
+) -> Iterator[Line]:
     versions = f"cmapkd {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
     yield _line("image", lambda: f"{versions}, user {os.getuid()}")
     yield _line("root", lambda: _root(request.root))
-    yield _line("arguments", lambda: _arguments(request, given))
+    yield _line("arguments", lambda: _arguments(request, given, asked["inputs"]))
     yield _line("MLflow", lambda: _mlflow(request.tracking_uri))
-    yield _line("GPUs", lambda: _gpus(found, gpus))
+    yield _line("GPUs", lambda: _gpus(found, int(asked["gpus"])))
     if len(found) > 1:
         hosts = len({one["host"] for one in found})
         yield _line("ranks", lambda: f"{len(found)} on {hosts} machine{'s'[: hosts - 1]} hear each other")
@@ -89,14 +101,32 @@ def _line(name: str, check: Callable[[], str]) -> Line:
         return {"name": name, "ok": False, "text": str(error)}
 
 
-def _arguments(request: Request, given: Mapping[str, Any]) -> str:
-    """That they came at all is the parser's word; those that other tasks of this check wrote are looked for."""
-    values = [value for one in given.values() for value in (one.values() if isinstance(one, Mapping) else [one])]
+def _arguments(request: Request, given: Mapping[str, Any], wanted: str | None) -> str:
+    """Every input is the one that was sent: a result of this check, to be seen from here, or its own name.
+
+    Args:
+        wanted: number of inputs; None for a stage started by hand, whose inputs are anything.
+    """
+    request.resolved()
+    if wanted is None:
+        return "taken; the recipe is known"
+    values = {name: value for name, value in given.items() if name not in OUTPUTS}
+    flat = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
+    flat |= {
+        f"{name} {key}": url for name, one in values.items() if isinstance(one, Mapping) for key, url in one.items()
+    }
+    sent = {name: value for name, value in flat.items() if value}
+    if len(sent) != int(wanted):
+        raise InputError(f"{len(sent)} of {wanted} inputs arrive: {', '.join(sent) or 'none'}")
     below = check_url(request.root, request.run, "").rpartition("/")[0]
-    theirs = sorted({value for value in values if value.startswith(f"{below}/")})
-    if missing := [url for url in theirs if not storage.exists(url)]:
+    theirs = {name: value for name, value in sent.items() if value.startswith(f"{below}/")}
+    for name, value in sent.items():
+        if name not in theirs and value != OF_ITSELF + name:
+            raise InputError(f"--{name.replace('_', '-')} arrives as {value}, sent was {OF_ITSELF}{name}")
+    if missing := sorted({url for url in theirs.values() if not storage.exists(url)}):
         raise InputError(f"{', '.join(missing)}: written by another pod, not seen in this one")
-    return "as this stage takes them" + (f"; what {len(theirs)} other tasks wrote can be read" if theirs else "")
+    tasks = len(set(theirs.values()))
+    return f"all {wanted} inputs arrive" + (f", and what {tasks} other tasks wrote can be read" if tasks else "")
 
 
 def _root(root: str) -> str:
@@ -122,3 +152,7 @@ def _gpus(found: list[dict[str, Any]], wanted: int) -> str:
     shm = shutil.disk_usage("/dev/shm").total / 2**30
     names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     return f"{fewest} seen{''.join(f', {name}' for name in sorted(names))}; /dev/shm has {shm:.2g} GiB"
+
+
+if __name__ == "__main__":  # as packages of before would start it; in silence it would seem well
+    sys.exit("check is what every stage does with --check TASK:GPUS: submit the check again with today's submit.py")

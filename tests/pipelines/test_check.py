@@ -98,7 +98,7 @@ def no_cluster_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def command(step: Step, folder: Path, form: dict[str, str], outputs: dict[str, dict[str, str]], run: str) -> list[str]:
     """The argv that KFP gives a task's container."""
     given = executor_input(step, resolve_inputs(step, form, outputs, run), folder)
-    return command_line(step, given, run)
+    return command_line(step, given)
 
 
 def form_of(package: Path) -> dict[str, str]:
@@ -167,7 +167,8 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
         assert told["ok"].count(f"pod {kind}") == (5 if kind == "train" and "ranks" in printed else 4)
     stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "suite-report")
     assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 8
-    assert "stage report        arguments: as this stage takes them; what 5 other tasks wrote can be read" in printed
+    assert "stage report        arguments: all 13 inputs arrive, and what 5 other tasks wrote can be read" in printed
+    assert "stage train         arguments: all 4 inputs arrive\n" in printed
     assert f"{site.url}/#/runs/details/run-0" in printed
     assert VALUE not in printed + json.dumps(site.runs)
     assert site.versions == []  # nobody wants to see it in the list of pipelines
@@ -183,9 +184,26 @@ def test_every_component_is_tried_as_a_run_has_it(site: Any) -> None:
         assert [task.after for task in tried if task.pod == kind] == [(), *((name,) for name in names[:-1])]
     assert {task.component for task in tried} == every
     assert len(tried) == len(every) == 8
+    assert all(keys for task in tried for keys in task.collects.values())
     readers = {task.name: task.sources() for task in tried if task.sources()}
     assert set(readers) == {"check-report", "check-suite-report"}
     assert readers["check-report"] == {f"check-{of}" for of in ("prepare", "teacher", "train", "evaluate", "levels")}
+
+
+def test_an_input_of_a_report_is_the_result_of_the_component_that_writes_it(site: Any, tmp_path: Path) -> None:
+    package = write_package(pipeline(load_site("site.toml"), 5), tmp_path / "check.yaml")
+    every = steps(load_package(package)[0])
+    outputs = {step.key: {"artifact": f"result of {step.name}"} for step in every}
+    (report,) = (step for step in every if step.name == "check-report")
+    argv = command(report, tmp_path, form_of(package), outputs, "x")
+    given = cli.parser(importlib.import_module("cmapkd_core.stages.report").run).parse_args(argv[3:])
+    by_stage = {"prepare": ["shards"], "teacher": ["teacher"], "levels": ["levels"]}
+    by_stage |= {"train": ["warmup", "alsn", "joint", "reference"]}
+    by_stage |= {"evaluate": [f"{role}_eval" for role in ("teacher", "before", "student", "reference")]}
+    for stage, names in by_stage.items():
+        assert {getattr(given, name) for name in names} == {f"result of check-{stage}"}
+    assert set(given.evaluations.values()) == {"result of check-evaluate"}
+    assert given.evaluations
 
 
 def test_the_pods_of_the_check_are_those_of_the_site(site: Any, tmp_path: Path) -> None:
@@ -212,7 +230,7 @@ def test_a_site_with_several_nodes_is_checked_on_as_many_pods(site: Any, tmp_pat
         assert spread[:3] == ["python", "-m", "pipelines.trainjob"]
         assert (job["nodes"], job["seconds"]) == (2, 300)
         assert spread[spread.index("--") + 1] == f"cmapkd_core.stages.{name.removeprefix('check-')}"
-        assert spread[spread.index("--check") + 1] == f"{name}:0"
+        assert spread[spread.index("--check") + 1] == f"{name}:0:{1 if name == 'check-teacher' else 4}"
     assert not any("pipelines.trainjob" in one for one in argv.values())
 
 
@@ -233,10 +251,8 @@ def test_a_run_that_kfp_cannot_begin_is_told(site: Any, capsys: pytest.CaptureFi
     site.on_run = lambda run: run.update(state="FAILED", run_details={"task_details": details})
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
-    assert "failed   pod prepare         check-prepare refused by its driver; see kubectl logs" in printed
-    assert (
-        "failed   pod evaluate        check-evaluate, check-levels refused by its driver; see kubectl logs" in printed
-    )
+    assert "failed   pod prepare         refused by its driver; see kubectl logs" in printed
+    assert "failed   pod evaluate        refused by its driver; see kubectl logs" in printed
 
 
 def test_states_that_come_after_the_runs_are_waited_for(
@@ -275,18 +291,50 @@ def test_a_task_whose_outputs_kfp_could_not_store_is_told(
     assert lines_of(printed)["failed"] == ["pod report", "run"]
 
 
-def test_an_image_of_other_code_is_told(
-    site: Any, kubernetes: Kubernetes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (
+            "usage: python -m x [-h]\npython -m x: error: unrecognized arguments: --check a:0",
+            "unrecognized arguments: --check a:0; the image is not of this code: make images",
+        ),
+        ("error: --init holds a placeholder that KFP did not fill in", "--init holds a placeholder that KFP did not"),
+    ],
+)
+def test_an_error_in_the_log_is_told(
+    site: Any, kubernetes: Kubernetes, log: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.on_run = lambda run: run.update(state="FAILED")
     kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": {"name": "x"}, "status": {}}]}
-    usage = "usage: python -m cmapkd_core.stages.prepare [-h]\npython -m x: error: unrecognized arguments: --check a:0"
-    kubernetes.answers[f"{NAMESPACE}/pods/x/log"] = usage
+    kubernetes.answers[f"{NAMESPACE}/pods/x/log"] = log
     assert main(["--check"]) == 1
-    wanted = (
-        "failed   stage prepare       arguments: unrecognized arguments: --check a:0; the image is not of this code"
-    )
-    assert wanted in capsys.readouterr().out
+    assert f"failed   stage prepare       arguments: {says}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_a_time_that_is_none_is_refused(site: Any, minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([f"--check={minutes}"])
+    assert stopped.value.code == 2
+    assert f"invalid minutes value: '{minutes}'" in capsys.readouterr().err
+    assert not site.runs
+
+
+def test_what_the_check_does_not_go_by_is_refused(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", "--recipe", "paper", "--seed", "1"]) == 2
+    assert "leave out --recipe --seed" in capsys.readouterr().err
+
+
+def test_a_run_that_has_ended_is_not_ended_again(site: Any, tmp_path: Path) -> None:
+    """Its tasks' states are late, and the time is over."""
+
+    def play(run: dict[str, Any]) -> None:
+        played(tmp_path)(run)
+        next(one for one in run["run_details"]["task_details"] if one["display_name"] == "report")["state"] = "RUNNING"
+
+    site.on_run = play
+    assert check.check(load_site("site.toml"), minutes=0.0001, interval=0.01) == 1
+    assert not site.terminated
 
 
 def test_a_broken_site_says_what_to_do_in_every_line(

@@ -10,7 +10,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import yaml
@@ -20,7 +20,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.stages.cli import parser
-from pipelines import check_run
+from pipelines import check_run, submission
 from pipelines.distill import TASKS
 from pipelines.graph import write_package
 from pipelines.ir import load_package, refuse_unresolved
@@ -36,6 +36,7 @@ PODS = {
     "one-pod": "",
     "two-nodes": "[pods.train]\nnodes = 2\n",
     "one-rank": "[pods.train]\ngpus = 1\n",
+    "two-ranks-of-no-gpu": "[pods.train]\ngpus = 0\nprocesses = 2\n",
 }
 WHOLE = {
     "run": [],
@@ -44,24 +45,28 @@ WHOLE = {
     "own": ["--set", OWN],
     "named": ["--run", "mine", "--data", "folder:s3://box/pictures"],
     "every-monday": ["--schedule", "0 2 * * 1"],
-    **{f"suite-{name}": ["--suite", name, "--seeds", "2"] for name in SUITES},
+    "here": ["--local", "--root", "runs"],
+    **{f"suite-{name}": ["--suite", name, "--seeds", "1"] for name in SUITES},
+    "suite-here": ["--suite", "smoke", "--local", "--root", "runs", "--parallel", "2"],
+    "suite-half-done": ["--suite", "smoke", "--seeds", "2"],
     "suite-own": ["--suite", "smoke", "--seeds", "2", "--set", OWN, "--expectations"],
     "suite-two-lanes": ["--suite", "smoke", "--parallel", "2"],
 }
 STAGES = [*(task.name for task in TASKS), "report"]
 PARTS = {
     **{f"only-{stage}": ["--run", "earlier", "--only", stage] for stage in STAGES},
+    **{
+        f"only-{name}": ["--run", "earlier-own", "--only", name]
+        for name in ("prepare-scenes_vqa", "vqa-scenes_vqa-student")
+    },
+    "from-joint-of-suite": ["--run", "earlier-suite", "--from-stage", "joint-none-s1"],
     "from-joint": ["--run", "earlier", "--from-stage", "joint"],
     "only-of-suite": ["--run", "earlier-suite", "--only", "joint-none-s1"],
     "report-of-suite": ["--run", "earlier-suite", "--only", "suite-report"],
 }
 CASES = [
     *((name, "one-pod") for name in (*WHOLE, *PARTS, "check")),
-    *(
-        (name, pods)
-        for name in ("run", "own", "suite-own", "only-joint", "check")
-        for pods in ("two-nodes", "one-rank")
-    ),
+    *((name, pods) for name in ("run", "own", "suite-own", "only-joint", "check") for pods in list(PODS)[1:]),
 ]
 
 
@@ -80,7 +85,11 @@ def package(
     else:
         asked = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
         record_run(str(root), "earlier", asked)
+        record_run(str(root), "earlier-own", asked | {"overrides": OWN})
         record_run(str(root), "earlier-suite", asked | {"suite": "smoke", "seeds": "2"})
+        if name == "suite-half-done":
+            done = {"prepare": "s3://box/p", "teacher": "s3://box/t", "joint-none-s0": "s3://box/j"}
+            monkeypatch.setattr(submission, "finished", lambda laid, root: done)
         decide(command_line().parse_args((WHOLE | PARTS)[name])).package(path)
     ir = next(yaml.load_all(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     # KFP's controller starts a scheduled run from a workflow that was compiled once, without a run's name.
@@ -131,6 +140,7 @@ def test_every_argument_of_every_task_is_resolved_and_its_stage_takes_them(
         at = next(at for at, part in enumerate(argv) if part.startswith("cmapkd_core.stages."))
         told = parser(importlib.import_module(argv[at]).run).parse_args(argv[at + 1 :])
         assert (told.recipe, bool(told.run), bool(told.check)) == ("tiny", True, name.startswith("check-")), name
+        assert (told.root, told.artifact) == (form["root"], "{{$.outputs.parameters['artifact'].output_file}}"), name
         defined = component["inputDefinitions"]["parameters"]
         assert set(defined) <= set(values), name
         assert not [one for one, definition in defined.items() if "defaultValue" in definition], name
@@ -180,8 +190,16 @@ def test_the_local_runner_refuses_it_before_anything_runs(tmp_path: Path, capfd:
 NOWHERE = "{{$.inputs.parameters['nowhere']}}"
 
 
-@pytest.mark.parametrize("asked", [{"image": NOWHERE}, {"resources": {"resourceMemoryLimit": NOWHERE}}], ids=list)
-def test_an_image_and_a_resource_are_resolved_too(asked: dict[str, Any], tmp_path: Path) -> None:
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "image": {"image": NOWHERE},
+    "memory": {"resources": {"resourceMemoryLimit": NOWHERE}},
+    "gpus": {"resources": {"accelerator": {"resourceType": "nvidia.com/gpu", "resourceCount": NOWHERE}}},
+    "environment": {"env": [{"name": "A", "value": NOWHERE}]},  # where KFP resolves nothing
+}
+
+
+@pytest.mark.parametrize("asked", ELSEWHERE.values(), ids=list(ELSEWHERE))
+def test_what_else_of_a_pod_holds_a_placeholder_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
     package = write_package(pipeline(other=""), tmp_path / "package.yaml")
     ir = yaml.safe_load(package.read_text())
     (executor, _) = ir["deploymentSpec"]["executors"].values()
@@ -189,6 +207,25 @@ def test_an_image_and_a_resource_are_resolved_too(asked: dict[str, Any], tmp_pat
     package.write_text(yaml.safe_dump(ir))
     with pytest.raises(InputError, match="task 'first' does not give input 'nowhere'"):
         refuse_unresolved(load_package(package)[0])
+
+
+def test_a_condition_in_an_argv_and_a_parameter_that_may_be_null_are_refused(tmp_path: Path) -> None:
+    @dsl.container_component
+    def conditional(artifact: dsl.OutputPath(str), word: str = "") -> dsl.ContainerSpec:  # type: ignore[valid-type]
+        return dsl.ContainerSpec("none", ["sh"], [dsl.IfPresentPlaceholder("word", ["a"], ["b"])])
+
+    @dsl.pipeline(name="words")
+    def conditions() -> None:
+        conditional(word="x").set_display_name("second")
+
+    @dsl.pipeline(name="words")
+    def nulls(word: Optional[str] = None) -> None:  # noqa: UP045 - KFP reads this spelling alone
+        defaulted(word=word, other="").set_display_name("second")
+
+    with pytest.raises(InputError, match="task 'second': a part of its argv depends on a condition"):
+        write_package(conditions, tmp_path / "package.yaml")
+    with pytest.raises(InputError, match="the pipeline's parameter 'word' has no value, and task 'second' reads it"):
+        write_package(nulls, tmp_path / "package.yaml")
 
 
 def test_a_parameter_without_a_value_is_named(tmp_path: Path) -> None:

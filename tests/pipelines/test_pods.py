@@ -55,7 +55,7 @@ ASKED = {"example": DEFAULTS, "filled": OTHERS}
 # How the names of tasks begin -> the kind of their pods.
 KINDS = {
     r"prepare|check-prepare": "prepare",
-    r"teacher|warmup|alsn|joint|reference-|check-te|check-train": "train",
+    r"teacher|warmup|alsn|joint|reference-|check-teacher|check-train": "train",
     r"evaluate-|levels|vqa-|captioning-|efficiency-|check-evaluate|check-levels": "evaluate",
     r"export|report|suite-report|check-export|check-report|check-suite-report": "report",
 }
@@ -125,7 +125,7 @@ class Compiled:
 
     def argv(self, step: Step) -> list[str]:
         """What the pod runs."""
-        return command_line(step, executor_input(step, self.inputs(step), Path("/outputs")), "a-run")
+        return command_line(step, executor_input(step, self.inputs(step), Path("/outputs")))
 
 
 def placeholders(step: Step) -> list[str]:

@@ -186,9 +186,7 @@ def commands(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     given = {"root": SITE.root, "tracking_uri": "", "image": SITE.image}
 
     def argv(step: Step) -> list[str]:
-        return command_line(
-            step, executor_input(step, resolve_inputs(step, given, outputs, "pod-name"), folder), "pod-name"
-        )
+        return command_line(step, executor_input(step, resolve_inputs(step, given, outputs, "pod-name"), folder))
 
     return {step.name: argv(step) for step in every}
 

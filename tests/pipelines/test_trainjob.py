@@ -165,7 +165,7 @@ def test_the_launcher_gets_the_stage_s_argv(tmp_path: Path) -> None:
     joint = next(step for step in steps(load_package(package)[0]) if step.name == "joint")
     outputs = {key: {"artifact": f"s3://box/{key}"} for key in joint.needs}
     inputs = resolve_inputs(joint, defaults(SITE), outputs, "a-run")
-    argv = command_line(joint, executor_input(joint, inputs, tmp_path), "a-run")
+    argv = command_line(joint, executor_input(joint, inputs, tmp_path))
     stage = argv[argv.index("--") + 1 :]
     assert stage[0] == "cmapkd_core.stages.train"
     assert stage[stage.index("--stage") + 1] == "joint"
