@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,9 @@ def test_an_evaluation_on_other_data_prepares_them_once_and_reads_them(tasks: di
     report = next(task for task in TASKS if task.name == "report")
     assert report.collects["evaluations"]["vqa-scenes_vqa/teacher"] == "vqa-scenes_vqa-teacher"
     assert report.collects["evaluations"]["efficiency/student"] == "efficiency-student"
+
+
+def test_nothing_stands_between_a_single_rank_and_its_exit_code(tmp_path: Path) -> None:
+    site = replace(SITE, pods=replace(SITE.pods, train=replace(SITE.pods.train, gpus=1)))
+    spec, _ = load_package(compile_package(site, tmp_path / "one.yaml", Plan(TASKS), defaults(site)))
+    assert {tuple(step.container.command[:2]) for step in steps(spec)} == {("python", "-m")}
