@@ -113,8 +113,9 @@ class CheckRun:
         page = client.link(self.site, self.id)
         print(f"{'':29}{self.name}: {page}", flush=True)
         states, ended, reasons = self._follow(minutes)
+        tried = tasks(self.site)
         for kind in (field.name for field in dataclasses.fields(self.site.pods)):
-            self._tell(kind, [task for task in tasks(self.site) if task.pod == kind], states, reasons)
+            self._tell(kind, [task for task in tried if task.pod == kind], states, reasons)
         if ended != "SUCCEEDED":
             raise InputError(f"{self.name} {ended.lower()}: mend the failed lines; logs at {page}")
         return f"{self.name} succeeded"
@@ -178,14 +179,11 @@ class CheckRun:
         state = states.get(task.name, "not started")
         if state == "SUCCEEDED":
             return "ok", "succeeded; its lines are in its log"
+        log = f"see {self._command('logs')}"
         if found:
-            log = self._command("logs")
-            return (
-                "failed",
-                f"{state.lower()} though its stage was well: did KFP's own store take its outputs? see {log}",
-            )
+            return "failed", f"{state.lower()} though its stage was well: did KFP's own store take its outputs? {log}"
         if state == client.REFUSED:
-            return "failed", f"{state.lower()}; see {self._command('logs')}"
+            return "failed", f"{state.lower()}; {log}"
         others = [reason for name, reason in reasons.items() if not name.startswith(TASK)]
         if reason := reasons.get(task.name) or "; ".join(others):
             return "failed", f"{state.lower()}; {reason}"

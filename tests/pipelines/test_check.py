@@ -139,6 +139,13 @@ def played(folder: Path, refused: str = "") -> Callable[[dict[str, Any]], None]:
     return play
 
 
+def report_seems(state: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Change what a played run tells of its report; returns that entry."""
+    (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "report")
+    report["state"] = state
+    return report
+
+
 def lines_of(printed: str) -> dict[str, list[str]]:
     """State -> names of the lines that have it."""
     found: dict[str, list[str]] = {"ok": [], "failed": [], "unknown": []}
@@ -263,8 +270,7 @@ def test_states_that_come_after_the_runs_are_waited_for(
     def play(run: dict[str, Any]) -> None:
         played(tmp_path)(run)
         run["state"] = "FAILED"
-        (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "report")
-        report["state"] = "RUNNING"
+        report = report_seems("RUNNING", run)
         monkeypatch.setattr(time, "sleep", lambda seconds: report.update(state="FAILED"))
 
     site.on_run = play
@@ -278,8 +284,7 @@ def test_a_task_whose_outputs_kfp_could_not_store_is_told(
     def play(run: dict[str, Any]) -> None:
         played(tmp_path)(run)
         run["state"] = "FAILED"
-        (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "report")
-        report["state"] = "FAILED"
+        report_seems("FAILED", run)
 
     site.on_run = play
     assert main(["--check"]) == 1
@@ -330,7 +335,7 @@ def test_a_run_that_has_ended_is_not_ended_again(site: Any, tmp_path: Path) -> N
 
     def play(run: dict[str, Any]) -> None:
         played(tmp_path)(run)
-        next(one for one in run["run_details"]["task_details"] if one["display_name"] == "report")["state"] = "RUNNING"
+        report_seems("RUNNING", run)
 
     site.on_run = play
     assert check.check(load_site("site.toml"), minutes=0.0001, interval=0.01) == 1
