@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import torch
@@ -48,6 +50,13 @@ def _own_group(worker: int) -> None:
     os.setpgid(0, 0)
 
 
+def _own_groups() -> None:
+    """The same from outside: a worker that is still starting when the first item is there would die of a SIGTERM."""
+    for pid in (worker.pid for worker in multiprocessing.active_children() if worker.pid):
+        with suppress(ProcessLookupError, PermissionError):  # it has ended
+            os.setpgid(pid, pid)
+
+
 class Feed(Generic[T]):
     """Items by number, made here or ahead by workers that live as long as this object."""
 
@@ -68,7 +77,9 @@ class Feed(Generic[T]):
     def items(self, start: int, stop: int) -> Iterator[T]:
         """Items start..stop-1; raises what one of them could not be made for."""
         self._range.range = range(start, stop)
-        ahead = self._loader if self._loader is not None else map(self._items.__getitem__, self._range.range)
+        ahead = map(self._items.__getitem__, self._range.range) if self._loader is None else iter(self._loader)
+        if self._loader is not None:
+            _own_groups()
         for item in ahead:
             if isinstance(item, InputError):
                 raise item

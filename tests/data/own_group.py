@@ -3,6 +3,7 @@
 import sys
 import time
 
+from cmapkd_core.data import feed
 from cmapkd_core.data.feed import Feed, Items
 from cmapkd_core.engine.runtime import StopRequest
 
@@ -13,7 +14,17 @@ class Slow(Items[int]):
         return number
 
 
+leave = feed._own_group
+
+
+def late(worker: int) -> None:
+    """A worker that is still starting when the first item and the signal come."""
+    time.sleep(2.0 * worker)
+    leave(worker)
+
+
 def main() -> int:
+    feed._own_group = late
     stop = StopRequest().listen()
     for number in Feed(Slow(), workers=2).items(0, 5000):
         print(number, flush=True)
