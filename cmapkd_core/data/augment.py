@@ -1,7 +1,9 @@
-"""CLIP's augmentation, rendered for several models at once.
+"""CLIP's augmentation, rendered for several models at once, and its evaluation as each model's own config wants it.
 
-Resampling is torch's antialiased bicubic on uint8: on one core 2.5 (72 px) to 4 (500 px) times faster than
-Pillow's, from which CLIP and open_clip take theirs, and within 2 of 255 grey levels of it.
+Crops for training are resampled by torch's antialiased kernels on uint8: on one core 3 (72 px) to 4 (500 px) times
+faster than the ones of Pillow that CLIP and open_clip use, and one grey level of 255 off in one pixel of 200; where
+Pillow resamples columns first, up to 18 in one of 60 (both of noise). Evaluation takes open_clip's own way through
+Pillow: its pixels are open_clip's bit for bit.
 """
 
 from __future__ import annotations
@@ -9,26 +11,49 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.transform import image_transform
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import Compose
+
+from cmapkd_core.data.images import BadImageError
 
 _RATIO = (math.log(3 / 4), math.log(4 / 3))
 _ATTEMPTS = 10
 
 Box = tuple[int, int, int, int]
+Rendering = tuple[int, str]  # side length in pixels, interpolation
 
 
 @dataclass(frozen=True)
 class View:
-    """How one model wants its pictures: side length in pixels, mean and deviation of channels in 0..1."""
+    """How one model wants its pictures.
+
+    size: side length in pixels. mean, std: of the channels in 0..1. resize_mode: a row of RESIZE_MODES, how a picture
+    becomes a square where it is evaluated. interpolation: one of INTERPOLATIONS. fill: grey level 0..255 of what
+    `longest` adds. All of them are open_clip's `preprocess_cfg`.
+    """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize_mode: str = "shortest"
+    interpolation: str = "bicubic"
+    fill: int = 0
+
+    @property
+    def rendering(self) -> Rendering:
+        """What of it decides the pixels of a crop."""
+        return self.size, INTERPOLATIONS[self.interpolation]
+
+
+# open_clip's names -> torch's. "random" is for training there; where it evaluates, that is bicubic.
+INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float], generator: torch.Generator) -> Box:
@@ -52,20 +77,51 @@ def crop_box(width: int, height: int, scale: tuple[float, float], generator: tor
 
 
 def train_pixels(
-    image: Image.Image, sizes: Sequence[int], scale: tuple[float, float], generator: torch.Generator
+    image: Image.Image, renderings: Sequence[Rendering], scale: tuple[float, float], generator: torch.Generator
 ) -> list[Tensor]:
-    """One random crop rendered at each of `sizes`: uint8 [3, size, size] each."""
+    """One random crop rendered each way: uint8 [3, size, size] each.
+
+    The crop is squashed into the square, as open_clip trains every model whatever its `resize_mode`.
+    """
     left, top, right, bottom = crop_box(image.width, image.height, scale, generator)
     crop = _pixels(image)[:, top:bottom, left:right]
-    return [_resize(crop, size, size) for size in sizes]
+    return [_resize(crop, size, size, interpolation) for size, interpolation in renderings]
 
 
-def eval_pixels(image: Image.Image, size: int) -> Tensor:
-    """Shortest side to `size`, centre crop: uint8 [3, size, size], as open_clip evaluates."""
-    short = min(image.size)
-    width, height = (int(size * side / short) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return _resize(_pixels(image), height, width)[:, top : top + size, left : left + size]
+def eval_pixels(image: Image.Image, view: View) -> Tensor:
+    """The picture as open_clip evaluates it, by its own code: uint8 [3, size, size].
+
+    Raises:
+        BadImageError: the picture is so thin that nothing of its short side would be left.
+    """
+    if view.resize_mode == "longest" and min(image.size) * view.size < max(image.size) / 2:
+        raise BadImageError(f"{image.width}x{image.height} pixels: too thin to be shown whole in {view.size} px")
+    return _pixels(_to_square(view)(image))
+
+
+@cache
+def _to_square(view: View) -> Compose:
+    """open_clip's transform without its last two steps, which make a normalised tensor."""
+    whole = image_transform(
+        view.size,
+        is_train=False,
+        resize_mode=view.resize_mode,
+        interpolation=view.interpolation,
+        fill_color=view.fill,
+    )
+    return Compose(whole.transforms[:-2])
+
+
+RESIZE_MODES = {  # open_clip's, in words
+    "shortest": "shortest side to {size} px, centre crop",
+    "longest": "longest side to {size} px, the rest filled with grey level {fill}",
+    "squash": "squashed to {size} x {size} px whatever its sides",
+}
+
+
+def in_words(view: View) -> str:
+    """What evaluation does to a picture before it is normalised, for logs and the model card."""
+    return f"{RESIZE_MODES[view.resize_mode].format(size=view.size, fill=view.fill)}, {view.rendering[1]}"
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -73,8 +129,8 @@ def _pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0]
+def _resize(pixels: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+    return F.interpolate(pixels[None], (height, width), mode=interpolation, antialias=True)[0]
 
 
 def normalise(pixels: Tensor, view: View) -> Tensor:
@@ -97,10 +153,10 @@ def train_views(
     Returns:
         Float [3, size, size] per view, in order.
     """
-    pixels = train_pixels(image, [view.size for view in views], scale, generator)
+    pixels = train_pixels(image, [view.rendering for view in views], scale, generator)
     return [normalise(array, view) for array, view in zip(pixels, views, strict=True)]
 
 
 def eval_view(image: Image.Image, view: View) -> Tensor:
-    """Float [3, size, size] of the resized and centre-cropped picture; no randomness."""
-    return normalise(eval_pixels(image, view.size), view)
+    """Float [3, size, size] of the picture as it is evaluated; no randomness."""
+    return normalise(eval_pixels(image, view), view)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cmapkd_core.data.augment import View, normalise, train_pixels
+from cmapkd_core.data.augment import Rendering, View, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
 from cmapkd_core.data.images import BadImageError, decode
 from cmapkd_core.data.order import crop_seed, hashes
@@ -32,10 +32,10 @@ STORE = "stored"  # folder of a teacher's artifact; its files are the parts
 
 
 def fixed_pixels(
-    image: Image.Image, sizes: Sequence[int], scale: tuple[float, float], key_hash: int, crop: int
+    image: Image.Image, renderings: Sequence[Rendering], scale: tuple[float, float], key_hash: int, crop: int
 ) -> list[Tensor]:
-    """Fixed crop number `crop` of the picture with this hash of its key, at each size: uint8 [3, size, size] each."""
-    return train_pixels(image, sizes, scale, torch.Generator().manual_seed(crop_seed(key_hash, crop)))
+    """Fixed crop number `crop` of the picture with this hash of its key, each way: uint8 [3, size, size] each."""
+    return train_pixels(image, renderings, scale, torch.Generator().manual_seed(crop_seed(key_hash, crop)))
 
 
 def crop_batches(
@@ -80,12 +80,12 @@ class _CropBatches(Items[Tensor]):
         return normalise(torch.stack([self._crops(place) for place in places]), self.view)
 
     def _crops(self, place: int) -> Tensor:
-        sizes, key_hash = [self.view.size], int(self.hashes[place])
+        renderings, key_hash = [self.view.rendering], int(self.hashes[place])
         try:
             image = decode(self.shards.read_image(self.split, self.rows[place]), self.max_pixels)
         except (CorruptSampleError, BadImageError):
             return torch.zeros(self.crops, 3, self.view.size, self.view.size, dtype=torch.uint8)
-        found = [fixed_pixels(image, sizes, self.crop_scale, key_hash, crop)[0] for crop in range(self.crops)]
+        found = [fixed_pixels(image, renderings, self.crop_scale, key_hash, crop)[0] for crop in range(self.crops)]
         return torch.stack(found)
 
 

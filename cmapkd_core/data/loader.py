@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cmapkd_core.data.augment import View, eval_pixels, normalise, train_pixels
+from cmapkd_core.data.augment import Rendering, View, eval_pixels, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
 from cmapkd_core.data.fixed import TeacherStore, fixed_pixels
 from cmapkd_core.data.images import BadImageError, decode
@@ -194,12 +194,12 @@ class _Draw:
         return crop_of(int(self.hashes[index]), self.seed, epoch, self.crops) if self.crops else 0
 
     def pixels(
-        self, image: Image.Image, index: int, crop: int, sizes: list[int], generator: torch.Generator
+        self, image: Image.Image, index: int, crop: int, renderings: list[Rendering], generator: torch.Generator
     ) -> list[Tensor]:
-        """The crop at every size."""
+        """The crop each way."""
         if self.crops:
-            return fixed_pixels(image, sizes, self.scale, int(self.hashes[index]), crop)
-        return train_pixels(image, sizes, self.scale, generator)
+            return fixed_pixels(image, renderings, self.scale, int(self.hashes[index]), crop)
+        return train_pixels(image, renderings, self.scale, generator)
 
 
 class _TrainBatches(Items[Batch]):
@@ -215,12 +215,12 @@ class _TrainBatches(Items[Batch]):
     ) -> None:
         self.shards, self.sides, self.split, self.order = shards, sides, split, order
         self.draw, self.max_pixels, self.store = draw, max_pixels, store
-        self.sizes = sorted({side.view.size for side in sides.values()})
+        self.renderings = sorted({side.view.rendering for side in sides.values()})
         self.keys = shards.table(split)["key"]
 
     def make(self, number: int) -> Batch:
         epoch, ids = self.order.step(number)
-        pixels = {size: torch.empty(len(ids), 3, size, size, dtype=torch.uint8) for size in self.sizes}
+        pixels = {way: torch.empty(len(ids), 3, way[0], way[0], dtype=torch.uint8) for way in self.renderings}
         used, shown, replaced = ids.copy(), [], []
         for slot in range(len(ids)):
             for attempt in range(_ATTEMPTS):
@@ -238,20 +238,20 @@ class _TrainBatches(Items[Batch]):
         return Batch(
             keys=[self.keys[int(i)].as_py() for i in used],
             index=torch.from_numpy(used),
-            images={name: normalise(pixels[view.size], view) for name, view in views.items()},
+            images={name: normalise(pixels[view.rendering], view) for name, view in views.items()},
             tokens={name: side.tokenize(captions) for name, side in self.sides.items()},
             replaced=replaced,
             stored=self.store.rows(used, crops, numbers) if self.store else {},
         )
 
-    def _sample(self, index: int, epoch: int, slot: int, pixels: dict[int, Tensor]) -> tuple[int, int, str]:
-        """Write one sample's crop into `pixels` at every size; returns its number, the caption's number and text."""
+    def _sample(self, index: int, epoch: int, slot: int, pixels: dict[Rendering, Tensor]) -> tuple[int, int, str]:
+        """Write one sample's crop into `pixels` each way; returns its number, the caption's number and text."""
         image = decode(self.shards.read_image(self.split, index), self.max_pixels)
         generator = torch.Generator().manual_seed(sample_seed(self.order.seed, epoch, index))
         crop = self.draw.crop(index, epoch)
-        arrays = self.draw.pixels(image, index, crop, self.sizes, generator)
-        for size, array in zip(self.sizes, arrays, strict=True):
-            pixels[size][slot] = array
+        arrays = self.draw.pixels(image, index, crop, self.renderings, generator)
+        for way, array in zip(self.renderings, arrays, strict=True):
+            pixels[way][slot] = array
         captions = self.shards.captions(self.split, index)
         number = int(torch.randint(len(captions), (), generator=generator))
         return crop, number, captions[number]
@@ -270,7 +270,7 @@ class _EvalBatches(Items[tuple[Tensor, Tensor]]):
     def _pixels(self, i: int) -> Tensor:
         data = self.shards.read_image(self.split, i)
         try:
-            return eval_pixels(decode(data, self.shards.max_pixels), self.view.size)
+            return eval_pixels(decode(data, self.shards.max_pixels), self.view)
         except BadImageError as error:
             key = self.shards.table(self.split)["key"][i].as_py()
             raise InputError(f"sample {key} of split {self.split}: {error}") from None

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from open_clip.transform import image_transform
 from PIL import Image
 from torchvision import transforms
 
-from cmapkd_core.data.augment import View, crop_box, eval_view, train_views
+from cmapkd_core.data.augment import View, crop_box, eval_pixels, eval_view, train_views
+from cmapkd_core.data.images import BadImageError
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -66,20 +70,53 @@ def test_crops_are_distributed_as_torchvisions(size: tuple[int, int], scale: tup
     assert (ours.std(0) - theirs.std(0)).abs().max() < 0.01 * max(size)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (72, 50), (50, 171), (300, 225)])
-def test_evaluation_matches_what_open_clip_does(size: tuple[int, int]) -> None:
-    image = smooth(*size)
-    theirs = transforms.Compose(
-        [
-            transforms.Resize(48, transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(48),
-            transforms.ToTensor(),
-            transforms.Normalize(*CLIP),
-        ]
-    )(image)
-    ours = eval_view(image, View(48, *CLIP))
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() < 2.5 / 255 / 0.26
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
+@pytest.mark.parametrize("size", [(64, 64), (72, 50), (50, 171), (9, 8)])
+def test_evaluation_is_open_clips_own(size: tuple[int, int], interpolation: str, mode: str) -> None:
+    """Bit for bit before the normalisation; noise shows every difference of resampling and of rounding."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image, plain = Image.fromarray(noise), View(48, *PLAIN, mode, interpolation, 127)
+    options = {"resize_mode": mode, "interpolation": interpolation, "fill_color": 127}
+    theirs = image_transform(48, False, *PLAIN, **options)(image)
+    assert torch.equal(eval_pixels(image, plain), (theirs * 255).round().to(torch.uint8))
+    normalised = image_transform(48, False, *CLIP, **options)(image)
+    assert (eval_view(image, replace(plain, mean=CLIP[0], std=CLIP[1])) - normalised).abs().max() < 1e-5
+
+
+def test_modes_keep_what_they_say() -> None:
+    """A picture whose left third is red and the rest blue, three times as wide as high."""
+    image = Image.new("RGB", (90, 30), (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 30, 30))
+    middle, whole, squashed = (
+        eval_pixels(image, View(30, *PLAIN, mode, "bilinear", 9)) for mode in ("shortest", "longest", "squash")
+    )
+    assert middle[0].max() == 0
+    assert (whole[:, 0, 0].tolist(), whole[:, 15, 1].tolist(), whole[:, 15, 29].tolist()) == (
+        [9, 9, 9],
+        [255, 0, 0],
+        [0, 0, 255],
+    )
+    assert (squashed[:, 0, 1].tolist(), squashed[:, 29, 29].tolist()) == ([255, 0, 0], [0, 0, 255])
+
+
+def test_a_picture_too_thin_to_be_shown_whole_is_said() -> None:
+    with pytest.raises(BadImageError, match="8x5000 pixels: too thin to be shown whole in 48 px"):
+        eval_pixels(Image.new("RGB", (8, 5000)), View(48, *PLAIN, "longest"))
+    assert eval_pixels(Image.new("RGB", (8, 700)), View(48, *PLAIN, "longest")).shape == (3, 48, 48)
+
+
+@pytest.mark.parametrize("size", [(72, 50), (300, 225)])
+def test_crops_are_resampled_as_each_model_wants(size: tuple[int, int]) -> None:
+    views = [View(48, *PLAIN), View(48, *PLAIN, interpolation="bilinear")]
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    left, top, right, bottom = crop_box(*size, (0.9, 1.0), generator(3))
+    rendered = train_views(image, views, (0.9, 1.0), generator(3))
+    for ours, how in zip(rendered, (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR), strict=True):
+        theirs = np.asarray(image.crop((left, top, right, bottom)).resize((48, 48), how)).transpose(2, 0, 1)
+        assert (255 * ours - torch.from_numpy(theirs.copy())).abs().max() < 1.01
+    assert (rendered[0] - rendered[1]).abs().max() > 0.03
 
 
 def test_means_and_deviations_are_applied_by_channel() -> None:

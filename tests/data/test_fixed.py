@@ -76,7 +76,7 @@ def test_a_batch_shows_the_crops_that_its_stored_embeddings_are_of(scenes: Shard
         for row, i in enumerate(batch.index.tolist()):
             image = decode(scenes.read_image("train", i), 1_000_000)
             crop, caption = (int(batch.stored[name][row, 1]) for name in ("image", "text"))
-            (pixels,) = fixed_pixels(image, [16], SCALE, hash64(batch.keys[row]), crop)
+            (pixels,) = fixed_pixels(image, [(16, "bicubic")], SCALE, hash64(batch.keys[row]), crop)
             assert torch.equal(batch.images["student"][row], normalise(pixels, SIDES["student"].view))
             said = scenes.captions("train", i)[caption]
             assert torch.equal(batch.tokens["student"][row], tokenize([said])[0])
@@ -125,7 +125,7 @@ def test_all_crops_of_some_pictures(scenes: ShardSet) -> None:
     for place, i in enumerate(rows):
         image = decode(scenes.read_image("train", i), 1_000_000)
         for crop in range(CROPS):
-            (pixels,) = fixed_pixels(image, [24], SCALE, int(hashes(keys)[i]), crop)
+            (pixels,) = fixed_pixels(image, [(24, "bicubic")], SCALE, int(hashes(keys)[i]), crop)
             assert torch.equal(found[place, crop], normalise(pixels, view))
     small = crop_batches(scenes, "train", view, [0], workers=0, **given | {"max_pixels": 1})  # type: ignore[arg-type]
     assert torch.equal(next(small)[0, 0], normalise(torch.zeros(3, 24, 24, dtype=torch.uint8), view))
