@@ -31,6 +31,17 @@ TASK_READS: dict[str, tuple[str, ...]] = {
 _SEEN = ("data.leakage", "evaluate.leakage_action")
 
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
+# NAME[:WEIGHTS] of an open_clip name or a config file (s3:// is no name), and models whose weights lie beside their
+# config by open_clip's prefixes.
+_NAMED, _WHOLE = re.compile(r"([\w.-]+|\S+\.json)(?::(?!//)(.+))?"), ("hf-hub:", "local-dir:")
+
+
+def named_model(model_ref: str) -> tuple[str, str] | None:
+    """(model, weights) of a reference that names a model, weights "" where it says none; None of an artifact's URL."""
+    if model_ref.startswith(_WHOLE):
+        return model_ref, "own"
+    found = _NAMED.fullmatch(model_ref)
+    return (found[1], found[2] or "") if found else None
 
 
 def place(root: str, stage: str, fields: dict[str, Any]) -> str:
@@ -58,7 +69,7 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
     prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
     leaves, usual = flatten(recipe), flatten(Recipe())
     prefixes += _drawn(model_ref, leaves, usual)
-    if reads_data(tasks) and "/" in model_ref:
+    if reads_data(tasks) and named_model(model_ref) is None:
         prefixes += [name for name in _SEEN if leaves[name] != usual[name]]
     return {
         "model": _below(root, model_ref),
@@ -73,11 +84,11 @@ def _drawn(model_ref: str, leaves: dict[str, Any], usual: dict[str, Any]) -> lis
     if model_ref == RECIPE_STUDENT:
         return ["student.model", "student.weights", "seed"]
     # Left out at its default, so that evaluations made before it counted keep their places.
-    return ["seed"] if "/" not in model_ref and leaves["seed"] != usual["seed"] else []
+    return ["seed"] if named_model(model_ref) and leaves["seed"] != usual["seed"] else []
 
 
 def evaluation_url(root: str, model_ref: str, shards_url: str, recipe: Recipe, task: str = "") -> str:
-    """URL of an evaluation: `model_ref` is an artifact's URL, `recipe:student` or an open_clip name[:tag]."""
+    """URL of an evaluation: `model_ref` is an artifact's URL, `recipe:student` or as `named_model` reads it."""
     return place(root, "evaluate", evaluation_fields(root, model_ref, shards_url, recipe, task))
 
 
@@ -134,6 +145,6 @@ def check_url(root: str, run: str, task: str) -> str:
 
 def _below(root: str, url: str) -> str:
     """A place relative to `root` where it is below it, however the two are spelled; a model's name as it is."""
-    if "/" not in url:
+    if "/" not in url or named_model(url):
         return url
     return storage.absolute(url).removeprefix(storage.absolute(root).rstrip("/") + "/")

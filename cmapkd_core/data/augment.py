@@ -9,9 +9,10 @@ Pillow: its pixels are open_clip's bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,13 @@ class View:
     resize_mode: str = "shortest"
     interpolation: str = "bicubic"
     fill: int = 0
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> View:
+        """The view of a model by what is recorded of it (models/identity.py)."""
+        names = ("image_size", "mean", "std", "resize_mode", "interpolation", "fill_color")
+        size, mean, std, mode, interpolation, fill = (told[name] for name in names)
+        return cls(size, tuple(mean), tuple(std), mode, interpolation, fill)
 
     @property
     def rendering(self) -> Rendering:

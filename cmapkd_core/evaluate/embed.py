@@ -15,8 +15,7 @@ from cmapkd_core.models.backbones import Backbone
 
 def side_of(backbone: Backbone) -> Side:
     """How a model wants its images and captions."""
-    spec = backbone.spec
-    return Side(View(spec.image_size, spec.mean, spec.std), backbone.tokenize)
+    return Side(View.of(backbone.identity.plain()), backbone.tokenize)
 
 
 def embed_texts(backbone: Backbone, texts: Sequence[str], batch: int, device: torch.device) -> Tensor:

@@ -11,10 +11,11 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from cmapkd_core.config import STAGE_PHASES
 from cmapkd_core.export.licences import Licence
-from cmapkd_core.export.parity import TOLERANCE
+from cmapkd_core.export.parity import LEVELS, TOLERANCE
 from cmapkd_core.export.results import Result
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.features import Spec
+from cmapkd_core.models.identity import Identity
 
 TEMPLATE = "card.md.j2"
 
@@ -88,11 +89,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the card says. parity: as parity.json. usage: Python by format. data: counts of shards.json."""
+    """Everything that the card says. pixels: what is done to a picture, in words. identity: what
+    the model is beside its tensors. parity: as parity.json. usage: Python by format. data: counts of shards.json."""
 
     name: str
     spec: Spec
-    interpolation: str
+    pixels: str
+    identity: Identity
     parameters: Mapping[str, float]
     training: Training
     data: Mapping[str, Any]
@@ -124,9 +127,11 @@ def render(facts: Facts) -> str:
         student=facts.training.model("student") or facts.name,
         teacher=facts.training.model("teacher"),
         tolerance=f"{TOLERANCE:g}",
+        levels=f"{LEVELS:g}",
         inputs=facts.parity["inputs"],
         formats=[_format(name, formats[name], facts) for name in formats],
         total=sum(cost.seconds or 0.0 for cost in facts.costs),
+        numbers=lambda values: " ".join(f"{value:.6g}" for value in values),
         millions=lambda count: f"{count / 1e6:.2f}",
         figure=lambda value: f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}",
     )
@@ -134,7 +139,7 @@ def render(facts: Facts) -> str:
 
 def _format(name: str, found: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     otherwise = [plain(caption) for caption in found.get("captions_otherwise", [])]
-    known = {"reason": "", "preprocessing": None, **found, "captions_otherwise": otherwise}
+    known = {"reason": "", "preprocessing": None, "levels": None, **found, "captions_otherwise": otherwise}
     return {"name": name, "title": facts.titles[name], "usage": facts.usage[name], **known}
 
 

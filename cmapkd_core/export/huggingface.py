@@ -23,6 +23,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from cmapkd_core.export.parity import Inexpressible, Towers
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import text_state
+from cmapkd_core.models.identity import Identity
 
 # Options that the two libraries share, by open_clip's names; all others must be at open_clip's defaults.
 VISION_SIZES = ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout")
@@ -75,14 +76,22 @@ def write(backbone: Backbone, folder: Path) -> None:
     model.load_state_dict(clip_state(backbone), strict=True)
     model.save_pretrained(folder)
     write_clip_tokenizer(backbone.tokenize, backbone.spec.context_length, folder)
-    size, preprocess = backbone.spec.image_size, backbone.config["preprocess_cfg"]
-    CLIPImageProcessor(
-        size={"shortest_edge": size},
-        crop_size={"height": size, "width": size},
-        resample=_resampling(preprocess).value,
-        image_mean=list(backbone.spec.mean),
-        image_std=list(backbone.spec.std),
-    ).save_pretrained(folder)
+    CLIPImageProcessor(**processing(backbone.identity)).save_pretrained(folder)
+
+
+def processing(told: Identity) -> dict[str, Any]:
+    """CLIPImageProcessor's arguments for a model's pixels; it knows no padding, which `obstacles` refuses."""
+    square = {"height": told.image_size, "width": told.image_size}
+    whole = told.resize_mode == "squash"
+    bilinear = told.interpolation == "bilinear"
+    return {
+        "size": square if whole else {"shortest_edge": told.image_size},
+        "do_center_crop": not whole,
+        "crop_size": square,
+        "resample": (Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC).value,
+        "image_mean": list(told.mean),
+        "image_std": list(told.std),
+    }
 
 
 def obstacles(config: Mapping[str, Any]) -> list[str]:
@@ -100,7 +109,7 @@ def obstacles(config: Mapping[str, Any]) -> list[str]:
         found += _beyond(CLIPTextCfg, text, TEXT_SIZES, "text_cfg")
     found += ["a logit bias"] if model.get("init_logit_bias") is not None else []
     resize = config["preprocess_cfg"]["resize_mode"]
-    return found + ([f"preprocess_cfg.resize_mode={resize}"] if resize != "shortest" else [])
+    return found + ([f"preprocess_cfg.resize_mode={resize}"] if resize == "longest" else [])
 
 
 def _beyond(kind: type, given: Mapping[str, Any], sizes: tuple[str, ...], where: str) -> list[str]:
@@ -184,10 +193,6 @@ def write_clip_tokenizer(tokenizer: SimpleTokenizer, context_length: int, folder
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _resampling(preprocess: Mapping[str, Any]) -> Image.Resampling:
-    return Image.Resampling[preprocess["interpolation"].upper()]
 
 
 def load(folder: Path) -> Towers:

@@ -43,9 +43,13 @@ def of_weights(model: str, weights: str) -> list[Licence]:
         return [Licence(f"{model}, random", "none needed: nothing was trained before", "the recipe")]
     if weights == "packages":
         return [_of_package(name) for name in _packages(model)] or [Licence(f"packages of {model}", UNKNOWN)]
-    if get_pretrained_cfg(model.replace("/", "-"), weights):
-        terms, source = next((found for start, found in TAGS.items() if weights.startswith(start)), (UNKNOWN, ""))
-        return [Licence(f"{model}, open_clip's {weights}", terms, source)]
+    tag, _, file = weights.partition("@")
+    if get_pretrained_cfg(model.replace("/", "-"), tag):
+        terms, source = next((found for start, found in TAGS.items() if tag.startswith(start)), (UNKNOWN, ""))
+        what = f"open_clip's {tag}" + (f", or trained on from it: file {file}" if file else "")
+        return [Licence(f"{model}, {what}", terms, source)]
+    if weights == "own":
+        return [Licence(model, UNKNOWN)]
     return [Licence(f"{model}, file {weights}", UNKNOWN)]
 
 

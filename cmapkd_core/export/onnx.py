@@ -2,7 +2,9 @@
 
     image.onnx    images float32 [batch,3,H,H], normalised -> image_embedding [batch,E], unit norm
     text.onnx     tokens int64 [batch,N] -> text_embedding [batch,E], unit norm
-    towers.json   sizes, mean and std of the pixels, the padding id, the factor of the similarities
+    towers.json   what the model is beside its tensors (models/identity.py), the padding id, scale and logit_bias:
+                  similarities are scale * image @ text.T + logit_bias (0 where the model has none)
+    preprocess.py a picture as towers.json says, with Pillow and numpy alone
 
 The batch is free, H and N are the student's own.
 """
@@ -10,6 +12,7 @@ The batch is free, H and N are the student's own.
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from functools import partial
 from pathlib import Path
@@ -23,23 +26,21 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from cmapkd_core.export import pixels
 from cmapkd_core.export.huggingface import write_clip_tokenizer
 from cmapkd_core.export.parity import Inexpressible, Towers
 from cmapkd_core.models.backbones import Backbone
 
-IMAGE, TEXT, SETTINGS = "image.onnx", "text.onnx", "towers.json"
+IMAGE, TEXT, SETTINGS, PREPROCESS = "image.onnx", "text.onnx", "towers.json", "preprocess.py"
 # A protobuf message ends at 2 GB; larger weights lie in a file beside the graph.
 _ONE_FILE = 1_800_000_000
 
 _USAGE = """\
-import json, numpy as np, onnxruntime
-from PIL import Image, ImageOps
+import json, runpy, numpy as np, onnxruntime
 from transformers import AutoTokenizer
-towers = json.load(open("onnx/towers.json"))
-side, length = towers["image_size"], towers["context_length"]
-fitted = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
-pixels = ((np.asarray(fitted) / 255 - towers["mean"]) / towers["std"]).transpose(2, 0, 1)[None].astype(np.float32)
-image = onnxruntime.InferenceSession("onnx/image.onnx").run(None, {"images": pixels})[0]
+towers, pixels = json.load(open("onnx/towers.json")), runpy.run_path("onnx/preprocess.py")["pixels"]
+image = onnxruntime.InferenceSession("onnx/image.onnx").run(None, {"images": pixels(picture, towers)})[0]
+length = towers["context_length"]
 ids = AutoTokenizer.from_pretrained("onnx")(["a caption"], truncation=True, max_length=length)["input_ids"]
 tokens = np.array([row + [towers["pad_id"]] * (length - len(row)) for row in ids])
 text = onnxruntime.InferenceSession("onnx/text.onnx").run(None, {"tokens": tokens})[0]
@@ -67,7 +68,7 @@ class _Text(nn.Module):
 
 
 def write(backbone: Backbone, folder: Path) -> None:
-    """Both graphs, the tokenizer's files and towers.json.
+    """Both graphs, the tokenizer's files, towers.json and preprocess.py.
 
     Raises:
         Inexpressible: PyTorch's exporter cannot translate a tower; nothing is written then.
@@ -88,6 +89,7 @@ def write(backbone: Backbone, folder: Path) -> None:
                 f"PyTorch {torch.__version__} cannot translate the tower of {into}: {reason}"
             ) from error
     write_tokenizer(backbone, folder)
+    shutil.copyfile(pixels.__file__, folder / PREPROCESS)
     (folder / SETTINGS).write_text(json.dumps(_settings(backbone), indent=2) + "\n", encoding="utf-8")
 
 
@@ -116,17 +118,13 @@ def write_tokenizer(backbone: Backbone, folder: Path) -> None:
 
 
 def _settings(backbone: Backbone) -> dict[str, object]:
-    spec, tokenize = backbone.spec, backbone.tokenize
+    tokenize, bias = backbone.tokenize, backbone.model.logit_bias
     pad = 0 if isinstance(tokenize, SimpleTokenizer) else tokenize.tokenizer.pad_token_id  # type: ignore[attr-defined]
     return {
-        "image_size": spec.image_size,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "interpolation": backbone.config["preprocess_cfg"]["interpolation"],
-        "context_length": spec.context_length,
+        **backbone.identity.plain(),
         "pad_id": pad,
-        "embed_dim": spec.embed_dim,
-        "scale": backbone.scale().item(),  # similarities are scale * image @ text.T, before a softmax
+        "scale": backbone.scale().item(),
+        "logit_bias": 0.0 if bias is None else bias.item(),
         "exporter": f"torch {torch.__version__}",
     }
 
@@ -146,7 +144,13 @@ def load(folder: Path) -> Towers:
         rows = tokenizer(captions, truncation=True, max_length=length)["input_ids"]
         return torch.tensor([row + [towers["pad_id"]] * (length - len(row)) for row in rows])
 
-    return Towers(partial(_run, image, "images"), partial(_run, text, "tokens"), tokenize, None)
+    prepare = runpy.run_path(str(folder / PREPROCESS))["pixels"]
+    return Towers(
+        partial(_run, image, "images"),
+        partial(_run, text, "tokens"),
+        tokenize,
+        lambda picture: torch.from_numpy(prepare(picture, towers)[0]),
+    )
 
 
 def _run(session: onnxruntime.InferenceSession, name: str, inputs: Tensor) -> Tensor:

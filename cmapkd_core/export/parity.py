@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,10 @@ TOLERANCE = 1e-4
 TOWERS = ("image", "text")
 NOISE = 16  # random images beside the real ones: values that no picture has
 CHUNK = 16  # inputs a library gets at once
+# Of 255, the mean of a picture. Libraries that resample alike differ by up to 0.4 of noise, by rounding and the order
+# of passes; another interpolation gives 2 and more, another way to make a square 10 and more.
+LEVELS = 1.0
+_SHAPES = ((1.5, 1.0), (1.0, 2.0), (0.5, 0.5))  # of pictures of noise, in sides of the model's own square
 
 # Captions that tokenizers and pooling rules trip over: nothing, nothing but signs, other scripts, more than fits.
 HARD = (
@@ -41,13 +46,13 @@ class ParityError(InputError):
 @dataclass(frozen=True)
 class Towers:
     """A model that another library has loaded. image: [B,3,H,H] normalised pixels -> unit [B,E]. text: int64 [B,N] ->
-    unit [B,E]. tokenize: n captions -> [n,N]. pixels: an RGB picture -> [3,H,H]; None where it has no such part.
+    unit [B,E]. tokenize: n captions -> [n,N]. pixels: an RGB picture -> [3,H,H] normalised.
     """
 
     image: Callable[[Tensor], Tensor]
     text: Callable[[Tensor], Tensor]
     tokenize: Callable[[list[str]], Tensor]
-    pixels: Callable[[Image.Image], Tensor] | None
+    pixels: Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ class Probe:
     """What every library is given, and what the student itself makes of it.
 
     images: `pictures` as the student is evaluated on them, then random ones [n,3,H,H]. tokens: of `captions`, then of
-    HARD, [m,N]. image, text: the student's unit embeddings of these, [n,E] and [m,E].
+    HARD, [m,N]. image, text: the student's unit embeddings of these, [n,E] and [m,E]. view: how it wants its pictures.
     """
 
+    view: View
     pictures: list[Image.Image]
     captions: list[str]
     images: Tensor
@@ -89,13 +95,12 @@ class Bound:
 @torch.inference_mode()
 def probe(backbone: Backbone, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Probe:
     """Real pictures and captions with random and difficult ones beside them, through the student."""
-    spec = backbone.spec
-    view = View(spec.image_size, spec.mean, spec.std)
+    view = View.of(backbone.identity.plain())
     noise = torch.randn(NOISE, 3, view.size, view.size, generator=torch.Generator().manual_seed(0))
     images = torch.cat([*(eval_view(picture, view)[None] for picture in pictures), noise])
     tokens = backbone.tokenize([*captions, *HARD])
     embedded = _chunked(backbone.encode_image, images), _chunked(backbone.encode_text, tokens)
-    return Probe(list(pictures), list(captions), images, tokens, *embedded)
+    return Probe(view, list(pictures), list(captions), images, tokens, *embedded)
 
 
 @torch.inference_mode()
@@ -103,15 +108,18 @@ def measure(towers: Towers, given: Probe) -> dict[str, Any]:
     """How a library agrees with the student, as plain values for parity.json.
 
     Returns:
-        image, text: bounds on the same pixels and token ids, which have to hold. preprocessing: the same from the
-        pictures on, by the library's own resampling; no bound is asked of it. captions_otherwise: those of the data
+        image, text: bounds on the same pixels and token ids, which have to hold. levels: how far the library's own
+        pixels of the pictures and of noise are from the student's (`levels_apart`), which has to hold too.
+        preprocessing: embeddings of the pictures by the library's own pixels; no bound is asked of these.
+        captions_otherwise: those of the data
         whose embedding by the library's own tokenizer is another, by more than TOLERANCE.
     """
     found: dict[str, Any] = {
         "image": vars(Bound.of(given.image, _chunked(towers.image, given.images))),
         "text": vars(Bound.of(given.text, _chunked(towers.text, given.tokens))),
     }
-    if given.pictures and towers.pixels:
+    found["levels"] = levels_apart(towers, given)
+    if given.pictures:
         pixels = torch.stack([towers.pixels(picture) for picture in given.pictures])
         found["preprocessing"] = vars(Bound.of(given.image[: len(pixels)], _chunked(towers.image, pixels)))
     if given.captions:
@@ -121,12 +129,40 @@ def measure(towers: Towers, given: Probe) -> dict[str, Any]:
     return found
 
 
+def levels_apart(towers: Towers, given: Probe) -> float:
+    """Largest mean difference of a picture's pixels, in grey levels of 255: of the pictures and of noise.
+
+    A shift by one pixel is none: where a crop cannot lie in the middle, libraries round to either side.
+    """
+    view, random = given.view, np.random.default_rng(0)
+    shapes = [tuple(max(8, round(view.size * side)) for side in shape) for shape in _SHAPES]
+    noise = [Image.fromarray(random.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
+    scale = 255 * torch.tensor(view.std).view(3, 1, 1)
+    return max(
+        _apart(towers.pixels(picture) * scale, eval_view(picture, view) * scale)
+        for picture in (*given.pictures, *noise)
+    )
+
+
+def _apart(theirs: Tensor, ours: Tensor) -> float:
+    if theirs.shape != ours.shape:
+        raise ParityError(f"pixels {tuple(theirs.shape)} against {tuple(ours.shape)}")
+    inner, size = theirs[:, 1:-1, 1:-1], ours.shape[-1] - 2
+    shifted = (ours[:, y : y + size, x : x + size] for y in range(3) for x in range(3))
+    return min(float((inner - other).abs().mean()) for other in shifted)
+
+
 def check(name: str, found: dict[str, Any]) -> None:
     """Hold an export to the tolerance.
 
     Raises:
-        ParityError: names the tower and by how much.
+        ParityError: names the tower, or the pixels, and by how much.
     """
+    if found["levels"] > LEVELS:
+        raise ParityError(
+            f"the {name} export prepares pictures otherwise than the student does: {found['levels']:.1f} grey levels "
+            f"of 255 in the mean; allowed are {LEVELS:g}. Try the library versions that pyproject.toml asks for"
+        )
     for tower in TOWERS:
         bound = Bound(**found[tower])
         if bound.max_difference > TOLERANCE:

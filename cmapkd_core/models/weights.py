@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from cmapkd_core.errors import InputError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that lie among OpenAI's weights
 _SHOWN = 3  # tensors named of each kind of misfit
 _LAYER = re.compile(r"^(encoder\.layer\.)(\d+)(\..+)$")
 
@@ -50,9 +53,10 @@ def package_folder(package: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or torch file; no code in the file is ever run.
+    """Tensors by name from a safetensors or torch file; no Python in the file is ever run.
 
-    A training checkpoint's "state_dict" entry and a "module." prefix are taken off.
+    A training checkpoint's "state_dict" entry and a "module." prefix are taken off. OpenAI gave its weights as
+    TorchScript programs, of which the state is read and nothing called.
 
     Raises:
         InputError: another format, a damaged file, or one that is no flat table of tensors.
@@ -64,7 +68,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"weights file {path.name} cannot be read ({reason}): save its state_dict as safetensors"
+            f"weights file {path.name} cannot be read ({reason}): download it again, or save its "
+            "state_dict as safetensors"
         ) from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
@@ -74,7 +79,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _torch_load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    if not _is_script(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():  # torch would have everybody save otherwise; these files are as they are
+        warnings.simplefilter("ignore", FutureWarning)
+        state = torch.jit.load(path, map_location="cpu").state_dict()
+    return {name: value for name, value in state.items() if name not in _OPENAI_SIZES}
+
+
+def _is_script(path: Path) -> bool:
+    """Whether a torch file is a TorchScript archive, which holds code beside its tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(PurePosixPath(name).parts[1:2] == ("code",) for name in archive.namelist())
 
 
 def fill(target: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

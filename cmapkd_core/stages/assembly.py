@@ -120,9 +120,11 @@ def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | Non
     seed_everything(recipe.seed, rank=0)
     init = context.inputs.get("init")
     student = load_model(_student_folder(init)) if init else build(recipe.student, recipe.seed, context.scratch)
+    context.introduce("student", student.identity)
     teacher = None
     if SPECS[recipe.method.name].teacher:
         teacher = load_teacher(context.inputs["teacher"], common_grid(student), recipe.pyramid.width)
+        context.introduce("teacher", teacher.backbone.identity)
         if SPECS[recipe.method.name].classes:
             teacher.classes = class_features(teacher.backbone, open_shards(context.inputs["shards"]), recipe)
     method = METHODS[recipe.method.name](recipe, student, teacher)

@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.fields import flatten, parse_overrides
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.logins import refuse_login
+from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
 from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find, retire
@@ -95,6 +96,13 @@ class Context:
     identity: str
     say: Callable[[str], None]
     earlier_seconds: float = 0.0  # of the attempts that this one goes on from
+    models: dict[str, Any] = field(default_factory=dict)  # what the stage's models are, by role; kept in the manifest
+
+    def introduce(self, role: str, identity: Identity) -> None:
+        """Say which model plays a role ("teacher", "student", "model"), and keep it for the manifest."""
+        if self.models.get(role) != identity.plain():
+            self.models[role] = identity.plain()
+            self.say(f"{role} is {identity.line()}\n")
 
 
 Body = Callable[[Context], dict[str, float]]
@@ -169,7 +177,7 @@ def _run(
         if parallel.rank() == 0:
             shutil.copy(scratch / JOURNAL, context.out)
             seconds = context.earlier_seconds + time.monotonic() - started
-            manifest = _manifest(request, stage, fields, digests, metrics, seconds)
+            manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models)
             _commit(url, manifest, context, leftovers)
         status = "FINISHED"
     except Interrupted:
@@ -237,6 +245,7 @@ def _manifest(
     digests: dict[str, dict[str, str]],
     metrics: dict[str, float],
     seconds: float,
+    models: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "stage": stage,
@@ -249,6 +258,7 @@ def _manifest(
         "code": __version__,
         "commit": commit(),
         "inputs": digests,
+        "models": models,
         "metrics": metrics,
         "seconds": round(seconds, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

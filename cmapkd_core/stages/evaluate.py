@@ -21,12 +21,14 @@ from cmapkd_core import parallel
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import TASKS, NotApplicable, Outcome, Subject, count_parameters
 from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
-from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url, reads_data
+from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url, named_model, reads_data
 from cmapkd_core.stages import prepare
+from cmapkd_core.stages.artifact import find
 from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
@@ -38,8 +40,8 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
 
     Args:
         model: URL or path (it has a slash) of an artifact with a model/ folder (teacher, warmup, alsn, joint);
-            "recipe:student", the recipe's student before any training; or an open_clip name[:pretrained tag],
-            with random weights where there is no tag.
+            "recipe:student", the recipe's student before any training; NAME[:WEIGHTS] as a recipe's model and weights
+            are written (models/build.py), random where there are none; hf-hub:ORG/NAME; or local-dir:FOLDER.
         shards: URL of the prepare artifact; "" prepares the recipe's data first (`--data SOURCE:URL` names other
             data). Not read where no task looks at data (efficiency).
         task: one row of evaluate.TASKS; "" runs the recipe's.
@@ -52,7 +54,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     tasks = (task,) if task else recipe.evaluate.tasks
     for name in tasks:
         choose("task", name, TASKS)
-    inputs = {"model": model} if "/" in model else {}
+    inputs = {} if named_model(model) else {"model": _artifact(model)}
     if reads_data(tasks):
         shards = shards or prepare.run(request)
         inputs["shards"] = shards
@@ -64,6 +66,17 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         inputs=inputs,
         body=lambda context: body(context, model, tasks, strict=bool(task)),
     )
+
+
+def _artifact(model: str) -> str:
+    """Raises InputError where there is none, with what else a model may be."""
+    if find(model) is None:
+        raise InputError(
+            f"{model} has no manifest.json, so no stage has finished there. A model that is no artifact of ours: "
+            f"NAME:TAG or NAME:TAG@FILE of open_clip, hf-hub:{model} of the Hugging Face hub, local-dir:{model} for a "
+            "folder with an open_clip_config.json"
+        )
+    return model
 
 
 def _name(model: str, task: str) -> str:
@@ -105,14 +118,21 @@ def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) 
 
 def open_model(context: Context, model: str) -> Backbone:
     """The model that `run` was given, on the CPU; its artifact is the stage's input `model`."""
+    backbone = _open(context, model)
+    context.introduce("model", backbone.identity)
+    return backbone
+
+
+def _open(context: Context, model: str) -> Backbone:
     if "model" in context.inputs:
         return load_model(context.inputs["model"].fetch_folder("model"))
     if model == RECIPE_STUDENT:
         return build(context.recipe.student, context.recipe.seed, context.scratch)
-    name, _, tag = model.partition(":")
-    if not tag:
-        context.say(f"evaluate: {model} names no pretrained tag, so its weights are random\n")
-    return build(ModelConfig(name, tag or "random"), context.recipe.seed, context.scratch)
+    named = named_model(model)
+    assert named is not None, "what is no artifact is a name"
+    if not named[1]:
+        context.say(f"evaluate: {model} names no weights, so they are random\n")
+    return build(ModelConfig(named[0], named[1] or "random"), context.recipe.seed, context.scratch)
 
 
 def _no_data(cache: Path) -> ShardSet:

@@ -20,7 +20,7 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.export import FORMATS, Inexpressible, card, parity
 from cmapkd_core.export.quiet import quiet
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.places import export_fields, export_url
+from cmapkd_core.places import export_fields, export_url, named_model
 from cmapkd_core.stages import prepare, provenance
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import open_shards
@@ -39,7 +39,7 @@ def run(
     """Export a student.
 
     Args:
-        model: as of stage evaluate: URL of an artifact with a model/ folder, "recipe:student", or an open_clip name.
+        model: as of stage evaluate.
         shards: URL of the prepare artifact; "" prepares the recipe's data first.
         evaluation: URL of the model's evaluation; "" leaves the card without results.
         suite: URL of a suite's report; its means and intervals over seeds then stand in the card.
@@ -50,7 +50,7 @@ def run(
         ParityError: a format gives other embeddings than the student.
     """
     shards = shards or prepare.run(request)
-    given = {"shards": shards, "model": model if "/" in model else "", "evaluation": evaluation, "suite": suite}
+    given = {"shards": shards, "model": "" if named_model(model) else model, "evaluation": evaluation, "suite": suite}
     told = (request.root, model, shards, request.resolved(), evaluation, suite, licence)
     url = execute(
         request,

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from cmapkd_core.config import STAGE_PHASES
+from cmapkd_core.data.augment import View, in_words
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import count_parameters
@@ -15,7 +16,7 @@ from cmapkd_core.export.card import Cost, Facts, Training
 from cmapkd_core.export.licences import Licence, of_data, of_weights
 from cmapkd_core.fields import flatten
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.places import RECIPE_STUDENT
+from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context
 
@@ -38,8 +39,9 @@ def training_of(context: Context, model: str) -> Training:
     if model == RECIPE_STUDENT:
         fields = flatten(context.recipe)
         return Training({name: fields[name] for name in ("student.model", "student.weights", "seed")})
-    name, _, tag = model.partition(":")
-    return Training({"student.model": name, "student.weights": tag or "random"})
+    named = named_model(model)
+    assert named is not None, "what is no artifact is a name"
+    return Training({"student.model": named[0], "student.weights": named[1] or "random"})
 
 
 def facts(
@@ -51,7 +53,8 @@ def facts(
     return Facts(
         name=f"cmapkd-{context.recipe.name}",
         spec=backbone.spec,
-        interpolation=backbone.config["preprocess_cfg"]["interpolation"],
+        pixels=in_words(View.of(backbone.identity.plain())),
+        identity=backbone.identity,
         parameters={name.rpartition("/")[2]: count for name, count in count_parameters(backbone).items()},
         training=training,
         data=_data(context.inputs["shards"], data, training),

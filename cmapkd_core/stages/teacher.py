@@ -53,7 +53,10 @@ def body(context: Context) -> dict[str, float]:
     seed_everything(fit.seed, rank=0)  # what is drawn here must be equal on every rank and after a restart
     backbone = build(recipe.teacher, fit.seed, context.scratch).to(device)
     backbone.requires_grad_(False)
-    grid = common_grid(build(recipe.student, fit.seed, context.scratch))
+    context.introduce("teacher", backbone.identity)
+    student = build(recipe.student, fit.seed, context.scratch)
+    context.introduce("student", student.identity)
+    grid = common_grid(student)
     pyramid = PyramidFit(backbone, grid, recipe.pyramid.width, fit)
     loader = train_loader(recipe, shards, {"teacher": side_of(backbone)}, batch=fit.batch, fraction=1.0, seed=fit.seed)
     work: dict[str, Any] = {

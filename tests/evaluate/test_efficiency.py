@@ -50,7 +50,7 @@ def cost(tower, n=1):
     [("ViT-B-16", (86.19, 35.13), (63.43, 5.96)), ("ViT-L-14", (303.97, 162.03), (123.65, 13.30))],
 )
 def test_the_papers_models_cost_what_is_known_of_them(name, image, text, tmp_path):
-    architecture = read_architecture(name, "", tmp_path)
+    architecture = read_architecture(name)
     with META:  # sizes without weights
         backbone = construct(name, architecture.config, architecture.files, 0)
         towers = towers_of(backbone, META)

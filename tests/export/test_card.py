@@ -32,7 +32,8 @@ def make(plain_student, **changes):
     given = {
         "name": "cmapkd-demo",
         "spec": plain_student.spec,
-        "interpolation": "bicubic",
+        "pixels": "shortest side to 32 px, centre crop, bicubic",
+        "identity": plain_student.identity,
         "parameters": {"image": 86.2e6, "text": 63.4e6},
         "training": Training(FIELDS, "demo", "none", "optim.batch=64"),
         "data": {

@@ -104,7 +104,7 @@ def test_towers_of_others_give_a_reason(foreign, tmp_path):
         ("text_cfg", {"pool_type": "eos", "eos_id": 49407}, "text_cfg.pool_type=eos"),
         ("text_cfg", {"tokenizer_kwargs": {"clean": "canonicalize"}}, "text_cfg.tokenizer_kwargs="),
         ("", {"init_logit_bias": -10}, "a logit bias"),
-        ("preprocess", {"resize_mode": "squash"}, "preprocess_cfg.resize_mode=squash"),
+        ("preprocess", {"resize_mode": "longest"}, "preprocess_cfg.resize_mode=longest"),
     ],
 )
 def test_options_that_a_clip_model_lacks_are_named(plain, part, change, reason):

@@ -47,7 +47,7 @@ def test_what_a_program_needs_is_beside_the_graphs(written):
     student, folder = written
     settings = json.loads((folder / "towers.json").read_text())
     assert settings["image_size"] == student.spec.image_size
-    assert settings["mean"] == list(student.spec.mean)
+    assert settings["mean"] == list(student.identity.mean)
     assert settings["scale"] == pytest.approx(student.scale().item())
     session = onnxruntime.InferenceSession(str(folder / "text.onnx"))
     assert [node.name for node in session.get_inputs()] == ["tokens"]

@@ -8,7 +8,7 @@ from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.models.bridge import Bridge, Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features, Spec
 
-SPEC = Spec(32, (0.5,) * 3, (0.5,) * 3, 6, 5, (6, 6, 8, 8), (4, 4, 4, 4), 8, (6, 6, 8, 8), 8)
+SPEC = Spec(32, 6, 5, (6, 6, 8, 8), (4, 4, 4, 4), 8, (6, 6, 8, 8), 8)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -18,6 +19,7 @@ from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.data.images import decode
 from cmapkd_core.errors import InputError
 from cmapkd_core.models import build as build_module
+from cmapkd_core.models import tags
 from cmapkd_core.models.architecture import CONFIGS, read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model, save_model
@@ -65,9 +67,11 @@ def test_building_leaves_the_global_generator_alone(config: ModelConfig, tmp_pat
 
 
 def test_tiny_pair_differs_in_what_real_pairs_differ_in(tiny: Backbone, tmp_path: Path) -> None:
-    teacher, student = build(ModelConfig("tiny-teacher", "random"), 0, tmp_path).spec, tiny.spec
-    for field in ("image_size", "mean", "embed_dim", "vision_widths", "vision_grids", "text_widths"):
-        assert getattr(teacher, field) != getattr(student, field)
+    teacher, student = build(ModelConfig("tiny-teacher", "random"), 0, tmp_path), tiny
+    for field in ("image_size", "embed_dim", "vision_widths", "vision_grids", "text_widths"):
+        assert getattr(teacher.spec, field) != getattr(student.spec, field)
+    for field in ("mean", "activations"):
+        assert getattr(teacher.identity, field) != getattr(student.identity, field)
 
 
 def test_demo_pair(demo_teacher: Backbone, demo_student: Backbone) -> None:
@@ -91,9 +95,9 @@ def test_text_weights_are_the_packages(demo_teacher: Backbone, demo_student: Bac
 
 def test_image_weights_know_imagenet(demo_teacher: Backbone) -> None:
     """With ImageNet's classifier back on it the tower names pictures: order, padding and scaling are right."""
-    entry = next(e for e in read_architecture("lite2-minilm", "", Path()).packages if e.into == "visual.trunk")
+    entry = next(e for e in read_architecture("lite2-minilm").packages if e.into == "visual.trunk")
     stored = read_tensors(package_folder(entry.package) / entry.file)
-    view = View(260, demo_teacher.spec.mean, demo_teacher.spec.std)
+    view = replace(View.of(demo_teacher.identity.plain()), size=260)
     classes = {"🍓": "strawberry", "🚑": "ambulance", "⚽": "soccer ball"}
     pictures = [eval_view(decode(Path(get_emoji_path(c)).read_bytes(), 10**6), view) for c in classes]
     logits = demo_teacher.vision(torch.stack(pictures)).pooled @ stored["_fc.weight"].T + stored["_fc.bias"]
@@ -216,8 +220,8 @@ def test_package_weights_of_another_tower_are_refused(tmp_path: Path) -> None:
 def test_openai_tags_get_their_activation(tmp_path: Path) -> None:
     assert get_pretrained_cfg("ViT-B-16", "openai")["quick_gelu"]
     for tag, quick in (("openai", True), ("laion2b_s34b_b88k", False), ("", False)):
-        assert read_architecture("ViT-B-16", tag, tmp_path).config["model_cfg"]["quick_gelu"] is quick
-    assert read_architecture("ViT-B/16", "openai", tmp_path).config["model_cfg"]["quick_gelu"] is True
+        assert tags.facts_of("ViT-B-16", tag)["quick_gelu"] is quick
+    assert tags.facts_of("ViT-B/16", "OpenAI")["quick_gelu"] is True
 
 
 def test_activation_survives_a_saved_folder(tmp_path: Path) -> None:
@@ -230,7 +234,7 @@ def test_activation_survives_a_saved_folder(tmp_path: Path) -> None:
 
 def test_normalisation_follows_the_tags_of_a_model(tmp_path: Path) -> None:
     """A weights file has no tag, but every tag of this architecture was trained with plain pixels."""
-    config = read_architecture("MobileCLIP-S1", "", tmp_path).config
+    config = read_architecture("MobileCLIP-S1").config
     assert tuple(config["preprocess_cfg"]["mean"]) == (0, 0, 0)
 
 
