@@ -26,8 +26,11 @@ def flops(call: Call) -> int:
 
     A fused attention hides its two matrix products from the counter on a CPU: ViT-B/16 would have 33.7 in place of
     35.1 GFLOPs. So attention takes its math path here.
+
+    With gradients, although no backward is run: the counter follows modules by hooks on their inputs' gradients, and
+    fails without where an input is a parameter, as the query of an attention pooling is (SigLIP).
     """
-    with torch.no_grad(), _plain_attention(), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), _plain_attention(), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())
 

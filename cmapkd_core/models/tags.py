@@ -53,7 +53,7 @@ def plain_value(value: Any) -> Any:
 def agreed(model: str) -> Facts:
     """What all tags of a name say alike, else the plain config's: for weights that the seed draws."""
     plain, told = facts_of(model, ""), [facts_of(model, tag) for tag in tags_of(model)]
-    same = {name for name in FIELDS if told and all(one[name] == told[0][name] for one in told)}
+    same = {name for name in plain if told and all(one[name] == told[0][name] for one in told)}
     return plain | {name: told[0][name] for name in same}
 
 
