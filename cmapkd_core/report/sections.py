@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cmapkd_core.report import efficiency, level_sections, mistakes, papertables, results, training, weight_sections
+from cmapkd_core.report import (
+    efficiency,
+    identities,
+    level_sections,
+    mistakes,
+    papertables,
+    results,
+    training,
+    weight_sections,
+)
 from cmapkd_core.report.assemble import Report
 from cmapkd_core.report.examples import collect
 from cmapkd_core.report.inputs import Inputs
@@ -53,6 +62,7 @@ HEADINGS: dict[str, Heading] = {
     "map": Heading("Levels of teacher and student", _alone(level_sections.level_map), "Figure 5"),
     "crossmodal": Heading("Image levels and text levels", _alone(level_sections.crossmodal), "Figure 6"),
     "teacher": Heading("The teacher's levels", _alone(level_sections.teacher)),
+    "models": Heading("What the models are", lambda inputs, table, report: identities.identities(inputs, table)),
 }
 
 

@@ -5,8 +5,12 @@
         --model ViT-B-32:openai --task retrieval
     python -m cmapkd_core.stages.evaluate --recipe paper --root runs/local --model ViT-B-16 --task efficiency
 
-Artifact: metrics.json (flat numbers, `retrieval/i2t/R@1` and so on, in percent), and one JSON a task with
-what the report's examples need. On other data than the model was trained on, leakage.json: how the two were compared.
+    python -m cmapkd_core.stages.evaluate --recipe paper --root runs/local --model hf-hub:timm/ViT-B-16-SigLIP \
+        --task efficiency
+
+Artifact: metrics.json (flat numbers, `retrieval/i2t/R@1` and so on, in percent), model.json (what the model is), and
+one JSON a task with what the report's examples need. On other data than the model was trained on, leakage.json: how the
+two were compared.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from cmapkd_core.evaluate import TASKS, NotApplicable, Outcome, Subject, count_p
 from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
+from cmapkd_core.models.folder import IDENTITY
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url, named_model, reads_data
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import find
@@ -113,6 +118,7 @@ def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) 
         metrics |= {f"{name}/{metric}": value for metric, value in outcome.metrics.items()}
         (context.out / f"{name}.json").write_text(json.dumps(outcome.detail), encoding="utf-8")
     (context.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    (context.out / IDENTITY).write_text(json.dumps(backbone.identity.plain(), indent=1))
     return metrics
 
 

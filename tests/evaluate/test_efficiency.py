@@ -70,6 +70,21 @@ def test_attention_counts_its_matrix_products_also_where_they_are_fused():
     assert torch.backends.mha.get_fastpath_enabled() is fast
 
 
+def test_a_learned_query_counts_its_attention(tmp_path):
+    """SigLIP pools with one: an input of a module that is a parameter."""
+    text = {"context_length": 12, "width": 16, "heads": 2, "layers": 4}
+    vision = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"}
+    (tmp_path / "own.json").write_text(json.dumps({"embed_dim": 192, "vision_cfg": vision, "text_cfg": text}))
+    architecture = read_architecture(str(tmp_path / "own.json"))
+    with META:
+        image, _ = towers_of(construct("own", architecture.config, {}, 0), META)
+        found = cost(image)
+    n, t, d = 196, 197, 192  # patches; tokens of the blocks, this tower's CLS among them
+    blocks = 12 * (2 * t * d * d * 12 + 2 * t * t * d * 2)
+    pool = 2 * d * d * 2 + 2 * n * d * 2 * d + 2 * n * d * 2 + 2 * d * 4 * d * 2  # query, output; k, v; products; MLP
+    assert found == 2 * n * d * 3 * 16 * 16 + blocks + pool
+
+
 def test_convolutions_in_groups_count_what_they_compute():
     x = torch.randn(1, 8, 6, 6)
     assert flops(lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8)(x)) == 2 * 8 * 9 * 36

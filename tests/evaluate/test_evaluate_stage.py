@@ -1,6 +1,7 @@
 """The evaluate stage on generated pictures and models of a few thousand parameters."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from PIL import Image
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import count_parameters
-from cmapkd_core.models.build import build
+from cmapkd_core.models.build import build, save_model
 from cmapkd_core.recipes import RECIPES
 from cmapkd_core.stages import evaluate, prepare
 from cmapkd_core.stages.artifact import Artifact
@@ -71,7 +72,8 @@ def test_a_finished_evaluation_answers_at_once(scenes, student, capsys):
 def test_an_open_clip_name_and_one_task_alone(scenes):
     request, shards = scenes
     url = evaluate.run(request, model="tiny-student:random", shards=shards, task="retrieval")
-    assert Artifact.open(url).files() == ["journal.jsonl", "metrics.json", "retrieval.json"]
+    assert Artifact.open(url).files() == ["journal.jsonl", "metrics.json", "model.json", "retrieval.json"]
+    assert Artifact.open(url).manifest["models"]["model"] == read(url, "model.json")
 
 
 def test_unknown_names_get_the_nearest_one(scenes):
@@ -80,6 +82,21 @@ def test_unknown_names_get_the_nearest_one(scenes):
         evaluate.run(request, model="recipe:student", shards=shards, task="retrival")
     with pytest.raises(InputError, match="has no manifest"):
         evaluate.run(request, model=request.root + "/joint/000000000000", shards=shards)
+
+
+def test_a_model_in_a_folder_by_a_name_of_open_clip(scenes, tmp_path, monkeypatch):
+    """Neither a hub's name nor a folder is taken for an artifact, and what is no artifact says how models are named."""
+    request, shards = scenes
+    save_model(build(RECIPES["tiny"].student, 3, tmp_path), tmp_path / "mine")
+    with pytest.raises(InputError, match=r"no stage has finished there.* hf-hub:.*local-dir:") as caught:
+        evaluate.run(request, model=f"{tmp_path}/mine", shards=shards, task="retrieval")
+    offered = re.search(r"local-dir:\S+", str(caught.value))
+    found = read(evaluate.run(request, model=offered[0], shards=shards, task="retrieval"), "metrics.json")
+    named = f"tiny-student:{tmp_path}/mine/model.safetensors"
+    assert found == read(evaluate.run(request, model=named, shards=shards, task="retrieval"), "metrics.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"of org/none cannot be fetched from the Hugging Face hub"):
+        evaluate.run(request, model="hf-hub:org/none", shards=shards, task="retrieval")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.evaluate import pyramids
+from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.report.inputs import Inputs, Source, no_pictures
 
@@ -40,6 +41,26 @@ def retrieval_of(first: int) -> dict[str, Any]:
 
     texts = [f"caption <{i}> & more" for i in range(20)]
     return {"i2t": side(KEYS, texts), "t2i": side(texts, KEYS)}
+
+
+def identity_of(name: str) -> dict[str, Any]:
+    """A teacher with QuickGELU and a student of SigLIP's kind; model.json as stage evaluate writes it."""
+    teacher = name == "teacher_eval"
+    activation = "quick_gelu" if teacher else "gelu"
+    return Identity(
+        architecture="ViT-L-14" if teacher else "own.json",
+        activations={"image": activation, "text": "quick_gelu" if teacher else "gelu_tanh"},
+        image_size=224 if teacher else 64,
+        mean=(0.48145466, 0.4578275, 0.40821073) if teacher else (0.5,) * 3,
+        std=(0.26862954, 0.26130258, 0.27577711) if teacher else (0.5,) * 3,
+        resize_mode="shortest" if teacher else "squash",
+        interpolation="bicubic",
+        fill_color=0,
+        tokenizer="open_clip's BPE (49408 entries)",
+        context_length=77,
+        embed_dim=768 if teacher else 256,
+        logit_bias=not teacher,
+    ).plain()
 
 
 def metrics_of(first: int, place: int) -> dict[str, float]:
@@ -156,6 +177,7 @@ def write_run(folder: Path) -> None:
     for place, (name, first) in enumerate(EVALUATIONS.items()):
         (folder / name).mkdir(parents=True)
         (folder / name / "metrics.json").write_text(json.dumps(metrics_of(first, place)))
+        (folder / name / "model.json").write_text(json.dumps(identity_of(name)))
         (folder / name / "retrieval.json").write_text(json.dumps(retrieval_of(first)))
         (folder / name / "zeroshot.json").write_text(json.dumps(classes_of(place)))
     for name, trace in histories().items():
