@@ -83,6 +83,7 @@ def require_known(model: str) -> None:
 
 def _from_name(model: str, facts: tags.Facts) -> Architecture:
     model_cfg = open_clip.get_model_config(tags.builtin(model))
+    _check_parts(model_cfg, model)
     model_cfg["quick_gelu"] = facts["quick_gelu"]
     preprocess = {name: facts[name] for name in tags.FIELDS}
     files = text_files.of_config(model_cfg, "")
@@ -91,7 +92,7 @@ def _from_name(model: str, facts: tags.Facts) -> Architecture:
 
 def _from_file(model: str, url: str) -> Architecture:
     model_cfg = _json(url, f"there is no model config {url}: write one, or name a model of open_clip")
-    _require_parts(model_cfg, url)
+    _check_parts(model_cfg, url)
     packages = tuple(_package(url, tower, entry) for tower, entry in model_cfg.pop("packages", {}).items())
     preprocess = model_cfg.pop("preprocess_cfg", {})
     shipped = next((entry for entry in packages if entry.folder), None)
@@ -134,7 +135,7 @@ def _of_whole(
     if missing:
         raise InputError(f"{url} has no {', '.join(missing)}: it does not say what its model is")
     model_cfg = found["model_cfg"]
-    _require_parts(model_cfg, url)
+    _check_parts(model_cfg, url)
     files = text(model_cfg)
     return Architecture(model, _complete(model, model_cfg, found["preprocess_cfg"]), files)
 
@@ -151,10 +152,16 @@ def _json(url: str, absent: str) -> dict[str, Any]:
     return found
 
 
-def _require_parts(model_cfg: Mapping[str, Any], url: str) -> None:
+def _check_parts(model_cfg: Mapping[str, Any], url: str) -> None:
     absent = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model_cfg]
     if absent:
         raise InputError(f"model config {url} has no {', '.join(absent)}: see cmapkd_core/models/configs")
+    if "multimodal_cfg" in model_cfg:
+        raise InputError(
+            f"model {url} is a CoCa: its text tower pools a token of its own behind the padding and its image tower "
+            "pools for a caption decoder, for which neither levels nor losses are defined here: choose a plain CLIP of "
+            "the same size, such as ViT-B-32 or ViT-L-14"
+        )
 
 
 def _package(url: str, tower: str, entry: dict[str, Any]) -> PackageWeights:

@@ -33,12 +33,6 @@ def construct(name: str, config: dict[str, Any], files: dict[str, bytes], seed: 
     Raises:
         InputError: open_clip, timm or transformers refuse the config, or it is a model without taps.
     """
-    if "multimodal_cfg" in config["model_cfg"]:
-        raise InputError(
-            f"model {name} is a CoCa: its text tower pools a token of its own behind the padding and its image tower "
-            "pools for a caption decoder, for which neither levels nor losses are defined here: choose a plain CLIP of "
-            "the same size, such as ViT-B-32 or ViT-L-14"
-        )
     config = copy.deepcopy(config)
     config["model_cfg"]["text_cfg"].setdefault("context_length", DEFAULT_CONTEXT)
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
