@@ -2,6 +2,9 @@
 
 Shapes: B samples, C_k channels of tap k, W common width, g the student's patch grid.
 P5 [B,W,g/2,g/2], P4 [B,W,g,g], P3 [B,W,2g,2g], P2 [B,W,4g,4g].
+
+How a tap comes to its level: where all four taps have one size (transformers) each is resized to g first and from
+there to its level; where they have several (convolutional towers) each is resized to its level at once.
 """
 
 from __future__ import annotations
@@ -71,11 +74,14 @@ class VisualPyramid(nn.Module):
     No nonlinearity anywhere, so laterals run at the taps' own size and upsampling is folded into
     the smoothing convolution: exact, see `smooth_upsampled`. A lateral of at most half its level's
     size is brought to that half and then doubled, which for whole factors is the same nearest map.
+
+    One grid for both sides: of a 16x16 teacher beside a 14x14 student the finest levels are doublings of 14x14 as the
+    student's are, so neither is asked for detail that the other's grid cannot hold, and a store keeps 14x14 a tap.
     """
 
     def __init__(self, widths: tuple[int, ...], grid: int, width: int) -> None:
         super().__init__()
-        self.sizes = level_sizes(grid)
+        self.grid, self.sizes = grid, level_sizes(grid)
         self.norms = nn.ModuleDict({n: nn.LayerNorm(w) for n, w in zip(VISION_LEVELS, widths, strict=True)})
         self.laterals = nn.ModuleDict({n: nn.Linear(w, width) for n, w in zip(VISION_LEVELS, widths, strict=True)})
         self.smooths = nn.ModuleDict({n: nn.Conv2d(width, width, 3, padding=1) for n in VISION_LEVELS[:-1]})
@@ -85,10 +91,20 @@ class VisualPyramid(nn.Module):
         return self.merge(self.laterals_of(taps, levels), levels)
 
     def laterals_of(self, taps: list[Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
-        """All that `merge` wants for the active `levels`: laterals [B,W,h,h], none larger than its level."""
-        tapped = dict(zip(VISION_LEVELS, taps, strict=True))
+        """All that `merge` wants for the active `levels`: laterals [B,W,h,h], none larger than its level.
+
+        Of taps of one size none is larger than the common grid either.
+        """
+        tapped, alike = dict(zip(VISION_LEVELS, taps, strict=True)), len({tap.shape[-1] for tap in taps}) == 1
         found = {name: self.lateral(name, tapped[name]) for name in needed(levels)}
+        if alike:
+            found = {name: self._on_grid(x) for name, x in found.items()}
         return {name: resize(x, min(x.shape[-1], self.sizes[name])) for name, x in found.items()}
+
+    def _on_grid(self, lateral: Tensor) -> Tensor:
+        """The lateral at g; as it is where its side divides g and g/2, so that every level repeats it anyway."""
+        side = lateral.shape[-1]
+        return lateral if self.grid % side == 0 == self.sizes["P5"] % side else resize(lateral, self.grid)
 
     def merge(self, laterals: dict[str, Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
         """Maps of the active `levels` from their laterals, coarse to fine."""

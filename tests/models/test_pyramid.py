@@ -22,13 +22,17 @@ def pyramid(grid: int, widths: tuple[int, ...] = WIDTHS) -> VisualPyramid:
 
 
 def plainly(module: VisualPyramid, given: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The definition, with no shortcut: resize every lateral to its level, upsample, add, smooth."""
-    above = resize(module.lateral("P5", given[3]), module.sizes["P5"])
+    """The definition, with no shortcut: taps of one size to g, every lateral to its level, upsample, add, smooth."""
+    if len({tap.shape[-1] for tap in given}) == 1:
+        laterals = {n: resize(module.lateral(n, t), module.grid) for n, t in zip(VISION_LEVELS, given, strict=True)}
+    else:
+        laterals = {n: module.lateral(n, t) for n, t in zip(VISION_LEVELS, given, strict=True)}
+    above = resize(laterals["P5"], module.sizes["P5"])
     maps = {"P5": above}
     for i in (2, 1, 0):
         name = VISION_LEVELS[i]
         size = module.sizes[name]
-        lateral = resize(module.lateral(name, given[i]), size)
+        lateral = resize(laterals[name], size)
         above = maps[name] = module.smooths[name](lateral + F.interpolate(above, size=(size, size), mode="nearest"))
     return maps
 
@@ -65,19 +69,22 @@ def test_level_sizes_of_even_odd_and_smallest_grids(grid, sizes):
 
 @pytest.mark.parametrize(
     ("grid", "sides"),
-    [(4, (4, 4, 4, 4)), (7, (7, 7, 7, 7)), (4, (32, 16, 8, 4)), (7, (16, 8, 4, 2)), (8, (1, 2, 4, 8))],
+    [
+        *((4, (4,) * 4), (7, (7,) * 4), (14, (16,) * 4), (14, (7,) * 4), (7, (5,) * 4), (14, (2,) * 4), (6, (9,) * 4)),
+        *((4, (32, 16, 8, 4)), (7, (16, 8, 4, 2)), (8, (1, 2, 4, 8))),
+    ],
 )
 def test_every_way_to_a_level_is_the_definition(grid, sides):
-    """ViT grids, convolutional strides 4/8/16/32 on an even and an odd grid, and strides the other way round."""
+    """ViT grids, another model's too; convolutional strides 4/8/16/32 on an even and an odd grid, and the other way."""
     module, given = pyramid(grid), taps(sides)
     expected, found = plainly(module, given), module(given, VISION_LEVELS)
     for name in VISION_LEVELS:
         assert torch.allclose(found[name], expected[name], atol=1e-4), name
 
 
-@pytest.mark.parametrize("sides", [(6, 6, 6, 6), (3, 5, 2, 1), (9, 9, 9, 9)])
+@pytest.mark.parametrize("sides", [(3, 5, 2, 1), (9, 6, 5, 3)])
 def test_taps_whose_size_fits_no_level_give_levels_of_the_right_size(sides):
-    """Another model's grid: a small lateral is brought to half of its level, then doubled."""
+    """Strides of another model: a small lateral is brought to half of its level, then doubled."""
     module, given = pyramid(4), taps(sides)
     found = module(given, VISION_LEVELS)
     assert {name: m.shape[-1] for name, m in found.items()} == level_sizes(4)
@@ -87,6 +94,63 @@ def test_taps_whose_size_fits_no_level_give_levels_of_the_right_size(sides):
         assert torch.allclose(
             inner, plainly(module, constant)[name][..., m.shape[-1] // 2, m.shape[-1] // 2], atol=1e-4
         )
+
+
+def bare(grid: int) -> VisualPyramid:
+    """One channel, laterals that are the taps and no smoothing: a level is the sum of what came to it."""
+    module = VisualPyramid((1,) * 4, grid, 1)
+    for name in VISION_LEVELS:
+        module.norms[name] = module.laterals[name] = nn.Identity()
+    for conv in module.smooths.values():
+        nn.init.dirac_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    return module
+
+
+def shown(grid: int, sides: tuple[int, ...], name: str) -> tuple[list[float], torch.Tensor]:
+    """One row of the level `name` where its own tap alone says something: x^2 at column x; and what is kept of it."""
+    given = [torch.zeros(1, 1, s, s) for s in sides]
+    i = VISION_LEVELS.index(name)
+    given[i] += torch.arange(float(sides[i])) ** 2
+    module = bare(grid)
+    return module(given, VISION_LEVELS)[name][0, 0, 0].tolist(), module.laterals_of(given, VISION_LEVELS)[name]
+
+
+def shrunk(values: list[float], size: int) -> list[float]:
+    """By hand: a place of the smaller row is the mean of its neighbours under a triangle as wide as the step."""
+    step = len(values) / size
+    rows = [[max(0.0, 1 - abs(i - ((j + 0.5) * step - 0.5)) / step) for i in range(len(values))] for j in range(size)]
+    return [sum(w * x for w, x in zip(row, values, strict=True)) / sum(row) for row in rows]
+
+
+def doubled(values: list[float]) -> list[float]:
+    return [x for x in values for _ in range(2)]
+
+
+def test_taps_of_one_size_go_through_the_common_grid():
+    """A teacher of 16x16 beside a student of 14x14, of 7x7 beside 14x14, and the student's own."""
+    at_14 = shrunk([float(x * x) for x in range(16)], 14)
+    found, kept = shown(14, (16,) * 4, "P3")
+    assert found == pytest.approx(doubled(at_14), rel=1e-5)
+    assert kept.shape == (1, 1, 14, 14)
+    assert shown(14, (16,) * 4, "P2")[0] == pytest.approx(doubled(doubled(at_14)), rel=1e-5)
+    at_7 = [(a + b) / 2 for a, b in zip(at_14[::2], at_14[1::2], strict=True)]
+    assert shown(14, (16,) * 4, "P5")[0] == pytest.approx(at_7, rel=1e-5)
+    found, kept = shown(14, (7,) * 4, "P4")
+    assert found == doubled([0, 1, 4, 9, 16, 25, 36])
+    assert kept.shape == (1, 1, 7, 7)  # its doubling is no news
+    assert shown(14, (14,) * 4, "P3")[0] == doubled([float(x * x) for x in range(14)])
+
+
+def test_taps_of_several_sizes_go_to_their_levels_at_once():
+    """Convolutional towers: detail beyond the common grid is kept where the level has it."""
+    sides = (56, 28, 14, 7)
+    for name, side in zip(VISION_LEVELS, sides, strict=True):
+        found, kept = shown(14, sides, name)
+        assert found == [float(x * x) for x in range(side)], name
+        assert kept.shape[-1] == side
+    at_28 = shrunk([float(x * x) for x in range(32)], 28)
+    assert shown(14, (64, 32, 16, 8), "P3")[0] == pytest.approx(at_28, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", VISION_LEVELS)
