@@ -2,12 +2,14 @@
 
     L = L_clip + kd + 2000 mse + icl
     kd    their CRD: in-batch similarities both ways at temperature 1                          (methods/kd.py)
-    mse   |n(h_v(v^S)) - v^T|^2 / E + the same for captions, n to unit length
-    icl   1/2 [CE(s n(h_v(v^S)) . t^T, i) + CE(s n(h_t(t^S)) . v^T, i)], s learned      (losses/embeddings.py)
+    mse   |n(h_v(x_v)) - v^T|^2 / E + the same for captions, n to unit length
+    icl   1/2 [CE(s n(h_v(x_v)) . t^T, i) + CE(s n(h_t(x_t)) . v^T, i)], s learned      (losses/embeddings.py)
 
-h_v, h_t: linear from the student's joint space into the teacher's where their widths differ.
+h_v, h_t: linear from the student's joint space into the teacher's where their widths differ; x: the towers' projections
+before they are made unit vectors (methods/lifts.py).
 deviations: s is an exponent clamped at 100 (released: the bare parameter). h are drawn alike on every rank and are in
-the checkpoint (released: neither), and the gradient passes through the gather.
+the checkpoint (released: neither), and the gradient passes through the gather. Student weights as the recipe has them
+(published: drawn at random).
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from cmapkd_core.config import Phase, Recipe
@@ -23,7 +24,7 @@ from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.embeddings import interactive, squared_error
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
-from cmapkd_core.methods.lifts import lifts
+from cmapkd_core.methods.lifts import Lifts
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.teacher import Embeddings, Teacher
 
@@ -34,7 +35,7 @@ class ClipKd(Method):
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
         teacher = require_teacher(teacher)
-        self.lifts = lifts(student, teacher)
+        self.lifts = Lifts(student, teacher)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
@@ -47,7 +48,7 @@ class ClipKd(Method):
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         logits = self.logits(image, caption)
-        lifted = F.normalize(self.lifts["image"](image), dim=-1), F.normalize(self.lifts["text"](caption), dim=-1)
+        lifted = self.lifts(vision, text, image, caption)
         scale = self.log_scale.exp()
         terms = {
             "task": info_nce(logits),

@@ -13,7 +13,6 @@ deviations: see the README's table of what differs from the paper.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmapkd_core import parallel
@@ -25,7 +24,7 @@ from cmapkd_core.losses.embeddings import interactive
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import gram, layer_relation, sample_relation
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
-from cmapkd_core.methods.lifts import lifts
+from cmapkd_core.methods.lifts import Lifts
 from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
@@ -46,7 +45,7 @@ class Cmapkd(Method):
         theirs, spec = teacher.backbone.spec.embed_dim, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
         # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
-        self.lifts = lifts(student, teacher)
+        self.lifts = Lifts(student, teacher)
         self.selector = SELECTORS[recipe.selector.kind](theirs, theirs, recipe.selector)
         self.uniform = Uniform()
         self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, theirs)
@@ -85,9 +84,10 @@ class Cmapkd(Method):
         d_v, d_l = level_distances(mine, theirs.levels)
         selector = self.selector if phase.selects else self.uniform
         w_v, w_l = selector.choose(theirs.image, theirs.text, active)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        embeddings = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = embeddings
         levels_s, levels_t = gathered_levels(mine), gathered_levels(theirs.levels)
-        on_embeddings = self._on_embeddings(image, caption, image_t, caption_t, theirs.scale)
+        on_embeddings = self._on_embeddings(vision, text, embeddings, theirs.scale)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
             u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text, self.amp), dim=1)
             d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
@@ -111,8 +111,9 @@ class Cmapkd(Method):
         vision, text = self.towers(batch)
         mine = self._levels(vision, text, self.active(self.recipe.schedule.fine))
         d_v, d_l = level_distances(mine, theirs.levels)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
-        goal = self._goal(self._on_embeddings(image, caption, image_t, caption_t, theirs.scale))
+        embeddings = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = embeddings
+        goal = self._goal(self._on_embeddings(vision, text, embeddings, theirs.scale))
         u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
@@ -124,11 +125,18 @@ class Cmapkd(Method):
             return self.levels(vision, text, active).float()
 
     def _on_embeddings(
-        self, image: Tensor, caption: Tensor, image_t: Tensor, caption_t: Tensor, scale: Tensor
+        self, vision: Features, text: Features, embeddings: list[Tensor], scale: Tensor
     ) -> dict[str, Tensor]:
-        """The terms of config.EMBEDDING_TERMS over the gathered embeddings, [B,E] each; scale: the teacher's."""
+        """The terms of config.EMBEDDING_TERMS.
+
+        Args:
+            vision, text: the student's features of the local batch.
+            embeddings: gathered, [B,E] each: the student's images and captions, the teacher's images and captions.
+            scale: the teacher's.
+        """
+        image, caption, image_t, caption_t = embeddings
         logits = self.logits(image, caption)
-        lifted = F.normalize(self.lifts["image"](image), dim=-1), F.normalize(self.lifts["text"](caption), dim=-1)
+        lifted = self.lifts(vision, text, image, caption)
         return {
             "task": contrastive.info_nce(logits),
             "kd": contrastive.relative_entropy(scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),

@@ -1,15 +1,59 @@
-"""Projections from the student's joint space into the teacher's, used by a loss and never exported."""
+"""From the student's joint space into the teacher's, used by a loss and never exported.
+
+    n(h(x)), h linear from E to E', x the raw projection of the tower, n to unit length
+
+As CLIP-KD releases it: h reads the features before they are made unit vectors. Of a unit vector its signal would be as
+small as its bias, and unrelated features would look alike at the start.
+Shapes: b local batch, B global batch, E and E' the widths of the student's and the teacher's joint space.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from cmapkd_core.methods.base import gathered
 from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.features import Features
 from cmapkd_core.models.teacher import Teacher
 
 
-def lifts(student: Backbone, teacher: Teacher) -> nn.ModuleDict:
-    """h_v ("image") and h_t ("text"), each linear E -> E'; nothing to learn where the widths are equal."""
-    ours, theirs = student.spec.embed_dim, teacher.backbone.spec.embed_dim
-    same = ours == theirs
-    return nn.ModuleDict({side: nn.Identity() if same else nn.Linear(ours, theirs) for side in ("image", "text")})
+class Lift(nn.Linear):
+    """h of one modality, where the widths differ."""
+
+    def into(self, features: Features, embedding: Tensor) -> Tensor:
+        """Unit vectors of all ranks in the teacher's space, [B,E'].
+
+        Args:
+            features: of the local batch.
+            embedding: the same features' unit embeddings, gathered already, [B,E].
+        """
+        assert features.raw is not None, "a tower's features carry its raw projection"
+        (lifted,) = gathered(self(features.raw.float()))
+        return F.normalize(lifted, dim=-1)
+
+
+class NoLift(nn.Module):
+    """The same where the widths are equal: the student's embedding lies in the teacher's space, nothing is learned."""
+
+    def into(self, features: Features, embedding: Tensor) -> Tensor:
+        """`embedding` itself, [B,E]."""
+        return F.normalize(embedding, dim=-1)
+
+
+class Lifts(nn.Module):
+    """h_v and h_t."""
+
+    def __init__(self, student: Backbone, teacher: Teacher) -> None:
+        super().__init__()
+        ours, theirs = student.spec.embed_dim, teacher.backbone.spec.embed_dim
+        self.image, self.text = (NoLift() if ours == theirs else Lift(ours, theirs) for _ in range(2))
+
+    def forward(self, vision: Features, text: Features, image: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and captions of all ranks in the teacher's space, [B,E'] each.
+
+        Args:
+            vision, text: the student's features of the local batch.
+            image, caption: their unit embeddings, gathered, [B,E].
+        """
+        return self.image.into(vision, image), self.text.into(text, caption)

@@ -63,7 +63,8 @@ class Backbone(nn.Module):
     def vision(self, images: Tensor) -> Features:
         """Features of images [B, 3, H, H]; taps [B, C_k, h_k, w_k] without CLS, no mask."""
         pooled, *taps, final = _joined([(p, *t, f) for p, t, f in map(self._vision.run, self._parts(images))])
-        return Features(self.project_image(pooled), pooled, taps, final=final)
+        raw = self._vision.project(pooled)
+        return Features(F.normalize(raw, dim=-1), pooled, taps, final=final, raw=raw)
 
     def text(self, tokens: Tensor) -> Features:
         """Features of token ids [B, N]; taps [B, N', D]; mask [B, N'] True from the start to the end-of-text token.
@@ -71,7 +72,8 @@ class Backbone(nn.Module):
         N' = N, but a Hugging Face tower leaves off the columns that are padding in every caption.
         """
         pooled, taps, mask = self._text.run(self._text.trim(tokens))
-        return Features(self.project_text(pooled), pooled, taps, mask)
+        raw = self._text.project(pooled)
+        return Features(F.normalize(raw, dim=-1), pooled, taps, mask, raw=raw)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """[B, 3, H, H] -> unit-norm [B, E], without taps."""

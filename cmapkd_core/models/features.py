@@ -23,11 +23,13 @@ class Features:
     taps: list[Tensor]  # four, after 1/4, 1/2, 3/4 and all of the depth: vision [B, C_k, h_k, w_k], text [B, N, D]
     mask: Tensor | None = None  # bool [B, N], text only: True from the start to the end-of-text token
     final: Tensor | None = None  # vision only: what the tower pools, in its own layout (`Backbone.final_map`)
+    raw: Tensor | None = None  # [B, E], the projection itself: the embedding before it is made a unit vector
 
     def float(self) -> Features:
         """The same in fp32: losses are computed in full precision."""
         taps, final = [tap.float() for tap in self.taps], None if self.final is None else self.final.float()
-        return Features(self.embedding.float(), self.pooled.float(), taps, self.mask, final)
+        raw = None if self.raw is None else self.raw.float()
+        return Features(self.embedding.float(), self.pooled.float(), taps, self.mask, final, raw)
 
 
 @dataclass(frozen=True)

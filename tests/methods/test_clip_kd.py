@@ -9,8 +9,9 @@ from cmapkd_core.recipes import resolve
 
 def test_the_terms_written_out(terms_of_row):
     method, said, pairs, terms = terms_of_row("clip_kd")
-    image = F.normalize(method.lifts["image"](method.student.encode_image(pairs.images["student"])), dim=1)
-    text = F.normalize(method.lifts["text"](method.student.encode_text(pairs.tokens["student"])), dim=1)
+    model = method.student.model
+    image = F.normalize(method.lifts.image(model.encode_image(pairs.images["student"], normalize=False)), dim=1)
+    text = F.normalize(method.lifts.text(model.encode_text(pairs.tokens["student"], normalize=False)), dim=1)
     mse = F.mse_loss(image, said.image) + F.mse_loss(text, said.text)
     own = torch.arange(5)
     rows = (image @ said.text.T / 0.07, text @ said.image.T / 0.07)
