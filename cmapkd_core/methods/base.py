@@ -43,6 +43,9 @@ class Method(nn.Module):
     """
 
     amp: torch.dtype | None = None  # set by the engine: the towers' autocast type; losses stay fp32
+    # The student's parameters that never train. A constant added to every logit (SigLIP) is not seen by the softmax
+    # losses here.
+    fixed: tuple[str, ...] = ("logit_bias",)
 
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__()
@@ -50,9 +53,7 @@ class Method(nn.Module):
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """Parameters by group, as far as `phase` can reach them: each of them gets a gradient."""
-        named = self.student.named_parameters()
-        # A constant added to every logit (SigLIP) is not seen by the softmax losses here.
-        return {"student": [p for name, p in named if not name.endswith("logit_bias")]}
+        return {"student": [p for name, p in self.student.named_parameters() if not name.endswith(self.fixed)]}
 
     def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
         """The terms of one local batch; in-batch terms see all ranks' pairs."""

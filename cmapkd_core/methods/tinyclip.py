@@ -1,27 +1,43 @@
 """TinyCLIP: affinity mimicking, from inherited weights (Wu et al., ICCV 2023).
 
 L = kd: cross entropy between the teacher's and the student's in-batch similarities, rows and columns, with no term of
-the pairs themselves (losses/contrastive.py, the KL: the same gradient).
+the pairs themselves (losses/contrastive.py, the KL: the same gradient). As released both scales are 50, whatever the
+models came with: neither is learned.
 
-Before the first step each tower whose widths all equal the teacher's gets layers of the teacher's tower, first and
-last kept and the others evenly between; the log says of each tower what it inherited. Between ViT-L/14 and ViT-B/16
-no width is equal, so there this is affinity mimicking alone.
-deviations: inheritance is manual, in depth only (published: channels too, and learned masks); one compression step,
-where the paper compresses in several.
+Before the first step each tower whose widths all equal the teacher's gets layers of the teacher's tower, of N for n
+every (N // n)-th from the first on (models/compose.py); the log says of each tower what it inherited. Between ViT-L/14
+and ViT-B/16 no width is equal, so there this is affinity mimicking alone.
+deviations: inheritance is manual, in depth only (released: the first channels of each width too, or learned masks);
+one compression step, where the paper compresses in several. The student's scale is 50 from the first step on (released:
+from the second).
 """
 
 from __future__ import annotations
 
-from cmapkd_core.config import Phase
+import math
+
+import torch
+
+from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import inherit
 from cmapkd_core.models.teacher import Embeddings, Teacher
+
+SCALE = 50.0  # of both models' similarities, as released
 
 
 class TinyClip(Method):
     """The student alone; the teacher's layers where they fit."""
+
+    fixed = (*Method.fixed, "logit_scale")
+
+    def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
+        super().__init__(recipe, student, teacher)
+        with torch.no_grad():
+            student.model.logit_scale.fill_(math.log(SCALE))
 
     def begin(self, teacher: Teacher | None) -> list[str]:
         """Inherit weights; says of each tower what it got."""
@@ -33,6 +49,5 @@ class TinyClip(Method):
         theirs = require(targets)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
-        teacher = theirs.scale * image_t @ caption_t.T
-        kd = relative_entropy(teacher, self.logits(image, caption), self.recipe.method.kd_tau)
+        kd = relative_entropy(SCALE * image_t @ caption_t.T, self.logits(image, caption), self.recipe.method.kd_tau)
         return Outcome({"kd": kd}, roots=[vision.taps[0], text.taps[0]])

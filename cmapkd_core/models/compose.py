@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from open_clip.model import CustomTextCLIP
 from torch import Tensor
 
@@ -13,7 +11,6 @@ from cmapkd_core.models.headed import ImageHead
 from cmapkd_core.models.weights import fill
 
 SCALARS = ("logit_scale", "logit_bias")
-_NUMBER = re.compile(r"\.(\d+)\.")
 
 
 def with_text_of(image: Backbone, head: ImageHead, text: Backbone) -> Backbone:
@@ -52,9 +49,9 @@ def text_state(backbone: Backbone) -> dict[str, Tensor]:
 def inherit(student: Backbone, teacher: Backbone) -> dict[str, str]:
     """Fill each tower of the student with layers of the teacher's where every width is equal.
 
-    Of N layers for n the i-th comes from layer round(i (N-1) / (n-1)): the first and the last are
-    kept (TinyCLIP's manual inheritance in depth; its channel selection is not built). A tower's own
-    projection is inherited with it where the joint spaces have the same width.
+    Of N layers for n the i-th comes from layer i (N // n): 0, 2, .., 22 of 24 for 12, in each stage of a tower
+    that has several (TinyCLIP's manual inheritance in depth as released, its `interval_front`; its channel
+    selection is not built). A tower's own projection is inherited with it where the joint spaces have the same width.
 
     Returns:
         Per tower ("image", "text") what was inherited, or the first tensor that did not fit.
@@ -90,18 +87,26 @@ def _depths(state: dict[str, Tensor]) -> dict[str, int]:
     """How many numbered modules there are below each prefix."""
     found: dict[str, int] = {}
     for name in state:
-        number = _NUMBER.search(name)
-        if number:
-            prefix = name[: number.start()]
-            found[prefix] = max(found.get(prefix, 0), int(number[1]) + 1)
+        parts = name.split(".")
+        for i, part in enumerate(parts):
+            if part.isdigit():
+                prefix = ".".join(parts[:i])
+                found[prefix] = max(found.get(prefix, 0), int(part) + 1)
     return found
+
+
+def layers_of(deep: int, shallow: int) -> list[int]:
+    """Which of `deep` layers fill `shallow` ones, from the first on; those beyond the last do not exist."""
+    return [i * max(1, deep // shallow) for i in range(shallow)]
 
 
 def _source(name: str, shallow: dict[str, int], deep: dict[str, int]) -> str:
     """The teacher's name of what fills the student's tensor `name`."""
-    number = _NUMBER.search(name)
-    prefix = name[: number.start()] if number else ""
-    if number is None or prefix not in deep:
-        return name
-    layer = round(int(number[1]) * (deep[prefix] - 1) / max(1, shallow[prefix] - 1))
-    return f"{prefix}.{layer}.{name[number.end() :]}"
+    ours: list[str] = []
+    theirs: list[str] = []
+    for part in name.split("."):
+        there, here = ".".join(theirs), ".".join(ours)
+        numbered = part.isdigit() and there in deep
+        theirs.append(str(layers_of(deep[there], shallow[here])[int(part)]) if numbered else part)
+        ours.append(part)
+    return ".".join(theirs)

@@ -22,15 +22,17 @@ def shallow(tiny_models):
     return construct("shallow", config, {}, seed=5)
 
 
-def test_the_term_is_kd_alone(terms_of_row):
+def test_the_term_is_kd_alone_and_both_scales_are_50(terms_of_row):
     method, said, pairs, terms = terms_of_row("tinyclip")
     student = method.student
-    logits = (
-        student.scale() * student.encode_image(pairs.images["student"]) @ student.encode_text(pairs.tokens["student"]).T
-    )
+    logits = 50 * student.encode_image(pairs.images["student"]) @ student.encode_text(pairs.tokens["student"]).T
     assert set(terms) == {"kd"}
-    expected = relative_entropy(said.scale * said.image @ said.text.T, logits, 1.0)
+    assert said.scale.item() != pytest.approx(50)
+    expected = relative_entropy(50 * said.image @ said.text.T, logits, 1.0)
     assert torch.allclose(terms["kd"], expected, rtol=1e-4)
+    assert student.scale().item() == pytest.approx(50)  # the exported model's too
+    trained = {id(p) for p in method.groups(method.recipe.schedule.fine)["student"]}
+    assert {name for name, p in student.named_parameters() if id(p) not in trained} == {"model.logit_scale"}
 
 
 def test_towers_of_other_widths_inherit_nothing_and_the_log_says_so(make_method, make_teacher):
@@ -45,7 +47,7 @@ def test_towers_of_other_widths_inherit_nothing_and_the_log_says_so(make_method,
     ]
 
 
-def test_towers_of_the_same_widths_inherit_the_first_the_last_and_what_is_between(make_teacher, shallow):
+def test_towers_of_the_same_widths_inherit_every_nth_layer_from_the_first(make_teacher, shallow):
     from cmapkd_core.methods.tinyclip import TinyClip
 
     teacher: Teacher = make_teacher()
@@ -53,8 +55,8 @@ def test_towers_of_the_same_widths_inherit_the_first_the_last_and_what_is_betwee
     said = TinyClip(resolve("tiny", "tinyclip"), shallow, teacher).begin(teacher)
     assert [line.split(":")[0] for line in said] == ["image tower inherited", "text tower inherited"]
     for ours, theirs, layers in (
-        (shallow.model.visual.state_dict(), teacher.backbone.model.visual.state_dict(), {0: 0, 1: 3}),
-        (text_state(shallow), text_state(teacher.backbone), {0: 0, 1: 2, 2: 3}),
+        (shallow.model.visual.state_dict(), teacher.backbone.model.visual.state_dict(), {0: 0, 1: 2}),
+        (text_state(shallow), text_state(teacher.backbone), {0: 0, 1: 1, 2: 2}),
     ):
         for mine, source in layers.items():
             name = "transformer.resblocks.{}.mlp.c_fc.weight"

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from cmapkd_core.config import ModelConfig
+from cmapkd_core.models import compose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model, save_model
-from cmapkd_core.models.compose import inherit, text_state, with_text_of
+from cmapkd_core.models.compose import inherit, layers_of, text_state, with_text_of
 from cmapkd_core.models.headed import ImageHead
 
 CAPTIONS = ["a dog", "two cats on a red mat"]
@@ -73,12 +74,45 @@ def test_its_weights_are_copies(pair):
     assert student.scale() > 0
 
 
-def test_the_demo_students_text_tower_inherits_layers_0_2_and_5_and_its_image_tower_none(tmp_path):
+def test_the_demo_students_text_tower_inherits_layers_0_2_and_4_and_its_image_tower_none(tmp_path):
     student, teacher = (build(config, 0, tmp_path) for config in PAIRS["demo"])
     found = inherit(student, teacher)
     assert found["text"] == "inherited: 54 of 54 tensors"
     assert found["image"].startswith("not inherited: trunk.blocks.")
     ours, theirs = text_state(student), text_state(teacher)
     name = "transformer.encoder.layer.{}.output.dense.weight"
-    for mine, source in {0: 0, 1: 2, 2: 5}.items():
+    for mine, source in {0: 0, 1: 2, 2: 4}.items():
         assert torch.equal(ours[name.format(mine)], theirs[name.format(source)])
+
+
+def test_layers_are_every_nth_from_the_first():
+    assert layers_of(24, 12) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22]
+    assert layers_of(12, 10) == list(range(10))
+    assert layers_of(2, 3) == [0, 1, 2]  # the last has no source
+
+
+def numbered(**depths: int) -> dict[str, torch.Tensor]:
+    """Stages of so many blocks, whose tensors are numbers of their own; their inner modules are numbered too."""
+    names = [f"{stage}.{i}" for stage, depth in depths.items() for i in range(depth)]
+    return {
+        f"trunk.{name}.mlp.{j}.weight": torch.tensor([10.0 * k + j]) for k, name in enumerate(names) for j in (0, 2)
+    }
+
+
+@pytest.mark.parametrize("inner", ["{}", "layers.{}.blocks"])
+def test_each_stage_inherits_by_its_own_depth(inner):
+    """Of 2, 6 and 2 blocks for 1, 3 and 2: the first; 0, 2 and 4; both."""
+    deep, shallow = ({inner.format(i): n for i, n in enumerate(depths)} for depths in ((2, 6, 2), (1, 3, 2)))
+    theirs, ours = numbered(**deep), {name: -x for name, x in numbered(**shallow).items()}
+    assert compose._inherit(ours, theirs, set()) == "inherited: 12 of 12 tensors"
+    chosen = {0: [0], 1: [0, 2, 4], 2: [0, 1]}
+    for stage, blocks in chosen.items():
+        for mine, source in enumerate(blocks):
+            for j in (0, 2):
+                name = f"trunk.{inner.format(stage)}.{{}}.mlp.{j}.weight"
+                assert torch.equal(ours[name.format(mine)], theirs[name.format(source)]), name
+
+
+def test_a_tower_deeper_than_the_teachers_inherits_nothing_and_says_so():
+    said = compose._inherit(numbered(layer=3), numbered(layer=2), set())
+    assert said == "not inherited: trunk.layer.2.mlp.0.weight is (1,) and the teacher has no such tensor"
