@@ -5,10 +5,12 @@
 
 The student's image tower and g learn to answer in the teacher's space; no label and no student text tower is
 needed, in training or at inference. So the exported model is the student's image tower with g, and the *teacher's*
-text tower: its parameters are what a query costs, and the evaluation counts them.
+text tower: its parameters are what a query costs, and the evaluation counts them. s_S is the student's own scale,
+frozen as released.
 deviations: W are the captions of the batch and a bank of the last ones in place of class names (the class-text form is
 methods/promptkd_cls.py). The teacher is not prompt-tuned. The image tower trains as a whole in place of visual
-prompts, since a student of another family has no prompts. g reads the unit embedding.
+prompts, since a student of another family has no prompts. g reads the unit embedding (released: the raw projection).
+AdamW and the recipe's schedule (published: SGD, 20 epochs of batches of 8).
 """
 
 from __future__ import annotations
@@ -35,9 +37,8 @@ class InTeacherSpace(Method):
         self.projector = ImageHead(student.spec.embed_dim, require_teacher(teacher).backbone.spec.embed_dim)
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
-        """The image tower with the scale, and g."""
-        tower = [*self.student.model.visual.parameters(), self.student.model.logit_scale]
-        return {"student": tower, "extra": list(self.projector.parameters())}
+        """The image tower, and g; the scale stays as the student's weights have it."""
+        return {"student": list(self.student.model.visual.parameters()), "extra": list(self.projector.parameters())}
 
     def compare(self, image: Tensor, image_t: Tensor, scale_t: Tensor, classes: Tensor) -> Tensor:
         """The loss without w for gathered embeddings [B,E], [B,E'] over classes [C,E'].

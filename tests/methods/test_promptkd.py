@@ -1,5 +1,6 @@
 """PromptKD: the image side learns the teacher's space, and what answers queries is more than the student."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -45,11 +46,12 @@ def test_measuring_keeps_no_captions(terms_of_row):
     assert torch.equal(method.bank, before)
 
 
-def test_the_students_text_tower_is_not_trained(terms_of_row):
-    method, *_ = terms_of_row("promptkd")
+@pytest.mark.parametrize("row", ["promptkd", "promptkd_cls"])
+def test_the_students_text_tower_and_its_scale_are_not_trained(terms_of_row, row):
+    method, *_ = terms_of_row(row)
     groups = method.groups(method.recipe.schedule.fine)
-    visual = len(list(method.student.model.visual.parameters()))
-    assert len(groups["student"]) == visual + 1  # and the scale
+    visual = [id(p) for p in method.student.model.visual.parameters()]
+    assert [id(p) for p in groups["student"]] == visual
     assert len(groups["extra"]) == 5
 
 
