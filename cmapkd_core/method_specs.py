@@ -44,8 +44,9 @@ METHODS: dict[str, MethodSpec] = {
         terms=("hint", "task", "kd"),
         groups=("student", "extra"),
         reads=("method.kd_tau",),
-        deviations="one hint a tower at half the depth; regressors without ReLU onto layer-normed targets; mean for "
-        "sum; kd with a constant weight; captions as means where the two tokenizers differ",
+        deviations="one hint a tower at half the depth; regressors without ReLU and batch norm onto layer-normed "
+        "targets; mean for sum; kd with a constant weight, equal to the task's; AdamW and the recipe's schedule; "
+        "captions as means where the two tokenizers differ",
     ),
     "promptkd": MethodSpec(
         terms=("prompt",),
@@ -53,8 +54,8 @@ METHODS: dict[str, MethodSpec] = {
         targets="embeddings",
         reads=("method.kd_tau", "method.bank"),
         deviations="retrieval form: the batch's and banked captions stand for class names; the whole image tower "
-        "trains in place of visual prompts; the projector reads the unit embedding; the teacher is not prompt-tuned. "
-        "Inference needs the teacher's text tower",
+        "trains in place of visual prompts; the projector reads the unit embedding; the teacher is not prompt-tuned; "
+        "AdamW and the recipe's schedule. Inference needs the teacher's text tower",
     ),
     "promptkd_cls": MethodSpec(
         terms=("prompt",),
@@ -63,7 +64,8 @@ METHODS: dict[str, MethodSpec] = {
         classes=True,
         reads=("method.kd_tau", "evaluate.templates", "evaluate.classes"),
         deviations="class-text form over the data's classes: the whole image tower trains in place of visual prompts; "
-        "the projector reads the unit embedding; the teacher is not prompt-tuned; AdamW and the recipe's schedule; "
+        "the projector reads the unit embedding; the teacher is not prompt-tuned, and templates stand for its learned "
+        "prompts; AdamW and the recipe's schedule; "
         "weight 1000 for every data set. Inference needs the teacher's text tower; among the data's own classes "
         "their stored features are enough",
     ),
@@ -73,7 +75,8 @@ METHODS: dict[str, MethodSpec] = {
         reads=("method.kendall",),
         deviations="the batch's pairs stand for classes, both cross-modal directions are averaged, proxies are "
         "Linear-LN-GELU-Linear into the joint space, and the teacher stays frozen: of its side the proxies alone train "
-        "(teacher_update=proxy_only). As released: the own logit is zeroed and not removed",
+        "(teacher_update=proxy_only); AdamW and the recipe's schedule. As released: the own logit is zeroed and not "
+        "removed",
     ),
     "llava_kd": MethodSpec(
         terms=("task", "kd", "patches", "patch_relation"),
@@ -89,20 +92,23 @@ METHODS: dict[str, MethodSpec] = {
         targets="embeddings",
         reads=("method.kd_tau",),
         deviations="the learned scale of ICL is an exponent, clamped at 100; projections are the same on every rank, "
-        "and in the checkpoint",
+        "and in the checkpoint; the gradient passes through the gather; the student's weights are the recipe's, not "
+        "random",
     ),
     "tinyclip": MethodSpec(
         terms=("kd",),
         targets="embeddings",
         reads=("method.kd_tau",),
-        deviations="weights are inherited in depth, and only by towers of the teacher's widths; no mask is learned; "
-        "one compression step",
+        deviations="weights are inherited in depth, and only by towers of the teacher's widths (released: the first "
+        "channels of each width too); no mask is learned; one compression step; the student's scale is 50 from the "
+        "first step on, not from the second",
     ),
     "mobileclip": MethodSpec(
         terms=("task", "soft"),
         targets="embeddings",
-        deviations="one teacher instead of several, whose embeddings are stored where teacher_fit.views is above 0; no "
-        "synthetic captions",
+        deviations="one teacher instead of several, at its own scale (released: 100), whose embeddings are stored "
+        "where teacher_fit.views is above 0; no synthetic captions and no RandAugment; lambda 0.75 for every student "
+        "(released: 1 for the small ones)",
     ),
 }
 
