@@ -14,7 +14,8 @@ CHUNK = 2**22  # signs held at once
 def kendall_tau(a: Tensor, b: Tensor) -> Tensor:
     """Kendall's tau-a of each row of a with the same row of b, [B,C] twice -> [B] in [-1, 1].
 
-    tau = mean over pairs i != j of sign(a_i - a_j) sign(b_i - b_j), on the device and some rows at a time.
+    tau = mean over pairs i != j of sign(a_i - a_j) sign(b_i - b_j), on the device and some rows at a time. The release
+    calls scipy's tau-b: the same where no two values of a row are equal, and of the same sign everywhere.
     """
     a, b, classes = a.detach(), b.detach(), a.shape[1]
     rows = max(1, CHUNK // classes**2)

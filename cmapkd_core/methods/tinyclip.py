@@ -2,7 +2,7 @@
 
 L = kd: cross entropy between the teacher's and the student's in-batch similarities, rows and columns, with no term of
 the pairs themselves (losses/contrastive.py, the KL: the same gradient). As released both scales are 50, whatever the
-models came with: neither is learned.
+models came with: neither is learned, and the exported student has it.
 
 Before the first step each tower whose widths all equal the teacher's gets layers of the teacher's tower, of N for n
 every (N // n)-th from the first on (models/compose.py); the log says of each tower what it inherited. Between ViT-L/14

@@ -1,8 +1,8 @@
 """What the frozen teacher says of fixed crops and of all captions: written by stage `teacher`, read by training.
 
 Methods that hear no more than is stored (`method_specs.METHODS`: targets) then never run the teacher's towers.
-Its embeddings are 3 KB a crop; its levels are the laterals of its pyramid before they are merged (fp16; about 390 KB
-a crop of ViT-L/14, a fifth of the merged maps), and its fitted pyramid merges them beside the student.
+Its embeddings are 3 KB a crop; its levels are the laterals of its pyramid before they are merged (fp16; about 326 KB
+a crop of ViT-L/14 beside ViT-B/16, a sixth of the merged maps), and its fitted pyramid merges them beside the student.
 """
 
 from __future__ import annotations

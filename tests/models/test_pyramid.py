@@ -134,6 +134,8 @@ def test_taps_of_one_size_go_through_the_common_grid():
     assert found == pytest.approx(doubled(at_14), rel=1e-5)
     assert kept.shape == (1, 1, 14, 14)
     assert shown(14, (16,) * 4, "P2")[0] == pytest.approx(doubled(doubled(at_14)), rel=1e-5)
+    positions = sum(shown(14, (16,) * 4, name)[1].numel() for name in VISION_LEVELS)
+    assert positions * 256 * 2 == 326_144  # bytes a crop in a store of ViT-L/14 beside ViT-B/16, fp16
     at_7 = [(a + b) / 2 for a, b in zip(at_14[::2], at_14[1::2], strict=True)]
     assert shown(14, (16,) * 4, "P5")[0] == pytest.approx(at_7, rel=1e-5)
     found, kept = shown(14, (7,) * 4, "P4")
