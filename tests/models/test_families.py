@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def on_meta(name: str) -> Backbone:
     return Backbone(model, {"architecture": name, "model_cfg": config}, {}, Tokens(text["context_length"], end))
 
 
+@cache
 def try_out(name: str) -> Backbone:
     """All that training and evaluation ask of a model: taps, levels, patch embeddings, gradients, FLOPs."""
     with torch.device("meta"):
