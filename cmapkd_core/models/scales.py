@@ -1,4 +1,4 @@
-"""The learned scales of similarities, and CLIP's bound on them."""
+"""The learned scales of similarities, and CLIP's bounds on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-MAX_SCALE = 100.0  # CLIP's bound on exp(logit_scale)
+MIN_SCALE, MAX_SCALE = 1.0, 100.0  # CLIP's bounds on exp(logit_scale), as open_clip and CLIP-KD keep them
 NAMES = ("logit_scale", "log_scale")  # of the parameters: of an open_clip model, and of our own modules
 
 
@@ -20,10 +20,10 @@ def trained_scales(module: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def bound(scales: Iterable[nn.Parameter]) -> None:
-    """Clamp trained log scales to log 100, after an update as CLIP does.
+    """Clamp trained log scales to 0..log 100, after an update as CLIP does.
 
     Not inside the graph: a clamp there gives a scale at the bound no gradient, and weights that were trained to it, as
     OpenAI's are, would keep it for ever. A frozen model keeps the scale that it came with.
     """
     for scale in scales:
-        scale.clamp_(max=math.log(MAX_SCALE))
+        scale.clamp_(min=math.log(MIN_SCALE), max=math.log(MAX_SCALE))

@@ -12,12 +12,14 @@ from cmapkd_core.models.scales import MAX_SCALE, bound, trained_scales
 
 
 def test_a_scale_above_the_bound_is_clamped_after_an_update_and_one_below_is_not() -> None:
-    high, low = Bridge(4), Bridge(4)
+    high, low, tiny = Bridge(4), Bridge(4), Bridge(4)
     with torch.no_grad():
         high.log_scale.fill_(math.log(112.3))
         low.log_scale.fill_(math.log(99.0))
+        tiny.log_scale.fill_(math.log(0.5))
     assert high.scale().item() == pytest.approx(112.3)  # as a frozen model came
-    bound([high.log_scale, low.log_scale])
+    bound([high.log_scale, low.log_scale, tiny.log_scale])
+    assert tiny.scale().item() == 1.0
     assert high.scale().item() == pytest.approx(MAX_SCALE)
     assert low.log_scale.item() == torch.tensor(math.log(99.0)).item()
 

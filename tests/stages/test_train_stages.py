@@ -46,6 +46,18 @@ def test_every_stage_leaves_a_student_that_loads_and_its_history(chain):
         assert all(math.isfinite(v) for p in points(artifact) for v in p["terms"].values())
 
 
+def test_manifests_say_what_the_models_are(chain, tiny_teacher):
+    """Of each model that a stage used: read off the model, so an artifact's folder and its manifest agree."""
+    teacher = Artifact.open(tiny_teacher)
+    for artifact in (teacher, *chain.values()):
+        told = artifact.manifest["models"]
+        assert told["student"]["activations"] == {"image": "gelu", "text": "gelu"}
+        assert told["student"]["mean"] == [0.5, 0.5, 0.5]
+        assert told["teacher"] == json.loads((teacher.fetch_folder("model") / "model.json").read_text())
+        assert told["teacher"]["activations"] == {"image": "quick_gelu", "text": "quick_gelu"}
+    assert json.loads((chain["joint"].fetch_folder("model") / "model.json").read_text()) == told["student"]
+
+
 def test_the_journal_holds_what_the_history_holds(chain):
     for artifact in chain.values():
         lines = [json.loads(line) for line in artifact.fetch("journal.jsonl").read_text().splitlines()]
