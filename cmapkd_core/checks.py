@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cmapkd_core.config import (
     ALL_LEVELS,
     ALPHAS,
@@ -24,7 +26,7 @@ from cmapkd_core.config import (
     TermWeights,
 )
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import choose, flatten
+from cmapkd_core.fields import as_text, choose, flatten
 from cmapkd_core.method_specs import METHODS, learns_policy
 
 
@@ -35,6 +37,7 @@ def check(recipe: Recipe) -> None:
         InputError: unknown method, a phase that trains nothing or has no level, sizes that cannot be.
     """
     spec = choose("method", recipe.method.name, METHODS)
+    _check_numbers(recipe)
     _check_names(recipe)
     for stage, phases in STAGE_PHASES.items():
         for name in phases:
@@ -164,15 +167,24 @@ def _check_sets(recipe: Recipe) -> None:
             )
 
 
+MAY_BE_NEGATIVE = ("method.kendall",)  # a rank correlation
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    for name, value in flatten(recipe).items():
+        numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, int | float)]
+        if not all(math.isfinite(x) for x in numbers):
+            raise InputError(f"{name}={as_text(value)}: it must be a finite number")
+        if name not in MAY_BE_NEGATIVE and any(x < 0 for x in numbers):
+            raise InputError(f"{name}={as_text(value)}: it cannot be below 0")
+
+
 def _check_ranges(recipe: Recipe) -> None:
     leaves = flatten(recipe)
-    never_negative = ("epochs", "clip_norm", "weight_decay")
     above_zero = ("method.tau", "method.kd_tau", "selector.tau", "selector.utility_tau")
     shares = ("dropout", "optim.warmup", "val_share", "test_share", "quarantine_bound")
     for name, value in leaves.items():
         last = name.rpartition(".")[2]
-        if (last in never_negative or ".lr." in name or name.startswith("method.weights.")) and value < 0:
-            raise InputError(f"{name}={value}: it cannot be below 0")
         if name in above_zero and value <= 0:
             raise InputError(f"{name}={value}: it must be above 0")
         if (last in shares or name in shares) and not 0 <= value <= 1:
@@ -187,24 +199,24 @@ def _check_sizes(recipe: Recipe) -> None:
         "optim.batch",
         "optim.accumulate",
         "data.samples_per_shard",
+        "data.max_pixels",
         "teacher_fit.batch",
         "evaluate.batch",
         "pyramid.width",
         "selector.every",
         "method.bank",
         *(f"runtime.{n}" for n in ("log_every", "checkpoint_every", "shares_every")),
-        *(f"evaluate.captioning.{n}" for n in ("epochs", "batch", "width", "layers", "grid", "length", "beams")),
+        *(f"evaluate.vqa.{n}" for n in ("answers", "epochs", "batch", "width", "layers")),
+        *(
+            f"evaluate.captioning.{n}"
+            for n in ("epochs", "batch", "width", "layers", "grid", "vocabulary", "length", "beams")
+        ),
     ):
         if leaves[name] < 1:
             raise InputError(f"{name}={leaves[name]}: it must be at least 1")
-    for name in ("seed", "data.size"):
-        if leaves[name] < 0:
-            raise InputError(f"{name}={leaves[name]}: it cannot be below 0")
     if len(recipe.data.crop_scale) != 2 or not 0 < recipe.data.crop_scale[0] <= recipe.data.crop_scale[1] <= 1:
         shown = ",".join(map(str, recipe.data.crop_scale))
         raise InputError(f"data.crop_scale={shown}: the least and the largest share of the area, such as 0.9,1.0")
-    if recipe.teacher_fit.views < 0:
-        raise InputError(f"teacher_fit.views={recipe.teacher_fit.views}: a number of fixed crops, or 0 for new ones")
     if leaves["optim.batch"] % leaves["optim.accumulate"]:
         raise InputError(
             f"optim.batch={leaves['optim.batch']} does not divide into "

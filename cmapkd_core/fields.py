@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
+import io
+import re
+import shlex
+from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from cmapkd_core.errors import InputError
@@ -39,7 +44,7 @@ def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
             return {"true": True, "false": False}[str(text).lower()]
         if wanted is tuple:
             item = next((t for t in (float, int) if t.__name__ in str(kind)), str)
-            parts = text.split(",") if isinstance(text, str) else text
+            parts = _parts(text) if isinstance(text, str) else text
             return tuple(item(part) for part in parts if part != "")
         if wanted is int and isinstance(text, float) and text != int(text):
             raise ValueError(text)
@@ -70,17 +75,34 @@ def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
     return dataclasses.replace(config, **{head: _parse(value, current, get_type_hints(type(config))[head], name)})
 
 
+def _parts(text: str) -> list[str]:
+    """The parts of a tuple between commas; a part with a comma in it stands in double quotes, as in CSV."""
+    return next(csv.reader(io.StringIO(text, newline="")), [])
+
+
 def parse_overrides(text: str) -> dict[str, str]:
     """`"a.b=1 c=x"` (spaces or new lines between) as a dict.
 
+    A value with a blank in it stands in quotes as in a shell: `'data.url=/my pictures' optim.batch=8`.
+
     Raises:
-        InputError: a part without `=`.
+        InputError: a part without `=`, or a quote that is not closed.
     """
+    try:
+        parts = shlex.split(text)
+    except ValueError:
+        raise InputError(
+            f"overrides {text}: a quote is not closed; a value with one in it stands in quotes of the other kind, such "
+            'as "data.url=/tom\'s pictures"'
+        ) from None
     changes = {}
-    for part in text.split():
+    for part in parts:
         name, equals, value = part.partition("=")
         if not equals:
-            raise InputError(f"override '{part}' has no '=': write field=value, such as optim.batch=64")
+            raise InputError(
+                f"override '{part}' has no '=': write field=value, such as optim.batch=64, and a value with a blank in "
+                "it in quotes, such as 'data.url=/my pictures'"
+            )
         changes[name] = value
     return changes
 
@@ -88,13 +110,29 @@ def parse_overrides(text: str) -> dict[str, str]:
 def as_text(value: Any) -> str:
     """A field's value as an override spells it."""
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(value)
+        return line.getvalue()
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_overrides(changes: dict[str, Any]) -> str:
     """The inverse of `parse_overrides`."""
-    return " ".join(f"{name}={as_text(value)}" for name, value in changes.items())
+    return " ".join(shlex.quote(f"{name}={as_text(value)}") for name, value in changes.items())
+
+
+def joined(settings: Sequence[str]) -> str:
+    """The overrides of several `--set`, each one field=value (a shell has taken its quotes off) or several of them."""
+    return " ".join(one if _several(one) else shlex.quote(one) for one in settings)
+
+
+def _several(setting: str) -> bool:
+    """Whether `field=value field=value` stands in one `--set`, and not one value with a blank in it."""
+    try:
+        parts = shlex.split(setting)
+    except ValueError:
+        return False
+    return len(setting.split()) > 1 and all(re.match(r"[a-z_][\w.]*=", part) for part in parts)
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

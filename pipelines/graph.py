@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from components import Component, Launch, alone, collected_name, spread, torchru
 from pipelines import ir, trainjob
 from pipelines.site import COMPONENT, PART_OF, Pod, Site
 
+LABEL = 63  # characters of a label's value
 LAUNCHER = Pod(cpu="1", memory="4Gi")  # the pod that starts those pods and waits
 
 
@@ -98,9 +100,17 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         step.after(*(steps[name] for name in task.after if name in steps))
         here = replace(LAUNCHER, hours=pod.hours) if _spreads(task, pod) else pod
         _place(step.set_display_name(task.name).set_container_image(image), here, site)
-        for label, value in {**PART_OF, COMPONENT: task.name[:63]}.items():
+        for label, value in {**PART_OF, COMPONENT: label_of(task.name)}.items():
             kubernetes.add_pod_label(step, label, value)
         steps[task.name], outputs[task.name] = step, step.outputs["artifact"]
+
+
+def label_of(name: str) -> str:
+    """A name as a label's value, which Kubernetes ends at 63 characters: a longer one keeps its start, and a digest."""
+    if len(name) <= LABEL:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: LABEL - len(digest) - 1].rstrip('-_.')}-{digest}"
 
 
 def _own(task: Task) -> dict[str, str]:

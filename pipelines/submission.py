@@ -14,7 +14,7 @@ from kfp import dsl
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import as_overrides, choose
+from cmapkd_core.fields import as_overrides, choose, joined
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
@@ -202,7 +202,7 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
     if args.method:
         choose("method", args.method, BASELINES)
     row = args.method or args.ablation or FULL
-    strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": " ".join(args.set)}
+    strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
     strings |= {"seed": args.seed, "data": args.data or site.data}
     return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))
 
