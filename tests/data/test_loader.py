@@ -36,7 +36,8 @@ def loader(shards: ShardSet, **changes: object) -> TrainLoader:
         "max_pixels": 1_000_000,
         "quarantine_bound": 0.0,
     }
-    return TrainLoader(shards, SIDES, **{**settings, **changes})  # type: ignore[arg-type]
+    sides = changes.pop("sides", SIDES)
+    return TrainLoader(shards, sides, **{**settings, **changes})  # type: ignore[arg-type]
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -65,6 +66,20 @@ def test_a_batch_has_what_its_index_says(scenes: ShardSet) -> None:
         drawn = [bytes(batch.tokens[side][row].tolist()).decode().strip() for side in SIDES]
         assert drawn[0] == drawn[1]
         assert drawn[0] in [caption[:40].strip() for caption in scenes.captions("train", i)]
+
+
+@pytest.mark.parametrize("crops", [0, 2])
+def test_each_side_is_resampled_as_its_model_wants(scenes: ShardSet, crops: int) -> None:
+    """Also where both want the same size: a frozen teacher sees what it was trained on."""
+    plain, other = View(16, MEAN, STD), View(16, MEAN, STD, interpolation="bilinear")
+    sides = {"student": Side(plain, tokenize), "teacher": Side(other, tokenize)}
+    batch = next(loader(scenes, sides=sides, crops=crops).batches(0, 1))
+    alone = {
+        name: next(loader(scenes, sides={name: side}, crops=crops).batches(0, 1)).images[name]
+        for name, side in sides.items()
+    }
+    assert all(torch.equal(batch.images[name], alone[name]) for name in sides)
+    assert 0.001 < (batch.images["student"] - batch.images["teacher"]).abs().mean() < 0.2
 
 
 def test_both_sides_show_the_same_crop(scenes: ShardSet) -> None:

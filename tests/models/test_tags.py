@@ -144,6 +144,40 @@ def test_a_file_alone_is_refused_and_the_message_leads_out(named: Named, picture
     assert torch.equal(ours(by_file, picture), ours(build(ModelConfig(named.name, "openai"), 0, Path()), picture))
 
 
+# One name of each family whose tokenizer comes with open_clip, with the tags that make different models of one file.
+NAMES = {
+    "ViT-B-32": ("openai", "laion2b_s34b_b79k"),
+    "ViT-L-14": ("openai", "laion2b_s32b_b82k"),
+    "RN50": ("openai", "cc12m"),
+    "convnext_base": ("laion400m_s13b_b51k",),
+    "EVA02-B-16": ("merged2b_s8b_b131k",),
+    "MobileCLIP-S1": ("datacompdr",),
+    "MobileCLIP2-S0": ("dfndr2b",),
+    "ViTamin-S": ("datacomp1b",),
+    "PE-Core-T-16-384": ("meta",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size_names_by_tag_and_by_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Image.Image
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, pretrained=None)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    del model
+    for tag in NAMES[name]:
+        told = {**pretrained.get_pretrained_cfg(name, tag), "file": str(file)}
+        monkeypatch.setitem(pretrained._PRETRAINED[name], tag, told)
+        by_tag = ours(build(ModelConfig(name, tag), 0, tmp_path), picture)
+        assert torch.equal(ours(build(ModelConfig(name, f"{tag}@{file}"), 1, tmp_path), picture), by_tag)
+        expected = theirs(name, tag, picture)
+        print(name, tag, "largest difference to open_clip", (by_tag - expected).abs().max().item())
+        torch.testing.assert_close(by_tag, expected, atol=1e-5, rtol=0)
+
+
 class Script(nn.Module):
     """OpenAI's archives hold a scripted model whose state has three numbers beside the weights, in half precision."""
 
