@@ -27,7 +27,8 @@ def with_text_of(image: Backbone, head: ImageHead, text: Backbone) -> Backbone:
         "quick_gelu": theirs.get("quick_gelu", False),
         "custom_text": True,
     }
-    config = {"model_cfg": model_cfg, "preprocess_cfg": image.config["preprocess_cfg"]}
+    named = f"{image.identity.architecture} below a head, texts by {text.identity.architecture}"
+    config = {"architecture": named, "model_cfg": model_cfg, "preprocess_cfg": image.config["preprocess_cfg"]}
     config["image_head"] = {"embed_dim": ours["embed_dim"], **quick}
     made = construct("composed", config, text.files, seed=0)
     tensors = {f"visual.tower.{name}": x for name, x in image.model.visual.state_dict().items()}

@@ -49,6 +49,11 @@ def test_a_composed_model_answers_as_its_parts_also_from_its_folder(pair, tmp_pa
     assert loaded.spec.embed_dim == teacher.spec.embed_dim
     assert loaded.spec.image_size == student.spec.image_size
     assert len(loaded.heads()) >= len(list(head.parameters()))
+    told = loaded.identity
+    assert told.architecture.endswith(f"below a head, texts by {teacher.identity.architecture}")
+    assert told.activations["text"] == teacher.identity.activations["text"]
+    assert (told.mean, told.resize_mode) == (student.identity.mean, student.identity.resize_mode)
+    assert set(student.identity.activations["image"].split("+")) <= set(told.activations["image"].split("+"))
 
 
 def test_its_folder_has_the_parts_that_answer_and_no_others(pair, tmp_path):
