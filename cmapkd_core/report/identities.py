@@ -13,8 +13,8 @@ from cmapkd_core.report.table import ROWS, Table
 FILE = "model.json"  # of an evaluation: models/identity.py
 HEADS = ("Config", "Activation", "Pictures", "Mean, deviation", "Captions", "Embedding")
 NOTE = (
-    "Read off the models as they were built. Equal weights with another activation, normalisation or resize mode are "
-    "another model; student and teacher may differ in all of it."
+    "Equal weights with another activation, normalisation or resize mode are another model; student and teacher may "
+    "differ in all of it."
 )
 
 
@@ -31,7 +31,7 @@ def identities(inputs: Inputs, table: Table) -> Section:
     if not lines:
         raise Missing(f"Missing: no evaluation holds {FILE}; those of version 0.1 do not.")
     heads = tuple(Head("", label, words=True) for label in HEADS)
-    made = PaperTable("models", "What the models are", heads, tuple(lines), (NOTE,), stub="Model")
+    made = PaperTable("models", "As they were built", heads, tuple(lines), (NOTE,), stub="Model")
     return Section(tables=(made,), missing=tuple(absent), urls=origins(inputs, *ROWS))
 
 
