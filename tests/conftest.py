@@ -161,3 +161,33 @@ def terminate_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(StopRequest, "anywhere", anywhere)
 
     return arrange
+
+
+FIRST_STAGE = """
+import logging, sys
+from pathlib import Path
+from cmapkd_core.tracking import Tracker
+logging.basicConfig(level=logging.INFO)
+assert "mlflow" not in sys.modules
+tracker = Tracker.open("sqlite:///deep/mlflow.db", run="r", stage="s", journal=Path("j"), params={"a": 1})
+tracker.log({"loss": 1.0}, 0)
+left = tracker.close(seconds=120)
+print(len(tracker.run_id), tracker.undelivered, left.text)
+"""
+
+
+@pytest.fixture(scope="session")
+def mlflow_made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A folder where a stage has made MLflow's SQLite file, and what that stage printed on stdout and stderr."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", FIRST_STAGE]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return folder, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(mlflow_made: tuple[Path, str, str]) -> str:
+    """URI of that file, the same for all tests, which use different names: MLflow takes seconds to make one."""
+    return f"sqlite:///{mlflow_made[0]}/deep/mlflow.db"

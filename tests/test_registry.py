@@ -6,12 +6,6 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.tracking import RegistryError, register_model
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """One for all tests: MLflow takes seconds to make it."""
-    return f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
-
-
 @pytest.fixture(autouse=True)
 def _no_server_of_kfps(monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
@@ -22,11 +16,15 @@ def register(uri, digest, source="s3://bucket/export/0123/out-1", name="cmapkd-d
     return register_model(uri, name=name, source=source, digest=digest, tags={"cmapkd.run": "r"})
 
 
-def test_every_artifact_is_one_version(database, tmp_path):
+def test_every_artifact_is_one_version(mlflow_database, tmp_path):
     from mlflow import MlflowClient
 
-    assert [register(database, "a"), register(database, "b", str(tmp_path)), register(database, "a")] == ["1", "2", "1"]
-    client = MlflowClient(tracking_uri=database)
+    assert [
+        register(mlflow_database, "a"),
+        register(mlflow_database, "b", str(tmp_path)),
+        register(mlflow_database, "a"),
+    ] == ["1", "2", "1"]
+    client = MlflowClient(tracking_uri=mlflow_database)
     sources = {
         v.version: (v.source, v.tags["cmapkd.digest"]) for v in client.search_model_versions("name = 'cmapkd-demo'")
     }
@@ -48,9 +46,9 @@ def test_a_server_that_is_away_is_told_without_its_login(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
-def test_what_the_registry_refuses_is_told(database):
+def test_what_the_registry_refuses_is_told(mlflow_database):
     with pytest.raises(RegistryError, match="(?i)name"):
-        register(database, "a", name="a/b:c")
+        register(mlflow_database, "a", name="a/b:c")
 
 
 def test_a_uri_of_an_unknown_kind():
@@ -58,7 +56,7 @@ def test_a_uri_of_an_unknown_kind():
         register("mlruns", "a")
 
 
-def test_kfps_own_server_comes_first(database, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+def test_kfps_own_server_comes_first(mlflow_database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database)
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     assert register("http://127.0.0.1:9", "a", name="cmapkd-kfp") == "1"

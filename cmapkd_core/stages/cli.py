@@ -7,10 +7,13 @@ import dataclasses
 import inspect
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from cmapkd_core import parallel
@@ -58,7 +61,7 @@ class _Pairs(argparse.Action):
 
 
 def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
-    """Run a stage from its argv; the exit code: 0 done, 2 bad input, 143 stopped by SIGTERM."""
+    """Run a stage from its argv; the exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = vars(parser(run).parse_args(argv))
     artifact = given.pop("artifact")
@@ -66,14 +69,21 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
     try:
         _refuse_placeholders(fields | given)
         request = Request(**fields)
-        url = check.run(request, given) if request.check else run(request, **given)
+        with _stopped_by_sigterm(run.__module__.rpartition(".")[2]):
+            url = check.run(request, given) if request.check else run(request, **given)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         return _failed(2)
+    except _Stopped as stopped:  # on this rank alone
+        print(_told(stopped), file=sys.stderr)
+        return _failed(143)
     except Interrupted as stopped:  # on all ranks at the same step
-        print(str(stopped), file=sys.stderr)
+        print(_told(stopped), file=sys.stderr)
         parallel.stop()
         return 143
+    except KeyboardInterrupt as stopped:
+        print(f"stopped by Ctrl-C: the same command goes on from what is saved{_told(stopped)}", file=sys.stderr)
+        return _failed(130)
     except Exception:
         if parallel.world() == 1:
             raise
@@ -84,6 +94,31 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         Path(artifact).parent.mkdir(parents=True, exist_ok=True)
         Path(artifact).write_text(url)
     return 0
+
+
+class _Stopped(Interrupted):
+    """SIGTERM came where no step has to be finished first."""
+
+
+@contextmanager
+def _stopped_by_sigterm(stage: str) -> Iterator[None]:
+    """SIGTERM outside a training loop, which has its own way, ends the stage as an error does: MLflow hears of it."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+        raise _Stopped(f"{stage} was asked to stop; the same command goes on from what is saved")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _told(error: BaseException) -> str:
+    """The error, and behind it in the same line what else went wrong because of it."""
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{error}{notes}"
 
 
 def _refuse_placeholders(given: Mapping[str, Any]) -> None:

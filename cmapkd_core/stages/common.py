@@ -22,8 +22,7 @@ import torch
 from cmapkd_core import __version__, parallel, storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.fields import flatten, parse_overrides
+from cmapkd_core.fields import parse_overrides
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.identity import Identity
@@ -32,10 +31,10 @@ from cmapkd_core.records import REQUEST, record_run
 from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find, retire
 from cmapkd_core.stages.commit import commit
 from cmapkd_core.stages.line import Line
-from cmapkd_core.tracking import FLUSH_SECONDS, Tracker
-from cmapkd_core.tracking.journal import Journal
+from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, told_to_mlflow
+from cmapkd_core.tracking import Tracker
 
-JOURNAL, WORK, OUT = "journal.jsonl", "work", "out-"
+WORK, OUT = "work", "out-"
 UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
 
 
@@ -132,12 +131,14 @@ def execute(
     say = Line(quiet=parallel.rank() > 0)
     if parallel.rank() == 0:
         commit()  # kept from here on: a checkout may have moved on when the stage ends
-        storage.check_writable(request.root)
+        with told_to_mlflow(request, stage):
+            storage.check_writable(request.root)
         if not request.own_overrides:  # the run's other tasks hold it to its record
             record_run(request.root, request.run, dataclasses.asdict(request) | (suite or {}), stage)
-    opened = {name: Artifact.open(where) for name, where in inputs.items()}
+    with told_to_mlflow(request, stage):
+        opened = {name: Artifact.open(where) for name, where in inputs.items()}
     digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
-    if parallel.broadcast(_answer(stage, url, digests, request.redo, say) if parallel.rank() == 0 else None):
+    if parallel.broadcast(_answer(request, stage, url, digests, say) if parallel.rank() == 0 else None):
         return url
     return _run(request, stage, url, fields, opened, digests, body, say)
 
@@ -156,7 +157,7 @@ def _run(
     scratch = Path(tempfile.mkdtemp(prefix="cmapkd-"))
     torch.set_num_threads(request.resolved().runtime.threads or torch.get_num_threads())
     workdir = storage.join(url, WORK)
-    tracker = _tracker(request, stage, workdir, scratch)
+    tracker = open_tracker(request, stage, workdir, scratch / JOURNAL)
     leftovers = _leftovers(url) if parallel.rank() == 0 else set()
     context = Context(
         recipe=request.resolved(),
@@ -169,7 +170,6 @@ def _run(
         say=say,
     )
     context.out.mkdir()
-    status = "FAILED"
     try:
         metrics = body(context)
         tracker.log(metrics, 0)
@@ -179,27 +179,24 @@ def _run(
             seconds = context.earlier_seconds + time.monotonic() - started
             manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models)
             _commit(url, manifest, context, leftovers)
-        status = "FINISHED"
-    except Interrupted:
-        status = "KILLED"
-        raise
-    finally:
+    except BaseException as error:
         say.end()
-        # A preempted pod has seconds left; what MLflow lacks is in the journal and goes out with the retry.
-        tracker.close(status, seconds=FLUSH_SECONDS if status == "FINISHED" else 5.0)
-        if status != "FINISHED" and parallel.rank() == 0:
-            storage.put(scratch / JOURNAL, storage.join(workdir, JOURNAL))
+        failed(tracker, error, scratch / JOURNAL, workdir)
+        raise
+    else:
+        finished(tracker, request, stage, url)
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
     parallel.barrier()
     return url
 
 
-def _answer(stage: str, url: str, digests: dict[str, Any], redo: str, say: Line) -> bool:
+def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], say: Line) -> bool:
     """True when the artifact at `url` stands; an outdated one is set aside."""
     found = find(url)
     if found is None:
         return False
-    if redo == "yes":
+    if request.redo == "yes":
         say(f"{stage}: runs again as asked; the earlier result is kept as {url}/retired/{found.digest[:8]}.json\n")
         retire(found)
         return False
@@ -209,6 +206,7 @@ def _answer(stage: str, url: str, digests: dict[str, Any], redo: str, say: Line)
         return False
     storage.delete_tree(storage.join(url, WORK))  # of a process that was killed between its manifest and here
     say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
+    deliver_owed(request, found)
     return True
 
 
@@ -221,21 +219,6 @@ def _made_by_other_code(found: Artifact) -> str:
     if now in ("", then):
         return ""
     return f"; made by {then or 'an unknown commit'}, this is {now}: `--only STAGE` runs it again"
-
-
-def _tracker(request: Request, stage: str, workdir: str, scratch: Path) -> Tracker:
-    """Rank 0 delivers to MLflow, from an earlier attempt's journal on; the others keep one that nobody reads."""
-    journal = scratch / JOURNAL
-    if parallel.rank() > 0:
-        return Tracker(Journal(journal), None)
-    if storage.exists(storage.join(workdir, JOURNAL)):
-        journal.write_bytes(storage.read_bytes(storage.join(workdir, JOURNAL)))
-    row = request.ablation if request.ablation not in ("", "none") else ""
-    seed = f"seed {request.seed}" if request.seed else ""
-    notes = ", ".join(note for note in (request.own_source, row, seed) if note)
-    name = f"{stage} ({notes})" if notes else stage  # the stages of a suite may all have one parent run
-    params = {field: str(value) for field, value in flatten(request.resolved()).items()}
-    return Tracker.open(request.tracking_uri, run=request.run or "unnamed", stage=name, journal=journal, params=params)
 
 
 def _manifest(

@@ -15,16 +15,27 @@ from typing import Any
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import without_login
-from cmapkd_core.tracking.delivery import Delivery
+from cmapkd_core.tracking.aftermath import end_killed
+from cmapkd_core.tracking.delivery import Delivery, Left
 from cmapkd_core.tracking.journal import Journal, Point, read_journal
 from cmapkd_core.tracking.reach import ask
 from cmapkd_core.tracking.registry import RegistryError, register
 from cmapkd_core.tracking.stage_run import Target
 
-__all__ = ["Point", "RegistryError", "Tracker", "check_reachable", "read_journal", "register_model"]
+__all__ = [
+    "Left",
+    "Point",
+    "RegistryError",
+    "Tracker",
+    "check_reachable",
+    "mark_killed",
+    "read_journal",
+    "register_model",
+]
 
 FLUSH_SECONDS = 30.0
 STATUSES = ("FINISHED", "FAILED", "KILLED")
+EXPERIMENT = "cmapkd"
 
 # Documented settings of mlflow, for a process that must not wait for it; the user's own values win.
 _MLFLOW_SETTINGS = {
@@ -46,9 +57,7 @@ class Tracker:
         self._delivery = delivery
 
     @classmethod
-    def open(
-        cls, uri: str, *, run: str, stage: str, journal: Path, params: dict[str, Any], experiment: str = "cmapkd"
-    ) -> Tracker:
+    def open(cls, uri: str, *, run: str, stage: str, journal: Path, params: dict[str, Any]) -> Tracker:
         """Open the journal and start delivery; answers at once whether MLflow does or not.
 
         Args:
@@ -59,12 +68,14 @@ class Tracker:
             stage: name of the nested run. One that did not finish, or whose journal has points, is gone on with.
             journal: a file; the points that it has and the server lacks are delivered.
             params: logged as they are; the caller chooses what may be seen.
-            experiment: made where it does not exist; KFP's MLFLOW_EXPERIMENT_ID comes first.
+
+        The experiment is KFP's MLFLOW_EXPERIMENT_ID, else the one named MLFLOW_EXPERIMENT_NAME, else cmapkd; it is made
+        where it does not exist. Into one that was deleted nothing is delivered until it is brought back.
 
         Raises:
             InputError: a URI of an unknown kind, a name with a quote, or a journal that cannot be written.
         """
-        target = _target(uri, run, stage, params, experiment)
+        target = _target(uri, run, stage, params)
         written = Journal(journal)
         if target is None:
             return cls(written, None)
@@ -107,8 +118,11 @@ class Tracker:
         if self._delivery:
             self._delivery.forget(step)
 
-    def close(self, status: str = "FINISHED", seconds: float = FLUSH_SECONDS) -> None:
-        """Deliver what is left for at most `seconds`, report what is not delivered, and end the run.
+    def close(self, status: str = "FINISHED", reason: str = "", seconds: float = FLUSH_SECONDS) -> Left:
+        """Deliver what is left for at most `seconds` and end the run; the caller tells what MLflow lacks then.
+
+        Args:
+            reason: why it failed or was stopped; kept as a tag of the run.
 
         Raises:
             ValueError: `status` is none of FINISHED, FAILED, KILLED.
@@ -116,8 +130,12 @@ class Tracker:
         if status not in STATUSES:
             raise ValueError(f"status {status}: one of {', '.join(STATUSES)}")
         self._journal.close()
-        if self._delivery:
-            self._delivery.close(status, seconds)
+        return self._delivery.close(status, without_login(reason), seconds) if self._delivery else Left()
+
+    @property
+    def delivers(self) -> bool:
+        """False of a journal alone."""
+        return self._delivery is not None
 
     @property
     def run_id(self) -> str:
@@ -153,17 +171,31 @@ def register_model(uri: str, *, name: str, source: str, digest: str, tags: dict[
 
 
 def check_reachable(uri: str) -> str:
-    """Ask the MLflow that a stage would log to for an experiment; returns its URI without a login, "" for none.
+    """Ask the MLflow that a stage would log to whether it takes something; its URI without a login, "" for none.
 
     Raises:
-        InputError: it does not answer within 40 s, or refuses; names the URL, the cause and what to do.
+        InputError: it does not answer within 40 s, refuses, or its experiment was deleted; names the URL, the cause
+            and what to do.
     """
     chosen = _server(uri)
     if not chosen:
         return ""
     _settle()
-    ask(chosen)
+    ask(chosen, *_experiment(chosen))
     return without_login(chosen)
+
+
+def mark_killed(uri: str, run: str) -> list[str]:
+    """End as FAILED what still stands as RUNNING of `run` though its process on this machine is gone.
+
+    Returns:
+        the names of these stages; none where MLflow cannot be asked: the next attempt goes on in them.
+    """
+    chosen = _server(uri)
+    if not chosen:
+        return []
+    _settle()
+    return end_killed(chosen, *_experiment(chosen), run)
 
 
 def _settle() -> None:
@@ -183,14 +215,21 @@ def _server(uri: str) -> str:
     return chosen
 
 
-def _target(uri: str, run: str, stage: str, params: dict[str, Any], experiment: str) -> Target | None:
+def _experiment(chosen: str) -> tuple[str, str]:
+    """Name and id of the experiment of the server `chosen`; the id is "" unless KFP injected one."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    injected = os.environ.get("MLFLOW_EXPERIMENT_ID", "") if chosen == given else ""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or EXPERIMENT, injected
+
+
+def _target(uri: str, run: str, stage: str, params: dict[str, Any]) -> Target | None:
     """Where to deliver; None: nowhere."""
-    chosen, given = _server(uri), os.environ.get("MLFLOW_TRACKING_URI", "")
-    parent = os.environ.get("MLFLOW_RUN_ID", "") if given else ""
+    chosen = _server(uri)
     if not chosen:
         return None
     for name in (run, stage):
         if not name or "'" in name or "`" in name:
             raise InputError(f"the run or stage name '{name}' is empty or has a quote: use letters, digits, - and _")
-    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "") if chosen == given else ""
+    experiment, experiment_id = _experiment(chosen)
+    parent = os.environ.get("MLFLOW_RUN_ID", "") if os.environ.get("MLFLOW_TRACKING_URI") else ""
     return Target(chosen, experiment, run, stage, params, experiment_id, parent)

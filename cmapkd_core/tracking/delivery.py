@@ -7,10 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from cmapkd_core.logins import without_login
 from cmapkd_core.tracking.journal import Point
+from cmapkd_core.tracking.limits import Names
+from cmapkd_core.tracking.reach import GONE, Unusable, explained, is_outage
 from cmapkd_core.tracking.stage_run import StageRun, Target
 
 logger = logging.getLogger(__name__)
@@ -20,8 +23,22 @@ LONGEST_PAUSE = 60.0  # seconds between two attempts to reach a server that is a
 LAST_ATTEMPTS = 3  # failures in a row after which closing gives up before its time is over
 
 THREAD = "mlflow-delivery"
+PARAMETERS, STATUS = "parameters", "status"  # jobs that opening a journal does again
 
 Job = Callable[[StageRun], None]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What MLflow lacks of a stage that has ended.
+
+    text: for people; "" where it has everything. journal: whether points, parameters or the status are missing, which
+    opening the journal again delivers. jobs: names of what else is, such as an artifact.
+    """
+
+    text: str = ""
+    journal: bool = False
+    jobs: tuple[str, ...] = ()
 
 
 class Delivery:
@@ -41,9 +58,12 @@ class Delivery:
         self._closing = threading.Event()
         self._give_up_at = float("inf")
         self._refused = 0
+        self._trouble = self._told = ""  # why the latest attempt failed, and what was told of it
+        self._ended: tuple[str, Job] | None = None  # the job that has ended the run
+        self._names = Names()
         self.run_id = ""
         self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
-        self.do("parameters", StageRun.log_params)
+        self.do(PARAMETERS, StageRun.log_params)
         _quiet()
         self._thread.start()
 
@@ -61,26 +81,25 @@ class Delivery:
         with self._lock:
             self._points = deque(point for point in self._points if point.step < step)
 
-    def close(self, status: str, seconds: float) -> None:
-        """Deliver what is left and end the run, within `seconds`; report what could not be."""
-        self.do(f"status {status}", lambda remote: remote.finish(status))
+    def close(self, status: str, reason: str, seconds: float) -> Left:
+        """Deliver what is left and end the run, within `seconds`; what could not be, for the caller to tell."""
+        self.do(f"{STATUS} {status}", lambda remote: remote.finish(status, reason))
         self._give_up_at = time.monotonic() + seconds
         self._closing.set()
         self._thread.join(seconds)
         with self._lock:
-            jobs = [name for name, _ in self._jobs]
+            jobs = tuple(name for name, _ in self._jobs)
             lost = len(self._points)
-        if lost or jobs:
-            logger.warning(
-                "not delivered to MLflow at %s%s: %d points%s; the journal has the points, and opening it again"
-                " delivers them",
-                without_login(self._target.uri),
-                "" if self._remote else ", which has not answered",
-                lost,
-                "".join(f", {name}" for name in jobs),
-            )
+        if not (lost or jobs or self._refused):
+            return Left()
+        parts = [f"{lost} points"] * bool(lost) + list(jobs)
         if self._refused:
-            logger.warning("MLflow refused %d points; they are in the journal alone", self._refused)
+            parts.append(f"{self._refused} points that it refuses, which are in the journal alone")
+        text = f"MLflow at {without_login(self._target.uri)} lacks {', '.join(parts)}"
+        if lost or jobs:
+            text += f" ({self._trouble or 'it has not answered in time'})"
+        others = tuple(name for name in jobs if name.split()[0] not in (PARAMETERS, STATUS))
+        return Left(text, bool(lost or len(others) < len(jobs)), others)
 
     @property
     def undelivered(self) -> int:
@@ -93,31 +112,46 @@ class Delivery:
         while time.monotonic() < self._give_up_at:
             closing = self._closing.is_set()
             try:
-                self._deliver()
-                failures = 0
-                if closing:
-                    return
-            except Exception as error:  # whatever it is, it is not worth a training run
-                self._remote = None
-                failures += 1
-                if failures == 1:
-                    self._tell(error)
-                if closing and failures >= LAST_ATTEMPTS:
-                    return
+                error = self._deliver()
+            except Exception as raised:  # whatever it is, it is not worth a training run
+                self._remote, error = None, raised
+            failures = failures + 1 if error else 0
+            self._note(error, failures)
+            if closing and not 0 < failures < LAST_ATTEMPTS:
+                return
             pause = min(BATCH_SECONDS * 2**failures, LONGEST_PAUSE)
             self._closing.wait(pause) if not closing else time.sleep(min(pause, BATCH_SECONDS))
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> Exception | None:
+        """Everything that MLflow takes; returns what is wrong with a job that it does not."""
         if self._remote is None:
-            self._remote = StageRun(self._target, self._fresh)
+            self._remote = StageRun(self._target, self._fresh, self._names, self.run_id)
             self._fresh = False
             self.run_id = self._remote.run_id
+            if self._ended:  # to connect opens the run again
+                self._jobs.append(self._ended)
         self._deliver_points(self._remote)
-        while self._jobs and time.monotonic() < self._give_up_at:
-            name, job = self._jobs[0]
-            self._guarded(name, partial(job, self._remote))
+        return self._do_jobs(self._remote)
+
+    def _do_jobs(self, remote: StageRun) -> Exception | None:
+        """All jobs that can be done: a store of files that fails keeps nothing else, least of all the run's end."""
+        kept: Exception | None = None
+        for entry in list(self._jobs):
+            if time.monotonic() >= self._give_up_at:
+                break
+            name, job = entry
+            try:
+                self._guarded(name, partial(job, remote))
+            except Exception as error:
+                if is_outage(error) or _is_gone(error):
+                    raise
+                kept = kept or error
+                continue
+            if name.startswith(STATUS):
+                self._ended = entry
             with self._lock:
-                self._jobs.popleft()
+                self._jobs.remove(entry)
+        return kept
 
     def _deliver_points(self, remote: StageRun) -> None:
         with self._lock:
@@ -151,17 +185,37 @@ class Delivery:
         with self._lock:
             self._points = deque(point for point in self._points if id(point) not in done)
 
-    def _tell(self, error: Exception) -> None:
-        logger.warning(
-            "MLflow at %s does not answer (%s); the stage goes on, its journal keeps the points until it does",
-            without_login(self._target.uri),
-            _cause(error),
-        )
+    def _note(self, error: Exception | None, failures: int) -> None:
+        """Say once that delivery fails, and why; of a stage that ends, the one who closes says it, in its place."""
+        if error is None:
+            self._told = ""
+            return
+        self._trouble = f"{_state(error)}: {explained(error)}"
+        if failures == 1 and GONE in str(error):
+            return  # the next attempt finds out what was deleted
+        kind = str(error) if isinstance(error, Unusable) else _state(error)
+        if kind != self._told and not self._closing.is_set():
+            self._told = kind
+            logger.warning(
+                "MLflow at %s %s; the stage goes on, its journal keeps the points until then",
+                without_login(self._target.uri),
+                self._trouble,
+            )
+
+
+def _state(error: Exception) -> str:
+    return "does not answer" if is_outage(error) else "cannot be used"
 
 
 def _is_refusal(error: Exception) -> bool:
     """Not an outage: the same call will fail again."""
-    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+    wrong = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE" and not _is_gone(error)
+    return isinstance(error, FileNotFoundError) or wrong
+
+
+def _is_gone(error: Exception) -> bool:
+    """The run or its experiment was deleted, and may be brought back."""
+    return isinstance(error, Unusable) or GONE in str(error)
 
 
 def _cause(error: Exception) -> str:
@@ -170,8 +224,9 @@ def _cause(error: Exception) -> str:
 
 
 def _quiet() -> None:
-    """Silence what mlflow's libraries tell about migrations and retries: `_tell` says it once, in our words."""
+    """Silence what mlflow's libraries tell about migrations and retries: `_note` says it once, in our words."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback at every attempt
     logging.getLogger("urllib3.connectionpool").addFilter(_from_elsewhere)
 
 

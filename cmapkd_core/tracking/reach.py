@@ -1,11 +1,22 @@
-"""Whether an MLflow server answers: a question that waits, unlike a stage's delivery."""
+"""Why MLflow cannot be logged to, in our words and with the way out; and a question that waits for its answer."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import without_login
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI then shows training runs with their metrics
+GONE = "must be in the 'active' state"  # what MLflow says of a run or an experiment that was deleted
 
 _WAYS_OUT = (  # what an answer contains, and what to do
     (
@@ -13,37 +24,126 @@ _WAYS_OUT = (  # what an answer contains, and what to do
         "name this host in MLFLOW_SERVER_ALLOWED_HOSTS of the server (k8s/components/mlflow)",
     ),
     (
-        ("401", "403", "PERMISSION_DENIED", "UNAUTHENTICATED"),
+        ("code 401", "UNAUTHENTICATED"),
         "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) into [[secrets]]",
     ),
+    (
+        ("code 403", "PERMISSION_DENIED"),
+        "put the MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) of one who may write"
+        " there into [[secrets]]",
+    ),
+    (
+        ("readonly database", "unable to open database", "Read-only file system", "Permission denied"),
+        "let this user write its file and its folder (chmod u+w), or give another tracking_uri",
+    ),
+    (("is full", "No space left"), "free some space there"),
+    (("No Experiment with id",), "MLFLOW_EXPERIMENT_ID is of another server: leave it out"),
 )
 _NETWORK = "check tracking_uri in the site file, the server, and the network policies between"
 
 
-def ask(uri: str) -> None:
-    """Ask the server for an experiment; how long that may take is bound by mlflow's settings.
+_NO_ANSWER = re.compile(r"API request to \S+ failed with (timeout )?exception")  # mlflow.utils.rest_utils
+
+
+class Unusable(Exception):
+    """MLflow answers and cannot be logged to; the message says why, and what to do."""
+
+
+def ask(uri: str, name: str, experiment_id: str) -> None:
+    """Ask the server for the experiment that a stage would log to, and write to it what it has already.
+
+    How long that may take is bound by mlflow's settings.
 
     Raises:
         InputError: it does not answer, or refuses; names the URL, the cause and what to do.
     """
     from mlflow import MlflowClient
 
-    retries = logging.getLogger("urllib3.connectionpool")
-    level = retries.level
-    retries.setLevel(logging.ERROR)  # the error says it in our words
+    with _silent("urllib3.connectionpool", "mlflow.store.db.utils"):  # the error says it in our words
+        try:
+            client = MlflowClient(tracking_uri=uri)
+            client.set_experiment_tag(experiment(client, uri, name, experiment_id), *KIND)
+        except Exception as error:
+            raise InputError(
+                f"MLflow at {without_login(uri)} cannot be used: {explained(error)}; stages go on without it"
+            ) from error
+
+
+@contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-    except Exception as error:
-        text = without_login(str(error).strip() or type(error).__name__)
-        way_out = next((way for marks, way in _WAYS_OUT if any(mark in text for mark in marks)), _NETWORK)
-        raise InputError(
-            f"MLflow at {without_login(uri)} cannot be used: {_short(text)}; {way_out}; stages go on without it"
-        ) from error
+        yield
     finally:
-        retries.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def experiment(client: MlflowClient, uri: str, name: str, experiment_id: str) -> str:
+    """Id of the experiment with this id, or else with this name; made where there is none.
+
+    Raises:
+        Unusable: it was deleted; the message has the command that brings it back.
+    """
+    found = client.get_experiment(experiment_id) if experiment_id else client.get_experiment_by_name(name)
+    if found is None:
+        return _make_experiment(client, uri, name)
+    if found.lifecycle_stage != "active":
+        another = "" if experiment_id else ", or give another one's name as MLFLOW_EXPERIMENT_NAME ([env])"
+        raise Unusable(
+            f"its experiment '{found.name}' was deleted: bring it back with"
+            f" `{_command(uri)} experiments restore --experiment-id {found.experiment_id}`{another}"
+        )
+    return str(found.experiment_id)
+
+
+def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, _beside_database(uri), tags=dict([KIND])))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(client.get_experiment_by_name(name).experiment_id)  # another stage made it at the same moment
+
+
+def deleted_run(uri: str, run_id: str) -> Unusable:
+    """The error for a run that was deleted while its stage works."""
+    return Unusable(
+        f"this stage's run was deleted: bring it back in its UI or with"
+        f" `{_command(uri)} runs restore --run-id {run_id}`; else the stage's next attempt makes a new one"
+    )
+
+
+def explained(error: Exception) -> str:
+    """The cause, shortly and without a login, and the way out."""
+    if isinstance(error, Unusable):
+        return str(error)
+    text = without_login(str(error).strip() or type(error).__name__)
+    return f"{_short(text)}; {next((way for marks, way in _WAYS_OUT if any(m in text for m in marks)), _NETWORK)}"
+
+
+def is_outage(error: Exception) -> bool:
+    """Nobody answered, so that the next question would wait in vain too."""
+    return isinstance(error, ConnectionError) or bool(_NO_ANSWER.search(str(error)))
+
+
+def _command(uri: str) -> str:
+    return f"MLFLOW_TRACKING_URI={without_login(uri)} mlflow"
 
 
 def _short(text: str) -> str:
     """`[Errno 111] Connection refused` of `.. (Caused by NewConnectionError(".. connection: [Errno 111] ..")))`."""
     cause = text.splitlines()[0].rpartition("Caused by ")[2].rpartition(": [Errno")
     return "".join(cause[1:]).lstrip(": ").rstrip("'\")")[:200]
+
+
+def _beside_database(uri: str) -> str | None:
+    """MLflow would put a database's artifacts below the current folder, wherever that is."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
+import os
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmapkd_core.tracking import limits
 from cmapkd_core.tracking.journal import Point
+from cmapkd_core.tracking.limits import Names, cut, mlflow_name
+from cmapkd_core.tracking.reach import deleted_run, experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,7 +27,10 @@ STAGE_TAG = "cmapkd.stage"
 PARENT_STAGE = "pipeline"  # the parent run's value of STAGE_TAG
 PARENT_ID_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"  # what the UI shows as a run's description
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training runs with their metrics
+PROCESS_TAG = "cmapkd.process"  # HOST:PID of who logs: says later whether it still can
+END_TAG = "cmapkd.end"  # why the latest attempt failed or was stopped
+EARLIER_TAG = "cmapkd.earlier_end"  # and the one before
+NO_WORD = "without a word: its process was killed, or its machine was lost"
 
 # A stage that made a parent run waits this long for one made at the same time to appear.
 SETTLE_SECONDS = 0.5
@@ -32,6 +39,8 @@ SETTLE_SECONDS = 0.5
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 _NOTE_LENGTH = 7000  # characters; a tag holds 8000
+_SHOWN = 200  # characters of a parameter that has changed
+PARAMETERS, CHANGED = "parameters.json", "changed_parameters.json"  # artifacts with what is cut elsewhere
 
 
 @dataclass(frozen=True)
@@ -47,45 +56,46 @@ class Target:
     parent_id: str = ""
 
 
-def mlflow_name(name: str) -> str:
-    """MLflow allows letters, digits and `_-. :/` in a name: R@1 becomes R_1."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
-
-
 class StageRun:
     """The nested run of one stage, open for logging through MlflowClient.
 
     Nothing here uses mlflow's active run, which would end a run that KFP injected when the process exits.
     """
 
-    def __init__(self, target: Target, fresh: bool) -> None:
+    def __init__(self, target: Target, fresh: bool, names: Names, known: str = "") -> None:
         """Connect, and find or make the parent run and the stage's run.
 
         Args:
             target: names and place.
             fresh: the stage starts anew (an empty journal). A run that has FINISHED is then an earlier
                 execution and stays as it is; any other run of this stage is gone on with.
+            names: of the metrics, the same for all connections of a stage.
+            known: the run that an earlier connection of this process has logged to.
+
+        Raises:
+            Unusable: the experiment or the known run was deleted.
         """
         from mlflow import MlflowClient
 
         self._client: MlflowClient = MlflowClient(tracking_uri=target.uri)
-        self._target = target
-        adopted = _adopted(self._client, target.parent_id)
-        self._experiment_id = _experiment(self._client, target, adopted)
-        self._adopted = adopted
-        self.run_id, self._delivered = self._reopen_or_make(adopted or self._find_or_make_parent(), fresh)
+        self._target, self._names = target, names
+        self._adopted = _adopted(self._client, target.parent_id)
+        own = self._client.get_run(self._adopted).info.experiment_id if self._adopted else target.experiment_id
+        self._experiment_id = experiment(self._client, target.uri, target.experiment, own)
+        if known and self._client.get_run(known).info.lifecycle_stage != "active":
+            raise deleted_run(target.uri, known)
+        self.run_id, self._delivered = self._reopen_or_make(self._parent(), fresh)
 
-    def _find_or_make_parent(self) -> str:
+    def _parent(self) -> str:
+        """The injected parent, or the one that all stages of the run agree on; made where there is none."""
+        if self._adopted:
+            return self._adopted
         self._made_parent = ""
         if not self._parents():
             tags = {RUN_TAG: self._target.run, STAGE_TAG: PARENT_STAGE}
-            self._made_parent = self._client.create_run(
-                self._experiment_id, tags=tags, run_name=self._target.run
-            ).info.run_id
+            self._made_parent = self._make_run(tags, self._target.run)
             time.sleep(SETTLE_SECONDS)
-        parent = self._oldest_parent()
-        self._client.update_run(parent, status="RUNNING")
-        return parent
+        return self._oldest_parent()
 
     def _parents(self) -> list[Run]:
         return self._search({RUN_TAG: self._target.run, STAGE_TAG: PARENT_STAGE})
@@ -98,18 +108,35 @@ class StageRun:
             self._made_parent = ""
         return str(oldest)
 
+    def _make_run(self, tags: dict[str, str], name: str) -> str:
+        made = self._client.create_run(self._experiment_id, tags=tags, run_name=name[: limits.NAME])
+        return str(made.info.run_id)
+
     def _reopen_or_make(self, parent: str, fresh: bool) -> tuple[str, set[tuple[str, int]]]:
         """Run id, and the (name, step) pairs that the server holds already."""
+        if not self._adopted:
+            self._client.update_run(parent, status="RUNNING")
         tags = {RUN_TAG: self._target.run, STAGE_TAG: self._target.stage}
         found = next(iter(self._search(tags)), None)
-        tags[PARENT_ID_TAG] = parent
+        tags |= {PARENT_ID_TAG: parent, PROCESS_TAG: this_process()}
         if found is None or (fresh and found.info.status == "FINISHED"):
-            made = self._client.create_run(self._experiment_id, tags=tags, run_name=self._target.stage)
-            return str(made.info.run_id), set()
+            return self._make_run(tags, self._target.stage), set()
         run_id = str(found.info.run_id)
+        self._keep_earlier_end(found)
         self._client.update_run(run_id, status="RUNNING")
-        self._client.set_tag(run_id, PARENT_ID_TAG, parent)
+        for name in (PARENT_ID_TAG, PROCESS_TAG):
+            self._client.set_tag(run_id, name, tags[name])
         return run_id, {(name, step) for name in found.data.metrics for step in self._steps(run_id, name)}
+
+    def _keep_earlier_end(self, found: Run) -> None:
+        """An attempt that goes on in a run says how the one before it ended; one of this process has not."""
+        end = found.data.tags.get(END_TAG, "")
+        if found.info.status == "RUNNING" and found.data.tags.get(PROCESS_TAG) != this_process():
+            end = NO_WORD
+        elif end:
+            self._client.delete_tag(found.info.run_id, END_TAG)
+        if end:
+            self._client.set_tag(found.info.run_id, EARLIER_TAG, end)
 
     def _search(self, tags: dict[str, str]) -> list[Run]:
         """Runs with all these tags, the latest first."""
@@ -120,19 +147,34 @@ class StageRun:
         return (metric.step for metric in self._client.get_metric_history(run_id, name))
 
     def log_params(self) -> None:
-        """Parameters cannot be changed in MLflow; those of an earlier attempt that differ are reported."""
+        """Parameters cannot be changed in MLflow; those of an earlier attempt that differ are reported.
+
+        One that is longer than MLflow's limit ends in its digest, and stands as it is in the artifact PARAMETERS.
+        """
         from mlflow.entities import Param
 
+        names = Names()
+        whole = {names(name): str(value) for name, value in self._target.params.items()}
+        ours = {name: cut(value, limits.PARAM, f"all of it in {PARAMETERS}") for name, value in whole.items()}
         held = self._client.get_run(self.run_id).data.params
-        ours = {mlflow_name(name): str(value) for name, value in self._target.params.items()}
         new = [Param(name, value) for name, value in ours.items() if name not in held]
         for start in range(0, len(new), _PARAMS_A_CALL):
             self._client.log_batch(self.run_id, params=new[start : start + _PARAMS_A_CALL])
-        changed = [f"{name}: {held[name]} -> {value}" for name, value in ours.items() if held.get(name, value) != value]
+        changed = {name: (held[name], value) for name, value in ours.items() if held.get(name, value) != value}
         if changed:
-            text = "; ".join(changed)
-            self._client.set_tag(self.run_id, "cmapkd.changed_params", text)
-            logger.warning("MLflow keeps the parameters of this run's first attempt; changed since: %s", text)
+            self._tell_changed(changed)
+        if whole != ours:
+            long = {name: value for name, value in whole.items() if value != ours[name]}
+            self._client.log_dict(self.run_id, long, PARAMETERS)
+
+    def _tell_changed(self, changed: dict[str, tuple[str, str]]) -> None:
+        rest = f"all of it in {CHANGED}"
+        lines = [f"{name}: {' -> '.join(cut(value, _SHOWN, rest) for value in both)}" for name, both in changed.items()]
+        text = cut("; ".join(lines), limits.TAG, rest)
+        self._client.set_tag(self.run_id, "cmapkd.changed_params", text)
+        logger.warning("MLflow keeps the parameters of this run's first attempt; changed since: %s", text)
+        if rest in text:
+            self._client.log_dict(self.run_id, {name: list(both) for name, both in changed.items()}, CHANGED)
 
     def send(self, points: list[Point]) -> None:
         """Deliver what the server does not hold yet: one value for every name and step."""
@@ -141,7 +183,7 @@ class StageRun:
         metrics: dict[tuple[str, int], Metric] = {}
         for point in points:
             for name, value in point.metrics.items():
-                key = (mlflow_name(name), point.step)
+                key = (self._names(name), point.step)
                 if key not in self._delivered:
                     metrics.setdefault(key, Metric(key[0], value, point.time, point.step))
         pending = list(metrics.values())
@@ -150,15 +192,19 @@ class StageRun:
         self._delivered.update(metrics)
 
     def tag(self, name: str, value: str) -> None:
-        self._client.set_tag(self.run_id, mlflow_name(name), value)
+        plain = mlflow_name(name)
+        file = f"tags/{plain.replace('/', '_')}.txt"
+        self._client.set_tag(self.run_id, plain, cut(value, limits.TAG, f"all of it in {file}"))
+        if len(value) > limits.TAG:
+            self._client.log_text(self.run_id, value, file)
 
     def conclude(self, text: str, metrics: Mapping[str, float], page: Path) -> None:
         """Put the outcome where a run is looked for first: on the parent, as its description, metrics and a page."""
         from mlflow.entities import Metric
 
-        parent, now = self._adopted or self._oldest_parent(), int(time.time() * 1000)
+        parent, now, names = self._parent(), int(time.time() * 1000), Names()
         self._client.set_tag(parent, NOTE_TAG, shortened(text))
-        values = [Metric(mlflow_name(name), value, now, 0) for name, value in metrics.items()]
+        values = [Metric(names(name), value, now, 0) for name, value in metrics.items()]
         for start in range(0, len(values), _METRICS_A_CALL):
             self._client.log_batch(parent, metrics=values[start : start + _METRICS_A_CALL])
         self._client.log_artifact(parent, str(page))
@@ -167,19 +213,32 @@ class StageRun:
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder or None)
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str, reason: str) -> None:
         """End the stage's run; a parent of ours then has the status that its stages have together."""
+        if reason:
+            self._client.set_tag(self.run_id, END_TAG, cut(reason, limits.TAG, "all of it in the stage's log"))
         self._client.set_terminated(self.run_id, status)
         if self._adopted:
             return
-        parent = self._oldest_parent()
+        parent = self._parent()
         self._client.set_tag(self.run_id, PARENT_ID_TAG, parent)
-        latest: dict[str, str] = {}
-        for run in self._search({RUN_TAG: self._target.run}):
-            latest.setdefault(run.data.tags[STAGE_TAG], run.info.status)
-        statuses = {status for stage, status in latest.items() if stage != PARENT_STAGE}
-        if "RUNNING" not in statuses:
-            self._client.set_terminated(parent, "FINISHED" if statuses == {"FINISHED"} else "FAILED")
+        end_parent(self._client, parent, self._search({RUN_TAG: self._target.run}))
+
+
+def end_parent(client: MlflowClient, parent: str, runs: list[Run]) -> None:
+    """End a parent whose stages have all ended; of each stage the latest of `runs` counts, which comes first."""
+    latest: dict[str, str] = {}
+    for run in runs:
+        latest.setdefault(run.data.tags[STAGE_TAG], run.info.status)
+    statuses = {status for stage, status in latest.items() if stage != PARENT_STAGE}
+    if "RUNNING" not in statuses:
+        worst = next((status for status in ("FAILED", "KILLED") if status in statuses), "FINISHED")
+        client.set_terminated(parent, worst)
+
+
+def this_process() -> str:
+    """HOST:PID; of a pod the host is its name."""
+    return f"{platform.node()}:{os.getpid()}"
 
 
 def shortened(text: str) -> str:
@@ -202,23 +261,3 @@ def _adopted(client: MlflowClient, parent_id: str) -> str:
             raise
         logger.warning("MLFLOW_RUN_ID=%s is unknown to the server: a parent run is made instead", parent_id)
         return ""
-
-
-def _experiment(client: MlflowClient, target: Target, parent_id: str) -> str:
-    """The parent's experiment (a nested run has to be in the same one), the injected one, or ours by name."""
-    if parent_id:
-        return str(client.get_run(parent_id).info.experiment_id)
-    if target.experiment_id:
-        return target.experiment_id
-    found = client.get_experiment_by_name(target.experiment)
-    if found is not None:
-        return str(found.experiment_id)
-    made = client.create_experiment(target.experiment, _beside_database(target.uri), tags=KIND)
-    return str(made)
-
-
-def _beside_database(uri: str) -> str | None:
-    """MLflow would put a database's artifacts below the current folder, wherever that is."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
