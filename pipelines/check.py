@@ -6,6 +6,7 @@ First from here: endpoint, namespace, service account, secrets, root, MLflow. Th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from cmapkd_core import storage, tracking
 from cmapkd_core.errors import InputError
@@ -52,7 +53,8 @@ def check(site: Site, minutes: float = MINUTES, interval: float = 5.0) -> int:
     if site.root:
         lines.ask("root, from here", lambda: _root(site.root), otherwise="unknown")
     if site.tracking_uri:
-        lines.ask("MLflow, from here", lambda: tracking.check_reachable(site.tracking_uri), otherwise="unknown")
+        asked = partial(tracking.check_reachable, site.tracking_uri, site.env)
+        lines.ask("MLflow, from here", lambda: f"{asked()} answers and can be written", otherwise="unknown")
     if filled and reached:
         lines.ask("run", lambda: CheckRun(lines.say, connected[0], site, cluster, interval).whole(minutes))
     else:

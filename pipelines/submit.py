@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,9 @@ from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.site import Site, load_site
 from pipelines.submission import Submission, check_mode, cron, decide
+
+
+BAD_INPUT, STOPPED = 2, 128 + signal.SIGTERM  # exit codes of stages that have told MLflow themselves
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,6 +114,7 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
                 f"\n{error}\nrun it again: {shlex.join(['python', 'pipelines/submit.py', *command])}", file=sys.stderr
             )
             print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
+            mark_killed(job, error)
             return error.code
     for name, url in list(outputs.items())[-1:]:
         print(f"{name}: {url}")
@@ -121,9 +126,17 @@ def open_tracker(job: Submission) -> None:
     uri = job.arguments["tracking_uri"]
     if uri.startswith("sqlite:") and job.site.parallel > 1:
         try:
-            tracking.check_reachable(uri)
+            tracking.check_reachable(uri, job.site.env)
         except InputError as error:
             print(error, file=sys.stderr)
+
+
+def mark_killed(job: Submission, error: StageError) -> None:
+    """A stage that could not say in MLflow that it ended, having been killed, is ended there."""
+    parts = {task.name: task.part for task in job.tasks}
+    for part in {parts.get(name, "") for name, code in error.codes.items() if code not in (BAD_INPUT, STOPPED)}:
+        for stage in tracking.mark_killed(job.arguments["tracking_uri"], job.run + part, job.site.env):
+            print(f"MLflow now has {stage} as failed: it was killed and could not say so", file=sys.stderr)
 
 
 def run_there(job: Submission, wait: bool, every: str = "") -> int:

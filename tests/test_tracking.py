@@ -30,12 +30,13 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 @pytest.fixture(autouse=True)
 def quick_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No MLflow settings from outside, and none left behind; batches of a twentieth of a second."""
+    """No MLflow settings from outside, and none left behind; batches of a twentieth of a second, and troubles told at once."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(delivery, "BATCH_SECONDS", 0.05)
+    monkeypatch.setattr(delivery, "QUIET_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -136,7 +136,9 @@ def _root(root: str) -> str:
 
 def _mlflow(uri: str) -> str:
     server = tracking.check_reachable(uri)
-    return f"{server} answers" if server else "no tracking_uri: metrics stay in the artifacts' journals"
+    return (
+        f"{server} answers and can be written" if server else "no tracking_uri: metrics stay in the artifacts' journals"
+    )
 
 
 def _gpus(found: list[dict[str, Any]], wanted: int) -> str:

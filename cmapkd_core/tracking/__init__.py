@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cmapkd_core.errors import InputError
@@ -36,6 +37,7 @@ __all__ = [
 FLUSH_SECONDS = 30.0
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 EXPERIMENT = "cmapkd"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 # Documented settings of mlflow, for a process that must not wait for it; the user's own values win.
 _MLFLOW_SETTINGS = {
@@ -170,8 +172,11 @@ def register_model(uri: str, *, name: str, source: str, digest: str, tags: dict[
     return register(chosen, name, source, digest, tags)
 
 
-def check_reachable(uri: str) -> str:
+def check_reachable(uri: str, env: Mapping[str, str] = NONE) -> str:
     """Ask the MLflow that a stage would log to whether it takes something; its URI without a login, "" for none.
+
+    Args:
+        env: variables that stages have and this process has not.
 
     Raises:
         InputError: it does not answer within 40 s, refuses, or its experiment was deleted; names the URL, the cause
@@ -181,12 +186,15 @@ def check_reachable(uri: str) -> str:
     if not chosen:
         return ""
     _settle()
-    ask(chosen, *_experiment(chosen))
+    ask(chosen, *_experiment(chosen, env))
     return without_login(chosen)
 
 
-def mark_killed(uri: str, run: str) -> list[str]:
+def mark_killed(uri: str, run: str, env: Mapping[str, str] = NONE) -> list[str]:
     """End as FAILED what still stands as RUNNING of `run` though its process on this machine is gone.
+
+    Args:
+        env: as `check_reachable` takes it.
 
     Returns:
         the names of these stages; none where MLflow cannot be asked: the next attempt goes on in them.
@@ -195,7 +203,7 @@ def mark_killed(uri: str, run: str) -> list[str]:
     if not chosen:
         return []
     _settle()
-    return end_killed(chosen, *_experiment(chosen), run)
+    return end_killed(chosen, *_experiment(chosen, env), run)
 
 
 def _settle() -> None:
@@ -215,11 +223,12 @@ def _server(uri: str) -> str:
     return chosen
 
 
-def _experiment(chosen: str) -> tuple[str, str]:
+def _experiment(chosen: str, env: Mapping[str, str] = NONE) -> tuple[str, str]:
     """Name and id of the experiment of the server `chosen`; the id is "" unless KFP injected one."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     injected = os.environ.get("MLFLOW_EXPERIMENT_ID", "") if chosen == given else ""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or EXPERIMENT, injected
+    name = env.get("MLFLOW_EXPERIMENT_NAME", "") or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    return name or EXPERIMENT, injected
 
 
 def _target(uri: str, run: str, stage: str, params: dict[str, Any]) -> Target | None:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_SECONDS = 1.0
 LONGEST_PAUSE = 60.0  # seconds between two attempts to reach a server that is away
+QUIET_SECONDS = 10.0  # trouble that is shorter is not told, and a stage that fails at once tells its own error first
 LAST_ATTEMPTS = 3  # failures in a row after which closing gives up before its time is over
 
 THREAD = "mlflow-delivery"
@@ -44,8 +45,8 @@ class Left:
 class Delivery:
     """Takes points and jobs at once, delivers them in batches, connects again for as long as it takes.
 
-    A failure drops the connection. The next one asks the server which points it holds, so a batch whose
-    answer got lost is not delivered twice.
+    A failure drops the connection, unless a single job fails. The next one asks the server which points it holds, so a
+    batch whose answer got lost is not delivered twice.
     """
 
     def __init__(self, target: Target, backlog: list[Point]) -> None:
@@ -59,6 +60,7 @@ class Delivery:
         self._give_up_at = float("inf")
         self._refused = 0
         self._trouble = self._told = ""  # why the latest attempt failed, and what was told of it
+        self._since = float("inf")  # when the first of the failures in a row was
         self._ended: tuple[str, Job] | None = None  # the job that has ended the run
         self._names = Names()
         self.run_id = ""
@@ -188,13 +190,15 @@ class Delivery:
     def _note(self, error: Exception | None, failures: int) -> None:
         """Say once that delivery fails, and why; of a stage that ends, the one who closes says it, in its place."""
         if error is None:
-            self._told = ""
+            self._told, self._since = "", float("inf")
             return
+        self._since = min(self._since, time.monotonic())
         self._trouble = f"{_state(error)}: {explained(error)}"
         if failures == 1 and GONE in str(error):
             return  # the next attempt finds out what was deleted
         kind = str(error) if isinstance(error, Unusable) else _state(error)
-        if kind != self._told and not self._closing.is_set():
+        lasting = time.monotonic() - self._since >= QUIET_SECONDS
+        if kind != self._told and lasting and not self._closing.is_set():
             self._told = kind
             logger.warning(
                 "MLflow at %s %s; the stage goes on, its journal keeps the points until then",
