@@ -37,7 +37,6 @@ from pipelines.local import StageError, run_package
 from pipelines.site import Site, load_site
 from pipelines.submission import Submission, check_mode, cron, decide
 
-
 BAD_INPUT, STOPPED = 2, 128 + signal.SIGTERM  # exit codes of stages that have told MLflow themselves
 
 

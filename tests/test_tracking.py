@@ -30,7 +30,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 @pytest.fixture(autouse=True)
 def quick_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No MLflow settings from outside, and none left behind; batches of a twentieth of a second, and troubles told at once."""
+    """No MLflow settings from outside, and none left behind; quick batches, and troubles told at once."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")

@@ -37,6 +37,7 @@ from cmapkd_core.stages.artifact import find
 from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.naming import evaluation_name, evaluation_tags
 from cmapkd_core.stages.seen import refuse_seen
 
 
@@ -63,13 +64,14 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     if reads_data(tasks):
         shards = shards or prepare.run(request)
         inputs["shards"] = shards
+    tags = evaluation_tags(model, tasks, inputs.get("shards", ""), recipe.data.source)
     return execute(
         request,
-        _name(model, task),
+        evaluation_name(tags),
         url=evaluation_url(request.root, model, shards, recipe, task),
         fields=evaluation_fields(request.root, model, shards, recipe, task),
         inputs=inputs,
-        body=lambda context: body(context, model, tasks, strict=bool(task)),
+        body=lambda context: body(context, model, tasks, tags, strict=bool(task)),
     )
 
 
@@ -84,14 +86,12 @@ def _artifact(model: str) -> str:
     return model
 
 
-def _name(model: str, task: str) -> str:
-    """A nested MLflow run of its own for each model of a run, and for each task that stands alone."""
-    short = "/".join(model.rstrip("/").split("/")[-2:])
-    return " ".join(filter(None, ("evaluate", short, task)))
-
-
-def body(context: Context, model: str, tasks: tuple[str, ...], *, strict: bool) -> dict[str, float]:
+def body(
+    context: Context, model: str, tasks: tuple[str, ...], tags: dict[str, str], *, strict: bool
+) -> dict[str, float]:
     """Run the tasks; one that does not fit the data is an error where it was asked for by name (`strict`)."""
+    for name, value in tags.items():
+        context.tracker.tag(f"cmapkd.{name}", value)
     recipe, device = context.recipe, parallel.device()
     shards = open_shards(context.inputs["shards"]) if "shards" in context.inputs else _no_data(context.scratch)
     seen = refuse_seen(context, shards)

@@ -108,7 +108,10 @@ def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return str(client.get_experiment_by_name(name).experiment_id)  # another stage made it at the same moment
+        found = client.get_experiment_by_name(name)  # another stage made it at the same moment
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def deleted_run(uri: str, run_id: str) -> Unusable:

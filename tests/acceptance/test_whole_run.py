@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import containers
@@ -27,8 +29,10 @@ from mlflow import MlflowClient
 
 from cmapkd_core import storage
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.tracking.stage_run import mlflow_name
+from cmapkd_core.tracking.limits import mlflow_name
+from cmapkd_core.tracking.stage_run import PARENT_ID_TAG, PROCESS_TAG, RUN_TAG, STAGE_TAG
 from pipelines import submit
+from pipelines.local import StageError
 from pipelines.submission import Submission, decide
 
 RECIPE = os.environ.get("CMAPKD_RECIPE", "demo")  # of the containers
@@ -164,6 +168,10 @@ def test_mlflow_has_the_stages_with_their_metrics_and_the_report(done: Done) -> 
     evaluated = {mlflow_name(name): value for name, value in metrics.items()}
     assert any(evaluated.items() <= run.data.metrics.items() for run in nested)
     (trained,) = (run for run in nested if run.info.run_name == "joint")
+    evaluations = {run.info.run_name: run.data.tags for run in nested if run.info.run_name.startswith("evaluate ")}
+    digits = done.job.urls["joint"].rpartition("/")[2][:8]
+    (ours,) = (tags for name, tags in evaluations.items() if name.endswith(f" of joint by cmapkd {digits}"))
+    assert (ours["cmapkd.model"], ours["cmapkd.task"]) == (f"joint by cmapkd {digits}", "retrieval+zeroshot")
     history = json.loads(done.artifact("joint").fetch("history.json").read_text())["points"]
     logged = done.mlflow.get_metric_history(trained.info.run_id, "terms/task")
     assert {point.step: pytest.approx(point.value) for point in logged} == {
@@ -189,6 +197,21 @@ def test_the_secret_key_is_in_nothing_that_the_run_leaves(done: Done, tmp_path: 
     assert {name.split("/")[0] for name in storage.list_files(bucket)} == {"processes", "mlflow"}
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == CANARY
     assert [name for name, content in found.items() if CANARY.encode() in content] == []
+
+
+@pytest.mark.parametrize("done", ["processes"], indirect=True)
+def test_a_killed_stage_is_ended_in_mlflow_by_who_ran_it(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    tags = {RUN_TAG: "killed", STAGE_TAG: "joint", PROCESS_TAG: f"{platform.node()}:{process.pid}"}
+    client = done.mlflow
+    (where,) = (one.experiment_id for one in client.search_experiments() if one.name == "cmapkd")
+    left = client.create_run(where, tags=tags | {PARENT_ID_TAG: "0"}).info.run_id
+    submit.mark_killed(replace(done.job, run="killed"), StageError({"joint": 128 + signal.SIGTERM}))
+    assert client.get_run(left).info.status == "RUNNING"  # such a stage has told MLflow itself
+    submit.mark_killed(replace(done.job, run="killed"), StageError({"joint": 128 + signal.SIGKILL}))
+    assert client.get_run(left).info.status == "FAILED"
+    assert "MLflow now has joint as failed" in capsys.readouterr().err
 
 
 @in_the_image

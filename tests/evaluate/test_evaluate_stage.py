@@ -11,7 +11,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import count_parameters
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.recipes import RECIPES
-from cmapkd_core.stages import evaluate, prepare
+from cmapkd_core.stages import evaluate, naming, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 
@@ -74,6 +74,32 @@ def test_an_open_clip_name_and_one_task_alone(scenes):
     url = evaluate.run(request, model="tiny-student:random", shards=shards, task="retrieval")
     assert Artifact.open(url).files() == ["journal.jsonl", "metrics.json", "model.json", "retrieval.json"]
     assert Artifact.open(url).manifest["models"]["model"] == read(url, "model.json")
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "name"),
+    [
+        ("joint", {"method.name": "finetune", "teacher.model": "T"}, "joint by finetune 0123abcd"),
+        ("teacher", {"teacher.model": "T", "method.name": "m"}, "teacher T 0123abcd"),
+        ("warmup", {}, "warmup 0123abcd"),
+    ],
+)
+def test_a_model_is_called_what_a_person_knows_it_by(tmp_path, stage, fields, name):
+    place = tmp_path / stage / "0123abcdef01"
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(json.dumps({"stage": stage, "fields": fields}))
+    assert naming.called(str(place)) == name
+    tags = naming.evaluation_tags(str(place), ("vqa", "captioning"), "", "emoji")
+    assert naming.evaluation_name(tags) == f"evaluate vqa+captioning of {name}"
+
+
+def test_evaluations_are_told_apart_by_words(scenes, student):
+    _, shards = scenes
+    assert Artifact.open(student).manifest["stage"] == "evaluate retrieval+zeroshot on scenes of the untrained student"
+    # By hand another recipe's source is no word about these shards.
+    tags = naming.evaluation_tags("tiny-student:random", ("retrieval",), shards, "emoji")
+    assert naming.evaluation_name(tags) == "evaluate retrieval on scenes of tiny-student:random"
+    assert naming.evaluation_tags("o'clip", ("retrieval",), shards, "emoji")["model"] == "oclip"
 
 
 def test_unknown_names_get_the_nearest_one(scenes):
