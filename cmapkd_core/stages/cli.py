@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -108,6 +109,9 @@ def _stopped_by_sigterm(stage: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
         raise _Stopped(f"{stage} was asked to stop; the same command goes on from what is saved")
 
+    if threading.current_thread() is not threading.main_thread():  # signals come to that one alone
+        yield
+        return
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
