@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
-
-import ijson
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.images import BadImageError
+from cmapkd_core.data.texts import BadValueError, decoded, printable, shown
 from cmapkd_core.errors import InputError
 
 MAX_FILE = 256 * 2**20  # bytes; larger pictures are not read at all
+_LONGEST = 255  # bytes of a name, what file systems allow
 
 
 def place(config: DataConfig, holds: str) -> str:
@@ -52,7 +52,7 @@ def find(config: DataConfig, names: Sequence[str], way_out: str) -> str:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[IO[bytes]]:
+def opened(url: str) -> Iterator[BufferedReader]:
     """A binary file of the object, open for reading; of one on S3 a copy that is gone with the last who reads it.
 
     Raises:
@@ -67,39 +67,17 @@ def opened(url: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def json_items(url: str, path: str) -> Iterator[Any]:
-    """The items of one list in a JSON file, one at a time: these files have up to gigabytes.
-
-    Args:
-        path: of the items as ijson names it: "item" of a list, "images.item" of the list `images` in an object.
+def read_text(url: str) -> str:
+    """The text of a small file.
 
     Raises:
-        InputError: there is no such file, it is cut off or no JSON, or it has no such list or nothing in it.
+        FileNotFoundError: there is none.
+        InputError: it is not UTF-8.
     """
-    count = 0
-    with opened(url) as file:
-        try:
-            for item in ijson.items(file, path, use_float=True):
-                count += 1
-                yield item
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{url} is no complete JSON ({reason}): download it again") from None
-    if not count:
-        where = f"no list '{path.removesuffix('.item')}'" if path != "item" else "no list"
-        raise InputError(f"{url} has {where}, or nothing in it: it is another file than its name says")
-
-
-def required(item: Any, names: Sequence[str], url: str) -> list[Any]:
-    """Values of the fields `names` of an object in the file `url`.
-
-    Raises:
-        InputError: a field is missing, so the file is of another format.
-    """
-    missing = [name for name in names if not isinstance(item, dict) or name not in item]
-    if missing:
-        raise InputError(f"{url}: an entry has no field {', '.join(missing)}: {str(item)[:120]}")
-    return [item[name] for name in names]
+    try:
+        return decoded(storage.read_bytes(url), url)
+    except BadValueError as error:
+        raise InputError(f"{error}: save it as UTF-8") from None
 
 
 def picture(url: str, *files: str) -> Callable[[], bytes]:
@@ -112,9 +90,10 @@ def read_picture(url: str, files: Sequence[str]) -> bytes:
 
     Raises:
         FileNotFoundError: none of `files` is there; names the first.
-        BadImageError: a file of more than MAX_FILE bytes, a link out of the folder, a pipe.
+        BadImageError: a file of more than MAX_FILE bytes, a link out of the folder, a pipe, no name of a file in it.
     """
     for file in files:
+        _check_name(file)
         there = storage.join(url, file)
         if "://" not in url and Path(there).exists():
             _check_local(Path(url), Path(there), file)
@@ -126,6 +105,17 @@ def read_picture(url: str, files: Sequence[str]) -> bytes:
         except FileNotFoundError:
             continue
     raise FileNotFoundError(files[0])
+
+
+def _check_name(file: str) -> None:
+    """Annotations are others' words: what no file can be called must not reach the system or another folder."""
+    parts = file.split("/")
+    try:
+        longest = max(len(part.encode()) for part in parts)
+    except UnicodeEncodeError:
+        raise BadImageError(f"file {printable(file)} is no valid Unicode") from None
+    if ".." in parts or "://" in file or "\0" in file or longest > _LONGEST:
+        raise BadImageError(f"file {shown(file)} is no name of a file below the folder")
 
 
 def _check_local(folder: Path, file: Path, name: str) -> None:

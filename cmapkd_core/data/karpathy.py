@@ -10,9 +10,11 @@ belongs to training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from cmapkd_core.data.files import json_items, required
+from cmapkd_core.data.annotations import a_list, json_items, number, required, value_of
+from cmapkd_core.data.texts import BadValueError, optional, shown, text, texts
 from cmapkd_core.errors import InputError
 
 SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -20,13 +22,14 @@ SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture. number: its COCO id; -1 in other data sets."""
+    """One picture. number: its COCO id; -1 in other data sets. problem: why it cannot be used, "" if it can."""
 
     folder: str
     file: str
     number: int
     split: str
     captions: tuple[str, ...]
+    problem: str = ""
 
 
 def karpathy_entries(url: str) -> list[Entry]:
@@ -38,10 +41,18 @@ def karpathy_entries(url: str) -> list[Entry]:
     return [_entry(image, url) for image in json_items(url, "images.item")]
 
 
-def _entry(image: dict[str, object], url: str) -> Entry:
+def _entry(image: dict[str, Any], url: str) -> Entry:
+    """A picture; what could be read of it where a value is none."""
     file, split, sentences = required(image, ("filename", "split", "sentences"), url)
-    if split not in SPLIT_OF:
-        raise InputError(f"{url}: {file} is in split '{split}', which is none of {', '.join(SPLIT_OF)}")
-    captions = tuple(str(required(sentence, ("raw",), url)[0]) for sentence in sentences)
-    folder, number = str(image.get("filepath", "")), image.get("cocoid", -1)
-    return Entry(folder, str(file), int(str(number)), SPLIT_OF[split], captions)
+    entry = Entry("", shown(file), -1, "", ())
+    try:
+        entry = replace(entry, number=number(image["cocoid"], "cocoid") if "cocoid" in image else -1)
+        entry = replace(entry, file=text(file, "filename"), folder=optional(image.get("filepath"), "filepath"))
+        side = text(split, "split")
+        if side not in SPLIT_OF:
+            raise InputError(f"{url}: {entry.file} is in split '{side}', which is none of {', '.join(SPLIT_OF)}")
+        entry = replace(entry, split=SPLIT_OF[side])
+        said = [value_of(one, "raw", f"sentence {at}") for at, one in enumerate(a_list(sentences, "sentences"), 1)]
+        return replace(entry, captions=texts(said))
+    except BadValueError as error:
+        return replace(entry, problem=str(error))

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from cmapkd_core import storage
 from cmapkd_core.data.layout import ANSWER_TYPES, QUESTION_SCHEMA
-from cmapkd_core.data.rows import Question
+from cmapkd_core.data.rows import BadQuestion, Question
+from cmapkd_core.data.texts import BadValueError, checked
 
 _GROUP = 16_384  # questions a row group of the table holds
 _LARGEST = 2**63 - 1
@@ -24,7 +25,7 @@ class Checked:
     """The questions of one picture: those that can be used, and number and reason of each of the others."""
 
     good: list[Question]
-    bad: list[tuple[int, str]]
+    bad: list[tuple[int | str, str]]
 
 
 class QuestionTable:
@@ -38,11 +39,14 @@ class QuestionTable:
         self._waiting: list[dict[str, Any]] = []
         self._file: pq.ParquetWriter | None = None
 
-    def check(self, questions: Iterable[Question]) -> Checked:
+    def check(self, questions: Iterable[Question | BadQuestion]) -> Checked:
         """Sort the questions of one picture; nothing is stored."""
         good: dict[int, Question] = {}
-        bad: list[tuple[int, str]] = []
+        bad: list[tuple[int | str, str]] = []
         for question in questions:
+            if isinstance(question, BadQuestion):
+                bad.append((question.number, question.reason))
+                continue
             reason = _problem(question)
             if not reason and (question.number in self._numbers or question.number in good):
                 reason = "duplicate number: an earlier question has it"
@@ -105,8 +109,11 @@ def _problem(question: Question) -> str:
         return "answer is missing or empty"
     if question.answer_type not in ANSWER_TYPES:
         return f"answer_type '{question.answer_type}' is none of {', '.join(ANSWER_TYPES)}"
+    said = [("question", question.text), ("question_type", question.question_type)]
+    said += [(f"answer {at} of {len(question.answers)}", one) for at, one in enumerate(question.answers, start=1)]
     try:
-        "".join([question.text, question.question_type, *question.answers]).encode()
-    except UnicodeEncodeError as error:
-        return f"question or answer is no valid Unicode: {error}"
+        for name, value in said:
+            checked(value, name)
+    except BadValueError as error:
+        return str(error)
     return ""

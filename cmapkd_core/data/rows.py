@@ -24,6 +24,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class BadQuestion:
+    """What a source found where a question should be: counted and listed like every other bad one."""
+
+    number: int | str  # question_id, or where it stands
+    reason: str
+
+
+@dataclass(frozen=True)
 class Row:
     """A picture and what is said of it, before any check.
 
@@ -46,16 +54,20 @@ class Row:
     group: str = ""
     split: str = ""
     licence: str = ""
-    questions: tuple[Question, ...] = ()
+    questions: tuple[Question | BadQuestion, ...] = ()
     origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """What a source found where a row should be: counted and listed like every other bad sample."""
+    """What a source found where a row should be: counted and listed like every other bad sample.
+
+    split: that it would have been of, where that is known.
+    """
 
     key: str
     reason: str
+    split: str = ""
 
 
 @dataclass(frozen=True)

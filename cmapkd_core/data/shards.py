@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
-from cmapkd_core.data.writer import TooManyBadError, write_shards
+from cmapkd_core.data.verdict import TooManyBadError
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 

@@ -20,13 +20,9 @@ from cmapkd_core.data.questions import Checked, QuestionTable
 from cmapkd_core.data.rows import SPLITS, BadRow, Item, Row
 from cmapkd_core.data.saved import SavedShards, SourceChangedError
 from cmapkd_core.data.tar import RestoredShard, Shard
+from cmapkd_core.data.texts import checked
+from cmapkd_core.data.verdict import Reasons, judge
 from cmapkd_core.errors import InputError
-
-_SHOWN = 5  # reasons in an error message
-
-
-class TooManyBadError(InputError):
-    """More bad rows than `data.quarantine_bound` allows, or none that can train."""
 
 
 def write_shards(
@@ -72,7 +68,7 @@ def write_shards(
             progress(writer.seen)
         writer.close()
     counts = writer.counts()
-    _check(counts, writer.reasons, config)
+    judge(counts, writer.reasons, writer.question_reasons, config)
     storage.write_json(str(out / MANIFEST), writer.manifest())
     return counts
 
@@ -83,7 +79,7 @@ class _Writer:
     def __init__(self, out: Path, config: DataConfig, quarantine: IO[str], saved: SavedShards) -> None:
         self.out, self.config, self.quarantine, self.saved = out, config, quarantine, saved
         self.seen = self.bad = self.left_out = 0
-        self.reasons: list[str] = []
+        self.reasons, self.question_reasons = Reasons(), Reasons()
         self._keys: set[str] = set()
         self._index = pq.ParquetWriter(out / INDEX, SCHEMA)
         self._open: dict[str, Shard | RestoredShard] = {}
@@ -104,7 +100,8 @@ class _Writer:
             group, split = self._side(outcome)
         except InputError as error:
             self.bad += 1
-            self._list({"row": self.seen, "key": key, "reason": str(error)}, f"{key}: {error}")
+            self._list({"row": self.seen, "key": key, "reason": str(error)})
+            self.reasons.add(f"{key}: {error}", str(error))
             return
         if self.config.splits and split not in self.config.splits:
             self.left_out += 1
@@ -112,13 +109,10 @@ class _Writer:
         self._store(outcome, captions, group, split)
         self._questions.add(split, key, questions)
         for number, reason in questions.bad:
-            entry = {"row": self.seen, "key": key, "question": number, "reason": reason}
-            self._list(entry, f"{key}, question {number}: {reason}")
+            self._list({"row": self.seen, "key": key, "question": number, "reason": reason})
+            self.question_reasons.add(f"{key}, question {number}: {reason}", reason)
 
-    def _list(self, entry: dict[str, Any], shown: str) -> None:
-        """Into the quarantine list; the first of them are also what an error message shows."""
-        if len(self.reasons) < _SHOWN:
-            self.reasons.append(shown)
+    def _list(self, entry: dict[str, Any]) -> None:
         print(json.dumps(entry), file=self.quarantine)
 
     def _side(self, outcome: Inspected | Stored) -> tuple[str, str]:
@@ -238,44 +232,25 @@ def _captions(row: Row, questions: Checked) -> list[str]:
 
     Raises:
         InputError: the row has no key, neither a caption nor a class nor a good question, an empty caption, or text
-            that is no Unicode.
+            that is none (texts.checked).
     """
     if not row.key:
         raise InputError("key is missing or empty")
-    captions = list(dict.fromkeys(" ".join(caption.split()) for caption in row.captions))
-    if not (captions or row.class_name) and questions.bad and not questions.good:
+    if not (row.captions or row.class_name) and questions.bad and not questions.good:
         raise InputError(f"no caption, and no good question: question {'{}: {}'.format(*questions.bad[0])}")
-    if not all(captions) or not (captions or row.class_name or questions.good):
+    if not (row.captions or row.class_name or questions.good):
         raise InputError("caption is missing or empty")
     try:
-        "".join([row.key, row.class_name, row.group, *captions]).encode()
+        "".join([row.key, row.group, *row.origins]).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"key, class or caption is no valid Unicode: {error}") from None
-    return captions
-
-
-def _check(counts: dict[str, int], reasons: list[str], config: DataConfig) -> None:
-    seen, bad = counts["seen"], counts["quarantined"]
-    if not seen:
-        raise InputError(f"data.source={config.source} {config.url} has no rows: nothing to prepare")
-    more = bad + counts.get("bad_questions", 0) - len(reasons)
-    listed = "\n  ".join([*reasons, *([f"and {more} more"] if more else [])])
-    if bad > config.quarantine_bound * seen:
-        raise TooManyBadError(
-            f"{bad} of {seen} rows cannot be used ({bad / seen:.2%}), data.quarantine_bound="
-            f"{config.quarantine_bound} allows {config.quarantine_bound:.2%}:\n  {listed}\n"
-            f"Mend or remove them, or raise the bound: --set data.quarantine_bound={min(1.0, bad / seen + 0.01):.2f}"
-        )
-    if counts.get("bad_questions", 0) > config.quarantine_bound * counts.get("questions", 0):
-        raise TooManyBadError(
-            f"{counts['bad_questions']} questions cannot be used and {counts['questions']} can, more than "
-            f"data.quarantine_bound={config.quarantine_bound} allows:\n  {listed}"
-        )
-    if not counts["used"] and counts["left_out"]:
-        raise InputError(f"data.splits={','.join(config.splits)} leaves none of the {seen} rows: name another split")
-    # Rows without captions are for evaluation alone, and so is a data set of chosen splits.
-    if not counts["train"] and not config.splits and counts["captions"]:
-        raise TooManyBadError(
-            f"no row is in the training split ({counts['val']} val, {counts['test']} test, {bad} bad): "
-            "name some rows' split train, or leave it empty"
-        )
+        raise InputError(f"key, group or origin is no valid Unicode: {error}") from None
+    checked(row.class_name, "class")
+    count = len(row.captions)
+    captions: dict[str, None] = {}
+    for at, one in enumerate(row.captions, start=1):
+        name = f"caption {at} of {count}" if count > 1 else "caption"
+        spaced = " ".join(checked(one, name).split())
+        if not spaced:
+            raise InputError(f"{name} is missing or empty")
+        captions[spaced] = None
+    return list(captions)

@@ -165,7 +165,7 @@ def test_the_numbers_of_a_bad_row_stay_free(picture: Make, prepare: Prepare) -> 
 
 def test_too_many_bad_questions_stop_the_stage(picture: Make, prepare: Prepare) -> None:
     with pytest.raises(
-        TooManyBadError, match="1 questions cannot be used and 2 can(.|\n)*k, question 3: answer is missing"
+        TooManyBadError, match=r"1 of 3 questions cannot be used(.|\n)* 1 x k, question 3: answer is missing"
     ):
         prepare([asked(picture, question(1), question(2), question(3, answers=()))])
 

@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
@@ -16,6 +17,7 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet, TooManyBadError, write_shards
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import override
 
 Make = Callable[..., bytes]
 Prepare = Callable[..., ShardSet]
@@ -134,7 +136,9 @@ def bad_rows(picture: Make) -> list[tuple[Row | BadRow, str]]:
     return [
         (Row("no captions", good, ()), "caption is missing"),
         (Row("blank", good, (" \n",)), "caption is missing or empty"),
-        (Row("one blank", good, ("fine", "")), "caption is missing or empty"),
+        (Row("one blank", good, ("fine", "")), "caption 2 of 2 is missing or empty"),
+        (Row("nul", picture(colour=(6, 6, 6)), ("a\0b",)), "caption has the control character U+0000"),
+        (Row("class", picture(colour=(5, 5, 5)), (), "caf\ufffd"), "class has U+FFFD"),
         (Row("", good, ("c",)), "key is missing"),
         (Row("no picture", b"", ("c",)), "image file is empty"),
         (Row("text", b"hello there", ("c",)), "no PNG, JPEG or WebP"),
@@ -160,40 +164,75 @@ def test_every_bad_row_is_counted_and_listed_with_its_reason(picture: Make, prep
     assert (shards.manifest["seen"], shards.manifest["quarantined"]) == (30 + len(bad), len(bad))
 
 
-def test_above_the_bound_it_fails_with_reasons_and_the_way_out(picture: Make, tmp_path: Path) -> None:
-    mixed = [*rows(picture, 2), Row("empty", picture(), ("",))]
+def refused(there: list[Row | BadRow], out: Path, **settings: object) -> str:
+    """What is said of rows that make no data set."""
     with pytest.raises(TooManyBadError) as caught:
-        write_shards(mixed, tmp_path, DataConfig(), lambda seen: None)
-    for words in ("1 of 3 rows", "empty: caption is missing", "data.quarantine_bound=0.34"):
-        assert words in str(caught.value)
-    assert "empty" in (tmp_path / "quarantine.jsonl").read_text()
-    assert not (tmp_path / "shards.json").exists()
+        write_shards(there, out, override(DataConfig(), settings), lambda seen: None)
+    assert not (out / "shards.json").exists()
+    return str(caught.value)
 
 
-def test_the_bound_that_the_message_names_is_enough(picture: Make, prepare: Prepare) -> None:
-    shards = prepare([*rows(picture, 2), Row("empty", picture(), ("",))], quarantine_bound=0.34)
-    assert sum(shards.count(split) for split in SPLITS) == 2
+def test_a_few_bad_rows_are_refused_with_a_bound_that_is_enough(
+    picture: Make, prepare: Prepare, tmp_path: Path
+) -> None:
+    mixed = [*rows(picture, 40), Row("empty", picture(), ("",)), BadRow("gone", "file x.png is not there")]
+    said = refused(mixed, tmp_path / "refused")
+    for words in ("2 of 42 rows", "1 x empty: caption is missing", "1 x gone: file x.png is not there"):
+        assert words in said
+    assert "empty" in (tmp_path / "refused" / "quarantine.jsonl").read_text()
+    name, _, bound = said.rpartition("--set data.")[2].partition("=")
+    shards = prepare(mixed, **{name: float(bound)})
+    assert sum(shards.count(split) for split in SPLITS) == 40
 
 
-def test_a_long_list_of_reasons_is_cut(picture: Make, prepare: Prepare) -> None:
-    with pytest.raises(TooManyBadError, match="and 45 more"):
-        prepare([BadRow(f"k{i}", "gone") for i in range(50)])
+def test_of_many_bad_rows_the_kinds_are_counted_and_no_bound_is_proposed(picture: Make, tmp_path: Path) -> None:
+    gone = [BadRow(f"g{i}", f"file {i}.png is not there") for i in range(20)]
+    again = [Row(f"k{i}", picture(), ("c",)) for i in range(9)]
+    said = refused([*rows(picture, 30), *again, *gone, BadRow("x\x1b[2J", "odd")], tmp_path)
+    kinds = ("20 x g0: file 0.png is not there", "9 x k0: duplicate key: an earlier row has it", r"1 x x\x1b[2J: odd")
+    assert said.splitlines()[1:4] == [f"  {kind}" for kind in kinds]
+    assert "More than 5% are a fault to be mended" in said
+    assert "data.quarantine_bound=0.001" in said
+    assert "--set" not in said
+
+
+def test_rare_kinds_are_one_line(tmp_path: Path, picture: Make) -> None:
+    odd = [BadRow(f"k{i}", f"{'abcdefgh'[i]} is odd") for i in range(8)]
+    assert "  3 x for other reasons" in refused([*rows(picture, 4), *odd], tmp_path)
+
+
+@pytest.mark.parametrize("splits", ["", "test", "train,val"])
+def test_a_data_set_of_bad_rows_alone_is_refused_whatever_the_bound(tmp_path: Path, splits: str) -> None:
+    gone = [BadRow(f"k{i}", "gone") for i in range(50)]
+    said = refused(gone, tmp_path, quarantine_bound=1.0, splits=splits)
+    assert "can be used, whatever bound is set: 50 of 50 are bad\n  50 x k0: gone" in said
 
 
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
         (lambda picture: [], {}, "has no rows"),
+        (lambda picture: [], {"splits": "val"}, r"has no rows of data\.splits=val"),
         (lambda picture: rows(picture, 3, split="test"), {}, "no row is in the training split"),
+        (lambda picture: rows(picture, 3, split="test"), {"splits": "train,test"}, "no row is in the training split"),
+        (lambda picture: rows(picture, 3, split="train"), {"splits": "val"}, r"data\.splits=val leaves none of the 3"),
         (lambda picture: rows(picture, 3), {"val_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
         (lambda picture: rows(picture, 3), {"val_share": -0.1}, "leave nothing to train on"),
     ],
 )
 def test_data_that_cannot_train_is_refused(
-    picture: Make, prepare: Prepare, make: Callable[[Make], list[Row]], settings: dict[str, float], message: str
+    picture: Make, prepare: Prepare, make: Callable[[Make], list[Row]], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         prepare(make(picture), **settings)
+
+
+def test_what_is_said_of_rows_without_training_leads_out(picture: Make, prepare: Prepare) -> None:
+    held_out = rows(picture, 3, split="test")
+    with pytest.raises(TooManyBadError, match=r"--set data\.splits=test$") as caught:
+        prepare(held_out)
+    shards = prepare(held_out, splits=str(caught.value).rpartition("data.splits=")[2])
+    assert shards.count("test") == 3
 
 
 # ---- damage ---------------------------------------------------------------------------------------

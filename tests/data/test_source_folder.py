@@ -80,10 +80,10 @@ def test_csv_with_quotes_lists_and_repeated_rows(folder: Path) -> None:
     ("record", "words"),
     [
         ({"key": "a", "file": "a.png"}, "a (line 1): caption is missing or empty"),
-        ({"key": "a", "file": "a.png", "caption": "  "}, "caption 1 of 1 is empty"),
-        ({"key": "a", "file": "a.png", "captions": ["x", ""]}, "caption 2 of 2 is empty"),
-        ({"key": "a", "file": "a.png", "captions": {"en": "x"}}, "no text and no list"),
-        ({"key": "a", "file": "a.png", "caption": 7}, "no text and no list"),
+        ({"key": "a", "file": "a.png", "caption": "  "}, "caption is missing or empty"),
+        ({"key": "a", "file": "a.png", "captions": ["x", ""]}, "caption 2 of 2 is missing or empty"),
+        ({"key": "a", "file": "a.png", "captions": {"en": "x"}}, "caption is no text: {'en': 'x'}"),
+        ({"key": "a", "file": "a.png", "caption": 7}, "caption is no text: 7"),
         ({"file": "a.png", "caption": "x"}, "(no key) (line 1): key is missing or empty"),
         ({"key": "a", "caption": "x"}, "file is missing or empty"),
         ({"key": ["a"], "file": "a.png", "caption": "x"}, "key is no text"),
@@ -107,8 +107,7 @@ def test_a_key_with_two_files_is_a_duplicate(folder: Path) -> None:
         {"key": "a", "file": "a.png", "caption": "x"},
         {"key": "a", "file": "b.jpg", "caption": "y"},
     )
-    bad, row = read(folder)
-    assert isinstance(bad, BadRow)
+    row, bad = read(folder)
     assert bad == BadRow("a (line 2)", "duplicate key: line 1 has it with another file, class or split")
     assert isinstance(row, Row)
     assert row.captions == ("x",)

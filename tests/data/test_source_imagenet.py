@@ -87,7 +87,7 @@ def test_val_in_one_folder(publish: Publish, read_source: Read, picture: Make, l
     url = publish({f"val/{FIRST}.JPEG": image, f"val/{SECOND}.JPEG": image, "val/other.JPEG": image} | lists)
     rows = read_source("imagenet", url)
     assert seen(rows) == [(FIRST, "goldfish", "test"), (SECOND, "crane (n02012849)", "test")]
-    assert rows[2] == BadRow("other", "nothing says which class val/other.JPEG shows")
+    assert rows[2] == BadRow("other", "nothing says which class val/other.JPEG shows", "test")
 
 
 def test_rows_with_a_class_and_no_caption_are_stored(

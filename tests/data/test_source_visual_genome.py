@@ -52,7 +52,7 @@ def test_phrases_are_captions_and_ids_of_other_collections_are_kept(
     assert good[1].captions == ("a man",)
     assert [row.origins for row in good] == [("vg:1",), ("vg:61512", "coco:391895", "flickr:2572")]
     assert [row for row in rows if isinstance(row, BadRow)] == [
-        BadRow("vg-61512 region 61512001", "the region's phrase is empty"),
+        BadRow("vg-61512 region 61512001", "the region's phrase is missing or empty"),
         BadRow("vg-3", "file VG_100K/3.jpg is not there"),
         BadRow("vg-4", "image_data.json has no such picture"),
     ]

@@ -64,7 +64,7 @@ def open_rows(config: DataConfig) -> Counted:
 def _wanted(item: Item, config: DataConfig) -> bool:
     """False where the row's split is known before its picture is read, and not asked for."""
     if isinstance(item, BadRow):
-        return True
+        return not item.split or item.split in config.splits
     row = item.row if isinstance(item, LazyRow) else item
     split = row.split or (split_of(row.group, config.val_share, config.test_share) if row.group else "")
     return not split or split in config.splits

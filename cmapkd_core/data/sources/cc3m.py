@@ -14,8 +14,6 @@ About a tenth and more of the URLs are dead by now. Each picture that is not the
 
 from __future__ import annotations
 
-import csv
-import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.files import opened, picture, place
 from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Row
 from cmapkd_core.data.sources.img2dataset import PICTURES, tar_names, tar_rows
+from cmapkd_core.data.texts import BadValueError, decoded, text, texts
 from cmapkd_core.errors import InputError
 
 LICENCE = "Conceptual Captions: free for any use; pictures under their sites' terms"
@@ -93,25 +92,37 @@ def _pictures(url: str, part: _Part) -> dict[str, str]:
     return found
 
 
-def _lines(file: str) -> list[list[str]]:
-    with opened(file) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as text:
+def _lines(file: str) -> list[bytes]:
+    """The lines of a TSV as they are: one that is in another encoding is one bad row."""
+    with opened(file) as raw:
+        data = raw.read()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
-            return list(csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{file} is no table of captions and URLs ({error}): download it again") from None
+            data = decoded(data, file).encode()
+        except BadValueError as error:
+            raise InputError(f"{error}: download it again") from None
+    return data.removesuffix(b"\n").split(b"\n") if data else []
 
 
-def _rows(url: str, part: _Part, pictures: dict[str, str], lines: list[list[str]]) -> Iterator[Item]:
+def _rows(url: str, part: _Part, pictures: dict[str, str], lines: list[bytes]) -> Iterator[Item]:
     for number, line in enumerate(lines):
         key = f"cc3m-{part.split}-{number}"
-        if len(line) != 2:
-            yield BadRow(key, f"line {number + 1} of {part.file} is not caption TAB url")
-            continue
-        caption, address = line
-        names = (f"{number}", f"{number:08d}", f"{number:09d}", f"{zlib.crc32(address.encode())}")
-        file = next((pictures[name] for name in names if name in pictures), "")
-        if not file:
-            yield BadRow(key, f"no picture of line {number + 1} was downloaded: {address}")
-            continue
-        row = Row(key, b"", (caption,), split=part.split, licence=LICENCE, origins=(f"url:{address}",))
-        yield LazyRow(row, picture(url, file))
+        try:
+            yield _row(url, part, pictures, number, line)
+        except BadValueError as error:
+            yield BadRow(key, str(error), part.split)
+
+
+def _row(url: str, part: _Part, pictures: dict[str, str], number: int, line: bytes) -> LazyRow:
+    said = decoded(line.removesuffix(b"\r"), f"line {number + 1} of {part.file}").split("\t")
+    if len(said) != 2:
+        raise BadValueError(f"line {number + 1} of {part.file} is not caption TAB url")
+    caption, address = said[0], text(said[1], "url")
+    names = (f"{number}", f"{number:08d}", f"{number:09d}", f"{zlib.crc32(address.encode())}")
+    file = next((pictures[name] for name in names if name in pictures), "")
+    if not file:
+        raise BadValueError(f"no picture of line {number + 1} was downloaded: {address}")
+    key, origins = f"cc3m-{part.split}-{number}", (f"url:{address}",)
+    return LazyRow(
+        Row(key, b"", texts(caption), split=part.split, licence=LICENCE, origins=origins), picture(url, file)
+    )

@@ -18,13 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.files import find, json_items, picture, place, required
-from cmapkd_core.data.karpathy import karpathy_entries
+from cmapkd_core.data.annotations import json_items, number, required
+from cmapkd_core.data.files import find, picture, place
+from cmapkd_core.data.karpathy import Entry, karpathy_entries
 from cmapkd_core.data.order import split_of
-from cmapkd_core.data.rows import Item, LazyRow, Row, listed
+from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row, listed
+from cmapkd_core.data.texts import BadValueError, texts
 from cmapkd_core.errors import InputError
 
 KARPATHY = ("annotations/dataset_coco.json", "dataset_coco.json")
@@ -40,11 +43,11 @@ class _Picture:
     number: int
     split: str
     folder: str = ""  # "val2014", where the file says so
-    captions: list[str] = field(default_factory=list)
+    captions: list[Any] = field(default_factory=list)  # as the file has them
 
 
 def coco_rows(config: DataConfig) -> Iterable[Item]:
-    """One row a picture with all its captions.
+    """One row a picture with all its captions; entries that belong to no picture come last.
 
     Raises:
         InputError: no annotations, those of two years without Karpathy's file, or broken ones.
@@ -52,7 +55,7 @@ def coco_rows(config: DataConfig) -> Iterable[Item]:
     url = place(config, "annotations/ and train2014/, val2014/ (or those of 2017)")
     here = [name for name in KARPATHY if storage.exists(storage.join(url, name))]
     pictures = _karpathy(storage.join(url, here[0])) if here else _official(config)
-    return listed(pictures, lambda entry: _row(url, entry))
+    return listed(pictures, lambda entry: entry if isinstance(entry, BadRow) else _row(url, entry))
 
 
 def coco_files(number: int, folder: str = "") -> tuple[str, ...]:
@@ -61,29 +64,31 @@ def coco_files(number: int, folder: str = "") -> tuple[str, ...]:
     return tuple(f"{name}/{'' if name.endswith('2017') else f'COCO_{name}_'}{number:012d}.jpg" for name in folders)
 
 
-def _row(url: str, entry: _Picture) -> LazyRow:
-    return LazyRow(
-        Row(
-            f"coco-{entry.number}",
-            b"",
-            tuple(entry.captions),
-            split=entry.split,
-            licence=LICENCE,
-            origins=(f"coco:{entry.number}",),
-        ),
-        picture(url, *coco_files(entry.number, entry.folder)),
-    )
+def _row(url: str, entry: _Picture) -> LazyRow | BadRow:
+    key = f"coco-{entry.number}"
+    try:
+        captions = texts(entry.captions)
+    except BadValueError as error:
+        return BadRow(key, str(error), entry.split)
+    row = Row(key, b"", captions, split=entry.split, licence=LICENCE, origins=(f"coco:{entry.number}",))
+    return LazyRow(row, picture(url, *coco_files(entry.number, entry.folder)))
 
 
-def _karpathy(url: str) -> list[_Picture]:
+def _karpathy(url: str) -> list[_Picture | BadRow]:
     entries = karpathy_entries(url)
-    strange = next((entry for entry in entries if entry.number < 0), None)
-    if strange:
-        raise InputError(f"{url}: {strange.file} has no cocoid: this is the file of another data set")
-    return [_Picture(entry.number, entry.split, entry.folder, list(entry.captions)) for entry in entries]
+    if all(entry.number < 0 for entry in entries):
+        raise InputError(f"{url}: {entries[0].file} has no cocoid: this is the file of another data set")
+    return [_known(entry) for entry in entries]
 
 
-def _official(config: DataConfig) -> list[_Picture]:
+def _known(entry: Entry) -> _Picture | BadRow:
+    if entry.problem or entry.number < 0:
+        key = entry.file if entry.number < 0 else f"coco-{entry.number}"
+        return BadRow(key, entry.problem or "it has no cocoid", entry.split)
+    return _Picture(entry.number, entry.split, entry.folder, list(entry.captions))
+
+
+def _official(config: DataConfig) -> list[_Picture | BadRow]:
     years = [
         year for year in YEARS if storage.exists(storage.join(config.url, f"annotations/captions_train{year}.json"))
     ]
@@ -99,16 +104,28 @@ def _official(config: DataConfig) -> list[_Picture]:
     return [*_year(train, f"train{year}", "", config), *_year(test, f"val{year}", "test", config)]
 
 
-def _year(url: str, folder: str, split: str, config: DataConfig) -> list[_Picture]:
+def _year(url: str, folder: str, split: str, config: DataConfig) -> list[_Picture | BadRow]:
     """The pictures of one official file; those of training give the share data.val_share of them to val."""
     pictures: dict[int, _Picture] = {}
-    for image in json_items(url, "images.item"):
-        (number,) = required(image, ("id",), url)
-        side = split or split_of(f"coco:{number}", config.val_share, 0.0)
-        pictures[number] = _Picture(number, side, folder)
-    for annotation in json_items(url, "annotations.item"):
-        number, caption = required(annotation, ("image_id", "caption"), url)
-        if number not in pictures:
-            raise InputError(f"{url}: a caption is of picture {number}, which is not among its images")
-        pictures[number].captions.append(caption)
-    return list(pictures.values())
+    found: list[_Picture | BadRow] = []
+    for at, image in enumerate(json_items(url, "images.item"), start=1):
+        (value,) = required(image, ("id",), url)
+        try:
+            one = number(value, "id")
+        except BadValueError as error:
+            found.append(BadRow(f"(image {at} of {folder})", str(error), split))
+            continue
+        side = split or split_of(f"coco:{one}", config.val_share, 0.0)
+        if one in pictures:
+            found.append(BadRow(f"coco-{one}", f"duplicate id: image {at} of {folder} has it again", side))
+            continue
+        pictures[one] = _Picture(one, side, folder)
+        found.append(pictures[one])
+    for at, annotation in enumerate(json_items(url, "annotations.item"), start=1):
+        value, caption = required(annotation, ("image_id", "caption"), url)
+        try:
+            pictures[number(value, "image_id")].captions.append(caption)
+        except (BadValueError, KeyError) as error:
+            reason = f"there is no image {value}" if isinstance(error, KeyError) else str(error)
+            found.append(BadRow(f"(annotation {at} of {folder})", reason, split))
+    return found

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.files import find, picture, place
 from cmapkd_core.data.karpathy import Entry, karpathy_entries
-from cmapkd_core.data.rows import Item, LazyRow, Row, listed
+from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row, listed
 
 SPLITS = ("dataset_flickr30k.json", "annotations/dataset_flickr30k.json")
 FOLDERS = ("flickr30k-images", "flickr30k_images", "images")
@@ -32,9 +32,10 @@ def flickr30k_rows(config: DataConfig) -> Iterable[Item]:
     return listed(entries, lambda entry: _row(url, entry))
 
 
-def _row(url: str, entry: Entry) -> LazyRow:
+def _row(url: str, entry: Entry) -> LazyRow | BadRow:
     number = PurePosixPath(entry.file).stem  # the picture's id at Flickr
-    row = Row(
-        f"flickr-{number}", b"", entry.captions, split=entry.split, licence=LICENCE, origins=(f"flickr:{number}",)
-    )
+    key = f"flickr-{number}"
+    if entry.problem:
+        return BadRow(key, entry.problem, entry.split)
+    row = Row(key, b"", entry.captions, split=entry.split, licence=LICENCE, origins=(f"flickr:{number}",))
     return LazyRow(row, picture(url, *(f"{folder}/{entry.file}" for folder in FOLDERS)))

@@ -1,25 +1,24 @@
 """A folder of pictures (a path or s3://) with `captions.jsonl` or `captions.csv` beside them.
 
-Columns: `key`, `file` (relative to the folder), `caption` or `captions` (one text, or a JSON list), and
-optionally `class` and `split`. Several captions of a picture may also be rows with the same key and file.
+Columns: `key`, `file` (relative to the folder), `caption` or `captions` (one text, or a list of them, in a CSV as JSON
+or Python write it), and optionally `class` and `split`. Several captions of a picture may also be rows with the same
+key and file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.files import picture, place
-from cmapkd_core.data.rows import SPLITS, BadRow, Counted, LazyRow, Row
+from cmapkd_core.data.files import picture, place, read_text
+from cmapkd_core.data.rows import SPLITS, BadRow, Counted, LazyRow, Row, listed
+from cmapkd_core.data.texts import BadValueError, json_object, missing, optional, shown, texts
 from cmapkd_core.errors import InputError
 
 _Record = tuple[int, dict[str, Any]]  # line number and fields
@@ -47,8 +46,8 @@ def folder_rows(config: DataConfig) -> Counted:
         StorageError: the place cannot be reached.
     """
     url = place(config, "pictures and captions.jsonl")
-    entries, bad = _merge(_parse(*_captions_file(url)))
-    return Counted(chain(bad, (_row(url, entry) for entry in entries)), len(bad) + len(entries))
+    entries = _merge(_parse(*_captions_file(url)))
+    return listed(entries, lambda entry: entry if isinstance(entry, BadRow) else _row(url, entry))
 
 
 def _row(url: str, entry: _Entry) -> LazyRow:
@@ -66,100 +65,96 @@ def _captions_file(url: str) -> tuple[str, str]:
         state = "has both captions.jsonl and captions.csv: keep one" if found else f"has no {' or '.join(CAPTIONS)}"
         raise InputError(f"the folder {url} {state}")
     file = storage.join(url, found[0])
-    try:
-        return file, storage.read_bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    return file, read_text(file)
 
 
-def _parse(file: str, text: str) -> Iterator[_Record | BadRow]:
+def _parse(file: str, content: str) -> Iterator[_Record | BadRow]:
     """Line number and fields of every record, or what is wrong with the line."""
     if file.endswith(".csv"):
-        yield from _parse_csv(file, text)
+        yield from _parse_csv(file, content)
         return
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            record = json.loads(content)
-        except ValueError as error:
-            yield BadRow(f"(line {line})", f"no JSON: {error}")
-            continue
-        yield (line, record) if isinstance(record, dict) else BadRow(f"(line {line})", "no JSON object")
+    for line, written in enumerate(content.split("\n"), start=1):
+        if written.strip():
+            try:
+                yield line, json_object(written)
+            except BadValueError as error:
+                yield BadRow(f"(line {line})", str(error))
 
 
-def _parse_csv(file: str, text: str) -> Iterator[_Record | BadRow]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _parse_csv(file: str, content: str) -> Iterator[_Record | BadRow]:
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
     try:
         columns = reader.fieldnames or []
         if not {"key", "file"} <= set(columns) or not {"caption", "captions"} & set(columns):
             raise InputError(
                 f"{file} has the columns {', '.join(columns) or '(none)'}; it needs key, file and caption or captions"
             )
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise InputError(
+                f"{file} has the column {twice[0]} twice: rename one, or put all captions into one as a list"
+            )
         for record in reader:
             if None in record or None in record.values():
-                yield BadRow(f"{record['key']} (line {reader.line_num})", f"the line has not {len(columns)} columns")
+                yield BadRow(
+                    f"{record['key'] or '(no key)'} (line {reader.line_num})",
+                    f"the line has not {len(columns)} columns",
+                )
             else:
                 yield reader.line_num, record
     except csv.Error as error:
         raise InputError(f"{file}, line {reader.line_num}: {error}: mend the quoting") from None
 
 
-def _merge(records: Iterable[_Record | BadRow]) -> tuple[list[_Entry], list[BadRow]]:
-    """Records with the same key and file become one entry; what is no entry becomes a BadRow."""
+def _merge(records: Iterable[_Record | BadRow]) -> list[_Entry | BadRow]:
+    """Records with the same key and file become one entry in the place of the first; what is none becomes a BadRow."""
     entries: dict[str, _Entry] = {}
-    bad: list[BadRow] = []
+    found: list[_Entry | BadRow] = []
     for record in records:
         if isinstance(record, BadRow):
-            bad.append(record)
+            found.append(record)
             continue
         line, fields = record
         try:
             entry = _entry(line, fields)
             first = entries.setdefault(entry.key, entry)
-            if first is not entry:
+            if first is entry:
+                found.append(entry)
+            else:
                 _extend(first, entry)
-        except InputError as error:
-            bad.append(BadRow(f"{fields.get('key') or '(no key)'} (line {line})", str(error)))
-    return list(entries.values()), bad
+        except BadValueError as error:
+            key = fields.get("key")
+            found.append(BadRow(f"{'(no key)' if missing(key) else shown(key)} (line {line})", str(error)))
+    return found
 
 
 def _extend(first: _Entry, more: _Entry) -> None:
     if (first.file, first.class_name, first.split) != (more.file, more.class_name, more.split):
-        raise InputError(f"duplicate key: line {first.line} has it with another file, class or split")
+        raise BadValueError(f"duplicate key: line {first.line} has it with another file, class or split")
     first.captions.extend(more.captions)
 
 
 def _entry(line: int, fields: dict[str, Any]) -> _Entry:
-    """The entry of one record; raises InputError with the reason why it is none."""
-    values: dict[str, str] = {}
-    for name in ("key", "file", "class", "split"):
-        value = fields.get(name, "")
-        if value is not None and not isinstance(value, str | int):
-            raise InputError(f"{name} is no text: {value!r}")
-        values[name] = "" if value is None else str(value).strip()
-    for name in ("key", "file"):
-        if not values[name]:
-            raise InputError(f"{name} is missing or empty")
-    if values["split"] and values["split"] not in SPLITS:
-        raise InputError(f"split '{values['split']}' is none of {', '.join(SPLITS)}")
-    path = PurePosixPath(values["file"])
-    if path.is_absolute() or ".." in path.parts or "://" in values["file"]:
-        raise InputError(f"file {values['file']} leaves the folder: name it relative to the captions file")
-    return _Entry(line, values["key"], values["file"], _captions(fields), values["class"], values["split"])
+    """The entry of one record; raises BadValueError with the reason why it is none."""
+    key, file, class_name, split = (_word(fields, name) for name in ("key", "file", "class", "split"))
+    for name, value in (("key", key), ("file", file)):
+        if not value:
+            raise BadValueError(f"{name} is missing or empty")
+    if split and split not in SPLITS:
+        raise BadValueError(f"split '{split}' is none of {', '.join(SPLITS)}")
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "://" in file:
+        raise BadValueError(f"file {file} leaves the folder: name it relative to the captions file")
+    return _Entry(line, key, file, list(_captions(fields)), class_name, split)
 
 
-def _captions(fields: dict[str, Any]) -> list[str]:
-    value = fields.get("captions") or fields.get("caption")
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):  # a caption may begin with a bracket
-            value = json.loads(value)
-    texts = [value] if isinstance(value, str) else value
-    if not texts:
-        raise InputError("caption is missing or empty")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"captions are no text and no list of texts: {value!r}")
-    for number, text in enumerate(texts, start=1):
-        if not text.strip():
-            raise InputError(f"caption {number} of {len(texts)} is empty")
-    return texts
+def _word(fields: dict[str, Any], name: str) -> str:
+    """A field that may be missing, and a whole number too."""
+    value = fields.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return optional(value, name).strip()
+
+
+def _captions(fields: dict[str, Any]) -> tuple[str, ...]:
+    given = [value for name in ("captions", "caption") if not missing(value := fields.get(name)) and value != []]
+    return tuple(one for value in given or [None] for one in texts(value))

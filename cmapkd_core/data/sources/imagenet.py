@@ -20,8 +20,10 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.files import opened, picture, place
+from cmapkd_core.data.annotations import number
+from cmapkd_core.data.files import opened, picture, place, read_text
 from cmapkd_core.data.rows import BadRow, Counted, LazyRow, Row
+from cmapkd_core.data.texts import BadValueError, missing, shown, text
 from cmapkd_core.errors import InputError
 
 NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
@@ -66,7 +68,8 @@ def _row(url: str, split: str, file: str, names: dict[str, str], truth: dict[str
     path = PurePosixPath(file)
     synset = path.parent.name if path.parent.name in names else truth.get(path.stem, "")
     if synset not in names:
-        return BadRow(path.stem, f"nothing says which class {file} shows")
+        wrong = f"its class is {shown(synset)}, which is none of them" if synset else ""
+        return BadRow(path.stem, wrong or f"nothing says which class {file} shows", split)
     row = Row(path.stem, b"", (), names[synset], split=split, licence=LICENCE, origins=(f"imagenet:{path.stem}",))
     return LazyRow(row, picture(url, file))
 
@@ -89,16 +92,30 @@ def class_names(words: dict[str, str]) -> dict[str, str]:
 
 def _words(url: str, synsets: list[tuple[str, str]]) -> dict[str, str]:
     for name in NAMES:
-        if storage.exists(storage.join(url, name)):
-            lines = storage.read_bytes(storage.join(url, name)).decode().splitlines()
-            parts = [line.strip().partition(" ") for line in lines if line.strip()]
-            return {synset: said.strip() for synset, _, said in parts}
+        file = storage.join(url, name)
+        if storage.exists(file):
+            lines = (line.strip().partition(" ") for line in read_text(file).splitlines() if line.strip())
+            return _each_once([(synset, said) for synset, _, said in lines], file)
     if not synsets:
         raise InputError(
             f"data.source=imagenet: {url} has no {', '.join(NAMES)} or {DEVKIT[0]}/{META}, which say what the classes "
             "are called: unpack ILSVRC2012_devkit_t12.tar.gz there"
         )
-    return dict(synsets)
+    return _each_once(synsets, META)
+
+
+def _each_once(named: list[tuple[str, str]], file: str) -> dict[str, str]:
+    """What the classes are called, by synset."""
+    words: dict[str, str] = {}
+    for synset, said in named:
+        try:
+            words[text(synset, "a synset")] = text(said, f"what {synset} is called").strip()
+        except BadValueError as error:
+            raise InputError(f"{file}: {error}: unpack ILSVRC2012_devkit_t12.tar.gz anew, or mend the line") from None
+    if len(words) < len(named):
+        twice = Counter(synset for synset, _ in named).most_common(1)[0][0]
+        raise InputError(f"{file} names {twice} twice: keep one of the lines")
+    return words
 
 
 def _synsets(url: str) -> list[tuple[str, str]]:
@@ -106,21 +123,56 @@ def _synsets(url: str) -> list[tuple[str, str]]:
     from scipy.io import loadmat
 
     with opened(url) as file:
-        table: Any = loadmat(file, squeeze_me=True)["synsets"]
-    low = [(int(one["ILSVRC2012_ID"]), str(one["WNID"]), str(one["words"])) for one in table if not one["num_children"]]
-    return [(synset, words) for _, synset, words in sorted(low)]
+        try:
+            table: Any = loadmat(file, squeeze_me=True)["synsets"]
+            rows = [
+                (int(one["ILSVRC2012_ID"]), str(one["WNID"]), str(one["words"]), one["num_children"]) for one in table
+            ]
+        except Exception as error:  # scipy raises nearly every type on broken bytes
+            reason = shown(f"{type(error).__name__}: {error}")
+            raise InputError(
+                f"{url} is no table of synsets ({reason}): unpack ILSVRC2012_devkit_t12.tar.gz anew"
+            ) from None
+    return [(synset, words) for _, synset, words, children in sorted(rows, key=lambda row: row[0]) if not children]
 
 
 def _truth(url: str, devkit: str, synsets: list[str]) -> dict[str, str]:
-    """Synset by file name without extension, of pictures that lie in val/ itself."""
+    """Synset by file name without extension, of pictures that lie in val/ itself; "" where the list says none."""
     answers = storage.join(url, devkit, TRUTH)
     if synsets and storage.exists(answers):
-        numbers = [int(line) for line in storage.read_bytes(answers).split()]
-        return {f"ILSVRC2012_val_{at:08d}": synsets[number - 1] for at, number in enumerate(numbers, start=1)}
+        lines = read_text(answers).split()
+        return {f"ILSVRC2012_val_{at:08d}": _of_number(line, synsets) for at, line in enumerate(lines, start=1)}
     if storage.exists(storage.join(url, SOLUTION)):
-        table = csv.DictReader(io.StringIO(storage.read_bytes(storage.join(url, SOLUTION)).decode()))
-        return {line["ImageId"]: line["PredictionString"].split()[0] for line in table}
+        return _solution(storage.join(url, SOLUTION))
     raise InputError(
         f"data.source=imagenet: the pictures in {url}/val are not sorted into synsets, and there is neither "
         f"{DEVKIT[0]}/{TRUTH} with {META} nor {SOLUTION}: unpack ILSVRC2012_devkit_t12.tar.gz there"
     )
+
+
+def _of_number(line: str, synsets: list[str]) -> str:
+    """The synset of an ILSVRC2012_ID, or the line itself where that is none."""
+    try:
+        one = number(line, "ILSVRC2012_ID")
+    except BadValueError:
+        return line
+    return synsets[one - 1] if 1 <= one <= len(synsets) else line
+
+
+def _solution(file: str) -> dict[str, str]:
+    truth: dict[str, str] = {}
+    table = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    try:
+        columns = table.fieldnames or []
+        if not {"ImageId", "PredictionString"} <= set(columns):
+            raise InputError(
+                f"{file} has no columns ImageId and PredictionString: it is another file than its name says"
+            )
+        for line in table:
+            shows = line["PredictionString"]
+            synset = "" if missing(shows) else shows.split()[0]
+            if truth.setdefault(line["ImageId"], synset) != synset:
+                truth[line["ImageId"]] = f"{truth[line['ImageId']]} and {synset}"
+    except csv.Error as error:
+        raise InputError(f"{file}, line {table.line_num}: {error}: download it again") from None
+    return truth

@@ -3,27 +3,33 @@
     00000.tar          000000000.jpg, 000000000.txt (the caption), 000000000.json (caption, url, status, ..), ..
     00000_stats.json   {"count": .., "successes": ..}; tells how many rows there are, also of a shard that got lost
 
+Of several captions the JSON holds the list, and the txt Python's spelling of it: the list goes before the txt. A key is
+the name in the shard, which begins with the shard's number; where it does not, as of tools that number every shard from
+0, the shard's name comes in front of it (00001/000000).
+
 Shards in a folder train/ or training/, val/ or validation/, test/ are of that split; for others the hash of each
 picture decides. Pictures that could not be downloaded are in no shard: they are nobody's rows.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
+from cmapkd_core.data.annotations import number
 from cmapkd_core.data.files import opened, place
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Row
+from cmapkd_core.data.texts import BadValueError, decoded, json_object, optional, printable, texts
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
 
@@ -72,17 +78,26 @@ def _told_of(url: str) -> list[str]:
 def _successes(url: str, name: str) -> int | None:
     """How many pictures a shard's stats file counts; None where it does not say."""
     try:
-        return int(storage.read_json(storage.join(url, f"{name.removesuffix('.tar')}_stats.json"))["successes"])
+        stats = storage.read_json(storage.join(url, f"{name.removesuffix('.tar')}_stats.json"))
+        return number(stats["successes"], "successes")
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 
 
 def _rows(url: str, shards: list[str], absent: Mapping[str, int | None]) -> Iterator[Item]:
+    numbered = _numbered(shards)
+
     def fetched(name: str) -> _Tar | _Absent:
-        return _Absent(name, absent[name]) if name in absent else _Tar(url, name)
+        return _Absent(name, absent[name]) if name in absent else _Tar(url, name, numbered)
 
     for shard in in_order(shards, fetched, _TARS):
         yield from shard.rows()
+
+
+def _numbered(shards: list[str]) -> set[str]:
+    """Shards that are called by a number, whose names in the shard may begin with it: of none that begins another."""
+    names = {name.removesuffix(".tar") for name in shards if PurePosixPath(name).stem.isdecimal()}
+    return {f"{name}.tar" for name in names if not any(name[:end] in names for end in range(1, len(name)))}
 
 
 @dataclass(frozen=True)
@@ -99,51 +114,84 @@ class _Absent:
         yield from (BadRow(self.name, reason) for _ in range(1 if self.pictures is None else self.pictures))
 
 
-class _Tar:
-    """One shard, on the local disk as long as somebody holds a row of it."""
+@dataclass
+class _Sample:
+    """Members that stand together under one stem. problem: why it cannot be used, "" if it can."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.url, self.name = url, name
+    stem: str
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)  # offset and size by extension
+    problem: str = ""
+
+
+class _Tar:
+    """One shard, on the local disk as long as somebody holds a row of it.
+
+    Args:
+        numbered: shards whose names may stand at the beginning of a stem.
+    """
+
+    def __init__(self, url: str, name: str, numbered: Container[str] = ()) -> None:
+        self.url, self.name, self._is_numbered = url, name, name in numbered
         with opened(storage.join(url, name)) as file:
             self._file = os.dup(file.fileno())
-        self._samples: dict[str, dict[str, tuple[int, int]]] = {}  # by stem: offset and size by extension
-        self.problem = self._list()
+        found: list[_Sample] = []
+        self.problem = self._list(found)
+        self._samples = _joined(found)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             os.close(self._file)
 
-    def _list(self) -> str:
+    def _list(self, samples: list[_Sample]) -> str:
         """Find the members; why not all of them could be found."""
         size = os.fstat(self._file).st_size
         try:
             with os.fdopen(os.dup(self._file), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    stem, _, extension = member.name.rpartition(".")
-                    if member.isfile() and member.offset_data + member.size <= size:
-                        self._samples.setdefault(stem, {})[extension.lower()] = member.offset_data, member.size
+                    if not member.isdir() and member.offset_data + member.size <= size:
+                        _add(samples, member)
                 # A damaged header and a cut between two samples look like the end to tarfile; the end is a block of 0.
                 if os.pread(self._file, tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("no end of the archive")
         except tarfile.TarError as error:
-            return f"the shard is cut off or broken after {len(self._samples)} samples ({error}): download it again"
+            stems = len({sample.stem for sample in samples})
+            return f"the shard is cut off or broken after {stems} samples ({error}): download it again"
         return ""
 
     def rows(self) -> Iterator[Item]:
         folder = PurePosixPath(self.name).parts[:-1]
         split = next((SPLIT_OF[part] for part in folder if part in SPLIT_OF), "")
-        for stem, parts in self._samples.items():
-            key = "/".join([*folder, stem])
-            there = [extension for extension in PICTURES if extension in parts]
-            said = self._said(parts)
-            if not there:
-                yield BadRow(key, f"{self.name} has no picture of it")
-                continue
-            row = Row(key, b"", self._captions(parts, said), split=split, origins=_origins(said))
-            yield LazyRow(row, partial(self._read, *parts[there[0]]))
+        for sample in self._samples:
+            key = "/".join([*folder, *self._front(sample.stem), sample.stem])
+            try:
+                there = self._picture(sample)
+                said = self._said(sample.parts)
+                address = optional(said.get("url"), "url")
+                origins = (f"url:{address}",) if address else ()
+                row = Row(key, b"", self._captions(sample.parts, said), split=split, origins=origins)
+            except (BadValueError, BadImageError) as error:
+                yield BadRow(key, str(error), split)
+            else:
+                yield LazyRow(row, partial(self._read, *there))
         if self.problem:  # as many bad rows as samples are lost, where that is known: the bound is to see them all
             lost = (_successes(self.url, self.name) or 0) - len(self._samples)
-            yield from (BadRow(self.name, self.problem) for _ in range(max(lost, 1)))
+            yield from (BadRow(self.name, self.problem, split) for _ in range(max(lost, 1)))
+
+    def _front(self, stem: str) -> list[str]:
+        """What keeps equal names in two shards apart: nothing where the shard's number is in them."""
+        shard = PurePosixPath(self.name).stem
+        return [] if self._is_numbered and stem.isdecimal() and stem.startswith(shard) else [shard]
+
+    def _picture(self, sample: _Sample) -> tuple[int, int]:
+        """Offset and size of the sample's one picture."""
+        there = [extension for extension in PICTURES if extension in sample.parts]
+        if sample.problem:
+            raise BadValueError(sample.problem)
+        if not there:
+            raise BadValueError(f"{self.name} has no picture of it")
+        if len(there) > 1:
+            raise BadValueError(f"{self.name} has several pictures of it: {', '.join(there)}")
+        return sample.parts[there[0]]
 
     def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._file, size, offset)
@@ -152,18 +200,56 @@ class _Tar:
         return data
 
     def _said(self, parts: dict[str, tuple[int, int]]) -> dict[str, Any]:
-        """The JSON beside a picture, {} where there is none that can be read."""
-        try:
-            said = json.loads(self._read(*parts["json"])) if "json" in parts else {}
-        except ValueError:
+        """The JSON beside a picture, {} where there is none."""
+        if "json" not in parts:
             return {}
-        return said if isinstance(said, dict) else {}
+        try:
+            return json_object(decoded(self._read(*parts["json"]), "it"))
+        except BadValueError as error:
+            raise BadValueError(f"its json cannot be read: {error}") from None
 
     def _captions(self, parts: dict[str, tuple[int, int]], said: dict[str, Any]) -> tuple[str, ...]:
-        if "txt" in parts:
-            return (self._read(*parts["txt"]).decode(errors="replace"),)
-        return (str(said["caption"]),) if said.get("caption") else ()
+        if "txt" in parts and not isinstance(said.get("caption"), list):
+            return texts(decoded(self._read(*parts["txt"]), "its txt"))
+        return texts(said.get("caption"))
 
 
-def _origins(said: dict[str, Any]) -> tuple[str, ...]:
-    return (f"url:{said['url']}",) if said.get("url") else ()
+def _add(samples: list[_Sample], member: tarfile.TarInfo) -> None:
+    """To the last sample, or as the first member of a new one."""
+    stem, _, extension = member.name.rpartition(".")
+    stem, kind = stem or member.name, extension.lower()
+    if not samples or samples[-1].stem != stem or kind in samples[-1].parts:
+        samples.append(_Sample(stem))
+    samples[-1].parts[kind] = member.offset_data, member.size
+    if not member.isfile():
+        samples[-1].problem = f"member {printable(member.name)} is a link and no file"
+
+
+def _joined(found: list[_Sample]) -> list[_Sample]:
+    """The samples of a shard, in which members of one stem may stand apart but none twice.
+
+    Where one stands twice, each time with all that belongs to it, the first is a sample and the others are bad rows.
+    Else nobody knows which text is of which picture, and all of them are bad.
+    """
+    runs: dict[str, list[_Sample]] = {}
+    for sample in found:
+        runs.setdefault(sample.stem, []).append(sample)
+    kept = {id(sample) for several in runs.values() for sample in _one_stem(several)}
+    return [sample for sample in found if id(sample) in kept]
+
+
+def _one_stem(runs: list[_Sample]) -> list[_Sample]:
+    """What the runs of members of one stem are: one sample, or as many as a member stands there."""
+    often = Counter(extension for run in runs for extension in run.parts)
+    extension, times = often.most_common(1)[0]
+    if times == 1:
+        for run in runs[1:]:
+            runs[0].parts |= run.parts
+            runs[0].problem = runs[0].problem or run.problem
+        return runs[:1]
+    whole = len({frozenset(run.parts) for run in runs}) == 1
+    name = printable(f"{runs[0].stem}.{extension}")
+    for run in runs[1:] if whole else runs[:times]:
+        run.problem = f"duplicate member: {name} stands {times} times in the shard"
+        run.problem += "" if whole else ", and nobody knows which text is of which picture"
+    return runs[:times]

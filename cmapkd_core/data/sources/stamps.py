@@ -23,6 +23,7 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.files import place, read_picture
 from cmapkd_core.data.images import decode
 from cmapkd_core.data.rows import BadRow, Counted, LazyRow, Row, listed
+from cmapkd_core.data.texts import BadValueError, decoded, text
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
 
@@ -90,19 +91,23 @@ def _is_stamp(file: str) -> bool:
     return file.endswith(".png") and not file.endswith(MIRRORED) and not file.startswith(GLYPHS)
 
 
-def _caption(root: str, file: str) -> str:
-    """The first line of the .txt beside the picture; "" where there is none."""
-    try:
-        text = storage.read_bytes(storage.join(root, file.removesuffix(".png") + ".txt"))
-    except FileNotFoundError:
-        return ""
-    return text.decode("utf-8-sig", errors="replace").partition("\n")[0].strip()
-
-
-def _row(root: str, file: str, caption: str, max_pixels: int) -> LazyRow | BadRow:
+def _caption(root: str, file: str) -> str | BadValueError:
+    """The first line of the .txt beside the picture, or why there is none."""
     key = file.removesuffix(".png")
-    if not caption:
-        return BadRow(key, f"{key}.txt is not there or has no first line")
+    try:
+        first = storage.read_bytes(storage.join(root, f"{key}.txt")).partition(b"\n")[0]
+        name = f"the first line of {key}.txt"
+        return text(decoded(first, name).strip(), name)
+    except FileNotFoundError:
+        return BadValueError(f"{key}.txt is not there")
+    except BadValueError as error:
+        return error
+
+
+def _row(root: str, file: str, caption: str | BadValueError, max_pixels: int) -> LazyRow | BadRow:
+    key = file.removesuffix(".png")
+    if isinstance(caption, BadValueError):
+        return BadRow(key, str(caption))
     row = Row(key, b"", (caption,), class_name(file), f"stamp {stem(caption)}", licence=LICENCE)
     return LazyRow(row, partial(_on_white, root, file, max_pixels))
 

@@ -1,0 +1,196 @@
+"""The one reader of texts: what is no text is refused with a reason, and what only looks like one is read.
+
+Tools that make data sets write Python's spelling of a value where a text should be: `['a dog', 'one dog']` for two
+captions (also as NumPy prints them, without commas), `None` and `nan` for none. The first is read as the list that it
+is. The second is a missing value where it is the whole text, in the spellings of MISSING and in no other: `none` and
+`Nan` are words. Among the answers of people `None`, `nan` and `null` are words too.
+
+White space of every kind becomes single blanks where a text is stored, and U+FEFF goes. Other control characters, NULs
+among them, U+FFFD (what was left of bytes in another encoding) and halves of surrogate pairs make the row a bad one.
+"""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import json
+import math
+import re
+import reprlib
+from typing import Any
+
+from cmapkd_core.errors import InputError
+
+MISSING = ("None", "nan", "NaN", "NaT", "<NA>", "null", "NULL")  # as Python, NumPy, pandas, JSON and SQL print it
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_BOM = "\ufeff"
+_REPLACED = "\ufffd"
+# Control characters but those that str.split takes for white space; then what no text has.
+_STRANGE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufffd-\uffff\ud800-\udfff]")
+
+_QUOTED = r"""u?'(?:[^'\\]|\\.)*+'|u?"(?:[^"\\]|\\.)*+\""""
+_ITEM = rf"(?:np\.str_\((?:{_QUOTED})\)|{_QUOTED}|None|nan|null)"
+_LIST = re.compile(rf"\[\s*+{_ITEM}(?:(?:\s*+,\s*+|\s++){_ITEM})*+\s*+(?:,\s*+)?\]", re.DOTALL)
+_ITEMS = re.compile(rf"({_QUOTED})|None|nan|null", re.DOTALL)
+_LIKE_A_LIST = re.compile(r"\[[\[\s]*+(?:u?['\"]|np\.str_\(|(?:None|nan|null)\s*+[,\]])|array\(\[")
+_NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 60
+
+
+class BadValueError(InputError):
+    """A value that makes its row a bad one; the message is the reason."""
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, and without a sign that a terminal would obey."""
+    if value is None:
+        return "null"
+    return _SHOWN.repr(value) if not isinstance(value, str) else printable(value[:60] + "..." * (len(value) > 60))
+
+
+def printable(text: str) -> str:
+    """A text with escapes in place of what cannot be printed."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def missing(value: Any) -> bool:
+    """True of null and nan, of a text of white space, and of a missing value's spelling."""
+    if isinstance(value, str):
+        return (bare := value.replace(_BOM, "").strip()) == "" or bare in MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def text(value: Any, name: str) -> str:
+    """`value` where it is a text; its white space is kept.
+
+    Args:
+        name: what it is, for the reason: "question", "caption 2 of 5".
+
+    Raises:
+        BadValueError: it is missing, no text, the spelling of a list, or has signs that no text has.
+    """
+    if missing(value):
+        spelled = f": it is the word {value.strip()}" if isinstance(value, str) and value.strip(f"{_BOM} \n") else ""
+        raise BadValueError(f"{name} is missing or empty{spelled or (': nan' if isinstance(value, float) else '')}")
+    if not isinstance(value, str):
+        raise BadValueError(f"{name} is no text: {shown(value)}")
+    if _spelled(value, name) is not None:
+        raise BadValueError(f"{name} is no text but spells a list: {shown(value)}")
+    return checked(value, name)
+
+
+def texts(value: Any, name: str = "caption") -> tuple[str, ...]:
+    """The texts of a value that may be one, a list of them, or JSON's, Python's or NumPy's spelling of such a list.
+
+    Raises:
+        BadValueError: there is none, or one of them cannot be used; the message says which.
+    """
+    if isinstance(value, str) and (spelled := _spelled(value, name)) is not None:
+        value = spelled
+    if not isinstance(value, list | tuple):
+        return (text(value, name),)
+    if not value:
+        raise BadValueError(f"{name} is missing or empty")
+    names = [name] if len(value) == 1 else [f"{name} {at} of {len(value)}" for at in range(1, len(value) + 1)]
+    return tuple(text(one, said) for one, said in zip(value, names, strict=True))
+
+
+def answer(value: Any, name: str) -> str:
+    """What a person said: any text, also none at all, "None" or "nan".
+
+    Raises:
+        BadValueError: it is null or otherwise no text, the spelling of a list, or has signs that no text has.
+    """
+    if isinstance(value, str) and (value.strip() in ("", *MISSING) or not _LIKE_A_LIST.match(value.lstrip())):
+        return checked(value, name)
+    return text(value, name)
+
+
+def optional(value: Any, name: str) -> str:
+    """`text`, or "" where it is missing."""
+    return "" if missing(value) else text(value, name)
+
+
+def checked(value: str, name: str) -> str:
+    """A text without U+FEFF.
+
+    Raises:
+        BadValueError: it has a control character, U+FFFD, or what is no Unicode.
+    """
+    value = value.replace(_BOM, "")
+    found = _STRANGE.search(value)
+    if found is None:
+        return value
+    sign = f"U+{ord(found[0]):04X}"
+    around = shown(value[max(found.start() - 20, 0) : found.end() + 20])
+    if found[0] == _REPLACED:
+        raise BadValueError(f"{name} has {sign}, left by a reader that took another encoding for UTF-8: {around}")
+    if found[0] > _REPLACED or "\ud800" <= found[0] <= "\udfff":
+        raise BadValueError(f"{name} is no valid Unicode, it has {sign}: {around}")
+    raise BadValueError(f"{name} has the control character {sign}: {around}")
+
+
+def decoded(data: bytes, name: str) -> str:
+    """The text of a file in UTF-8, with a byte order mark or without, or in UTF-16 with one.
+
+    Raises:
+        BadValueError: it is neither.
+    """
+    encoding = "UTF-16" if data.startswith(_UTF16) else "UTF-8"
+    try:
+        return data.decode(encoding).removeprefix(_BOM)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadValueError(f"{name} is not {encoding} ({error.reason} at byte {error.start}, line {line})") from None
+
+
+def json_object(written: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        BadValueError: it is none, or has a name twice.
+    """
+    try:
+        value = json.loads(written, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise BadValueError(f"no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadValueError("no JSON object")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise BadValueError(f"{next(shown(name) for name in names if names.count(name) > 1)} stands twice in it")
+    return values
+
+
+def _spelled(value: str, name: str) -> Any:
+    """The list or dictionary that a text spells; None of a plain text.
+
+    Raises:
+        BadValueError: it begins like a list of texts and cannot be read.
+    """
+    bare = value.replace(_BOM, "").strip()
+    if not bare.startswith(("[", "(", "{", "array([")):
+        return None
+    for read in (json.loads, _python_list, ast.literal_eval):
+        try:
+            found = read(bare)
+        except _NO_LITERAL:
+            continue
+        if isinstance(found, list | tuple | dict | set):
+            return found
+    if _LIKE_A_LIST.match(bare):
+        raise BadValueError(f"{name} begins like a list of texts and cannot be read as one: {shown(bare)}")
+    return None
+
+
+def _python_list(bare: str) -> list[Any]:
+    """What `str` makes of a list or NumPy array of texts: 'a' 'b' are two, where Python's own reader joins them."""
+    if not _LIST.fullmatch(bare):
+        raise ValueError("another spelling")
+    return [ast.literal_eval(found[1]) if found[1] else None for found in _ITEMS.finditer(bare)]
