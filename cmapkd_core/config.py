@@ -20,6 +20,7 @@ SOURCES = (  # of pictures; the functions are in data/sources
     *("cc3m", "coco", "easy_vqa", "emoji", "flickr30k", "folder", "imagenet", "img2dataset", "scenes", "scenes_vqa"),
     *("stamps", "visual_genome", "vqav2"),
 )
+GENERATED = ("scenes", "scenes_vqa")  # those that make as many pictures as data.size says
 EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
 ALPHAS = ("learned", "fixed")
 STORES = ("embeddings", "levels")  # what they hold is in stages/stored.py
@@ -36,7 +37,9 @@ class DataConfig:
 
     source: str = "folder"  # a row of data.sources.SOURCES
     url: str = ""  # the folder or s3:// prefix a source reads; sources that carry their data need none
-    size: int = 0  # number of pictures a generating source makes; 0: the source's own number
+    # A limit: the first so many rows of the source, bad ones among them, are all that is read; 0 is no limit. Sources
+    # of GENERATED make as many. It belongs to the source that it is given with: another one begins without a limit.
+    size: int = 0
     val_share: float = 0.1  # shares of the groups (concepts) held out, where rows name no split
     test_share: float = 0.1
     fraction: float = 1.0  # share of the training pairs that students train on, chosen by key

@@ -13,6 +13,7 @@ from cmapkd_core.checks import check
 from cmapkd_core.config import (
     ALL_LEVELS,
     EMBEDDING_TERMS,
+    GENERATED,
     CaptioningConfig,
     DataConfig,
     EvaluateConfig,
@@ -228,7 +229,8 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
         ablation: a row of ABLATIONS or BASELINES, or "none".
         overrides: `field=value` parts with spaces between; they win over the row.
         seed: the run's seed; "" keeps the recipe's.
-        data: "" keeps the recipe's source; else `SOURCE` or `SOURCE:URL`, such as `folder:s3://bucket/pictures`.
+        data: "" keeps the recipe's source; else `SOURCE` or `SOURCE:URL`, such as `folder:s3://bucket/pictures`. The
+            recipe's data.size does not limit it; an override may.
 
     Raises:
         InputError: unknown row or field (with the nearest name), a wrong value, or a phase that trains nothing.
@@ -236,7 +238,8 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
     config: Recipe = choose("recipe", recipe, RECIPES)
     config = override(config, choose("ablation", ablation or "none", ROWS))
     config = override(config, data_fields(data))
-    config = override(config, parse_overrides(overrides))
+    changes = parse_overrides(overrides)
+    config = override(config, no_limit(changes.get("data.source", "")) | changes)
     if str(seed) != "":
         config = override(config, {"seed": seed})
     check(config)
@@ -255,7 +258,12 @@ def row_overrides(row: str, overrides: str) -> str:
 def data_fields(data: str) -> dict[str, str]:
     """The fields that `SOURCE[:URL]` sets; "" sets none."""
     source, _, url = data.partition(":")
-    return {"data.source": source, "data.url": url} if data else {}
+    return {"data.source": source, "data.url": url} | no_limit(source) if data else {}
+
+
+def no_limit(source: str) -> dict[str, str]:
+    """What takes back the number of pictures that a recipe has generated, where `source` has pictures of its own."""
+    return {"data.size": "0"} if source and source not in GENERATED else {}
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:

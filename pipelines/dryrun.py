@@ -95,7 +95,8 @@ def _pod(pod: Pod) -> str:
 def _work(task: Task, recipe: Recipe) -> Iterator[str]:
     """One line per phase, or what the task does."""
     if task.pod == "prepare":
-        yield f"source {task.data or f'{recipe.data.source} {recipe.data.url}'}".rstrip()
+        limit = f", its first {recipe.data.size} rows" if recipe.data.size and not task.data else ""
+        yield f"source {task.data or f'{recipe.data.source} {recipe.data.url}'}".rstrip() + limit
     elif task.name == "teacher":
         yield f"teacher {recipe.teacher.model} ({recipe.teacher.weights}), batch {recipe.teacher_fit.batch}"
         yield _phase("space", recipe.teacher_fit.space, ("heads",), "")

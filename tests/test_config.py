@@ -11,7 +11,18 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, differences, flatten, nearest, override, parse_overrides
 from cmapkd_core.fingerprints import fingerprint, reads
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, REFERENCE, ROWS, WEIGHTS, as_json, resolve, row_overrides
+from cmapkd_core.recipes import (
+    ABLATIONS,
+    BASELINES,
+    RECIPES,
+    REFERENCE,
+    ROWS,
+    WEIGHTS,
+    as_json,
+    data_fields,
+    resolve,
+    row_overrides,
+)
 
 STAGES = ("prepare", "teacher", *STAGE_PHASES)
 
@@ -336,3 +347,22 @@ def test_method_specs_are_complete():
     for name, spec in METHODS.items():
         assert spec.terms, name
         assert "student" in spec.groups
+
+
+# ---- how much of a source -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({}, 96),
+        ({"data": "scenes_vqa"}, 96),  # generated too
+        ({"data": "folder:/pictures"}, 0),
+        ({"overrides": "data.source=folder data.url=/pictures"}, 0),
+        ({"data": "folder:/pictures", "overrides": "data.size=7"}, 7),
+        ({"overrides": "data.size=7 data.source=folder data.url=/pictures"}, 7),
+        ({"overrides": f"data.size=7 {as_overrides(data_fields('coco:/coco'))}"}, 0),  # an evaluation's own data
+    ],
+)
+def test_the_number_of_generated_pictures_is_no_limit_of_other_sources(given, size):
+    assert resolve("tiny", **given).data.size == size

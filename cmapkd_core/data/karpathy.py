@@ -18,6 +18,7 @@ from cmapkd_core.data.texts import BadValueError, optional, shown, text, texts
 from cmapkd_core.errors import InputError
 
 SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+_NO_SPLIT = "it is in split"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ def karpathy_entries(url: str) -> list[Entry]:
     Raises:
         InputError: the file is not there, broken, of another format, or has an unknown split.
     """
-    return [_entry(image, url) for image in json_items(url, "images.item")]
+    entries = [_entry(image, url) for image in json_items(url, "images.item")]
+    if all(entry.problem.startswith(_NO_SPLIT) for entry in entries):
+        raise InputError(f"{url}: {entries[0].file}: {entries[0].problem}: this is no file of Karpathy's splits")
+    return entries
 
 
 def _entry(image: dict[str, Any], url: str) -> Entry:
@@ -50,7 +54,7 @@ def _entry(image: dict[str, Any], url: str) -> Entry:
         entry = replace(entry, file=text(file, "filename"), folder=optional(image.get("filepath"), "filepath"))
         side = text(split, "split")
         if side not in SPLIT_OF:
-            raise InputError(f"{url}: {entry.file} is in split '{side}', which is none of {', '.join(SPLIT_OF)}")
+            raise BadValueError(f"{_NO_SPLIT} '{shown(side)}', which is none of {', '.join(SPLIT_OF)}")
         entry = replace(entry, split=SPLIT_OF[side])
         said = [value_of(one, "raw", f"sentence {at}") for at, one in enumerate(a_list(sentences, "sentences"), 1)]
         return replace(entry, captions=texts(said))

@@ -97,13 +97,15 @@ def texts(value: Any, name: str = "caption") -> tuple[str, ...]:
 
 
 def answer(value: Any, name: str) -> str:
-    """What a person said: any text, also none at all, "None" or "nan".
+    """What a person said: any text, also none at all, "None", "nan" or "(1, 2)".
 
     Raises:
-        BadValueError: it is null or otherwise no text, the spelling of a list, or has signs that no text has.
+        BadValueError: it is null or otherwise no text, the spelling of other lists, or has signs that no text has.
     """
-    if isinstance(value, str) and (value.strip() in ("", *MISSING) or not _LIKE_A_LIST.match(value.lstrip())):
-        return checked(value, name)
+    if isinstance(value, str):
+        spelled = None if missing(value) else _spelled(value, name)
+        if spelled is None or (spelled and all(isinstance(one, int | float) for one in spelled)):
+            return checked(value, name)
     return text(value, name)
 
 
@@ -153,6 +155,8 @@ def json_object(written: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(written, object_pairs_hook=_once)
+    except BadValueError:
+        raise
     except (ValueError, RecursionError) as error:
         raise BadValueError(f"no JSON: {error}") from None
     if not isinstance(value, dict):

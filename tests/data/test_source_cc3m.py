@@ -61,6 +61,19 @@ def test_a_line_without_url_is_a_bad_row(publish: Publish, read_source: Read, pi
     assert good.key == "cc3m-train-1"
 
 
+def test_lines_with_odd_captions_are_bad_rows_or_read(publish: Publish, read_source: Read, picture: Make) -> None:
+    captions = [b"\xef\xbb\xbfa dog", b"caf\xe9", str(["a dog", "it"]).encode(), b"nan", b"a \0 b", b"a\rdog"]
+    lines = b"".join(caption + f"\t{ADDRESS.format(at)}\r\n".encode() for at, caption in enumerate(captions))
+    files = {f"images/{at}.jpg": picture() for at in range(len(captions))}
+    first, latin, several, nan, nul, carriage = read_source("cc3m", publish({TRAIN: lines, **files}))
+    assert [row.captions for row in (first, several, carriage) if isinstance(row, Row)] == [
+        *(("a dog",), ("a dog", "it"), ("a\rdog",))
+    ]
+    assert latin.reason.startswith(f"line 2 of {TRAIN} is not UTF-8 (")
+    assert nan.reason == "caption is missing or empty: it is the word nan"
+    assert nul.reason.startswith("caption has the control character U+0000")
+
+
 def test_urls_alone_get_the_command_that_downloads_them(publish: Publish, read_source: Read) -> None:
     with pytest.raises(InputError, match=r"has the URLs and no picture .*images/, training/") as caught:
         read_source("cc3m", publish({TRAIN: tsv("train", 2)}))
@@ -147,6 +160,107 @@ def test_a_shard_that_is_cut_off_and_samples_without_parts_are_bad_rows(
     assert rows[2].reason.startswith("the shard is cut off or broken after 2 samples")
     assert rows[3] == BadRow("000010000", "00001.tar has no picture of it")
     assert rows[4].reason.startswith("its json cannot be read: no JSON: ")
+
+
+def packed(*members: tuple[str, bytes]) -> bytes:
+    """A tar of these members in this order."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def test_several_captions_come_from_the_json_or_from_the_spelling_of_the_list(
+    publish: Publish, read_source: Read, picture: Make
+) -> None:
+    """img2dataset writes the list into the JSON and what `str` makes of it into the txt."""
+    image, said = picture(kind="JPEG"), ["a dog", "it's one"]
+    tar = packed(
+        *(("000000000.jpg", image), ("000000000.txt", b"spelled anyhow"), ("000000000.json", dumped(caption=said))),
+        *(("000000001.jpg", image), ("000000001.txt", str(said).encode()), ("000000001.json", dumped(caption="x"))),
+        *(("000000002.jpg", image), ("000000002.json", dumped(caption=str(said), url=None))),
+        *(("000000003.jpg", image), ("000000003.txt", b"None"), ("000000003.json", dumped(caption=None))),
+        *(("000000004.jpg", image), ("000000004.json", dumped(caption=["a dog", None]))),
+        *(("000000005.jpg", image), ("000000005.txt", b"a dog"), ("000000005.json", dumped(url=["http://x"]))),
+    )
+    *good, null, partly, address = read_source("img2dataset", publish({"00000.tar": tar}))
+    assert [(row.captions, row.origins) for row in good if isinstance(row, Row)] == [(tuple(said), ())] * 3
+    assert null == BadRow("000000003", "caption is missing or empty: it is the word None")
+    assert partly == BadRow("000000004", "caption 2 of 2 is missing or empty")
+    assert address == BadRow("000000005", "url is no text: ['http://x']")
+
+
+def dumped(**said: object) -> bytes:
+    return json.dumps(said).encode()
+
+
+@pytest.mark.parametrize(
+    ("order", "wanted"),
+    [
+        # each time whole: the first is a sample
+        (["a.jpg 1", "a.txt 1", "b.jpg 2", "b.txt 2", "a.jpg 3", "a.txt 3"], ["a: 1", "b: 2", "a: 2 times"]),
+        (["a.jpg 1", "a.txt 1", "a.jpg 3", "a.txt 3"], ["a: 1", "a: 2 times"]),
+        # apart, but none twice
+        (["a.jpg 1", "b.jpg 2", "a.txt 1", "b.txt 2"], ["a: 1", "b: 2"]),
+        # which text is of which picture?
+        (["a.jpg 1", "a.jpg 3", "a.txt 3", "b.jpg 2", "b.txt 2"], ["a: 2 times", "a: 2 times", "b: 2"]),
+        (["a.jpg 1", "b.jpg 2", "a.jpg 3", "a.txt 1", "b.txt 2", "a.txt 3"], ["a: 2 times", "b: 2", "a: 2 times"]),
+        (["a.jpg 1", "a.png 3", "a.txt 1"], ["a: several pictures of it: jpg, png"]),
+    ],
+)
+def test_a_member_that_stands_twice_is_counted_and_gives_no_picture_anothers_caption(
+    publish: Publish, read_source: Read, picture: Make, order: list[str], wanted: list[str]
+) -> None:
+    members = []
+    for name, number in (one.split() for one in order):
+        image = picture(colour=(int(number), 0, 0), kind="JPEG")
+        members.append((name, number.encode() if name.endswith("txt") else image))
+    rows = read_source("img2dataset", publish({"x.tar": packed(*members)}))
+    for row, said in zip(rows, wanted, strict=True):
+        stem, _, expected = said.partition(": ")
+        assert row.key == f"x/{stem}"
+        if isinstance(row, Row):
+            assert (row.captions, row.image) == ((expected,), picture(colour=(int(expected), 0, 0), kind="JPEG"))
+        else:
+            assert expected in row.reason
+
+
+def test_a_link_in_a_shard_is_a_bad_row(publish: Publish, read_source: Read) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, kind in (("folder", tarfile.DIRTYPE), ("000.jpg", tarfile.LNKTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "other.jpg"
+            tar.addfile(member)
+    (bad,) = read_source("img2dataset", publish({"00000.tar": file.getvalue()}))
+    assert bad == BadRow("00000/000", "member 000.jpg is a link and no file")
+
+
+def test_names_that_begin_anew_in_every_shard_stay_apart(publish: Publish, read_source: Read, picture: Make) -> None:
+    """The stems of img2dataset begin with their shard's number; of other tools they repeat."""
+    image = picture(kind="JPEG")
+
+    def tar(*stems: str) -> bytes:
+        return packed(
+            *((f"{stem}.{kind}", image if kind == "jpg" else b"c") for stem in stems for kind in ("jpg", "txt"))
+        )
+
+    files = {
+        **{f"{at:05d}.tar": tar("000000000", "000000001") for at in range(2)},
+        **{f"more/{at}.tar": tar("0", "1", "10") for at in (1, 10)},
+        "train/part.tar": tar("part1"),
+        "train/00002.tar": tar("000020007"),
+    }
+    keys = [row.key for row in read_source("img2dataset", publish(files))]
+    assert keys == [
+        *("000000000", "000000001", "00001/000000000", "00001/000000001"),
+        *("more/1/0", "more/1", "more/10", "more/10/0", "more/10/1", "more/10/10"),
+        *("train/000020007", "train/part/part1"),
+    ]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("broken", ["a cut between two samples", "a damaged header"])

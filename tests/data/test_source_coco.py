@@ -133,6 +133,57 @@ def test_official_val_is_test_and_a_share_of_train_is_val(publish: Publish, read
     assert 5 <= sides.count("val") <= 20
 
 
+def test_nulls_and_texts_in_karpathys_file(publish: Publish, read_source: Read) -> None:
+    """None of them is a caption "None", and an id as text is the id."""
+    said = karpathy()
+    images = [dict(said["images"][0]) for _ in range(8)]
+    images[0] |= {"cocoid": "391895"}
+    images[1] |= {"cocoid": 2, "sentences": [{"raw": "a dog"}, {"raw": None}]}
+    images[2] |= {"cocoid": 3, "sentences": None}
+    images[3] |= {"cocoid": None}
+    images[4] |= {"cocoid": 5, "split": None}
+    images[5] |= {"cocoid": 6, "split": "dev"}
+    images[6] |= {"cocoid": 7, "filename": None}
+    del images[7]["cocoid"]
+    rows = read_source("coco", publish({"dataset_coco.json": {"images": images}}))
+    assert [(row.key, row.reason) for row in rows if isinstance(row, BadRow)] == [
+        ("coco-391895", f"file val2014/{old_name(391895, 'val2014')} is not there"),
+        ("coco-2", "caption 2 of 2 is missing or empty"),
+        ("coco-3", "sentences are no list: null"),
+        (old_name(391895, "val2014"), "cocoid is no whole number: null"),
+        ("coco-5", "split is missing or empty"),
+        ("coco-6", "it is in split 'dev', which is none of train, restval, val, test"),
+        ("coco-7", "filename is missing or empty"),
+        (old_name(391895, "val2014"), "it has no cocoid"),
+    ]
+
+
+def test_nulls_and_texts_in_the_official_file(publish: Publish, read_source: Read, picture: Make) -> None:
+    train, val = captions("2017", [1, 2, 3, 4], "train"), captions("2017", [9], "val")
+    train["annotations"] = [
+        {"image_id": "1", "caption": "as text"},
+        {"image_id": 2, "caption": None},
+        {"image_id": 3, "caption": ["a dog", "one dog"]},
+        {"image_id": None, "caption": "whose?"},
+        {"image_id": 77, "caption": "whose?"},
+    ]
+    train["images"] += [{"id": 1}, {"id": None}]
+    names = {"annotations/captions_train2017.json": train, "annotations/captions_val2017.json": val}
+    rows = read_source("coco", publish(names | {f"train2017/{1:012d}.jpg": picture()}), splits="train", val_share=0.0)
+    good, *bad = rows
+    assert isinstance(good, Row)
+    assert (good.key, good.captions) == ("coco-1", ("as text",))
+    assert [(row.key, row.reason) for row in bad if isinstance(row, BadRow)] == [
+        ("coco-2", "caption is missing or empty"),
+        ("coco-3", "caption is no text: ['a dog', 'one dog']"),
+        ("coco-4", "caption is missing or empty"),
+        ("coco-1", "duplicate id: image 5 of train2017 has it again"),
+        ("(image 6 of train2017)", "id is no whole number: null"),
+        ("(annotation 4 of train2017)", "image_id is no whole number: null"),
+        ("(annotation 5 of train2017)", "there is no image 77"),
+    ]
+
+
 def test_two_years_without_karpathys_file_are_refused(publish: Publish, read_source: Read) -> None:
     files = {
         f"annotations/captions_{part}{year}.json": captions(year, [1], part)
@@ -157,7 +208,7 @@ def test_two_years_without_karpathys_file_are_refused(publish: Publish, read_sou
         ({"dataset_coco.json": {"images": [{"filename": "a.jpg"}]}}, "an entry has no field split, sentences"),
         (
             {"dataset_coco.json": {"images": [{"filename": "a.jpg", "split": "dev", "sentences": []}]}},
-            "a.jpg is in split 'dev', which is none of train, restval, val, test",
+            "a.jpg: it is in split 'dev', which is none of train, restval, val, test: this is no file of Karpathy's",
         ),
         (
             {"dataset_coco.json": {"images": [{"filename": "7.jpg", "split": "val", "sentences": []}]}},

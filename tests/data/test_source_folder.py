@@ -95,6 +95,14 @@ def test_csv_with_quotes_lists_and_repeated_rows(folder: Path) -> None:
         ({"key": "a", "file": "s3://b/k", "caption": "x"}, "leaves the folder"),
         ('{"key": "a", "file": ', "(line 1): no JSON"),
         ('["a", "a.png"]', "(line 1): no JSON object"),
+        ('{"key": "a", "key": "b"}', "(line 1): key stands twice in it"),
+        ("[" * 100_000, "(line 1): no JSON: "),
+        ({"key": "a", "file": "a\0.png", "caption": "x"}, "file has the control character U+0000"),
+        ({"key": "a", "file": "é" * 200, "caption": "x"}, "is no name of a file below the folder"),
+        ({"key": True, "file": "a.png", "caption": "x"}, "key is no text: True"),
+        ({"key": None, "file": "a.png", "caption": "x"}, "(no key) (line 1): key is missing or empty"),
+        ({"key": "a", "file": "a.png", "caption": "x", "class": ["mug"]}, "class is no text: ['mug']"),
+        ({"key": "a", "file": "a.png", "caption": None}, "caption is missing or empty"),
     ],
 )
 def test_a_bad_record_is_named_with_its_reason(folder: Path, record: object, words: str) -> None:
@@ -162,6 +170,66 @@ def test_rows_keep_the_order_of_the_file_and_their_number(folder: Path) -> None:
     rows = read(folder)
     assert [row.key for row in rows] == [f"k{i}" for i in range(count)]
     assert [isinstance(row, BadRow) for row in rows] == [i % 3 == 0 for i in range(count)]
+
+
+def test_bad_lines_stand_where_the_file_has_them(folder: Path) -> None:
+    good = {"file": "a.png", "caption": "x"}
+    jsonl(
+        folder, good | {"key": "a"}, good | {"key": "b", "caption": ""}, good | {"key": "c"}, "{", good | {"key": "d"}
+    )
+    assert [row.key for row in read(folder)] == ["a", "b (line 2)", "c", "(line 4)", "d"]
+    limited = list(open_rows(DataConfig(source="folder", url=str(folder), size=3)))
+    assert [row.key for row in limited] == ["a", "b (line 2)", "c"]
+
+
+def test_a_csv_of_pandas(folder: Path) -> None:
+    """Lists as Python spells them, with NumPy's blanks between them or cut off; None and nan."""
+    (folder / "captions.csv").write_text(
+        "key,file,captions,class\n"
+        'a,a.png,"[\'a red, plain thing\', ""it\'s red""]",nan\n'
+        "b,b.jpg,\"['one' 'two']\",None\n"
+        "c,sub/c.webp,nan,thing\n"
+        "d,a.png,None,thing\n"
+        "e,a.png,\"['one', 'tw\",thing\n"
+        "f,a.png,\"['one', None]\",thing\n"
+    )
+    a, b, *bad = read(folder)
+    assert [(row.captions, row.class_name) for row in (a, b) if isinstance(row, Row)] == [
+        (("a red, plain thing", "it's red"), ""),
+        (("one", "two"), ""),
+    ]
+    assert [row.reason for row in bad if isinstance(row, BadRow)] == [
+        "caption is missing or empty: it is the word nan",
+        "caption is missing or empty: it is the word None",
+        "caption begins like a list of texts and cannot be read as one: ['one', 'tw",
+        "caption 2 of 2 is missing or empty",
+    ]
+
+
+def test_caption_and_captions_are_all_captions(folder: Path) -> None:
+    jsonl(
+        folder,
+        {"key": "a", "file": "a.png", "caption": "one", "captions": ["two", "one"]},
+        {"key": "b", "file": "b.jpg", "caption": "one", "captions": None},
+        {"key": "c", "file": "b.jpg", "caption": "one", "captions": []},
+    )
+    assert [row.captions for row in read(folder) if isinstance(row, Row)] == [("two", "one", "one"), ("one",), ("one",)]
+
+
+def test_what_is_said_of_a_captions_file_leads_out(folder: Path) -> None:
+    file = folder / "captions.csv"
+    file.write_bytes("key,file,caption\na,a.png,café\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"not UTF-8 \(.* at byte \d+, line 2\): save it as UTF-8"):
+        read(folder)
+    file.write_text("key,file,caption\na,a.png,café\n", encoding="utf-8")
+    assert [row.key for row in read(folder)] == ["a"]
+    file.write_text("key,file,caption,caption\na,a.png,one,two\n")
+    with pytest.raises(InputError, match="has the column caption twice: rename one, or put all captions into one"):
+        read(folder)
+    file.write_text("key,file,captions\na,a.png,\"['one', 'two']\"\n")
+    (row,) = read(folder)
+    assert isinstance(row, Row)
+    assert row.captions == ("one", "two")
 
 
 def test_a_folder_on_s3_gives_the_same_rows(folder: Path, s3_root: str, prepare: Callable[..., ShardSet]) -> None:

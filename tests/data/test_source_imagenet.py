@@ -125,3 +125,42 @@ def test_a_few_classes_have_their_first_word() -> None:
 def test_what_is_missing_is_named(publish: Publish, read_source: Read, files: dict[str, bytes], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_source("imagenet", publish(files))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"synset_words.txt": b"n01440764 t\xeanch\n"}, r"words\.txt is not UTF-8 .*: save it as UTF-8"),
+        ({"synset_words.txt": b"n01440764\n"}, "what n01440764 is called is missing or empty: .* or mend the line"),
+        ({"synset_words.txt": MAPPING + b"n01440764 tench\n"}, "names n01440764 twice: keep one of the lines"),
+        ({"ILSVRC2012_devkit_t12/data/meta.mat": b"no table"}, r"meta\.mat is no table of synsets .*anew"),
+        (
+            {"synset_words.txt": MAPPING, "LOC_val_solution.csv": b"a,b\n"},
+            "has no columns ImageId and PredictionString",
+        ),
+    ],
+)
+def test_lists_that_cannot_be_read_are_named(
+    publish: Publish, read_source: Read, files: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_source("imagenet", publish({f"val/{FIRST}.JPEG": b"x"} | files))
+
+
+def test_a_picture_of_an_unknown_class_or_of_two_is_a_bad_row(publish: Publish, read_source: Read) -> None:
+    solution = b"ImageId,PredictionString\nA,n9 1\nB,n01440764 1\nB,n01443537 1\nC,\n"
+    files = {"synset_words.txt": MAPPING, "LOC_val_solution.csv": solution} | {f"val/{x}.JPEG": b"x" for x in "ABC"}
+    assert read_source("imagenet", publish(files)) == [
+        BadRow("A", "its class is n9, which is none of them", "test"),
+        BadRow("B", "its class is n01440764 and n01443537, which is none of them", "test"),
+        BadRow("C", "nothing says which class val/C.JPEG shows", "test"),
+    ]
+
+
+@pytest.mark.parametrize("line", [b"0", b"7", b"-1", b"nan"])
+def test_a_number_of_no_class_is_a_bad_row(publish: Publish, read_source: Read, line: bytes) -> None:
+    """0 would be the last class of a list."""
+    devkit = "ILSVRC2012_devkit_t12/data"
+    files = {f"{devkit}/meta.mat": meta(), f"{devkit}/ILSVRC2012_validation_ground_truth.txt": line + b"\n"}
+    (bad,) = read_source("imagenet", publish({f"val/{FIRST}.JPEG": b"x"} | files))
+    assert bad == BadRow(FIRST, f"its class is {line.decode()}, which is none of them", "test")

@@ -68,3 +68,32 @@ def test_a_missing_file_is_named(publish: Publish, read_source: Read, missing: s
 def test_another_file_under_its_name_is_told(publish: Publish, read_source: Read) -> None:
     with pytest.raises(InputError, match=r"region_descriptions.json: an entry has no field regions"):
         read_source("visual_genome", publish(FILES | {"region_descriptions.json": [{"id": 1, "objects": []}]}))
+
+
+def test_nulls_and_texts(publish: Publish, read_source: Read, picture: Callable[..., bytes]) -> None:
+    images = [image(number, "VG_100K", None, None) for number in range(1, 8)]
+    images[0] |= {"image_id": "1", "flickr_id": "12"}
+    images[1] |= {"url": None}
+    images[2] |= {"coco_id": [9]}
+    images[3] |= {"image_id": None}
+    images[6] |= {"image_id": 6}
+    described = [regions(number, f"phrase {number}") for number in range(1, 7)]
+    described[0]["regions"] += [{"region_id": 7, "phrase": None}, None, {"region_id": 8, "phrase": "None"}]
+    described[4]["regions"] = None
+    del described[5]
+    files = {"image_data.json": images, "region_descriptions.json": described, "VG_100K/1.jpg": picture()}
+    rows = read_source("visual_genome", publish(files))
+    (good,) = (row for row in rows if isinstance(row, Row))
+    assert (good.key, good.captions, good.origins) == ("vg-1", ("phrase 1",), ("vg:1", "flickr:12"))
+    assert [(row.key, row.reason) for row in rows if isinstance(row, BadRow)] == [
+        ("vg-1 region 7", "the region's phrase is missing or empty"),
+        ("vg-1 region 3", "it is no object: null"),
+        ("vg-1 region 8", "the region's phrase is missing or empty: it is the word None"),
+        ("vg-2", "url is missing or empty"),
+        ("vg-3", "coco_id is no whole number: [9]"),
+        ("vg-4", "image_data.json has no such picture"),
+        ("vg-5", "regions are no list: null"),
+        ("vg-6", "region_descriptions.json says nothing of it"),
+        ("(image 4 of image_data.json)", "image_id is no whole number: null"),
+        ("vg-6", "duplicate image_id: image 7 of image_data.json has it again"),
+    ]

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from cmapkd_core.data.rows import BadRow, Question, Row
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.rows import BadRow, LazyRow, Question, Row
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.sources import open_rows
 from cmapkd_core.errors import InputError
 
 Publish = Callable[[dict[str, Any]], str]
@@ -108,3 +110,59 @@ def test_files_that_do_not_fit_together_are_named(
     url = publish({name: content for name, content in (files() | change).items() if content is not None})
     with pytest.raises(InputError, match=message):
         read_source("vqav2", url)
+
+
+def test_null_and_text_where_numbers_and_answers_should_be(
+    publish: Publish, read_source: Read, picture: Callable[..., bytes], prepare: Callable[..., ShardSet]
+) -> None:
+    """An answer of null is a bad question: as the word None it would be taken for the number 0 and score."""
+    train = dict.fromkeys(range(1, 9), 1)
+    asked, answered = questions("train2014", train), annotations("train2014", train)
+    by_number = {one["question_id"]: one for one in answered["annotations"]}
+    asked["questions"][0]["question_id"] = "1000"
+    asked["questions"][1]["question"] = None
+    by_number[3000]["answers"][4]["answer"] = None
+    by_number[4000]["answers"] = None
+    by_number[5000]["answers"][0] = None
+    asked["questions"][5]["image_id"] = None
+    by_number[7000]["question_id"] = None
+    rows = read_source(
+        "vqav2",
+        publish(
+            {
+                "v2_OpenEndedQuestions_mscoco_train2014_questions.json": asked,
+                "v2_mscoco_train2014_annotations.json": answered,
+            }
+            | {f"train2014/COCO_train2014_{n:012d}.jpg": picture(colour=(n, 0, 0), kind="JPEG") for n in train}
+        ),
+        splits="train",
+        val_share=0.0,
+    )
+    assert [
+        row.questions[0].reason for row in rows if isinstance(row, Row) and row.key not in ("coco-1", "coco-8")
+    ] == [
+        "question is missing or empty",
+        "answer 5 of 10 is missing or empty",
+        "answers are no list: null",
+        "answer 1 is no object: null",
+        "it has no annotation",
+    ]
+    assert [row for row in rows if isinstance(row, BadRow)] == [
+        BadRow("(annotation 2)", "question_id is no whole number: null"),
+        BadRow("(question 6 of train2014)", "image_id is no whole number: null"),
+    ]
+    shards = prepare(rows, quarantine_bound=1.0)
+    assert shards.questions("train")["number"].to_pylist() == [1000, 8000]
+    assert (shards.manifest["seen"], shards.manifest["quarantined"]) == (9, 7)
+
+
+def test_questions_and_annotations_twice_are_listed(publish: Publish, read_source: Read) -> None:
+    asked, answered = questions("val2014", {42: 2}), annotations("val2014", {42: 2})
+    asked["questions"].append(asked["questions"][0])
+    answered["annotations"].append(answered["annotations"][0])
+    names = ("v2_OpenEndedQuestions_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
+    url = publish(dict(zip(names, (asked, answered), strict=True)))
+    (row, stray) = open_rows(DataConfig(source="vqav2", url=url, splits=("test",)))
+    assert isinstance(row, LazyRow)
+    assert [question.number for question in row.row.questions] == [42000, 42001, 42000]  # the table lists the third
+    assert stray == BadRow("(annotation 3)", "duplicate question_id: an earlier annotation has 42001", "test")

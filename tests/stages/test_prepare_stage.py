@@ -25,7 +25,7 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Request
 
 ROWS, FILES, SHARD = 600, 40, 30
-OVERRIDES = f"data.size=0 data.samples_per_shard={SHARD} data.quarantine_bound=0.01 data.leakage=ids,exact"
+OVERRIDES = f"data.samples_per_shard={SHARD} data.quarantine_bound=0.01 data.leakage=ids,exact"
 PATIENCE = 120.0
 
 
@@ -234,7 +234,7 @@ def test_a_picture_in_no_memory_and_small_ones(tmp_path: Path, capsys: pytest.Ca
         (tmp_path / f"{key}.png").write_bytes(file.getvalue())
         lines.append(json.dumps({"key": key, "file": f"{key}.png", "caption": key, "split": "train"}))
     (tmp_path / "captions.jsonl").write_text("\n".join(lines))
-    overrides = "data.size=0 data.quarantine_bound=0.5"
+    overrides = "data.quarantine_bound=0.5"
     url = prepare.run(Request("tiny", str(tmp_path / "root"), overrides=overrides, data=f"folder:{tmp_path}"))
     (bad,) = Artifact.open(url).fetch(QUARANTINE).read_text().splitlines()
     assert json.loads(bad) == {
@@ -242,6 +242,19 @@ def test_a_picture_in_no_memory_and_small_ones(tmp_path: Path, capsys: pytest.Ca
         "key": "huge",
         "reason": "19000x12158 pixels are more than data.max_pixels=50000000",
     }
+
+
+def test_a_limit_of_rows_is_said_and_counts_bad_ones_in_their_places(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows 8 and 9 are bad: of the first ten, eight are used."""
+    url = prepare.run(request(tmp_path, folder, "data.size=10 data.quarantine_bound=0.2"))
+    metrics = Artifact.open(url).manifest["metrics"]
+    assert (metrics["seen"], metrics["used"], metrics["quarantined"]) == (10, 8, 2)
+    assert "data.size=10 ended the source after so many rows; data.size=0 takes all of them" in capsys.readouterr().out
+    url = prepare.run(request(tmp_path, folder, "data.size=0"))
+    assert Artifact.open(url).manifest["metrics"]["seen"] == ROWS
+    assert "data.size" not in capsys.readouterr().out
 
 
 # ---- the command line -----------------------------------------------------------------------------
@@ -254,6 +267,21 @@ def test_source_is_another_word_for_data(tmp_path: Path) -> None:
         assert main(prepare.run, [*argv, *given, "--artifact", str(tmp_path / "url")]) == 0
         urls.append((tmp_path / "url").read_text())
     assert len(set(urls)) == 1
+
+
+@pytest.mark.parametrize("splits", ["", "data.splits=test"])
+def test_a_data_set_without_a_picture_is_no_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], splits: str
+) -> None:
+    lines = [json.dumps({"key": f"k{i}", "file": f"{i}.png", "caption": ""}) for i in range(5)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    argv = ["--recipe", "tiny", "--root", str(tmp_path / "root"), "--source", f"folder:{tmp_path}"]
+    assert main(prepare.run, [*argv, "--overrides", f"data.quarantine_bound=1.0 {splits}"]) == 2
+    said = capsys.readouterr().err
+    assert "can be used, whatever bound is set: 5 of 5 are bad" in said
+    assert "5 x k0 (line 1): caption is missing or empty" in said
+    assert len(storage.read_bytes(said.split()[-1]).splitlines()) == 5
+    assert not list((tmp_path / "root").rglob("manifest.json"))
 
 
 def test_two_data_sets_at_once_are_refused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ DRAWINGS = frozenset({"easy_vqa", "emoji", "scenes", "scenes_vqa", "stamps"})
 
 
 def open_rows(config: DataConfig) -> Counted:
-    """The rows of the source that `config` names, at most `config.size` of them where that is not 0.
+    """The rows of the source that `config` names, the first `config.size` of them where that is not 0.
 
     Rows that are known to be of no split in `config.splits` are left out; the length is 0 where it is not known.
 

@@ -156,5 +156,6 @@ def _word(fields: dict[str, Any], name: str) -> str:
 
 
 def _captions(fields: dict[str, Any]) -> tuple[str, ...]:
-    given = [value for name in ("captions", "caption") if not missing(value := fields.get(name)) and value != []]
-    return tuple(one for value in given or [None] for one in texts(value))
+    values = [value for name in ("captions", "caption") if (value := fields.get(name)) not in (None, "", [])]
+    given = [value for value in values if not missing(value)] or values[:1] or [None]
+    return tuple(one for value in given for one in texts(value))
