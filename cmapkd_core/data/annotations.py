@@ -5,22 +5,32 @@ A file of another format is refused as a whole. A single value that is none (`te
 
 from __future__ import annotations
 
+import codecs
+import mmap
+import os
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from typing import Any
 
 import ijson
 
 from cmapkd_core.data.files import opened
-from cmapkd_core.data.texts import BadValueError, shown
+from cmapkd_core.data.texts import BadValueError, encoding_of, shown
 from cmapkd_core.errors import InputError
 
-_MARKS = {b"\xef\xbb\xbf": "", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # byte order marks
+_LARGEST = 2**63 - 1  # what a table's column holds
 _DIGITS = re.compile(r"\s*([0-9]{1,18})(?:\.0)?\s*")
+_CHUNK = 2**20  # bytes
+_PAIR = re.compile(rb"\\u[dD](?:[89abAB]..\\u[dD][c-fC-F]..|[89a-fA-F]..)", re.DOTALL)  # or half of one
+_REPLACED = rb"\ufffd"
 
 
 def json_items(url: str, path: str) -> Iterator[Any]:
     """The items of one list in a JSON file, one at a time.
+
+    Half of a surrogate pair, of which ijson makes "?", is U+FFFD in them, which `texts` refuses.
 
     Args:
         path: of the items as ijson names it: "item" of a list, "images.item" of the list `images` in an object.
@@ -30,29 +40,71 @@ def json_items(url: str, path: str) -> Iterator[Any]:
     """
     count = 0
     with opened(url) as file:
-        mark = next((mark for mark in _MARKS if file.peek(4).startswith(mark)), b"")
-        if encoding := _MARKS.get(mark):
+        start = file.peek(4)[:4]
+        if (encoding := encoding_of(start)) != "UTF-8":
             raise InputError(f"{url} is {encoding}: save it as UTF-8")
-        file.read(len(mark))
+        halves = _halves(file)
+        file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
         try:
-            for item in ijson.items(file, path, use_float=True):
+            for item in ijson.items(_Marked(file, halves) if halves else file, path, use_float=True):
                 count += 1
                 yield item
         except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
-            reason = " ".join(_said(error).split())
+            reason = _not_utf8(file) or " ".join(str(error).split())
             raise InputError(
-                f"{url} is no complete JSON ({reason}): download it again; where you made it, write UTF-8, and null "
-                "in place of NaN"
+                f"{url} is no complete JSON in UTF-8 ({reason}): download it again; where you made it, write UTF-8, "
+                "and null in place of NaN"
             ) from None
     if not count:
         where = f"no list '{path.removesuffix('.item')}'" if path != "item" else "no list"
         raise InputError(f"{url} has {where}, or nothing in it: it is another file than its name says")
 
 
-def _said(error: Exception) -> str:
-    """ijson quotes bytes that are no UTF-8 as bytes."""
-    said = error.args[0] if error.args else ""
-    return said.decode(errors="backslashreplace") if isinstance(said, bytes) else str(said)
+def _halves(file: BufferedReader) -> list[int]:
+    """Where the escapes of halves of surrogate pairs begin."""
+    if not os.fstat(file.fileno()).st_size:
+        return []
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = (match.start() for match in _PAIR.finditer(data) if len(match[0]) == len(_REPLACED))
+        return [at for at in found if _backslashes(data, at) % 2 == 0]  # else it is a backslash and words
+
+
+def _backslashes(data: mmap.mmap, end: int) -> int:
+    """How many stand before `end`."""
+    start = end
+    while start and data[start - 1] == ord("\\"):
+        start -= 1
+    return end - start
+
+
+class _Marked:
+    """A file with U+FFFD in place of halves, for `texts` to find."""
+
+    def __init__(self, file: BufferedReader, halves: list[int]) -> None:
+        self._file, self._halves = file, halves
+
+    def read(self, size: int = -1) -> bytes:
+        place = self._file.tell()
+        data = bytearray(self._file.read(size))
+        first, last = place - len(_REPLACED), place + len(data)
+        for half in self._halves[bisect_right(self._halves, first) : bisect_left(self._halves, last)]:
+            at = half - place  # before the first byte where the escape is cut
+            data[max(at, 0) : at + len(_REPLACED)] = _REPLACED[max(-at, 0) : len(data) - at]
+        return bytes(data)
+
+
+def _not_utf8(file: BufferedReader) -> str:
+    """Where a file is not UTF-8; "" where it is."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    file.seek(0)
+    while True:
+        place, chunk = file.tell(), file.read(_CHUNK)
+        try:
+            decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:  # what it decoded begins with the rest of the chunk before
+            return f"{error.reason} at byte {place - (len(error.object) - len(chunk)) + error.start}"
+        if not chunk:
+            return ""
 
 
 def required(item: Any, names: Sequence[str], url: str) -> list[Any]:
@@ -68,7 +120,7 @@ def required(item: Any, names: Sequence[str], url: str) -> list[Any]:
 
 
 def number(value: Any, name: str) -> int:
-    """A whole number from 0 on, also as text or with a fraction of 0, which tables with gaps make of it.
+    """A whole number of 0..2^63-1, also as text or with a fraction of 0, which tables with gaps make of it.
 
     Raises:
         BadValueError: it is null or something else.
@@ -77,7 +129,7 @@ def number(value: Any, name: str) -> int:
         return int(digits[1])
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
         return value
     raise BadValueError(f"{name} is no whole number: {shown(value)}")
 

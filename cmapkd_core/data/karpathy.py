@@ -41,7 +41,9 @@ def karpathy_entries(url: str) -> list[Entry]:
     """
     entries = [_entry(image, url) for image in json_items(url, "images.item")]
     if all(entry.problem.startswith(_NO_SPLIT) for entry in entries):
-        raise InputError(f"{url}: {entries[0].file}: {entries[0].problem}: this is no file of Karpathy's splits")
+        raise InputError(
+            f"{url}: {entries[0].file}: {entries[0].problem}: this is no file of Karpathy's splits, download it again"
+        )
     return entries
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.data.layout import ANSWER_TYPES, QUESTION_SCHEMA
 from cmapkd_core.data.rows import BadQuestion, Question
-from cmapkd_core.data.texts import BadValueError, checked
+from cmapkd_core.data.texts import BadValueError, answer, optional, text
 
 _GROUP = 16_384  # questions a row group of the table holds
 _LARGEST = 2**63 - 1
@@ -44,23 +44,22 @@ class QuestionTable:
         good: dict[int, Question] = {}
         bad: list[tuple[int | str, str]] = []
         for question in questions:
-            if isinstance(question, BadQuestion):
-                bad.append((question.number, question.reason))
-                continue
-            reason = _problem(question)
-            if not reason and (question.number in self._numbers or question.number in good):
-                reason = "duplicate number: an earlier question has it"
-            if reason:
-                bad.append((question.number, reason))
-            else:
-                good[question.number] = question
+            try:
+                if isinstance(question, BadQuestion):
+                    raise BadValueError(question.reason)
+                usable = _usable(question)
+                if question.number in self._numbers or question.number in good:
+                    raise BadValueError("duplicate number: an earlier question has it")
+                good[question.number] = usable
+            except BadValueError as error:
+                bad.append((question.number, str(error)))
         return Checked(list(good.values()), bad)
 
     def add(self, split: str, key: str, questions: Checked) -> None:
         """Store the good questions of the picture `key`, count the others."""
         for question in questions.good:
             self._numbers.add(question.number)
-            self._waiting.append({"split": split, "key": key, **vars(question), "text": _spaced(question.text)})
+            self._waiting.append({"split": split, "key": key, **vars(question)})
         self._stored[split] += len(questions.good)
         self._bad += len(questions.bad)
         if len(self._waiting) >= _GROUP:
@@ -95,25 +94,20 @@ class QuestionTable:
         return {"questions": {"file": self.path.name, "sha256": storage.sha256_file(self.path)}}
 
 
-def _spaced(text: str) -> str:
-    return " ".join(text.split())
+def _usable(question: Question) -> Question:
+    """The question as it is stored. One person of several may have said nothing.
 
-
-def _problem(question: Question) -> str:
-    """Why a question cannot be used; "" if it can. One person of several may have said nothing."""
+    Raises:
+        BadValueError: it cannot be used.
+    """
     if not 0 <= question.number <= _LARGEST:
-        return f"number {question.number} is not in 0..2^63-1"
-    if not _spaced(question.text):
-        return "question is missing or empty"
-    if not any(_spaced(answer) for answer in question.answers):
-        return "answer is missing or empty"
+        raise BadValueError(f"number {question.number} is not in 0..2^63-1")
+    asked = " ".join(text(question.text, "question").split())
+    count = len(question.answers)
+    answers = tuple(answer(one, f"answer {at} of {count}") for at, one in enumerate(question.answers, start=1))
+    if not any(answers):
+        raise BadValueError("answer is missing or empty")
     if question.answer_type not in ANSWER_TYPES:
-        return f"answer_type '{question.answer_type}' is none of {', '.join(ANSWER_TYPES)}"
-    said = [("question", question.text), ("question_type", question.question_type)]
-    said += [(f"answer {at} of {len(question.answers)}", one) for at, one in enumerate(question.answers, start=1)]
-    try:
-        for name, value in said:
-            checked(value, name)
-    except BadValueError as error:
-        return str(error)
-    return ""
+        raise BadValueError(f"answer_type '{question.answer_type}' is none of {', '.join(ANSWER_TYPES)}")
+    opening = optional(question.question_type, "question_type")
+    return replace(question, text=asked, answers=answers, question_type=opening)

@@ -1,12 +1,19 @@
 """The one reader of texts: what is no text is refused with a reason, and what only looks like one is read.
 
-Tools that make data sets write Python's spelling of a value where a text should be: `['a dog', 'one dog']` for two
-captions (also as NumPy prints them, without commas), `None` and `nan` for none. The first is read as the list that it
-is. The second is a missing value where it is the whole text, in the spellings of MISSING and in no other: `none` and
-`Nan` are words. Among the answers of people `None`, `nan` and `null` are words too.
+Tools that make data sets write Python's spelling of a value where a text should be. The rules, of captions, questions,
+answers and classes of every source alike:
 
-White space of every kind becomes single blanks where a text is stored, and U+FEFF goes. Other control characters, NULs
-among them, U+FFFD (what was left of bytes in another encoding) and halves of surrogate pairs make the row a bad one.
+- A list that is spelled (`['a dog', 'one dog']` as Python, NumPy or JSON write it) is read as that list where several
+  texts may stand, and refused where one stands. What only begins like one is refused, not guessed at.
+- null, nan, a text of white space and the spellings of MISSING are a missing value. A caption that is the one word
+  "None" or "nan" is lost with them: the same word from a column with gaps is far more frequent. `none` and `Nan` are
+  words. Of ten people one may have said nothing (""), but an answer of null or "None" makes its question a bad one: the
+  official accuracy reads "none" as the number 0 and would score it.
+- White space of every kind becomes single blanks where a text is stored, and U+FEFF goes. Other control characters
+  (C0 with NUL, DEL, C1), U+FFFD (what was left of bytes in another encoding) and halves of surrogate pairs are refused.
+- One bad caption of several makes the picture a bad row whose reason says which: what is wrong with one entry is seldom
+  wrong with it alone. Regions of Visual Genome are entries of their own, and each a bad row of its own.
+- Bytes are UTF-8, or UTF-8, UTF-16 or UTF-32 with a byte order mark; nothing is replaced.
 """
 
 from __future__ import annotations
@@ -17,12 +24,16 @@ import json
 import math
 import re
 import reprlib
+import warnings
 from typing import Any
 
 from cmapkd_core.errors import InputError
 
 MISSING = ("None", "nan", "NaN", "NaT", "<NA>", "null", "NULL")  # as Python, NumPy, pandas, JSON and SQL print it
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MARKS = (  # byte order marks; UTF-32's begin with UTF-16's
+    *((mark, "UTF-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
+    *((mark, "UTF-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+)
 _BOM = "\ufeff"
 _REPLACED = "\ufffd"
 # Control characters but those that str.split takes for white space; then what no text has.
@@ -32,6 +43,7 @@ _QUOTED = r"""u?'(?:[^'\\]|\\.)*+'|u?"(?:[^"\\]|\\.)*+\""""
 _ITEM = rf"(?:np\.str_\((?:{_QUOTED})\)|{_QUOTED}|None|nan|null)"
 _LIST = re.compile(rf"\[\s*+{_ITEM}(?:(?:\s*+,\s*+|\s++){_ITEM})*+\s*+(?:,\s*+)?\]", re.DOTALL)
 _ITEMS = re.compile(rf"({_QUOTED})|None|nan|null", re.DOTALL)
+_BYTES = re.compile(r"""b(['"]).*\1""", re.DOTALL)
 _LIKE_A_LIST = re.compile(r"\[[\[\s]*+(?:u?['\"]|np\.str_\(|(?:None|nan|null)\s*+[,\]])|array\(\[")
 _NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
 _SHOWN = reprlib.Repr()
@@ -71,12 +83,15 @@ def text(value: Any, name: str) -> str:
         BadValueError: it is missing, no text, the spelling of a list, or has signs that no text has.
     """
     if missing(value):
-        spelled = f": it is the word {value.strip()}" if isinstance(value, str) and value.strip(f"{_BOM} \n") else ""
-        raise BadValueError(f"{name} is missing or empty{spelled or (': nan' if isinstance(value, float) else '')}")
+        word = value.replace(_BOM, "").strip() if isinstance(value, str) else ""
+        seen = f": it is the word {word}" if word else ": nan" if isinstance(value, float) else ""
+        raise BadValueError(f"{name} is missing or empty{seen}")
     if not isinstance(value, str):
         raise BadValueError(f"{name} is no text: {shown(value)}")
     if _spelled(value, name) is not None:
         raise BadValueError(f"{name} is no text but spells a list: {shown(value)}")
+    if _BYTES.fullmatch(value.strip()):
+        raise BadValueError(f"{name} is no text but spells bytes: {shown(value)}")
     return checked(value, name)
 
 
@@ -97,15 +112,13 @@ def texts(value: Any, name: str = "caption") -> tuple[str, ...]:
 
 
 def answer(value: Any, name: str) -> str:
-    """What a person said: any text, also none at all, "None", "nan" or "(1, 2)".
+    """`text`, or "" of a person who said nothing.
 
     Raises:
-        BadValueError: it is null or otherwise no text, the spelling of other lists, or has signs that no text has.
+        BadValueError: as of `text`; null is no answer.
     """
-    if isinstance(value, str):
-        spelled = None if missing(value) else _spelled(value, name)
-        if spelled is None or (spelled and all(isinstance(one, int | float) for one in spelled)):
-            return checked(value, name)
+    if isinstance(value, str) and not value.replace(_BOM, "").strip():
+        return ""
     return text(value, name)
 
 
@@ -133,13 +146,18 @@ def checked(value: str, name: str) -> str:
     raise BadValueError(f"{name} has the control character {sign}: {around}")
 
 
+def encoding_of(data: bytes) -> str:
+    """What the first bytes of a file say that it is: UTF-8 where they say nothing."""
+    return next((name for mark, name in _MARKS if data.startswith(mark)), "UTF-8")
+
+
 def decoded(data: bytes, name: str) -> str:
-    """The text of a file in UTF-8, with a byte order mark or without, or in UTF-16 with one.
+    """The text of a file in UTF-8, with a byte order mark or without, or in UTF-16 or UTF-32 with one.
 
     Raises:
-        BadValueError: it is neither.
+        BadValueError: it is neither; the message names encoding, byte and line.
     """
-    encoding = "UTF-16" if data.startswith(_UTF16) else "UTF-8"
+    encoding = encoding_of(data)
     try:
         return data.decode(encoding).removeprefix(_BOM)
     except UnicodeDecodeError as error:
@@ -181,7 +199,7 @@ def _spelled(value: str, name: str) -> Any:
     bare = value.replace(_BOM, "").strip()
     if not bare.startswith(("[", "(", "{", "array([")):
         return None
-    for read in (json.loads, _python_list, ast.literal_eval):
+    for read in (json.loads, _python_list, _literal):
         try:
             found = read(bare)
         except _NO_LITERAL:
@@ -191,6 +209,15 @@ def _spelled(value: str, name: str) -> Any:
     if _LIKE_A_LIST.match(bare):
         raise BadValueError(f"{name} begins like a list of texts and cannot be read as one: {shown(bare)}")
     return None
+
+
+def _literal(bare: str) -> Any:
+    """What Python's own reader makes of a list, tuple or dictionary with texts in it; never by running anything."""
+    if "'" not in bare and '"' not in bare:
+        raise ValueError("no text in it")
+    with warnings.catch_warnings():  # of "\d", or a bracket behind a text
+        warnings.simplefilter("ignore")
+        return ast.literal_eval(bare)
 
 
 def _python_list(bare: str) -> list[Any]:

@@ -20,7 +20,7 @@ from cmapkd_core.data.questions import Checked, QuestionTable
 from cmapkd_core.data.rows import SPLITS, BadRow, Item, Row
 from cmapkd_core.data.saved import SavedShards, SourceChangedError
 from cmapkd_core.data.tar import RestoredShard, Shard
-from cmapkd_core.data.texts import checked
+from cmapkd_core.data.texts import checked, text, texts
 from cmapkd_core.data.verdict import Reasons, judge
 from cmapkd_core.errors import InputError
 
@@ -231,26 +231,18 @@ def _captions(row: Row, questions: Checked) -> list[str]:
     """The captions with single spaces, each once; a row that has questions or a class may have none.
 
     Raises:
-        InputError: the row has no key, neither a caption nor a class nor a good question, an empty caption, or text
-            that is none (texts.checked).
+        InputError: the row has no key, neither a caption nor a class nor a good question, or a text that is none
+            (`data.texts`): every source comes through here, whatever it has read itself.
     """
     if not row.key:
         raise InputError("key is missing or empty")
-    if not (row.captions or row.class_name) and questions.bad and not questions.good:
+    captions = [" ".join(caption.split()) for caption in texts(list(row.captions))] if row.captions else []
+    if not (captions or row.class_name) and questions.bad and not questions.good:
         raise InputError(f"no caption, and no good question: question {'{}: {}'.format(*questions.bad[0])}")
-    if not (row.captions or row.class_name or questions.good):
+    if not (captions or row.class_name or questions.good):
         raise InputError("caption is missing or empty")
-    try:
-        "".join([row.key, row.group, *row.origins]).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"key, group or origin is no valid Unicode: {error}") from None
-    checked(row.class_name, "class")
-    count = len(row.captions)
-    captions: dict[str, None] = {}
-    for at, one in enumerate(row.captions, start=1):
-        name = f"caption {at} of {count}" if count > 1 else "caption"
-        spaced = " ".join(checked(one, name).split())
-        if not spaced:
-            raise InputError(f"{name} is missing or empty")
-        captions[spaced] = None
-    return list(captions)
+    said = [("key", row.key), ("group", row.group), *(("origin", origin) for origin in row.origins)]
+    for name, value in [*said, ("class", text(row.class_name, "class") if row.class_name else "")]:
+        if checked(value, name) != value:
+            raise InputError(f"{name} has the byte order mark U+FEFF")
+    return list(dict.fromkeys(captions))

@@ -173,28 +173,40 @@ def packed(*members: tuple[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def test_several_captions_come_from_the_json_or_from_the_spelling_of_the_list(
+def test_captions_are_the_jsons_then_the_txts_and_lists_are_read(
     publish: Publish, read_source: Read, picture: Make
 ) -> None:
-    """img2dataset writes the list into the JSON and what `str` makes of it into the txt."""
-    image, said = picture(kind="JPEG"), ["a dog", "it's one"]
-    tar = packed(
-        *(("000000000.jpg", image), ("000000000.txt", b"spelled anyhow"), ("000000000.json", dumped(caption=said))),
-        *(("000000001.jpg", image), ("000000001.txt", str(said).encode()), ("000000001.json", dumped(caption="x"))),
-        *(("000000002.jpg", image), ("000000002.json", dumped(caption=str(said), url=None))),
-        *(("000000003.jpg", image), ("000000003.txt", b"None"), ("000000003.json", dumped(caption=None))),
-        *(("000000004.jpg", image), ("000000004.json", dumped(caption=["a dog", None]))),
-        *(("000000005.jpg", image), ("000000005.txt", b"a dog"), ("000000005.json", dumped(url=["http://x"]))),
-    )
-    *good, null, partly, address = read_source("img2dataset", publish({"00000.tar": tar}))
-    assert [(row.captions, row.origins) for row in good if isinstance(row, Row)] == [(tuple(said), ())] * 3
-    assert null == BadRow("000000003", "caption is missing or empty: it is the word None")
-    assert partly == BadRow("000000004", "caption 2 of 2 is missing or empty")
-    assert address == BadRow("000000005", "url is no text: ['http://x']")
-
-
-def dumped(**said: object) -> bytes:
-    return json.dumps(said).encode()
+    """img2dataset writes a list into the JSON and what `str` makes of it into the txt."""
+    said = ["a dog", "it's one"]
+    samples: list[tuple[dict[str, object] | None, bytes | None]] = [
+        ({"caption": said}, b"spelled anyhow"),
+        ({"caption": str(said)}, b"else"),
+        ({"caption": None, "url": None}, str(said).encode()),
+        ({"url": "None"}, '["a dog", "it\'s one"]'.encode("utf-16")),
+        (None, b"\xef\xbb\xbf('a dog', \"it's one\")"),
+        ({"caption": None}, b"None"),
+        ({"caption": ["a dog", None]}, b"a dog"),
+        ({"caption": 7}, b"a dog"),
+        ({}, b"caf\xe9"),
+        ({}, b"['a dog', 'one"),
+        ({"caption": "a dog", "url": ["http://x"]}, None),
+        ({"caption": "a \0 dog"}, None),
+    ]
+    parts = [{"jpg": picture()} | ({} if txt is None else {"txt": txt}) for _, txt in samples]
+    for part, (given, _) in zip(parts, samples, strict=True):
+        part |= {} if given is None else {"json": json.dumps(given).encode()}
+    tar = shard({f"0000000{at:02d}": part for at, part in enumerate(parts)})
+    rows = read_source("img2dataset", publish({"00000.tar": tar}))
+    assert [(row.captions, row.origins) for row in rows if isinstance(row, Row)] == [(tuple(said), ())] * 5
+    assert [row.reason for row in rows[5:] if isinstance(row, BadRow)] == [
+        "caption is missing or empty: it is the word None",
+        "caption 2 of 2 is missing or empty",
+        "caption is no text: 7",
+        "its txt is not UTF-8 (unexpected end of data at byte 3, line 1)",
+        "caption begins like a list of texts and cannot be read as one: ['a dog', 'one",
+        "url is no text: ['http://x']",
+        r"caption has the control character U+0000: a \x00 dog",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,14 @@ def test_nulls_and_texts_in_the_official_file(publish: Publish, read_source: Rea
     ]
 
 
+def test_bad_rows_of_a_split_that_is_not_asked_for_are_not_its_own(publish: Publish, read_source: Read) -> None:
+    train, val = captions("2017", [1, 2], "train"), captions("2017", [9], "val")
+    train["annotations"][0]["caption"] = None
+    url = publish({"annotations/captions_train2017.json": train, "annotations/captions_val2017.json": val})
+    assert [row.key for row in read_source("coco", url, splits="test")] == ["coco-9"]
+    assert [row.key for row in read_source("coco", url, splits="train", val_share=0.0)] == ["coco-1", "coco-2"]
+
+
 def test_two_years_without_karpathys_file_are_refused(publish: Publish, read_source: Read) -> None:
     files = {
         f"annotations/captions_{part}{year}.json": captions(year, [1], part)

@@ -186,7 +186,7 @@ def test_a_csv_of_pandas(folder: Path) -> None:
     """Lists as Python spells them, with NumPy's blanks between them or cut off; None and nan."""
     (folder / "captions.csv").write_text(
         "key,file,captions,class\n"
-        'a,a.png,"[\'a red, plain thing\', ""it\'s red""]",nan\n'
+        'a,a.png,"[\'a red, plain thing\', ""it\'s red""]","red\n toy"\n'
         "b,b.jpg,\"['one' 'two']\",None\n"
         "c,sub/c.webp,nan,thing\n"
         "d,a.png,None,thing\n"
@@ -195,7 +195,7 @@ def test_a_csv_of_pandas(folder: Path) -> None:
     )
     a, b, *bad = read(folder)
     assert [(row.captions, row.class_name) for row in (a, b) if isinstance(row, Row)] == [
-        (("a red, plain thing", "it's red"), ""),
+        (("a red, plain thing", "it's red"), "red toy"),
         (("one", "two"), ""),
     ]
     assert [row.reason for row in bad if isinstance(row, BadRow)] == [
@@ -221,8 +221,9 @@ def test_what_is_said_of_a_captions_file_leads_out(folder: Path) -> None:
     file.write_bytes("key,file,caption\na,a.png,café\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"not UTF-8 \(.* at byte \d+, line 2\): save it as UTF-8"):
         read(folder)
-    file.write_text("key,file,caption\na,a.png,café\n", encoding="utf-8")
-    assert [row.key for row in read(folder)] == ["a"]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        file.write_text("key,file,caption\na,a.png,café\n", encoding=encoding)
+        assert [(row.key, row.captions) for row in read(folder) if isinstance(row, Row)] == [("a", ("café",))]
     file.write_text("key,file,caption,caption\na,a.png,one,two\n")
     with pytest.raises(InputError, match="has the column caption twice: rename one, or put all captions into one"):
         read(folder)

@@ -144,7 +144,7 @@ def _entry(line: int, fields: dict[str, Any]) -> _Entry:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "://" in file:
         raise BadValueError(f"file {file} leaves the folder: name it relative to the captions file")
-    return _Entry(line, key, file, list(_captions(fields)), class_name, split)
+    return _Entry(line, key, file, list(_captions(fields)), " ".join(class_name.split()), split)
 
 
 def _word(fields: dict[str, Any], name: str) -> str:

@@ -3,9 +3,9 @@
     00000.tar          000000000.jpg, 000000000.txt (the caption), 000000000.json (caption, url, status, ..), ..
     00000_stats.json   {"count": .., "successes": ..}; tells how many rows there are, also of a shard that got lost
 
-Of several captions the JSON holds the list, and the txt Python's spelling of it: the list goes before the txt. A key is
-the name in the shard, which begins with the shard's number; where it does not, as of tools that number every shard from
-0, the shard's name comes in front of it (00001/000000).
+Captions are the JSON's, a text or a list of them, of which the txt holds Python's spelling; where it has none, the
+txt's. A key is the name in the shard, which begins with the shard's number; where it does not, as of tools that number
+every shard from 0, the shard's name comes in front of it (00001/000000).
 
 Shards in a folder train/ or training/, val/ or validation/, test/ are of that split; for others the hash of each
 picture decides. Pictures that could not be downloaded are in no shard: they are nobody's rows.
@@ -29,7 +29,7 @@ from cmapkd_core.data.annotations import number
 from cmapkd_core.data.files import opened, place
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Row
-from cmapkd_core.data.texts import BadValueError, decoded, json_object, optional, printable, texts
+from cmapkd_core.data.texts import BadValueError, decoded, json_object, missing, optional, printable, texts
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
 
@@ -209,9 +209,11 @@ class _Tar:
             raise BadValueError(f"its json cannot be read: {error}") from None
 
     def _captions(self, parts: dict[str, tuple[int, int]], said: dict[str, Any]) -> tuple[str, ...]:
-        if "txt" in parts and not isinstance(said.get("caption"), list):
-            return texts(decoded(self._read(*parts["txt"]), "its txt"))
-        return texts(said.get("caption"))
+        """The JSON's before the txt's, which of several captions is what `str` makes of the list."""
+        caption = said.get("caption")
+        if "txt" in parts and (missing(caption) or caption == []):
+            caption = decoded(self._read(*parts["txt"]), "its txt")
+        return texts(caption)
 
 
 def _add(samples: list[_Sample], member: tarfile.TarInfo) -> None:
