@@ -4,7 +4,8 @@ Reads and writes are of whole objects, and a write appears completely or not at 
 commit point: of any number of writers exactly one gets True. Missing objects raise FileNotFoundError(url),
 everything else that goes wrong with a place raises StorageError, whose message names the URL, the cause and
 the way out. For S3 the endpoint, region and credentials come by the usual AWS means (AWS_ENDPOINT_URL,
-AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the pod's role).
+AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the pod's role); s3.py says what else
+it reads of the environment.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import refuse_login, without_login
 from cmapkd_core.storage import local
-from cmapkd_core.storage.errors import StorageError
+from cmapkd_core.storage.errors import WITHOUT, StorageError
 
 __all__ = [
     "StorageError",
@@ -184,15 +185,20 @@ def check_writable(root: str) -> None:
     """Create, read and delete a probe below `root`, and answer within a minute.
 
     Raises:
-        StorageError: `root` cannot be used, or does not refuse a second exclusive creation.
+        StorageError: `root` cannot be used, does not refuse a second exclusive creation, or gives back other bytes.
     """
     url, data = join(root, f".probe-{uuid.uuid4().hex}"), b"written by check_writable, safe to delete"
     with _store(root).briefly():
         written = create(url, data)
         try:
-            exclusive = written and not create(url, data) and read_bytes(url) == data
+            exclusive = written and not create(url, data)
+            kept = read_bytes(url)
         finally:
             delete(url)
+    if kept != data:
+        raise StorageError(
+            f"{root} gives back other bytes than were written ({len(data)} went, {len(kept)} came): {WITHOUT}"
+        )
     if not exclusive:
         raise StorageError(
             f"{root} does not keep to exclusive creation (If-None-Match), so two runs could both commit one artifact: "

@@ -1,80 +1,242 @@
-"""What a storage call raises, and what S3 and botocore say in words a user can act on.
-
-No boto3 here: the names of error codes and classes are enough.
-"""
+"""What a storage call raises: who answered, what, and the way out, in words a user can act on."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from http.client import responses
+from typing import Any
+from urllib.parse import urlsplit
+
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import without_login
+from cmapkd_core.storage.causes import CAUSES, CHECKSUM_CODES, CUT, KEYS, REGION, STYLE
+
+PART = "CMAPKD_S3_PART_MIB"
+SMALLEST_PART = 5  # MiB; S3 takes no smaller part but the last
+_MIB = 1 << 20
+_WRITES = ("PutObject", "UploadPart", "CreateMultipartUpload", "CompleteMultipartUpload")
+_READS = ("GetObject", "HeadObject")
+_CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION=when_required and AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+WITHOUT = f"set {_CHECKSUMS} for a server without S3's newer checksums (older Ceph, OSS, GCS, R2 ..)"
+_API = "set AWS_ENDPOINT_URL to the address of S3's API, which is not that of its console or of another service"
 
 
 class StorageError(InputError):
     """A place cannot be reached, read or written; the message names the URL, the cause and the way out."""
 
 
-_RIGHTS = (
-    "access is denied",
-    "these credentials need s3:GetObject, s3:PutObject and s3:DeleteObject there, and s3:ListBucket on the bucket",
-)
-_WRONG = ("the credentials are wrong", "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile or the role")
-_NONE = (
-    "there are no credentials",
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role",
-)
-_EXPIRED = ("the credentials have expired", "renew them and start the same command again")
-_REGION = ("the bucket is in another region", "set AWS_REGION to the bucket's")
-_SILENT = ("{endpoint} does not answer ({detail})", "check AWS_ENDPOINT_URL and the network")
-_WRITE = "write AWS_ENDPOINT_URL as http://host:port or https://host"
-_CUT = ("the connection to {endpoint} broke off ({detail})", "try again")
+@dataclass(frozen=True)
+class Call:
+    """What was tried, and by what settings.
 
-# By error code of the service, and by class of what botocore raises: cause and way out.
-_CAUSES: dict[str, tuple[str, str]] = {
-    "NoSuchBucket": ("the bucket does not exist at {endpoint}", "create it, or correct the URL or AWS_ENDPOINT_URL"),
-    "InvalidBucketName": ("the bucket's name is not valid", "correct the URL"),
-    "ParamValidationError": ("the bucket's name is not valid", "correct the URL"),
-    "AccessDenied": _RIGHTS,
-    "403": _RIGHTS,
-    "AccountProblem": _RIGHTS,
-    "InvalidAccessKeyId": _WRONG,
-    "InvalidClientTokenId": _WRONG,
-    "SignatureDoesNotMatch": _WRONG,
-    "InvalidToken": _WRONG,
-    "NoCredentialsError": _NONE,
-    "PartialCredentialsError": _NONE,
-    "ProfileNotFound": ("{detail}", "correct AWS_PROFILE"),
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "TokenRefreshRequired": _EXPIRED,
-    "RequestTimeTooSkewed": ("this machine's clock is wrong", "set it"),
-    "PermanentRedirect": _REGION,
-    "301": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "EndpointConnectionError": _SILENT,
-    "ConnectTimeoutError": _SILENT,
-    "ReadTimeoutError": _SILENT,
-    "ProxyConnectionError": _SILENT,
-    "SSLError": ("{endpoint} has no valid certificate ({detail})", "set AWS_CA_BUNDLE, or correct AWS_ENDPOINT_URL"),
-    "InvalidRegionError": ("{detail}", "correct AWS_REGION"),
-    # What botocore says here repeats the address, and with it a login that nothing marks as one.
-    "ValueError": ("the address of the S3 server is no URL", _WRITE),
-    "EndpointResolutionError": ("{detail}", f"{_WRITE}, and correct AWS_REGION"),
-    "ConnectionClosedError": _CUT,
-    "ConnectionError": _CUT,
-    "ResponseStreamingError": _CUT,
-    "IncompleteReadError": _CUT,
-    "SlowDown": ("{endpoint} is overloaded", "try again later"),
-}
+    Attributes:
+        action: "read", "write", "list" or "delete".
+        style: "virtual" where the bucket is a part of the host's name.
+        calculates: checksums go with what is written.
+        validates: they are asked for with what is read.
+        proxied: the environment names a proxy for the endpoint.
+        part: MiB that the largest request may have.
+    """
+
+    action: str
+    url: str
+    endpoint: str
+    style: str = ""
+    calculates: bool = False
+    validates: bool = False
+    proxied: bool = False
+    part: int = 0
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What messages call the endpoint's parts."""
+        parts = urlsplit(self.endpoint)
+        return {
+            "endpoint": self.endpoint,
+            "host": parts.hostname or self.endpoint,
+            "proxy": "HTTP_PROXY" if parts.scheme == "http" else "HTTPS_PROXY",
+            "with_tls": parts._replace(scheme="https").geturl(),
+            "without_tls": parts._replace(scheme="http").geturl(),
+        }
+
+    @property
+    def bucket(self) -> str:
+        return self.url.removeprefix("s3://").partition("/")[0]
 
 
-def s3_failure(action: str, url: str, endpoint: str, error: Exception) -> StorageError:
-    """The StorageError for `error`, met when `action` ("read", "write", ..) was tried on `url`."""
+@dataclass(frozen=True)
+class Answer:
+    """What another server than S3 said: `text` is its page's title or words, `sent` the request's length in bytes."""
+
+    status: int
+    server: str
+    text: str
+    location: str
+    sent: int
+
+    def __str__(self) -> str:
+        reason = responses.get(self.status, "")
+        text = f' ("{self.text}")' if reason.lower() not in self.text.lower() or len(self.text) > 40 else ""
+        return f"{self.status} {reason}{text}"
+
+
+def s3_failure(call: Call, error: Exception) -> StorageError:
+    """The StorageError for `error`, met in `call`."""
     error = getattr(error, "last_exception", error)  # what lies behind s3transfer's RetriesExceededError
-    answer = (getattr(error, "response", None) or {}).get("Error", {})
-    detail = answer.get("Message") or str(error).strip()
-    names = [answer.get("Code", "")] + [kind.__name__ for kind in type(error).__mro__]
-    cause, way_out = next(
-        (_CAUSES[name] for name in names if name in _CAUSES), (" ".join(names[:1]) + ": {detail}", "")
-    )
-    told = without_login(cause.format(endpoint=endpoint, detail=detail)).removeprefix(": ")
-    return StorageError(f"cannot {action} {url}: {told}" + (f"; {way_out}" if way_out else ""))
+    response = getattr(error, "response", None) or {}
+    answer = getattr(error, "answer", None) or response.get("Answer")
+    if answer is not None and answer.location and 300 <= answer.status < 400:
+        cause, way_out = _redirected(call, answer, getattr(error, "operation_name", ""))
+    elif answer is not None:
+        cause, way_out = _foreign(call, answer)
+    else:
+        cause, way_out = _refused(call, error, response)
+    told = without_login(cause).removeprefix(": ")
+    return StorageError(f"cannot {call.action} {call.url}: {told}" + (f"; {way_out}" if way_out else ""))
+
+
+def _redirected(call: Call, answer: Answer, operation: str) -> tuple[str, str]:
+    """The same request elsewhere, or a page for people."""
+    to = urlsplit(without_login(answer.location))
+    shown = f"{to.scheme}://{to.netloc}{to.path}"
+    cause = f"{call.endpoint} redirects {operation} in bucket {call.bucket} to {shown} ({answer.status})"
+    base, named, _ = f"{to.path}/".partition(f"/{call.bucket}/")
+    host = to.netloc.removeprefix(f"{call.bucket}.")
+    address = f"{to.scheme}://{host}{base.rstrip('/') if named else ''}"
+    same = named or host != to.netloc or to.path in ("", "/")
+    if not same or address == call.endpoint.rstrip("/"):
+        return cause, _API
+    return cause, f"set AWS_ENDPOINT_URL={address}"
+
+
+def _foreign(call: Call, answer: Answer) -> tuple[str, str]:
+    """What a proxy, a gateway or another web server said."""
+    who = answer.server or "a proxy or web server"
+    cause = f"not S3 but {who} answers at {call.endpoint}: {answer}"
+    direct = f", or put {call.words['host']} into NO_PROXY" if call.proxied else ""
+    if answer.status == 413:
+        return cause, _smaller(call, answer.sent)
+    if answer.status == 407:
+        proxy = call.words["proxy"]
+        return cause, f"write the proxy's login into {proxy} (http://user:password@host:port){direct}"
+    if answer.status in (401, 403):
+        return cause, f"set AWS_ENDPOINT_URL to an address where S3's signed requests are let through unchanged{direct}"
+    if answer.status == 400 and "https" in answer.text.lower() and call.endpoint.startswith("http:"):
+        return cause, f"set AWS_ENDPOINT_URL={call.words['with_tls']}"
+    if answer.status == 411 and call.calculates and call.action == "write":
+        return cause, WITHOUT
+    if answer.status in (408, 429) or answer.status >= 500:
+        return cause, f"see whether the S3 server behind it runs, and try again{direct}"
+    return cause, f"{_API}{direct}"
+
+
+def _smaller(call: Call, sent: int) -> str:
+    """The way out of a limit for bodies."""
+    let = f"let it take bodies of {call.part} MiB (nginx: client_max_body_size {call.part}m)"
+    if sent <= SMALLEST_PART * _MIB:
+        return f"{let}; this one had {sent} bytes, and S3's parts have {SMALLEST_PART} MiB at least"
+    return f"{let}, or set {PART} to what it takes ({SMALLEST_PART} at least); this one had {-(-sent // _MIB)} MiB"
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """What S3 itself, or botocore, said: `names` are the error's code ("" where there is none) and its classes."""
+
+    names: list[str]
+    detail: str
+    operation: str
+    response: dict[str, Any]
+    told: tuple[str, str]  # cause and way out by the names alone
+
+    @property
+    def code(self) -> str:
+        return self.names[0]
+
+    @property
+    def error(self) -> dict[str, str]:
+        error: dict[str, str] = self.response.get("Error", {})
+        return error
+
+
+def _refused(call: Call, error: Exception, response: dict[str, Any]) -> tuple[str, str]:
+    """Cause and way out where S3 or botocore raised `error`."""
+    answer = response.get("Error", {})
+    code, detail = answer.get("Code", ""), answer.get("Message") or str(error).strip()
+    names = [code, *(kind.__name__ for kind in type(error).__mro__)]
+    told = next((CAUSES[name] for name in names if name in CAUSES), ("{code}: {detail}", ""))
+    refusal = _Refusal(names, detail or code or names[1], getattr(error, "operation_name", ""), response, told)
+    words = {**call.words, "code": code, "detail": refusal.detail}
+    cause, way_out = (text.format(**words) for text in _sharpened(call, refusal) or told)
+    return cause, way_out
+
+
+def _sharpened(call: Call, refusal: _Refusal) -> tuple[str, str] | None:
+    """Cause and way out where the error's name alone says too little."""
+    code, detail = refusal.code, refusal.detail
+    if code in ("EntityTooLarge", "413"):
+        return "the server takes no body of this size ({detail})", _smaller(call, int(refusal.response.get("Sent", 0)))
+    if region := _region(refusal):
+        return "the bucket is in another region ({detail})", f"set AWS_REGION={region}"
+    elsewhere = refusal.error.get("Endpoint", "").removeprefix(f"{call.bucket}.")
+    if re.fullmatch(r"[\w.:-]+", elsewhere):
+        scheme = urlsplit(call.endpoint).scheme or "https"
+        return "the bucket is at another address ({detail})", f"set AWS_ENDPOINT_URL={scheme}://{elsewhere}"
+    if "SSLError" in refusal.names or "TLS CA certificate" in detail:
+        return _tls(call, detail)
+    if "FlexibleChecksumError" in refusal.names:
+        return refusal.told[0], f"try again; where it stays so, {WITHOUT}"
+    if _is_about_checksums(call, refusal):
+        if code in ("SignatureDoesNotMatch", "Unauthorized", "401"):
+            cause = "the credentials are wrong, or the server does not know S3's newer checksums ({code}: {detail})"
+            return cause, f"{KEYS}; where they are right, {WITHOUT}"
+        return "the server refuses the request, perhaps for its checksums ({code}: {detail})", WITHOUT
+    if call.style == "virtual" and (code == "NoSuchBucket" or "EndpointConnectionError" in refusal.names):
+        advice = f"a server that does not take the bucket as a part of its host's name wants {STYLE}=path"
+        return refusal.told[0], f"{refusal.told[1]}; {advice}"
+    return _cut(call) if refusal.told is CUT else None
+
+
+def _region(refusal: _Refusal) -> str:
+    """The region that the server itself names."""
+    if refusal.told is not REGION:
+        return ""
+    headers = refusal.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    expected = re.search(r"expecting '([\w-]+)'", refusal.detail)
+    named = headers.get("x-amz-bucket-region") or refusal.error.get("Region") or (expected[1] if expected else "")
+    return named if re.fullmatch(r"[\w-]+", named) else ""
+
+
+def _is_about_checksums(call: Call, refusal: _Refusal) -> bool:
+    """Whether a refusal can be of the checksums, which newer versions of botocore send and ask for by default."""
+    reads = call.validates and refusal.operation in _READS
+    asked = call.calculates if refusal.operation in _WRITES else reads
+    words = refusal.detail.lower()
+    if not asked or "if-none-match" in words or "conditional" in words:
+        return False
+    return refusal.code in CHECKSUM_CODES or any(word in words for word in ("checksum", "aws-chunked", "trailer"))
+
+
+def _tls(call: Call, detail: str) -> tuple[str, str]:
+    """What is wrong with a certificate, or with the expectation of one."""
+    if "WRONG_VERSION_NUMBER" in detail or "RECORD_LAYER" in detail:
+        return "{endpoint} does not speak TLS ({detail})", "set AWS_ENDPOINT_URL={without_tls}"
+    if "TLS CA certificate" in detail:
+        return "there is no certificate where AWS_CA_BUNDLE says ({detail})", "correct AWS_CA_BUNDLE"
+    if "mismatch" in detail.lower() or "not valid for" in detail:
+        style = f", and {STYLE}=path if only the bucket before it is missing there" if call.style == "virtual" else ""
+        return (
+            "the certificate at {endpoint} is another host's ({detail})",
+            f"write into AWS_ENDPOINT_URL the host's name that stands in the certificate{style}",
+        )
+    return CAUSES["SSLError"]
+
+
+def _cut(call: Call) -> tuple[str, str]:
+    """A connection that ends in the middle: by chance, or since TLS, or less, was expected at the other end."""
+    more = []
+    if call.endpoint.startswith("http:"):
+        more.append("set AWS_ENDPOINT_URL={with_tls} if the server wants TLS")
+    if call.action == "write":
+        more.append(f"set {PART} if a proxy limits bodies to less than {call.part} MiB")
+    return CUT[0], "; ".join((CUT[1], *(f"where it stays so, {way}" for way in more)))

@@ -1,8 +1,14 @@
-"""The storage verbs on S3, by boto3: bounded retries, errors in words, one PUT as the commit point."""
+"""The storage verbs on S3, by boto3: bounded retries, errors in words, one PUT as the commit point.
+
+Beside what boto3 reads of the environment: AWS_REGION; AWS_S3_ADDRESSING_STYLE (auto, path or virtual: the bucket
+in the path or in the host's name), which boto3 knows in a config file only; CMAPKD_S3_PART_MIB, the MiB of the
+largest request.
+"""
 
 from __future__ import annotations
 
 import functools
+import io
 import os
 import random
 import time
@@ -18,10 +24,15 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from botocore.utils import get_environ_proxies
 from s3transfer.exceptions import RetriesExceededError
+from urllib3.exceptions import HTTPError
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.storage.errors import StorageError, s3_failure
+from cmapkd_core.storage.answers import watch
+from cmapkd_core.storage.causes import STYLE
+from cmapkd_core.storage.errors import PART, SMALLEST_PART, Call, StorageError, s3_failure
 from cmapkd_core.storage.local import partial
 
 
@@ -45,7 +56,10 @@ _TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 
 # Stage prepare reads 16 pictures at a time beside two files in parts. A connection that finds no room in the pool (of
 # 10 by default) is thrown away with a warning, and the next call begins with a TLS handshake.
 _CONNECTIONS = 32
+LARGEST_PART = 5000  # MiB; S3 takes up to 5 GiB in one request
 _GONE = ("NoSuchKey", "404")
+# What an answer that is no S3's makes of botocore and s3transfer, which look into it without a doubt.
+_ASTRAY = (ResponseParserError, RecursionError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @contextmanager
@@ -59,20 +73,48 @@ def briefly() -> Iterator[None]:
 
 
 def _client() -> Any:
-    environment = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-    return _new_client(os.getpid(), environment, _limits.get())
+    """boto3's client for the environment as it is now; proxies are a part of it."""
+    settings = ((name, value) for name, value in os.environ.items() if name.startswith("AWS_") or _is_proxy(name))
+    return _new_client(os.getpid(), frozenset(settings), _limits.get())
+
+
+def _is_proxy(name: str) -> bool:
+    return name.lower().endswith("_proxy")
 
 
 @functools.lru_cache(maxsize=8)
 def _new_client(process: int, environment: frozenset[tuple[str, str]], limits: Limits) -> Any:
-    """One client per process (a forked loader worker must not share sockets) and AWS environment."""
+    """One client per process (a forked loader worker must not share sockets) and environment.
+
+    AWS_REGION is read here: boto3 knows it by the name of AWS_DEFAULT_REGION only.
+    """
+    given = dict(environment)
+    style = given.get(STYLE, "")
+    if style not in ("", "auto", "path", "virtual"):
+        raise InputError(f"{STYLE} is '{style}': set it to auto, path or virtual, or leave it out")
     config = Config(
         connect_timeout=limits.connect,
         read_timeout=limits.read,
         retries={"total_max_attempts": limits.attempts, "mode": "standard"},
         max_pool_connections=_CONNECTIONS,
+        s3={"addressing_style": style} if style else None,
     )
-    return boto3.session.Session().client("s3", config=config)
+    client = boto3.session.Session(region_name=given.get("AWS_REGION") or None).client("s3", config=config)
+    watch(client)
+    return client
+
+
+def _transfer() -> TransferConfig:
+    """How files go: in parts where they are large."""
+    given = os.environ.get(PART, "")
+    if not given:
+        return _TRANSFER
+    if not given.isdecimal() or not SMALLEST_PART <= int(given) <= LARGEST_PART:
+        raise InputError(
+            f"{PART} is '{given}': set it to whole MiB, {SMALLEST_PART} to {LARGEST_PART}, or leave it out"
+        )
+    part = int(given) << 20
+    return TransferConfig(multipart_threshold=part + 1, multipart_chunksize=part, max_concurrency=4)
 
 
 def split(url: str) -> tuple[str, str]:
@@ -88,16 +130,38 @@ def _named(action: str, url: str) -> Iterator[Any]:
     """The client; what it raises becomes FileNotFoundError(url) or a StorageError in words."""
     try:
         client = _client()
+    except InputError:
+        raise
     except (BotoCoreError, ValueError) as error:
-        raise s3_failure(action, url, "AWS_ENDPOINT_URL", error) from error
+        raise s3_failure(Call(action, url, "AWS_ENDPOINT_URL"), error) from error
     try:
         yield client
     except ClientError as error:
-        if error.response["Error"]["Code"] in _GONE:
+        if error.response["Error"].get("Code") in _GONE and "Answer" not in error.response:
             raise FileNotFoundError(url) from None
-        raise s3_failure(action, url, client.meta.endpoint_url, error) from error
-    except (BotoCoreError, RetriesExceededError) as error:
-        raise s3_failure(action, url, client.meta.endpoint_url, error) from error
+        raise s3_failure(_call(action, url, client), error) from error
+    except (BotoCoreError, RetriesExceededError, HTTPError) as error:
+        raise s3_failure(_call(action, url, client), error) from error
+    except InputError:
+        raise
+    except _ASTRAY as error:
+        astray = LookupError(f"{type(error).__name__}: {error}")
+        raise s3_failure(_call(action, url, client), astray) from error
+
+
+def _call(action: str, url: str, client: Any) -> Call:
+    """What a message has to know of the client's settings."""
+    config, endpoint = client.meta.config, client.meta.endpoint_url
+    return Call(
+        action,
+        url,
+        endpoint,
+        style=(config.s3 or {}).get("addressing_style", ""),
+        calculates=config.request_checksum_calculation == "when_supported",
+        validates=config.response_checksum_validation == "when_supported",
+        proxied=bool(get_environ_proxies(endpoint)),
+        part=_transfer().multipart_threshold >> 20,
+    )
 
 
 def read_bytes(url: str) -> bytes:
@@ -120,8 +184,12 @@ def _pause(attempt: int) -> None:
 
 def write_bytes(url: str, data: bytes) -> None:
     bucket, key = split(url)
+    transfer = _transfer()
     with _named("write", url) as client:
-        client.put_object(Bucket=bucket, Key=key, Body=data)
+        if len(data) < transfer.multipart_threshold:
+            client.put_object(Bucket=bucket, Key=key, Body=data)
+        else:
+            client.upload_fileobj(io.BytesIO(data), bucket, key, Config=transfer)
 
 
 def create(url: str, data: bytes) -> bool:
@@ -209,7 +277,7 @@ def fetch(url: str, target: Path) -> Path:
     bucket, key = split(url)
     expected = size(url)
     with _named("read", url) as client, partial(target) as file:
-        client.download_fileobj(bucket, key, file, Config=_TRANSFER)
+        client.download_fileobj(bucket, key, file, Config=_transfer())
         file.flush()
         if os.fstat(file.fileno()).st_size != expected:
             raise StorageError(f"{url} has {expected} bytes and {file.tell()} arrived: try again")
@@ -220,4 +288,4 @@ def fetch(url: str, target: Path) -> Path:
 def put(local: Path, url: str) -> None:
     bucket, key = split(url)
     with _named("write", url) as client, local.open("rb") as file:
-        client.upload_fileobj(file, bucket, key, Config=_TRANSFER)
+        client.upload_fileobj(file, bucket, key, Config=_transfer())
