@@ -7,7 +7,9 @@ more before botocore decides on another try.
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Sized
 from html import unescape
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -43,8 +45,9 @@ def watch(client: Any) -> None:
 
 
 def _look(operation: str, request: dict[str, Any], http: Any, parsed: dict[str, Any]) -> None:
-    if http.status_code < 300:
-        if not _is_success(operation, http, parsed):
+    status = http.raw.status  # what came; botocore makes 500 of a 200 whose body it cannot read
+    if status < 300:
+        if not _is_success(operation, status, http, parsed):
             page = b"" if operation == "GetObject" else http.content  # an object's bytes are the caller's to read
             raise NotS3(operation, _answer(request, http, page))
         return
@@ -54,14 +57,15 @@ def _look(operation: str, request: dict[str, Any], http: Any, parsed: dict[str, 
     if not _is_s3_error(operation, http):
         parsed["Answer"] = answer
     parsed["Sent"] = answer.sent
+    parsed.setdefault("Error", {})  # botocore promises one, but has none where the XML is another's
 
 
-def _is_success(operation: str, http: Any, parsed: dict[str, Any]) -> bool:
+def _is_success(operation: str, status: int, http: Any, parsed: dict[str, Any]) -> bool:
     """Whether S3 can have said so. A write that a login page "accepts" would be lost in silence."""
     page = http.headers.get("content-type", "").lower().startswith("text/html")
     if operation in ("GetObject", "HeadObject"):
         return "etag" in http.headers or not page
-    if b"<Error" in http.content:  # S3 begins some answers before it knows: botocore makes an error of it
+    if status == 200 and b"<Error" in http.content:  # S3 begins some answers before it knows: botocore sees to it
         return True
     if operation in ("PutObject", "UploadPart"):
         return "etag" in http.headers
@@ -103,13 +107,19 @@ def _answer(request: dict[str, Any], http: Any, page: bytes) -> Answer:
     if elsewhere:
         location = f"{urlsplit(http.url).scheme}://{elsewhere[1].decode('ascii', 'replace')}"
     return Answer(
-        status=http.status_code,
+        status=http.raw.status,
         server=headers.get("server", "")[:_SHOWN],
         text="".join(letter for letter in text if letter.isprintable())[:_SHOWN],
         location=location if elsewhere or "location" in headers else "",
-        sent=_length(request.get("body")),
+        sent=_length(request),
     )
 
 
-def _length(body: Any) -> int:
-    return len(body) if hasattr(body, "__len__") else 0
+def _length(request: dict[str, Any]) -> int:
+    """Bytes that a request carries; a body in chunks has told its own length, one that was read stands at its end."""
+    body, decoded = request.get("body"), request.get("headers", {}).get("X-Amz-Decoded-Content-Length")
+    if decoded:
+        return int(decoded)
+    if isinstance(body, io.BytesIO):
+        return body.getbuffer().nbytes
+    return len(body) if isinstance(body, Sized) else 0

@@ -182,7 +182,7 @@ def _sharpened(call: Call, refusal: _Refusal) -> tuple[str, str] | None:
     if re.fullmatch(r"[\w.:-]+", elsewhere):
         scheme = urlsplit(call.endpoint).scheme or "https"
         return "the bucket is at another address ({detail})", f"set AWS_ENDPOINT_URL={scheme}://{elsewhere}"
-    if "SSLError" in refusal.names or "TLS CA certificate" in detail:
+    if "SSLError" in refusal.names:
         return _tls(call, detail)
     if "FlexibleChecksumError" in refusal.names:
         return refusal.told[0], f"try again; where it stays so, {WITHOUT}"
@@ -221,7 +221,7 @@ def _tls(call: Call, detail: str) -> tuple[str, str]:
     """What is wrong with a certificate, or with the expectation of one."""
     if "WRONG_VERSION_NUMBER" in detail or "RECORD_LAYER" in detail:
         return "{endpoint} does not speak TLS ({detail})", "set AWS_ENDPOINT_URL={without_tls}"
-    if "TLS CA certificate" in detail:
+    if "No such file" in detail:
         return "there is no certificate where AWS_CA_BUNDLE says ({detail})", "correct AWS_CA_BUNDLE"
     if "mismatch" in detail.lower() or "not valid for" in detail:
         style = f", and {STYLE}=path if only the bucket before it is missing there" if call.style == "virtual" else ""

@@ -137,7 +137,7 @@ def _named(action: str, url: str) -> Iterator[Any]:
     try:
         yield client
     except ClientError as error:
-        if error.response["Error"].get("Code") in _GONE and "Answer" not in error.response:
+        if error.response.get("Error", {}).get("Code") in _GONE and "Answer" not in error.response:
             raise FileNotFoundError(url) from None
         raise s3_failure(_call(action, url, client), error) from error
     except (BotoCoreError, RetriesExceededError, HTTPError) as error:
