@@ -35,7 +35,8 @@ def run(request: Request, *, source: str = "") -> str:
     """Write the data set of the recipe; the artifact holds the files of `data.layout`.
 
     Args:
-        source: SOURCE or SOURCE:URL, such as coco:s3://bucket/coco or emoji; the same as --data.
+        source: SOURCE or SOURCE:URL, such as coco:s3://bucket/coco or emoji; the same as --data. All of its rows are
+            read, or the first data.size of them where an override says so.
 
     Raises:
         InputError: what the source says of its input, too many bad rows, nothing to train on, training pictures that
@@ -147,7 +148,7 @@ def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> li
         if missing:
             names = ", ".join(missing[:5]) + (", .." if len(missing) > 5 else "")
             lines.append(f"{len(missing)} of {counts['classes']} classes have no picture in split {split}: {names}")
-    if config.fraction < 1:
+    if config.fraction < 1 and counts["train"]:
         lines.append(f"students train on {round(counts['train'] * config.fraction)} of the {counts['train']} pairs")
     return lines
 

@@ -74,6 +74,14 @@ def test_lines_with_odd_captions_are_bad_rows_or_read(publish: Publish, read_sou
     assert nul.reason.startswith("caption has the control character U+0000")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_tsv_with_a_byte_order_mark_is_read(
+    publish: Publish, read_source: Read, picture: Make, encoding: str
+) -> None:
+    url = publish({TRAIN: f"café\t{ADDRESS}\n".encode(encoding), "images/0.jpg": picture()})
+    assert [row.captions for row in read_source("cc3m", url) if isinstance(row, Row)] == [("café",)]
+
+
 def test_urls_alone_get_the_command_that_downloads_them(publish: Publish, read_source: Read) -> None:
     with pytest.raises(InputError, match=r"has the URLs and no picture .*images/, training/") as caught:
         read_source("cc3m", publish({TRAIN: tsv("train", 2)}))

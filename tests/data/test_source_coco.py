@@ -156,6 +156,9 @@ def test_nulls_and_texts_in_karpathys_file(publish: Publish, read_source: Read) 
         ("coco-7", "filename is missing or empty"),
         (old_name(391895, "val2014"), "it has no cocoid"),
     ]
+    images[1]["split"] = "train"  # and so its caption is of no matter where the test split alone is wanted
+    keys = [row.key for row in read_source("coco", publish({"dataset_coco.json": {"images": images}}), splits="test")]
+    assert keys == ["coco-391895", "coco-3", *(row.key for row in rows[3:])]
 
 
 def test_nulls_and_texts_in_the_official_file(publish: Publish, read_source: Read, picture: Make) -> None:

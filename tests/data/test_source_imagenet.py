@@ -127,24 +127,28 @@ def test_what_is_missing_is_named(publish: Publish, read_source: Read, files: di
         read_source("imagenet", publish(files))
 
 
+DEVKIT = "ILSVRC2012_devkit_t12/data"
+TRUTH = {f"{DEVKIT}/ILSVRC2012_validation_ground_truth.txt": b"5\n"}
+
+
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("files", "message", "mended"),
     [
-        ({"synset_words.txt": b"n01440764 t\xeanch\n"}, r"words\.txt is not UTF-8 .*: save it as UTF-8"),
-        ({"synset_words.txt": b"n01440764\n"}, "what n01440764 is called is missing or empty: .* or mend the line"),
-        ({"synset_words.txt": MAPPING + b"n01440764 tench\n"}, "names n01440764 twice: keep one of the lines"),
-        ({"ILSVRC2012_devkit_t12/data/meta.mat": b"no table"}, r"meta\.mat is no table of synsets .*anew"),
-        (
-            {"synset_words.txt": MAPPING, "LOC_val_solution.csv": b"a,b\n"},
-            "has no columns ImageId and PredictionString",
-        ),
+        ({"synset_words.txt": b"n1 t\xeanch"}, r"words\.txt is not UTF-8 .*: save it as UTF-8", "n1 t\xeanch".encode()),
+        ({"synset_words.txt": b"n1\n"}, "what n1 is called is missing or empty: .* or mend the line", b"n1 tench\n"),
+        ({"synset_words.txt": MAPPING + MAPPING}, "names n01440764 twice: keep one of the lines", MAPPING),
+        ({f"{DEVKIT}/meta.mat": b"no table", **TRUTH}, r"meta\.mat is no table of synsets .*anew", meta()),
+        ({"LOC_val_solution.csv": b"a,b\n"}, "has no columns ImageId and PredictionString", SOLUTION),
     ],
 )
 def test_lists_that_cannot_be_read_are_named(
-    publish: Publish, read_source: Read, files: dict[str, bytes], message: str
+    publish: Publish, read_source: Read, files: dict[str, bytes], message: str, mended: bytes
 ) -> None:
+    rest = {"LOC_val_solution.csv": SOLUTION, f"val/{FIRST}.JPEG": b"x"}
+    rest |= {} if TRUTH.keys() & files.keys() else {"synset_words.txt": MAPPING}
     with pytest.raises(InputError, match=message):
-        read_source("imagenet", publish({f"val/{FIRST}.JPEG": b"x"} | files))
+        read_source("imagenet", publish(rest | files))
+    assert len(read_source("imagenet", publish({next(iter(files)): mended}))) == 1
 
 
 def test_a_picture_of_an_unknown_class_or_of_two_is_a_bad_row(publish: Publish, read_source: Read) -> None:
@@ -160,7 +164,6 @@ def test_a_picture_of_an_unknown_class_or_of_two_is_a_bad_row(publish: Publish, 
 @pytest.mark.parametrize("line", [b"0", b"7", b"-1", b"nan"])
 def test_a_number_of_no_class_is_a_bad_row(publish: Publish, read_source: Read, line: bytes) -> None:
     """0 would be the last class of a list."""
-    devkit = "ILSVRC2012_devkit_t12/data"
-    files = {f"{devkit}/meta.mat": meta(), f"{devkit}/ILSVRC2012_validation_ground_truth.txt": line + b"\n"}
+    files = {f"{DEVKIT}/meta.mat": meta(), f"{DEVKIT}/ILSVRC2012_validation_ground_truth.txt": line + b"\n"}
     (bad,) = read_source("imagenet", publish({f"val/{FIRST}.JPEG": b"x"} | files))
     assert bad == BadRow(FIRST, f"its class is {line.decode()}, which is none of them", "test")

@@ -110,6 +110,7 @@ def test_files_that_do_not_fit_together_are_named(
     url = publish({name: content for name, content in (files() | change).items() if content is not None})
     with pytest.raises(InputError, match=message):
         read_source("vqav2", url)
+    assert len(read_source("vqav2", publish(files()))) == 3  # downloaded again
 
 
 def test_null_and_text_where_numbers_and_answers_should_be(

@@ -78,6 +78,18 @@ def test_dry_run_tells_what_would_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        (["--data", "folder:/pictures"], "source folder /pictures\n"),
+        (["--data", "folder:/pictures", "--set", "data.size=7"], "source folder /pictures, its first 7 rows\n"),
+    ],
+)
+def test_dry_run_tells_a_limit_of_rows(capsys: pytest.CaptureFixture[str], given: list[str], source: str) -> None:
+    assert main(["--recipe", "tiny", "--root", "s3://box/root", "--dry-run", *given]) == 0
+    assert source in capsys.readouterr().out
+
+
 def test_the_reference_has_no_teacher_whatever_is_overridden() -> None:
     def urls(overrides: str) -> dict[str, str]:
         given = [word for text in overrides.split() for word in ("--set", text)]
