@@ -30,12 +30,15 @@ _CLOCK = ("the clocks of this machine and of {endpoint} differ ({detail})", "set
 _PATH_STYLE = ("the server refuses the bucket in the path ({detail})", f"set {STYLE}=virtual")
 _FULL = ("the server's storage or quota is full ({detail})", "free some space there, or have the quota raised")
 _SETTING = ("{detail}", "correct that setting")
+_NOTHING = ("{endpoint} knows nothing there ({code}: {detail})", "correct the URL or AWS_ENDPOINT_URL")
 _ASTRAY = ("{endpoint} does not answer as S3 does ({detail})", "set AWS_ENDPOINT_URL to the address of S3's API")
 _BUSY = ("{endpoint} is overloaded", "try again later")
 _FAILED = ("{endpoint} failed ({detail})", "try again later, or look into its log")
 
 CAUSES: dict[str, tuple[str, str]] = {
     "NoSuchBucket": ("the bucket does not exist at {endpoint}", "create it, or correct the URL or AWS_ENDPOINT_URL"),
+    "NoSuchKey": _NOTHING,
+    "404": _NOTHING,
     "InvalidBucketName": ("the bucket's name is not valid", "correct the URL"),
     "ParamValidationError": ("the bucket's name is not valid", "correct the URL"),
     "AccessDenied": _RIGHTS,

@@ -14,7 +14,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ def _named(action: str, url: str) -> Iterator[Any]:
     try:
         yield client
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") in _GONE and "Answer" not in error.response:
+        if _is_gone(error):
             raise FileNotFoundError(url) from None
         raise s3_failure(_call(action, url, client), error) from error
     except (BotoCoreError, RetriesExceededError, HTTPError) as error:
@@ -147,6 +147,12 @@ def _named(action: str, url: str) -> Iterator[Any]:
     except _ASTRAY as error:
         astray = LookupError(f"{type(error).__name__}: {error}")
         raise s3_failure(_call(action, url, client), astray) from error
+
+
+def _is_gone(error: ClientError) -> bool:
+    """Whether S3, and not a web server in its place, says that one object is not there."""
+    about_one = error.operation_name in ("GetObject", "HeadObject", "DeleteObject")
+    return about_one and "Answer" not in error.response and error.response["Error"].get("Code") in _GONE
 
 
 def _call(action: str, url: str, client: Any) -> Call:
@@ -220,7 +226,7 @@ def _writer(client: Any, bucket: str, key: str) -> str:
     try:
         return str(client.head_object(Bucket=bucket, Key=key)["Metadata"].get("writer", ""))
     except ClientError as error:
-        if error.response["Error"]["Code"] in _GONE:
+        if _is_gone(error):
             return ""  # existed a moment ago: somebody else's, and deleted since
         raise
 
@@ -251,7 +257,7 @@ def size(url: str) -> int:
 
 def delete(url: str) -> None:
     bucket, key = split(url)
-    with _named("delete", url) as client:
+    with suppress(FileNotFoundError), _named("delete", url) as client:  # Google's says so, the others do not
         client.delete_object(Bucket=bucket, Key=key)
 
 
