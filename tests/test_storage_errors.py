@@ -228,6 +228,16 @@ def test_a_redirect_to_another_path_or_to_the_buckets_host(
     written(bucket)
 
 
+def test_the_variable_that_is_in_force_is_the_one_to_set(
+    gateway: Gateway, bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS_ENDPOINT_URL_S3 goes before AWS_ENDPOINT_URL."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", gateway.url)
+    gateway.refuse = lambda request: Reply(301, {"Location": f"{s3_endpoint}{request.path}"})
+    assert follow(message_of(there, bucket), monkeypatch) == {"AWS_ENDPOINT_URL_S3": s3_endpoint}
+    there(bucket)
+
+
 @pytest.mark.parametrize("location", ["/login?next=/gated", "https://console.example.org/ui/", ""])
 def test_a_redirect_to_a_page_is_no_address(location: str, gateway: Gateway, bucket: str) -> None:
     gateway.refuse = lambda request: Reply(302, {"Location": location} if location else {})
@@ -635,6 +645,13 @@ def test_deleting_what_is_not_there_is_no_error(gateway: Gateway, bucket: str) -
     """Google's S3 answers 404."""
     gateway.refuse = lambda request: error(404, "NoSuchKey")
     storage.delete(storage.join(bucket, "none"))
+
+
+def test_a_local_file_at_fault(gateway: Gateway, bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    message = message_of(lambda root: storage.fetch(storage.join(root, "there"), tmp_path / "file" / "to"), bucket)
+    assert f"{tmp_path / 'file'}" in message
+    assert "a part of the path is a file: choose another folder" in message
 
 
 def test_an_expired_token_is_renewed(gateway: Gateway, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

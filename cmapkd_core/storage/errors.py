@@ -37,6 +37,7 @@ class Call:
         validates: they are asked for with what is read.
         proxied: the environment names a proxy for the endpoint.
         part: MiB that the largest request may have.
+        variable: the one that names the endpoint; AWS_ENDPOINT_URL_S3, where it is set, goes before AWS_ENDPOINT_URL.
     """
 
     action: str
@@ -47,6 +48,7 @@ class Call:
     validates: bool = False
     proxied: bool = False
     part: int = 0
+    variable: str = "AWS_ENDPOINT_URL"
 
     @property
     def words(self) -> dict[str, str]:
@@ -93,6 +95,7 @@ def s3_failure(call: Call, error: Exception) -> StorageError:
     else:
         cause, way_out = _refused(call, error, response)
     told = without_login(cause).removeprefix(": ")
+    way_out = way_out.replace("AWS_ENDPOINT_URL", call.variable)
     return StorageError(f"cannot {call.action} {call.url}: {told}" + (f"; {way_out}" if way_out else ""))
 
 

@@ -43,8 +43,12 @@ def _named(action: str, url: str) -> Iterator[None]:
             raise StorageError(f"cannot write {url}: no folder can be made there; choose another one") from error
         raise FileNotFoundError(url) from None
     except OSError as error:
-        way_out = _WAYS_OUT.get(error.errno or 0, "choose another folder")
-        raise StorageError(f"cannot {action} {url}: {error.strerror or error}; {way_out}") from error
+        raise StorageError(f"cannot {action} {url}: {in_words(error)}") from error
+
+
+def in_words(error: OSError) -> str:
+    """Cause and way out."""
+    return f"{error.strerror or error}; {_WAYS_OUT.get(error.errno or 0, 'choose another folder')}"
 
 
 @contextmanager

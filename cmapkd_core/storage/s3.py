@@ -33,7 +33,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.storage.answers import watch
 from cmapkd_core.storage.causes import STYLE
 from cmapkd_core.storage.errors import PART, SMALLEST_PART, Call, StorageError, s3_failure
-from cmapkd_core.storage.local import partial
+from cmapkd_core.storage.local import in_words, partial
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,11 @@ def _named(action: str, url: str) -> Iterator[Any]:
         raise s3_failure(_call(action, url, client), error) from error
     except (BotoCoreError, RetriesExceededError, HTTPError) as error:
         raise s3_failure(_call(action, url, client), error) from error
-    except InputError:
+    except (InputError, FileNotFoundError):
         raise
+    except OSError as error:  # of the local file that is sent or made
+        where = f"{error.filename}: " if error.filename else ""
+        raise StorageError(f"cannot {action} {url}: {where}{in_words(error)}") from error
     except _ASTRAY as error:
         astray = LookupError(f"{type(error).__name__}: {error}")
         raise s3_failure(_call(action, url, client), astray) from error
@@ -167,6 +170,7 @@ def _call(action: str, url: str, client: Any) -> Call:
         validates=config.response_checksum_validation == "when_supported",
         proxied=bool(get_environ_proxies(endpoint)),
         part=_transfer().multipart_threshold >> 20,
+        variable="AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL",
     )
 
 
