@@ -79,8 +79,8 @@ class Answer:
 
     def __str__(self) -> str:
         reason = responses.get(self.status, "")
-        text = f' ("{self.text}")' if reason.lower() not in self.text.lower() or len(self.text) > 40 else ""
-        return f"{self.status} {reason}{text}"
+        known = self.text.lower() in ("", reason.lower(), f"{self.status} {reason}".lower())
+        return f"{self.status} {reason}" + ("" if known else f' ("{self.text}")')
 
 
 def s3_failure(call: Call, error: Exception) -> StorageError:
