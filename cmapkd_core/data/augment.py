@@ -12,17 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip.transform import image_transform
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose
 
 from cmapkd_core.data.images import BadImageError
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 _RATIO = (math.log(3 / 4), math.log(4 / 3))
 _ATTEMPTS = 10
@@ -110,6 +111,9 @@ def eval_pixels(image: Image.Image, view: View) -> Tensor:
 @cache
 def _to_square(view: View) -> Compose:
     """open_clip's transform without its last two steps, which make a normalised tensor."""
+    from open_clip.transform import image_transform  # seconds, which stages without a model need not spend
+    from torchvision.transforms import Compose
+
     whole = image_transform(
         view.size,
         is_train=False,

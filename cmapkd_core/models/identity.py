@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
 T = TypeVar("T")
@@ -130,6 +129,8 @@ def _distinct(values: Iterable[T]) -> list[T]:
 
 
 def _tokenizer(tokenize: Any) -> str:
+    from open_clip.tokenizer import SimpleTokenizer  # every stage knows identities, and not every one has a model
+
     if isinstance(tokenize, SimpleTokenizer):
         return f"open_clip's BPE ({tokenize.vocab_size} entries)"
     inner = getattr(tokenize, "tokenizer", tokenize)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from cmapkd_core import parallel, storage
+from cmapkd_core import parallel
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.fixed import TeacherStore
 from cmapkd_core.data.loader import Side, TrainLoader
@@ -30,15 +30,11 @@ from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.shards import open_shards
 
 METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"
 SELECTOR = "selector."  # names of its tensors in a method's state begin so
 MODEL, STUDENT = "model", "student"  # folders of a training artifact: what is evaluated, and what is trained on
-
-
-def open_shards(artifact: Artifact) -> ShardSet:
-    """The data set of a prepare artifact."""
-    return ShardSet.open(storage.join(artifact.url, artifact.manifest["folder"]), artifact.cache)
 
 
 def train_loader(

@@ -34,11 +34,11 @@ from cmapkd_core.models.folder import IDENTITY
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url, named_model, reads_data
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import find
-from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.naming import evaluation_name, evaluation_tags
 from cmapkd_core.stages.seen import refuse_seen
+from cmapkd_core.stages.shards import open_shards
 
 
 def run(request: Request, *, model: str, shards: str = "", task: str = "") -> str:

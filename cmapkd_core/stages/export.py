@@ -23,10 +23,10 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.places import export_fields, export_url, named_model
 from cmapkd_core.stages import prepare, provenance
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.evaluate import open_model
+from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.tracking import RegistryError, register_model
 
 CARD, PARITY, TRAINING = "README.md", "parity.json", "training.json"

@@ -25,9 +25,10 @@ from cmapkd_core.methods.cmapkd import Cmapkd
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import levels_fields, levels_url
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import make_method, open_shards
+from cmapkd_core.stages.assembly import make_method
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.shards import open_shards
 
 
 def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:

@@ -20,9 +20,9 @@ from cmapkd_core.report import page, paper, sections, table
 from cmapkd_core.report.inputs import Inputs, Source, no_pictures
 from cmapkd_core.report.results import check_names
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.shards import open_shards
 
 NONE: Mapping[str, str] = MappingProxyType({})
 HTML, MARKDOWN, TABLE = "report.html", "report.md", "table.json"

@@ -26,8 +26,9 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.folder import WEIGHTS
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import LEVELS_STATE, MODEL, open_shards
+from cmapkd_core.stages.assembly import LEVELS_STATE, MODEL
 from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.shards import open_shards
 
 # teacher_fit.store -> the levels that are stored, and the pictures of a part: what a stopped stage does not do again.
 STORES: dict[str, tuple[tuple[str, ...], int]] = {"embeddings": ((), 2048), "levels": (ALL_LEVELS, 128)}

@@ -14,8 +14,9 @@ from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.methods import Method
 from cmapkd_core.models.pyramid import needed
 from cmapkd_core.models.teacher import Embeddings, Teacher
-from cmapkd_core.stages.assembly import open_shards, train_loader
+from cmapkd_core.stages.assembly import train_loader
 from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.stored import open_store
 
 

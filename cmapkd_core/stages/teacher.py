@@ -33,9 +33,10 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
-from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, open_shards, run_plans, train_loader
+from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, run_plans, train_loader
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.stored import fill_store
 
 

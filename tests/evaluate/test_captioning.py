@@ -25,8 +25,8 @@ from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.common import Request
+from cmapkd_core.stages.shards import open_shards
 
 CPU = torch.device("cpu")
 

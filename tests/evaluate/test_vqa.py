@@ -36,8 +36,8 @@ from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
 from cmapkd_core.stages import evaluate, prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import open_shards
 from cmapkd_core.stages.common import Request
+from cmapkd_core.stages.shards import open_shards
 
 torch.set_num_threads(1)
 

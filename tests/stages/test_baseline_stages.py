@@ -13,8 +13,9 @@ from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.recipes import BASELINES, resolve
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import open_shards, train_loader
+from cmapkd_core.stages.assembly import train_loader
 from cmapkd_core.stages.common import Request
+from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.taught import phase_seed
 
 PHASES = ("coarse", "medium", "fine")
