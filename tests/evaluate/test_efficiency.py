@@ -194,7 +194,7 @@ def test_the_stage_prepares_no_data_for_it(tmp_path, capsys):
     url = evaluate.run(Request("tiny", str(tmp_path), overrides=SETTINGS), model="tiny-student", task="efficiency")
     assert {path.name for path in tmp_path.iterdir()} == {"evaluate"}
     artifact = Artifact.open(url)
-    assert artifact.files() == ["efficiency.json", "journal.jsonl", "metrics.json"]
+    assert artifact.files() == ["efficiency.json", "journal.jsonl", "metrics.json", "model.json"]
     assert artifact.manifest["inputs"] == {}
     assert artifact.manifest["metrics"]["efficiency/image/gflops"] > 0
     assert "GFLOPs" in capsys.readouterr().out

@@ -65,7 +65,9 @@ class Named:
     file: Path
 
 
-@pytest.fixture(params=list(FAMILIES))
+@pytest.fixture(
+    params=["vit", "attention-pool", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet", "timm"))]
+)
 def named(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Named:
     return register(request.param, tmp_path, monkeypatch)
 

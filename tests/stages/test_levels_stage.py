@@ -63,9 +63,8 @@ def test_before_is_the_recipes_untrained_student(trained: tuple[Request, dict[st
 
     request, given = trained
     table = pq.read_table(Artifact.open(levels.run(request, **given)).fetch("levels.parquet"))
-    context = SimpleNamespace(
-        inputs={"teacher": Artifact.open(given["teacher"])}, scratch=Path(request.root), say=print
-    )
+    known = {"inputs": {"teacher": Artifact.open(given["teacher"])}, "scratch": Path(request.root)}
+    context = SimpleNamespace(**known, say=print, introduce=lambda role, identity: None)
     method, _ = make_method(request.resolved(), context)  # type: ignore[arg-type]
     method.eval()
     shards, side = open_shards(Artifact.open(given["shards"])), side_of(method.student)
