@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,6 +122,22 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> 
     from cmapkd_core.stages.common import Request
 
     return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("tiny"))), shards=tiny_shards)
+
+
+@pytest.fixture(scope="session")
+def quick_stack() -> Iterator[None]:
+    """KFP asks for the whole stack, with the source of each frame, to know one name at every setter of every task.
+
+    Where transformers is loaded, each time looks through its thousands of lazy modules: most of what compiling costs.
+    """
+    from kfp.dsl import pipeline_task
+
+    def stack() -> list[tuple[Any, ...]]:
+        return [(), (None, None, None, sys._getframe(2).f_code.co_name)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_task, "inspect", SimpleNamespace(**{**vars(inspect), "stack": stack}))
+        yield
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ COMPONENTS = [one for one in vars(components).values() if isinstance(one, Compon
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def commands(quick_stack: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("ir")
     spec, _ = load_package(compile_package(SITE, folder / "pipeline.yaml", Plan(TASKS), defaults(SITE)))
     every = steps(spec)
