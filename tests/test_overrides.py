@@ -78,14 +78,16 @@ def test_a_shell_takes_the_quotes_off_once():
 NUMBERS = {name: value for name, value in flatten(Recipe()).items() if type(value) in (int, float)}
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "-1"])
 @pytest.mark.parametrize("name", NUMBERS)
-def test_no_number_may_be_what_no_run_can_use(name, value):
-    if value == "-1" and name in MAY_BE_NEGATIVE:
-        assert override(Recipe(), {name: value})
+def test_no_number_may_be_what_no_run_can_use(name):
+    for value in ("nan", "inf", "-inf", "1e400"):
+        with pytest.raises(InputError, match=rf"^{name}="):
+            resolve("tiny", overrides=f"{name}={value}")
+    if name in MAY_BE_NEGATIVE:
+        assert override(Recipe(), {name: "-1"})
         return
     with pytest.raises(InputError, match=rf"^{name}="):
-        resolve("tiny", overrides=f"{name}={value}")
+        resolve("tiny", overrides=f"{name}=-1")
 
 
 @pytest.mark.parametrize("text", ["data.crop_scale=nan,1", "selector.weights=inf,0,0,1", "selector.weights=1,-1,1,1"])
