@@ -36,9 +36,9 @@ Rendering = tuple[int, str]  # side length in pixels, interpolation
 class View:
     """How one model wants its pictures.
 
-    size: side length in pixels. mean, std: of the channels in 0..1. resize_mode: a row of RESIZE_MODES, how a picture
-    becomes a square where it is evaluated. interpolation: one of INTERPOLATIONS. fill: grey level 0..255 of what
-    `longest` adds. All of them are open_clip's `preprocess_cfg`.
+    size: side length in pixels. mean, std: of the channels in 0..1. resize_mode: one of config.RESIZE_MODES, how a
+    picture becomes a square where it is evaluated. interpolation: one of config.INTERPOLATIONS. fill: grey level 0..255
+    of what `longest` adds. All of them are open_clip's `preprocess_cfg`.
     """
 
     size: int
@@ -58,11 +58,11 @@ class View:
     @property
     def rendering(self) -> Rendering:
         """What of it decides the pixels of a crop."""
-        return self.size, INTERPOLATIONS[self.interpolation]
+        return self.size, _KERNELS[self.interpolation]
 
 
 # open_clip's names -> torch's. "random" is for training there; where it evaluates, that is bicubic.
-INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
+_KERNELS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float], generator: torch.Generator) -> Box:
@@ -124,7 +124,7 @@ def _to_square(view: View) -> Compose:
     return Compose(whole.transforms[:-2])
 
 
-RESIZE_MODES = {  # open_clip's, in words
+_WORDS = {  # of each resize mode
     "shortest": "shortest side to {size} px, centre crop",
     "longest": "longest side to {size} px, the rest filled with grey level {fill}",
     "squash": "squashed to {size} x {size} px whatever its sides",
@@ -133,7 +133,7 @@ RESIZE_MODES = {  # open_clip's, in words
 
 def in_words(view: View) -> str:
     """What evaluation does to a picture before it is normalised, for logs and the model card."""
-    return f"{RESIZE_MODES[view.resize_mode].format(size=view.size, fill=view.fill)}, {view.rendering[1]}"
+    return f"{_WORDS[view.resize_mode].format(size=view.size, fill=view.fill)}, {view.rendering[1]}"
 
 
 def _pixels(image: Image.Image) -> Tensor:

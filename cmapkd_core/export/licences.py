@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from open_clip.pretrained import get_pretrained_cfg
-
 from cmapkd_core.models.architecture import CONFIGS
+from cmapkd_core.models.tags import is_tag
 
 UNKNOWN = "not known to us: check"
 
@@ -44,7 +43,7 @@ def of_weights(model: str, weights: str) -> list[Licence]:
     if weights == "packages":
         return [_of_package(name) for name in _packages(model)] or [Licence(f"packages of {model}", UNKNOWN)]
     tag, _, file = weights.partition("@")
-    if get_pretrained_cfg(model.replace("/", "-"), tag):
+    if is_tag(model, tag):
         terms, source = next((found for start, found in TAGS.items() if tag.startswith(start)), (UNKNOWN, ""))
         what = f"open_clip's {tag}" + (f", or trained on from it: file {file}" if file else "")
         return [Licence(f"{model}, {what}", terms, source)]

@@ -7,13 +7,11 @@ on the report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
-
-T = TypeVar("T")
 
 # Classes of activations in open_clip, timm, transformers and torch -> the words that open_clip and transformers use.
 ACTIVATIONS = {
@@ -38,12 +36,13 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Attributes:
+    """Of one model.
+
     architecture: the name or config that it was built from; "unknown" of a folder that does not say.
     activations: by tower ("image", "text"), of its modules, several joined by +; "unknown" where none is a module.
     image_size: side in pixels. mean, std: of the channels in 0..1. resize_mode, interpolation, fill_color:
         open_clip's, how a picture becomes a square.
-    tokenizer: its class and the size of its vocabulary. context_length: tokens of a caption.
+    tokenizer: its kind and the size of its vocabulary. context_length: tokens of a caption.
     embed_dim: of the joint space. logit_bias: whether similarities have one (SigLIP).
     """
 
@@ -115,17 +114,13 @@ def unlike(told: Mapping[str, Any], found: Identity) -> list[str]:
 
 def activations(tower: nn.Module | None) -> str:
     """Names of the activations among a tower's modules, in alphabetical order, joined by +."""
-    found = _distinct(_activation(module) for module in (tower.modules() if tower is not None else ()))
-    return "+".join(sorted(name for name in found if name)) or "unknown"
+    found = {_activation(module) for module in (tower.modules() if tower is not None else ())}
+    return "+".join(sorted(found - {""})) or "unknown"
 
 
 def _activation(module: nn.Module) -> str:
     name = ACTIVATIONS.get(type(module).__name__, "")
     return "gelu_tanh" if name == "gelu" and getattr(module, "approximate", "none") == "tanh" else name
-
-
-def _distinct(values: Iterable[T]) -> list[T]:
-    return list(dict.fromkeys(values))
 
 
 def _tokenizer(tokenize: Any) -> str:
@@ -134,5 +129,7 @@ def _tokenizer(tokenize: Any) -> str:
     if isinstance(tokenize, SimpleTokenizer):
         return f"open_clip's BPE ({tokenize.vocab_size} entries)"
     inner = getattr(tokenize, "tokenizer", tokenize)
-    size = getattr(inner, "vocab_size", 0)
-    return type(inner).__name__ + (f" ({size} entries)" if size else "")
+    # By its files and not by its class, which transformers calls otherwise from version to version.
+    backend = getattr(inner, "backend_tokenizer", None)
+    kind = type(backend.model).__name__ if backend is not None else "Hugging Face's"
+    return f"{kind} ({inner.vocab_size} entries)"

@@ -7,7 +7,8 @@ from open_clip.transform import image_transform
 from PIL import Image
 from torchvision import transforms
 
-from cmapkd_core.data.augment import View, crop_box, eval_pixels, eval_view, train_views
+from cmapkd_core.config import INTERPOLATIONS, RESIZE_MODES
+from cmapkd_core.data.augment import View, crop_box, eval_pixels, eval_view, in_words, train_views
 from cmapkd_core.data.images import BadImageError
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -70,8 +71,8 @@ def test_crops_are_distributed_as_torchvisions(size: tuple[int, int], scale: tup
     assert (ours.std(0) - theirs.std(0)).abs().max() < 0.01 * max(size)
 
 
-@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("size", [(64, 64), (72, 50), (50, 171), (9, 8)])
 def test_evaluation_is_open_clips_own(size: tuple[int, int], interpolation: str, mode: str) -> None:
     """Bit for bit before the normalisation; noise shows every difference of resampling and of rounding."""
@@ -98,6 +99,16 @@ def test_modes_keep_what_they_say() -> None:
         [0, 0, 255],
     )
     assert (squashed[:, 0, 1].tolist(), squashed[:, 29, 29].tolist()) == ([255, 0, 0], [0, 0, 255])
+
+
+def test_every_way_is_one_of_open_clips_and_has_its_words() -> None:
+    for mode in RESIZE_MODES:
+        for interpolation in INTERPOLATIONS:
+            said = in_words(View(30, *PLAIN, mode, interpolation, 9))
+            assert said.startswith(("shortest side to 30 px", "longest side to 30 px", "squashed to 30 x 30 px"))
+            assert said.endswith("bilinear" if interpolation == "bilinear" else "bicubic")
+    with pytest.raises(AssertionError):  # open_clip's own word on another one
+        image_transform(30, False, *PLAIN, resize_mode="other")
 
 
 def test_a_picture_too_thin_to_be_shown_whole_is_said() -> None:

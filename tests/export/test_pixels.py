@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cmapkd_core.config import ModelConfig
-from cmapkd_core.data.augment import RESIZE_MODES, View, eval_view
+from cmapkd_core.config import RESIZE_MODES, ModelConfig
+from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.export import ParityError, huggingface, onnx, open_clip_folder, parity, pixels
 from cmapkd_core.models.architecture import CONFIGS
 from cmapkd_core.models.build import build

@@ -78,6 +78,7 @@ def test_demo_pair(demo_teacher: Backbone, demo_student: Backbone) -> None:
     assert (demo_teacher.spec.image_size, demo_student.spec.image_size) == (128, 64)
     assert demo_teacher.spec.vision_grids == (32, 16, 8, 4)
     assert demo_student.spec.vision_grids == (16, 8, 4, 2)
+    assert demo_student.identity.tokenizer == "WordPiece (30522 entries)"  # not transformers' name of a class
     for model in (demo_teacher, demo_student):
         cosines = sentence_cosines(model, ["a dog", "a puppy", "a spreadsheet"])
         assert cosines[0, 1] > cosines[0, 2] + 0.2
