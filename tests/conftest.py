@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forked import Forked
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; the processes that tests start have it too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,32 +50,22 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def start_ranks() -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
+def start_ranks() -> Iterator[Callable[..., list[Forked]]]:
     """`start_ranks(script, *arguments)`: it in two processes as torchrun starts them; they end with the test file."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Forked] = []
 
-    def start(script: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    def start(script: Path, *arguments: str) -> list[Forked]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
         shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(script), *arguments],
-                env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in ("0", "1")
-        ]
+        ranks = [Forked(str(script), arguments, shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
         started.extend(ranks)
         return ranks
 
     yield start
     for process in started:
-        process.kill()
-        process.wait()
+        process.close()
 
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-access-key", "AWS_SECRET_ACCESS_KEY": "test-secret-key"}

@@ -3,15 +3,14 @@
 Each attempt has a local disk of its own, as each pod has; the root is what they share, here and on S3.
 """
 
-import os
+import contextlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from cmapkd_core import storage
 from cmapkd_core.stages import train
@@ -51,16 +50,10 @@ def argv(root: str, inputs: dict[str, str]) -> list[str]:
     return ["--stage", "joint", "--recipe", "tiny", "--root", root, "--overrides", OVERRIDES, *given]
 
 
-def started(arguments: list[str], disk: Path) -> subprocess.Popen[str]:
+def started(arguments: list[str], disk: Path) -> Forked:
     """The stage as a pod starts it, with `disk` as its only local folder."""
     disk.mkdir()
-    return subprocess.Popen(
-        [sys.executable, "-m", "cmapkd_core.stages.train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(disk)},
-    )
+    return Forked("cmapkd_core.stages.train", arguments, {"OMP_NUM_THREADS": "1", "TMPDIR": str(disk)})
 
 
 def checkpoints(root: str) -> list[str]:
@@ -70,24 +63,26 @@ def checkpoints(root: str) -> list[str]:
 
 def signalled(root: str, inputs: dict[str, str], disk: Path, which: signal.Signals) -> tuple[int, str]:
     """Start the stage, signal it once it has a checkpoint: its exit code, what it said. Its disk goes with it."""
-    with started(argv(root, inputs), disk) as process:
+    process = started(argv(root, inputs), disk)
+    with contextlib.closing(process):
         give_up = time.monotonic() + PATIENCE
         while not checkpoints(root):
-            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            assert process.poll() is None, process.said()
             assert time.monotonic() < give_up
             time.sleep(0.01)
         process.send_signal(which)
         said, _ = process.communicate(timeout=PATIENCE)
+        code = process.returncode
     shutil.rmtree(disk)
-    return process.returncode, said
+    return code, said
 
 
 def finish(root: str, inputs: dict[str, str], disk: Path) -> tuple[str, str]:
     """The same command again with an empty disk, to its end: URL of the artifact and what it said."""
     url_file = disk.with_suffix(".txt")
-    with started([*argv(root, inputs), "--artifact", str(url_file)], disk) as process:
+    with contextlib.closing(started([*argv(root, inputs), "--artifact", str(url_file)], disk)) as process:
         said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+        assert process.returncode == 0, said
     return url_file.read_text(), said
 
 

@@ -1,17 +1,16 @@
 """Prepare as a process: killed, stopped, run with other numbers of threads, and on S3: always the same bytes."""
 
+import contextlib
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 from PIL import Image
 
 from cmapkd_core import storage
@@ -71,23 +70,20 @@ def test_any_number_of_threads_writes_the_same_bytes(
     assert digests(prepare.run(request(tmp_path, folder, f"runtime.workers={workers}"))) == straight
 
 
-def signalled(root: Path, folder: Path, which: signal.Signals) -> subprocess.CompletedProcess[str]:
+def signalled(root: Path, folder: Path, which: signal.Signals) -> tuple[int | None, str]:
     """Start the stage as a pod would, signal it once it has kept three shards, and wait for its end."""
     asked = request(root, folder)
     argv = ["--recipe", "tiny", "--root", str(root), "--overrides", f"{asked.overrides} runtime.workers=1"]
-    command = [sys.executable, "-m", "cmapkd_core.stages.prepare", *argv, "--source", asked.data]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:
+    process = Forked("cmapkd_core.stages.prepare", [*argv, "--source", asked.data], {"OMP_NUM_THREADS": "1"})
+    with contextlib.closing(process):
         give_up = time.monotonic() + PATIENCE
         while len(list(root.glob("prepare/*/work/shards-*/*.parquet"))) < 3:
-            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            assert process.poll() is None, process.said()
             assert time.monotonic() < give_up
             time.sleep(0.005)
         process.send_signal(which)
         said, _ = process.communicate(timeout=PATIENCE)
-        return subprocess.CompletedProcess(command, process.returncode, said, "")
+        return process.returncode, said
 
 
 @pytest.fixture
@@ -121,11 +117,11 @@ def test_a_stopped_stage_goes_on_and_ends_in_the_same_bytes(
     which: signal.Signals,
     code: int,
 ) -> None:
-    stopped = signalled(tmp_path, folder, which)
-    assert stopped.returncode == code, stopped.stdout
-    assert "Traceback" not in stopped.stdout
+    ended, said = signalled(tmp_path, folder, which)
+    assert ended == code, said
+    assert "Traceback" not in said
     if which == signal.SIGTERM:
-        assert "prepare was asked to stop after" in stopped.stdout
+        assert "prepare was asked to stop after" in said
     assert not list(tmp_path.glob("prepare/*/manifest.json"))
     kept = len(list(tmp_path.glob("prepare/*/work/shards-*/*.parquet")))
     count = decoded(0)
