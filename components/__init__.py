@@ -65,8 +65,11 @@ class Component:
     ranks: bool = False
     shows: bool = False
 
-    def made(self, launch: Launch, keys: Mapping[str, Iterable[str]]) -> Any:
+    def made(self, name: str, launch: Launch, keys: Mapping[str, Iterable[str]]) -> Any:
         """KFP's component, started by `launch`; `keys` has for each of `collects` the keys that it holds.
+
+        `name` is that of the task: KFP makes the task's key of its component's name, and the key is what kubectl, logs
+        and the API show.
 
         Each collected artifact is an input of its own, and a whole element of the argv. In a longer string KFP finds a
         placeholder by chance alone: up to 2.16 the launcher replaces each once and in random order
@@ -90,7 +93,7 @@ class Component:
                 args=[part for name, parts in told.items() for part in (f"--{name.replace('_', '-')}", *parts)],
             )
 
-        return dsl.container_component(_signed(argv, self.stage, dict.fromkeys(inputs, str) | outputs))
+        return dsl.container_component(_signed(argv, name, dict.fromkeys(inputs, str) | outputs))
 
 
 def _signed(function: Callable[..., Any], name: str, parameters: Mapping[str, Any]) -> Any:
@@ -107,6 +110,7 @@ def collected_name(argument: str, key: str) -> str:
     return re.sub(r"\W", "_", f"{argument}_{key}")
 
 
+GATE = Component("gate", ("waits", "follows"))
 PREPARE = Component("prepare")
 TEACHER = Component("teacher", ("shards",), ranks=True)
 TRAIN = Component("train", ("stage", "shards", "teacher", "init"), ranks=True)

@@ -19,17 +19,26 @@ PIPELINE = "cmapkd"
 PATIENCE = 12  # polls in a row that may fail while a run is followed
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 RETRIED = ("FAILED", "CANCELED")
+PAGE = 100  # runs that the API lists at a time
 NO_STATE = (None, "", "RUNTIME_STATE_UNSPECIFIED")
 REFUSED = "REFUSED BY ITS DRIVER"  # state of a task of which KFP started no container
 ROOT_DRIVER = "root-driver"
 
 
 def start(
-    client: Client, site: Site, run: str, package: Path, arguments: Mapping[str, str], *, keep: bool = True
+    client: Client,
+    site: Site,
+    run: str,
+    package: Path,
+    arguments: Mapping[str, str],
+    *,
+    keep: bool = True,
+    experiment: str = "",
 ) -> str:
     """Start a run and return its id.
 
     Args:
+        experiment: "" takes the site's.
         keep: upload the package as a version of the pipeline, so that the UI can start it again from its form; a
             package that is there already is not uploaded twice. False sends it with this run alone.
 
@@ -38,10 +47,10 @@ def start(
     """
     namespace = site.namespace or None
     with speaking_to(address(site)):
-        experiment = client.create_experiment(site.experiment, namespace=namespace)
+        made = client.create_experiment(experiment or site.experiment, namespace=namespace)
         pipeline, version = upload(client, package, namespace) if keep else (None, None)
         started = client.run_pipeline(
-            experiment.experiment_id,
+            made.experiment_id,
             run,
             pipeline_package_path=None if keep else str(package),
             params=dict(arguments),
@@ -86,6 +95,36 @@ def schedule(client: Client, site: Site, name: str, package: Path, arguments: Ma
             service_account=site.service_account or None,
         )
     return str(made.recurring_run_id)
+
+
+def of_experiment(client: Client, site: Site, name: str) -> dict[str, Any]:
+    """The latest run of every name in an experiment, the first one started first; none where it is not there."""
+    namespace = site.namespace or None
+    with speaking_to(address(site)):
+        found = client.list_experiments(namespace=namespace, filter=_named(name)).experiments or []
+        latest: dict[str, Any] = {}
+        token = ""
+        while found:
+            page = client.list_runs(
+                experiment_id=found[0].experiment_id,
+                namespace=namespace,
+                sort_by="created_at asc",
+                page_size=PAGE,
+                page_token=token,
+            )
+            for run in page.runs or []:
+                latest.pop(run.display_name, None)  # so that the order is that of the latest ones
+                latest[run.display_name] = run
+            token = page.next_page_token
+            if not token:
+                break
+    return latest
+
+
+def stop(client: Client, site: Site, run_id: str) -> None:
+    """End a run; what it finished stays."""
+    with speaking_to(address(site)):
+        client.terminate_run(run_id)
 
 
 def retry(client: Client, site: Site, name: str) -> tuple[str, dict[str, str]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from cmapkd_core.config import STAGE_PHASES, Phase, Recipe
 from cmapkd_core.fields import as_overrides
 from cmapkd_core.fingerprints import trains
 from cmapkd_core.method_specs import METHODS, learns_policy
 from cmapkd_core.recipes import REFERENCE, ROWS
+from pipelines import runs, size, suite_runs
 from pipelines.graph import Task
 from pipelines.site import Pod
 from pipelines.submission import Submission
@@ -27,15 +30,37 @@ def describe_suite(job: Submission, suite: Suite) -> str:
     for row in suite.rows:
         changes = as_overrides(ROWS[row])
         lines.append(f"  {row:24}{changes or 'the full method'}")
-    lines += ["", counts(job), "", "tasks, in order"]
+    lines += ["", counts(job)]
+    if job.runs:
+        lines += ["", f"runs in experiment {job.run}", *_runs(job)]
+    lines += ["", "tasks, in order"]
+    run_of = {name: run.name for run in job.runs for name in run.urls}
     for number, task in enumerate(job.plan.tasks, 1):
         users = next(one.cells for one in suite.shared if one.task.name == task.name)
-        shared = f", shared by {len(users)} runs" if len(users) > 1 else ""
+        shared = f", shared by {len(users)}" if len(users) > 1 else ""
+        where = f", run {run_of[task.name]}" if job.runs else ""
         reads = f"{len(task.sources())} artifacts" if task.collects else ", ".join(task.inputs.values())
-        waits = f"; after {', '.join(task.after)}" if task.after and not job.local else ""
-        lines += [f"  {number:3} {task.name}{shared}", f"        reads {reads or 'the source'}{waits}"]
+        lines += [f"  {number:3} {task.name}{where}{shared}", f"        reads {reads or 'the source'}"]
         lines += [f"        to    {job.urls[task.name]}"]
     return "\n".join(lines)
+
+
+def _runs(job: Submission) -> Iterator[str]:
+    """A suite's runs: what each waits for, how many tasks at a time, and what it comes to in a cluster."""
+    left = [task.name for task in job.plan.tasks]
+    with tempfile.TemporaryDirectory() as folder:
+        found = suite_runs.packages(job, Path(folder))
+        sizes = {name: size.measure(package) for name, package in found.items()}
+    for run in job.runs:
+        if run.name not in sizes:
+            yield f"  {run.name:24}nothing left to do"
+            continue
+        waits = list(runs.makers(run, job.runs, left))
+        several = waits if len(waits) < 4 else [f"{len(waits)} runs"]
+        behind = f"; behind {run.follows}" if run.follows else ""
+        told = f"; waits for {', '.join(several)}" if waits else ""
+        yield f"  {run.name:24}{run.lanes} at a time{behind}{told}"
+        yield f"  {'':24}{sizes[run.name]}" + ("" if sizes[run.name].fits else "  TOO LARGE FOR ONE RUN")
 
 
 def counts(job: Submission) -> str:
@@ -64,7 +89,15 @@ def describe_run(job: Submission) -> str:
         note += ", again although complete" if job.plan.redo else ""
         lines.append(f"  {number:2} {task.name}{note}")
         lines += [f"       {line}" for line in _about(task, job)]
+    if not job.local:
+        lines += ["", f"in a cluster: {_size(job)}"]
     return "\n".join(lines)
+
+
+def _size(job: Submission) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        found = size.measure(job.package(Path(folder) / "pipeline.yaml"))
+    return str(found) if found.fits else f"{found}: TOO LARGE FOR ONE RUN"
 
 
 def _about(task: Task, job: Submission) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cmapkd_core.config import Recipe
 from cmapkd_core.places import RECIPE_STUDENT
 from components import EVALUATE, PREPARE
-from pipelines.graph import Task
+from pipelines.graph import Task, task_name
 
 # Role in the report -> the task whose artifact holds the model; what the recipe itself names has none.
 MODELS = {"student": "joint", "reference": "reference-joint", "teacher": "teacher", "before": ""}
@@ -34,7 +34,7 @@ def extra_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[T
     own = recipe.evaluate.own()
     trained_on = {data for task, data in own if task in PROBES}
     for task, data in own:
-        shards = _called("prepare", data)
+        shards = task_name(_called("prepare", data))
         if data:
             only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
             tasks.setdefault(shards, Task(shards, PREPARE, "prepare", data=data, own_overrides=only))
@@ -49,7 +49,7 @@ def _evaluation(task: str, data: str, shards: str, role: str) -> Task:
     model = MODELS[role]
     inputs = {"shards": shards, **({"model": model} if model else {})}
     values = {"task": task, **({} if model else {"model": RECIPE_STUDENT})}
-    return Task(f"{_called(task, data)}-{role}", EVALUATE, "evaluate", inputs, values, data=data, role=role)
+    return Task(task_name(_called(task, data), role), EVALUATE, "evaluate", inputs, values, data=data, role=role)
 
 
 def _called(task: str, data: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         for name, sources in task.collects.items():
             inputs |= {collected_name(name, key): outputs[source] for key, source in sources.items()}
-        made = task.component.made(_launch(task, pod), task.collects)
+        made = task.component.made(task.name, _launch(task, pod), task.collects)
         step = made(**told, **inputs, **task.values, **_ranks(task, pod, site, image))
         step.after(*(steps[name] for name in task.after if name in steps))
         here = replace(LAUNCHER, hours=pod.hours) if _spreads(task, pod) else pod
@@ -103,6 +104,11 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         for label, value in {**PART_OF, COMPONENT: label_of(task.name)}.items():
             kubernetes.add_pod_label(step, label, value)
         steps[task.name], outputs[task.name] = step, step.outputs["artifact"]
+
+
+def task_name(*parts: str) -> str:
+    """Name of a task: its key in the package too, which KFP makes of it, and so what kubectl and the API show."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def label_of(name: str) -> str:

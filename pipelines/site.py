@@ -73,6 +73,7 @@ class Pods:
     train: Pod = Pod(gpus=8, cpu="64", memory="256Gi", shm="64Gi", hours=72.0)
     evaluate: Pod = Pod(gpus=1, cpu="8", memory="64Gi", shm="8Gi")
     report: Pod = Pod(hours=2.0)
+    gate: Pod = Pod(cpu="250m", memory="2Gi", hours=1440.0)  # of a suite's run: it waits for others, and does no more
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
-from pipelines import distill, suite
+from pipelines import distill, runs, suite
 from pipelines.evaluations import timed
 from pipelines.graph import Plan, Task, select, without, write_package
+from pipelines.runs import Run
 from pipelines.site import Site, load_site, on_this_machine
 
 CHOOSES = ("recipe", "ablation", "method", "suite", "set", "seed", "seeds", "data")  # flags that decide the recipe
@@ -39,10 +40,11 @@ class Submission:
     request: dict[str, str]  # what is recorded: the strings of records.REQUEST, and of a suite its name and seeds
     arguments: dict[str, str]  # the pipeline's parameters
     urls: dict[str, str]  # artifact of every task
-    build: Callable[[Mapping[str, str]], Any]  # the KFP pipeline with these defaults of its parameters
+    build: Callable[[Plan, Mapping[str, str]], Any]  # the KFP pipeline of a plan with these defaults of its parameters
     tasks: tuple[Task, ...]  # of the whole pipeline
     recipes: dict[str, Recipe] = field(default_factory=dict)  # of a single run: "run" and "reference"
     suite: suite.Suite | None = None
+    runs: tuple[Run, ...] = ()  # of a suite: those that a cluster gets
 
     @property
     def whole(self) -> bool:
@@ -54,9 +56,23 @@ class Submission:
         """Names of the tasks that measure time: on one machine nothing may run beside them."""
         return timed(self.tasks, resolve(*(self.request[name] for name in REQUEST)))
 
-    def package(self, path: Path, *, filled: bool = False) -> Path:
+    def package(self, path: Path, *, filled: bool = False, plan: Plan | None = None) -> Path:
         """Write the compiled pipeline; `filled` makes this run's arguments the defaults of its form."""
-        return write_package(self.build(self.arguments if filled else distill.defaults(self.site)), path)
+        form = self.arguments if filled else distill.defaults(self.site)
+        return write_package(self.build(plan or self.plan, form), path)
+
+    def left(self, run: Run) -> tuple[str, ...]:
+        """Tasks of one of its runs that are still to do."""
+        doing = {task.name for task in self.plan.tasks}
+        return tuple(name for name in run.urls if name in doing)
+
+    def plan_of(self, run: Run, ids: Mapping[str, str]) -> Plan:
+        """What one of its runs does; `ids` are KFP's of the runs that were started before it, by name."""
+        left = [task.name for task in self.plan.tasks]
+        tasks = runs.tasks(run, self.runs, left, self.arguments["root"], ids, self.run)
+        here = {task.name for task in tasks}
+        given = {name: url for name, url in self.urls.items() if name not in here}
+        return replace(self.plan, tasks=tasks, finished=given)
 
 
 def decide(args: argparse.Namespace) -> Submission:
@@ -111,7 +127,7 @@ def decide_run(
         plan = Plan(chosen, without(tasks, urls, chosen), run, redo="yes")
     elif args.run and args.compile_only:
         plan = Plan(tasks, run=run)  # a submitted run has its name from KFP, so that one package serves them all
-    build = partial(distill.build, site, plan)
+    build = partial(distill.build, site)
     return Submission(site, args.local, plan, run, request, arguments, urls, build, tasks, recipes)
 
 
@@ -121,7 +137,7 @@ def decide_suite(
     """The recipes of a suite with several seeds. What is finished already takes no part, but for the report."""
     recipe = resolve(request["recipe"], "none", request["overrides"], "", request["data"])
     name, count = request["suite"], int(request["seeds"])
-    run = args.run or default_run(f"{recipe.name}-{name}-{count}seeds", args.local)
+    run = args.run or f"{recipe.name}-{name}-{count}seeds"  # the same command goes on with it, in a cluster too
     seeds = range(recipe.seed, recipe.seed + count)
     laid = suite.lay_out(name, request, seeds, root or "{root}", run, args.expectations)
     if part:
@@ -129,17 +145,15 @@ def decide_suite(
         done, redo = without(laid.tasks, laid.urls, chosen), "yes"
     else:
         done, redo = {} if args.compile_only else finished(laid, root), ""
-    left = [one for one in laid.shared if one.task.name not in done]
-    # Here the runner itself bounds the tasks at a time, and needs no guess of their costs.
-    tasks = tuple(one.task for one in left) if args.local else suite.in_lanes(left, site.parallel)
-    plan = Plan(tasks, done, run, redo)
+    plan = Plan(tuple(task for task in laid.tasks if task.name not in done), done, run, redo)
     fixed = {name: request[name] for name in suite.FIXED}
     arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
 
-    def build(form: Mapping[str, str]) -> Any:
+    def build(plan: Plan, form: Mapping[str, str]) -> Any:
         return suite.build(site, plan, {**form, **fixed})
 
-    return Submission(site, args.local, plan, run, request, arguments, laid.urls, build, laid.tasks, suite=laid)
+    made = () if args.local else runs.split(laid, site.parallel)
+    return Submission(site, args.local, plan, run, request, arguments, laid.urls, build, laid.tasks, {}, laid, made)
 
 
 def cron(text: str) -> str:

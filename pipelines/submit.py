@@ -31,7 +31,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
-from pipelines import check, client, dryrun, endpoint
+from pipelines import check, client, dryrun, endpoint, size, suite_runs
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.site import Site, load_site
@@ -151,8 +151,12 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
     api = endpoint.connect(job.site)
     if not every:
         keep_record(job)
+    if job.suite:
+        ids = suite_runs.start(api, job)
+        return see_suite(api, job.site, suite_runs.Progress(job.run, ids, urls_of(job)), wait)
     with tempfile.TemporaryDirectory() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
+        size.refuse_too_large(package, suite_runs.WAY_OUT)
         if every:
             made = client.schedule(api, job.site, job.run, package, job.arguments, every)
             print(f"recurring run {job.run}: {client.link(job.site, made, 'recurringrun')}", flush=True)
@@ -160,6 +164,20 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
         tasks = display_names(package)
         run_id = client.start(api, job.site, job.run, package, job.arguments, keep=job.whole)
     return see(api, job.site, job.run, run_id, tasks, wait)
+
+
+def urls_of(job: Submission) -> dict[str, dict[str, str]]:
+    """Of every run of a suite the artifacts' URLs of what it does, by task."""
+    return {run.name: {name: run.urls[name] for name in job.left(run)} for run in job.runs}
+
+
+def compile_only(job: Submission, path: Path) -> None:
+    """Write the package, of a suite one for each of its runs, and say how large a workflow each becomes."""
+    if job.runs:
+        path.mkdir(parents=True, exist_ok=True)
+    made = suite_runs.packages(job, path).values() if job.runs else [job.package(path, filled=True)]
+    for package in made:
+        print(f"{package}: {size.measure(package)}")
 
 
 def keep_record(job: Submission) -> None:
@@ -171,10 +189,28 @@ def keep_record(job: Submission) -> None:
 
 
 def retry_there(site: Site, name: str, wait: bool) -> int:
-    """Have the failed tasks of a run run again; returns the exit code."""
+    """Have the failed tasks of a run, or of all runs of a suite, run again; returns the exit code."""
     api = endpoint.connect(site)
+    if client.of_experiment(api, site, name):
+        return see_suite(api, site, suite_runs.Progress(name, suite_runs.retry(api, site, name)), wait)
     run_id, tasks = client.retry(api, site, name)
     return see(api, site, name, run_id, tasks, wait)
+
+
+def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.Progress, wait: bool) -> int:
+    """Where asked to, follow a suite's runs; returns the exit code."""
+    if not wait or not progress.ids:
+        return 0
+    try:
+        states = suite_runs.follow(api, site, progress)
+    except KeyboardInterrupt:
+        print(f"\nno longer watching; suite {progress.name} goes on")
+        return 130
+    failed = [f"{progress.name}.{run}" for run, state in states.items() if state != "SUCCEEDED"]
+    print(f"suite {progress.name}: {'failed: ' + ', '.join(failed) if failed else 'succeeded'}")
+    if failed:
+        print(f"mend what failed, then: submit.py --retry {progress.name}")
+    return 1 if failed else 0
 
 
 def see(api: endpoint.Client, site: Site, name: str, run_id: str, tasks: Mapping[str, str], wait: bool) -> int:
@@ -207,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dryrun.describe(job))
             return 0
         if args.compile_only:
-            print(job.package(Path(args.compile_only), filled=True))
+            compile_only(job, Path(args.compile_only))
             return 0
         return run_here(job, command) if args.local else run_there(job, args.wait, every)
     except InputError as error:

@@ -27,7 +27,7 @@ from cmapkd_core.stages.artifact import find
 from components import SUITE_REPORT
 from pipelines import distill
 from pipelines.evaluations import extra_tasks, own_evaluations
-from pipelines.graph import Plan, Task, connect
+from pipelines.graph import Plan, Task, connect, task_name
 from pipelines.site import Site
 
 PARAMETERS = ("root", "tracking_uri", "image")
@@ -135,7 +135,7 @@ def _name(stage: str, users: Sequence[Cell], cells: Sequence[Cell]) -> str:
         parts.append(row)
     if {s for _, s in users} != seeds:
         parts.append(f"s{seed}")
-    return "-".join(parts)
+    return task_name(*parts)
 
 
 def _as_first_asked(task: Task, cell: Cell, names: Mapping[str, str], places: Mapping[str, str]) -> Task:

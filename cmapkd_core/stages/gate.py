@@ -1,0 +1,197 @@
+"""Stage gate: waits, without a GPU, until what other runs of a suite make for this one is there.
+
+A suite is several runs of Kubeflow Pipelines (pipelines/runs.py). The first task of a run that reads artifacts of
+others is this one. It looks for their manifests, and at the Workflows of the runs that make them: where one has ended
+without its artifacts, no waiting helps, and the gate fails with that run's name. It makes no artifact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cmapkd_core import storage
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages.artifact import find
+from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.common import Request
+
+SECONDS = float(os.environ.get("CMAPKD_GATE_SECONDS", "30"))  # between two looks
+LOOKS = 4  # in a row that must find a run ended without its artifacts; a retry takes its Workflow away for a moment
+AWAY = 60  # looks in a row at a store that does not answer: half an hour
+AGAIN = 3600.0  # seconds after which what is waited for is said again
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+RUNS, ENDED, UNKNOWN = "runs", "has ended", "cannot be seen"
+
+
+class Closed(Exception):
+    """What is waited for will not come; the message names the run and the way out."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A run that is waited for. id: KFP's; "" where it is not known. urls: its artifacts that are wanted."""
+
+    run: str
+    id: str
+    urls: tuple[str, ...]
+
+
+def run(request: Request, *, waits: str, follows: str = "") -> str:
+    """Wait until every artifact is complete, and until the run before in the same lane has ended, well or not.
+
+    Args:
+        waits: JSON, a list of [run, KFP's id of it or "", [places below the root]]: artifacts, and who makes them.
+        follows: JSON, one such entry, or "".
+
+    Raises:
+        InputError: another JSON than that.
+        SystemExit: with 1, a run that is waited for has ended without its artifacts.
+    """
+    makers = [_maker(request.root, entry) for entry in _read("waits", waits, [])]
+    before = [_maker(request.root, entry) for entry in _read("follows", follows and f"[{follows}]", [])]
+    try:
+        wait(Watch(makers, before, workflow_state))
+    except Closed as closed:
+        print(f"error: {closed}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print("gate: all that it waited for is there", flush=True)
+    return request.root
+
+
+def _read(name: str, text: str, nothing: list[object]) -> list[object]:
+    try:
+        found = json.loads(text) if text else nothing
+        if all(len(entry) == 3 for entry in found):
+            return list(found)
+    except (ValueError, TypeError):
+        pass
+    raise InputError(f'--{name} {text}: a JSON list of ["run", "its id", ["place/of/artifact"]]')
+
+
+def _maker(root: str, entry: object) -> Maker:
+    name, run_id, places = entry  # type: ignore[misc]
+    return Maker(str(name), str(run_id), tuple(storage.join(root, place) for place in places))
+
+
+@dataclass
+class Watch:
+    """What is waited for, and what was seen of it so far. state: RUNS, ENDED or why neither is known, of a run's id."""
+
+    makers: Sequence[Maker]
+    before: Sequence[Maker]
+    state: Callable[[str], str]
+    there: set[str] = field(default_factory=set)
+    looks: Counter[str] = field(default_factory=Counter)  # in a row that found a run ended
+
+    def lines(self) -> list[str]:
+        """One look: what is still waited for.
+
+        Raises:
+            Closed: a maker ended without its artifacts.
+        """
+        lines = []
+        for maker in self.makers:
+            if missing := self._missing(maker):
+                found = self._look(maker.run, maker.id)
+                if self.looks[maker.run] >= LOOKS:
+                    raise Closed(_why(maker, missing))
+                lines.append(f"{len(missing)} of {len(maker.urls)} artifacts of run {maker.run}, which {found}")
+        for one in self.before:
+            if self._missing(one):
+                found = self._look(f"before: {one.run}", one.id)
+                if self.looks[f"before: {one.run}"] < LOOKS:
+                    lines.append(f"run {one.run} before it, which {found}")
+        return lines
+
+    def _missing(self, maker: Maker) -> list[str]:
+        """URLs without a manifest so far; those found once are not looked for again."""
+        self.there |= {url for url in maker.urls if url not in self.there and find(url) is not None}
+        return [url for url in maker.urls if url not in self.there]
+
+    def _look(self, key: str, run_id: str) -> str:
+        found = self.state(run_id)
+        self.looks[key] = self.looks[key] + 1 if found == ENDED else 0
+        return found
+
+
+def wait(watch: Watch, pause: Callable[[float], None] = time.sleep) -> None:
+    """Look until nothing is waited for; a store that is away for a while is waited for too.
+
+    Raises:
+        Closed: see Watch.lines.
+        StorageError: the store was away for AWAY looks in a row.
+    """
+    began, said, told, away = time.monotonic(), "", 0.0, 0
+    while True:
+        try:
+            lines, away = watch.lines(), 0
+        except storage.StorageError as error:
+            away += 1
+            if away == AWAY:
+                raise
+            lines = [f"the store: {error}"]
+        if not lines:
+            return
+        now = time.monotonic()
+        if "; ".join(lines) != said or now - told > AGAIN:
+            said, told = "; ".join(lines), now
+            print(f"gate: since {_span(now - began)} waiting for {said}", flush=True)
+        pause(SECONDS)
+
+
+def _why(maker: Maker, missing: Sequence[str]) -> str:
+    return (
+        f"run {maker.run} has ended without {', '.join(missing)}: look at its failed task, mend it, and then: "
+        f"submit.py --retry {maker.run.partition('.')[0]} (which retries this run too)"
+    )
+
+
+def _span(seconds: float) -> str:
+    hours, minutes = divmod(int(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min"
+
+
+def workflow_state(run_id: str) -> str:
+    """RUNS, ENDED or "cannot be seen (why)" of a run, from its Workflow in this pod's namespace.
+
+    A Workflow that is gone has ended: Argo removes it some time after.
+    """
+    if not run_id:
+        return f"{UNKNOWN}: its id was not known when this package was made"
+    try:
+        phases = list(_phases(run_id))
+    except Exception as error:  # no cluster, no right, no answer: the artifacts are still looked for
+        return f"{UNKNOWN}: {_reason(error)}"
+    return RUNS if any(phase in ("", "Pending", "Running") for phase in phases) else ENDED
+
+
+def _phases(run_id: str) -> Iterator[str]:
+    from kubernetes import client, config
+
+    config.load_incluster_config()
+    namespace = (ACCOUNT / "namespace").read_text().strip()
+    found = client.CustomObjectsApi().list_namespaced_custom_object(
+        "argoproj.io", "v1alpha1", namespace, "workflows", label_selector=f"pipeline/runid={run_id}"
+    )
+    for workflow in found["items"]:
+        yield workflow.get("status", {}).get("phase", "")
+
+
+def _reason(error: Exception) -> str:
+    if getattr(error, "status", None) == 403:
+        return (
+            "this pod's service account may not list workflows.argoproj.io: name one that may in the site file "
+            "(k8s/base/runner.yaml)"
+        )
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))
