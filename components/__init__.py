@@ -1,16 +1,16 @@
 """The Kubeflow container component of every stage: an argv and nothing else.
 
-A row for a stage: what it is told beside REQUEST, which all are told. Each writes the URL of its artifact into an
-output file. No input has a default: KFP 2.17 resolves an argv with what a task gives, and refuses a placeholder of an
-input that it leaves to the component's default (backend/src/v2/driver/util.go). So a task gives every input, an empty
-one too. The image is set by the pipeline; it needs no ENTRYPOINT.
+A row for a stage. Its component has REQUEST, which all stages are told, and what the task gives (pipelines/tasks.py),
+no more: KFP 2.17 resolves an argv with what a task gives, and refuses a placeholder of an input that it leaves to the
+component's default (backend/src/v2/driver/util.go). Each writes the URL of its artifact into an output file. The image
+is set by the pipeline; it needs no ENTRYPOINT.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,42 +55,44 @@ def spread(module: str, processes: Any, shutdown_timeout: Any, job: Any, image: 
 class Component:
     """The component of a stage.
 
-    stage: module below cmapkd_core.stages. inputs: what it is told beside REQUEST. collects: arguments that hold an
-    artifact for each of their keys. ranks: it can have several. shows: its outputs are PAGES too.
+    stage: module below cmapkd_core.stages. ranks: it can have several. shows: its outputs are PAGES too.
     """
 
     stage: str
-    inputs: tuple[str, ...] = ()
-    collects: tuple[str, ...] = ()
     ranks: bool = False
     shows: bool = False
 
-    def made(self, name: str, launch: Launch, keys: Mapping[str, Iterable[str]]) -> Any:
-        """KFP's component, started by `launch`; `keys` has for each of `collects` the keys that it holds.
-
-        `name` is that of the task: KFP makes the task's key of its component's name, and the key is what kubectl, logs
-        and the API show.
+    def made(self, name: str, launch: Launch, told: Sequence[str], collects: Mapping[str, Iterable[str]]) -> Any:
+        """KFP's component of a task.
 
         Each collected artifact is an input of its own, and a whole element of the argv. In a longer string KFP finds a
         placeholder by chance alone: up to 2.16 the launcher replaces each once and in random order
         (kubeflow/pipelines#13977).
+
+        Args:
+            name: the task's: KFP makes the task's key of it, which kubectl, logs and the API show.
+            launch: how its ranks are started.
+            told: names of the stage's arguments beside REQUEST.
+            collects: keys of the arguments that hold an artifact for each of their keys.
         """
-        held = {name: {key: collected_name(name, key) for key in keys[name]} for name in self.collects}
+        held = {argument: {key: collected_name(argument, key) for key in keys} for argument, keys in collects.items()}
         ranks = RANKS if self.ranks else ()
-        inputs = [*REQUEST, *self.inputs, *(name for names in held.values() for name in names.values()), *ranks]
+        inputs = [*REQUEST, *told, *(name for names in held.values() for name in names.values()), *ranks]
         outputs = ARTIFACT | (PAGES if self.shows else {})
 
         def argv(*values: Any) -> dsl.ContainerSpec:
             given = dict(zip([*inputs, *outputs], values, strict=True))
-            told: dict[str, Any] = {name: [given[name]] for name in (*REQUEST, *self.inputs)}
-            told |= {name: [part for key, of in one.items() for part in (key, given[of])] for name, one in held.items()}
-            told |= {name: [getattr(given[name], "path", given[name])] for name in outputs}
+            parts: dict[str, Any] = {name: [given[name]] for name in (*REQUEST, *told)}
+            parts |= {
+                name: [part for key, of in one.items() for part in (key, given[of])] for name, one in held.items()
+            }
+            parts |= {name: [getattr(given[name], "path", given[name])] for name in outputs}
             if self.shows:
-                told["executor_input"] = [dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+                parts["executor_input"] = [dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
             return dsl.ContainerSpec(
                 image=IMAGE,
                 command=launch(f"cmapkd_core.stages.{self.stage}", **{name: given[name] for name in ranks}),
-                args=[part for name, parts in told.items() for part in (f"--{name.replace('_', '-')}", *parts)],
+                args=[part for name, one in parts.items() for part in (f"--{name.replace('_', '-')}", *one)],
             )
 
         return dsl.container_component(_signed(argv, name, dict.fromkeys(inputs, str) | outputs))
@@ -110,25 +112,12 @@ def collected_name(argument: str, key: str) -> str:
     return re.sub(r"\W", "_", f"{argument}_{key}")
 
 
-GATE = Component("gate", ("waits", "follows"))
+GATE = Component("gate")
 PREPARE = Component("prepare")
-TEACHER = Component("teacher", ("shards",), ranks=True)
-TRAIN = Component("train", ("stage", "shards", "teacher", "init"), ranks=True)
-EVALUATE = Component("evaluate", ("model", "shards", "task"))
-LEVELS = Component("levels", ("shards", "teacher", "joint"))
-EXPORT = Component("export", ("model", "shards", "evaluation"))
-REPORT = Component(
-    "report",
-    (
-        *("shards", "teacher", "warmup", "alsn", "joint", "reference"),
-        *("teacher_eval", "before_eval", "student_eval", "reference_eval", "levels"),
-    ),
-    collects=("evaluations",),
-    shows=True,
-)
-SUITE_REPORT = Component(
-    "suite_report",
-    ("suite", "teacher_eval", "executions", "naive", "expectations"),
-    collects=("evaluations", "trainings", "before", "more"),
-    shows=True,
-)
+TEACHER = Component("teacher", ranks=True)
+TRAIN = Component("train", ranks=True)
+EVALUATE = Component("evaluate")
+LEVELS = Component("levels")
+EXPORT = Component("export")
+REPORT = Component("report", shows=True)
+SUITE_REPORT = Component("suite_report", shows=True)

@@ -19,15 +19,17 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.places import OF_ITSELF, check_url
 from cmapkd_core.recipes import resolve
 from components import Component
-from pipelines import client, distill, endpoint, suite
+from pipelines import client, endpoint, runs, suite
 from pipelines.cluster import Cluster, Unreadable
-from pipelines.graph import Plan, Task, write_package
+from pipelines.graph import Plan
 from pipelines.ir import display_names
+from pipelines.package import build, defaults, write_package
 from pipelines.site import Retry, Site
+from pipelines.tasks import Task, tasks_of
 
 TASK = "check-"  # before the stage
 ARGUMENTS = "arguments"  # the line that is of a stage and not of its kind of pod
-LINE = re.compile(rf"(?P<state>ok|failed) +(?P<name>image|root|{ARGUMENTS}|MLflow|GPUs|ranks) +(?P<text>\S.*)")
+LINE = re.compile(rf"(?P<state>ok|failed) +(?P<name>image|root|{ARGUMENTS}|MLflow|GPUs|ranks|runs) +(?P<text>\S.*)")
 ERROR = re.compile(r"(?P<usage>.*: )?error: (?!not ok: )(?P<text>\S.*)")  # a stage's own, or argparse's after its usage
 OTHER_CODE = "; the image is not of this code: make images, and its line into the site file"
 LOOKS = 3  # at a run that has ended and has tasks that seem to go on
@@ -45,11 +47,13 @@ def tasks(site: Site) -> tuple[Task, ...]:
         InputError: no such recipe.
     """
     request = {"recipe": site.recipe, "overrides": MORE, "data": site.data}
-    run = distill.tasks_of(resolve(site.recipe, overrides=MORE, data=site.data))
+    run = tasks_of(resolve(site.recipe, overrides=MORE, data=site.data))
     every = [*run, *suite.lay_out("smoke", request, range(1), site.root, "").tasks]
     firsts: dict[Component, Task] = {}
-    for task in every:
-        firsts.setdefault(task.component, task)
+    for task in [runs.GATES, *every]:  # of a component the task with the most arguments
+        known = firsts.get(task.component)
+        if known is None or len(_told(task)) > len(_told(known)):
+            firsts[task.component] = task
     tried = {task.name: _name(task.component) for task in every}
     last: dict[str, str] = {}  # of a kind of pod
     made = []
@@ -64,13 +68,18 @@ def _name(component: Component) -> str:
     return TASK + component.stage.replace("_", "-")
 
 
+def _told(task: Task) -> tuple[str, ...]:
+    """Its stage's arguments, but for those that collect."""
+    return (*task.inputs, *task.values)
+
+
 def _tried(task: Task, site: Site, tried: Mapping[str, str]) -> Task:
     """A task with check in place of work; `tried` names for every task the one that has its component here."""
     component, name = task.component, _name(task.component)
     collects = {argument: {key: tried[of] for key, of in keys.items()} for argument, keys in task.collects.items()}
     inputs = {argument: tried[of] for argument, of in task.inputs.items()} if collects else {}
-    values = {argument: OF_ITSELF + argument for argument in component.inputs if argument not in inputs}
-    count = len(component.inputs) + sum(map(len, collects.values()))
+    values = {argument: OF_ITSELF + argument for argument in _told(task) if argument not in inputs}
+    count = len(_told(task)) + sum(map(len, collects.values()))
     check = f"{name}:{getattr(site.pods, task.pod).gpus}:{count}"
     return Task(name, component, task.pod, inputs, values, collects, check=check)
 
@@ -80,7 +89,7 @@ def pipeline(site: Site, minutes: float) -> Any:
     kinds = {field.name: getattr(site.pods, field.name) for field in dataclasses.fields(site.pods)}
     short = {kind: dataclasses.replace(pod, hours=minutes / 60) for kind, pod in kinds.items()}
     brief = dataclasses.replace(site, retry=Retry(count=0), pods=dataclasses.replace(site.pods, **short))
-    return distill.build(brief, Plan(tasks(site)), distill.defaults(site))
+    return build(brief, Plan(tasks(site)), defaults(site))
 
 
 class CheckRun:

@@ -13,10 +13,10 @@ from cmapkd_core.fingerprints import trains
 from cmapkd_core.method_specs import METHODS, learns_policy
 from cmapkd_core.recipes import REFERENCE, ROWS
 from pipelines import runs, size, suite_runs
-from pipelines.graph import Task
 from pipelines.site import Pod
 from pipelines.submission import Submission
 from pipelines.suite import Suite
+from pipelines.tasks import Task
 
 
 def describe(job: Submission) -> str:

@@ -1,50 +1,23 @@
-"""What every pipeline is made of: tasks, a plan of which of them run, and how a task becomes a pod."""
+"""A plan of which tasks run, and how each becomes a task of KFP: its edges, its argv and its pod."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl, kubernetes
+from kfp import dsl, kubernetes
 
 from cmapkd_core.fields import as_overrides, choose
 from cmapkd_core.recipes import data_fields
-from components import Component, Launch, alone, collected_name, spread, torchrun
-from pipelines import ir, trainjob
+from components import Launch, alone, collected_name, spread, torchrun
+from pipelines import trainjob
 from pipelines.site import COMPONENT, PART_OF, Pod, Site
+from pipelines.tasks import Task
 
 LABEL = 63  # characters of a label's value
 LAUNCHER = Pod(cpu="1", memory="4Gi")  # the pod that starts those pods and waits
-
-
-@dataclass(frozen=True)
-class Task:
-    """One box of the DAG. `inputs` name the tasks whose artifacts it reads, `values` are constants."""
-
-    name: str
-    component: Component
-    pod: str
-    inputs: dict[str, str] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-    collects: dict[str, dict[str, str]] = field(default_factory=dict)  # argument -> {key: task}, an input each
-    row: str = ""  # of recipes.ROWS; "": the run's own
-    seed: str = ""  # "": the run's own
-    data: str = ""  # SOURCE[:URL]; "": the run's own
-    overrides: str | None = None  # None: the run's own
-    own_overrides: str = ""  # field=value parts that win over those
-    role: str = ""  # in the report, of the model of an evaluation of its own
-    part: str = ""  # what its records add to the run's name
-    after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
-    redo: str = ""  # as Plan.redo, for this task alone
-    check: str = ""  # as Request.check
-
-    def sources(self) -> set[str]:
-        """Names of the tasks whose artifacts it reads."""
-        return set(self.inputs.values()) | {name for tasks in self.collects.values() for name in tasks.values()}
 
 
 @dataclass(frozen=True)
@@ -96,7 +69,7 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         for name, sources in task.collects.items():
             inputs |= {collected_name(name, key): outputs[source] for key, source in sources.items()}
-        made = task.component.made(task.name, _launch(task, pod), task.collects)
+        made = task.component.made(task.name, _launch(task, pod), (*task.inputs, *task.values), task.collects)
         step = made(**told, **inputs, **task.values, **_ranks(task, pod, site, image))
         step.after(*(steps[name] for name in task.after if name in steps))
         here = replace(LAUNCHER, hours=pod.hours) if _spreads(task, pod) else pod
@@ -104,11 +77,6 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
         for label, value in {**PART_OF, COMPONENT: label_of(task.name)}.items():
             kubernetes.add_pod_label(step, label, value)
         steps[task.name], outputs[task.name] = step, step.outputs["artifact"]
-
-
-def task_name(*parts: str) -> str:
-    """Name of a task: its key in the package too, which KFP makes of it, and so what kubectl and the API show."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def label_of(name: str) -> str:
@@ -125,18 +93,6 @@ def _own(task: Task) -> dict[str, str]:
     alone = " ".join(filter(None, (as_overrides(data_fields(task.data)), task.own_overrides)))
     told = {"own_overrides": alone} | ({} if task.overrides is None else {"overrides": task.overrides})
     return told | {name: value for name, value in (("ablation", task.row), ("seed", task.seed)) if value}
-
-
-def write_package(pipeline: Any, path: Path) -> Path:
-    """Write a compiled pipeline (IR and platform configuration, YAML).
-
-    Raises:
-        InputError: a task that KFP could not start (ir.refuse_unresolved); nothing is written.
-    """
-    ir.refuse_unresolved(pipeline.pipeline_spec)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(pipeline, str(path))
-    return path
 
 
 def _spreads(task: Task, pod: Pod) -> bool:

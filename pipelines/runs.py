@@ -16,12 +16,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from components import GATE
-from pipelines.graph import Task
 from pipelines.suite import REPORT, Shared, Suite, in_lanes
+from pipelines.tasks import Task
 
 TASKS = 25  # of a run at most, its gate among them
 WAIT = "gate"
 SHARED, LAST = "shared", "report"
+GATES = Task(WAIT, GATE, "gate", values={"waits": "", "follows": ""})
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def tasks(
     follows = "" if before is None else _dumped(_entry(before.name, _ends(before, left), root, ids, suite))
     if not waits and not follows:
         return ordered
-    gate = Task(WAIT, GATE, "gate", values={"waits": _dumped(waits), "follows": follows})
+    gate = replace(GATES, values={"waits": _dumped(waits), "follows": follows})
     here = {task.name for task in ordered}
     return (gate, *(task if _behind(task, here) else replace(task, after=(WAIT,)) for task in ordered))
 

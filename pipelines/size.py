@@ -89,9 +89,9 @@ def measure(package: Path) -> Size:
     return Size(len(tasks), _spec_bytes(ir, tasks), len(status), len(packed))
 
 
-def _with_implied_edges(ir: Mapping[str, Any]) -> dict[str, Any]:
+def _with_implied_edges(ir: dict[str, Any]) -> dict[str, Any]:
     """KFP adds the producers of a task's inputs to what it depends on."""
-    ir = copy.deepcopy(dict(ir))
+    ir = copy.deepcopy(ir)
     for task in ir["root"]["dag"]["tasks"].values():
         sources = task.get("inputs", {}).get("parameters", {}).values()
         made = [one["taskOutputParameter"]["producerTask"] for one in sources if "taskOutputParameter" in one]
@@ -168,7 +168,7 @@ class _Task:
         folder = f"minio://mlpipeline/v2/artifacts/cmapkd/{_noise(36)}/{self.name}/{_noise(36)}"
         values = {name: self._value(one) for name, one in self.task.get("inputs", {}).get("parameters", {}).items()}
         outputs = self.component.get("outputDefinitions", {})
-        told = {
+        told: dict[str, Any] = {
             "inputs": {"parameterValues": values},
             "outputs": {
                 "parameters": {n: {"outputFile": f"/tmp/kfp/outputs/{n}"} for n in outputs.get("parameters", {})},
@@ -186,7 +186,13 @@ class _Task:
         env = [*self.container.get("env", []), *({"name": one, "valueFrom": {"optional": False}} for one in secrets)]
         mounts = self.platform.get("emptyDirMounts", [])
         volumes = [{"name": one["volumeName"], "mountPath": one["mountPath"]} for one in mounts]
-        main = {"name": "main", "command": [*launcher, rest], "args": argv, "env": env, "volumeMounts": volumes}
+        main: dict[str, Any] = {
+            "name": "main",
+            "command": [*launcher, rest],
+            "args": argv,
+            "env": env,
+            "volumeMounts": volumes,
+        }
         asked = self.container.get("resources", {})
         resources = {name: value for name, value in asked.items() if name.startswith("resource")}
         image = self._filled(self.container["image"], values)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kfp import dsl
 
@@ -19,11 +18,11 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
-from pipelines import distill, runs, suite
-from pipelines.evaluations import timed
-from pipelines.graph import Plan, Task, select, without, write_package
+from pipelines import package, runs, suite
+from pipelines.graph import Plan, select, without
 from pipelines.runs import Run
 from pipelines.site import Site, load_site, on_this_machine
+from pipelines.tasks import Task, output_urls, tasks_of, timed
 
 CHOOSES = ("recipe", "ablation", "method", "suite", "set", "seed", "seeds", "data")  # flags that decide the recipe
 SEEDS = "5"  # of a suite, when not given
@@ -40,11 +39,11 @@ class Submission:
     request: dict[str, str]  # what is recorded: the strings of records.REQUEST, and of a suite its name and seeds
     arguments: dict[str, str]  # the pipeline's parameters
     urls: dict[str, str]  # artifact of every task
-    build: Callable[[Plan, Mapping[str, str]], Any]  # the KFP pipeline of a plan with these defaults of its parameters
     tasks: tuple[Task, ...]  # of the whole pipeline
     recipes: dict[str, Recipe] = field(default_factory=dict)  # of a single run: "run" and "reference"
     suite: suite.Suite | None = None
     runs: tuple[Run, ...] = ()  # of a suite: those that a cluster gets
+    fixed: dict[str, str] = field(default_factory=dict)  # of a suite: values that its packages' form does not show
 
     @property
     def whole(self) -> bool:
@@ -58,8 +57,8 @@ class Submission:
 
     def package(self, path: Path, *, filled: bool = False, plan: Plan | None = None) -> Path:
         """Write the compiled pipeline; `filled` makes this run's arguments the defaults of its form."""
-        form = self.arguments if filled else distill.defaults(self.site)
-        return write_package(self.build(plan or self.plan, form), path)
+        form = package.defaults(self.site) | (self.arguments if filled else {})
+        return package.write_package(package.build(self.site, plan or self.plan, form, self.fixed), path)
 
     def left(self, run: Run) -> tuple[str, ...]:
         """Tasks of one of its runs that are still to do."""
@@ -113,9 +112,9 @@ def decide_run(
         "reference": resolve(*(control[name] for name in REQUEST)),
     }
     run = args.run or default_run(f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}", args.local)
-    arguments = distill.defaults(site) | request | {"root": root}
-    tasks = distill.tasks_of(recipes["run"])
-    urls = distill.output_urls(tasks, lambda t: recipes["reference" if t.row else "run"], root or "{root}", run)
+    arguments = package.defaults(site) | request | {"root": root}
+    tasks = tasks_of(recipes["run"])
+    urls = output_urls(tasks, lambda t: recipes["reference" if t.row else "run"], root or "{root}", run)
     plan = Plan(tasks)
     if args.schedule:  # each time the source is read anew, and what follows from new shards is trained anew
         anew = tuple(replace(task, redo="yes") if task.pod == "prepare" else task for task in tasks)
@@ -127,8 +126,7 @@ def decide_run(
         plan = Plan(chosen, without(tasks, urls, chosen), run, redo="yes")
     elif args.run and args.compile_only:
         plan = Plan(tasks, run=run)  # a submitted run has its name from KFP, so that one package serves them all
-    build = partial(distill.build, site)
-    return Submission(site, args.local, plan, run, request, arguments, urls, build, tasks, recipes)
+    return Submission(site, args.local, plan, run, request, arguments, urls, tasks, recipes)
 
 
 def decide_suite(
@@ -146,14 +144,12 @@ def decide_suite(
     else:
         done, redo = {} if args.compile_only else finished(laid, root), ""
     plan = Plan(tuple(task for task in laid.tasks if task.name not in done), done, run, redo)
-    fixed = {name: request[name] for name in suite.FIXED}
+    fixed = {"ablation": FULL, "seed": ""} | {name: request[name] for name in ("recipe", "overrides", "data")}
     arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
-
-    def build(plan: Plan, form: Mapping[str, str]) -> Any:
-        return suite.build(site, plan, {**form, **fixed})
-
     made = () if args.local else runs.split(laid, site.parallel)
-    return Submission(site, args.local, plan, run, request, arguments, laid.urls, build, laid.tasks, {}, laid, made)
+    return Submission(
+        site, args.local, plan, run, request, arguments, laid.urls, laid.tasks, suite=laid, runs=made, fixed=fixed
+    )
 
 
 def cron(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The pipeline of a suite: the recipes of one table, each with several seeds, every equal stage once.
+"""The tasks of a suite: the recipes of one table, each with several seeds, every equal stage once.
 
 Each row and seed is laid out as the run that it would be alone. Tasks whose artifacts have the same URL (which
 follows from what a stage reads of the recipe) are one task; a stage that hands its predecessor's artifact on has
@@ -6,18 +6,17 @@ its URL and so vanishes. All ends in one report. Which tasks are equal depends o
 these are fixed in a suite's package, and a suite is compiled for each submission.
 
 KFP 2.17 limits parallelism in loops alone (`dsl.ParallelFor`), and a loop's body cannot depend on its item. So the
-tasks are put into as many lanes as the site allows; a task waits for the one before it in its lane (`in_lanes`).
+tasks of a run are put into as many lanes as it may have (`in_lanes`): a task waits for the one before it in its lane.
 A failed task stops its lane, which costs nothing: KFP starts no new task of a run once one has failed
-(kubeflow/pipelines#7330). The suite submitted again goes on from what is finished.
+(kubeflow/pipelines#7330). The suite submitted again goes on from what is finished. Which runs it has in a cluster
+says pipelines/runs.py.
 """
+
+from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-# No `from __future__ import annotations` here: KFP reads the types of the pipeline's parameters.
-from kfp import dsl
 
 from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.fields import choose
@@ -25,16 +24,10 @@ from cmapkd_core.places import report_url
 from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import find
 from components import SUITE_REPORT
-from pipelines import distill
-from pipelines.evaluations import extra_tasks, own_evaluations
-from pipelines.graph import Plan, Task, connect, task_name
-from pipelines.site import Site
+from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name, tasks_of_cell
 
-PARAMETERS = ("root", "tracking_uri", "image")
-FIXED = ("recipe", "overrides", "data")
 REPORT = "suite-report"
-STAGES = ("prepare", "teacher", "warmup", "alsn", "joint", "evaluate-student", "evaluate-teacher", "evaluate-before")
-ROLES = ("student", "teacher")  # models that the recipe's own evaluations are run on, in each cell
+STAGES = tuple(task.name for task in TASKS if task.suite)
 ONCE = ("efficiency",)  # evaluations that every seed of a row answers alike
 
 Cell = tuple[str, str]  # row, seed
@@ -42,7 +35,7 @@ Cell = tuple[str, str]  # row, seed
 
 @dataclass(frozen=True)
 class Shared:
-    """A task of a suite. stage: of STAGES, or REPORT. url: its artifact's. cells: who needs it. cost: see in_lanes."""
+    """A task of a suite. stage: its name in a run, or REPORT. cells: who needs it. cost: see in_lanes."""
 
     task: Task
     stage: str
@@ -96,7 +89,7 @@ def lay_out(
     places = {cell: _places(recipe, root) for cell, recipe in recipes.items()}
     users: dict[str, list[tuple[Cell, Task]]] = {}  # URL -> who needs it, the first one first
     for cell in cells:
-        for task in alone(recipes[cell]):
+        for task in tasks_of_cell(recipes[cell]):
             users.setdefault(places[cell][task.name], []).append((cell, task))
     names = {url: _name(needs[0][1].name, [cell for cell, _ in needs], cells) for url, needs in users.items()}
     shared = []
@@ -105,7 +98,7 @@ def lay_out(
         who = tuple(dict.fromkeys(cell for cell, _ in needs))
         ours = replace(_as_first_asked(task, cell, names, places[cell]), overrides=overrides[cell[0]])
         shared.append(Shared(ours, task.name, url, who, _cost(task, recipes[cell])))
-    first = alone(recipes[cells[0]])
+    first = tasks_of_cell(recipes[cells[0]])
     stages = tuple(task.name for task in first)
     report = _report(rows, [str(seed) for seed in seeds], names, places, own_evaluations(first))
     shared = _needed([*shared, Shared(report, REPORT, report_url(root, run, expectations))])
@@ -117,13 +110,7 @@ def lay_out(
 
 def _places(recipe: Recipe, root: str) -> dict[str, str]:
     """URL of every stage of one row with one seed."""
-    return distill.output_urls(alone(recipe), lambda task: recipe, root, run="")
-
-
-def alone(recipe: Recipe) -> tuple[Task, ...]:
-    """The tasks of one row with one seed that a suite takes."""
-    base = tuple(task for task in distill.TASKS if task.name in STAGES)
-    return (*base, *extra_tasks(recipe, ROLES))
+    return output_urls(tasks_of_cell(recipe), lambda task: recipe, root, run="")
 
 
 def _name(stage: str, users: Sequence[Cell], cells: Sequence[Cell]) -> str:
@@ -242,23 +229,3 @@ def _digest_at(url: str) -> str:
     """Of an input that no task makes, such as a data set of `data.against`; "" where it is gone."""
     found = find(url)
     return found.digest if found else ""
-
-
-def build(site: Site, plan: Plan, form: Mapping[str, str]) -> Any:
-    """The KFP pipeline of a suite's plan; `form` has the values of FIXED and the defaults of PARAMETERS."""
-
-    @dsl.pipeline(name="cmapkd-suite", description="The recipes of one table with several seeds, and their statistics.")
-    def cmapkd_suite(
-        root: str = form["root"], tracking_uri: str = form["tracking_uri"], image: str = form["image"]
-    ) -> None:
-        """The recipes of one table with several seeds, and their statistics.
-
-        Args:
-            root: Where artifacts, checkpoints and reports go, such as s3://bucket/cmapkd.
-            tracking_uri: MLflow server; empty keeps a journal in the artifacts only.
-            image: Container image of all stages, by digest.
-        """
-        request = {"ablation": FULL, "seed": "", **{name: form[name] for name in FIXED}}
-        connect(plan, site, request | {"root": root, "tracking_uri": tracking_uri}, image)
-
-    return cmapkd_suite

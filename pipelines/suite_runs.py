@@ -36,9 +36,10 @@ def start(api: Client, job: Submission) -> dict[str, str]:
     ids: dict[str, str] = {}
     anew: set[str] = set()
     for run in job.runs:
-        old = known.get(called(job.run, run.name))
+        old: Any = known.get(called(job.run, run.name))
         works = old is not None and old.state not in client.FINAL
-        if not job.left(run) or (run.name == LAST and not anew and not ids and old and old.state == "SUCCEEDED"):
+        done = run.name == LAST and not ids and old is not None and old.state == "SUCCEEDED" and not job.plan.redo
+        if not job.left(run) or done:
             continue
         if works and job.plan.redo:
             raise InputError(f"run {old.display_name} still works: wait for its end, or end it in the UI")

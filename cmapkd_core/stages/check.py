@@ -24,6 +24,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
 from cmapkd_core.places import OF_ITSELF, check_url
 from cmapkd_core.stages.common import Request
+from cmapkd_core.stages.workflows import workflows_seen
 
 Line = dict[str, Any]  # name, ok, text
 ASKED = re.compile(r"(?P<task>[\w-]+):(?P<gpus>\d+)(?::(?P<inputs>\d+))?")
@@ -89,6 +90,8 @@ def _lines(
     yield _line("arguments", lambda: _arguments(request, given, asked["inputs"]))
     yield _line("MLflow", lambda: _mlflow(request.tracking_uri))
     yield _line("GPUs", lambda: _gpus(found, int(asked["gpus"])))
+    if "waits" in given:  # a gate
+        yield _line("runs", workflows_seen)
     if len(found) > 1:
         hosts = len({one["host"] for one in found})
         yield _line("ranks", lambda: f"{len(found)} on {hosts} machine{'s'[: hosts - 1]} hear each other")

@@ -32,9 +32,11 @@ from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find, retir
 from cmapkd_core.stages.commit import commit
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, told_to_mlflow
+from cmapkd_core.stages.turn import Turn
 from cmapkd_core.tracking import Tracker
 
 WORK, OUT = "work", "out-"
+LOOK = 5.0  # seconds between two looks at an artifact that another task makes
 UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
 
 
@@ -138,9 +140,28 @@ def execute(
     with told_to_mlflow(request, stage):
         opened = {name: Artifact.open(where) for name, where in inputs.items()}
     digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
-    if parallel.broadcast(_answer(request, stage, url, digests, say) if parallel.rank() == 0 else None):
-        return url
-    return _run(request, stage, url, fields, opened, digests, body, say)
+    with Turn(request, stage, url) as turn:
+        if _answered(turn, lambda: _answer(request, stage, url, digests, say), say):
+            return url
+        return _run(request, stage, url, fields, opened, digests, body, say)
+
+
+def _answered(turn: Turn, answer: Callable[[], bool], say: Line) -> bool:
+    """True where the artifact stands, maybe after another task has made it; False once it is this one's to make."""
+    said = ""
+    while True:
+        done, who = False, ""
+        if parallel.rank() == 0:
+            done = answer()
+            who = "" if done else turn.take()
+            done = done or (not who and answer())  # the other may have ended between the two
+        done, who = parallel.broadcast((done, who))
+        if done or not who:
+            return bool(done)
+        if who.partition("(")[0] != said:
+            said = who.partition("(")[0]
+            say(f"waits for {who}, which makes the same artifact\n")
+        time.sleep(LOOK)
 
 
 def _run(

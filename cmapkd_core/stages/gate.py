@@ -12,22 +12,21 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Request
+from cmapkd_core.stages.workflows import ENDED, workflow_state
 
 SECONDS = float(os.environ.get("CMAPKD_GATE_SECONDS", "30"))  # between two looks
 LOOKS = 4  # in a row that must find a run ended without its artifacts; a retry takes its Workflow away for a moment
 AWAY = 60  # looks in a row at a store that does not answer: half an hour
 AGAIN = 3600.0  # seconds after which what is waited for is said again
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-RUNS, ENDED, UNKNOWN = "runs", "has ended", "cannot be seen"
 
 
 class Closed(Exception):
@@ -54,8 +53,8 @@ def run(request: Request, *, waits: str, follows: str = "") -> str:
         InputError: another JSON than that.
         SystemExit: with 1, a run that is waited for has ended without its artifacts.
     """
-    makers = [_maker(request.root, entry) for entry in _read("waits", waits, [])]
-    before = [_maker(request.root, entry) for entry in _read("follows", follows and f"[{follows}]", [])]
+    makers = [_maker(request.root, entry) for entry in _read("waits", waits)]
+    before = [_maker(request.root, entry) for entry in _read("follows", follows and f"[{follows}]")]
     try:
         wait(Watch(makers, before, workflow_state))
     except Closed as closed:
@@ -65,18 +64,18 @@ def run(request: Request, *, waits: str, follows: str = "") -> str:
     return request.root
 
 
-def _read(name: str, text: str, nothing: list[object]) -> list[object]:
+def _read(name: str, text: str) -> list[Any]:
     try:
-        found = json.loads(text) if text else nothing
+        found: list[Any] = json.loads(text or "[]")
         if all(len(entry) == 3 for entry in found):
-            return list(found)
+            return found
     except (ValueError, TypeError):
         pass
     raise InputError(f'--{name} {text}: a JSON list of ["run", "its id", ["place/of/artifact"]]')
 
 
-def _maker(root: str, entry: object) -> Maker:
-    name, run_id, places = entry  # type: ignore[misc]
+def _maker(root: str, entry: Any) -> Maker:
+    name, run_id, places = entry
     return Maker(str(name), str(run_id), tuple(storage.join(root, place) for place in places))
 
 
@@ -156,41 +155,6 @@ def _why(maker: Maker, missing: Sequence[str]) -> str:
 def _span(seconds: float) -> str:
     hours, minutes = divmod(int(seconds / 60), 60)
     return f"{hours} h {minutes:02} min"
-
-
-def workflow_state(run_id: str) -> str:
-    """RUNS, ENDED or "cannot be seen (why)" of a run, from its Workflow in this pod's namespace.
-
-    A Workflow that is gone has ended: Argo removes it some time after.
-    """
-    if not run_id:
-        return f"{UNKNOWN}: its id was not known when this package was made"
-    try:
-        phases = list(_phases(run_id))
-    except Exception as error:  # no cluster, no right, no answer: the artifacts are still looked for
-        return f"{UNKNOWN}: {_reason(error)}"
-    return RUNS if any(phase in ("", "Pending", "Running") for phase in phases) else ENDED
-
-
-def _phases(run_id: str) -> Iterator[str]:
-    from kubernetes import client, config
-
-    config.load_incluster_config()
-    namespace = (ACCOUNT / "namespace").read_text().strip()
-    found = client.CustomObjectsApi().list_namespaced_custom_object(
-        "argoproj.io", "v1alpha1", namespace, "workflows", label_selector=f"pipeline/runid={run_id}"
-    )
-    for workflow in found["items"]:
-        yield workflow.get("status", {}).get("phase", "")
-
-
-def _reason(error: Exception) -> str:
-    if getattr(error, "status", None) == 403:
-        return (
-            "this pod's service account may not list workflows.argoproj.io: name one that may in the site file "
-            "(k8s/base/runner.yaml)"
-        )
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 if __name__ == "__main__":

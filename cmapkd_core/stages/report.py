@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from cmapkd_core.executor_output import show
-from cmapkd_core.fields import flatten
+from cmapkd_core.fields import choose, flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.report import markdown as markdown_report
 from cmapkd_core.report import page, paper, sections, table
@@ -25,23 +25,17 @@ from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.shards import open_shards
 
 NONE: Mapping[str, str] = MappingProxyType({})
+ARTIFACTS = (
+    *("shards", "teacher", "warmup", "alsn", "joint", "reference"),
+    *("teacher_eval", "before_eval", "student_eval", "reference_eval", "levels"),
+)
 HTML, MARKDOWN, TABLE = "report.html", "report.md", "table.json"
 
 
 def run(
     request: Request,
     *,
-    shards: str = "",
-    teacher: str = "",
-    warmup: str = "",
-    alsn: str = "",
-    joint: str = "",
-    reference: str = "",
-    teacher_eval: str = "",
-    before_eval: str = "",
-    student_eval: str = "",
-    reference_eval: str = "",
-    levels: str = "",
+    artifacts: Mapping[str, str] = NONE,
     evaluations: Mapping[str, str] = NONE,
     html: str = "",
     markdown: str = "",
@@ -51,30 +45,21 @@ def run(
     """Write the report of a run.
 
     Args:
-        shards .. levels: URLs of the run's artifacts; one that is "" makes a sentence that says so.
+        artifacts: URLs of the run's artifacts by what they are, of ARTIFACTS; one that is "" or not given makes a
+            sentence that says so.
         evaluations: URLs of further evaluations by `TASK[-DATASET]/ROLE`, ROLE one of teacher, before, reference,
             student, such as vqa-easy_vqa/student.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
         executor_input: what KFP tells a container of itself; "" elsewhere.
 
     Raises:
-        InputError: an artifact that is not complete, evaluations of different data or of no known model.
+        InputError: an artifact of an unknown name or that is not complete, evaluations of different data or of no
+            known model.
     """
     check_names(evaluations)
-    given = {
-        "shards": shards,
-        "teacher": teacher,
-        "warmup": warmup,
-        "alsn": alsn,
-        "joint": joint,
-        "reference": reference,
-        "teacher_eval": teacher_eval,
-        "before_eval": before_eval,
-        "student_eval": student_eval,
-        "reference_eval": reference_eval,
-        "levels": levels,
-        **evaluations,
-    }
+    for name in artifacts:
+        choose("artifact", name, dict.fromkeys(ARTIFACTS))
+    given = {name: artifacts.get(name, "") for name in ARTIFACTS} | dict(evaluations)
     inputs = {name: url for name, url in given.items() if url}
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
     url = report_url(request.root, request.run)

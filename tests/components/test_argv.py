@@ -12,22 +12,27 @@ import components
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.common import Request
 from components import REQUEST, Component
-from pipelines.distill import compile_package, defaults, tasks_of
+from pipelines import suite
 from pipelines.graph import Plan
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.package import build, defaults, write_package
+from pipelines.runs import GATES
 from pipelines.site import Site
+from pipelines.tasks import Task, tasks_of
 
 # every kind of evaluation of its own, on the run's data and on another set
 SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"
 TASKS = tasks_of(resolve("tiny", overrides=SETS))
 SITE = Site(root="s3://bucket/root", recipe="tiny")
+OF_SUITE = suite.lay_out("smoke", {"recipe": "tiny", "overrides": SETS, "data": ""}, range(1), SITE.root, "r").tasks
+EVERY: list[Task] = [*TASKS, *OF_SUITE, GATES]
 COMPONENTS = [one for one in vars(components).values() if isinstance(one, Component)]
 
 
 @pytest.fixture(scope="module")
 def commands(quick_stack: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("ir")
-    spec, _ = load_package(compile_package(SITE, folder / "pipeline.yaml", Plan(TASKS), defaults(SITE)))
+    spec, _ = load_package(write_package(build(SITE, Plan(TASKS), defaults(SITE)), folder / "pipeline.yaml"))
     every = steps(spec)
     outputs = {step.key: {"artifact": f"s3://bucket/{step.name}"} for step in every}
 
@@ -49,10 +54,12 @@ OUTPUTS = {"html", "markdown", "metrics", "executor_input"}
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda one: one.stage)
 def test_a_component_tells_its_stage_everything(component: Component) -> None:
-    """An input that a row forgets would be left to the stage's own default."""
+    """An input that all tasks forget would be left to the stage's own default."""
     run = importlib.import_module(f"cmapkd_core.stages.{component.stage}").run
     takes = {name for name, one in inspect.signature(run).parameters.items() if one.kind is one.KEYWORD_ONLY}
-    told = {*component.inputs, *component.collects, *(OUTPUTS if component.shows else ())}
+    tasks = [task for task in EVERY if task.component is component]
+    told = {name for task in tasks for name in (*task.inputs, *task.values, *task.collects)}
+    told |= OUTPUTS if component.shows else set()
     assert takes - told == BY_HAND.get(component.stage, set())
     assert told <= takes
 

@@ -90,7 +90,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif part[-2:-1] == ["versions"]:
             self.answer(next(v for v in api.versions if v["pipeline_version_id"] == part[-1]))
         elif part == ["runs"]:
-            self.answer({"runs": [run for run in reversed(api.runs) if run["display_name"] == wanted]})
+            of = parse_qs(url.query).get("experiment_id", [None])[0]
+            found = [api.run_as_seen_now(run["run_id"]) if of else run for run in api.runs]
+            found = [
+                run for run in found if wanted in (None, run["display_name"]) and of in (None, run["experiment_id"])
+            ]
+            self.answer({"runs": found if "asc" in url.query else found[::-1]})
         elif part[0] == "runs":
             run = api.run_as_seen_now(part[1])
             self.answer(run or {"error": f"run {part[1]} is not there"}, 200 if run else 404)
@@ -111,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             package = body.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
             self.add(api.versions, version | {"pipeline_spec": next(yaml.safe_load_all(package))})
         elif url.path.endswith("/experiments"):
-            self.add(api.experiments, {**json.loads(body), "experiment_id": "e1"})
+            self.add(api.experiments, {**json.loads(body), "experiment_id": f"e{len(api.experiments)}"})
         elif url.path.endswith("/runs"):
             run = {**json.loads(body), "run_id": f"run-{len(api.runs)}"}
             api.on_run(run)

@@ -21,8 +21,8 @@ from components import Component
 from pipelines import check, client
 from pipelines.check_run import pipeline, tasks
 from pipelines.cluster import Cluster
-from pipelines.graph import write_package
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.package import write_package
 from pipelines.site import Site, load_site
 from pipelines.submit import main
 
@@ -141,7 +141,7 @@ def played(folder: Path, refused: str = "") -> Callable[[dict[str, Any]], None]:
 
 def report_seems(state: str, run: dict[str, Any]) -> dict[str, Any]:
     """Change what a played run tells of its report; returns that entry."""
-    (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "report")
+    (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "check-report")
     report["state"] = state
     return report
 
@@ -170,10 +170,11 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
     told = lines_of(printed)
     assert not told["failed"] + told["unknown"]
     assert told["ok"][:6] == ["site file", "endpoint", "namespace", "service account", "secret", "root, from here"]
-    for kind in ("prepare", "train", "evaluate", "report"):
-        assert told["ok"].count(f"pod {kind}") == (5 if kind == "train" and "ranks" in printed else 4)
-    stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "suite-report")
-    assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 8
+    for kind in ("prepare", "train", "evaluate", "report", "gate"):
+        more = kind == "gate" or (kind == "train" and "ranks" in printed)
+        assert told["ok"].count(f"pod {kind}") == 4 + more
+    stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "suite-report", "gate")
+    assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 9
     assert "stage report        arguments: all 13 inputs arrive, and what 5 other tasks wrote can be read" in printed
     assert "stage train         arguments: all 4 inputs arrive\n" in printed
     assert f"{site.url}/#/runs/details/run-0" in printed
@@ -186,11 +187,17 @@ def test_every_component_is_tried_as_a_run_has_it(site: Any) -> None:
     """The same components: an input or an output that one of them has cannot be left out of the check."""
     every = {one for one in vars(components).values() if isinstance(one, Component)}
     tried = tasks(load_site("site.toml"))
-    for kind in ("prepare", "train", "evaluate", "report"):  # one at a time: two TrainJobs would share the GPUs badly
+    for kind in (
+        "prepare",
+        "train",
+        "evaluate",
+        "report",
+        "gate",
+    ):  # one at a time: two TrainJobs would share the GPUs badly
         names = [task.name for task in tried if task.pod == kind]
         assert [task.after for task in tried if task.pod == kind] == [(), *((name,) for name in names[:-1])]
     assert {task.component for task in tried} == every
-    assert len(tried) == len(every) == 8
+    assert len(tried) == len(every) == 9
     assert all(keys for task in tried for keys in task.collects.values())
     readers = {task.name: task.sources() for task in tried if task.sources()}
     assert set(readers) == {"check-report", "check-suite-report"}
@@ -208,7 +215,7 @@ def test_an_input_of_a_report_is_the_result_of_the_component_that_writes_it(site
     by_stage |= {"train": ["warmup", "alsn", "joint", "reference"]}
     by_stage |= {"evaluate": [f"{role}_eval" for role in ("teacher", "before", "student", "reference")]}
     for stage, names in by_stage.items():
-        assert {getattr(given, name) for name in names} == {f"result of check-{stage}"}
+        assert {given.artifacts[name] for name in names} == {f"result of check-{stage}"}
     assert set(given.evaluations.values()) == {"result of check-evaluate"}
     assert given.evaluations
 

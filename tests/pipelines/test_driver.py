@@ -20,14 +20,14 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.stages.cli import parser
-from pipelines import check_run, submission
-from pipelines.distill import TASKS
-from pipelines.graph import write_package
+from pipelines import check_run, submission, suite_runs
 from pipelines.ir import load_package, refuse_unresolved
 from pipelines.local import run_package
+from pipelines.package import write_package
 from pipelines.site import load_site
 from pipelines.submission import decide
 from pipelines.submit import parser as command_line
+from pipelines.tasks import TASKS
 
 INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['(.+?)']\}\}")
 OWN = "evaluate.sets=retrieval=scenes,zeroshot=scenes_vqa,vqa=scenes_vqa,captioning,efficiency"
@@ -57,7 +57,7 @@ PARTS = {
     **{f"only-{stage}": ["--run", "earlier", "--only", stage] for stage in STAGES},
     **{
         f"only-{name}": ["--run", "earlier-own", "--only", name]
-        for name in ("prepare-scenes_vqa", "vqa-scenes_vqa-student")
+        for name in ("prepare-scenes-vqa", "vqa-scenes-vqa-student")
     },
     "from-joint-of-suite": ["--run", "earlier-suite", "--from-stage", "joint-none-s1"],
     "from-joint": ["--run", "earlier", "--from-stage", "joint"],
@@ -71,17 +71,20 @@ CASES = [
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-on-".join(case))
-def package(
+def packages(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The pipeline of a compiled package, as its YAML has it, compiled as the command does; and what names its run."""
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The pipelines of compiled packages, as their YAML has them, compiled as the command does; and what names a run.
+
+    They are several of a suite that a cluster gets.
+    """
     name, pods = request.param
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "root"
     Path("site.toml").write_text(SITE.format(root=root) + PODS[pods])
     path = Path("package.yaml")
     if name == "check":
-        write_package(check_run.pipeline(load_site("site.toml"), 5), path)
+        paths = [write_package(check_run.pipeline(load_site("site.toml"), 5), path)]
     else:
         asked = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
         record_run(str(root), "earlier", asked)
@@ -90,11 +93,13 @@ def package(
         if name == "suite-half-done":
             done = {"prepare": "s3://box/p", "teacher": "s3://box/t", "joint-none-s0": "s3://box/j"}
             monkeypatch.setattr(submission, "finished", lambda laid, root: done)
-        decide(command_line().parse_args((WHOLE | PARTS)[name])).package(path)
-    ir = next(yaml.load_all(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        job = decide(command_line().parse_args((WHOLE | PARTS)[name]))
+        paths = list(suite_runs.packages(job, Path("suite")).values()) if job.runs else [job.package(path)]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    irs = [next(yaml.load_all(path.read_text(), Loader=loader)) for path in paths]
     # KFP's controller starts a scheduled run from a workflow that was compiled once, without a run's name.
     scheduled = "--schedule" in (WHOLE | PARTS).get(name, [])
-    return ir, {"{{$.pipeline_job_name}}": "" if scheduled else "a-run", "{{$.pipeline_job_resource_name}}": "w-1"}
+    return irs, {"{{$.pipeline_job_name}}": "" if scheduled else "a-run", "{{$.pipeline_job_resource_name}}": "w-1"}
 
 
 def given(task: dict[str, Any], form: dict[str, str], names: dict[str, str]) -> dict[str, str]:
@@ -125,9 +130,15 @@ def containers(ir: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[s
 
 
 def test_every_argument_of_every_task_is_resolved_and_its_stage_takes_them(
-    package: tuple[dict[str, Any], dict[str, str]],
+    packages: tuple[list[dict[str, Any]], dict[str, str]],
 ) -> None:
-    ir, names = package
+    irs, names = packages
+    assert irs
+    for ir in irs:
+        walk(ir, names)
+
+
+def walk(ir: dict[str, Any], names: dict[str, str]) -> None:
     parameters = ir["root"].get("inputDefinitions", {}).get("parameters", {})
     form = {name: parameter["defaultValue"] for name, parameter in parameters.items()}
     walked = 0

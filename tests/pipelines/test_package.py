@@ -10,10 +10,11 @@ import pytest
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.common import Request
-from pipelines.distill import PARAMETERS, compile_package, defaults, output_urls, tasks_of
 from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
+from pipelines.package import PARAMETERS, build, defaults, write_package
 from pipelines.site import Site
+from pipelines.tasks import output_urls, tasks_of
 
 # every kind of evaluation of its own, on the run's data and on another set
 SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"
@@ -23,7 +24,7 @@ SITE = Site(root="s3://bucket/x", image="registry.test/cmapkd@sha256:1")
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_package(SITE, tmp_path_factory.mktemp("ir") / "pipeline.yaml", Plan(TASKS), defaults(SITE))
+    return write_package(build(SITE, Plan(TASKS), defaults(SITE)), tmp_path_factory.mktemp("ir") / "pipeline.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_the_run_form_has_the_eight_parameters_with_defaults_and_descriptions(pa
 def test_of_a_set_that_is_only_asked_the_split_of_the_questions_is_prepared(sets: str, splits: str) -> None:
     """A probe trains, and then all of its splits are."""
     tasks = tasks_of(resolve("tiny", overrides=f"evaluate.sets={sets},zeroshot=scenes_vqa"))
-    (prepared,) = (task for task in tasks if task.name == "prepare-scenes_vqa")
+    (prepared,) = (task for task in tasks if task.name == "prepare-scenes-vqa")
     assert prepared.own_overrides == splits
     urls = output_urls(tasks, lambda task: resolve("tiny"), "root", "run")
     wanted = resolve("tiny", overrides=splits, data="scenes_vqa")
@@ -55,7 +56,7 @@ def test_of_a_set_that_is_only_asked_the_split_of_the_questions_is_prepared(sets
 
 def test_a_set_keeps_its_data_whatever_the_overrides_say_of_the_runs(tasks: dict) -> None:
     own = [task.name for task in TASKS if task.data]
-    assert "prepare-scenes_vqa" in own
+    assert "prepare-scenes-vqa" in own
     for name in own:
         inputs = tasks[name][0].task.inputs.parameters
         assert inputs["overrides"].component_input_parameter == "overrides"  # the run's, as they come
@@ -91,7 +92,7 @@ def test_the_report_shows_html_markdown_and_metrics(tasks: dict) -> None:
 def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> None:
     done = {task.name: f"s3://bucket/{task.name}" for task in TASKS if task.name != "joint"}
     plan = Plan(select(TASKS, only="joint"), done, "old-run", redo="yes")
-    spec, _ = load_package(compile_package(SITE, tmp_path / "one.yaml", plan, defaults(SITE)))
+    spec, _ = load_package(write_package(build(SITE, plan, defaults(SITE)), tmp_path / "one.yaml"))
     (step,) = steps(spec)
     given = {name: p.runtime_value.constant.string_value for name, p in step.task.inputs.parameters.items()}
     assert step.name == "joint"
@@ -105,33 +106,33 @@ def test_one_stage_alone_takes_the_others_from_their_urls(tmp_path: Path) -> Non
 
 
 def test_a_stage_and_what_follows_from_it() -> None:
-    own = [f"{task}-student" for task in ("vqa-scenes_vqa", "captioning", "efficiency")]
+    own = [f"{task}-student" for task in ("vqa-scenes-vqa", "captioning", "efficiency")]
     follow = ["joint", "evaluate-student", "levels", "export", *own, "report"]
     assert [task.name for task in select(TASKS, start="joint")] == follow
     assert [task.name for task in select(TASKS, start="reference-joint")] == [
         "reference-joint",
         "evaluate-reference",
-        "vqa-scenes_vqa-reference",
+        "vqa-scenes-vqa-reference",
         "captioning-reference",
         "report",
     ]
     assert {task.name for task in TASKS} - {task.name for task in select(TASKS, start="prepare")} == {
-        "prepare-scenes_vqa"
+        "prepare-scenes-vqa"
     }
 
 
 def test_an_evaluation_on_other_data_prepares_them_once_and_reads_them(tasks: dict) -> None:
-    step = tasks["prepare-scenes_vqa"][0]
+    step = tasks["prepare-scenes-vqa"][0]
     for role in ("student", "reference", "teacher"):
-        vqa = tasks[f"vqa-scenes_vqa-{role}"][0]
+        vqa = tasks[f"vqa-scenes-vqa-{role}"][0]
         assert step.key in vqa.needs
         assert vqa.task.inputs.parameters["task"].runtime_value.constant.string_value == "vqa"
     report = next(task for task in TASKS if task.name == "report")
-    assert report.collects["evaluations"]["vqa-scenes_vqa/teacher"] == "vqa-scenes_vqa-teacher"
+    assert report.collects["evaluations"]["vqa-scenes_vqa/teacher"] == "vqa-scenes-vqa-teacher"
     assert report.collects["evaluations"]["efficiency/student"] == "efficiency-student"
 
 
 def test_nothing_stands_between_a_single_rank_and_its_exit_code(tmp_path: Path) -> None:
     site = replace(SITE, pods=replace(SITE.pods, train=replace(SITE.pods.train, gpus=1)))
-    spec, _ = load_package(compile_package(site, tmp_path / "one.yaml", Plan(TASKS), defaults(site)))
+    spec, _ = load_package(write_package(build(site, Plan(TASKS), defaults(site)), tmp_path / "one.yaml"))
     assert {tuple(step.container.command[:2]) for step in steps(spec)} == {("python", "-m")}

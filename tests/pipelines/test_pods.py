@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from cmapkd_core.recipes import resolve
-from pipelines import check, check_run, distill, suite, trainjob
-from pipelines.graph import Plan, write_package
+from pipelines import check, check_run, runs, suite, trainjob
+from pipelines.graph import Plan
 from pipelines.ir import PLACEHOLDER, Step, command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.package import build, defaults, write_package
 from pipelines.site import COMPONENT, PART_OF, Pod, Pods, Retry, Secret, Site, Toleration, load_site
+from pipelines.tasks import tasks_of
 
 DIGEST = "registry.example.org/team/cmapkd@sha256:" + 64 * "7"
 GPU_NODES: dict[str, Any] = {"node_selector": {"pool": "gpu"}, "tolerations": (Toleration("gpu", effect="NoSchedule"),)}
@@ -25,12 +27,14 @@ DEFAULTS = {
     "train": Pod(gpus=8, cpu="64", memory="256Gi", shm="64Gi", scratch="", hours=72),
     "evaluate": Pod(gpus=1, cpu="8", memory="64Gi", shm="8Gi", scratch="", hours=24),
     "report": Pod(gpus=0, cpu="4", memory="16Gi", shm="", scratch="", hours=2),
+    "gate": Pod(gpus=0, cpu="250m", memory="2Gi", shm="", scratch="", hours=1440),
 }
 OTHERS = {
     "prepare": Pod(cpu="16", memory="48Gi", scratch="500Gi", hours=12, node_selector={"disk": "fast"}),
     "train": Pod(gpus=4, cpu="32", memory="128Gi", shm="16Gi", scratch="60Gi", hours=1.5, **GPU_NODES),
     "evaluate": Pod(gpus=2, cpu="12", memory="96Gi", shm="4Gi", scratch="70Gi", hours=5, **GPU_NODES),
     "report": Pod(cpu="500m", memory="2Gi", hours=0.5, tolerations=(Toleration("spot", "Equal", "yes", "NoExecute"),)),
+    "gate": Pod(cpu="100m", memory="1Gi", hours=100, node_selector={"pool": "small"}),
 }
 LAUNCHER = Pod(gpus=0, cpu="1", memory="4Gi")  # the pod that starts a TrainJob and waits
 SITES = {
@@ -58,6 +62,7 @@ KINDS = {
     r"teacher|warmup|alsn|joint|reference-|check-teacher|check-train": "train",
     r"evaluate-|levels|vqa-|captioning-|efficiency-|check-evaluate|check-levels": "evaluate",
     r"export|report|suite-report|check-export|check-report|check-suite-report": "report",
+    r"gate|check-gate": "gate",
 }
 CANARY = "canary-91c2"  # the value of every secret where a package is compiled
 HELD = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "KF_PIPELINES_TOKEN")
@@ -65,15 +70,14 @@ SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"  # every kind of eva
 
 
 def run_package(site: Site) -> Any:
-    tasks = distill.tasks_of(resolve("tiny", overrides=SETS))
-    return distill.build(site, Plan(tasks), distill.defaults(site))
+    return build(site, Plan(tasks_of(resolve("tiny", overrides=SETS))), defaults(site))
 
 
 def suite_package(site: Site) -> Any:
     request = {"recipe": "tiny", "overrides": SETS, "data": ""}
     laid = suite.lay_out("smoke", request, range(2), site.root, "a-run")
-    form = request | {name: getattr(site, name) for name in suite.PARAMETERS}
-    return suite.build(site, Plan(suite.in_lanes(laid.shared, site.parallel), run="a-run"), form)
+    tasks = (runs.GATES, *suite.in_lanes(laid.shared, site.parallel))
+    return build(site, Plan(tasks, run="a-run"), defaults(site), {"ablation": "none", "seed": "", **request})
 
 
 def check_package(site: Site) -> Any:
@@ -193,7 +197,7 @@ def read_back_job(job: dict[str, Any], accelerator: str) -> Pod:
 
 
 def test_every_kind_of_pod_is_walked(compiled: Compiled) -> None:
-    assert {kind for kind, *_ in compiled.pods} == set(DEFAULTS)
+    assert {kind for kind, *_ in compiled.pods} == set(DEFAULTS) - ({"gate"} if compiled.package == "run" else set())
     if compiled.package == "run":
         training = {step.name for kind, step, _ in compiled.pods if kind == "train"}
         assert training == {"teacher", "warmup", "alsn", "joint", "reference-warmup", "reference-joint"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines import client, endpoint, submit
-from pipelines.distill import PARAMETERS
+from pipelines.package import PARAMETERS
 from pipelines.site import load_site
 from pipelines.submission import decide
 from pipelines.submit import main
@@ -155,17 +155,17 @@ def test_a_suite_goes_with_its_own_package_and_keeps_its_rows_and_seeds(
     from cmapkd_core.records import read_record
 
     assert main(["--suite", "smoke", "--seeds", "2", "--run", "pair", "--set", "optim.batch=8"]) == 0
-    assert (len(api.versions), len(api.runs)) == (0, 1)
-    assert set(api.runs[0]["runtime_config"]["parameters"]) == {"root", "tracking_uri", "image"}
-    spec = json.dumps(api.runs[0]["pipeline_spec"])
-    assert spec.count('"constant": "optim.batch=8"') == 20
-    assert "pair.finetune-s1" in spec
+    assert (len(api.versions), len(api.runs)) == (0, 4)
+    assert all(set(run["runtime_config"]["parameters"]) == {"root", "tracking_uri", "image"} for run in api.runs)
+    specs = [json.dumps(run["pipeline_spec"]) for run in api.runs]
+    assert sum(spec.count('"constant": "optim.batch=8"') for spec in specs) == 20 + 3  # and three gates
+    assert "pair.finetune-s1" in specs[1]
     record = read_record("s3://box/root", "pair")
     assert (record["suite"], record["seeds"], record["overrides"]) == ("smoke", "2", "optim.batch=8")
     assert main(["--suite", "smoke", "--seeds", "3", "--run", "pair", "--set", "optim.batch=8"]) == 2
     assert "seeds: 2 -> 3" in capsys.readouterr().err
     assert main(["--run", "pair", "--only", "suite-report"]) == 0
-    tasks = api.runs[1]["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    tasks = api.runs[-1]["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
     assert [task["taskInfo"]["name"] for task in tasks.values()] == ["suite-report"]
 
 

@@ -18,13 +18,15 @@ from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import parser
 from cmapkd_core.stages.common import Request
-from pipelines import distill, submit
-from pipelines.graph import Plan, Task, select, write_package
+from pipelines import submit
+from pipelines.graph import Plan, select
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.package import build, defaults, write_package
 from pipelines.site import Site
 from pipelines.submission import decide
 from pipelines.submit import main
-from pipelines.suite import REPORT, STAGES, Shared, Suite, build, in_lanes, lay_out, standing
+from pipelines.suite import REPORT, STAGES, Shared, Suite, in_lanes, lay_out, standing
+from pipelines.tasks import Task, output_urls, tasks_of
 
 REQUEST = {"recipe": "tiny", "overrides": "", "data": ""}
 SITE = Site(root="s3://bucket/root", image="registry.test/cmapkd@sha256:1")
@@ -61,9 +63,9 @@ def test_names_say_who_needs_a_task_first_and_are_unique(monkeypatch: pytest.Mon
     suite = laid(monkeypatch, ("finetune", "no_alsn", FULL), 2)
     names = [task.name for task in suite.tasks]
     assert len(set(names)) == len(names)
-    assert {"prepare", "teacher", "warmup-no_alsn-s1", "alsn-none-s0", "evaluate-before-s1", REPORT} <= set(names)
+    assert {"prepare", "teacher", "warmup-no-alsn-s1", "alsn-none-s0", "evaluate-before-s1", REPORT} <= set(names)
     cells = {one.task.name: one.cells for one in suite.shared}
-    assert cells["warmup-no_alsn-s1"] == (("no_alsn", "1"), (FULL, "1"))
+    assert cells["warmup-no-alsn-s1"] == (("no_alsn", "1"), (FULL, "1"))
     assert len(cells["prepare"]) == 6
 
 
@@ -88,7 +90,7 @@ def test_a_suite_reads_what_its_rows_alone_would_read(name: str) -> None:
     for row in SUITES[name]:
         for seed in range(2):
             recipe = resolve("tiny", row, seed=seed)
-            alone = distill.output_urls(distill.tasks_of(recipe), lambda task, r=recipe: r, "/root", "a-run")  # type: ignore[misc]
+            alone = output_urls(tasks_of(recipe), lambda task, r=recipe: r, "/root", "a-run")  # type: ignore[misc]
             joint = tasks[suite.tasks[-1].collects["trainings"][f"{row}/{seed}"]]
             assert urls[joint.name] == alone["joint"]
             assert {n: urls[source] for n, source in joint.inputs.items()} == {
@@ -175,8 +177,8 @@ def test_lanes_of_a_real_suite(parallel: int) -> None:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = lay_out("smoke", REQUEST, range(2), SITE.root, "a-run", "yes")
     plan = Plan(in_lanes(suite.shared, 2), run="a-run")
-    form = distill.defaults(SITE) | REQUEST
-    return write_package(build(SITE, plan, form), tmp_path_factory.mktemp("ir") / "suite.yaml")
+    fixed = {"ablation": FULL, "seed": "", **REQUEST}
+    return write_package(build(SITE, plan, defaults(SITE), fixed), tmp_path_factory.mktemp("ir") / "suite.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +278,8 @@ def test_a_dry_run_counts_shared_and_naive_executions(capsys: pytest.CaptureFixt
     assert table["alsn"] == ["2", "2", "4"]
     assert table["all"] == ["20", "20", "33"]
     assert set(table) == {*STAGES, REPORT, "all"}
-    assert "shared by 4 runs" in text
+    assert "1 prepare, run shared, shared by 4" in text
+    assert re.search(r"none +2 at a time; behind shared; waits for shared\n +9 tasks, Workflow \d+ KiB", text)
     assert not list(Path().iterdir())
 
 
@@ -285,23 +288,23 @@ def test_here_the_runner_bounds_the_tasks_at_a_time_and_on_a_cluster_lanes_do() 
     here, there = (decide(submit.parser().parse_args([*command, *more])) for more in (["--local"], []))
     assert (here.site.parallel, there.site.parallel) == (3, 3)
     assert {task.after for task in here.plan.tasks} == {()}
-    assert sum(not task.after for task in there.plan.tasks) <= 3
+    assert not here.runs
+    assert {run.name: run.lanes for run in there.runs} == {"shared": 3, "finetune": 2, "none": 1, "report": 1}
     assert decide(submit.parser().parse_args([*command[:-2], "--local"])).site.parallel == 1
 
 
-def test_the_lanes_hold_for_a_part_of_an_earlier_suite_too(tmp_path: Path) -> None:
+def test_a_part_of_an_earlier_suite_is_in_the_runs_that_had_it(tmp_path: Path) -> None:
     site, root = tmp_path / "site.toml", str(tmp_path / "root")
     site.write_text('image = "registry.test/cmapkd@sha256:1"\nendpoint = "http://kfp.test"\nparallel = 2\n')
     command = ["--site", str(site), "--root", root]
     whole = decide(submit.parser().parse_args([*command, "--suite", "smoke", "--recipe", "tiny", "--run", "one"]))
     record_run(root, "one", whole.request)
-    again = [*command, "--run", "one", "--from-stage", "warmup-none-s0"]
+    again = [*command, "--run", "one", "--from-stage", "joint-none-s0"]
     assert decide(submit.parser().parse_args([*again, "--parallel", "3"])).site.parallel == 3
     part = decide(submit.parser().parse_args(again))
-    assert {task.name for task in part.plan.tasks} < {task.name for task in whole.plan.tasks}
     assert part.plan.redo == "yes"
-    assert 1 <= sum(not task.after for task in part.plan.tasks) <= 2
-    assert any(task.after for task in part.plan.tasks)
+    left = {run.name: part.left(run) for run in part.runs if part.left(run)}
+    assert left == {"none": ("joint-none-s0", "evaluate-student-none-s0"), "report": (REPORT,)}
 
 
 def test_data_compared_with_another_data_set_stands_while_that_one_does(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ import yaml
 from kubeflow_trainer_api import models
 
 from pipelines import trainjob
-from pipelines.distill import TASKS, defaults
-from pipelines.distill import build as build_pipeline
-from pipelines.graph import Plan, write_package
+from pipelines.graph import Plan
 from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.package import build, defaults, write_package
 from pipelines.site import Pod, Secret, Site, Toleration
+from pipelines.tasks import TASKS
 
 POD = Pod(
     gpus=8,
@@ -161,7 +161,7 @@ def a_stage(folder: Path, exits: int = 0) -> str:
 
 
 def test_the_launcher_gets_the_stage_s_argv(tmp_path: Path) -> None:
-    package = write_package(build_pipeline(SITE, Plan(TASKS), defaults(SITE)), tmp_path / "pipeline.yaml")
+    package = write_package(build(SITE, Plan(TASKS), defaults(SITE)), tmp_path / "pipeline.yaml")
     joint = next(step for step in steps(load_package(package)[0]) if step.name == "joint")
     outputs = {key: {"artifact": f"s3://box/{key}"} for key in joint.needs}
     inputs = resolve_inputs(joint, defaults(SITE), outputs, "a-run")

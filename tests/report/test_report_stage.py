@@ -25,7 +25,12 @@ def test_files_copies_and_the_printed_table(run, tmp_path, capsys):
         "artifacts": {"metrics": {"artifacts": [{"uri": "s3://m"}]}},
     }
     told = json.dumps({"outputs": outputs})
-    url = report.run(request, shards=shards, before_eval=before, student_eval=before, executor_input=told, **places)
+    url = report.run(
+        request,
+        artifacts={"shards": shards, "before_eval": before, "student_eval": before},
+        executor_input=told,
+        **places,
+    )
     artifact = Artifact.open(url)
     assert url == f"{request.root}/runs/try/report"
     for file, copy in ((report.HTML, "html"), (report.MARKDOWN, "markdown")):

@@ -1,0 +1,124 @@
+"""Who works on an artifact: one task at a time, so that nothing is trained twice because two runs wanted it at once.
+
+`{artifact}/turn.json` names the task at work and changes every BEAT seconds while it lives. Another task that wants the
+same artifact waits for its end, and then finds the result. Who was killed is passed at once by its own retry and by
+anyone on its machine who sees that it is gone, and by others once it has been silent for SILENT seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cmapkd_core import storage
+
+if TYPE_CHECKING:
+    from cmapkd_core.stages.common import Request
+
+
+TURN = "turn.json"
+BEAT, SILENT = 20.0, 120.0
+SETTLE = 1.0  # seconds after which the last one of several that pass a silent task is the one
+
+
+class Turn:
+    """The turn of this process at one artifact; a context that gives it back."""
+
+    def __init__(self, request: Request, stage: str, url: str) -> None:
+        """`url` is the artifact's."""
+        self._url = storage.join(url, TURN)
+        asked = [request.run, request.recipe, request.ablation, request.all_overrides, request.seed, request.data]
+        here = "" if request.run else platform.node()  # started by hand: no run says that two are one and the same
+        self._record: dict[str, Any] = {
+            "owner": uuid.uuid4().hex,
+            "seat": hashlib.sha256(json.dumps([stage, here, *asked]).encode()).hexdigest()[:16],
+            "run": request.run,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "beat": 0,
+        }
+        self._seen: tuple[Any, float] = ("", 0.0)  # the other's last sign of life, and when it was new
+        self._over = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def take(self) -> str:
+        """Take the turn: "" where it is ours now, else who has it.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        if not storage.create(self._url, json.dumps(self._record).encode()):
+            try:
+                other = storage.read_json(self._url)
+            except FileNotFoundError:  # given back just now
+                return "a task that has just ended"
+            if not self._may_pass(other):
+                return self._who(other)
+            storage.write_json(self._url, self._record)
+            time.sleep(SETTLE)
+            if storage.read_json(self._url)["owner"] != self._record["owner"]:
+                return "another task that waited too"
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
+        return ""
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back, where it was taken; what the store says then is nobody's trouble: silence tells the same."""
+        self._over.set()
+        if self._beating is None:
+            return
+        self._beating.join()
+        try:
+            if storage.read_json(self._url)["owner"] == self._record["owner"]:
+                storage.delete(self._url)
+        except (FileNotFoundError, storage.StorageError):
+            pass
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT):
+            self._record["beat"] += 1
+            try:
+                if storage.read_json(self._url)["owner"] != self._record["owner"]:
+                    return  # passed while we were silent; the first manifest counts, as ever
+                storage.write_json(self._url, self._record)
+            except (FileNotFoundError, storage.StorageError):
+                continue  # the next one may arrive
+
+    def _may_pass(self, other: dict[str, Any]) -> bool:
+        """Whether the other is this task's earlier attempt, is gone from this machine, or was silent for long."""
+        if other["seat"] == self._record["seat"]:
+            return True
+        if other["host"] == self._record["host"] and not _alive(other["pid"]):
+            return True
+        sign = (other["owner"], other["beat"])
+        if sign != self._seen[0]:
+            self._seen = (sign, time.monotonic())
+        return time.monotonic() - self._seen[1] > SILENT
+
+    def _who(self, other: dict[str, Any]) -> str:
+        silent = time.monotonic() - self._seen[1]
+        whose = f"run {other['run']}" if other["run"] else "a stage started by hand"
+        return f"{whose} (on {other['host']}, its last sign of life {silent:.0f} s ago)"
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this machine lives."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,195 @@
+"""The tasks of a run, a row each: which stage it is, in which pod, what it reads of which others and what it is told.
+
+    prepare -> teacher -> warmup -> alsn -> joint -> evaluate-student -> report, export
+    prepare, teacher -> reference-warmup -> reference-joint -> evaluate-reference -> report
+    teacher -> evaluate-teacher -> report;  the recipe's untrained student -> evaluate-before -> report
+
+All else follows from these rows: the components' arguments, the places of the artifacts, the dry run, the local run,
+and a suite, which has them once for every row and seed (pipelines/suite.py). Of a recipe they depend on `evaluate.sets`
+alone, TASK or TASK=SOURCE[:URL]: each gives one task a model, and a data set of its own is prepared once. So one
+compiled package serves every recipe, ablation and seed with the same evaluations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cmapkd_core.config import Recipe
+from cmapkd_core.fields import as_overrides, override, parse_overrides
+from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
+from cmapkd_core.recipes import REFERENCE, ROWS, data_fields
+from components import EVALUATE, EXPORT, LEVELS, PREPARE, REPORT, TEACHER, TRAIN, Component
+
+
+@dataclass(frozen=True)
+class Task:
+    """One box of the DAG. `inputs` name the tasks whose artifacts it reads, `values` are constants."""
+
+    name: str
+    component: Component
+    pod: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    collects: dict[str, dict[str, str]] = field(default_factory=dict)  # argument -> {key: task}, an input each
+    row: str = ""  # of recipes.ROWS; "": the run's own
+    seed: str = ""  # "": the run's own
+    data: str = ""  # SOURCE[:URL]; "": the run's own
+    overrides: str | None = None  # None: the run's own
+    own_overrides: str = ""  # field=value parts that win over those
+    role: str = ""  # in the report, of the model of an evaluation of its own
+    part: str = ""  # what its records add to the run's name
+    after: tuple[str, ...] = ()  # tasks that end before it though it reads nothing of them
+    redo: str = ""  # as Plan.redo, for this task alone
+    check: str = ""  # as Request.check
+    suite: bool = True  # False: of a run alone, a suite has none
+
+    def sources(self) -> set[str]:
+        """Names of the tasks whose artifacts it reads."""
+        return set(self.inputs.values()) | {name for tasks in self.collects.values() for name in tasks.values()}
+
+
+def task_name(*parts: str) -> str:
+    """Name of a task: its key in the package too, which KFP makes of it, and so what kubectl and the API show."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+DATA = {"shards": "prepare"}
+TAUGHT = {**DATA, "teacher": "teacher"}
+CONTROL: dict[str, Any] = {"row": REFERENCE, "own_overrides": as_overrides(ROWS[REFERENCE]), "suite": False}
+WARMUP, ALSN, JOINT = {"stage": "warmup"}, {"stage": "alsn"}, {"stage": "joint"}
+
+TASKS = (
+    Task("prepare", PREPARE, "prepare"),
+    Task("teacher", TEACHER, "train", DATA),
+    Task("warmup", TRAIN, "train", TAUGHT, WARMUP),
+    Task("alsn", TRAIN, "train", {**TAUGHT, "init": "warmup"}, ALSN),
+    Task("joint", TRAIN, "train", {**TAUGHT, "init": "alsn"}, JOINT),
+    Task("evaluate-student", EVALUATE, "evaluate", {**DATA, "model": "joint"}),
+    Task("levels", LEVELS, "evaluate", {**TAUGHT, "joint": "joint"}, suite=False),
+    Task("export", EXPORT, "report", {**DATA, "model": "joint", "evaluation": "evaluate-student"}, suite=False),
+    # the branch without a teacher
+    Task("reference-warmup", TRAIN, "train", TAUGHT, WARMUP, **CONTROL),
+    Task("reference-joint", TRAIN, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, **CONTROL),
+    Task("evaluate-reference", EVALUATE, "evaluate", {**DATA, "model": "reference-joint"}, suite=False),
+    Task("evaluate-teacher", EVALUATE, "evaluate", {**DATA, "model": "teacher"}),
+    Task("evaluate-before", EVALUATE, "evaluate", DATA, {"model": RECIPE_STUDENT}),
+)
+
+REPORTED = {
+    **TAUGHT,
+    "warmup": "warmup",
+    "alsn": "alsn",
+    "joint": "joint",
+    "reference": "reference-joint",
+    "teacher_eval": "evaluate-teacher",
+    "before_eval": "evaluate-before",
+    "student_eval": "evaluate-student",
+    "reference_eval": "evaluate-reference",
+    "levels": "levels",
+}
+
+# ---- evaluations of their own ---------------------------------------------------------------------
+
+# Role in the report -> the task whose artifact holds the model; what the recipe itself names has none.
+MODELS = {"student": "joint", "reference": "reference-joint", "teacher": "teacher", "before": ""}
+# The models that a task is run on, where not all are of interest: a probe trains for minutes a model, and the
+# reference has the student's size and speed.
+ROLES = {
+    "vqa": ("student", "reference", "teacher"),
+    "captioning": ("student", "reference", "teacher"),
+    "efficiency": ("student", "teacher"),
+}
+IN_SUITES = ("student", "teacher")  # of a suite's rows
+PROBES = ("vqa", "captioning")  # tasks that train something on the training split; of other sets one split is prepared
+TIMED = "efficiency"  # the task whose result is a time
+
+
+def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
+    """Every task of a run: those that all recipes have, the recipe's own evaluations, the report."""
+    extra = own_tasks(recipe)
+    evaluations = {f"{called}/{role}": name for called, role, name in own_evaluations(extra)}
+    collects = {"artifacts": REPORTED} | ({"evaluations": evaluations} if evaluations else {})
+    return (*TASKS, *extra, Task("report", REPORT, "report", collects=collects))
+
+
+def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
+    """The tasks of one row with one seed that a suite takes; its report is of all of them."""
+    return (*(task for task in TASKS if task.suite), *own_tasks(recipe, IN_SUITES))
+
+
+def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[Task, ...]:
+    """Tasks that prepare the recipe's evaluation sets and run them, for the models in `roles`.
+
+    The recipe's `evaluate.tasks` stay together in the tasks evaluate-*: they share the images' embeddings. A task
+    refuses a model that was trained on pictures of its data set (cmapkd_core/stages/seen.py).
+    """
+    tasks: dict[str, Task] = {}
+    own = recipe.evaluate.own()
+    trained_on = {data for task, data in own if task in PROBES}
+    for task, data in own:
+        shards = task_name(_called("prepare", data))
+        if data:
+            only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
+            tasks.setdefault(shards, Task(shards, PREPARE, "prepare", data=data, own_overrides=only))
+        for role in ROLES.get(task, tuple(MODELS)):
+            if role in roles:
+                made = _evaluation(task, data, shards, role)
+                tasks[made.name] = made
+    return tuple(tasks.values())
+
+
+def _evaluation(task: str, data: str, shards: str, role: str) -> Task:
+    model = MODELS[role]
+    inputs = {"shards": shards, **({"model": model} if model else {})}
+    values = {"task": task, **({} if model else {"model": RECIPE_STUDENT})}
+    return Task(task_name(_called(task, data), role), EVALUATE, "evaluate", inputs, values, data=data, role=role)
+
+
+def _called(task: str, data: str) -> str:
+    """TASK, or TASK-SOURCE on data of its own: what the report calls it."""
+    return "-".join(part for part in (task, data.partition(":")[0]) if part)
+
+
+def own_evaluations(tasks: Sequence[Task]) -> list[tuple[str, str, str]]:
+    """TASK[-SOURCE], role and name of every evaluation of its own among the tasks."""
+    return [(_called(task.values["task"], task.data), task.role, task.name) for task in tasks if task.role]
+
+
+def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
+    """Names of the tasks that measure time."""
+    evaluations = [task for task in tasks if task.component is EVALUATE]
+    every = {task.name: [task.values["task"]] if task.role else recipe.evaluate.tasks for task in evaluations}
+    return tuple(name for name, measured in every.items() if TIMED in measured)
+
+
+# ---- places ---------------------------------------------------------------------------------------
+
+
+def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root: str, run: str) -> dict[str, str]:
+    """URL of every task's artifact, by the functions that the stages themselves use."""
+    urls: dict[str, str] = {}
+    for task in tasks:
+        recipe = override(recipe_of(task), data_fields(task.data) | parse_overrides(task.own_overrides))
+        told = task.values | {name: urls[source] for name, source in task.inputs.items()}
+        urls[task.name] = PLACES.get(task.component, _stage_place)(root, recipe, told, run)
+    return urls
+
+
+def _stage_place(root: str, recipe: Recipe, told: Mapping[str, str], run: str) -> str:
+    return stage_url(root, told["stage"], recipe)
+
+
+# Component -> URL of its artifact, from the root, the recipe, what the task is told, and the run.
+PLACES: dict[Component, Callable[[str, Recipe, Mapping[str, str], str], str]] = {
+    PREPARE: lambda root, recipe, told, run: stage_url(root, "prepare", recipe),
+    TEACHER: lambda root, recipe, told, run: stage_url(root, "teacher", recipe),
+    EVALUATE: lambda root, recipe, told, run: evaluation_url(
+        root, told["model"], told["shards"], recipe, told.get("task", "")
+    ),
+    EXPORT: lambda root, recipe, told, run: export_url(root, told["model"], told["shards"], recipe, told["evaluation"]),
+    LEVELS: lambda root, recipe, told, run: levels_url(root, recipe),
+    REPORT: lambda root, recipe, told, run: report_url(root, run),
+}

@@ -1,0 +1,204 @@
+"""A suite in a cluster, against a server that speaks KFP's API: started, added to, retried, followed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmapkd_core import storage
+from pipelines import endpoint, submit, suite_runs
+from pipelines.site import load_site
+from pipelines.submission import Submission, decide
+from pipelines.submit import main
+
+SUITE = ["--suite", "smoke", "--seeds", "1"]
+NAME = "tiny-smoke-1seeds"
+ALL = ["shared", "finetune", "none", "report"]
+
+
+@pytest.fixture(autouse=True)
+def _empty(api: Any) -> None:
+    """Each test begins with an empty bucket."""
+    storage.delete_tree("s3://box/root")
+
+
+def names(api: Any) -> list[str]:
+    return [run["display_name"].removeprefix(f"{NAME}.") for run in api.runs]
+
+
+def gate(run: dict[str, Any]) -> dict[str, Any]:
+    """What its gate is told, read from the package that KFP got."""
+    spec = run["pipeline_spec"].get("pipeline_spec", run["pipeline_spec"])
+    inputs = spec["root"]["dag"]["tasks"]["gate"]["inputs"]["parameters"]
+    return {name: json.loads(inputs[name]["runtimeValue"]["constant"] or "[]") for name in ("waits", "follows")}
+
+
+def end(api: Any, **states: str) -> None:
+    """The runs of these names end so, the others go on."""
+    for run, name in zip(api.runs, names(api), strict=True):
+        run.setdefault("state", "RUNNING")
+        run["state"] = states.get(name, run["state"])
+
+
+def finish(job: Submission, *runs: str) -> None:
+    """The artifacts of these runs are there, made from one another."""
+    for run in job.runs:
+        for one in run.shared if run.name in runs else ():
+            inputs = {}
+            for argument, source in one.task.inputs.items():
+                raw = storage.read_bytes(f"{job.urls[source]}/manifest.json")
+                inputs[argument] = {"url": job.urls[source], "digest": hashlib.sha256(raw).hexdigest()}
+            storage.write_json(f"{one.url}/manifest.json", {"inputs": inputs, "url": one.url})
+
+
+def asked(*more: str) -> Submission:
+    return decide(submit.parser().parse_args([*SUITE, *more]))
+
+
+def test_one_command_starts_all_runs_in_an_experiment_of_the_suites_name(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SUITE) == 0
+    assert names(api) == ALL
+    assert [one["display_name"] for one in api.experiments] == [NAME]
+    shared, _, none, report = api.runs
+    assert "gate" not in json.dumps(shared["pipeline_spec"])
+    told = gate(none)
+    assert [entry[:2] for entry in told["waits"]] == [[f"{NAME}.shared", "run-0"]]
+    assert told["follows"][:2] == [f"{NAME}.shared", "run-0"]  # four tasks at a time, two rows: side by side
+    assert [entry[:2] for entry in gate(report)["waits"]] == [
+        [f"{NAME}.{n}", f"run-{i}"] for i, n in enumerate(ALL[:3])
+    ]
+    said = capsys.readouterr().out
+    for number, name in enumerate(ALL):
+        assert f"run {NAME}.{name}: " in said
+        assert f"/#/runs/details/run-{number}" in said
+
+
+def test_the_same_command_again_adds_nothing_while_all_runs_work_and_nothing_when_all_are_done(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SUITE) == 0
+    end(api)
+    assert main(SUITE) == 0
+    assert names(api) == ALL
+    assert f"run {NAME}.none: goes on" in capsys.readouterr().out
+    finish(asked(), "shared", "finetune", "none")
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    assert main(SUITE) == 0
+    assert names(api) == ALL
+    assert "nothing is missing" in capsys.readouterr().out
+
+
+def test_it_adds_what_is_missing_and_its_report(api: Any) -> None:
+    assert main(SUITE) == 0
+    finish(asked(), "shared", "finetune")
+    end(api, shared="SUCCEEDED", finetune="SUCCEEDED", none="FAILED", report="FAILED")
+    assert main(SUITE) == 0
+    assert names(api)[4:] == ["none", "report"]
+    assert "gate" not in json.dumps(api.runs[4]["pipeline_spec"])  # what it reads is there
+    assert [entry[:2] for entry in gate(api.runs[5])["waits"]] == [[f"{NAME}.none", "run-4"]]
+
+
+def test_what_waits_for_a_run_that_is_started_anew_is_started_anew_too(api: Any) -> None:
+    """Its gate names the run that failed."""
+    assert main(SUITE) == 0
+    end(api, shared="FAILED")
+    assert main(SUITE) == 0
+    assert names(api)[4:] == ALL
+    assert api.terminated == ["run-1", "run-2", "run-3"]
+    assert gate(api.runs[6])["waits"][0][1] == "run-4"
+
+
+def test_a_run_that_succeeded_without_its_artifacts_is_started_again(api: Any) -> None:
+    assert main(SUITE) == 0
+    finish(asked(), "shared", "finetune")  # those of none were deleted
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    assert main(SUITE) == 0
+    assert names(api)[4:] == ["none", "report"]
+
+
+def test_a_part_that_still_works_is_not_run_again(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SUITE) == 0
+    end(api, none="FAILED", finetune="SUCCEEDED", shared="SUCCEEDED")
+    part = ["--run", NAME, "--only", "suite-report"]
+    assert main(part) == 2
+    assert f"run {NAME}.report still works" in capsys.readouterr().err
+    end(api, report="SUCCEEDED")
+    assert main(part) == 0
+    assert names(api)[4:] == ["report"]
+
+
+def test_retry_takes_all_failed_runs_of_a_suite(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SUITE) == 0
+    end(api, shared="SUCCEEDED", finetune="FAILED", none="SUCCEEDED", report="FAILED")
+    assert main(["--retry", NAME]) == 0
+    assert api.retried == ["run-1", "run-3"]
+    assert f"run {NAME}.finetune is retried: " in capsys.readouterr().out
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    assert main(["--retry", NAME]) == 2
+    assert f"no run of suite {NAME} has failed: {NAME}.shared succeeded" in capsys.readouterr().err
+    assert main(["--retry", "unheard"]) == 2
+    assert "no run 'unheard'" in capsys.readouterr().err
+
+
+def test_a_run_that_was_started_twice_is_retried_as_it_was_last(api: Any) -> None:
+    assert main(SUITE) == 0
+    end(api, shared="FAILED")
+    assert main(SUITE) == 0
+    end(api, shared="SUCCEEDED", finetune="SUCCEEDED", none="FAILED", report="SUCCEEDED")
+    assert main(["--retry", NAME]) == 0
+    assert api.retried == ["run-6"]
+
+
+@pytest.mark.parametrize("details", [True, False], ids=["from KFP", "from the manifests"])
+def test_the_progress_is_one_table_whatever_kfp_tells(
+    api: Any, details: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SUITE) == 0
+    job = asked()
+    end(api, shared="SUCCEEDED")
+    if details:
+        told = [{"display_name": "gate", "state": "SUCCEEDED"}, {"display_name": "warmup-none", "state": "SUCCEEDED"}]
+        api.runs[2]["run_details"] = {"task_details": told}
+    else:
+        finish(job, "shared")
+        none = next(run for run in job.runs if run.name == "none")
+        storage.write_json(f"{none.urls['warmup-none']}/manifest.json", {})
+    ids = {name: f"run-{number}" for number, name in enumerate(ALL)}
+    progress = suite_runs.Progress(NAME, ids, submit.urls_of(job))
+    site = load_site("site.toml")
+    connected = endpoint.connect(site)
+    assert progress.look(connected, site)
+    lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert lines == [
+        "shared    succeeded   4 of 4 tasks",
+        "finetune  running     0 of 3 tasks",
+        "none      running     1 of 4 tasks",
+        "report    running     0 of 1 tasks",
+    ]
+    assert progress.look(connected, site)
+    assert not capsys.readouterr().out  # nothing changed
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    assert not progress.look(connected, site)
+
+
+def test_wait_ends_with_the_suite_and_names_what_failed(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    api.on_run = lambda run: run.update(state="FAILED" if run["display_name"].endswith("none") else "SUCCEEDED")
+    assert main([*SUITE, "--wait"]) == 1
+    said = capsys.readouterr().out
+    assert f"suite {NAME}: failed: {NAME}.none" in said
+    assert f"submit.py --retry {NAME}" in said
+
+
+def test_compile_only_writes_a_package_for_each_run_and_their_sizes(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SUITE, "--compile-only", "packages"]) == 0
+    assert sorted(path.name for path in Path("packages").iterdir()) == sorted(f"{name}.yaml" for name in ALL)
+    assert capsys.readouterr().out.count(" tasks, Workflow ") == 4
+    assert not api.runs
