@@ -193,6 +193,14 @@ def _check_ranges(recipe: Recipe) -> None:
             raise InputError(f"{name}={value}: it must be from 0 to below 1")
 
 
+def _check_checkpoints(recipe: Recipe) -> None:
+    if not (recipe.runtime.checkpoint_every or recipe.runtime.checkpoint_minutes):
+        raise InputError(
+            "runtime.checkpoint_every=0 and runtime.checkpoint_minutes=0: a stage that is killed would begin again; "
+            "give one of them, such as runtime.checkpoint_minutes=5"
+        )
+
+
 def _check_sizes(recipe: Recipe) -> None:
     leaves = flatten(recipe)
     for name in (
@@ -205,7 +213,7 @@ def _check_sizes(recipe: Recipe) -> None:
         "pyramid.width",
         "selector.every",
         "method.bank",
-        *(f"runtime.{n}" for n in ("log_every", "checkpoint_every", "shares_every")),
+        *(f"runtime.{n}" for n in ("log_every", "shares_every")),
         *(f"evaluate.vqa.{n}" for n in ("answers", "epochs", "batch", "width", "layers")),
         *(
             f"evaluate.captioning.{n}"
@@ -214,6 +222,7 @@ def _check_sizes(recipe: Recipe) -> None:
     ):
         if leaves[name] < 1:
             raise InputError(f"{name}={leaves[name]}: it must be at least 1")
+    _check_checkpoints(recipe)
     if len(recipe.data.crop_scale) != 2 or not 0 < recipe.data.crop_scale[0] <= recipe.data.crop_scale[1] <= 1:
         shown = ",".join(map(str, recipe.data.crop_scale))
         raise InputError(f"data.crop_scale={shown}: the least and the largest share of the area, such as 0.9,1.0")

@@ -258,7 +258,9 @@ class RuntimeConfig:
 
     workers: int = 4  # loader processes per rank
     threads: int = 0  # torch threads per process; 0: torch's own choice
-    checkpoint_every: int = 500  # optimiser steps
+    # A training stage that is killed does again what it did since its last checkpoint; the first that is due makes one.
+    checkpoint_every: int = 500  # steps; 0: by time alone
+    checkpoint_minutes: float = 5.0  # by rank 0's clock; 0: by steps alone
     log_every: int = 20
     shares_every: int = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

@@ -7,6 +7,7 @@ Untested on GPUs so far: NCCL and CUDA paths are written but were run here with 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -83,11 +84,16 @@ def all_objects(value: Any) -> list[Any]:
 
 def any_rank(flag: bool) -> bool:
     """True on every rank as soon as it is true on one: all take the same decision at the same step."""
+    return any_of_each((flag,))[0]
+
+
+def any_of_each(flags: Sequence[bool]) -> list[bool]:
+    """`any_rank` of several flags, in one exchange; every rank must have as many."""
     if world() == 1:
-        return flag
-    total = torch.tensor(float(flag), device=device())
+        return list(flags)
+    total = torch.tensor(flags, dtype=torch.float32, device=device())
     dist.all_reduce(total)
-    return bool(total.item())
+    return [count > 0 for count in total.tolist()]
 
 
 def mean(values: dict[str, float]) -> dict[str, float]:

@@ -148,7 +148,7 @@ def test_rows_name_fields_that_exist_and_change_something():
 
 
 def test_runtime_changes_no_fingerprint():
-    changed = resolve("tiny", overrides="runtime.workers=3 runtime.checkpoint_every=7 runtime.log_every=5")
+    changed = resolve("tiny", overrides="runtime.workers=3 runtime.checkpoint_every=7 runtime.checkpoint_minutes=1")
     assert shared(resolve("tiny"), changed) == set(STAGES)
 
 
@@ -301,6 +301,13 @@ def test_as_json_is_plain():
         ("none", "pyramid.vision_levels=P4,p5", r"unknown level of pyramid.vision_levels 'p5': did you mean 'P5'"),
         ("none", "evaluate.split=tset", r"unknown evaluate.split 'tset': did you mean 'test'"),
         ("none", "runtime.shares_every=0", r"runtime\.shares_every=0: it must be at least 1"),
+        ("none", "runtime.checkpoint_every=-1", r"runtime\.checkpoint_every=-1: it cannot be below 0"),
+        ("none", "runtime.checkpoint_minutes=nan", r"runtime\.checkpoint_minutes=nan"),
+        (
+            "none",
+            "runtime.checkpoint_every=0 runtime.checkpoint_minutes=0",
+            r"a stage that is killed would begin again; give one of them, such as runtime\.checkpoint_minutes=5",
+        ),
         ("none", "data.samples_per_shard=0", r"data\.samples_per_shard=0: it must be at least 1"),
         ("none", "seed=-1", r"seed=-1: it cannot be below 0"),
         ("none", "data.crop_scale=0.9", r"data\.crop_scale=0\.9: the least and the largest"),

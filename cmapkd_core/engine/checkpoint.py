@@ -3,8 +3,6 @@
 A checkpoint is a folder of safetensors files and one `state.json`; its `manifest.json`, written
 last and only once, holds the sha256 of each and of itself. Without a manifest it does not exist; with
 a wrong digest it is refused, loudly, and the one before is used. Nothing is ever unpickled.
-
-Training waits for a copy in memory and no longer: writing, hashing and uploading are a thread's work.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import logging
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
@@ -154,38 +151,6 @@ class Checkpoints:
         except ValueError:
             return {}
         return fields if isinstance(fields, dict) and fields.pop("sha256", "") == _digest(fields) else {}
-
-
-class Saver:
-    """Writes checkpoints while training goes on, one at a time."""
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
-        self._thread: Thread | None = None
-        self._failure: BaseException | None = None
-
-    def begin(self, snapshot: Snapshot) -> None:
-        """Write it in a thread; whoever begins has waited for the one before.
-
-        The thread is no daemon: a process that ends by itself finishes what it has begun.
-        """
-        assert self._thread is None, "two at a time would each count the other's as an old one"
-        self._thread = Thread(target=self._write, args=(snapshot,), name="checkpoint")
-        self._thread.start()
-
-    def _write(self, snapshot: Snapshot) -> None:
-        try:
-            self._checkpoints.write(snapshot)
-        except BaseException as error:  # nobody else hears what a thread dies of
-            self._failure = error
-
-    def wait(self) -> BaseException | None:
-        """Until what was begun is complete; what it failed with, once."""
-        if self._thread is not None:
-            self._thread.join()
-        failure = self._failure
-        self._thread = self._failure = None
-        return failure
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -39,7 +39,12 @@ class StopRequest:
 
     def anywhere(self) -> bool:
         """True on all ranks at the same step once one of them was asked."""
-        return parallel.any_rank(self.asked)
+        return self.agree(False)[0]
+
+    def agree(self, due: bool) -> tuple[bool, bool]:
+        """(`anywhere`, whether one rank says that a checkpoint is due), the same on all ranks; one exchange for both."""
+        stopping, saving = parallel.any_of_each((self.asked, due))
+        return stopping, saving
 
 
 def seed_everything(seed: int, rank: int) -> None:

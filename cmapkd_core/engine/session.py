@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from cmapkd_core import parallel
 from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig
-from cmapkd_core.engine.checkpoint import Checkpoints, Saved, Saver, Snapshot
+from cmapkd_core.engine.checkpoint import Checkpoints, Saved, Snapshot
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
+from cmapkd_core.engine.saving import Costs, Saver
 from cmapkd_core.errors import InputError
 from cmapkd_core.tracking import Tracker
 
@@ -73,10 +74,12 @@ class Session:
     replaced: dict[str, str] = field(default_factory=dict)  # corrupt pairs by key, with the reason
     saved: Saved | None = None
     earlier_seconds: float = 0.0  # of the attempts that it goes on from, up to their checkpoints
+    now: Callable[[], float] = time.monotonic  # by which checkpoints are due; rank 0's counts
     _clock: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:
-        self._saver, self._began = Saver(self.checkpoints), time.monotonic()
+        self._saver = Saver(self.checkpoints, self.runtime.checkpoint_minutes, self.now)
+        self._began = time.monotonic()
         # Rank 0 chooses for all: what the ranks see and can read may differ, and their optimisers would then too.
         self.saved = self.checkpoints.latest() if parallel.rank() == 0 else None
         name = parallel.broadcast(self.saved.name if self.saved else "")
@@ -88,6 +91,7 @@ class Session:
             self.history = self.saved.state["history"]
             self.replaced = dict(self.saved.state["replaced"])
             self.earlier_seconds = self.saved.state.get("seconds", 0.0)
+            self._saver.go_on_from(self.saved.state.get("checkpoints", {}))
             plan = self.plans[self.saved.phase]
             self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
             for point in self.history:
@@ -103,6 +107,13 @@ class Session:
             self.settle()
         elif failure := self._saver.wait():  # no word to the other ranks, which may not be listening
             log.warning("the last checkpoint could not be written: %s", failure)
+        if self.costs.number:
+            self.say(f"{self.stage}: {self.costs}\n")
+
+    @property
+    def costs(self) -> Costs:
+        """What the checkpoints took so far, on rank 0."""
+        return self._saver.costs
 
     def _total(self, plan: Plan, step: int) -> int:
         return sum(earlier.steps for earlier in self.plans[: plan.index]) + step
@@ -135,6 +146,11 @@ class Session:
             As `settle`, for the one before.
         """
         self.settle()
+        with self._saver.holding_up():
+            self._take(plan, step, module, optimiser)
+
+    def _take(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
+        self._saver.taken()
         everyone = parallel.all_objects(random_state())
         self.share_replaced()
         if parallel.rank() == 0:
@@ -149,6 +165,7 @@ class Session:
             seconds = self.earlier_seconds + time.monotonic() - self._began
             state: dict[str, Any] = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
             state |= {"history": self.history, "replaced": self.replaced, "seconds": seconds}
+            state["checkpoints"] = self._saver.state()
             self._saver.begin(Snapshot.take(plan.index, step, tensors, state))
 
     def settle(self) -> None:
@@ -158,8 +175,9 @@ class Session:
             InputError: it could not be stored; on rank 0 what writing it raised, of whatever kind.
             RuntimeError: on another rank, where rank 0 has an error of another kind.
         """
-        failure = self._saver.wait()
-        said = parallel.broadcast((isinstance(failure, InputError), str(failure)) if failure else None)
+        with self._saver.holding_up():
+            failure = self._saver.wait()
+            said = parallel.broadcast((isinstance(failure, InputError), str(failure)) if failure else None)
         if failure:
             raise failure
         if said:
@@ -190,9 +208,9 @@ class Session:
                 "Lower the learning rate, or look at these samples."
             )
 
-    def due(self, every: int, plan: Plan, step: int) -> bool:
-        """True at each `every` steps of a phase and at its end."""
-        return step % every == 0 or step == plan.steps
+    def due(self, every: int, plan: Plan, step: int, within: int = 1) -> bool:
+        """True at each `every` steps of a phase (0: none of them), or up to `within` steps later, and at its end."""
+        return step == plan.steps or (every > 0 and step % every < within)
 
     def after(
         self,
@@ -214,8 +232,11 @@ class Session:
             # Terms that see local pairs alone (intra) differ over the ranks: the log has what one process would.
             self._report(plan, step, local | {n: parallel.mean(local[n]) for n in ("terms", "weighted", "stats")})
         whole = step % plan.optim.accumulate == 0
-        stopping = whole and self.stop.anywhere()
-        if whole and (stopping or self.due(self.runtime.checkpoint_every, plan, step)):
+        stopping = timed = False
+        if whole:  # clocks differ, and a save is all ranks' work: rank 0's clock decides
+            stopping, timed = self.stop.agree(parallel.rank() == 0 and self._saver.due())
+        every = self.runtime.checkpoint_every
+        if whole and (stopping or timed or self.due(every, plan, step, within=plan.optim.accumulate)):
             self.save(plan, step, module, optimiser)
         if stopping:
             self.settle()

@@ -75,7 +75,8 @@ def body(context: Context) -> dict[str, float]:
     fill_store(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
     (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
-    return {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}
+    found = {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}
+    return found | session.costs.metrics()
 
 
 def _plans(recipe: Recipe, rows: list[tuple[str, Phase, int]], weights: dict[str, float]) -> list[Plan]:

@@ -110,7 +110,8 @@ def body(context: Context, stage: str) -> dict[str, float]:
             (context.out / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
     last = session.history[-1]["terms"] if session.history else {}
     sizes = {"parameters/trained": float(trained_parameters(trained, [plan.phase for plan in plans]))}
-    return {**{f"final/{n}": v for n, v in last.items()}, "replaced": float(len(session.replaced)), **sizes}
+    spent = session.costs.metrics()
+    return {**{f"final/{n}": v for n, v in last.items()}, "replaced": float(len(session.replaced)), **sizes, **spent}
 
 
 def trained_parameters(module: Any, phases: list[Phase]) -> int:

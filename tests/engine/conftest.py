@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Toy:
     optim: OptimConfig = OptimConfig(batch=4, warmup=0.0)
     runtime: RuntimeConfig = RuntimeConfig(threads=1, checkpoint_every=2, log_every=1, shares_every=100)
     identity: str = "a"
+    now: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self.said: list[str] = []
@@ -89,9 +91,9 @@ class Toy:
 
     def session(self) -> Session:
         tracker = Tracker.open("", run="r", stage="s", journal=self.folder / "journal.jsonl", params={})
-        return Session(
-            "toy", self.plans, self.checkpoints, tracker, self.said.append, self.runtime, StopRequest().listen()
-        )
+        stop = StopRequest().listen()
+        given = ("toy", self.plans, self.checkpoints, tracker, self.said.append, self.runtime, stop)
+        return Session(*given, now=self.now)
 
     def run(self) -> Session:
         with self.session() as session:

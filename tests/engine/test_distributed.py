@@ -99,6 +99,13 @@ def test_sigterm_on_one_rank_stops_both_at_the_same_step_and_the_run_goes_on_bit
     assert all(torch.equal(x, resumed[name]) for name, x in straight.items())
 
 
+def test_rank_0_s_clock_says_when_both_save(pair):
+    """The straight run of the test before has made these; no result tells of it."""
+    assert [p["saves"] for p in pair] == [[3, 6]] * 2  # after 2.5 minutes of a minute a step, and at the end
+    assert Artifact.open(pair[0]["none"]).manifest["metrics"]["checkpoints/number"] == 2
+    assert "joint: 2 checkpoints held training up for" in pair[0]["said"]
+
+
 def test_only_the_first_rank_talks(pair):
     assert "joint: done in" in pair[0]["said"]
     assert "joint" not in pair[1]["said"]

@@ -44,8 +44,8 @@ def test_the_progress_line_has_epoch_step_loss_speed_and_time_left(toy):
     one = toy(phases=(Phase(2, Rates(student=1e-2)),))
     point = one.run().history[-1]
     loss = sum(point["weighted"].values())
-    assert one.said[-1].startswith(f"toy phase0: epoch 2/2  step 20/20  loss {loss:.4f}  ")
-    assert one.said[-1].endswith("samples/s  ETA 0:00")
+    assert one.said[-2].startswith(f"toy phase0: epoch 2/2  step 20/20  loss {loss:.4f}  ")
+    assert one.said[-2].endswith("samples/s  ETA 0:00")
 
 
 def test_groups_without_a_rate_do_not_move_and_are_frozen(toy):

@@ -19,6 +19,7 @@ from cmapkd_core.engine.session import Session
 from cmapkd_core.storage import StorageError
 
 PATIENCE = 20.0
+TIMES = ("history", "seconds", "checkpoints")  # of a state: what tells of time
 WHOLE = (Phase(1, Rates(student=1e-2, pyramid=1e-3)),)
 
 
@@ -64,9 +65,7 @@ def same(a: checkpoint.Saved, b: checkpoint.Saved) -> bool:
     """Equal in all but what tells of time."""
     assert a.tensors.keys() == b.tensors.keys()
     pairs = [(x, b.tensors[file][name]) for file, values in a.tensors.items() for name, x in values.items()]
-    rest = [
-        {name: value for name, value in found.state.items() if name not in ("history", "seconds")} for found in (a, b)
-    ]
+    rest = [{name: value for name, value in found.state.items() if name not in TIMES} for found in (a, b)]
     return all(torch.equal(x, y) for x, y in pairs) and rest[0] == rest[1]
 
 

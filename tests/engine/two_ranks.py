@@ -6,16 +6,21 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+from torch import nn
 
 from cmapkd_core import parallel, storage
+from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
+from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages import train
+from cmapkd_core.stages import assembly, train
 from cmapkd_core.stages.common import Request
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
+TIMED = "optim.batch=14 runtime.checkpoint_every=0 runtime.checkpoint_minutes=2.5"
 OURS = ("fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip")  # modules, terms of local pairs
 
 
@@ -74,26 +79,51 @@ def refused(*given: str) -> str:
     return ""
 
 
+class Timed(Session):
+    """A session whose steps take a minute on rank 0's clock and eleven days on the other's; `saves`: their steps."""
+
+    saves: ClassVar[list[int]] = []
+
+    def __post_init__(self) -> None:
+        self.now = lambda: len(self.history) * (60.0 if parallel.rank() == 0 else 1e6)
+        super().__post_init__()
+
+    def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
+        self.saves.append(step)
+        super().save(plan, step, module, optimiser)
+
+
+def timed(*given: str) -> str:
+    """A run with checkpoints by time."""
+    assembly.Session = Timed  # type: ignore[misc]
+    try:
+        return run(*given)
+    finally:
+        assembly.Session = Session  # type: ignore[misc]
+
+
 def stop_rank_one_after(updates: int) -> None:
     """SIGTERM reaches one rank alone, in the middle of the loop."""
-    original, seen = StopRequest.anywhere, 0
+    original, seen = StopRequest.agree, 0
 
-    def anywhere(self: StopRequest) -> bool:
+    def agree(self: StopRequest, due: bool) -> tuple[bool, bool]:
         nonlocal seen
         seen += 1
         if seen == updates and parallel.rank() == 1:
             signal.raise_signal(signal.SIGTERM)
-        return original(self)
+        return original(self, due)
 
-    StopRequest.anywhere = anywhere  # type: ignore[method-assign]
+    StopRequest.agree = agree  # type: ignore[method-assign]
 
 
 def main(root: str, shards: str, teacher: str, damaged: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     result: dict[str, object] = {"collectives": check_collectives()}
-    for row in ("no_alsn", "kd", "finetune", "none", *OURS):
+    for row in ("no_alsn", "kd", "finetune", *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
+    result["none"] = timed(root, "pair", "none", TIMED, shards, teacher)
+    result["saves"] = Timed.saves
     result["damaged"] = run(root, "damaged", "finetune", f"{SIX} data.quarantine_bound=0.5", damaged, teacher)
     result["bad"] = refused(root, "bad", "finetune", f"{SIX} data.quarantine_bound=0.05", damaged, teacher)
     result["small"] = refused(root, "small", "finetune", "optim.batch=1", shards, teacher)
