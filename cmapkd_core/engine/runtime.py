@@ -42,7 +42,7 @@ class StopRequest:
         return self.agree(False)[0]
 
     def agree(self, due: bool) -> tuple[bool, bool]:
-        """(`anywhere`, whether one rank says that a checkpoint is due), the same on all ranks; one exchange for both."""
+        """(`anywhere`, whether a rank says that a checkpoint is due), the same on all ranks; one exchange for both."""
         stopping, saving = parallel.any_of_each((self.asked, due))
         return stopping, saving
 

@@ -32,7 +32,8 @@ class Costs:
         return {f"checkpoints/{name}": round(float(value), 3) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        return f"{self.number} checkpoints held training up for {self.stalled:.1f} s and took {self.written:.1f} s to write"
+        what = f"{self.number} checkpoint{'s' * (self.number != 1)}"
+        return f"{what} held training up for {self.stalled:.1f} s and took {self.written:.1f} s to write"
 
 
 class Saver:
