@@ -107,6 +107,7 @@ def _about(task: Task, job: Submission) -> Iterator[str]:
     yield f"reads {', '.join(inputs) or 'the source'}"
     ranks = f", torchrun with {pod.ranks}" if task.pod == "train" and pod.ranks > 1 else ""
     ranks += f", on {pod.nodes} such pods as a TrainJob" if task.pod == "train" and pod.nodes > 1 else ""
+    ranks += ", as a TrainJob" if task.pod == "train" and pod.trainjob and pod.nodes == 1 else ""
     yield f"runs  {'on this machine' if job.local else _pod(pod)}{ranks}"
     yield f"to    {job.urls[task.name]}"
 

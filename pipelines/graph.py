@@ -96,7 +96,7 @@ def _own(task: Task) -> dict[str, str]:
 
 
 def _spreads(task: Task, pod: Pod) -> bool:
-    return pod.nodes > 1 and task.component.ranks
+    return pod.as_trainjob and task.component.ranks
 
 
 def _launch(task: Task, pod: Pod) -> Launch:

@@ -16,7 +16,8 @@ from cmapkd_core.logins import refuse_login
 PART_OF = {"app.kubernetes.io/part-of": "cmapkd"}  # label of every pod; the network policies in k8s/ know ours by it
 COMPONENT = "app.kubernetes.io/component"  # label of a task's pods: its name
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
-GRACE = 30  # seconds from SIGTERM until Kubernetes kills a pod: its default, which KFP leaves as it is
+GRACE = 30  # seconds from SIGTERM until Kubernetes kills a TrainJob's pod; what KFP starts itself is killed after one
+GANGS = {"coscheduling": "scheduler-plugins-scheduler", "volcano": "volcano"}  # podGroupPolicy: its scheduler's name
 CPU, MEMORY = re.compile(r"[0-9]*\.?[0-9]+m?"), re.compile(r"[0-9]+([EPTGMK]i?)?")
 # Names of variables that hold a secret, not those that say in which file one is.
 SECRET = re.compile(
@@ -56,8 +57,16 @@ class Pod:
     hours: float = 24.0  # a pod that runs longer is ended, and retried
     processes: int = 0  # ranks of a training task in a pod; 0: one per GPU
     nodes: int = 1  # pods of a training task; above 1 they are a Kubeflow Trainer TrainJob
+    trainjob: bool = False  # a TrainJob for one node too: its pod has GRACE to save in, KFP's own have a second
+    gang: str = ""  # of GANGS: all pods of a TrainJob are placed at once, or none
+    scheduler: str = ""  # of a TrainJob's pods; "": the gang's usual one, without a gang the cluster's
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
+
+    @property
+    def as_trainjob(self) -> bool:
+        """Whether training tasks are TrainJobs."""
+        return self.trainjob or self.nodes > 1
 
     @property
     def ranks(self) -> int:
@@ -113,7 +122,7 @@ class Site:
     image_pull_secrets: tuple[str, ...] = ()
     accelerator: str = "nvidia.com/gpu"
     parallel: int = 4  # tasks of a suite that run at a time
-    shutdown_timeout: int = 25  # seconds that ranks have after SIGTERM, below GRACE
+    shutdown_timeout: int = 25  # seconds that a TrainJob's or local ranks have after SIGTERM, below GRACE
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
     retry: Retry = Retry()
@@ -145,7 +154,7 @@ def on_this_machine(site: Site, root: str = "", parallel: int = 1) -> Site:
     """The site of a local run: `site.local` in place of the cluster's root, tracking and ranks; tasks at a time."""
     root = root or site.local.root
     beside = f"sqlite:///{Path(root).resolve() / 'mlflow.db'}" if "://" not in root else site.tracking_uri
-    train = dataclasses.replace(site.pods.train, processes=site.local.processes, nodes=1)
+    train = dataclasses.replace(site.pods.train, processes=site.local.processes, nodes=1, trainjob=False)
     return dataclasses.replace(
         site,
         root=root,
@@ -192,8 +201,8 @@ def _check(site: Site, path: str) -> None:
         raise InputError(f"{path}: parallel = {site.parallel}: at least one task at a time")
     if not 1 <= site.shutdown_timeout < GRACE:
         raise InputError(
-            f"{path}: shutdown_timeout = {site.shutdown_timeout}: 1 to {GRACE - 1} seconds, as Kubernetes kills a pod "
-            f"{GRACE} s after SIGTERM and torchrun must have ended its ranks before"
+            f"{path}: shutdown_timeout = {site.shutdown_timeout}: 1 to {GRACE - 1} seconds, as Kubernetes kills a "
+            f"TrainJob's pod {GRACE} s after SIGTERM and torchrun must have ended its ranks before"
         )
     _check_secrets(site, path)
     for kind in dataclasses.fields(site.pods):
@@ -202,11 +211,24 @@ def _check(site: Site, path: str) -> None:
             raise InputError(f"{path}: pods.{kind.name}: gpus, processes and hours cannot be below 0")
         if pod.nodes < 1 or (pod.nodes > 1 and kind.name != "train"):
             raise InputError(f"{path}: pods.{kind.name}.nodes = {pod.nodes}: 1, or more for pods.train alone")
+        _check_trainjob(pod, kind.name, path)
         if not CPU.fullmatch(pod.cpu):
             raise InputError(f"{path}: pods.{kind.name}.cpu = '{pod.cpu}': write cores ('8') or millicores ('500m')")
         for name, size in (("memory", pod.memory), ("shm", pod.shm or "1"), ("scratch", pod.scratch or "1")):
             if not MEMORY.fullmatch(size):
                 raise InputError(f"{path}: pods.{kind.name}.{name} = '{size}': write a size like '16Gi'")
+
+
+def _check_trainjob(pod: Pod, kind: str, path: str) -> None:
+    if pod.trainjob and kind != "train":
+        raise InputError(f"{path}: pods.{kind}.trainjob = true: for pods.train alone")
+    if pod.gang and pod.gang not in GANGS:
+        raise InputError(f"{path}: pods.{kind}.gang = '{pod.gang}': '' or one of {', '.join(GANGS)}")
+    if (pod.gang or pod.scheduler) and not pod.as_trainjob:
+        name = "gang" if pod.gang else "scheduler"
+        raise InputError(
+            f"{path}: pods.{kind}.{name} is for a TrainJob: pods.train with nodes above 1 or trainjob = true"
+        )
 
 
 def _check_secrets(site: Site, path: str) -> None:

@@ -6,6 +6,8 @@
 What the pods have in common is a TrainingRuntime named by its content; the TrainJob adds image, size and command.
 The pods run torchrun with the stage's own argv, and the Trainer's PET_* variables tell each who the others are. A
 pod that fails ends the job; KFP's retry of this one starts it again, and the stage goes on from its checkpoint.
+PID 1 of its pods is torchrun, so one that is preempted has Kubernetes' 30 s to save; KFP's own pods have a second. That
+is worth a TrainJob on one node too. The job belongs to this pod and is deleted with it (pipelines/jobs.py).
 Untested on a cluster so far.
 """
 
@@ -23,29 +25,24 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from pipelines.site import PART_OF, Pod, Site
+from pipelines.jobs import COMPLETE, FAILED, GROUP, TRIES, VERSION, JobError, Jobs, Owner, ended, refused, status_of
+from pipelines.site import GANGS, PART_OF, Pod, Site
 
 NODE = "node"  # the Trainer's name for the replicated job and the container of the ranks
-COMPLETE, FAILED = "Complete", "Failed"
+TASK = "cmapkd-task"  # label of a job: a digest of its stage's argv
+API_VERSION = f"{GROUP}/{VERSION}"
 POLL_SECONDS = 10
 PATIENCE = 30  # polls in a row that may fail: five minutes without the Kubernetes API
-GONE_SECONDS = 120  # for a finished job to vanish
-
-WAYS_OUT = {
-    403: "its service account may not: apply k8s/components/multi-node and name the account in the site file, or, "
-    "where Kubeflow Pipelines has no users, k8s/overlays/standalone",
-    404: "this cluster has no Kubeflow Trainer v2: install it, or set nodes = 1 in the site file",
-}
-
-
-class JobError(Exception):
-    """The TrainJob cannot be started or followed; the message says why and what to do."""
+UNOWNED = (
+    "KFP_POD_NAME and KFP_POD_UID are not set, so no pod owns it: where this process is killed, it goes on until "
+    "pods.train.hours are over or the same task is started again"
+)
 
 
 def describe(site: Site, pod: Pod) -> str:
     """What the launcher must know beside the image, as JSON without blanks in it; names of secrets, never values."""
     resources = {"cpu": pod.cpu, "memory": pod.memory, **({site.accelerator: str(pod.gpus)} if pod.gpus else {})}
-    job = {"nodes": pod.nodes, "seconds": round(pod.hours * 3600), "resources": resources}
+    job = {"nodes": pod.nodes, "seconds": round(pod.hours * 3600), "resources": resources, "gang": pod.gang}
     return json.dumps({**job, "pod": _pod_spec(site, pod)}, separators=(",", ":"))
 
 
@@ -80,6 +77,7 @@ def _pod_spec(site: Site, pod: Pod) -> dict[str, Any]:
         "containers": [container],
     }
     optional = {
+        "schedulerName": pod.scheduler or GANGS.get(pod.gang, ""),
         "serviceAccountName": site.service_account,
         "imagePullSecrets": [{"name": name} for name in site.image_pull_secrets],
         "nodeSelector": pod.node_selector,
@@ -105,8 +103,12 @@ def training_runtime(job: dict[str, Any]) -> dict[str, Any]:
             "spec": {"failurePolicy": {"maxRestarts": 0}, "replicatedJobs": [{"name": NODE, "template": step}]}
         },
     }
+    if gang := job["gang"]:
+        spec["podGroupPolicy"] = {
+            gang: {}
+        }  # its size is numNodes, and its resources are the pods': the Trainer's doing
     return {
-        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "apiVersion": API_VERSION,
         "kind": "TrainingRuntime",
         "metadata": {
             "name": f"cmapkd-{_digest(spec)}",
@@ -116,38 +118,80 @@ def training_runtime(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def start(client: Any, job: dict[str, Any], command: Sequence[str], args: Sequence[str]) -> str:
-    """Create the job, or find the one that an earlier attempt of this very task left running; returns its name.
+def train_job(job: dict[str, Any], name: str, task: str, command: Sequence[str], args: Sequence[str]) -> dict[str, Any]:
+    """The TrainJob itself; `task` says of which stage, whatever image and pods it has."""
+    resources = {"requests": job["resources"], "limits": job["resources"]}
+    trainer = {"image": job["image"], "numNodes": job["nodes"], "resourcesPerNode": resources}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "TrainJob",
+        "metadata": {"name": name, "labels": {**PART_OF, TASK: task}},
+        "spec": {
+            "runtimeRef": {"kind": "TrainingRuntime", "name": training_runtime(job)["metadata"]["name"]},
+            "trainer": {**trainer, "command": list(command), "args": list(args)},
+            "activeDeadlineSeconds": job["seconds"],
+        },
+    }
+
+
+def start(jobs: Jobs, job: dict[str, Any], command: Sequence[str], args: Sequence[str]) -> tuple[str, bool]:
+    """Create the job, or find the one that an earlier attempt of this very task left running.
+
+    A job that is left of the same stage with another image or other pods is deleted first: it would hold its GPUs, and
+    nobody waits for it.
+
+    Returns:
+        its name, and whether it is this pod's: one that another pod follows is waited for and left to it.
 
     Raises:
-        JobError: the cluster refuses.
+        JobError: the cluster refuses, or another pod runs the stage in another image or other pods.
     """
-    from kubeflow.trainer.options.common import Name
-    from kubeflow.trainer.options.kubernetes import ActiveDeadlineSeconds, Labels, TrainerArgs, TrainerCommand
-    from kubeflow.trainer.types.types import CustomTrainerContainer
-
-    runtime, name = _make_runtime(client, job), f"cmapkd-{_digest([*command, *args])}"
-    trainer = CustomTrainerContainer(job["image"], num_nodes=job["nodes"], resources_per_node=job["resources"])
-    options = [Name(name), Labels(PART_OF), TrainerCommand(list(command)), TrainerArgs(list(args))]
-    options.append(ActiveDeadlineSeconds(job["seconds"]))
-    try:
-        client.train(runtime=runtime, trainer=trainer, options=options)
-    except RuntimeError as error:
-        if _status(error) != 409:
-            raise _refused(f"TrainJob {name}", error) from error
-        if client.get_job(name).status not in (COMPLETE, FAILED):
+    owner, stage = Owner.here(), list(args)
+    _take(stage, "--redo")
+    task, name = _digest([command[-1], *stage]), f"cmapkd-{_digest([job, *command, *args])}"
+    for old in jobs.labelled(TASK, task):
+        if (left := old["metadata"]["name"]) != name:
+            _make_way(jobs, old, left, owner)
+    jobs.make("TrainingRuntime", training_runtime(job))  # one that is there has the same content: it is in the name
+    body = train_job(job, name, task, command, args)
+    if owner:
+        body["metadata"]["ownerReferences"] = [owner.reference()]
+    else:
+        print(f"TrainJob {name}: {UNOWNED}", flush=True)
+    for _ in range(TRIES):
+        found = jobs.find(name)
+        if found is None:
+            jobs.wait_gone(name)  # its pods may still be saving
+            if jobs.make("TrainJob", body):
+                return name, True
+        elif "deletionTimestamp" in found["metadata"]:
+            jobs.wait_gone(name)
+        elif ended(found):
+            jobs.delete(name, wait=True)
+        elif holder := jobs.holder(found, owner):
+            print(f"TrainJob {name} runs already, for pod {holder}: waiting for it", flush=True)
+            return name, False
+        elif jobs.adopt(found, owner):
             print(f"TrainJob {name} still runs since an earlier attempt: waiting for it", flush=True)
-            return name
-        _remove(client, name)
-        client.train(runtime=runtime, trainer=trainer, options=options)
-    return name
+            return name, True
+    raise JobError(f"TrainJob {name} comes and goes: something else deletes it; see kubectl get events")
+
+
+def _make_way(jobs: Jobs, old: dict[str, Any], left: str, owner: Owner | None) -> None:
+    if not ended(old) and (holder := jobs.holder(old, owner)):
+        raise JobError(
+            f"TrainJob {left} of pod {holder} trains this very stage in another image or other pods: wait for its run, "
+            "or end it, then try again"
+        )
+    print(f"TrainJob {left} of an earlier attempt has another image or other pods: deleted", flush=True)
+    jobs.delete(left, wait=True)
 
 
 def follow(client: Any, name: str, seconds: float, interval: int) -> bool:
     """Wait for the job's end, with its states and node 0's log on standard output; True for success.
 
     Raises:
-        JobError: it takes longer than `seconds`, or Kubernetes does not answer for minutes.
+        JobError: it takes longer than `seconds`, it is deleted, or Kubernetes does not answer for minutes.
     """
     log = threading.Thread(target=_print_log, args=(client, name), daemon=True)
     seen: set[str] = set()
@@ -168,9 +212,14 @@ def follow(client: Any, name: str, seconds: float, interval: int) -> bool:
         except TimeoutError:
             break
         except RuntimeError as error:
+            if status_of(error) == 404:
+                raise JobError(
+                    f"TrainJob {name} was deleted while it ran, by hand or with the pod that it belonged to: started "
+                    "again, the stage goes on from its last checkpoint"
+                ) from error
             failures += 1
             if failures == PATIENCE:
-                raise _refused(f"TrainJob {name}", error) from error
+                raise refused(f"TrainJob {name}", error) from error
             time.sleep(interval)
             continue
         if log.ident:
@@ -191,9 +240,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     artifact = _take(stage, "--artifact")
     ranks = ["torchrun", "--nproc-per-node", given.processes, "--shutdown-timeout", given.shutdown_timeout]
     signal.signal(signal.SIGTERM, _stop)
-    name, client = "", _client()
+    name, client, ours = "", _client(), False
+    jobs = Jobs(client)
     try:
-        name = start(client, job, [*ranks, "-m", "--", module], stage)
+        name, ours = start(jobs, job, [*ranks, "-m", "--", module], stage)
         if not follow(client, name, job["seconds"], POLL_SECONDS):
             print(f"TrainJob {name} failed: kubectl describe trainjob {name}", file=sys.stderr)
             return 1
@@ -201,10 +251,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except _Stopped:
-        if name:
-            client.delete_job(name)  # its ranks get SIGTERM in turn, and save
+        if ours:
+            jobs.delete(name)  # its ranks get SIGTERM in turn, and have 30 s to save; there is a second left here
         return 143
-    client.delete_job(name)
+    if ours:
+        jobs.delete(name)
     _take(stage, "--redo")
     # The stage is complete now: started here it answers at once, and writes the output that this pod owes to KFP.
     return subprocess.run([sys.executable, "-m", module, *stage, "--artifact", artifact], check=False).returncode
@@ -234,50 +285,12 @@ def _take(words: list[str], option: str) -> str:
     return value
 
 
-def _make_runtime(client: Any, job: dict[str, Any]) -> str:
-    from kubernetes.client import ApiException
-
-    body = training_runtime(job)
-    backend = client.backend
-    place = ("trainer.kubeflow.org", "v1alpha1", backend.namespace, "trainingruntimes")
-    try:
-        backend.custom_api.create_namespaced_custom_object(*place, body)
-    except ApiException as error:
-        if error.status != 409:  # the same name means the same content
-            raise _refused(f"TrainingRuntime {body['metadata']['name']}", error) from error
-    return str(body["metadata"]["name"])
-
-
-def _remove(client: Any, name: str) -> None:
-    """Delete a finished job and wait until its name is free."""
-    client.delete_job(name)
-    deadline = time.monotonic() + GONE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            client.get_job(name)
-        except RuntimeError as error:
-            if _status(error) == 404:
-                return
-        time.sleep(1)
-    raise JobError(f"TrainJob {name} of an earlier attempt does not go away: kubectl delete trainjob {name}")
-
-
 def _print_log(client: Any, name: str) -> None:
     try:
         for line in client.get_job_logs(name, follow=True):
             print(line, flush=True)
     except RuntimeError as error:
         print(f"the log of node 0 ends here ({error}); kubectl logs shows it", flush=True)
-
-
-def _status(error: BaseException) -> int:
-    """HTTP status of what lies behind an error of the SDK."""
-    return int(getattr(error, "status", 0) or getattr(error.__cause__, "status", 0) or 0)
-
-
-def _refused(what: str, error: Exception) -> JobError:
-    status = _status(error)
-    return JobError(f"{what}: Kubernetes answers {status or str(error)}: {WAYS_OUT.get(status, str(error))}")
 
 
 def _digest(value: Any) -> str:

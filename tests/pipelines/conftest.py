@@ -12,8 +12,9 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 import yaml
+from kubernetes_stub import Kubernetes
 
-from pipelines import client
+from pipelines import client, jobs, trainjob
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -199,3 +200,23 @@ def api(elsewhere: None, kfp_server: ApiServer, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp_server.url)
     Path("site.toml").write_text('image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n')
     return kfp_server
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
+    with Kubernetes() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(server.kubeconfig()))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+        monkeypatch.setattr(trainjob, "POLL_SECONDS", 1)
+        monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.01)
+        server.launcher("first", monkeypatch)
+        yield server
+        server.shutdown()
+    role = yaml.safe_load_all(
+        (Path(__file__).parents[2] / "k8s" / "components" / "multi-node" / "trainjobs.yaml").read_text()
+    )
+    rules = next(document["rules"] for document in role if document["kind"] == "Role")
+    allowed = {(verb, kind) for rule in rules for verb in rule["verbs"] for kind in rule["resources"]}
+    assert server.asked <= allowed, "the launcher's role does not have these rights"

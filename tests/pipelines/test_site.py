@@ -68,13 +68,23 @@ def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
         ("[pods.train]\nscratch = 'big'", "pods.train.scratch = 'big': write a size like '16Gi'"),
         ("[pods.report]\ncpu = 'two'", "pods.report.cpu"),
         ("shutdown_timeout = 0", "shutdown_timeout = 0: 1 to 29 seconds"),
-        ("shutdown_timeout = 30", "shutdown_timeout = 30: .* kills a pod 30 s after SIGTERM"),
+        ("shutdown_timeout = 30", "shutdown_timeout = 30: .* kills a TrainJob's pod 30 s after SIGTERM"),
+        ("[pods.evaluate]\ntrainjob = true", "pods.evaluate.trainjob = true: for pods.train alone"),
+        ("[pods.train]\nnodes = 2\ngang = 'vulcano'", "gang = 'vulcano': '' or one of coscheduling, volcano"),
+        ("[pods.train]\ngang = 'volcano'", "pods.train.gang is for a TrainJob: .* nodes above 1 or trainjob = true"),
+        ("[pods.train]\nscheduler = 'x'", "pods.train.scheduler is for a TrainJob"),
         ("root = ", "cannot be read"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_site(written(tmp_path, text))
+
+
+def test_a_gang_has_two_ways_to_a_trainjob(tmp_path: Path) -> None:
+    for more in ("nodes = 2", "trainjob = true"):
+        pod = load_site(written(tmp_path, f"[pods.train]\ngang = 'volcano'\n{more}")).pods.train
+        assert (pod.gang, pod.as_trainjob) == ("volcano", True)
 
 
 @pytest.mark.parametrize("seconds", [1, 29])

@@ -9,20 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 from kubeflow_trainer_api import models
+from kubernetes_stub import Kubernetes
 
 from pipelines import trainjob
 from pipelines.graph import Plan
 from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
+from pipelines.jobs import Jobs
 from pipelines.package import build, defaults, write_package
 from pipelines.site import Pod, Secret, Site, Toleration
 from pipelines.tasks import TASKS
@@ -49,101 +47,6 @@ SITE = Site(
     pods=dataclasses.replace(Site().pods, train=POD),
 )
 JOB = trainjob.in_image(json.loads(trainjob.describe(SITE, POD)), SITE.image)
-API = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team"
-
-
-class Kubernetes(ThreadingHTTPServer):
-    """The part of the Kubernetes API that the Trainer's SDK uses; a job runs for two looks, then ends."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.objects: dict[str, dict[str, Any]] = {}
-        self.looks = 0
-        self.ends_as = "Complete"
-        self.refuse = 0
-        self.deleted: list[str] = []
-
-    def seen(self, path: str) -> dict[str, Any] | None:
-        found = self.objects.get(path)
-        if found and found["kind"] == "TrainJob":
-            self.looks += 1
-            state = {"conditions": [{"type": self.ends_as, "status": "True"}]} if self.looks > 2 else {}
-            stamp = "2026-01-01T00:00:00Z"
-            condition = {"reason": "r", "message": "m", "lastTransitionTime": stamp}
-            state = {"conditions": [{**c, **condition} for c in state.get("conditions", [])]} if state else {}
-            meta = {**found["metadata"], "namespace": "team", "creationTimestamp": stamp}
-            return {**found, "metadata": meta, "status": state}
-        return found
-
-    def pod(self) -> dict[str, Any]:
-        """Node 0 of a running job, as it is listed."""
-        labels = {"jobset.sigs.k8s.io/replicatedjob-name": "node", "batch.kubernetes.io/job-completion-index": "0"}
-        return {
-            "metadata": {"name": "node-0", "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"},
-            "spec": {"containers": [{"name": "node", "image": "i"}]},
-            "status": {"phase": "Running"},
-        }
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Kubernetes
-
-    def log_message(self, *args: Any) -> None:
-        """Nothing: the tests look at the state."""
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path == "/api/v1/namespaces/team/pods":
-            self.answer({"kind": "PodList", "items": [self.server.pod()]})
-        elif path.endswith("/log"):
-            self.answer("joint: step 1\njoint: step 2\n")
-        else:
-            found = self.server.seen(path)
-            self.answer(found or {"kind": "Status", "code": 404}, 200 if found else 404)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        path = f"{self.path}/{body['metadata']['name']}"
-        if self.server.refuse or path in self.server.objects:
-            self.answer({"kind": "Status"}, self.server.refuse or 409)
-            return
-        self.server.looks = 0
-        self.server.objects[path] = body
-        self.answer(body, 201)
-
-    def do_DELETE(self) -> None:
-        self.server.deleted.append(self.path.rpartition("/")[2])
-        self.server.objects.pop(self.path, None)
-        self.answer({"kind": "Status"})
-
-    def answer(self, body: Any, status: int = 200) -> None:
-        data = (body if isinstance(body, str) else json.dumps(body)).encode()
-        self.send_response(status)
-        self.send_header("content-type", "text/plain" if isinstance(body, str) else "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]:
-    with Kubernetes() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = f"http://127.0.0.1:{server.server_address[1]}"
-        config = {
-            "current-context": "c",
-            "clusters": [{"name": "k", "cluster": {"server": host}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "team"}}],
-        }
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
-        monkeypatch.setattr(trainjob, "POLL_SECONDS", 1)
-        yield server
-        server.shutdown()
 
 
 def launch(*stage: str, job: dict[str, Any] = JOB) -> int:
@@ -172,6 +75,46 @@ def test_the_launcher_gets_the_stage_s_argv(tmp_path: Path) -> None:
     assert "--artifact" in stage
     launcher = argv[: argv.index("--")]
     assert launcher[launcher.index("--image") + 1] == SITE.image
+
+
+def test_a_task_on_one_node_is_a_trainjob_too_where_the_site_says_so(tmp_path: Path) -> None:
+    """Its pod has torchrun as PID 1, and so the grace period that a pod of Kubeflow Pipelines has not."""
+    pod = dataclasses.replace(POD, nodes=1, trainjob=True)
+    site = dataclasses.replace(SITE, pods=dataclasses.replace(SITE.pods, train=pod))
+    package = write_package(build_pipeline(site, Plan(TASKS), defaults(site)), tmp_path / "pipeline.yaml")
+    launched = {}
+    for step in steps(load_package(package)[0]):
+        outputs = {key: {"artifact": f"s3://box/{key}"} for key in step.needs}
+        argv = command_line(
+            step, executor_input(step, resolve_inputs(step, defaults(site), outputs, "a-run"), tmp_path)
+        )
+        if "pipelines.trainjob" in argv:
+            launched[step.name] = json.loads(argv[argv.index("--job") + 1])
+    assert launched.keys() >= {"teacher", "warmup", "alsn", "joint"}
+    assert "prepare" not in launched
+    job = trainjob.in_image(launched["joint"], SITE.image)
+    assert trainjob.training_runtime(job)["spec"]["mlPolicy"] == {"numNodes": 1, "torch": {}}
+
+
+@pytest.mark.parametrize(
+    ("gang", "scheduler", "expected"),
+    [
+        ("", "", (None, None)),
+        ("volcano", "", ({"volcano": {}}, "volcano")),
+        ("coscheduling", "", ({"coscheduling": {}}, "scheduler-plugins-scheduler")),
+        ("coscheduling", "default-scheduler", ({"coscheduling": {}}, "default-scheduler")),
+        ("", "kai-scheduler", (None, "kai-scheduler")),
+    ],
+)
+def test_the_pods_of_a_job_are_placed_at_once_where_the_site_names_a_gang_scheduler(
+    gang: str, scheduler: str, expected: tuple[Any, Any]
+) -> None:
+    pod = dataclasses.replace(POD, gang=gang, scheduler=scheduler)
+    runtime = trainjob.training_runtime(trainjob.in_image(json.loads(trainjob.describe(SITE, pod)), SITE.image))
+    assert models.TrainerV1alpha1TrainingRuntime.from_dict(runtime).to_dict() == runtime
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    spec = node["template"]["spec"]["template"]["spec"]
+    assert (runtime["spec"].get("podGroupPolicy"), spec.get("schedulerName")) == expected
 
 
 def test_the_pods_hold_to_pod_security_and_name_secrets_only() -> None:
@@ -207,7 +150,7 @@ def test_the_job_and_its_runtime_are_what_the_trainer_knows(
     stage = (a_stage(tmp_path), "--recipe", "tiny", "--run", "r", "--redo", "yes", "--artifact", str(artifact))
     assert launch(*stage) == 0
     kinds = {"trainjobs": models.TrainerV1alpha1TrainJob, "trainingruntimes": models.TrainerV1alpha1TrainingRuntime}
-    runtime = next(body for path, body in cluster.objects.items() if "/trainingruntimes/" in path)
+    runtime = cluster.made("trainingruntimes")[0]
     assert kinds["trainingruntimes"].from_dict(runtime).to_dict() == runtime  # a field that it does not know vanishes
     assert cluster.deleted  # the job, once it was complete
     assert artifact.read_text() == "s3://box/done"
@@ -217,7 +160,7 @@ def test_the_job_and_its_runtime_are_what_the_trainer_knows(
 
     cluster.ends_as = "Failed"
     assert launch(*stage) == 1
-    job = next(body for path, body in cluster.objects.items() if "/trainjobs/" in path)
+    job = cluster.jobs()[0]
     assert kinds["trainjobs"].from_dict(job).to_dict() == job
     assert job["spec"]["runtimeRef"] == {"kind": "TrainingRuntime", "name": runtime["metadata"]["name"]}
     assert job["spec"]["activeDeadlineSeconds"] == 3 * 3600
@@ -227,18 +170,6 @@ def test_the_job_and_its_runtime_are_what_the_trainer_knows(
     ranks = ["torchrun", "--nproc-per-node", "8", "--shutdown-timeout", "25", "-m", "--", "some_stage"]
     assert trainer["command"] == ranks
     assert trainer["args"] == ["--recipe", "tiny", "--run", "r", "--redo", "yes"]  # the output file is this pod's
-
-
-def test_a_job_that_still_runs_is_waited_for_and_an_ended_one_made_anew(
-    cluster: Kubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    client = trainjob._client()
-    name = trainjob.start(client, JOB, ["torchrun"], ["--run", "r"])
-    assert trainjob.start(client, JOB, ["torchrun"], ["--run", "r"]) == name
-    assert "still runs since an earlier attempt" in capfd.readouterr().out
-    cluster.looks = 9  # it has ended meanwhile
-    assert trainjob.start(client, JOB, ["torchrun"], ["--run", "r"]) == name
-    assert cluster.deleted == [name]
 
 
 @pytest.mark.parametrize(("status", "message"), [(403, "multi-node"), (404, "no Kubeflow Trainer"), (500, "500")])
@@ -263,6 +194,24 @@ def test_sigterm_deletes_the_job(cluster: Kubernetes, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(trainjob, "follow", stopped)
     assert launch("some_stage", "--artifact", "x") == 143
+    assert len(cluster.deleted) == 1
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_job_of_another_pod_is_not_deleted(
+    cluster: Kubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None, ends: bool
+) -> None:
+    monkeypatch.setattr(trainjob, "follow", lambda *given: ends or signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(subprocess, "run", lambda *given, **more: subprocess.CompletedProcess(given, 0))
+    cluster.lasts = 99
+    stage = ("some_stage", "--run", "r", "--artifact", "x")
+    command = ["torchrun", "--nproc-per-node", "8", "--shutdown-timeout", "25", "-m", "--", "some_stage"]
+    trainjob.start(Jobs(trainjob._client()), JOB, command, ["--run", "r"])
+    cluster.launcher("other", monkeypatch)
+    assert launch(*stage) == (0 if ends else 143)
+    assert cluster.deleted == []
+    cluster.ends("first")
+    assert launch(*stage) == (0 if ends else 143)  # its own by now
     assert len(cluster.deleted) == 1
 
 
