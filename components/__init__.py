@@ -33,8 +33,8 @@ Launch = Callable[..., list[Any]]
 def torchrun(module: str, processes: Any, shutdown_timeout: Any, job: Any, image: Any) -> list[Any]:
     """The command that starts `processes` ranks of a stage.
 
-    torchrun kills its ranks `shutdown_timeout` seconds after SIGTERM; it must be below the pod's grace period,
-    or a preempted pod loses the steps since its last checkpoint.
+    torchrun kills its ranks `shutdown_timeout` seconds after SIGTERM, which serves local runs: in a pod of Kubeflow
+    Pipelines all are gone after about a second, and the stage goes on from its last checkpoint (runtime.checkpoint_*).
     """
     launcher = ["torchrun", "--standalone", "--nproc-per-node", processes, "--shutdown-timeout", shutdown_timeout]
     return [*launcher, "-m", "--", module]  # without -- torchrun takes the stage's --run for its own --run-path
@@ -46,7 +46,7 @@ def alone(module: str, **ranks: Any) -> list[Any]:
 
 
 def spread(module: str, processes: Any, shutdown_timeout: Any, job: Any, image: Any) -> list[Any]:
-    """The command that starts a stage on several pods, as the TrainJob `job` of `image` (pipelines/trainjob.py)."""
+    """The command that starts a stage as the TrainJob `job` of `image`, on one pod or more (pipelines/trainjob.py)."""
     ranks = ["--processes", processes, "--shutdown-timeout", shutdown_timeout]
     return ["python", "-m", "pipelines.trainjob", "--job", job, "--image", image, *ranks, "--", module]
 

@@ -1,4 +1,4 @@
-"""TrainJobs in the cluster: made, found again, owned and removed. What they are made of is in pipelines/trainjob.py.
+"""TrainJobs in the cluster: made, found again, owned, followed and removed. What one is made of: pipelines/trainjob.py.
 
 A job belongs to the pod that started it (`Owner`): Kubernetes deletes it with that pod, and not before. A pod that has
 ended is there until its workflow is removed, so a job can outlive the process that follows it: the retry takes it over.
@@ -7,16 +7,19 @@ ended is there until its workflow is removed, so a job can outlive the process t
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
+NODE = "node"  # the Trainer's name for the replicated job and the container of the ranks
 COMPLETE, FAILED = "Complete", "Failed"
 JOB_OF_POD = "jobset.sigs.k8s.io/jobset-name"  # label of a job's pods
 GONE_SECONDS = 120  # for a job and its pods, which have 30 s to save, to vanish
 LOOK_SECONDS = 1.0
+PATIENCE = 30  # polls in a row that may fail: five minutes without the Kubernetes API
 TRIES = 5  # to make a job whose name others take and free meanwhile
 
 WAYS_OUT = {
@@ -28,6 +31,10 @@ WAYS_OUT = {
 
 class JobError(Exception):
     """The TrainJob cannot be started or followed; the message says why and what to do."""
+
+
+class JobGone(JobError):
+    """It was deleted while it was followed."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,48 @@ class Jobs:
             raise refused(what, error) from error
 
 
+def follow(client: Any, name: str, seconds: float, interval: int) -> bool:
+    """Wait for the job's end, with its states and node 0's log on standard output; True for success.
+
+    Raises:
+        JobError: it takes longer than `seconds`, or Kubernetes does not answer for minutes.
+        JobGone: it is deleted.
+    """
+    log = threading.Thread(target=_print_log, args=(client, name), daemon=True)
+    seen: set[str] = set()
+
+    def show(job: Any) -> None:
+        states = ", ".join(f"{step.name} {step.status}" for step in job.steps)
+        if (line := f"TrainJob {name}: {job.status}" + (f" ({states})" if states else "")) not in seen:
+            seen.add(line)
+            print(line, flush=True)
+        begun = any(step.name == f"{NODE}-0" and step.status not in (None, "Pending") for step in job.steps)
+        if begun and not log.ident:
+            log.start()
+
+    deadline, failures = time.monotonic() + seconds, 0
+    while (left := deadline - time.monotonic()) > interval:
+        try:
+            ended = client.wait_for_job_status(name, {COMPLETE, FAILED}, round(left), interval, [show])
+        except TimeoutError:
+            break
+        except RuntimeError as error:
+            if status_of(error) == 404:
+                raise JobGone(
+                    f"TrainJob {name} was deleted while it ran, by hand or with the pod that it belonged to: started "
+                    "again, the stage goes on from its last checkpoint"
+                ) from error
+            failures += 1
+            if failures == PATIENCE:
+                raise refused(f"TrainJob {name}", error) from error
+            time.sleep(interval)
+            continue
+        if log.ident:
+            log.join(interval)
+        return str(ended.status) == COMPLETE
+    raise JobError(f"TrainJob {name} has not ended after {seconds / 3600:.1f} h: see pods.train.hours in the site file")
+
+
 def ended(found: dict[str, Any]) -> bool:
     """Whether a job is over, well or not."""
     conditions = found.get("status", {}).get("conditions", [])
@@ -170,3 +219,11 @@ def refused(what: str, error: Exception) -> JobError:
     """The error of an API that says no."""
     status = status_of(error)
     return JobError(f"{what}: Kubernetes answers {status or str(error)}: {WAYS_OUT.get(status, str(error))}")
+
+
+def _print_log(client: Any, name: str) -> None:
+    try:
+        for line in client.get_job_logs(name, follow=True):
+            print(line, flush=True)
+    except RuntimeError as error:
+        print(f"the log of node 0 ends here ({error}); kubectl logs shows it", flush=True)

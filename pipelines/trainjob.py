@@ -1,4 +1,4 @@
-"""A training task on several pods: a Kubeflow Trainer TrainJob, started and waited for by a small pod of its own.
+"""A training task as a Kubeflow Trainer TrainJob, on one pod or several, started and waited for by a small pod.
 
     python -m pipelines.trainjob --job JSON --image IMAGE --processes 8 --shutdown-timeout 25 \\
         -- MODULE --recipe .. --artifact FILE
@@ -19,20 +19,16 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from pipelines.jobs import COMPLETE, FAILED, GROUP, TRIES, VERSION, JobError, Jobs, Owner, ended, refused, status_of
+from pipelines.jobs import GROUP, NODE, TRIES, VERSION, JobError, JobGone, Jobs, Owner, ended, follow
 from pipelines.site import GANGS, PART_OF, Pod, Site
 
-NODE = "node"  # the Trainer's name for the replicated job and the container of the ranks
 TASK = "cmapkd-task"  # label of a job: a digest of its stage's argv
 API_VERSION = f"{GROUP}/{VERSION}"
 POLL_SECONDS = 10
-PATIENCE = 30  # polls in a row that may fail: five minutes without the Kubernetes API
 UNOWNED = (
     "KFP_POD_NAME and KFP_POD_UID are not set, so no pod owns it: where this process is killed, it goes on until "
     "pods.train.hours are over or the same task is started again"
@@ -103,7 +99,7 @@ def training_runtime(job: dict[str, Any]) -> dict[str, Any]:
             "spec": {"failurePolicy": {"maxRestarts": 0}, "replicatedJobs": [{"name": NODE, "template": step}]}
         },
     }
-    if gang := job["gang"]:
+    if gang := job.get("gang"):
         spec["podGroupPolicy"] = {
             gang: {}
         }  # its size is numNodes, and its resources are the pods': the Trainer's doing
@@ -187,47 +183,6 @@ def _make_way(jobs: Jobs, old: dict[str, Any], left: str, owner: Owner | None) -
     jobs.delete(left, wait=True)
 
 
-def follow(client: Any, name: str, seconds: float, interval: int) -> bool:
-    """Wait for the job's end, with its states and node 0's log on standard output; True for success.
-
-    Raises:
-        JobError: it takes longer than `seconds`, it is deleted, or Kubernetes does not answer for minutes.
-    """
-    log = threading.Thread(target=_print_log, args=(client, name), daemon=True)
-    seen: set[str] = set()
-
-    def show(job: Any) -> None:
-        states = ", ".join(f"{step.name} {step.status}" for step in job.steps)
-        if (line := f"TrainJob {name}: {job.status}" + (f" ({states})" if states else "")) not in seen:
-            seen.add(line)
-            print(line, flush=True)
-        begun = any(step.name == f"{NODE}-0" and step.status not in (None, "Pending") for step in job.steps)
-        if begun and not log.ident:
-            log.start()
-
-    deadline, failures = time.monotonic() + seconds, 0
-    while (left := deadline - time.monotonic()) > interval:
-        try:
-            ended = client.wait_for_job_status(name, {COMPLETE, FAILED}, round(left), interval, [show])
-        except TimeoutError:
-            break
-        except RuntimeError as error:
-            if status_of(error) == 404:
-                raise JobError(
-                    f"TrainJob {name} was deleted while it ran, by hand or with the pod that it belonged to: started "
-                    "again, the stage goes on from its last checkpoint"
-                ) from error
-            failures += 1
-            if failures == PATIENCE:
-                raise refused(f"TrainJob {name}", error) from error
-            time.sleep(interval)
-            continue
-        if log.ident:
-            log.join(interval)
-        return str(ended.status) == COMPLETE
-    raise JobError(f"TrainJob {name} has not ended after {seconds / 3600:.1f} h: see pods.train.hours in the site file")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit code is the stage's, 1 where the job failed, 143 after SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -243,8 +198,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, client, ours = "", _client(), False
     jobs = Jobs(client)
     try:
-        name, ours = start(jobs, job, [*ranks, "-m", "--", module], stage)
-        if not follow(client, name, job["seconds"], POLL_SECONDS):
+        while True:
+            name, ours = start(jobs, job, [*ranks, "-m", "--", module], stage)
+            try:
+                well = follow(client, name, job["seconds"], POLL_SECONDS)
+                break
+            except JobGone:
+                if ours:
+                    raise  # else its pod is done with it: a job of our own finds the stage complete, or goes on with it
+        if not well:
             print(f"TrainJob {name} failed: kubectl describe trainjob {name}", file=sys.stderr)
             return 1
     except JobError as error:
@@ -283,14 +245,6 @@ def _take(words: list[str], option: str) -> str:
     value = words[at + 1]
     del words[at : at + 2]
     return value
-
-
-def _print_log(client: Any, name: str) -> None:
-    try:
-        for line in client.get_job_logs(name, follow=True):
-            print(line, flush=True)
-    except RuntimeError as error:
-        print(f"the log of node 0 ends here ({error}); kubectl logs shows it", flush=True)
 
 
 def _digest(value: Any) -> str:

@@ -19,7 +19,11 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Remembers SIGTERM until the loop looks; the step under way is finished and saved first."""
+    """Remembers SIGTERM until the loop looks; the step under way is finished and saved first.
+
+    That is for local runs and TrainJobs, which wait for it. A pod of Kubeflow Pipelines is gone a second after SIGTERM,
+    saved or not: what that costs is bounded by the checkpoints by time.
+    """
 
     def __init__(self) -> None:
         self.asked = False

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JOURNAL, OWED = "journal.jsonl", "owed.json"
-STOPPED_SECONDS = 10.0  # a preempted pod has seconds left; what MLflow lacks then goes out with the retry
+STOPPED_SECONDS = 10.0  # a TrainJob's preempted pod has seconds left; what MLflow lacks then goes out with the retry
 
 
 def open_tracker(request: Request, stage: str, workdir: str, journal: Path) -> Tracker:

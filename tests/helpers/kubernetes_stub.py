@@ -30,6 +30,7 @@ class Kubernetes(ThreadingHTTPServer):
         self.launchers: dict[str, dict[str, Any]] = {}
         self.looks, self.lasts, self.ends_as, self.refuse = 0, 2, "Complete", 0
         self.deleted: list[str] = []
+        self.orphans: set[str] = set()  # jobs deleted in the background: their JobSets go a little later
         self.saving: dict[str, int] = {}  # jobs whose pods still save: looks left
         self.asked: set[tuple[str, str]] = set()  # (verb, resource)
         self._uid = 0
@@ -79,7 +80,7 @@ class Kubernetes(ThreadingHTTPServer):
         name = body["metadata"]["name"]
         if self.refuse or (kind, name) in self.objects:
             return self.refuse or 409
-        assert name not in self.saving, "the JobSet of the one before may still be there"
+        assert name not in (*self.saving, *self.orphans), "the JobSet of the one before may still be there"
         self.looks, self._uid = 0, self._uid + 1
         self.objects[kind, name] = body
         return 201
@@ -172,6 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             found["metadata"]["deletionTimestamp"] = STAMP
         elif found:
             self.server.objects.pop((kind, name))
+            self.server.orphans.add(name)
         self.answer({"kind": "Status"}, 200 if found else 404)
 
     def answer(self, body: Any, status: int = 200) -> None:

@@ -10,12 +10,13 @@ import pytest
 from kubernetes_stub import Kubernetes
 
 from pipelines import jobs, trainjob
-from pipelines.jobs import JobError, Jobs
+from pipelines.jobs import JobError, JobGone, Jobs
 from pipelines.site import Pod, Secret, Site, Toleration
 
 POD = Pod(gpus=8, hours=3.0, nodes=2)
 SITE = Site(image="registry.test/cmapkd@sha256:1", secrets=(Secret("s3", {"AWS_SECRET_ACCESS_KEY": "key"}),))
-COMMAND, ARGS = ["torchrun", "--nproc-per-node", "8", "-m", "--", "some_stage"], ["--recipe", "tiny", "--run", "r"]
+COMMAND = ["torchrun", "--nproc-per-node", "8", "--shutdown-timeout", "25", "-m", "--", "some_stage"]
+ARGS = ["--recipe", "tiny", "--run", "r"]
 
 
 def described(image: str = SITE.image, site: Site = SITE, **pod: Any) -> dict[str, Any]:
@@ -36,6 +37,12 @@ def test_a_job_belongs_to_the_pod_that_made_it(cluster: Kubernetes) -> None:
     assert cluster.jobs()[0]["metadata"]["ownerReferences"] == [
         {"apiVersion": "v1", "kind": "Pod", "name": "first", "uid": "uid-first"}  # and asks for no right on finalizers
     ]
+
+
+def test_a_pod_that_starts_its_container_again_goes_on_with_its_job(cluster: Kubernetes) -> None:
+    name, _ = start()
+    assert start() == (name, True)
+    assert owners(cluster) == ["uid-first"]
 
 
 def test_a_retry_takes_over_the_job_of_a_pod_that_has_ended(
@@ -174,8 +181,29 @@ def test_a_job_that_does_not_go_is_named(cluster: Kubernetes, monkeypatch: pytes
         start()
 
 
+def test_who_waits_for_another_pod_s_job_goes_on_when_that_pod_has_done_with_it(
+    cluster: Kubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deletes the job that is complete, and who waits may see no more of it than that."""
+    start()
+    cluster.launcher("other", monkeypatch)
+    followed: list[list[str]] = []
+
+    def follow(client: Any, name: str, *given: Any) -> bool:
+        followed.append(owners(cluster))
+        if len(followed) == 1:
+            cluster.collect("first")
+            raise JobGone("gone")
+        return False
+
+    monkeypatch.setattr(trainjob, "follow", follow)
+    given = ["--job", json.dumps(described()), "--image", SITE.image, "--processes", "8", "--shutdown-timeout", "25"]
+    assert trainjob.main([*given, "--", "some_stage", *ARGS, "--artifact", "x"]) == 1
+    assert followed == [["uid-first"], ["uid-other"]]
+
+
 def test_a_job_that_is_deleted_while_it_is_followed_is_said_at_once(cluster: Kubernetes) -> None:
     name, _ = start()
     cluster.vanish(name)
-    with pytest.raises(JobError, match="was deleted while it ran, .* the stage goes on from its last checkpoint"):
+    with pytest.raises(JobGone, match="was deleted while it ran, .* the stage goes on from its last checkpoint"):
         trainjob.follow(trainjob._client(), name, 60, 1)

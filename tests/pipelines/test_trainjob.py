@@ -81,7 +81,7 @@ def test_a_task_on_one_node_is_a_trainjob_too_where_the_site_says_so(tmp_path: P
     """Its pod has torchrun as PID 1, and so the grace period that a pod of Kubeflow Pipelines has not."""
     pod = dataclasses.replace(POD, nodes=1, trainjob=True)
     site = dataclasses.replace(SITE, pods=dataclasses.replace(SITE.pods, train=pod))
-    package = write_package(build_pipeline(site, Plan(TASKS), defaults(site)), tmp_path / "pipeline.yaml")
+    package = write_package(build(site, Plan(TASKS), defaults(site)), tmp_path / "pipeline.yaml")
     launched = {}
     for step in steps(load_package(package)[0]):
         outputs = {key: {"artifact": f"s3://box/{key}"} for key in step.needs}
@@ -158,6 +158,7 @@ def test_the_job_and_its_runtime_are_what_the_trainer_knows(
     assert "Complete" in printed
     assert "joint: step 2" in printed
 
+    cluster.orphans.clear()  # time passes
     cluster.ends_as = "Failed"
     assert launch(*stage) == 1
     job = cluster.jobs()[0]
@@ -210,7 +211,7 @@ def test_a_job_of_another_pod_is_not_deleted(
     cluster.launcher("other", monkeypatch)
     assert launch(*stage) == (0 if ends else 143)
     assert cluster.deleted == []
-    cluster.ends("first")
+    cluster.ends("first")  # the job still runs
     assert launch(*stage) == (0 if ends else 143)  # its own by now
     assert len(cluster.deleted) == 1
 
