@@ -12,7 +12,7 @@ from kfp import dsl, kubernetes
 from cmapkd_core.fields import as_overrides, choose
 from cmapkd_core.recipes import data_fields
 from components import Launch, alone, collected_name, spread, torchrun
-from pipelines import trainjob
+from pipelines import retries, trainjob
 from pipelines.site import COMPONENT, PART_OF, Pod, Site
 from pipelines.tasks import Task
 
@@ -125,7 +125,7 @@ def _place(step: Any, pod: Pod, site: Site) -> None:
     if pod.scratch:
         kubernetes.empty_dir_mount(step, "tmp", "/tmp", size_limit=pod.scratch)
     retry = site.retry
-    step.set_retry(retry.count, retry.wait, retry.factor, retry.longest)
+    step.set_retry(retry.count, f"{retry.seconds}s", retry.factor, f"{retries.total(retry, pod.hours)}s")
     kubernetes.set_timeout(step, round(pod.hours * 3600))
     kubernetes.set_image_pull_policy(step, site.image_pull_policy)
     kubernetes.set_security_context(step, run_as_non_root=True)  # Pod Security's other wishes are KFP's own defaults

@@ -12,10 +12,12 @@ from typing import Any, get_args, get_type_hints
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.logins import refuse_login
+from pipelines.retries import GONE, Retry, refuse_gone, refuse_retry
 
 PART_OF = {"app.kubernetes.io/part-of": "cmapkd"}  # label of every pod; the network policies in k8s/ know ours by it
 COMPONENT = "app.kubernetes.io/component"  # label of a task's pods: its name
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+YEAR = 365 * 24 * 3600  # seconds
 GRACE = 30  # seconds from SIGTERM until Kubernetes kills a TrainJob's pod; what KFP starts itself is killed after one
 GANGS = {"coscheduling": "scheduler-plugins-scheduler", "volcano": "volcano"}  # podGroupPolicy: its scheduler's name
 CPU, MEMORY = re.compile(r"[0-9]*\.?[0-9]+m?"), re.compile(r"[0-9]+([EPTGMK]i?)?")
@@ -54,7 +56,7 @@ class Pod:
     memory: str = "16Gi"
     shm: str = ""  # size of /dev/shm in memory; "" leaves the container's own 64 MB
     scratch: str = ""  # size of the disk at /tmp; "" leaves the node's, without a bound
-    hours: float = 24.0  # a pod that runs longer is ended, and retried
+    hours: float = 24.0  # a pod that runs longer is ended: a failure like another, which `retry` may start again
     processes: int = 0  # ranks of a training task in a pod; 0: one per GPU
     nodes: int = 1  # pods of a training task; above 1 they are a Kubeflow Trainer TrainJob
     trainjob: bool = False  # a TrainJob for one node too: its pod has GRACE to save in, KFP's own have a second
@@ -83,16 +85,6 @@ class Pods:
     evaluate: Pod = Pod(gpus=1, cpu="8", memory="64Gi", shm="8Gi")
     report: Pod = Pod(hours=2.0)
     gate: Pod = Pod(cpu="250m", memory="2Gi", hours=1440.0)  # of a suite's run: it waits for others, and does no more
-
-
-@dataclass(frozen=True)
-class Retry:
-    """A failed pod starts again and goes on from its last checkpoint."""
-
-    count: int = 3
-    wait: str = "60s"
-    factor: float = 2.0
-    longest: str = "1800s"
 
 
 @dataclass(frozen=True)
@@ -145,6 +137,8 @@ def load_site(path: str, required: bool = False) -> Site:
         raise InputError(f"no site file '{path}': copy site.example.toml to it and fill it in") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"site file '{path}' cannot be read: {error}") from None
+    if isinstance(table.get("retry"), dict) and GONE in table["retry"]:
+        refuse_gone(path)
     site: Site = _merge(Site(), table, "", path)
     _check(site, path)
     return site
@@ -204,11 +198,16 @@ def _check(site: Site, path: str) -> None:
             f"{path}: shutdown_timeout = {site.shutdown_timeout}: 1 to {GRACE - 1} seconds, as Kubernetes kills a "
             f"TrainJob's pod {GRACE} s after SIGTERM and torchrun must have ended its ranks before"
         )
+    refuse_retry(site.retry, path)
     _check_secrets(site, path)
     for kind in dataclasses.fields(site.pods):
         pod: Pod = getattr(site.pods, kind.name)
-        if min(pod.gpus, pod.processes, pod.hours) < 0:
-            raise InputError(f"{path}: pods.{kind.name}: gpus, processes and hours cannot be below 0")
+        if min(pod.gpus, pod.processes) < 0:
+            raise InputError(f"{path}: pods.{kind.name}: gpus and processes cannot be below 0")
+        if not 1 <= pod.hours * 3600 <= YEAR:
+            raise InputError(
+                f"{path}: pods.{kind.name}.hours = {pod.hours:g}: after how long a pod is ended: a second to a year"
+            )
         if pod.nodes < 1 or (pod.nodes > 1 and kind.name != "train"):
             raise InputError(f"{path}: pods.{kind.name}.nodes = {pod.nodes}: 1, or more for pods.train alone")
         _check_trainjob(pod, kind.name, path)

@@ -51,7 +51,7 @@ SITES = {
             Secret("s3-keys", {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}),
             Secret("mlflow", {"MLFLOW_TRACKING_PASSWORD": "password"}),
         ),
-        retry=Retry(count=5, wait="20s", factor=3.0, longest="900s"),
+        retry=Retry(count=5, wait="2m", factor=3.0),
         pods=Pods(**OTHERS),
     ),
 }
@@ -99,7 +99,6 @@ class Compiled:
     package: str
     site: Site
     asked: dict[str, Pod]
-    retry: Retry
     path: Path
 
     @cached_property
@@ -147,16 +146,15 @@ CASES = [
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     package, name, nodes = request.param
-    site, asked, retry = SITES[name], ASKED[name], SITES[name].retry
+    site, asked = SITES[name], ASKED[name]
     site = replace(site, pods=replace(site.pods, train=replace(site.pods.train, nodes=nodes)))
     if package == "check":
         asked = {kind: replace(pod, hours=check.MINUTES / 60) for kind, pod in asked.items()}
-        retry = Retry(count=0)
     with pytest.MonkeyPatch.context() as patch:
         for variable in HELD:
             patch.setenv(variable, CANARY)
         path = write_package(PACKAGES[package](site), tmp_path_factory.mktemp("package") / "package.yaml")
-    return Compiled(package, site, asked, retry, path)
+    return Compiled(package, site, asked, path)
 
 
 def read_back(step: Step, config: Any) -> Pod:
@@ -212,12 +210,22 @@ def test_a_pod_has_the_resources_time_and_place_of_its_kind(compiled: Compiled) 
             assert step.container.resources.accelerator.resource_type == compiled.site.accelerator
 
 
+WEEK = 604800  # seconds that each attempt may wait for its node
+# Retries, the first wait, what the next is longer by, all waits: of a check and of each site.
+RETRIES = {"check": (0, 60, 2.0, 0), "example": (3, 60, 2.0, 60 + 120 + 240), "filled": (5, 120, 3.0, 120 * 121)}
+
+
 def test_a_failed_pod_starts_again_as_the_site_says(compiled: Compiled) -> None:
-    wanted = compiled.retry
-    for _, step, _ in compiled.pods:
+    """And Argo's total of all its attempts, from the start of the first, cuts none of them."""
+    name = next(name for name in SITES if SITES[name].retry == compiled.site.retry)
+    count, wait, factor, waits = RETRIES["check" if compiled.package == "check" else name]
+    for kind, step, config in compiled.pods:
         policy = step.task.retry_policy
-        waits = f"{policy.backoff_duration.seconds}s", policy.backoff_factor, f"{policy.backoff_max_duration.seconds}s"
-        assert (policy.max_retry_count, *waits) == (wanted.count, wanted.wait, wanted.factor, wanted.longest), step.name
+        told = policy.max_retry_count, policy.backoff_duration.seconds, policy.backoff_factor
+        assert told == (count, wait, factor), step.name
+        assert config.active_deadline_seconds == compiled.asked[kind].hours * 3600
+        whole = (count + 1) * (config.active_deadline_seconds + WEEK) + waits
+        assert policy.backoff_max_duration.seconds == whole, step.name
         assert not step.task.caching_options.enable_cache
 
 

@@ -63,6 +63,8 @@ def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
         ("image_pull_policy = 'Sometimes'", "IfNotPresent"),
         ("[pods.train]\ngpus = 'eight'", "pods.train.gpus = 'eight'"),
         ("[pods.train]\ngpus = -1", "cannot be below 0"),
+        ("[pods.report]\nhours = 0", "pods.report.hours = 0: after how long a pod is ended: a second to a year"),
+        ("[pods.report]\nhours = nan", "pods.report.hours = nan"),
         ("[pods.evaluate]\nnodes = 2", "more for pods.train alone"),
         ("[pods.report]\nmemory = '16 GB'", "write a size like '16Gi'"),
         ("[pods.train]\nscratch = 'big'", "pods.train.scratch = 'big': write a size like '16Gi'"),

@@ -1,0 +1,74 @@
+"""`[retry]` of a site file, and what Argo is told of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cmapkd_core.errors import InputError
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+WAIT = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[smh])")
+MOST = 100  # retries, and the largest factor
+WEEK = 7 * 24 * 3600
+GONE = "longest"  # a field of earlier site files
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A container that failed starts again and goes on from its last checkpoint, where the cluster retries those."""
+
+    count: int = 3
+    wait: str = "60s"
+    factor: float = 2.0  # a whole number, as Argo reads it
+
+    @property
+    def seconds(self) -> int:
+        """The wait before the first retry."""
+        match = WAIT.fullmatch(self.wait)
+        assert match is not None  # refuse_retry has looked
+        return int(match["number"]) * UNITS[match["unit"]]
+
+
+def total(retry: Retry, hours: float) -> int:
+    """Seconds from the start of the first attempt after which Argo makes no other, and ends one that runs.
+
+    Its backoff.maxDuration is no bound on a wait but on all attempts together (processNodeRetries), and counts from
+    when the first is asked for: each may wait a week for its node, then run for `hours`, then wait for the next.
+    """
+    attempts = retry.count + 1
+    return attempts * (round(hours * 3600) + WEEK) + _waits(retry)
+
+
+def _waits(retry: Retry) -> int:
+    return int(sum(retry.seconds * Fraction(retry.factor) ** i for i in range(retry.count)))
+
+
+def refuse_gone(path: str) -> None:
+    """Raises InputError: what `longest` was taken for, and what to do."""
+    raise InputError(
+        f"{path}: retry.{GONE} is no more: it was no bound on a wait but on all attempts of a task together, so that a "
+        "stage of hours was never retried, or was ended in its retry; delete the line (that bound now follows from "
+        "`hours` and the waits)"
+    )
+
+
+def refuse_retry(retry: Retry, path: str) -> None:
+    """Raises InputError for what Argo, or nobody, could do."""
+    if not 0 <= retry.count <= MOST:
+        raise InputError(f"{path}: retry.count = {retry.count}: 0 (no retries) to {MOST}")
+    if not WAIT.fullmatch(retry.wait):
+        raise InputError(
+            f"{path}: retry.wait = '{retry.wait}': a whole number of seconds, minutes or hours, like '60s'"
+        )
+    if not (1 <= retry.factor <= MOST and retry.factor == int(retry.factor)):
+        raise InputError(
+            f"{path}: retry.factor = {retry.factor:g}: a whole number from 1 to {MOST}, as Argo parses it as one "
+            "(Atoi) and ends a task in an error, without a retry, where it cannot"
+        )
+    if _waits(retry) > WEEK:
+        raise InputError(
+            f"{path}: [retry] count = {retry.count}, wait = '{retry.wait}' and factor = {retry.factor:g} wait "
+            f"{_waits(retry) / 86400:.3g} days in all: make them less, to a week at most"
+        )
