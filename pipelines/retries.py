@@ -8,6 +8,19 @@ from fractions import Fraction
 
 from cmapkd_core.errors import InputError
 
+# Argo's template for the containers of tasks with a retry policy and as many labels as ours (argocompiler/container.go).
+TEMPLATE = "metadata-0-2-retry-system-container-impl"
+# What lets Argo start a failed container again, for the API server's variable; k8s/components/retries says why so.
+PATCH_VARIABLE = "COMPILED_PIPELINE_SPEC_PATCH"
+PATCH = {
+    "templates": [
+        {
+            "name": TEMPLATE,
+            "container": {"image": "gcr.io/ml-pipeline/should-be-overridden-during-runtime"},
+            "retryStrategy": {"retryPolicy": "Always"},
+        }
+    ]
+}
 UNITS = {"s": 1, "m": 60, "h": 3600}
 WAIT = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[smh])")
 MOST = 100  # retries, and the largest factor

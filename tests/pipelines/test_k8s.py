@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipelines.retries import PATCH, PATCH_VARIABLE
 from pipelines.site import PART_OF
 
 K8S = Path(__file__).parents[2] / "k8s"
@@ -285,6 +287,45 @@ def test_runs_in_kubeflow_s_own_namespace_may_start_trainjobs_there() -> None:
     }
     binding = next(manifest for manifest in built if manifest["kind"] == "RoleBinding")
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}]
+
+
+API_SERVER = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: ml-pipeline, namespace: kubeflow}
+spec:
+  selector: {matchLabels: {app: ml-pipeline}}
+  template:
+    metadata: {labels: {app: ml-pipeline}}
+    spec:
+      containers:
+        - name: ml-pipeline-api-server
+          image: api-server
+          env:
+            - {name: V2_DRIVER_IMAGE, value: kfp-driver}
+            - {name: COMPILED_PIPELINE_SPEC_PATCH, value: "{}"}
+        - {name: beside, image: sidecar}
+"""
+
+
+def test_retries_change_one_variable_of_kubeflows_api_server(tmp_path: Path) -> None:
+    """Beside KFP's own manifests: of 2.16 and 2.17, whose container and variable these are."""
+    shutil.copytree(K8S / "components" / "retries", tmp_path / "retries")
+    (tmp_path / "kfp.yaml").write_text(API_SERVER)
+    (tmp_path / "kustomization.yaml").write_text("resources: [kfp.yaml]\ncomponents: [retries]\n")
+    (built,) = kubectl(tmp_path)
+    kubernetes_validate.validate(built, OLDEST, strict=True)
+    server, beside = built["spec"]["template"]["spec"]["containers"]
+    values = {one["name"]: one["value"] for one in server["env"]}
+    assert json.loads(values.pop(PATCH_VARIABLE)) == PATCH
+    assert values == {"V2_DRIVER_IMAGE": "kfp-driver"}
+    assert "env" not in beside
+
+
+def test_the_readme_sets_the_same_retries() -> None:
+    command = re.search(rf"set env deployment/ml-pipeline .*{PATCH_VARIABLE}='(.*)'", (K8S / "README.md").read_text())
+    assert command is not None
+    assert json.loads(command[1]) == PATCH
 
 
 def test_without_kubectl_ci_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

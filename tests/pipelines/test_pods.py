@@ -16,6 +16,7 @@ from pipelines import check, check_run, runs, suite, trainjob
 from pipelines.graph import Plan
 from pipelines.ir import PLACEHOLDER, Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.package import build, defaults, write_package
+from pipelines.retries import TEMPLATE
 from pipelines.site import COMPONENT, PART_OF, Pod, Pods, Retry, Secret, Site, Toleration, load_site
 from pipelines.tasks import tasks_of
 
@@ -238,6 +239,9 @@ def test_a_pod_has_the_image_by_its_digest_and_is_not_root(compiled: Compiled) -
         assert config.image_pull_policy == compiled.site.image_pull_policy
         assert [secret.secret_name for secret in config.image_pull_secret] == list(compiled.site.image_pull_secrets)
         assert dict(config.pod_metadata.labels) == {**PART_OF, COMPONENT: step.name}
+        assert not config.pod_metadata.annotations
+        # KFP's name for the template of its container, which the patch that lets Argo retry it is for.
+        assert TEMPLATE == f"metadata-0-{len(config.pod_metadata.labels)}-retry-system-container-impl"
 
 
 def test_a_package_names_secrets_and_has_no_value_of_one(compiled: Compiled) -> None:
