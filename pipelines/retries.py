@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from cmapkd_core.errors import InputError
 
-# Argo's template for the containers of tasks with a retry policy and as many labels as ours (argocompiler/container.go).
+# KFP's template for containers of tasks with a retry policy and as many labels as ours (argocompiler/container.go).
 TEMPLATE = "metadata-0-2-retry-system-container-impl"
 # What lets Argo start a failed container again, for the API server's variable; k8s/components/retries says why so.
 PATCH_VARIABLE = "COMPILED_PIPELINE_SPEC_PATCH"

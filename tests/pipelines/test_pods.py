@@ -241,7 +241,7 @@ def test_a_pod_has_the_image_by_its_digest_and_is_not_root(compiled: Compiled) -
         assert dict(config.pod_metadata.labels) == {**PART_OF, COMPONENT: step.name}
         assert not config.pod_metadata.annotations
         # KFP's name for the template of its container, which the patch that lets Argo retry it is for.
-        assert TEMPLATE == f"metadata-0-{len(config.pod_metadata.labels)}-retry-system-container-impl"
+        assert f"metadata-0-{len(config.pod_metadata.labels)}-retry-system-container-impl" == TEMPLATE
 
 
 def test_a_package_names_secrets_and_has_no_value_of_one(compiled: Compiled) -> None:
