@@ -135,12 +135,18 @@ def report_url(root: str, run: str, expectations: str = "") -> str:
     return storage.join(run_url(root, run), "report-with-expectations" if expectations else "report")
 
 
+ON_PURPOSE = "fails on purpose"  # what a task says of the attempt with which it tries whether there is another
 OF_ITSELF = "check:"  # before its name: what an input holds in a check that no other task's result fills
 
 
 def check_url(root: str, run: str, task: str) -> str:
     """URL of what a task of `submit.py --check` found in its pod."""
     return storage.join(root, "checks", run, f"{task}.json")
+
+
+def failed_once_url(root: str, run: str, task: str) -> str:
+    """URL of what a task that fails once on purpose leaves for the attempt after it."""
+    return check_url(root, run, f"{task}-failed-once")
 
 
 def _below(root: str, url: str) -> str:

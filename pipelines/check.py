@@ -11,6 +11,7 @@ from functools import partial
 from cmapkd_core import storage, tracking
 from cmapkd_core.errors import InputError
 from pipelines import endpoint
+from pipelines.check_retries import known_of
 from pipelines.check_run import CheckRun
 from pipelines.cluster import Cluster, Unreadable
 from pipelines.site import Site
@@ -47,6 +48,8 @@ def check(site: Site, minutes: float = MINUTES, interval: float = 5.0) -> int:
     connected: list[endpoint.Client] = []
     filled = lines.ask("site file", lambda: _filled(site))
     reached = lines.ask("endpoint", lambda: _endpoint(site, connected))
+    if connected:
+        lines.say(*known_of(connected[0].version))
     reached = reached and lines.ask("namespace", lambda: _namespace(connected[0], site))
     cluster = Cluster.find(site)
     _kubernetes(lines, site, cluster)

@@ -20,6 +20,7 @@ from cmapkd_core.places import OF_ITSELF, check_url
 from cmapkd_core.recipes import resolve
 from components import Component
 from pipelines import client, endpoint, runs, suite
+from pipelines.check_retries import Retries
 from pipelines.cluster import Cluster, Unreadable
 from pipelines.graph import Plan
 from pipelines.ir import display_names
@@ -121,10 +122,15 @@ class CheckRun:
             self.id = client.start(self.api, self.site, self.name, package, {}, keep=False)
         page = client.link(self.site, self.id)
         print(f"{'':29}{self.name}: {page}", flush=True)
+        retries = Retries(self.api, self.site, self.cluster, self.interval, self.name)
+        retries.start(minutes)
         states, ended, reasons = self._follow(minutes)
         tried = tasks(self.site)
+        if ended == "SUCCEEDED":  # the API has no tasks any more once Argo compresses their states
+            states = {task.name: ended for task in tried} | states
         for kind in (field.name for field in dataclasses.fields(self.site.pods)):
             self._tell(kind, [task for task in tried if task.pod == kind], states, reasons)
+        self.say(*retries.answer(wait=ended in client.FINAL))
         if ended != "SUCCEEDED":
             raise InputError(f"{self.name} {ended.lower()}: mend the failed lines; logs at {page}")
         return f"{self.name} succeeded"

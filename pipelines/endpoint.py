@@ -44,7 +44,12 @@ class EndpointError(Exception):
 
 
 class Client(kfp.Client):
-    """kfp's client, but for three things."""
+    """kfp's client, but for three things.
+
+    version: of Kubeflow Pipelines, such as "2.17.0", as its API says; "" where it does not.
+    """
+
+    version = ""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -97,12 +102,15 @@ def connect(site: Site) -> Client:
             raise EndpointError(f"{endpoint} answers 404: {NO_API}", 404)
         if answer.ok and not answer.headers.get("content-type", "").startswith("application/json"):
             raise _page(endpoint)
-        return Client(
+        made = Client(
             host=endpoint,
             namespace=site.namespace or "kubeflow",  # kfp's word for "not given"
             existing_token=token or None,
             ssl_ca_cert=site.ca_file or None,
         )
+        with contextlib.suppress(ValueError, AttributeError):  # kfp's own model of this answer leaves the version out
+            made.version = str(answer.json().get("tag_name") or "")
+        return made
 
 
 @contextlib.contextmanager

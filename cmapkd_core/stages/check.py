@@ -3,7 +3,8 @@
     python -m cmapkd_core.stages.prepare --recipe tiny --root s3://bucket/cmapkd --check here:0
 
 `submit.py --check` starts every component of a run with it. Its result is {root}/checks/{run}/{TASK}.json, in the place
-of an artifact; nothing else stays.
+of an artifact; nothing else stays. `--check TASK:0:once` fails once on purpose, which tells whether the cluster starts
+what failed again.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import torch
 from cmapkd_core import __version__, parallel, storage, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
-from cmapkd_core.places import OF_ITSELF, check_url
+from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
 from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.workflows import workflows_seen
 
 Line = dict[str, Any]  # name, ok, text
-ASKED = re.compile(r"(?P<task>[\w-]+):(?P<gpus>\d+)(?::(?P<inputs>\d+))?")
+ASKED = re.compile(r"(?P<task>[\w-]+):(?P<gpus>\d+)(?::((?P<inputs>\d+)|(?P<once>once)))?")
 PAGES = ("html", "markdown")  # local files of a stage that shows something in KFP's UI
 OUTPUTS = (*PAGES, "metrics", "executor_input")
 
@@ -37,7 +38,7 @@ def run(request: Request, given: Mapping[str, Any]) -> str:
 
     Args:
         request: of the stage; its `check` is TASK:GPUS or TASK:GPUS:INPUTS: a name of the result, how many GPUs this
-            pod must see, and how many inputs of the stage must arrive.
+            pod must see, and how many inputs of the stage must arrive; or TASK:0:once.
         given: the stage's other arguments: each is the result of another task, which shall be readable here, or
             check:ITS_NAME. The stage's pages are written, so that KFP's own store is tried too.
 
@@ -48,6 +49,8 @@ def run(request: Request, given: Mapping[str, Any]) -> str:
     if not asked:
         raise InputError(f"--check {request.check}: TASK:GPUS, such as here:0")
     url = check_url(request.root, request.run, asked["task"])
+    if asked["once"]:
+        return _once(request, asked["task"], url)
     parallel.start()
     found = parallel.all_objects({"host": platform.node(), "gpus": torch.cuda.device_count()})
     if parallel.rank() > 0:
@@ -63,6 +66,15 @@ def run(request: Request, given: Mapping[str, Any]) -> str:
     page = "".join(f"<p>ok {line['name']}: {html.escape(line['text'])}</p>\n" for line in lines).encode()
     pages = {given[name]: page for name in PAGES if name in given}
     show(pages, {"lines": len(lines)}, given.get("metrics", ""), given.get("executor_input", ""))
+    return url
+
+
+def _once(request: Request, task: str, url: str) -> str:
+    """The first attempt leaves a mark and fails; the one that finds the mark is well."""
+    if storage.create(failed_once_url(request.root, request.run, task), b"{}"):
+        raise InputError(f"this attempt {ON_PURPOSE}: does the cluster start the container again?")
+    storage.write_json(url, {"check": request.check, "lines": [_line("retries", lambda: "started again")]})
+    print("ok      retries    a container that failed was started again", flush=True)
     return url
 
 

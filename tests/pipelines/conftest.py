@@ -39,6 +39,7 @@ class ApiServer(ThreadingHTTPServer):
         self.retried: list[str] = []
         self.terminated: list[str] = []
         self.multi_user = False
+        self.version = "2.17.0"
         self.on_run: Callable[[dict[str, Any]], None] = lambda run: None  # plays the cluster
         self.polls = 0
 
@@ -81,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(parse_qs(url.query).get("filter", ["{}"])[0]).get("predicates", [{}])[0].get("stringValue")
         part = url.path.removeprefix("/apis/v2beta1/").split("/")
         if part == ["healthz"]:
-            self.answer({"multi_user": api.multi_user})
+            self.answer({"tag_name": api.version, "multi_user": api.multi_user})
         elif part == ["experiments"]:
             self.answer({"experiments": [e for e in api.experiments if wanted in (None, e["display_name"])]})
         elif part == ["pipelines"]:

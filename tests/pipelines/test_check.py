@@ -106,11 +106,11 @@ def form_of(package: Path) -> dict[str, str]:
     return {name: parameter.default_value.string_value for name, parameter in parameters.items()}
 
 
-def played(folder: Path, refused: str = "") -> Callable[[dict[str, Any]], None]:
+def played(folder: Path, refused: str = "", retries: bool = True) -> Callable[[dict[str, Any]], None]:
     """A cluster that runs every task of a check with the argv that its pod would get, here.
 
     As KFP does, it tells states by the package's keys, with none for what waited for a failed task. Of the task
-    `refused` no container starts, and its driver fails.
+    `refused` no container starts, and its driver fails. With `retries` a failed one starts again as its task says.
     """
 
     def play(run: dict[str, Any]) -> None:
@@ -127,7 +127,9 @@ def played(folder: Path, refused: str = "") -> Callable[[dict[str, Any]], None]:
                 place = folder / step.key
                 argv = command(step, place, form_of(package), outputs, run["display_name"])
                 at = next(at for at, part in enumerate(argv) if part.startswith("cmapkd_core.stages."))
-                code = cli.main(importlib.import_module(argv[at]).run, argv[at + 1 :])
+                stage, more = importlib.import_module(argv[at]).run, step.task.retry_policy.max_retry_count
+                attempts = (cli.main(stage, argv[at + 1 :]) for _ in range(1 + retries * more))
+                code = next((0 for code in attempts if not code), 1)
                 states[step.key] = "FAILED" if code else "SUCCEEDED"
                 if not code:
                     outputs[step.key] = {"artifact": (place / "artifact").read_text()}
@@ -140,7 +142,7 @@ def played(folder: Path, refused: str = "") -> Callable[[dict[str, Any]], None]:
 
 
 def report_seems(state: str, run: dict[str, Any]) -> dict[str, Any]:
-    """Change what a played run tells of its report; returns that entry."""
+    """Change what a played run tells of its report, if it has one; returns that entry."""
     (report,) = (one for one in run["run_details"]["task_details"] if one["display_name"] == "check-report")
     report["state"] = state
     return report
@@ -169,7 +171,10 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
     printed = capsys.readouterr().out
     told = lines_of(printed)
     assert not told["failed"] + told["unknown"]
-    assert told["ok"][:6] == ["site file", "endpoint", "namespace", "service account", "secret", "root, from here"]
+    asked = ["site file", "endpoint", "version", "namespace", "service account", "secret", "root, from here"]
+    assert told["ok"][:7] == asked
+    assert told["ok"][-2:] == ["retries", "run"]
+    assert "ok       retries             failed containers are retried: yes\n" in printed
     for kind in ("prepare", "train", "evaluate", "report", "gate"):
         more = kind == "gate" or (kind == "train" and "ranks" in printed)
         assert told["ok"].count(f"pod {kind}") == 4 + more
@@ -180,7 +185,7 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
     assert f"{site.url}/#/runs/details/run-0" in printed
     assert VALUE not in printed + json.dumps(site.runs)
     assert site.versions == []  # nobody wants to see it in the list of pipelines
-    assert [run["service_account"] for run in site.runs] == ["cmapkd-runner"]
+    assert [run["service_account"] for run in site.runs] == ["cmapkd-runner"] * 2
 
 
 def test_every_component_is_tried_as_a_run_has_it(site: Any) -> None:
@@ -364,7 +369,7 @@ def test_a_broken_site_says_what_to_do_in_every_line(
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
     told = lines_of(printed)
-    assert told["unknown"] == ["root, from here", "MLflow, from here"]
+    assert told["unknown"] == ["root, from here", "MLflow, from here", "retries"]
     assert told["failed"][:2] == ["service account", "secret"]
     assert "no service account 'cmapkd-runner' in kubeflow: kubectl apply -k" in printed
     assert "secret cmapkd-s3 in kubeflow has no key secret_key: kubectl -n kubeflow create secret" in printed
@@ -410,7 +415,8 @@ def test_a_pod_that_does_not_start_is_told_and_ended(
     assert check.check(load_site("site.toml"), minutes=0.01, interval=0.1) == 1
     printed = capsys.readouterr().out
     assert f"failed   pod train           check-train not started; {message}" in printed
-    assert site.terminated == ["run-0"]
+    assert site.terminated == ["run-0", "run-1"]
+    assert "retries             not found out: " in printed
 
 
 def test_an_endpoint_or_a_site_that_is_not_ready_starts_nothing(
