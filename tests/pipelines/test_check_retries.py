@@ -51,9 +51,7 @@ def test_a_cluster_that_retries(api: Any, site: Site, tmp_path: Path, capsys: py
     plays(api, tmp_path, retries=True)
     assert answer(site) == ("ok", "retries", YES)
     assert [run["display_name"] for run in api.runs] == ["check-1-retries"]
-    printed = capsys.readouterr()
-    assert "this attempt fails on purpose" in printed.err
-    assert "a container that failed was started again" in printed.out
+    assert capsys.readouterr().err.count("this attempt fails on purpose") == 1
 
 
 def test_one_that_does_not(api: Any, site: Site, tmp_path: Path) -> None:
