@@ -1,8 +1,15 @@
-"""The one exception for what a user can mend."""
+"""The exceptions for what a user can mend, and for what may mend itself."""
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
     The message names the thing and the way out; commands print it without a traceback and exit 2.
+    """
+
+
+class OutsideError(InputError):
+    """Something outside does not give what it may give the next time: a server, a network, a disk, a damaged copy.
+
+    The same input and the same code can succeed when they are tried again.
     """

@@ -64,6 +64,15 @@ def barrier() -> None:
         dist.barrier(_waiting)
 
 
+def attempts() -> int | None:
+    """Attempts of this pod's task before this one, of one chain of retries; None where nobody counts them.
+
+    Kubeflow Pipelines does from 2.17 on, from 0 again after a retry by hand.
+    """
+    counted = os.environ.get("KFP_RETRY_INDEX", "")
+    return int(counted) if counted.isdecimal() else None
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's picklable value, on every rank."""
     if world() == 1:

@@ -15,15 +15,16 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
-from components import EXPORT
-from pipelines import client, distill, endpoint
+from pipelines import client, endpoint
 from pipelines.cluster import Cluster, Unreadable
-from pipelines.graph import Plan, Task, write_package
+from pipelines.graph import Plan
+from pipelines.package import build, defaults, write_package
 from pipelines.retries import Retry
+from pipelines.runs import GATES
 from pipelines.site import Site
 
 TASK = "check-retries"
-POD = "report"  # the smallest by default, without a GPU
+POD = GATES.pod  # the smallest by default, without a GPU
 RELEASE = re.compile(r"v?(?P<major>\d+)\.(?P<minor>\d+)")
 YES = "failed containers are retried: yes"
 NO = (
@@ -59,9 +60,9 @@ def pipeline(site: Site, minutes: float) -> Any:
         retry=Retry(count=1, wait="0s", factor=1.0),
         pods=dataclasses.replace(site.pods, **{POD: pod}),
     )
-    values = {name: OF_ITSELF + name for name in EXPORT.inputs}
-    task = Task(TASK, EXPORT, POD, values=values, check=f"{TASK}:0:once")
-    return distill.build(brief, Plan((task,)), distill.defaults(site))
+    values = {name: OF_ITSELF + name for name in GATES.values}
+    task = dataclasses.replace(GATES, name=TASK, values=values, check=f"{TASK}:0:once")
+    return build(brief, Plan((task,)), defaults(site))
 
 
 class Retries:

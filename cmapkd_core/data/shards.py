@@ -26,7 +26,7 @@ from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.data.writer import write_shards
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.fields import choose
 
 __all__ = ["CorruptSampleError", "NoQuestionsError", "ShardSet", "TooManyBadError", "write_shards"]
@@ -35,7 +35,7 @@ _OPEN_FILES = 64
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-class CorruptSampleError(InputError):
+class CorruptSampleError(OutsideError):
     """Stored bytes that are not what the index says.
 
     Attributes:

@@ -27,7 +27,7 @@ from open_clip.transform import PreprocessCfg
 
 from cmapkd_core import storage
 from cmapkd_core.config import INTERPOLATIONS, RESIZE_MODES
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags, text_files
 from cmapkd_core.models.construct import TEXT_FOLDER
@@ -116,7 +116,7 @@ def _from_hub(model: str, name: str) -> Architecture:
     try:
         path = download_pretrained_from_hf(name, filename=FOLDER_CONFIG)
     except Exception as error:  # the hub's client and its transports each have their own family of errors
-        raise InputError(
+        raise OutsideError(
             f"{FOLDER_CONFIG} of {name} cannot be fetched from the Hugging Face hub ({error}): check the name and the "
             "network, fill the hub's cache (HF_HOME) where there is one, or give local-dir:FOLDER with its files"
         ) from error

@@ -20,7 +20,7 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 
 from cmapkd_core import storage
 from cmapkd_core.config import ModelConfig
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags
 from cmapkd_core.models.architecture import FOLDER, HUB, Architecture, read_architecture, require_known, says_itself
@@ -142,7 +142,7 @@ def _fetched(what: str, download: Callable[[], str]) -> Path:
         return Path(download())
     # huggingface_hub, urllib and httpx each have their own family of errors for an absent network
     except Exception as error:
-        raise InputError(
+        raise OutsideError(
             f"{what} cannot be fetched ({type(error).__name__}): give the file that you have, weights=TAG@FILE (a path "
             "or s3://; of hf-hub: the model's folder, local-dir:FOLDER), fill the hub's cache (HF_HOME) where there is "
             "a network, or check yours"

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from cmapkd_core import storage
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import OutsideError
 from cmapkd_core.models.weights import PackageWeights, package_folder
 
 TEXT_FILES = (
@@ -74,7 +74,7 @@ def _from_hub(name: str, config: bool, tokenizer: bool) -> dict[str, bytes]:
                 AutoTokenizer.from_pretrained(name).save_pretrained(folder)
             return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name in TEXT_FILES}
     except (OSError, ValueError) as error:
-        raise InputError(
+        raise OutsideError(
             f"text tower '{name}' is no folder with {', '.join(TEXT_FILES[:3])} and cannot be fetched from the "
             f"Hugging Face hub: put the folder beside the model's config file and name it in text_cfg, or fill the "
             "hub's cache (HF_HOME) where there is a network"

@@ -22,6 +22,7 @@ import torch
 from cmapkd_core import __version__, parallel, storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.threads import in_order
+from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.logins import refuse_login
@@ -31,6 +32,7 @@ from cmapkd_core.records import REQUEST, record_run
 from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find, retire
 from cmapkd_core.stages.commit import commit
 from cmapkd_core.stages.line import Line
+from cmapkd_core.stages.refused import Refusals
 from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, told_to_mlflow
 from cmapkd_core.stages.turn import Turn
 from cmapkd_core.tracking import Tracker
@@ -127,7 +129,8 @@ def execute(
         suite: what the run's record has beside the request, where the run is a suite (`records.SUITE`).
 
     Raises:
-        InputError: an input is missing, the root cannot be written, or the run's name has another recipe.
+        InputError: an input is missing, the root cannot be written, the run's name has another recipe, or the attempt
+            before this one found bad input (stages/refused.py).
     """
     parallel.start()
     say = Line(quiet=parallel.rank() > 0)
@@ -143,7 +146,13 @@ def execute(
     with Turn(request, stage, url) as turn:
         if _answered(turn, lambda: _answer(request, stage, url, digests, say), say):
             return url
-        return _run(request, stage, url, fields, opened, digests, body, say)
+        refusals = Refusals(storage.join(url, WORK), stage, {**dataclasses.asdict(request), "inputs": digests})
+        refusals.repeat()  # MLflow has it from the attempt that found it
+        try:
+            return _run(request, stage, url, fields, opened, digests, body, say)
+        except InputError as error:
+            refusals.keep(error)
+            raise
 
 
 def _answered(turn: Turn, answer: Callable[[], bool], say: Line) -> bool:

@@ -8,7 +8,7 @@ from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
 
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import OutsideError
 from cmapkd_core.logins import without_login
 from cmapkd_core.storage.causes import CAUSES, CHECKSUM_CODES, CUT, KEYS, REGION, STYLE
 
@@ -22,7 +22,7 @@ WITHOUT = f"set {_CHECKSUMS} for a server without S3's newer checksums (older Ce
 _API = "set AWS_ENDPOINT_URL to the address of S3's API, which is not that of its console or of another service"
 
 
-class StorageError(InputError):
+class StorageError(OutsideError):
     """A place cannot be reached, read or written; the message names the URL, the cause and the way out."""
 
 
