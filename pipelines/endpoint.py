@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import re
 import ssl
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +32,13 @@ ANSWERS = {
 }
 FAILING = "it is up but failing: try again in a minute, and look at the ml-pipeline pod's log"
 NO_API = "there is no Pipelines API at this address: check `endpoint` in the site file (often https://HOST/pipeline)"
+# What etcd, its client and Kubernetes' API say of an object that is too large.
+TOO_LARGE = re.compile(r"request is too large|message larger than max|entity too large", re.IGNORECASE)
+NO_RETRY = (
+    "Kubeflow Pipelines cannot retry this run: it writes the states of all tasks into one object, uncompressed, and"
+    " they are too large for it, as from about 30 finished tasks on. Submit it again as it was, with the same --run:"
+    " finished stages stand, the others go on from their checkpoints"
+)
 ENDPOINT = "the endpoint (`endpoint` in the site file, or KF_PIPELINES_ENDPOINT)"
 
 
@@ -61,8 +69,17 @@ class Client(kfp.Client):
         return self._healthz_api.healthz_service_get_healthz()
 
     def retry_run(self, run_id: str) -> None:
-        """The API's retry, for which kfp has no method."""
-        self._run_api.run_service_retry_run(run_id)
+        """The API's retry, for which kfp has no method.
+
+        Raises:
+            EndpointError: the run is too large for it; other refusals are kfp's ApiException.
+        """
+        try:
+            self._run_api.run_service_retry_run(run_id)
+        except kfp_server_api.ApiException as error:
+            if (found := TOO_LARGE.search(str(error.body))) is None:
+                raise
+            raise EndpointError(f"{NO_RETRY} (it says: {found[0]})", 413) from None
 
 
 def address(site: Site) -> str:

@@ -38,6 +38,7 @@ class ApiServer(ThreadingHTTPServer):
         self.recurring: list[dict[str, Any]] = []
         self.retried: list[str] = []
         self.terminated: list[str] = []
+        self.no_retry = ""  # what it says, with a 500, in place of a retry
         self.multi_user = False
         self.version = "2.17.0"
         self.on_run: Callable[[dict[str, Any]], None] = lambda run: None  # plays the cluster
@@ -127,7 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.add(api.recurring, {**json.loads(body), "recurring_run_id": f"every-{len(api.recurring)}"})
         elif ":" in url.path:
             run_id, verb = url.path.rpartition("/")[2].split(":")
-            self.answer({}, api.act(run_id, verb))
+            if verb == "retry" and api.no_retry:
+                self.answer({"error": api.no_retry, "code": 13, "message": api.no_retry}, 500)
+            else:
+                self.answer({}, api.act(run_id, verb))
         else:
             self.answer({"error": f"unknown path {url.path}"}, 404)
 

@@ -70,6 +70,41 @@ def test_refusals_are_messages(
     assert message in capsys.readouterr().err
 
 
+FAILED = "Failed to retry run run-0 due to error updating and creating a workflow. Update error: "
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "etcdserver: request is too large",
+        "rpc error: code = ResourceExhausted desc = trying to send message larger than max (3500000 vs. 2097152)",
+        "Request entity too large: limit is 3145728",
+    ],
+)
+def test_a_run_that_is_too_large_to_be_retried_is_submitted_again(
+    api: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its states stand in one object, of 1.5 MiB at most; another minute changes nothing."""
+    ran(api, "first", "FAILED")
+    api.no_retry = FAILED + said
+    assert main(["--retry", "first"]) == 3
+    error = capsys.readouterr().err
+    assert "cannot retry this run: it writes the states of all tasks into one object" in error
+    assert "try again" not in error
+    assert "Submit it again as it was, with the same --run" in error
+    assert main(["--run", "first"]) == 0
+    assert [run["display_name"] for run in api.runs] == ["first", "first"]
+
+
+def test_another_failure_of_a_retry_is_said_as_it_is(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ran(api, "first", "FAILED")
+    api.no_retry = FAILED + "connection refused"
+    assert main(["--retry", "first"]) == 3
+    assert f"it is up but failing: try again in a minute, and look at the ml-pipeline pod's log (it says: {FAILED}" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_schedule_reads_the_source_anew_and_nothing_else(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--schedule", "0 2 * * 1", "--run", "weekly", "--seed", "3"]) == 0
     assert f"recurring run weekly: {api.url}/#/recurringrun/details/every-0" in capsys.readouterr().out

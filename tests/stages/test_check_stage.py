@@ -103,3 +103,15 @@ def test_another_form_is_refused(tmp_path: Path, asked: str, capsys: pytest.Capt
     assert main(run, ["--recipe", "tiny", "--root", str(tmp_path / "r"), "--check", asked]) == 2
     assert f"error: --check {asked}: TASK:GPUS, such as here:0" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+def test_the_first_of_two_attempts_fails_on_purpose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = request(tmp_path, "twice:0:once")
+    with pytest.raises(InputError, match="this attempt fails on purpose"):
+        check.run(asked, GIVEN)
+    assert not Path(check_url(str(tmp_path), "c", "twice")).exists()
+    assert check.run(asked, GIVEN) == check_url(str(tmp_path), "c", "twice")
+    assert lines(tmp_path, "twice") == {"retries": (True, "started again")}
+    assert "a container that failed was started again" in capsys.readouterr().out
+    with pytest.raises(InputError, match="on purpose"):  # of another check
+        check.run(request(tmp_path, "twice:0:once", run="d"), GIVEN)
