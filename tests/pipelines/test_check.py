@@ -296,17 +296,21 @@ def test_states_that_come_after_the_runs_are_waited_for(
 def test_a_run_of_which_the_api_has_no_tasks_any_more_is_well_all_the_same(
     site: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As once Argo compresses their states; nor can the root be read from here, nor logs."""
+    """As once Argo compresses their states; nor can their results be read. And it does not fail for want of retries."""
 
     def play(run: dict[str, Any]) -> None:
-        played(tmp_path)(run)
+        played(tmp_path, retries=False)(run)
         run["run_details"] = {"task_details": None}
         monkeypatch.setattr(check_run.CheckRun, "_found", lambda self, name: [])
 
     site.on_run = play
-    assert main(["--check"]) == 0
+    Path("site.toml").write_text(SITE.replace("count = 0", "count = 1"))
+    assert main(["--check"]) == 1
     printed = capsys.readouterr().out
+    assert lines_of(printed)["failed"] == ["retries"]
+    assert "failed   retries             failed containers are retried: no: let an admin of Kubeflow" in printed
     assert "ok       pod train           succeeded; its lines are in its log" in printed
+    assert lines_of(printed)["ok"][-1] == "run"
 
 
 def test_a_task_whose_outputs_kfp_could_not_store_is_told(
