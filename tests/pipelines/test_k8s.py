@@ -328,6 +328,46 @@ def test_the_readme_sets_the_same_retries() -> None:
     assert json.loads(command[1]) == PATCH
 
 
+def test_a_profile_keeps_all_that_is_its_own(tmp_path: Path) -> None:
+    """Nothing of what is rendered is the profile's, so `kubectl delete -k` leaves it and what others run there."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s" / "overlays" / "profile" / "kustomization.yaml"
+    file.write_text(
+        file.read_text().replace("# components:", "components:").replace("#   - ../../comp", "  - ../../comp")
+    )
+    for built in (kubectl(K8S / "overlays" / "profile"), kubectl(file.parent)):
+        assert {m["kind"] for m in built} == {"ServiceAccount", "Role", "RoleBinding", "NetworkPolicy"}
+        for manifest in built:
+            kubernetes_validate.validate(manifest, OLDEST, strict=True)
+            meta = manifest["metadata"]
+            assert (meta["namespace"], meta["labels"]) == ("my-profile", OURS)
+            assert meta["name"].startswith("cmapkd-"), "it could replace somebody's"
+            if manifest["kind"] == "NetworkPolicy":
+                check_rules(manifest)
+                assert manifest["spec"]["podSelector"]["matchLabels"] == OURS
+        assert not rules_for(built, "egress", {NAME: "notebook", "pipelines.kubeflow.org/v2_component": "true"})
+        assert {s["name"] for m in built for s in m.get("subjects", [])} == {"cmapkd-runner"}
+        there = {"cmapkd": {"8333/TCP", "5000/TCP"}}
+        assert leaves(built, STAGE) == DNS | KUBEFLOW | there | {str(network): KUBERNETES for network in NETWORKS[:3]}
+    assert may(built, RANK, RANK, 29500)
+    somebody = {"jobset.sigs.k8s.io/jobset-name": "job"}
+    assert not rules_for(built, "ingress", somebody)
+
+
+def test_dev_lets_in_a_profile_s_runs_and_nobody_else_of_it() -> None:
+    rules = [
+        rule for labels in (MLFLOW, S3) for rule in rules_for(kubectl(K8S / "overlays" / "dev"), "ingress", labels)
+    ]
+    named = [
+        e["values"]
+        for r in rules
+        for p in r["from"]
+        for e in p.get("namespaceSelector", {}).get("matchExpressions", [])
+    ]
+    assert named == [["my-profile"]] * 2
+    assert all(peer["podSelector"]["matchLabels"] == OURS for rule in rules for peer in rule["from"])
+
+
 def test_without_kubectl_ci_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
