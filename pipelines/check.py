@@ -10,10 +10,13 @@ from functools import partial
 
 from cmapkd_core import storage, tracking
 from cmapkd_core.errors import InputError
+from cmapkd_core.folders import check_data
+from cmapkd_core.recipes import resolve
 from pipelines import endpoint
 from pipelines.check_retries import known_of
 from pipelines.check_run import CheckRun
 from pipelines.cluster import Cluster, Unreadable
+from pipelines.placeholders import refuse_placeholders
 from pipelines.site import Site
 
 MINUTES = 10.0  # that the run in the cluster may take
@@ -66,12 +69,22 @@ def check(site: Site, minutes: float = MINUTES, interval: float = 5.0) -> int:
 
 
 def _filled(site: Site) -> str:
+    refuse_placeholders(site)
     if not site.root.startswith("s3://"):
         raise InputError(f"root '{site.root}' is no place that pods can reach: write s3://bucket/prefix")
     if not site.image:
         raise InputError("no image: `make images` prints the line for the site file")
     by_digest = "" if "@sha256:" in site.image else " (a tag can move: `make images` prints the digest)"
-    return f"root {site.root}, image {site.image}{by_digest}"
+    return f"root {site.root}, image {site.image}{by_digest}{_data(site)}"
+
+
+def _data(site: Site) -> str:
+    """A note where each run has to name its data."""
+    try:
+        check_data(resolve(site.recipe, data=site.data))
+    except InputError as error:
+        return f"; give --data with each run, or fill in `data`: {error}"
+    return ""
 
 
 def _endpoint(site: Site, connected: list[endpoint.Client]) -> str:

@@ -14,6 +14,7 @@ from kfp import dsl
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
+from cmapkd_core.folders import FOLDERS, check_data
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
@@ -78,7 +79,8 @@ def decide(args: argparse.Namespace) -> Submission:
     """Decide everything that a command line means.
 
     Raises:
-        InputError: an unknown name or field, contradicting flags, a run that is not there, a login in a URL.
+        InputError: an unknown name or field, contradicting flags, a run that is not there, a login in a URL,
+            data without a folder to read.
     """
     site = load_site(args.site or "site.toml", required=bool(args.site))
     parallel = at_a_time(args.parallel, 1 if args.local else site.parallel)
@@ -92,6 +94,8 @@ def decide(args: argparse.Namespace) -> Submission:
     part = partial(select, only=args.only, start=args.from_stage)
     if args.parallel and not args.local and "suite" not in request:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
+    if not (again or args.compile_only):  # a package's form may still name the data
+        check_data(resolve(*(request[name] for name in REQUEST)))
     if "suite" in request:
         return decide_suite(args, site, root, request, part if again else None)
     if args.expectations:
@@ -213,8 +217,14 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
         choose("method", args.method, BASELINES)
     row = args.method or args.ablation or FULL
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
-    strings |= {"seed": args.seed, "data": args.data or site.data}
+    strings |= {"seed": args.seed, "data": args.data or site_data(site, args.recipe)}
     return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))
+
+
+def site_data(site: Site, asked: str) -> str:
+    """The site's data; "" for a recipe that was `asked` for by name and comes with data of its own."""
+    own = asked in RECIPES and RECIPES[asked].data.source not in FOLDERS
+    return "" if own and asked != site.recipe else site.data
 
 
 def single_request(args: argparse.Namespace) -> dict[str, str]:

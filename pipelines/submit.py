@@ -34,6 +34,7 @@ from cmapkd_core.storage import StorageError
 from pipelines import check, client, dryrun, endpoint, size, suite_runs
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
+from pipelines.placeholders import empty_in_form, refuse_placeholders
 from pipelines.site import Site, load_site
 from pipelines.submission import Submission, check_mode, cron, decide
 
@@ -141,6 +142,7 @@ def mark_killed(job: Submission, error: StageError) -> None:
 def run_there(job: Submission, wait: bool, every: str = "") -> int:
     """Submit to the site's endpoint, once or on a schedule; returns the exit code."""
     endpoint.address(job.site)
+    refuse_placeholders(job.site, root=job.arguments["root"], data=job.request["data"], recipe=job.request["recipe"])
     root, image = job.arguments["root"], job.arguments["image"]
     if "://" not in root:
         raise InputError(
@@ -244,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.compile_only:
             compile_only(job, Path(args.compile_only))
+            if note := empty_in_form(job.arguments):
+                print(note, file=sys.stderr)
             return 0
         return run_here(job, command) if args.local else run_there(job, args.wait, every)
     except InputError as error:

@@ -14,26 +14,19 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.texts import BadValueError, decoded, printable, shown
 from cmapkd_core.errors import InputError
+from cmapkd_core.folders import named_folder
 
 MAX_FILE = 256 * 2**20  # bytes; larger pictures are not read at all
 _LONGEST = 255  # bytes of a name, what file systems allow
 
 
-def place(config: DataConfig, holds: str) -> str:
+def place(config: DataConfig) -> str:
     """`config.url`.
-
-    Args:
-        holds: what the folder must hold, for the message.
 
     Raises:
         InputError: there is no URL.
     """
-    if not config.url:
-        raise InputError(
-            f"data.source={config.source} needs data.url: a folder or s3:// prefix with {holds}, such as "
-            f"--data {config.source}:/data/{config.source}"
-        )
-    return config.url
+    return named_folder(config.source, config.url)
 
 
 def find(config: DataConfig, names: Sequence[str], way_out: str) -> str:

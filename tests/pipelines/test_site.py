@@ -31,7 +31,7 @@ def keys(config: object, prefix: str = "") -> set[str]:
 def test_the_example_names_every_field_and_its_defaults_are_ours() -> None:
     text = EXAMPLE.read_text()
     site = load_site(str(EXAMPLE), required=True)
-    filled = {"endpoint", "root", "image"}
+    filled = {"endpoint", "root", "image", "data"}
     assert {n: v for n, v in vars(site).items() if n not in filled} == {
         n: v for n, v in vars(Site()).items() if n not in filled
     }

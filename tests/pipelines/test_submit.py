@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from cmapkd_core.errors import InputError
 from pipelines import client, endpoint, submit
 from pipelines.package import PARAMETERS
-from pipelines.site import load_site
+from pipelines.placeholders import refuse_placeholders
+from pipelines.site import Local, Site, load_site
 from pipelines.submission import decide
 from pipelines.submit import main
 
@@ -59,8 +62,74 @@ def test_a_submission_needs_endpoint_root_and_image(
     site: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("site.toml").write_text(site)
-    assert main([]) == 2
+    assert main(["--data", "emoji"]) == 2
     assert message in capsys.readouterr().err
+
+
+EXAMPLE = (REPOSITORY / "site.example.toml").read_text()
+
+
+def test_the_example_s_placeholders_are_named_and_what_fills_them_in_submits(
+    api: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("site.toml").write_text(EXAMPLE)
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
+    assert main(["--ablation", "no_alsn"]) == 2
+    fields = capsys.readouterr().err
+    assert all(f"{name} = " in fields for name in ("endpoint", "data", "root", "image"))
+    assert not re.search("local|namespace|experiment", fields)
+    assert main(["--check"]) == 1
+    assert re.search(r"failed +site file +the site file still has placeholders.*endpoint = ", capsys.readouterr().out)
+    text = EXAMPLE.replace("<bucket>", "box").replace("https://<kubeflow>/pipeline", api.url)
+    Path("site.toml").write_text(text.replace("<registry>", "r.test").replace("<digest>", 64 * "0"))
+    assert main(["--ablation", "no_alsn"]) == 0
+    assert api.runs[0]["runtime_config"]["parameters"]["data"] == "folder:s3://box/pictures"
+    assert main(["--recipe", "tiny"]) == 0  # it comes with its own
+    assert api.runs[1]["runtime_config"]["parameters"]["data"] == ""
+
+
+@pytest.mark.parametrize("host", ["https://kubeflow.example.org/pipeline", "https://kf.example", "<kubeflow>"])
+def test_hosts_that_are_nobody_s_are_placeholders(host: str) -> None:
+    with pytest.raises(InputError, match=f'placeholders, put in what is yours: endpoint = "{host}"$'):
+        refuse_placeholders(Site(endpoint=host, local=Local(root="<root>")))
+    refuse_placeholders(Site(endpoint="https://kubeflow.myexample.org", image="r.test/example/cmapkd@sha256:0"))
+
+
+@pytest.mark.parametrize("mode", [["--dry-run"], ["--local"], []])
+@pytest.mark.parametrize(
+    ("given", "message", "way_out"),
+    [
+        ([], "data.source=folder needs data.url", ["--data", "folder:s3://bucket/folder"]),
+        (["--suite", "smoke"], "data.source=folder needs data.url", ["--data", "folder:s3://bucket/folder"]),
+        (
+            ["--data", "emoji", "--set", "evaluate.sets=vqa=vqav2"],
+            "evaluate.sets=vqa=vqav2 needs a URL",
+            ["--set", "evaluate.sets=vqa=vqav2:s3://bucket/vqav2"],
+        ),
+    ],
+)
+def test_data_without_a_folder_is_refused_before_anything_starts(
+    mode: list[str], given: list[str], message: str, way_out: list[str], api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--recipe", "calibrated", *given, *mode]) == 2
+    refused = capsys.readouterr().err
+    assert message in refused
+    assert " ".join(way_out) in refused
+    assert not api.runs
+    if mode == ["--dry-run"]:
+        assert main(["--recipe", "calibrated", *given, *way_out, *mode]) == 0
+
+
+def test_a_package_compiled_without_a_site_says_what_its_form_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--compile-only", "out.yaml"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "out.yaml\n"
+    assert "image and root are empty in this package" in printed.err
+    assert main(["--compile-only", "out.yaml", "--root", "s3://box/root"]) == 0
+    assert "note: image is empty" in capsys.readouterr().err
+    Path("site.toml").write_text("image = 'r.test/a'\nroot = 's3://box/root'")
+    assert main(["--compile-only", "out.yaml"]) == 0
+    assert not capsys.readouterr().err
 
 
 def test_dry_run_tells_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def cc3m_rows(config: DataConfig) -> Counted:
     Raises:
         InputError: neither shards nor a TSV with pictures.
     """
-    url = place(config, "img2dataset's shards, or Train_GCC-training.tsv and its pictures")
+    url = place(config)
     names = tar_names(url)
     if names:
         return tar_rows(url, names)

@@ -52,7 +52,7 @@ def coco_rows(config: DataConfig) -> Iterable[Item]:
     Raises:
         InputError: no annotations, those of two years without Karpathy's file, or broken ones.
     """
-    url = place(config, "annotations/ and train2014/, val2014/ (or those of 2017)")
+    url = place(config)
     here = [name for name in KARPATHY if storage.exists(storage.join(url, name))]
     pictures = _karpathy(storage.join(url, here[0])) if here else _official(config)
     return listed(pictures, lambda entry: entry if isinstance(entry, BadRow) else _row(url, entry))

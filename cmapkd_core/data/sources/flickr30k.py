@@ -25,7 +25,7 @@ def flickr30k_rows(config: DataConfig) -> Iterable[Item]:
     Raises:
         InputError: the split's file is not there or broken.
     """
-    url = place(config, "dataset_flickr30k.json and flickr30k-images/")
+    url = place(config)
     entries = karpathy_entries(
         find(config, SPLITS, "it is in caption_datasets.zip of Karpathy's splits, beside dataset_coco.json")
     )

@@ -45,7 +45,7 @@ def folder_rows(config: DataConfig) -> Counted:
         InputError: no folder, no captions file, two of them, one without the columns, or one that is no text.
         StorageError: the place cannot be reached.
     """
-    url = place(config, "pictures and captions.jsonl")
+    url = place(config)
     entries = _merge(_parse(*_captions_file(url)))
     return listed(entries, lambda entry: entry if isinstance(entry, BadRow) else _row(url, entry))
 

@@ -42,7 +42,7 @@ def imagenet_rows(config: DataConfig) -> Counted:
     Raises:
         InputError: no pictures, no names of the classes, or no list that says what the pictures of val/ show.
     """
-    url = place(config, "val/ and LOC_synset_mapping.txt")
+    url = place(config)
     devkit = next((where for where in DEVKIT if storage.exists(storage.join(url, where, META))), "none")
     synsets = _synsets(storage.join(url, devkit, META)) if devkit != "none" else []
     names = class_names(_words(url, synsets))

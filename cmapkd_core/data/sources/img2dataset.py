@@ -46,7 +46,7 @@ def img2dataset_rows(config: DataConfig) -> Counted:
     Raises:
         InputError: there is no shard.
     """
-    url = place(config, "img2dataset's shards 00000.tar, 00001.tar, ..")
+    url = place(config)
     names = tar_names(url)
     if not names:
         raise InputError(f"data.source={config.source}: {url} has no .tar: give the output folder of img2dataset")

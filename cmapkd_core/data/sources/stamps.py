@@ -74,7 +74,7 @@ def stamp_rows(config: DataConfig) -> Counted:
     Raises:
         InputError: `config.url` is no unpacked package.
     """
-    url = place(config, "the unpacked Debian package tuxpaint-stamps-default")
+    url = place(config)
     root = storage.join(url, FOLDER)
     files = [file for file in storage.list_files(root) if _is_stamp(file)]
     if not files:

@@ -43,7 +43,7 @@ def visual_genome_rows(config: DataConfig) -> Counted:
     Raises:
         InputError: one of the two JSON files is not there or broken.
     """
-    url = place(config, "image_data.json, region_descriptions.json, VG_100K/ and VG_100K_2/")
+    url = place(config)
     data = find(config, ["image_data.json"], _WAY_OUT)
     regions = find(config, ["region_descriptions.json"], _WAY_OUT)
     pictures: dict[int, _Picture] = {}

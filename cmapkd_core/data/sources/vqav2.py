@@ -49,7 +49,7 @@ def vqav2_rows(config: DataConfig) -> Iterable[Item]:
     Raises:
         InputError: a file is not there or broken, or questions and annotations do not fit together.
     """
-    url = place(config, "the questions' and annotations' JSON files, train2014/ and val2014/")
+    url = place(config)
     wanted = {part: split for part, split in PARTS.items() if not config.splits or _wanted(split, config)}
     pictures = [one for part, split in wanted.items() for one in _part(config, part, split)]
     return listed(pictures, lambda entry: entry if isinstance(entry, BadRow) else _row(url, entry))
