@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.logins import refuse_login
+from pipelines.mirror import check_weights
 from pipelines.retries import GONE, Retry, refuse_gone, refuse_retry
 
 PART_OF = {"app.kubernetes.io/part-of": "cmapkd"}  # label of every pod; the network policies in k8s/ know ours by it
@@ -117,6 +118,7 @@ class Site:
     shutdown_timeout: int = 25  # seconds that a TrainJob's or local ranks have after SIGTERM, below GRACE
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
+    weights: dict[str, str] = field(default_factory=dict)  # "MODEL TAG" -> a file in place of the hub's
     retry: Retry = Retry()
     pods: Pods = Pods()
     local: Local = Local()
@@ -200,6 +202,7 @@ def _check(site: Site, path: str) -> None:
         )
     refuse_retry(site.retry, path)
     _check_secrets(site, path)
+    check_weights(site.weights, path)
     for kind in dataclasses.fields(site.pods):
         pod: Pod = getattr(site.pods, kind.name)
         if min(pod.gpus, pod.processes) < 0:
@@ -234,6 +237,7 @@ def _check_secrets(site: Site, path: str) -> None:
     """Values of this file show in the KFP UI and in compiled packages: nothing secret may be one."""
     way_out = "name a Kubernetes secret in [[secrets]] instead"
     urls = {name: getattr(site, name) for name in ("endpoint", "root", "data", "tracking_uri")} | site.env
+    urls |= {f'weights."{name}"': value for name, value in site.weights.items()}
     for name, value in urls.items():
         refuse_login(f"{path}: {name}", value, way_out)
     for name in ("root", "tracking_uri"):

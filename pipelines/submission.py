@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
-from pipelines import package, runs, suite
+from pipelines import mirror, package, runs, suite
 from pipelines.graph import Plan, select, without
 from pipelines.runs import Run
 from pipelines.site import Site, load_site, on_this_machine
@@ -89,6 +90,8 @@ def decide(args: argparse.Namespace) -> Submission:
     refuse_login("root", root)
     again = bool(args.only or args.from_stage)
     request = earlier_request(args, root) if again else new_request(args, site)
+    if site.weights and not (again or args.local):
+        request = with_weights(request, site)
     for name, value in request.items():  # they become parameters, and the run's record
         refuse_login(name, value)
     part = partial(select, only=args.only, start=args.from_stage)
@@ -219,6 +222,17 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
     strings |= {"seed": args.seed, "data": args.data or site_data(site, args.recipe)}
     return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))
+
+
+def with_weights(request: dict[str, str], site: Site) -> dict[str, str]:
+    """The request with the site's files for what its models would fetch; tells what is fetched all the same."""
+    given = as_overrides(mirror.replaced(site.weights, resolve(*(request[name] for name in REQUEST))))
+    request = request | {"overrides": " ".join(filter(None, (request["overrides"], given)))}
+    rows = (request, request | {"ablation": REFERENCE})
+    fetched = {what for row in rows for what in mirror.fetched(resolve(*(row[name] for name in REQUEST)))}
+    for what in sorted(fetched):
+        print(f"note: {what} is not in [weights] of the site file: its pod fetches it from the hub", file=sys.stderr)
+    return request
 
 
 def site_data(site: Site, asked: str) -> str:

@@ -75,6 +75,9 @@ def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
         ("[pods.train]\nnodes = 2\ngang = 'vulcano'", "gang = 'vulcano': '' or one of coscheduling, volcano"),
         ("[pods.train]\ngang = 'volcano'", "pods.train.gang is for a TrainJob: .* nodes above 1 or trainjob = true"),
         ("[pods.train]\nscheduler = 'x'", "pods.train.scheduler is for a TrainJob"),
+        ("[weights]\n'ViT-L-14' = 's3://b/l.pt'", r'weights."ViT-L-14" = .*write the line that .*fetch_weights prints'),
+        ("[weights]\n'ViT-L-14 openai' = 'laion@s3://b/l.pt'", '"MODEL TAG" = "TAG@FILE"'),
+        ("[weights]\n'ViT-L-14 openai' = 'openai@s3://me:word@b/l.pt'", r'weights."ViT-L-14 openai"'),
         ("root = ", "cannot be read"),
     ],
 )

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.recipes import resolve
+from cmapkd_core.records import REQUEST
 from pipelines import client, endpoint, submit
 from pipelines.package import PARAMETERS
 from pipelines.placeholders import refuse_placeholders
@@ -118,6 +120,46 @@ def test_data_without_a_folder_is_refused_before_anything_starts(
     assert not api.runs
     if mode == ["--dry-run"]:
         assert main(["--recipe", "calibrated", *given, *way_out, *mode]) == 0
+
+
+WEIGHTS = """
+[weights]
+"ViT-L-14 openai" = "openai@s3://box/l.safetensors"
+"ViT-B-16 openai" = "openai@s3://box/b.safetensors"
+"ViT-B-16-SigLIP webli" = "local-dir:s3://box/siglip"
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "teacher", "student", "note"),
+    [
+        ([], "openai@s3://box/l.safetensors", "openai@s3://box/b.safetensors", ""),
+        (["--suite", "smoke"], "openai@s3://box/l.safetensors", "openai@s3://box/b.safetensors", ""),
+        (["--set", "teacher.weights=openai@s3://me/l.pt"], "openai@s3://me/l.pt", "openai@s3://box/b.safetensors", ""),
+        (["--set", "student.weights=random"], "openai@s3://box/l.safetensors", "random", ""),
+        (["--method", "scratch"], "openai@s3://box/l.safetensors", "random", "student ViT-B-16 openai"),
+        (["--set", "student.model=ViT-B-32"], "openai@s3://box/l.safetensors", "openai", "student ViT-B-32 openai"),
+        (["--recipe", "tiny"], "random", "random", ""),
+        (
+            ["--set", "teacher.model=ViT-B-16-SigLIP", "--set", "teacher.weights=webli"],
+            *("own", "openai@s3://box/b.safetensors", ""),
+        ),
+    ],
+)
+def test_a_site_s_files_take_the_place_of_what_a_hub_has(
+    given: list[str], teacher: str, student: str, note: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("site.toml").write_text(WEIGHTS)
+    command = ["--recipe", "calibrated", "--data", "emoji", *given]
+    job = decide(submit.parser().parse_args([*command, "--root", "s3://box/root"]))
+    recipe = resolve(*(job.request[name] for name in REQUEST))
+    assert (recipe.teacher.weights, recipe.student.weights) == (teacher, student)
+    assert recipe.teacher.model.startswith("local-dir:s3://box/siglip") == (teacher == "own")
+    fetched = capsys.readouterr().err
+    assert note in fetched
+    assert bool(fetched) == bool(note)
+    here = decide(submit.parser().parse_args([*command, "--local"]))
+    assert "s3://box" not in here.request["overrides"]
 
 
 def test_a_package_compiled_without_a_site_says_what_its_form_lacks(capsys: pytest.CaptureFixture[str]) -> None:
