@@ -9,7 +9,9 @@ No torch here.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from typing import Any
 
 from cmapkd_core import storage
@@ -30,6 +32,7 @@ TASK_READS: dict[str, tuple[str, ...]] = {
 # have their defaults, so that evaluations made before the fields existed keep their places.
 _SEEN = ("data.leakage", "evaluate.leakage_action")
 
+RUN_DIGITS = 12  # of the digest in the place of a run's name in another script
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
 # NAME[:WEIGHTS] of an open_clip name or a config file (s3:// is no name), and models whose weights lie beside their
 # config by open_clip's prefixes.
@@ -126,8 +129,16 @@ def export_url(
 
 
 def run_url(root: str, run: str) -> str:
-    """Folder of a run's record and report; `-` stands for blanks and slashes, which a name from the KFP UI may hold."""
-    return storage.join(root, "runs", re.sub(r"[^A-Za-z0-9._-]+", "-", run).strip(".-") or "unnamed")
+    """Folder of a run's record and report; `-` stands for blanks and slashes, which a name from the KFP UI may hold.
+
+    A name in another script keeps what is ASCII in it and gets a digest of the whole, so that two have two places.
+    """
+    run = unicodedata.normalize("NFC", run)  # one name, whichever of Unicode's ways a keyboard writes its accents in
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", run).strip(".-")
+    if not run.isascii():
+        digest = hashlib.sha256(run.encode()).hexdigest()[:RUN_DIGITS]
+        kept = f"{kept or 'run'}-{digest}"
+    return storage.join(root, "runs", kept or "unnamed")
 
 
 def report_url(root: str, run: str, expectations: str = "") -> str:

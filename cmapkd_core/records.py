@@ -7,16 +7,18 @@ No torch here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import differences, flatten, nearest
-from cmapkd_core.places import run_url
+from cmapkd_core.places import RUN_DIGITS, run_url
 from cmapkd_core.recipes import resolve
 
 REQUEST = ("recipe", "ablation", "overrides", "seed", "data")
+_OF_ANOTHER_SCRIPT = re.compile(rf".+-[0-9a-f]{{{RUN_DIGITS}}}")
 SUITE = ("suite", "seeds")  # what the record of a suite has beside it
 
 
@@ -72,9 +74,17 @@ def read_record(root: str, run: str) -> dict[str, Any]:
         return record
     except FileNotFoundError:
         folder = storage.join(root, "runs")
-        known = [name.split("/")[0] for name in storage.list_files(folder) if name.endswith("/run.json")]
+        known = [_called(folder, name) for name in storage.list_files(folder) if name.endswith("/run.json")]
         hint = nearest(run, known) if known else "there is none yet"
         raise InputError(f"no run '{run}' below {folder}: {hint}") from None
+
+
+def _called(folder: str, name: str) -> str:
+    """The name of a run whose record is `name` below the folder; its place says it but for one in another script."""
+    place = name.split("/")[0]
+    if not _OF_ANOTHER_SCRIPT.fullmatch(place):
+        return place
+    return str(storage.read_json(storage.join(folder, name)).get("run", place))
 
 
 def _result_fields(strings: Mapping[str, str]) -> dict[str, Any]:

@@ -65,6 +65,26 @@ def test_a_run_named_in_the_ui_stays_below_the_root() -> None:
     assert report_url("/r", "a") == "/r/runs/a/report"
 
 
+def test_names_in_any_script_have_places_of_their_own() -> None:
+    """Written out: whoever computes a place, in whatever process, must come to the same."""
+    assert run_url("/r", "实验一") == "/r/runs/run-2dac6e5b8c89"
+    assert run_url("/r", "Versuch für 一") == "/r/runs/Versuch-f-r-96b8c47be68d"
+    names = ["实验一", "实验二", "опыт", "опыт-2", "🙂", "für", "f-r"]
+    assert len({run_url("/r", name) for name in names}) == len(names)
+    assert all(run_url("/r", name).isascii() for name in names)
+    assert run_url("/r", "fu\u0308r") == run_url("/r", "f\u00fcr")
+
+
+def test_the_record_of_a_name_in_another_script_keeps_it_and_the_nearest_is_told_by_it(tmp_path: Path) -> None:
+    for name in ("实验一", "plain-name"):
+        record_run(str(tmp_path), name, REQUEST)
+    assert read_record(str(tmp_path), "实验一")["run"] == "实验一"
+    with pytest.raises(InputError, match="did you mean '实验一'"):
+        read_record(str(tmp_path), "实验二")
+    with pytest.raises(InputError, match="did you mean 'plain-name'"):
+        read_record(str(tmp_path), "plain-nam")
+
+
 def test_the_same_recipe_goes_on_and_another_is_refused_with_its_fields(tmp_path: Path) -> None:
     root = str(tmp_path)
     record_run(root, "one", REQUEST)

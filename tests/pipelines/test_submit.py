@@ -13,7 +13,7 @@ import pytest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import resolve
-from cmapkd_core.records import REQUEST
+from cmapkd_core.records import REQUEST, read_record
 from pipelines import client, endpoint, submit
 from pipelines.package import PARAMETERS
 from pipelines.placeholders import refuse_placeholders
@@ -225,7 +225,8 @@ def test_the_script_works_from_anywhere(tmp_path: Path) -> None:
 def test_a_submission_uploads_once_and_gives_the_link(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ablation", "no_alsn", "--set", "optim.batch=8", "--run", "first"]) == 0
     assert f"{api.url}/#/runs/details/run-0" in capsys.readouterr().out
-    assert main(["--seed", "1", "--run", "second"]) == 0
+    assert main(["--seed", "1", "--run", "实验二"]) == 0
+    assert api.runs[1]["display_name"] == read_record("s3://box/root", "实验二")["run"] == "实验二"
     assert (len(api.experiments), len(api.pipelines), len(api.versions), len(api.runs)) == (1, 1, 1, 2)
     run = api.runs[0]
     assert run["display_name"] == "first"
@@ -263,8 +264,6 @@ def test_one_stage_of_an_earlier_run_goes_with_its_own_package(api: Any) -> None
 def test_a_suite_goes_with_its_own_package_and_keeps_its_rows_and_seeds(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cmapkd_core.records import read_record
-
     assert main(["--suite", "smoke", "--seeds", "2", "--run", "pair", "--set", "optim.batch=8"]) == 0
     assert (len(api.versions), len(api.runs)) == (0, 4)
     assert all(set(run["runtime_config"]["parameters"]) == {"root", "tracking_uri", "image"} for run in api.runs)
