@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -311,6 +312,34 @@ def test_no_credentials(s3_root: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     assert "there are no credentials; set AWS_ACCESS_KEY_ID" in refusal(s3_root)
+
+
+def test_our_own_variables_go_before_aws_s(s3_root: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS's are those of somebody else in the same container."""
+    from cmapkd_core.storage import s3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_SESSION_TOKEN": "theirs",
+        "CMAPKD_S3_ENDPOINT_URL": s3_endpoint,
+        "CMAPKD_S3_REGION": "eu-west-9",
+        "CMAPKD_S3_ACCESS_KEY_ID": "ours",
+        "CMAPKD_S3_SECRET_ACCESS_KEY": "test-secret-key",
+    }.items():
+        monkeypatch.setenv(name, value)
+    storage.check_writable(s3_root)
+    signed = s3._client().generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
+    assert signed.startswith(s3_endpoint)
+    assert "AWSAccessKeyId=ours" in signed or re.search("Credential=ours.*eu-west-9", signed)
+    assert "theirs" not in signed
+    monkeypatch.setenv("CMAPKD_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "check CMAPKD_S3_ENDPOINT_URL" in refusal(s3_root)
+    monkeypatch.setenv("CMAPKD_S3_ENDPOINT_URL", "minio:9000")
+    assert "write CMAPKD_S3_ENDPOINT_URL as" in refusal(s3_root)
+    monkeypatch.delenv("CMAPKD_S3_ACCESS_KEY_ID")
+    with pytest.raises(InputError, match="set both of CMAPKD_S3_ACCESS_KEY_ID and CMAPKD_S3_SECRET_ACCESS_KEY"):
+        storage.exists(s3_root)
 
 
 def test_wrong_credentials(s3_root: str, s3_endpoint: str) -> None:

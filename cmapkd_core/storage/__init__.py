@@ -4,8 +4,8 @@ Reads and writes are of whole objects, and a write appears completely or not at 
 commit point: of any number of writers exactly one gets True. Missing objects raise FileNotFoundError(url),
 everything else that goes wrong with a place raises StorageError, whose message names the URL, the cause and
 the way out. For S3 the endpoint, region and credentials come by the usual AWS means (AWS_ENDPOINT_URL,
-AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the pod's role); s3.py says what else
-it reads of the environment.
+AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the pod's role), or by variables of our own
+that go before those (own.py); s3.py says what else it reads of the environment.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,7 +38,7 @@ class Call:
         validates: they are asked for with what is read.
         proxied: the environment names a proxy for the endpoint.
         part: MiB that the largest request may have.
-        variable: the one that names the endpoint; AWS_ENDPOINT_URL_S3, where it is set, goes before AWS_ENDPOINT_URL.
+        names: AWS's variables -> those that count in their place, such as AWS_ENDPOINT_URL_S3 for AWS_ENDPOINT_URL.
     """
 
     action: str
@@ -48,7 +49,7 @@ class Call:
     validates: bool = False
     proxied: bool = False
     part: int = 0
-    variable: str = "AWS_ENDPOINT_URL"
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def words(self) -> dict[str, str]:
@@ -95,7 +96,8 @@ def s3_failure(call: Call, error: Exception) -> StorageError:
     else:
         cause, way_out = _refused(call, error, response)
     told = without_login(cause).removeprefix(": ")
-    way_out = way_out.replace("AWS_ENDPOINT_URL", call.variable)
+    for name, counts in call.names.items():
+        way_out = re.sub(rf"\b{name}\b", counts, way_out)
     return StorageError(f"cannot {call.action} {call.url}: {told}" + (f"; {way_out}" if way_out else ""))
 
 

@@ -2,7 +2,7 @@
 
 Beside what boto3 reads of the environment: AWS_REGION; AWS_S3_ADDRESSING_STYLE (auto, path or virtual: the bucket
 in the path or in the host's name), which boto3 knows in a config file only; CMAPKD_S3_PART_MIB, the MiB of the
-largest request.
+largest request; and CMAPKD_S3_ENDPOINT_URL and the others of own.py, which go before AWS's.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.storage import own
 from cmapkd_core.storage.answers import watch
 from cmapkd_core.storage.causes import STYLE
 from cmapkd_core.storage.errors import PART, SMALLEST_PART, Call, StorageError, s3_failure
@@ -74,7 +75,8 @@ def briefly() -> Iterator[None]:
 
 def _client() -> Any:
     """boto3's client for the environment as it is now; proxies are a part of it."""
-    settings = ((name, value) for name, value in os.environ.items() if name.startswith("AWS_") or _is_proxy(name))
+    ours = ("AWS_", own.PREFIX)
+    settings = ((name, value) for name, value in os.environ.items() if name.startswith(ours) or _is_proxy(name))
     return _new_client(os.getpid(), frozenset(settings), _limits.get())
 
 
@@ -99,7 +101,8 @@ def _new_client(process: int, environment: frozenset[tuple[str, str]], limits: L
         max_pool_connections=_CONNECTIONS,
         s3={"addressing_style": style} if style else None,
     )
-    client = boto3.session.Session(region_name=given.get("AWS_REGION") or None).client("s3", config=config)
+    session = boto3.session.Session(region_name=given.get("AWS_REGION") or None)
+    client = session.client("s3", config=config, **own.parameters(given))
     watch(client)
     return client
 
@@ -133,7 +136,9 @@ def _named(action: str, url: str) -> Iterator[Any]:
     except InputError:
         raise
     except (BotoCoreError, ValueError) as error:
-        raise s3_failure(Call(action, url, "AWS_ENDPOINT_URL"), error) from error
+        raise s3_failure(
+            Call(action, url, _names().get("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL"), names=_names()), error
+        ) from error
     try:
         yield client
     except ClientError as error:
@@ -170,8 +175,14 @@ def _call(action: str, url: str, client: Any) -> Call:
         validates=config.response_checksum_validation == "when_supported",
         proxied=bool(get_environ_proxies(endpoint)),
         part=_transfer().multipart_threshold >> 20,
-        variable="AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL",
+        names=_names(),
     )
+
+
+def _names() -> dict[str, str]:
+    """AWS's variables -> those that count in their place."""
+    by_service = {"AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL_S3"} if os.environ.get("AWS_ENDPOINT_URL_S3") else {}
+    return by_service | own.renamed(os.environ)
 
 
 def read_bytes(url: str) -> bytes:
