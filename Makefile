@@ -11,6 +11,9 @@ RUN ?=
 DATA ?=
 REGISTRY ?=
 TARGET ?= cuda
+PIP_INDEX_URL ?=
+TORCH_INDEX ?=
+APT_PACKAGES ?=
 BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
@@ -54,9 +57,11 @@ lock: install ## the image's dependencies, with hashes, at the versions that the
 	BIN=$(BIN) docker/lock.sh
 
 # `make images REGISTRY=registry.example.org/team` builds and pushes, and prints the line for site.toml; without
-# REGISTRY the image stays here. TARGET=cpu has no CUDA; BASE_IMAGE is a Debian with Python 3.11 and pip.
+# REGISTRY the image stays here. `TARGET=cpu TORCH_INDEX=URL` has no CUDA; BASE_IMAGE is a Debian with Python 3.11 and
+# pip, PIP_INDEX_URL your mirror of the package index, APT_PACKAGES=default-jre-headless adds METEOR's Java.
 images: ## the container image of all stages
-	REGISTRY='$(REGISTRY)' TARGET='$(TARGET)' BASE_IMAGE='$(BASE_IMAGE)' DOCKER='$(DOCKER)' docker/build.sh $(BUILD_FLAGS)
+	REGISTRY='$(REGISTRY)' TARGET='$(TARGET)' BASE_IMAGE='$(BASE_IMAGE)' DOCKER='$(DOCKER)' \
+	PIP_INDEX_URL='$(PIP_INDEX_URL)' TORCH_INDEX='$(TORCH_INDEX)' APT_PACKAGES='$(APT_PACKAGES)' docker/build.sh $(BUILD_FLAGS)
 
 clean: ## runs, but not the environment
 	rm -rf runs

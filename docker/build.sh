@@ -3,6 +3,16 @@
 # Usage: make images (see there); further arguments go to `docker build`, such as --network host.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case "${PIP_INDEX_URL:-}${TORCH_INDEX:-}" in *://*@*)
+    echo "an index URL with a login would stay in the image's history: write it into a pip.conf, and give" >&2
+    echo "BUILD_FLAGS='--secret id=pip,src=pip.conf' in its place" >&2
+    exit 2 ;;
+esac
+if test "$TARGET" = cpu && test -z "${TORCH_INDEX:-}"; then
+    echo "TARGET=cpu needs TORCH_INDEX=URL of PyTorch's index of CPU wheels, which its installation page names;" >&2
+    echo "TARGET=cuda needs none and runs on the CPU too" >&2
+    exit 2
+fi
 VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' cmapkd_core/__init__.py)
 COMMIT=$(git rev-parse --short=12 HEAD)$(test -z "$(git status --porcelain -- cmapkd_core components pipelines docker)" || echo -dirty)
 IMAGE=${REGISTRY:+$REGISTRY/}cmapkd
@@ -10,6 +20,8 @@ TAG=$VERSION-$COMMIT-$TARGET
 
 # By its second name the tests of the image find the last one: cmapkd:cuda.
 DOCKER_BUILDKIT=1 "$DOCKER" build --file docker/Dockerfile --target "$TARGET" --tag "$IMAGE:$TAG" --tag "cmapkd:$TARGET" \
+    ${PIP_INDEX_URL:+--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"} ${TORCH_INDEX:+--build-arg "TORCH_INDEX=$TORCH_INDEX"} \
+    ${APT_PACKAGES:+--build-arg "APT_PACKAGES=$APT_PACKAGES"} \
     --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "VERSION=$VERSION" --build-arg "COMMIT=$COMMIT" "$@" .
 "$DOCKER" image inspect --format "$IMAGE:$TAG has {{.Size}} bytes" "$IMAGE:$TAG" | numfmt --field 3 --to si --format '%.2f'
 "$DOCKER" history --format '{{.Size}}	{{.CreatedBy}}' "$IMAGE:$TAG" | grep -v '^0B' | cut -c 1-110

@@ -94,6 +94,51 @@ def test_the_context_holds_what_is_copied_and_no_more() -> None:
     assert {source.split("/")[0] for source in copied} == {name.split("/")[0] for name in allowed}
 
 
+def make_images(folder: Path, *settings: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """`make images` with a docker that writes its first call down."""
+    said, tool = folder / "said", folder / "docker"
+    tool.write_text(f'#!/bin/sh\ntest "$1" = build && printf "%s\\n" "$@" >{said}\necho x has 5 bytes\n')
+    tool.chmod(0o755)
+    command = ["make", "--silent", "images", f"DOCKER={tool}", *settings]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return done, said.read_text() if said.exists() else ""
+
+
+def test_one_command_builds_by_mirrors_or_for_the_cpu(tmp_path: Path) -> None:
+    done, said = make_images(
+        tmp_path,
+        "TARGET=cpu",
+        "TORCH_INDEX=https://t.test/cpu",
+        "PIP_INDEX_URL=https://p.test/simple",
+        "APT_PACKAGES=a b",
+    )
+    assert done.returncode == 0, done.stderr
+    for argument in ("TORCH_INDEX=https://t.test/cpu", "PIP_INDEX_URL=https://p.test/simple", "APT_PACKAGES=a b"):
+        assert f"--build-arg\n{argument}\n" in said
+    for target in ("cpu", "cuda"):  # an argument is known to the stage that declares it, and pip reads it there
+        instructions = stages()[target]
+        first = next(at for at, line in enumerate(instructions) if "pip install" in line)
+        assert "ARG PIP_INDEX_URL" in instructions[:first]
+        assert all("--mount=type=secret,id=pip" in line for line in instructions if "pip install" in line)
+    done, said = make_images(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not re.search("PIP_INDEX_URL|TORCH_INDEX|APT_PACKAGES", said)  # an empty one would be no index at all
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("TARGET=cpu", "TARGET=cpu needs TORCH_INDEX=URL of PyTorch's index of CPU wheels"),
+        ("PIP_INDEX_URL=https://me:word@p.test/simple", "--secret id=pip,src=pip.conf"),
+    ],
+)
+def test_a_build_that_cannot_be_is_refused_before_docker(tmp_path: Path, setting: str, message: str) -> None:
+    done, said = make_images(tmp_path, setting)
+    assert done.returncode
+    assert message in done.stderr
+    assert not said
+
+
 def docker(*command: str, network: str = "none") -> subprocess.CompletedProcess[str]:
     """The image with a read-only root and no rights."""
     closed = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]

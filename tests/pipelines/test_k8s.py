@@ -17,8 +17,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipelines.placeholders import refuse_placeholders
 from pipelines.retries import PATCH, PATCH_VARIABLE
-from pipelines.site import PART_OF
+from pipelines.site import PART_OF, load_site
 
 K8S = Path(__file__).parents[2] / "k8s"
 OLDEST = "1.30"
@@ -238,7 +239,7 @@ def test_rights_are_named_one_by_one() -> None:
     assert not [manifest for manifest in EVERY if manifest["kind"].startswith("Cluster")]
 
 
-@pytest.mark.parametrize("overlay", ["dev", "prod"])
+@pytest.mark.parametrize("overlay", ["dev", "prod", "laptop"])
 def test_an_overlay_builds_and_is_valid(overlay: str) -> None:
     built = kubectl(K8S / "overlays" / overlay)
     for manifest in built:
@@ -253,16 +254,63 @@ def test_an_overlay_builds_and_is_valid(overlay: str) -> None:
     assert kinds >= {"Namespace", "NetworkPolicy", *rights, *limits}
     names = {name for name, _ in pods(built)}
     dev = {"Deployment/mlflow", "StatefulSet/postgres", "StatefulSet/s3", "Job/make-bucket"}
-    assert names == (dev if overlay == "dev" else set())
+    assert names == (set() if overlay == "prod" else dev)
     images = [c["image"] for _, template in pods(built) for c in template["spec"]["containers"]]
     assert "cmapkd" not in images
+
+
+def quantity(text: str) -> float:
+    """Cores, or MiB."""
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", text).groups()  # type: ignore[union-attr]
+    return float(number) * {"": 1, "m": 1e-3, "Mi": 1, "Gi": 1024, "Ti": 2**20}[unit]
+
+
+def test_a_laptop_has_room_for_all_of_it_and_its_site_file_is_ready() -> None:
+    site = load_site(str(K8S / "overlays" / "laptop" / "site.toml"), required=True)
+    refuse_placeholders(site)
+    built = kubectl(K8S / "overlays" / "laptop")
+    images = {c["name"]: c["image"] for _, template in pods(built) for c in template["spec"]["containers"]}
+    assert images["mlflow"] == images["make-bucket"] == site.image == "cmapkd:cuda"  # as `make images` calls it here
+    kinds = [vars(site.pods)[name] for name in ("prepare", "train", "evaluate", "report")]
+    assert [pod.gpus for pod in kinds] == [0, 0, 0, 0]
+    asked = [c["resources"]["requests"] for _, t in pods(built) for c in t["spec"]["containers"]]
+    for name, room in (("cpu", 2.0), ("memory", 6 * 1024)):  # beside Kubeflow Pipelines itself
+        largest = max(quantity(getattr(pod, name)) for pod in kinds)
+        assert largest * site.parallel + sum(quantity(one[name]) for one in asked) <= room
+    services = {m["metadata"]["name"]: m["spec"]["ports"][0]["port"] for m in built if m["kind"] == "Service"}
+    for address in (site.env["CMAPKD_S3_ENDPOINT_URL"], site.tracking_uri):
+        name, namespace, port = re.fullmatch(r"http://(\w+)\.(\w+):(\d+)", address).groups()  # type: ignore[union-attr]
+        assert (services[name], namespace) == (int(port), "cmapkd")
+
+
+def test_mlflow_s_login_comes_from_a_secret(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s" / "overlays" / "dev" / "kustomization.yaml"
+    file.write_text(file.read_text().replace("# - ../../components/mlflow-login", "- ../../components/mlflow-login"))
+    built = kubectl(file.parent)
+    for manifest in built:
+        kubernetes_validate.validate(manifest, OLDEST, strict=True)
+    template = dict(pods(built))["Deployment/mlflow"]
+    check_pod("mlflow", template)
+    container = template["spec"]["containers"][0]
+    assert "--app-name=basic-auth" in container["args"]
+    values = {variable["name"]: variable for variable in container["env"]}
+    for name, key in (("MLFLOW_AUTH_ADMIN_PASSWORD", "admin"), ("MLFLOW_FLASK_SERVER_SECRET_KEY", "session")):
+        assert values[name]["valueFrom"]["secretKeyRef"] == {"name": "cmapkd-mlflow-login", "key": key}
+    settings = next(m for m in built if m["kind"] == "ConfigMap")
+    place = Path(values["MLFLOW_AUTH_CONFIG_PATH"]["value"])
+    assert {"name": "login", "mountPath": str(place.parent), "readOnly": True} in container["volumeMounts"]
+    assert {"name": "login", "configMap": {"name": settings["metadata"]["name"]}} in template["spec"]["volumes"]
+    assert "password" not in settings["data"][place.name]
+    database = next(arg for arg in container["args"] if "backend-store" in arg).partition("=")[2]
+    assert f"database_uri = {database}\n" in settings["data"][place.name]
 
 
 def test_prod_with_all_components_has_every_image_by_digest_and_its_own_addresses(tmp_path: Path) -> None:
     shutil.copytree(K8S, tmp_path / "k8s")
     file = tmp_path / "k8s" / "overlays" / "prod" / "kustomization.yaml"
     text = file.read_text().replace("# components:", "components:")
-    text = re.sub(r"^#   - ../../components", "  - ../../components", text, flags=re.MULTILINE)
+    text = re.sub(r"^#   - ../../comp", "  - ../../comp", text, flags=re.MULTILINE)
     file.write_text(text.replace("# - path: identity", "- path: identity"))
     built = kubectl(file.parent)
     images = [c["image"] for _, template in pods(built) for c in template["spec"]["containers"]]
