@@ -90,7 +90,8 @@ def in_image(job: dict[str, Any], image: str) -> dict[str, Any]:
 
 def training_runtime(job: dict[str, Any]) -> dict[str, Any]:
     """The TrainingRuntime of a job with its image, named by its content."""
-    template = {"metadata": {"labels": PART_OF}, "spec": job["pod"]}
+    labels = {**PART_OF, "sidecar.istio.io/inject": "false"}  # in a profile's mesh: no rank would be finished
+    template = {"metadata": {"labels": labels}, "spec": job["pod"]}
     node = {"backoffLimit": 0, "template": template}  # retries are KFP's: a rank alone cannot come back
     step = {"metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}, "spec": node}
     spec = {

@@ -427,6 +427,52 @@ def test_dev_lets_in_a_profile_s_runs_and_nobody_else_of_it() -> None:
     assert all(peer["podSelector"]["matchLabels"] == OURS for rule in rules for peer in rule["from"])
 
 
+FAKE = """#!/bin/sh
+# secrets as files NAMESPACE.NAME.KEY; one that is there is not made again
+test "$1" = -n && { space=$2; shift 2; }
+case "$1 $2" in
+"create namespace") echo a: namespace ;;
+"apply -f") cat >/dev/null ;;
+"create secret")
+    name=$4; ls $space.$name.* >/dev/null 2>&1 && { echo AlreadyExists >&2; exit 1; }
+    for given; do case $given in --from-literal=*)
+        given=${given#--from-literal=}; printf %s "${given#*=}" >$space.$name.${given%%=*} ;; esac; done ;;
+"get secret") key=${5##*.data.}; cat $space.$3.${key%% *} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("before", ["", "mine"])
+def test_the_readme_gives_both_namespaces_the_same_secret(before: str, tmp_path: Path) -> None:
+    """Also where one of the two was there before."""
+    text = (K8S / "README.md").read_text()
+    section = text[text.index("## 3. Secrets") : text.index("## 4. Apply")]
+    commands = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    (tmp_path / "kubectl").write_text(FAKE)
+    (tmp_path / "kubectl").chmod(0o755)
+    for key in ("access_key", "secret_key") if before else ():
+        (tmp_path / f"cmapkd.cmapkd-s3.{key}").write_text(before)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    subprocess.run(["sh", "-c", commands], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    here, runs = (
+        {p.name.partition(".")[2]: p.read_text() for p in tmp_path.glob(f"{n}.*")} for n in ("cmapkd", "kubeflow")
+    )
+    assert runs["cmapkd-s3.secret_key"] == here["cmapkd-s3.secret_key"] != ""
+    assert here["cmapkd-s3.secret_key"] != here["cmapkd-mlflow.password"] != ""
+    assert not before or runs["cmapkd-s3.secret_key"] == before
+
+
+def test_the_readme_names_what_is_there() -> None:
+    """Overlays, components and files by their places, and settings by their names."""
+    text = (K8S / "README.md").read_text()
+    named = set(re.findall(r"\b(?:k8s/)?((?:overlays|components|base)/[a-z0-9-]+(?:/[a-z-]+\.\w+|\.yaml)?)", text))
+    assert len(named) > 10
+    assert not [name for name in named if not (K8S / name).exists()]
+    makefile = (K8S.parent / "Makefile").read_text()
+    for name in re.findall(r"\b([A-Z_]+)=", "".join(re.findall(r"make images[^\n`]*", text))):
+        assert f"\n{name} ?=" in makefile
+
+
 def test_without_kubectl_ci_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
