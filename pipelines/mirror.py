@@ -28,7 +28,7 @@ def check_weights(weights: Mapping[str, str], path: str) -> None:
 
 def replaced(weights: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
     """The overrides that give a recipe's models the site's files; one whose weights are no such tag keeps its own."""
-    found = {}
+    found: dict[str, str] = {}
     for side, model in _sides(recipe):
         value = weights.get(_key(model), "")
         if value.startswith(FOLDER):

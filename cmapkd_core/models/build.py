@@ -144,8 +144,8 @@ def _fetched(what: str, download: Callable[[], str]) -> Path:
     except Exception as error:
         raise OutsideError(
             f"{what} cannot be fetched ({type(error).__name__}): give the file that you have, weights=TAG@FILE (a path "
-            "or s3://; of hf-hub: the model's folder, local-dir:FOLDER), fill the hub's cache (HF_HOME) where there is "
-            "a network, or check yours"
+            "or s3://; of hf-hub: the model's folder, local-dir:FOLDER), have `python -m cmapkd_core.fetch_weights` "
+            "write one where there is a network, or check yours"
         ) from error
 
 

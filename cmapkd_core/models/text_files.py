@@ -76,8 +76,8 @@ def _from_hub(name: str, config: bool, tokenizer: bool) -> dict[str, bytes]:
     except (OSError, ValueError) as error:
         raise OutsideError(
             f"text tower '{name}' is no folder with {', '.join(TEXT_FILES[:3])} and cannot be fetched from the "
-            f"Hugging Face hub: put the folder beside the model's config file and name it in text_cfg, or fill the "
-            "hub's cache (HF_HOME) where there is a network"
+            f"Hugging Face hub: put the folder beside the model's config file and name it in text_cfg; of a "
+            "name of open_clip write the whole model, where there is a network: `python -m cmapkd_core.fetch_weights`"
         ) from error
 
 

@@ -22,7 +22,7 @@ from pipelines.graph import Plan
 from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.jobs import Jobs
 from pipelines.package import build, defaults, write_package
-from pipelines.site import Pod, Secret, Site, Toleration
+from pipelines.site import PART_OF, Pod, Secret, Site, Toleration
 from pipelines.tasks import TASKS
 
 POD = Pod(
@@ -123,6 +123,7 @@ def test_the_pods_hold_to_pod_security_and_name_secrets_only() -> None:
     ]
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", **pod["metadata"]}, "spec": pod["spec"]}
     kubernetes_validate.validate(body, kubernetes_validate.latest_version(), strict=True)
+    assert pod["metadata"]["labels"] == {**PART_OF, "sidecar.istio.io/inject": "false"}
     spec, container = pod["spec"], pod["spec"]["containers"][0]
     assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert container["securityContext"] == {
