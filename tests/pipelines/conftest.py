@@ -174,7 +174,7 @@ def _quick(quick_stack: None) -> None:
 def kfp_server() -> Iterator[ApiServer]:
     """The server, answering on a free port of this machine."""
     with ApiServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 

@@ -34,8 +34,11 @@ def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return printed.out if command == ["--check"] else printed.err
 
 
-@pytest.mark.parametrize("token", ["", TOKEN], ids=["open", "token"])
-@pytest.mark.parametrize("where", ["healthz", "experiments", "upload", "runs"])
+@pytest.mark.parametrize(
+    ("where", "token"),
+    [("experiments", ""), *((where, TOKEN) for where in ("healthz", "experiments", "upload", "runs"))],
+    ids=lambda value: "token" if value == TOKEN else value or "open",
+)
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 502])
 def test_refusals_are_messages(
     api: Any, status: int, where: str, token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
