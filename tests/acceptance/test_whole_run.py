@@ -18,13 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import containers
 import pytest
 import services
+from forked import Forked
 from mlflow import MlflowClient
 
 from cmapkd_core import storage
@@ -94,10 +95,10 @@ def by_processes(request: pytest.FixtureRequest, folder: Path) -> Iterator[Done]
     env["AWS_SECRET_ACCESS_KEY"] = CANARY
     with environment(env), services.mlflow_process(folder, f"s3://{services.BUCKET}/mlflow") as uri:
         args = arguments(folder, uri, f"s3://{services.BUCKET}/processes", "tiny", "--local", "--parallel", "2")
-        with (folder / "printed").open("wb") as printed:
-            command = [sys.executable, str(REPOSITORY / "pipelines/submit.py"), *args]
-            code = subprocess.run(command, stdout=printed, stderr=printed, check=False).returncode
-        assert code == 0, (folder / "printed").read_text()[-4000:]
+        with closing(Forked(str(Path(__file__).with_name("forked_submit.py")), args, {})) as run:
+            printed, _ = run.communicate(timeout=600)
+        (folder / "printed").write_text(printed)
+        assert run.returncode == 0, printed[-4000:]
         yield Done(decide(submit.parser().parse_args(args)), env | {"MLFLOW_TRACKING_URI": uri}, folder)
 
 
