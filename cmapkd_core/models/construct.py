@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -83,7 +85,20 @@ def _tokenizer(text_cfg: dict[str, Any], folder: str) -> Any:
     arguments = {"context_length": text_cfg["context_length"], **text_cfg.get("tokenizer_kwargs", {})}
     if "hf_tokenizer_name" in text_cfg:
         return HFTokenizer(folder, tokenizer_mode=text_cfg.get("tokenizer_mode"), **arguments)
-    return SimpleTokenizer(**arguments)
+    return _bpe(json.dumps(arguments))
+
+
+class SharedTokenizer(SimpleTokenizer):
+    """open_clip's BPE, whose tables nothing changes: models and their copies have the same one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedTokenizer:
+        return self
+
+
+@functools.lru_cache(maxsize=8)
+def _bpe(arguments: str) -> SharedTokenizer:
+    """The tokenizer with arguments in JSON: reading its tables takes as long as building a small model."""
+    return SharedTokenizer(**json.loads(arguments))
 
 
 def _check_context(name: str, model: nn.Module, wanted: int) -> None:

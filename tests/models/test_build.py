@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cmapkd_core.models import tags
 from cmapkd_core.models.architecture import CONFIGS, read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model, save_model
+from cmapkd_core.models.construct import construct
 from cmapkd_core.models.weights import package_folder, read_tensors
 
 TINY = ModelConfig("tiny-student", "random")
@@ -64,6 +66,20 @@ def test_building_leaves_the_global_generator_alone(config: ModelConfig, tmp_pat
     before = torch.random.get_rng_state()
     build(config, 3, tmp_path)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_models_share_a_tokenizer_where_they_ask_for_the_same(tiny: Backbone, tmp_path: Path) -> None:
+    """Its tables cost more than a small model: what a copy or a worker process has still says the same."""
+    captions = ["a red circle", "Two  BLUE squares?"]
+    tokens = tiny.tokenize(captions)
+    assert torch.equal(tokens, open_clip.SimpleTokenizer(context_length=16)(captions))
+    assert copy.deepcopy(tiny).tokenize is build(TINY, 1, tmp_path).tokenize is tiny.tokenize
+    assert torch.equal(pickle.loads(pickle.dumps(tiny.tokenize))(captions), tokens)
+    config, files = read_architecture("tiny-student", tmp_path).config, {}
+    longer = {**config, "model_cfg": {**config["model_cfg"], "text_cfg": {**config["model_cfg"]["text_cfg"]}}}
+    longer["model_cfg"]["text_cfg"]["context_length"] = 20
+    assert construct("longer", longer, files, seed=0).tokenize(captions).shape == (2, 20)
+    assert tiny.tokenize(captions).shape == (2, 16)
 
 
 def test_tiny_pair_differs_in_what_real_pairs_differ_in(tiny: Backbone, tmp_path: Path) -> None:
