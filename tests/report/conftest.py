@@ -253,13 +253,26 @@ def make_inputs(tmp_path: Path) -> Callable[..., Inputs]:
     write_run(run)
 
     def make(without: tuple[str, ...] = (), ablation: str = "none", more: dict[str, Source] | None = None) -> Inputs:
-        names = [p.name for p in sorted(run.iterdir()) if p.name not in without]
-        sources = {name: source(run, name) for name in names} | (more or {})
-        return Inputs(
-            resolve("tiny", ablation), ablation, "run <one>", sources, no_pictures if "shards" in without else picture
-        )
+        return inputs_of(run, without, ablation, more)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def made_run(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """The made run, for tests that only read it."""
+    run = tmp_path_factory.mktemp("made")
+    write_run(run)
+    return inputs_of(run)
+
+
+def inputs_of(
+    run: Path, without: tuple[str, ...] = (), ablation: str = "none", more: dict[str, Source] | None = None
+) -> Inputs:
+    names = [p.name for p in sorted(run.iterdir()) if p.name not in without]
+    sources = {name: source(run, name) for name in names} | (more or {})
+    pictures = no_pictures if "shards" in without else picture
+    return Inputs(resolve("tiny", ablation), ablation, "run <one>", sources, pictures)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cmapkd_core.report import examples, markdown, page, sections, table
+from cmapkd_core.report import examples, markdown, page, sections, style, table
 from cmapkd_core.report.measured import RECALLS
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -62,12 +62,18 @@ def rendered(inputs):
     return html, reader, markdown.render(inputs, built)
 
 
+@pytest.fixture(scope="module")
+def made(made_run):
+    """The page of the made run with all its artifacts, its reader and the Markdown: for tests that read them only."""
+    return rendered(made_run)
+
+
 def words(reader):
     return " ".join(" ".join(reader.text).split())
 
 
-def test_the_page_stands_alone(make_inputs):
-    html, reader, _ = rendered(make_inputs())
+def test_the_page_stands_alone(made):
+    html, reader, _ = made
     assert all(link.startswith(("data:image/", "#")) for link in reader.links)
     assert not re.search(r"url\((?!#)", html)
     assert "http://" not in html
@@ -79,15 +85,15 @@ def test_the_page_stands_alone(make_inputs):
     assert len(html) < 3_000_000
 
 
-def test_ids_are_unique_and_every_reference_is_there(make_inputs):
-    html, reader, _ = rendered(make_inputs())
+def test_ids_are_unique_and_every_reference_is_there(made):
+    html, reader, _ = made
     assert not [i for i, n in Counter(reader.ids).items() if n > 1]
     wanted = {link[1:] for link in reader.links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", html))
     assert wanted <= set(reader.ids)
 
 
-def test_figures_are_well_formed_and_take_the_pages_colours(make_inputs):
-    html, reader, _ = rendered(make_inputs())
+def test_figures_are_well_formed_and_take_the_pages_colours(made):
+    html, reader, _ = made
     figures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(figures) == reader.counts["figure"] >= 12
     for figure in figures:
@@ -97,9 +103,8 @@ def test_figures_are_well_formed_and_take_the_pages_colours(make_inputs):
         assert "<text" in figure
 
 
-def test_every_number_of_the_table_is_there_once(make_inputs):
-    inputs = make_inputs()
-    _, reader, text = rendered(inputs)
+def test_every_number_of_the_table_is_there_once(made_run, made):
+    inputs, (_, reader, text) = made_run, made
     for name, label in table.ROWS.items():
         metrics = inputs.source(name).json("metrics.json")
         first, second, *_ = [row for row in reader.rows if row and row[0] == label]
@@ -113,8 +118,8 @@ def test_every_number_of_the_table_is_there_once(make_inputs):
     assert sum(row[:1] == ["Chance"] for row in reader.rows) == 2
 
 
-def test_sampling_error_counts_and_sources_are_named(make_inputs):
-    _, reader, text = rendered(make_inputs())
+def test_sampling_error_counts_and_sources_are_named(made):
+    _, reader, text = made
     words_ = words(reader)
     # R@1 of 30 % over 20 queries: sqrt(0.3 * 0.7 / 20) = 10.2 points.
     assert "10.2 (image to text) and 10.2 (text to image)" in words_
@@ -138,8 +143,8 @@ def test_further_evaluations_fill_their_tables(make_inputs, further):
     assert text.count("s3://") == 0  # Markdown stays compact: the page has the sources
 
 
-def test_names_are_escaped(make_inputs):
-    html, _, _ = rendered(make_inputs())
+def test_names_are_escaped(made):
+    html, _, _ = made
     assert "run &lt;one&gt;" in html
     assert "caption &lt;0&gt; &amp; more" in html
     assert "<one>" not in html
@@ -155,8 +160,8 @@ def test_examples_show_hits_and_failures_by_a_rule():
     assert chosen == examples.choose(dict(reversed(queries.items())), 3)
 
 
-def test_examples_mark_right_answers_by_more_than_colour(make_inputs):
-    html, reader, _ = rendered(make_inputs())
+def test_examples_mark_right_answers_by_more_than_colour(made):
+    html, reader, _ = made
     assert html.count('<li class="right">') == 4  # the four of "right answer first"; those at place 7 have none
     assert '.example li.right::before { content: "\\2713"' in html
     assert "right: caption" in words(reader)  # what a failure should have found
@@ -173,12 +178,22 @@ ALL = ("shards", "teacher", "warmup", "alsn", "joint", "reference", "levels", *t
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_one_missing_artifact_is_said_and_the_rest_stands(make_inputs, name):
+def test_one_missing_artifact_is_said_and_the_rest_stands(make_inputs, monkeypatch, name):
+    """Every figure that is left is painted; written as SVG, which takes as long again, they are for another test."""
+    figures = []
+
+    def paint(drawing):
+        with style.painted(drawing, style.PAGE) as figure:
+            figures.append(figure)
+        return "<svg></svg>"
+
+    monkeypatch.setattr(page, "svg", paint)
     _, reader, text = rendered(make_inputs(without=(name,)))
     assert f"s3://bucket/{name}/" not in words(reader)
     assert reader.counts["h2"] == len(sections.HEADINGS) + 1  # and the list of artifacts
     assert f"no {name} artifact" in words(reader)
     assert f"no {name} artifact" in text
+    assert len(figures) == reader.counts["svg"] >= 10
 
 
 def test_nothing_at_all_is_a_page_of_sentences_without_an_axis(make_inputs):
@@ -201,8 +216,8 @@ def test_a_method_without_levels_says_so(make_inputs):
     assert "The method contrastive has no levels" in words(reader)
 
 
-def test_rho_of_real_and_shuffled_weights(make_inputs):
-    _, reader, _ = rendered(make_inputs())
+def test_rho_of_real_and_shuffled_weights(made):
+    _, reader, _ = made
     rows = {row[0]: row for row in reader.rows if row and row[0] in ("P2", "P5", "L1") and len(row) == 6}
     assert rows["P2"][4] == "1.00"
     assert rows["P5"][4] == "-1.00"
