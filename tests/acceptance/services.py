@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 BUCKET = "cmapkd"
 KEYS = {"AWS_ACCESS_KEY_ID": "acceptance", "AWS_SECRET_ACCESS_KEY": "acceptance-secret"}
 PASSWORD = "acceptance"  # of the database
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # as k8s/components/mlflow: eight processes for none of ours
 ENDS = {signal.SIGINT, signal.SIGTERM}
 PATIENCE = 120.0  # seconds for a service to answer
 
@@ -107,7 +108,7 @@ def mlflow(image: str, s3: Mapping[str, str], database: int) -> Iterator[str]:
     """MLflow's server from our image, started as k8s/components/mlflow starts it; its address."""
     need("docker")
     name = f"cmapkd-mlflow-{os.getpid()}"
-    env = {**s3, "PGPASSWORD": PASSWORD, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    env = {**s3, "PGPASSWORD": PASSWORD, "MLFLOW_DISABLE_TELEMETRY": "true", **NO_JOBS}
     variables = [part for item in env.items() for part in ("--env", "=".join(item))]
     url, command = mlflow_command(f"postgresql+psycopg2://mlflow@127.0.0.1:{database}/mlflow", f"s3://{BUCKET}/mlflow")
     options = ["--detach", "--rm", "--name", name, "--network", "host", *CLOSED, *variables]
@@ -124,7 +125,7 @@ def mlflow_process(folder: Path, files: str) -> Iterator[str]:
     """MLflow's server of this environment with SQLite, its files below the URL `files`; its address."""
     url, command = mlflow_command(f"sqlite:///{folder / 'mlflow.db'}", files)
     log = (folder / "mlflow.log").open("w")
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes for jobs that nobody gives
+    env = {**os.environ, **NO_JOBS}
     server = [sys.executable, "-m", *command]
     process = subprocess.Popen(server, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
