@@ -11,28 +11,42 @@ from cmapkd_core.export.open_clip_folder import load, usage, write
 from cmapkd_core.models.compose import with_text_of
 from cmapkd_core.models.headed import ImageHead
 
+KINDS = ("plain", "foreign")
 ALONE = """
-import sys, torch
+import os, sys, torch
 from PIL import Image
 picture = Image.open("picture.png")
-with torch.inference_mode():
-{code}
-assert not [name for name in sys.modules if name.startswith("cmapkd")], "cmapkd was imported"
-torch.save(torch.cat([image, text]), "found.pt")
 """
+OF_A_KIND = """
+def say():
+{code}
+    return torch.cat([image, text])
+os.chdir({folder!r})
+with torch.inference_mode():
+    torch.save(say(), "found.pt")
+"""
+AT_THE_END = 'assert not [name for name in sys.modules if name.startswith("cmapkd")], "cmapkd was imported"\n'
 
 
-@pytest.mark.parametrize("kind", ["plain", "foreign"])
-def test_the_same_embeddings_in_a_process_of_its_own(kind, request, pictures, embed, tmp_path):
-    student, picture = request.getfixturevalue(kind), pictures[0]
-    write(student, tmp_path / "open_clip")
-    picture.save(tmp_path / "picture.png")
-    code = "\n".join(f"    {line}" for line in usage(student).splitlines())
-    subprocess.run([sys.executable, "-c", ALONE.format(code=code)], cwd=tmp_path, check=True, timeout=300)
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    expected = embed(student, picture, "a caption")
-    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[1], expected[1])
+@pytest.fixture
+def found(request, pictures, tmp_path) -> dict[str, torch.Tensor]:
+    """What each kind's folder says, by its own usage text and in one process."""
+    program = ALONE
+    pictures[0].save(tmp_path / "picture.png")
+    for kind in KINDS:
+        student, folder = request.getfixturevalue(kind), tmp_path / kind
+        write(student, folder / "open_clip")
+        code = "\n".join(f"    {line}" for line in usage(student).splitlines())
+        program += OF_A_KIND.format(folder=str(folder), code=code)
+    subprocess.run([sys.executable, "-c", program + AT_THE_END], cwd=tmp_path, check=True, timeout=300)
+    return {kind: torch.load(tmp_path / kind / "found.pt", weights_only=True) for kind in KINDS}
+
+
+def test_the_same_embeddings_in_a_process_of_its_own(request, found, pictures, embed):
+    for kind in KINDS:
+        expected = embed(request.getfixturevalue(kind), pictures[0], "a caption")
+        torch.testing.assert_close(found[kind][0], expected[0], atol=1e-5, rtol=0, msg=kind)
+        torch.testing.assert_close(found[kind][1], expected[1], msg=kind)
 
 
 @pytest.mark.parametrize("kind", ["plain", "quick", "foreign"])
