@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             of = parse_qs(url.query).get("experiment_id", [None])[0]
             found = [api.run_as_seen_now(run["run_id"]) if of else run for run in api.runs]
             found = [
-                run for run in found if wanted in (None, run["display_name"]) and of in (None, run["experiment_id"])
+                run for run in found if wanted in (None, run["display_name"]) and of in (None, run.get("experiment_id"))
             ]
             self.answer({"runs": found if "asc" in url.query else found[::-1]})
         elif part[0] == "runs":

@@ -11,7 +11,7 @@ import pytest
 from pipelines.submit import main
 
 TOKEN = "secret-word"
-SITE = 'image = "i@sha256:1"\nroot = "s3://box/root"\n'
+SITE = 'image = "i@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n'
 FAILING = "it is up but failing"
 WAYS_OUT = {401: "KF_PIPELINES_TOKEN", 403: "check `namespace`", 404: "version 2", 500: FAILING, 502: FAILING}
 COMMANDS = [[], ["--retry", "first"], ["--schedule", "0 2 * * 1"], ["--check"]]
