@@ -202,6 +202,7 @@ def api(elsewhere: None, kfp_server: ApiServer, monkeypatch: pytest.MonkeyPatch,
     }.items():
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="box")
+    storage.delete_tree("s3://box/root")  # of the tests before: their runs have records there
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp_server.url)
     Path("site.toml").write_text('image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n')
     return kfp_server

@@ -120,7 +120,9 @@ RUN = (14, 96_673, 538_635)
 
 
 def test_the_size_of_a_run_is_that_of_the_workflow_that_kfp_makes(tmp_path: Path) -> None:
-    job = decide(submit.parser().parse_args(["--recipe", "calibrated", "--data", "emoji", "--root", "s3://cmapkd/runs"]))
+    job = decide(
+        submit.parser().parse_args(["--recipe", "calibrated", "--data", "emoji", "--root", "s3://cmapkd/runs"])
+    )
     found = measure(job.package(tmp_path / "run.yaml"))
     assert found.tasks == len(OF_A_RUN) + 1 == RUN[0]
     assert found.spec == pytest.approx(RUN[1], rel=0.1)

@@ -20,12 +20,6 @@ NAME = "tiny-smoke-1seeds"
 ALL = ["shared", "finetune", "none", "report"]
 
 
-@pytest.fixture(autouse=True)
-def _empty(api: Any) -> None:
-    """Each test begins with an empty bucket."""
-    storage.delete_tree("s3://box/root")
-
-
 def names(api: Any) -> list[str]:
     return [run["display_name"].removeprefix(f"{NAME}.") for run in api.runs]
 
