@@ -14,6 +14,7 @@ import pytest
 import yaml
 from kubernetes_stub import Kubernetes
 
+from cmapkd_core import storage
 from pipelines import client, jobs, trainjob
 
 
