@@ -12,6 +12,8 @@ from typing import Any
 import kfp_server_api
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.stages.artifact import find
+from cmapkd_core.storage import StorageError
 from pipelines.endpoint import Client, EndpointError, address, speaking_to
 from pipelines.site import Site
 
@@ -176,11 +178,20 @@ def link(site: Site, run_id: str, kind: str = "runs") -> str:
     return f"{address(site)}/#/{kind}/details/{run_id}"
 
 
-def follow(client: Client, site: Site, run_id: str, tasks: Mapping[str, str], interval: float = 5.0) -> str:
+def follow(
+    client: Client,
+    site: Site,
+    run_id: str,
+    tasks: Mapping[str, str],
+    interval: float = 5.0,
+    urls: Mapping[str, str] | None = None,
+) -> str:
     """Print the tasks' states as they change until the run ends; returns its last state.
 
     Args:
         tasks: display name by name in the package, for the tasks to show.
+        urls: of their artifacts, by display name: their manifests say what is done where KFP has no details any more,
+            as of a run whose status Argo had to compress.
 
     Raises:
         EndpointError: the endpoint failed for about a minute; the run goes on without us.
@@ -199,7 +210,11 @@ def follow(client: Client, site: Site, run_id: str, tasks: Mapping[str, str], in
             print(f"  {error}; asking again", flush=True)
             time.sleep(interval)
             continue
-        for name, state in states(run, tasks).items():
+        found = states(run, tasks)
+        if not details_of(run) and run.state == "RUNNING":
+            open_ = {name: url for name, url in (urls or {}).items() if seen.get(name) != "SUCCEEDED"}
+            found = {name: "SUCCEEDED" for name, url in open_.items() if is_there(url)}
+        for name, state in found.items():
             if seen.get(name) != state:
                 seen[name] = state
                 print(f"  {time.strftime('%H:%M:%S')} {name} {state.lower()}", flush=True)
@@ -217,11 +232,24 @@ def states(run: Any, tasks: Mapping[str, str]) -> dict[str, str]:
     Args:
         tasks: display name by key.
     """
-    details = (run.run_details and run.run_details.task_details) or []
+    details = details_of(run)
     found = {detail.display_name: detail.state for detail in details if detail.state not in NO_STATE}
     whole = found.get(ROOT_DRIVER) == "FAILED"
     refused = {name: REFUSED for key, name in tasks.items() if whole or found.get(f"{key}-driver") == "FAILED"}
     return {name: found[key] for key, name in tasks.items() if key in found} | refused
+
+
+def details_of(run: Any) -> list[Any]:
+    """KFP's details of a run's tasks; none where it has not looked yet, or has them no more."""
+    return list((run.run_details and run.run_details.task_details) or [])
+
+
+def is_there(url: str) -> bool:
+    """Whether an artifact is complete, as far as it can be seen from here."""
+    try:
+        return find(url) is not None
+    except StorageError:
+        return False
 
 
 def _named(name: str) -> str:

@@ -165,7 +165,7 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
             return 0
         tasks = display_names(package)
         run_id = client.start(api, job.site, job.run, package, job.arguments, keep=job.whole)
-    return see(api, job.site, job.run, run_id, tasks, wait)
+    return see(api, job.site, job.run, run_id, tasks, wait, job.urls)
 
 
 def urls_of(job: Submission) -> dict[str, dict[str, str]]:
@@ -215,13 +215,21 @@ def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.Progress, w
     return 1 if failed else 0
 
 
-def see(api: endpoint.Client, site: Site, name: str, run_id: str, tasks: Mapping[str, str], wait: bool) -> int:
+def see(
+    api: endpoint.Client,
+    site: Site,
+    name: str,
+    run_id: str,
+    tasks: Mapping[str, str],
+    wait: bool,
+    urls: Mapping[str, str] | None = None,
+) -> int:
     """Print the run's link and, where asked to, follow it; returns the exit code."""
     print(f"run {name}: {client.link(site, run_id)}", flush=True)
     if not wait:
         return 0
     try:
-        state = client.follow(api, site, run_id, tasks)
+        state = client.follow(api, site, run_id, tasks, urls=urls)
     except KeyboardInterrupt:
         print(f"\nno longer watching; run {name} goes on")
         return 130

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages.artifact import find
-from cmapkd_core.storage import StorageError
 from pipelines import client, endpoint, size
 from pipelines.endpoint import Client
 from pipelines.runs import LAST, Run, called, makers
@@ -139,19 +137,11 @@ class Progress:
         names = self.urls.get(run, {})
         if found.state == "SUCCEEDED":
             return set(names)
-        details = (found.run_details and found.run_details.task_details) or []
-        if details:
+        if details := client.details_of(found):
             return set(names) & {one.display_name for one in details if one.state in ("SUCCEEDED", "SKIPPED")}
         if found.state == "PENDING":
             return set()
-        return {name for name, url in names.items() if name not in self.done[run] and _there(url)}
-
-
-def _there(url: str) -> bool:
-    try:
-        return find(url) is not None
-    except StorageError:
-        return False
+        return {name for name, url in names.items() if name not in self.done[run] and client.is_there(url)}
 
 
 def follow(api: Client, site: Site, progress: Progress, interval: float = 15.0) -> dict[str, str]:

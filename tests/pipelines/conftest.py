@@ -187,7 +187,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_TOKEN", "KF_PIPELINES_UI_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     follow = client.follow
-    monkeypatch.setattr(client, "follow", lambda *given: follow(*given, interval=0.05))
+    monkeypatch.setattr(client, "follow", lambda *given, **more: follow(*given, **more, interval=0.05))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, read_record
@@ -295,6 +296,22 @@ def test_wait_tells_of_a_task_that_no_container_was_started_for(api: Any, capsys
     api.on_run = lambda run: run.update(state="FAILED", run_details={"task_details": details})
     assert main(["--wait"]) == 1
     assert "prepare refused by its driver\n" in capsys.readouterr().out
+
+
+def test_wait_looks_at_the_manifests_where_kfp_has_no_details_any_more(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a run whose status Argo compressed, which it does from about twenty finished tasks on."""
+    job = decide(submit.parser().parse_args(["--run", "large"]))
+    states = iter(["RUNNING", "RUNNING", "SUCCEEDED"])
+
+    def seen(run_id: str) -> dict[str, Any]:
+        storage.write_json(f"{job.urls['prepare']}/manifest.json", {})
+        return {**api.runs[0], "state": next(states)}
+
+    api.run_as_seen_now = seen
+    assert main(["--run", "large", "--wait"]) == 0
+    assert capsys.readouterr().out.count(" prepare succeeded\n") == 1
 
 
 def test_following_outlasts_a_short_failure_and_gives_up_on_a_refusal(
