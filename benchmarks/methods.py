@@ -92,6 +92,7 @@ def stepper(method: Method, teacher: Teacher, batch: Batch, stored: bool = False
     def step(number: int) -> None:
         optimiser.set_rates(number)
         optimiser.backward(weighted_total(method(batch, ask(), phase, number).terms, weights))
+        optimiser.clip()
         optimiser.update()
 
     return step

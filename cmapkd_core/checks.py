@@ -189,6 +189,8 @@ def _check_ranges(recipe: Recipe) -> None:
             raise InputError(f"{name}={value}: it must be above 0")
         if (last in shares or name in shares) and not 0 <= value <= 1:
             raise InputError(f"{name}={value}: it must be from 0 to 1")
+        if name in ("optim.gradient_spike", "optim.loss_spike") and 0 < value <= 1:
+            raise InputError(f"{name}={value}: it must be above 1, or 0 for no spikes at all")
         if name in ("optim.beta1", "optim.beta2") and not 0 <= value < 1:
             raise InputError(f"{name}={value}: it must be from 0 to below 1")
 

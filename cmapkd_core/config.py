@@ -188,6 +188,13 @@ class OptimConfig:
     clip_norm: float = 1.0
     warmup: float = 0.05  # share of a phase's steps with a rising learning rate, before the cosine
     precision: str = "auto"  # one of PRECISIONS
+    # An update whose gradient or loss is not finite is skipped; so is one whose gradient spikes.
+    max_skipped: int = 20  # of a stage's updates, and of a phase's no more than half; one more stops the stage
+    gradient_spike: float = 50.0  # a norm above so many times its running median, and above clip_norm; 0: none is
+    loss_spike: float = 3.0  # a loss above so many times its running median is reported; 0: none is
+    # Times that a stage which diverges (too many skipped, or a loss that spikes and stays) goes back to its last good
+    # checkpoint and on with another order of the batches.
+    rollbacks: int = 0
 
 
 @dataclass(frozen=True)

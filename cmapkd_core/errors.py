@@ -8,6 +8,13 @@ class InputError(ValueError):
     """
 
 
+class Diverged(FloatingPointError):
+    """Training left the finite numbers, or its loss went up and stayed there; what is saved is from before.
+
+    The message names the step and the way out; commands print it without a traceback and exit 3.
+    """
+
+
 class OutsideError(InputError):
     """Something outside does not give what it may give the next time: a server, a network, a disk, a damaged copy.
 

@@ -19,7 +19,11 @@ _CROPS = "teacher_fit.views"  # every student's crops follow from it, also witho
 _STORED = (_CROPS, "teacher_fit.store")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
-_UPDATES = tuple(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision"))
+_WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
+_UPDATES = (
+    *(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision")),
+    *_WATCH,
+)
 _TEACHER = (
     *(*_SHARDS, *_QUALITY, *_GATE, "data.crop_scale", *_UPDATES),
     *("teacher", "student.model", "pyramid.width", "teacher_fit"),  # the student's grid sizes the common levels
@@ -43,7 +47,7 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, ('prepare', 'teacher', *STAGE_PHASES))}")
     leaves, usual = flatten(recipe), flatten(Recipe())
     chosen = {n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)}
-    since = (*_GATE, *_STORED, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
+    since = (*_GATE, *_STORED, *_WATCH, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
     chosen = {n: v for n, v in chosen.items() if n not in since or v != usual[n]}
     if stage in STAGE_PHASES:
         _drop_unused(chosen, METHODS[recipe.method.name])

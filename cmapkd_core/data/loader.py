@@ -113,8 +113,15 @@ class TrainLoader:
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
         draw = _Draw(key_hashes, crop_scale, crops, seed)
-        self._feed = Feed(_TrainBatches(shards, sides, split, order, draw, max_pixels, store), workers)
+        self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, store), workers
+        self._feed, self._turn = Feed(self._items, workers), 0
         self._bound = quarantine_bound
+
+    def reorder(self, turn: int) -> None:
+        """From the next call of `batches` on the pairs of each epoch in another order; 0 is the usual one."""
+        if turn != self._turn:
+            self._items.order.reorder(turn)
+            self._feed, self._turn = Feed(self._items, self._workers), turn  # workers have copies of the order
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of global steps start..stop-1; the first costs the same wherever it is.
@@ -159,6 +166,10 @@ class TableLoader:
         for number in range(start, stop):
             rows = torch.from_numpy(self._order.step(number)[1])
             yield {name: column[rows] for name, column in self._columns.items()}
+
+    def reorder(self, turn: int) -> None:
+        """The rows of each epoch in another order; 0 is the usual one."""
+        self._order.reorder(turn)
 
     def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
         """Rows of a table cannot be corrupt."""

@@ -108,7 +108,12 @@ class Order:
             )
         self.ids, self.hashes, self.shards = ids, key_hashes, shards
         self.batch, self.rank, self.world, self.seed = batch, rank, world, seed
+        self._turn: tuple[int, ...] = ()
         self._epoch, self._sequence = -1, ids
+
+    def reorder(self, turn: int) -> None:
+        """The same samples in every epoch, in another order; 0 is the usual one."""
+        self._turn, self._epoch = (turn,) if turn else (), -1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,9 +124,11 @@ class Order:
         if epoch != self._epoch:
             numbers, place = np.unique(self.shards, return_inverse=True)
             rank = np.empty(len(numbers), dtype=np.int64)
-            rank[np.argsort(mix(numbers.astype(np.uint64), self.seed, epoch, 1), kind="stable")] = range(len(numbers))
+            rank[np.argsort(mix(numbers.astype(np.uint64), self.seed, epoch, 1, *self._turn), kind="stable")] = range(
+                len(numbers)
+            )
             block = rank[place] // BLOCK_SHARDS
-            self._sequence = self.ids[np.lexsort((mix(self.hashes, self.seed, epoch, 2), block))]
+            self._sequence = self.ids[np.lexsort((mix(self.hashes, self.seed, epoch, 2, *self._turn), block))]
             self._epoch = epoch
         return self._sequence
 

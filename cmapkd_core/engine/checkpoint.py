@@ -20,9 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cmapkd_core import storage
+from cmapkd_core.engine.finite import not_finite, shortened
 
 KEPT = 2
 log = logging.getLogger(__name__)
+
+
+class NotFinite(Exception):
+    """A snapshot has a NaN or an Inf, so it is not written; what is stored stays as it is."""
 
 
 @dataclass
@@ -72,10 +77,17 @@ class Checkpoints:
     def __init__(self, url: str, scratch: Path, identity: str) -> None:
         self.url, self.scratch, self.identity = storage.join(url, "checkpoints"), scratch, identity
         self.damaged: set[str] = set()  # found by `latest`
+        self.good: tuple[int, int] | None = None  # phase and step of the newest that was written or verified here
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write everything, then the manifest, then drop all but the newest two of ours and what is damaged."""
+        """Write everything, then the manifest, then drop all but the newest two of ours and what is damaged.
+
+        Raises:
+            NotFinite: a retry that went on from it would be lost for ever.
+        """
         phase, step = snapshot.phase, snapshot.step
+        if bad := _not_finite(snapshot.tensors):
+            raise NotFinite(f"{shortened(bad)} after step {step}")
         name = f"{phase:02d}-{step:09d}-{self.identity}-{uuid.uuid4().hex[:8]}"
         folder = self.scratch / name
         folder.mkdir(parents=True)
@@ -96,6 +108,7 @@ class Checkpoints:
             storage.delete(storage.join(self.url, old, "manifest.json"))
             storage.delete_tree(storage.join(self.url, old))
         self.damaged.clear()
+        self.good = phase, step
 
     def names(self) -> list[str]:
         """Complete checkpoints, newest first."""
@@ -103,16 +116,19 @@ class Checkpoints:
         return sorted(found, reverse=True)
 
     def latest(self) -> Saved | None:
-        """The newest checkpoint of this identity that verifies; None where there is none."""
+        """The newest checkpoint of this identity that verifies and is finite; None where there is none."""
         for name in self.names():
             if name.split("-")[2] != self.identity:
                 log.warning("checkpoint %s was made from other inputs: not used", name)
                 continue
             saved = self._load(name)
-            if saved:
+            bad = _not_finite(saved.tensors) if saved else []
+            if saved and not bad:
+                self.good = saved.phase, saved.step
                 return saved
             self.damaged.add(name)
-            log.warning("checkpoint %s does not match its digests: trying the one before", name)
+            why = f"has values that are not finite ({shortened(bad)})" if bad else "does not match its digests"
+            log.warning("checkpoint %s %s: trying the one before", name, why)
         return None
 
     def load(self, name: str) -> Saved:
@@ -151,6 +167,10 @@ class Checkpoints:
         except ValueError:
             return {}
         return fields if isinstance(fields, dict) and fields.pop("sha256", "") == _digest(fields) else {}
+
+
+def _not_finite(tensors: dict[str, dict[str, Tensor]]) -> list[str]:
+    return [f"{name} of {file}" for file, values in tensors.items() for name in not_finite(values)]
 
 
 def _digest(manifest: dict[str, Any]) -> str:

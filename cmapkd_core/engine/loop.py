@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from cmapkd_core import parallel
+from cmapkd_core.engine.finite import Buffers
+from cmapkd_core.engine.guard import judge, require_sound
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
 from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.models.scales import bound, trained_scales
@@ -26,6 +28,9 @@ class Loader(Protocol):
 
     def batches(self, start: int, stop: int) -> Iterator[Any]:
         """The batches of steps start..stop-1; the same whatever came before."""
+
+    def reorder(self, turn: int) -> None:
+        """From here on the batches of the same epochs in another order; 0 is the usual one."""
 
     def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
         """Raises InputError where more pairs are corrupt than may be; `corrupt`: by key, with the reason."""
@@ -42,7 +47,7 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         InputError: the phase trains nothing, has no whole update, or more pairs are corrupt than may be: of those that
             this rank met, and of all ranks' and attempts' up to the last checkpoint.
         Interrupted: SIGTERM; the state is saved.
-        FloatingPointError: a term became NaN or Inf.
+        Diverged: more updates than may be were skipped, or a checkpoint would have held a NaN or an Inf.
     """
     device, phase = parallel.device(), plan.phase
     plan.require_updates()
@@ -51,22 +56,28 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
     groups = trainable(module.groups(phase), phase)  # type: ignore[operator]
     freeze_all_but(module, [p for params in groups.values() for p in params])
     scales = trained_scales(module)
-    updates = plan.steps // plan.optim.accumulate
-    optimiser = Optimiser(groups, phase, plan.optim, updates, scaled=module.amp is torch.float16)
+    optimiser = Optimiser(groups, phase, plan.optim, plan.updates, scaled=module.amp is torch.float16)
     step, norm = session.resume(plan, module, optimiser), 0.0
+    loader.reorder(session.rolled)
+    if plan.optim.rollbacks and session.saved is None and plan.index == 0:
+        session.save(plan, 0, module, optimiser)  # what diverges before the first one has a place to go back to
     loader.require_few_corrupt(session.replaced)
     session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
     wrapped = distribute(module)
+    buffers = Buffers(module)
     for batch in loader.batches(step, plan.steps):
         batch = to_device(batch, device)
         update, inside = divmod(step, plan.optim.accumulate)
         rates = optimiser.set_rates(update)
         last = inside == plan.optim.accumulate - 1
+        if not inside:
+            buffers.keep()
         with contextlib.nullcontext() if last or wrapped is module else wrapped.no_sync():
             outcome = wrapped(batch, targets(batch, phase), phase, step)
             total = weighted_total(outcome.terms, plan.weights)
             terms = numbers(outcome.terms)
-            session.require_finite(terms, [] if isinstance(batch, dict) else batch.keys, plan, step)
+            weighted = {name: plan.weights[name] * value for name, value in terms.items()}
+            session.watch.see(terms, sum(weighted.values()), [] if isinstance(batch, dict) else batch.keys)
             step += 1
             shares = {}
             if outcome.roots and session.due(session.runtime.shares_every, plan, step):
@@ -74,14 +85,17 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
                 shares = gradient_shares(outcome.terms, plan.weights, outcome.roots, scale)
             optimiser.backward(total)
         if last:
-            norm = optimiser.update()
-            bound(scales)
+            norm = optimiser.clip()
+            taken = judge(session, plan, step, norm, optimiser.scaler.get_scale)
+            optimiser.update(taken)
+            if taken:
+                bound(scales)
+            else:
+                buffers.restore()
+            require_sound(session, plan, step)
         session.replaced.update(getattr(batch, "replaced", []))
-        point: dict[str, Any] = {
-            "terms": terms,
-            "weighted": {name: plan.weights[name] * value for name, value in terms.items()},
-        }
-        point |= {"lr": rates, "gradient_norm": norm, "shares": shares}
+        point: dict[str, Any] = {"terms": terms, "weighted": weighted, "lr": rates}
+        point |= {"gradient_norm": norm, "shares": shares}
         session.after(plan, step, point, outcome.stats, module, optimiser)
         loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
 

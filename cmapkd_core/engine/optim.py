@@ -92,15 +92,18 @@ class Optimiser:
         """Add one micro-batch's gradient."""
         self.scaler.scale(total / self.config.accumulate).backward()
 
-    def update(self) -> float:
-        """Clip, step and clear; returns the gradient's norm before clipping (`clip_norm` 0: nothing is clipped)."""
+    def clip(self) -> float:
+        """Clip the update's gradient (`clip_norm` 0: nothing is) and return its norm before that."""
         self.scaler.unscale_(self.adamw)
         params = [p for row in self.adamw.param_groups for p in row["params"]]
-        norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm or math.inf)
-        self.scaler.step(self.adamw)
+        return float(nn.utils.clip_grad_norm_(params, self.config.clip_norm or math.inf))
+
+    def update(self, taken: bool = True) -> None:
+        """After `clip`: step and clear, or clear alone; the scaler hears of an overflow either way."""
+        if taken:
+            self.scaler.step(self.adamw)
         self.scaler.update()
         self.adamw.zero_grad(set_to_none=True)
-        return float(norm)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Moments as tensors by `parameter.name`, and the scaler's state."""

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from cmapkd_core import parallel
 from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig
-from cmapkd_core.engine.checkpoint import Checkpoints, Saved, Snapshot
+from cmapkd_core.engine.checkpoint import Checkpoints, NotFinite, Saved, Snapshot
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
 from cmapkd_core.engine.saving import Costs, Saver
-from cmapkd_core.errors import InputError
+from cmapkd_core.engine.watch import Watch
+from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,11 @@ class Plan:
         """All epochs, cut to whole updates."""
         steps = self.phase.epochs * self.steps_per_epoch
         return steps - steps % self.optim.accumulate
+
+    @property
+    def updates(self) -> int:
+        """Of all its steps."""
+        return self.steps // self.optim.accumulate
 
     def require_updates(self) -> None:
         """Raises InputError where the phase is too short for one whole update."""
@@ -75,7 +81,10 @@ class Session:
     saved: Saved | None = None
     earlier_seconds: float = 0.0  # of the attempts that it goes on from, up to their checkpoints
     now: Callable[[], float] = time.monotonic  # by which checkpoints are due; rank 0's counts
+    rolled: int = 0  # times that the stage went back to a checkpoint for another order of the batches
+    watch: Watch = field(default_factory=Watch)
     _clock: tuple[int, float] = (0, 0.0)
+    _postponed: bool = False  # a checkpoint was due after an update that was skipped
 
     def __post_init__(self) -> None:
         self._saver = Saver(self.checkpoints, self.runtime.checkpoint_minutes, self.now)
@@ -92,10 +101,14 @@ class Session:
             self.replaced = dict(self.saved.state["replaced"])
             self.earlier_seconds = self.saved.state.get("seconds", 0.0)
             self._saver.go_on_from(self.saved.state.get("checkpoints", {}))
+            self.watch.load(self.saved.state.get("watch", {}))
+            self.rolled = max(self.rolled, self.saved.state.get("rolled", 0))
             plan = self.plans[self.saved.phase]
             self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
             for point in self.history:
                 self.tracker.log(_flat(point), point["step"])
+            for number, row in enumerate(self.watch.memory.skipped, start=1):
+                self.tracker.log({"skipped_updates": number}, row["step"])
 
     def __enter__(self) -> Session:
         return self
@@ -115,7 +128,13 @@ class Session:
         """What the checkpoints took so far, on rank 0."""
         return self._saver.costs
 
-    def _total(self, plan: Plan, step: int) -> int:
+    @property
+    def seconds(self) -> float:
+        """What the stage took so far, with the attempts that it goes on from."""
+        return self.earlier_seconds + time.monotonic() - self._began
+
+    def total(self, plan: Plan, step: int) -> int:
+        """A step of a phase, counted from the stage's first."""
         return sum(earlier.steps for earlier in self.plans[: plan.index]) + step
 
     def finished(self, plan: Plan) -> bool:
@@ -126,6 +145,7 @@ class Session:
         """Load the checkpoint where it belongs to this phase; returns the step to go on from."""
         self._clock = (0, time.monotonic())
         if self.saved is None or self.saved.phase != plan.index:
+            self.watch.begin()
             return 0
         saved = self.saved
         _, apart = self._parted(module.state_dict())
@@ -162,10 +182,9 @@ class Session:
                     f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()
                 },
             }
-            seconds = self.earlier_seconds + time.monotonic() - self._began
             state: dict[str, Any] = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
-            state |= {"history": self.history, "replaced": self.replaced, "seconds": seconds}
-            state["checkpoints"] = self._saver.state()
+            state |= {"history": self.history, "replaced": self.replaced, "seconds": self.seconds}
+            state |= {"checkpoints": self._saver.state(), "watch": self.watch.state(), "rolled": self.rolled}
             self._saver.begin(Snapshot.take(plan.index, step, tensors, state))
 
     def settle(self) -> None:
@@ -173,16 +192,20 @@ class Session:
 
         Raises:
             InputError: it could not be stored; on rank 0 what writing it raised, of whatever kind.
+            Diverged: on all ranks, where it would hold a NaN or an Inf.
             RuntimeError: on another rank, where rank 0 has an error of another kind.
         """
         with self._saver.holding_up():
             failure = self._saver.wait()
-            said = parallel.broadcast((isinstance(failure, InputError), str(failure)) if failure else None)
+            kind = next((kind for kind in (InputError, NotFinite) if isinstance(failure, kind)), RuntimeError)
+            said = parallel.broadcast((kind, str(failure)) if failure else None)
+        if said and said[0] is NotFinite:
+            raise Diverged(f"{self.stage}: no checkpoint is written of what is not finite: {said[1]}. {self.way_on()}")
         if failure:
             raise failure
         if said:
-            mendable, text = said
-            raise (InputError if mendable else RuntimeError)(f"rank 0 could not write a checkpoint: {text}")
+            kind, text = said
+            raise kind(f"rank 0 could not write a checkpoint: {text}")
 
     def _parted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What belongs into a checkpoint, and what stays apart."""
@@ -193,20 +216,19 @@ class Session:
         """Corrupt pairs that one rank met become known to all."""
         self.replaced = {key: reason for found in parallel.all_objects(self.replaced) for key, reason in found.items()}
 
-    def require_finite(self, terms: dict[str, float], keys: list[str], plan: Plan, step: int) -> None:
-        """Stop on NaN or Inf, on all ranks at the same step.
+    def way_on(self) -> str:
+        """Asked on all ranks where a stage stops: what the same command goes on from, and what else can be done.
 
-        Raises:
-            FloatingPointError: names the step, the terms and the batch's sample keys.
+        What is being written is waited for.
         """
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        if parallel.any_rank(bool(bad)):
-            shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-            raise FloatingPointError(
-                f"{self.stage}, phase {plan.name}, step {step}: {', '.join(bad) or 'a term of another rank'} "
-                f"is not finite on the batch {shown or '(table rows)'}; the last checkpoint is untouched. "
-                "Lower the learning rate, or look at these samples."
-            )
+        if failure := self._saver.wait():
+            log.warning("the last checkpoint could not be written: %s", failure)
+        good: tuple[int, int] | None = parallel.broadcast(self.checkpoints.good)
+        place = f"the last good checkpoint, phase {self.plans[good[0]].name}, step {good[1]}" if good else "the start"
+        return (
+            f"The same command goes on from {place}. If it stops here again: lower the learning rates, look at these "
+            "samples, or try optim.rollbacks=1 (another order of batches) or optim.precision=fp32"
+        )
 
     def due(self, every: int, plan: Plan, step: int, within: int = 1) -> bool:
         """True at each `every` steps of a phase (0: none of them), or up to `within` steps later, and at its end."""
@@ -236,20 +258,27 @@ class Session:
         if whole:  # clocks differ, and a save is all ranks' work: rank 0's clock decides
             stopping, timed = self.stop.agree(parallel.rank() == 0 and self._saver.due())
         every = self.runtime.checkpoint_every
-        if whole and (stopping or timed or self.due(every, plan, step, within=plan.optim.accumulate)):
-            self.save(plan, step, module, optimiser)
+        due = self._postponed or stopping or timed or self.due(every, plan, step, within=plan.optim.accumulate)
+        if whole and due:  # weights that have just led to a skipped update are not yet known to be good
+            self._postponed = self.watch.memory.in_a_row > 0
+            if not self._postponed:
+                self.save(plan, step, module, optimiser)
         if stopping:
             self.settle()
-            raise Interrupted(f"{self.stage} was asked to stop; saved at phase {plan.name}, step {step}")
+            saved = f"not saved after a skipped update. {self.way_on()}" if self._postponed else "saved"
+            raise Interrupted(f"{self.stage} was asked to stop; {saved} at phase {plan.name}, step {step}")
 
     def _report(self, plan: Plan, step: int, point: dict[str, Any]) -> None:
+        numbers = (*point["terms"].values(), point["gradient_norm"])
+        if not all(map(math.isfinite, numbers)):  # no point of a curve: the table of skipped updates has it
+            return
         since, then = self._clock
         now = time.monotonic()
         since = since if since < step else step - 1
         speed = (step - since) * plan.batch / max(now - then, 1e-9)
         self._clock = (step, now)
         epoch = (step - 1) // plan.steps_per_epoch + 1
-        total = self._total(plan, step)
+        total = self.total(plan, step)
         point = {"step": total, "phase": plan.name, "epoch": epoch, "samples_per_second": speed, **point}
         self.history.append(point)
         self.tracker.log(_flat(point), total)

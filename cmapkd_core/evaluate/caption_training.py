@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from cmapkd_core.config import CaptioningConfig
+from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingSights
 from cmapkd_core.evaluate.caption_tokens import END, START, Vocabulary
@@ -32,6 +33,9 @@ def train(
     """A decoder after config.epochs over the images, with one of its captions drawn for each, and every epoch's loss.
 
     Weights, order, captions and dropout follow from config.seed; the process's random state stays as it was.
+
+    Raises:
+        InputError: a loss or a gradient was NaN or Inf in some epoch.
     """
     encoded = [[vocabulary.encode(text, config.length) for text in group] for group in captions]
     total, started, losses = config.epochs * math.ceil(len(encoded) / config.batch), time.monotonic(), []
@@ -42,18 +46,32 @@ def train(
         optimizer = torch.optim.AdamW(decoder.parameters(), config.lr, (0.9, 0.98), weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total))
         for epoch in range(1, config.epochs + 1):
-            mean = torch.zeros((), device=device)
+            mean, longest = torch.zeros((), device=device), torch.zeros((), device=device)
             for loss, share in _losses(decoder, seen, encoded, config.batch, draw):
                 optimizer.zero_grad()
                 loss.backward()
-                clip_grad_norm_(decoder.parameters(), 1.0)
+                longest = longest.maximum(clip_grad_norm_(decoder.parameters(), 1.0))  # NaN where one is
                 optimizer.step()
                 schedule.step()
                 mean += share * loss.detach()
-            losses.append(float(mean))
+            losses.append(_finite(epoch, mean, longest))
             rest = (time.monotonic() - started) / epoch * (config.epochs - epoch)
             say(f"captioning: epoch {epoch}/{config.epochs}  loss {losses[-1]:.3f}  ETA {rest:.0f} s")
     return decoder.eval(), losses
+
+
+def _finite(epoch: int, mean: Tensor, longest: Tensor) -> float:
+    """The epoch's loss; one transfer an epoch tells of its gradients too.
+
+    A probe skips no update: it is the same for every model, or no comparison.
+    """
+    loss, norm = torch.stack([mean, longest]).tolist()
+    if not math.isfinite(loss + norm):
+        raise InputError(
+            f"captioning: in epoch {epoch} the decoder's mean loss is {loss} and the largest norm of its gradients "
+            f"{norm}: lower evaluate.captioning.lr, or look at the model's own training"
+        )
+    return float(loss)
 
 
 def rate(step: int, total: int) -> float:

@@ -146,7 +146,7 @@ def train(
         One row an epoch: epoch, loss, and val_loss where there is `held_out`.
 
     Raises:
-        InputError: a loss that is NaN or Inf.
+        InputError: a loss or a gradient that is NaN or Inf.
     """
     optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=_DECAY)
     budget, seen, history = config.epochs * len(lesson), 0, []
@@ -179,14 +179,17 @@ def _step(head: FusionHead, optimiser: torch.optim.Optimizer, inputs: Inputs, ta
     for group in optimiser.param_groups:
         group["lr"] = lr
     loss = loss_of(head(inputs), targets)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise InputError(f"vqa: the head's loss is {value}: lower evaluate.vqa.lr, or look at the model's own training")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(head.parameters(), _CLIP)
+    norm = nn.utils.clip_grad_norm_(head.parameters(), _CLIP)
+    value, length = torch.stack([loss.detach(), norm]).tolist()
+    if not math.isfinite(value + length):  # a probe skips no update: it is the same for every model, or no comparison
+        raise InputError(
+            f"vqa: the head's loss is {value} and the norm of its gradient {length}: lower evaluate.vqa.lr, or look at "
+            "the model's own training"
+        )
     optimiser.step()
-    return value
+    return float(value)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, seed_everything
 from cmapkd_core.engine.session import Plan, Session
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.embed import embed_texts
 from cmapkd_core.evaluate.zeroshot import class_embeddings, load_templates
@@ -33,6 +34,7 @@ from cmapkd_core.stages.common import Context
 from cmapkd_core.stages.shards import open_shards
 
 METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"
+SKIPPED = "skipped_updates.jsonl"
 SELECTOR = "selector."  # names of its tensors in a method's state begin so
 MODEL, STUDENT = "model", "student"  # folders of a training artifact: what is evaluated, and what is trained on
 
@@ -190,29 +192,63 @@ def load_own_state(method: Method, path: Path) -> None:
 
 
 def run_plans(context: Context, stage: str, plans: list[Plan], work: dict[str, Any], seed: int) -> Session:
-    """Run the phases of a stage in order; `work[name]()` gives a phase's (module, loader, targets)."""
-    seed_everything(seed, rank=parallel.rank())
+    """Run the phases of a stage in order; `work[name]()` gives a phase's (module, loader, targets).
+
+    What diverges goes back to its last good checkpoint as often as the recipe allows, as a new attempt would, and on
+    with another order of the batches.
+
+    Raises:
+        Diverged: once more than that.
+    """
     stop = StopRequest().listen()
     try:
-        session = Session(
-            stage=stage,
-            plans=plans,
-            checkpoints=Checkpoints(context.workdir, context.scratch, context.identity),
-            tracker=context.tracker,
-            say=context.say,
-            runtime=context.recipe.runtime,
-            stop=stop,
-            apart=_apart(stage),
-        )
+        session = _session(context, stage, plans, stop, seed)
         context.earlier_seconds = session.earlier_seconds
-        with session:
-            for plan in plans:
-                if not session.finished(plan):
-                    module, loader, targets = work[plan.name]()
-                    run_phase(module, loader, targets, plan, session)
-            session.share_replaced()
+        while True:
+            try:
+                _run_phases(session, work)
+                break
+            except Diverged as error:
+                if session.rolled >= context.recipe.optim.rollbacks:
+                    raise
+                context.say(f"{error}\n{stage}: goes back, and on with another order of the batches\n")
+                rolled, seconds = session.rolled + 1, session.seconds
+            session = _session(context, stage, plans, stop, seed, rolled)
+            session.earlier_seconds = seconds
     finally:
         stop.release()
     if stop.anywhere():
         raise Interrupted(f"{stage} was asked to stop after its last step; everything is saved")
     return session
+
+
+def _session(context: Context, stage: str, plans: list[Plan], stop: StopRequest, seed: int, rolled: int = 0) -> Session:
+    seed_everything(seed, rank=parallel.rank())
+    return Session(
+        stage=stage,
+        plans=plans,
+        checkpoints=Checkpoints(context.workdir, context.scratch, context.identity),
+        tracker=context.tracker,
+        say=context.say,
+        runtime=context.recipe.runtime,
+        stop=stop,
+        apart=_apart(stage),
+        rolled=rolled,
+    )
+
+
+def _run_phases(session: Session, work: dict[str, Any]) -> None:
+    with session:
+        for plan in session.plans:
+            if not session.finished(plan):
+                module, loader, targets = work[plan.name]()
+                run_phase(module, loader, targets, plan, session)
+        session.share_replaced()
+
+
+def write_skipped(context: Context, session: Session) -> None:
+    """The table of the updates that a stage skipped, as a file of its artifact and in MLflow; none where none was."""
+    if rows := session.watch.memory.skipped:
+        path = context.out / SKIPPED
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        context.tracker.artifact(path)

@@ -19,7 +19,7 @@ from typing import Any
 
 from cmapkd_core import parallel
 from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.stages import check
 from cmapkd_core.stages.common import Request
 
@@ -62,7 +62,10 @@ class _Pairs(argparse.Action):
 
 
 def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
-    """Run a stage from its argv; the exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+    """Run a stage from its argv; the exit code.
+
+    0 done, 1 another error, 2 bad input, 3 training diverged, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = vars(parser(run).parse_args(argv))
     artifact = given.pop("artifact")
@@ -75,6 +78,9 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {_told(error)}", file=sys.stderr)
         return _failed(2)
+    except Diverged as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        return _failed(3)
     except _Stopped as stopped:  # on this rank alone
         print(_told(stopped), file=sys.stderr)
         return _failed(143)

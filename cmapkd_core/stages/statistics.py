@@ -18,6 +18,7 @@ from torch import Tensor
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.loader import Batch, TrainLoader
+from cmapkd_core.errors import Diverged
 from cmapkd_core.methods import Method
 from cmapkd_core.methods.policy import PolicyFit
 from cmapkd_core.stages.artifact import Artifact
@@ -37,7 +38,7 @@ def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[st
         said: what the teacher says of a batch, at the levels.
 
     Raises:
-        FloatingPointError: a gradient overflowed, so that levels of some pairs have no utility.
+        Diverged: a gradient overflowed, so that levels of some pairs have no utility.
         InputError: more pairs are corrupt than may be; on all ranks at the same batch, as the one above.
     """
     # Utilities are gradients at the towers, also where the last phase froze them.
@@ -70,7 +71,7 @@ def _require_finite(rows: dict[str, Tensor], keys: list[str]) -> None:
     """The rows are those of all ranks, so all of them raise at the same batch; `keys` are this rank's."""
     if bad := [name for name in ("d", "u") if not rows[name].isfinite().all()]:
         shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-        raise FloatingPointError(
+        raise Diverged(
             f"warmup: column {', '.join(bad)} of {SAMPLE_STATS} is not finite on the batch {shown}. "
             "Give optim.precision=fp32, or look at these samples."
         )

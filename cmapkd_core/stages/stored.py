@@ -19,6 +19,7 @@ from cmapkd_core.config import ALL_LEVELS, Recipe
 from cmapkd_core.data.fixed import STORE, TeacherStore, crop_batches, write_part
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.threads import in_order
+from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
@@ -67,7 +68,10 @@ def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
         if not storage.exists(url):
             file, rows = context.scratch / f"part-{number}.safetensors", parts[number]
             counts = [len(shards.captions("train", i)) for i in rows]
-            write_part(file, rows.start, *ask(context, shards, teacher, rows), counts, told)
+            images, texts = ask(context, shards, teacher, rows)
+            for kind, said in (("pictures", images), ("captions", texts)):
+                require_finite(said, f"teacher: what it says of the {kind} of {rows.start}..{rows.stop - 1}")
+            write_part(file, rows.start, images, texts, counts, told)
             storage.put(file, url)
             file.unlink()
         context.say(f"teacher: {kind} of {parts[number].stop} of {count} pictures")

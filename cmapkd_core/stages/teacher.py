@@ -4,7 +4,7 @@
 
 Artifact: model/ (the teacher), pyramid.safetensors (its levels and alpha), fit.json (per level retrieval
 R@1 and explained variance on held-out pairs, alpha), history.json; stored/ (what it says of the training pairs) where
-teacher_fit.views > 0.
+teacher_fit.views > 0; skipped_updates.jsonl where updates were skipped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cmapkd_core import parallel
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch, TableLoader, eval_batches
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.engine.session import Plan
@@ -33,7 +34,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
-from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, run_plans, train_loader
+from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, run_plans, train_loader, write_skipped
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.shards import open_shards
@@ -68,15 +69,17 @@ def body(context: Context) -> dict[str, float]:
     weights = {"contrast": 1.0, "reconstruction": fit.reconstruction, "prior": fit.alpha_prior, "task": 1.0}
     rows = [("space", fit.space, table_steps), ("pyramid", fit.pyramid, loader.steps_per_epoch)]
     session = run_plans(context, "teacher", _plans(recipe, rows, weights), work, fit.seed)
+    state = {**pyramid.levels.state_dict(), "alpha": pyramid.alpha().detach()}
+    require_finite(backbone.state_dict() | state, "teacher: what it fitted")
     report = level_report(pyramid, backbone, shards, side_of(backbone), device) if parallel.rank() == 0 else {}
     save_model(backbone, context.out / "model")
-    state = {**pyramid.levels.state_dict(), "alpha": pyramid.alpha().detach()}
     save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, context.out / LEVELS_STATE)
     fill_store(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
+    write_skipped(context, session)
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
     (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
     found = {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}
-    return found | session.costs.metrics()
+    return found | session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rolled)}
 
 
 def _plans(recipe: Recipe, rows: list[tuple[str, Phase, int]], weights: dict[str, float]) -> list[Plan]:

@@ -4,8 +4,8 @@
     torchrun --standalone --nproc-per-node 8 -m cmapkd_core.stages.train ...     (the same, eight processes)
 
 Artifact: model/ (the student), method.safetensors (what the method has beside it), history.json; student/ where
-the model that answers queries is more than the student. warmup adds sample_stats.parquet, and the later stages
-weights.parquet where a selector was learned.
+the model that answers queries is more than the student; skipped_updates.jsonl where updates were skipped. warmup adds
+sample_stats.parquet, and the later stages weights.parquet where a selector was learned.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import nn
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES, OptimConfig, Phase, Recipe
 from cmapkd_core.data.loader import TableLoader
+from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
@@ -40,6 +41,7 @@ from cmapkd_core.stages.assembly import (
     make_method,
     run_plans,
     save_own_state,
+    write_skipped,
 )
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
@@ -96,21 +98,24 @@ def body(context: Context, stage: str) -> dict[str, float]:
         context.say(f"{stage}: nothing to train for this recipe; the model is passed on\n")
     seed = context.recipe.seed * 100 + list(STAGE_PHASES).index(stage)
     session = run_plans(context, stage, plans, work, seed)
+    require_finite(method.state_dict(), f"{stage}: what it trained")
     _write_tables(context, stage, method, taught)
     if parallel.rank() == 0:
         method.cpu()
         exported = method.exported(teacher)
+        require_finite(exported.state_dict(), f"{stage}: the model that answers queries")
         save_model(exported, context.out / MODEL)
         if exported is not method.student:  # what the next stage trains on is not what is evaluated
             save_model(method.student, context.out / STUDENT)
         save_own_state(method, context.out / METHOD_STATE, stage=stage)
         (context.out / "history.json").write_text(json.dumps({"points": session.history}))
+        write_skipped(context, session)
         if session.replaced:
             lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced.items()]
             (context.out / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
     last = session.history[-1]["terms"] if session.history else {}
     sizes = {"parameters/trained": float(trained_parameters(trained, [plan.phase for plan in plans]))}
-    spent = session.costs.metrics()
+    spent = session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rolled)}
     return {**{f"final/{n}": v for n, v in last.items()}, "replaced": float(len(session.replaced)), **sizes, **spent}
 
 

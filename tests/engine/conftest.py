@@ -51,7 +51,7 @@ class Line(nn.Module):
 class Rows:
     """Ten batches of four rows, a different one at each step; `before` is called with the number of each step."""
 
-    steps_per_epoch = 10
+    steps_per_epoch, turn = 10, 0
 
     def __init__(self, rows: int = 4) -> None:
         self.before: Callable[[int], None] = lambda step: None
@@ -61,7 +61,11 @@ class Rows:
     def batches(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
         for step in range(start, stop):
             self.before(step)
-            yield {"x": self.x[step % 10].clone(), "y": self.y[step % 10].clone()}
+            row = (step + self.turn) % 10
+            yield {"x": self.x[row].clone(), "y": self.y[row].clone()}
+
+    def reorder(self, turn: int) -> None:
+        self.turn = turn
 
     def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
         """There are none."""

@@ -1,0 +1,60 @@
+"""What becomes of each update: taken, skipped and told, or the end of the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cmapkd_core.engine.finite import shortened
+from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.errors import Diverged
+
+_STEPS, _SAMPLES = 24, 8  # that a message names
+
+
+def judge(session: Session, plan: Plan, step: int, norm: float, scale: Callable[[], float]) -> bool:
+    """True where the update that `step` completes is to be taken, on all ranks alike; one that is not is told.
+
+    Args:
+        norm, scale: as `Watch.judge` takes them.
+    """
+    watch, optim = session.watch, plan.optim
+    verdict = watch.judge(norm, optim, scale)
+    where, total = f"{session.stage} {plan.name}: step {step}", session.total(plan, step)
+    if verdict.why:
+        row = watch.skip(verdict, plan.name, step, total)
+        count = len(watch.memory.skipped)
+        session.tracker.log({"skipped_updates": count}, total)
+        session.say(f"{where}: update skipped ({count} of at most {optim.max_skipped}): {_told(row)}\n")
+    if median := watch.loss_spike(verdict.loss, optim.loss_spike):
+        session.tracker.log({"loss_spikes": watch.memory.loss_spikes}, total)
+        session.say(f"{where}: loss {verdict.loss:.4g}, more than {optim.loss_spike:g} times its median {median:.4g}\n")
+    watch.done()
+    return not verdict.why
+
+
+def require_sound(session: Session, plan: Plan, step: int) -> None:
+    """Stop a stage that only seems to train, on all ranks at the same step.
+
+    Raises:
+        Diverged: too many updates were skipped; or the loss stays far above its median, where that may roll back.
+    """
+    memory, optim, half = session.watch.memory, plan.optim, plan.updates // 2
+    where, text = f"{session.stage}, phase {plan.name}, step {step}", ""
+    if len(memory.skipped) > optim.max_skipped or memory.in_phase > half:
+        many = len(memory.skipped) > optim.max_skipped
+        bound = f"optim.max_skipped={optim.max_skipped}" if many else f"half of the phase's {plan.updates}"
+        steps = shortened([f"{row['phase']} {row['phase_step']}" for row in memory.skipped], _STEPS)
+        text = f"{len(memory.skipped)} updates were skipped, more than {bound} (steps {steps}); the last: "
+        text += _told(memory.skipped[-1])
+    elif optim.rollbacks and session.watch.diverged():
+        text = f"the loss stays above {optim.loss_spike:g} times its running median"
+    if text:
+        raise Diverged(f"{where}: {text}. {session.way_on()}")
+
+
+def _told(row: dict[str, Any]) -> str:
+    """Of a skipped update: why, and its samples."""
+    keys, count = row["keys"][:_SAMPLES], row["samples"]
+    samples = ", ".join(keys) + (f" and {count - len(keys)} more" if count > len(keys) else "")
+    return f"{row['why']} on the batch {samples or '(rows of a table)'}"

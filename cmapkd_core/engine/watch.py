@@ -1,0 +1,162 @@
+"""Which updates are taken: none with a gradient that is not finite or spikes; and whether the loss diverges.
+
+Every rank comes to the same verdict at the same update: what it follows from goes through one exchange, and its memory
+is in the checkpoints, so that a resumed run judges as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cmapkd_core import parallel
+from cmapkd_core.config import OptimConfig
+
+WINDOW = 100  # updates that a running median is taken over
+ENOUGH, ENOUGH_LOSSES = 4, 20  # before so many nothing is called a spike; a loss falls steeply at first
+PATIENCE = 3  # updates in a row whose loss spikes are a divergence
+KEYS = 1024  # of an update's samples that the table names at most
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one update. norm, loss: the ranks' mean. why: it is skipped; "" is taken. overflow: the scaler skips it."""
+
+    norm: float
+    loss: float
+    why: str = ""
+    median: float = 0.0  # of the norms before it
+    overflow: bool = False
+
+
+@dataclass
+class Memory:
+    """What goes into a checkpoint."""
+
+    skipped: list[dict[str, Any]] = field(default_factory=list)  # the table: one row for each skipped update
+    in_phase: int = 0  # of them
+    in_a_row: int = 0  # skipped up to now; 0 after an update that was taken
+    high: int = 0  # updates in a row whose loss spiked
+    loss_spikes: int = 0  # times that it began to
+    overflows: int = 0  # that fp16's loss scaler found while it looked for its scale
+    norms: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+class Watch:
+    """The judge of a stage's updates."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self._norms: deque[float] = deque(maxlen=WINDOW)
+        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._new_update()
+
+    def _new_update(self) -> None:
+        self._loss, self._bad, self._keys, self._bad_keys = 0.0, list[str](), list[str](), list[str]()
+
+    def begin(self) -> None:
+        """A phase begins: another loss."""
+        self._norms.clear()
+        self._losses.clear()
+        self.memory.in_phase = self.memory.high = 0
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`; of checkpoints made before there was a watch, {}."""
+        self.memory = Memory(**state)
+        self._norms.extend(self.memory.norms)
+        self._losses.extend(self.memory.losses)
+
+    def state(self) -> dict[str, Any]:
+        """For `load`: JSON."""
+        return asdict(self.memory) | {"norms": list(self._norms), "losses": list(self._losses)}
+
+    def metrics(self) -> dict[str, float]:
+        """As a stage's metrics."""
+        memory = self.memory
+        found = {"skipped_updates": len(memory.skipped), "loss_spikes": memory.loss_spikes}
+        return {name: float(value) for name, value in (found | {"overflows": memory.overflows}).items()}
+
+    def see(self, terms: dict[str, float], loss: float, keys: list[str]) -> None:
+        """One micro-batch of the update under way: raw terms, their weighted sum, the batch's samples."""
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        self._bad += [name for name in bad if name not in self._bad]
+        self._loss += loss
+        self._keys += keys
+        self._bad_keys += keys if bad else []
+
+    def judge(self, norm: float, optim: OptimConfig, scale: Callable[[], float]) -> Verdict:
+        """The verdict on the update whose micro-batches were seen; the same on all ranks.
+
+        Args:
+            norm: of this rank's gradient before clipping, which is that of all ranks.
+            scale: gives that of fp16's loss scaler; 1 where there is none.
+        """
+        mine = {"norm": norm, "loss": self._loss / optim.accumulate, "bad": float(bool(self._bad))}
+        seen = parallel.mean(mine)
+        norm, loss, median = seen["norm"], seen["loss"], _median(self._norms, ENOUGH)
+        why, overflow = "", False
+        if seen["bad"]:
+            why = "a term of the loss is not finite"
+        elif not math.isfinite(norm):
+            overflow = scale() > 1.0  # a smaller scale mends it, and finding that out is what the scaler is there for
+            why = "" if overflow else f"the norm of the gradient is {norm}"
+        elif optim.gradient_spike and median and norm > max(optim.gradient_spike * median, optim.clip_norm):
+            why = f"the norm of the gradient, {norm:.3g}, is {norm / median:.0f} times its running median {median:.3g}"
+        if math.isfinite(norm):
+            self._norms.append(norm)
+        self.memory.overflows += overflow
+        self.memory.in_a_row = self.memory.in_a_row + 1 if why else 0
+        return Verdict(norm, loss, why, median, overflow)
+
+    def loss_spike(self, loss: float, factor: float) -> float:
+        """Where the loss begins to spike the running median that it spikes against, else 0; `factor` 0: it never does.
+
+        A loss may be below 0 (an entropy's bonus), so what counts is how far above the median it is.
+        """
+        if not math.isfinite(loss):
+            return 0.0
+        median, memory = _median(self._losses, ENOUGH_LOSSES), self.memory
+        high = bool(factor and median) and loss - median > (factor - 1) * abs(median)
+        self._losses.append(loss)
+        memory.high = memory.high + 1 if high else 0
+        memory.loss_spikes += memory.high == 1
+        return median if memory.high == 1 else 0.0
+
+    def diverged(self) -> bool:
+        """True where the loss has spiked for several updates."""
+        return self.memory.high >= PATIENCE
+
+    def skip(self, verdict: Verdict, phase: str, step: int, total: int) -> dict[str, Any]:
+        """Enter a skipped update into the table and return its row: all ranks' samples, or those whose terms are bad.
+
+        Args:
+            step: the last micro-batch's, counted from 1 in the phase; total: the same, counted in the stage.
+        """
+        found = parallel.all_objects((self._bad, self._bad_keys, self._keys))
+        terms = list(dict.fromkeys(name for bad, _, _ in found for name in bad))
+        keys = [key for _, bad, _ in found for key in bad] or [key for _, _, own in found for key in own]
+        why = f"{', '.join(terms)} of the loss is not finite" if terms else verdict.why
+        row = {"step": total, "phase": phase, "phase_step": step, "why": why, "gradient_norm": _plain(verdict.norm)}
+        row |= {"median_norm": verdict.median, "loss": _plain(verdict.loss), "samples": len(keys), "keys": keys[:KEYS]}
+        self.memory.skipped.append(row)
+        self.memory.in_phase += 1
+        return row
+
+    def done(self) -> None:
+        """The update is taken or skipped; the next one begins."""
+        self._new_update()
+
+
+def _median(values: deque[float], enough: int) -> float:
+    """0 where there are too few."""
+    return statistics.median(values) if len(values) >= enough else 0.0
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else str(value)
