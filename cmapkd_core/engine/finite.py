@@ -16,7 +16,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors with a NaN or an Inf; of any dtype and on any device."""
     floats = {name: x.detach() for name, x in tensors.items() if x.is_floating_point() and x.numel()}
     # Extremes: no mask of each tensor's size, and a NaN anywhere is both of them. One transfer for all.
-    extremes = [torch.stack(x.aminmax()).float().isfinite().all() for x in floats.values()]
+    extremes = [torch.stack(x.aminmax()).isfinite().all() for x in floats.values()]
     fine = torch.stack([x.to(extremes[0].device) for x in extremes]).tolist() if extremes else []
     return [name for name, good in zip(floats, fine, strict=True) if not good]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cmapkd_core.engine.finite import shortened
-from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.engine.session import ELSE, Plan, Session
 from cmapkd_core.errors import Diverged
 
 _STEPS, _SAMPLES = 24, 8  # that a message names
@@ -45,12 +45,15 @@ def require_sound(session: Session, plan: Plan, step: int) -> None:
         many = len(memory.skipped) > optim.max_skipped
         bound = f"optim.max_skipped={optim.max_skipped}" if many else f"half of the phase's {plan.updates}"
         steps = shortened([f"{row['phase']} {row['phase_step']}" for row in memory.skipped], _STEPS)
-        text = f"{len(memory.skipped)} updates were skipped, more than {bound} (steps {steps}); the last: "
+        count = len(memory.skipped)
+        text = (
+            f"{count} update{'s were' if count > 1 else ' was'} skipped, more than {bound} (steps {steps}); the last: "
+        )
         text += _told(memory.skipped[-1])
     elif optim.rollbacks and session.watch.diverged():
         text = f"the loss stays above {optim.loss_spike:g} times its running median"
     if text:
-        raise Diverged(f"{where}: {text}. {session.way_on()}")
+        raise Diverged(f"{where}: {text}. {session.way_on()}. {ELSE}")
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -23,6 +23,10 @@ from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.tracking import Tracker
 
 log = logging.getLogger(__name__)
+ELSE = (  # what can be done where training goes wrong at the same step each time
+    "If it stops there again: lower the learning rates, look at the samples, or try optim.precision=fp32 or "
+    "optim.rollbacks=1, which goes on with another order of the batches"
+)
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,7 @@ class Session:
             kind = next((kind for kind in (InputError, NotFinite) if isinstance(failure, kind)), RuntimeError)
             said = parallel.broadcast((kind, str(failure)) if failure else None)
         if said and said[0] is NotFinite:
-            raise Diverged(f"{self.stage}: no checkpoint is written of what is not finite: {said[1]}. {self.way_on()}")
+            raise Diverged(f"{self.stage}: not finite, so not saved: {said[1]}. {self.way_on()}. {ELSE}")
         if failure:
             raise failure
         if said:
@@ -217,18 +221,14 @@ class Session:
         self.replaced = {key: reason for found in parallel.all_objects(self.replaced) for key, reason in found.items()}
 
     def way_on(self) -> str:
-        """Asked on all ranks where a stage stops: what the same command goes on from, and what else can be done.
-
-        What is being written is waited for.
-        """
+        """Asked on all ranks where a stage stops: what the same command goes on from. Waits for a write under way."""
         if failure := self._saver.wait():
             log.warning("the last checkpoint could not be written: %s", failure)
         good: tuple[int, int] | None = parallel.broadcast(self.checkpoints.good)
-        place = f"the last good checkpoint, phase {self.plans[good[0]].name}, step {good[1]}" if good else "the start"
-        return (
-            f"The same command goes on from {place}. If it stops here again: lower the learning rates, look at these "
-            "samples, or try optim.rollbacks=1 (another order of batches) or optim.precision=fp32"
-        )
+        if good is None:
+            return "There is no checkpoint yet, so the same command begins again"
+        phase, step = good
+        return f"The same command goes on from the last good checkpoint, phase {self.plans[phase].name}, step {step}"
 
     def due(self, every: int, plan: Plan, step: int, within: int = 1) -> bool:
         """True at each `every` steps of a phase (0: none of them), or up to `within` steps later, and at its end."""
@@ -265,8 +265,10 @@ class Session:
                 self.save(plan, step, module, optimiser)
         if stopping:
             self.settle()
-            saved = f"not saved after a skipped update. {self.way_on()}" if self._postponed else "saved"
-            raise Interrupted(f"{self.stage} was asked to stop; {saved} at phase {plan.name}, step {step}")
+            if self._postponed:
+                where = f"phase {plan.name}, step {step}, after an update that was skipped, which is not saved"
+                raise Interrupted(f"{self.stage} was asked to stop at {where}. {self.way_on()}")
+            raise Interrupted(f"{self.stage} was asked to stop; saved at phase {plan.name}, step {step}")
 
     def _report(self, plan: Plan, step: int, point: dict[str, Any]) -> None:
         numbers = (*point["terms"].values(), point["gradient_norm"])

@@ -1,0 +1,88 @@
+"""What each of two processes does in test_poisoned_ranks.py: `poisoned_ranks.py ROOT`; the fault is on rank 1 alone."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmapkd_core import parallel
+from cmapkd_core.config import OptimConfig, Phase, Rates
+from cmapkd_core.engine.checkpoint import Checkpoints
+from cmapkd_core.errors import Diverged
+
+STEPS = (13, 14)
+VALUES = {"nan": math.nan, "inf": math.inf, "spike": 100.0}
+
+
+def toys() -> Any:
+    """The toy phases of this folder's conftest."""
+    spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules["toys"] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+def poison(one: Any, fault: str, value: float) -> None:
+    """At STEPS; in the weights at the first of them, for good."""
+    now, clean = [-1], one.rows.y.clone()
+
+    def before(step: int) -> None:
+        now[0] = step
+        if fault == "loss":
+            one.rows.y = clean * (value * 10 if value == 100 else value) if step in STEPS else clean
+        if fault == "weights" and step == STEPS[0]:
+            one.module.weight.data[0, 0] *= value * (100 if value == 100 else 1)
+
+    one.rows.before = before
+    if fault == "gradient":  # before the ranks' gradients are summed
+        much = value * 20 if value == 100 else value
+        one.module.weight.register_hook(lambda grad: grad * much if now[0] in STEPS else grad)
+
+
+def train(module: Any, folder: Path, fault: str, value: float, most: int) -> dict[str, Any]:
+    """One run of 20 updates, and the same command once more where it stopped, without the fault."""
+    optim = OptimConfig(batch=8, warmup=0.0, max_skipped=most)
+    phases = (Phase(2, Rates(student=1e-2, pyramid=1e-2)),)
+    runtime = dataclasses.replace(module.Toy.__dataclass_fields__["runtime"].default, checkpoint_every=5)
+    found: dict[str, Any] = {"stopped": "", "resumed": []}
+    for attempt in range(2):
+        own = folder / str(parallel.rank())  # journal and scratch
+        one = module.Toy(own, phases=phases, optim=optim, runtime=runtime)
+        one.checkpoints = Checkpoints(str(folder / "work"), own / "scratch", "a")
+        one.rows.x, one.rows.y = (x.roll(parallel.rank(), 0) for x in (one.rows.x, one.rows.y))
+        if parallel.rank() == 1 and attempt == 0:
+            poison(one, fault, value)
+        try:
+            session = one.run()
+            break
+        except Diverged as error:
+            found["stopped"] = str(error)
+    rows = session.watch.memory.skipped
+    resumed = [line for line in one.said if "going on from" in line]
+    weights = {name: x.tolist() for name, x in one.module.state_dict().items()}
+    return found | {"rows": rows, "resumed": resumed, "weights": weights}
+
+
+def main(root: str) -> None:
+    torch.set_num_threads(1)
+    parallel.start()
+    module, found = toys(), {}
+    runs = [(fault, kind, most) for fault in ("gradient", "loss") for kind in VALUES for most in (5, 1)]
+    runs += [("weights", kind, 3) for kind in VALUES]
+    for fault, kind, most in (("none", "nan", 1), *runs):
+        folder = Path(root, f"{fault}-{kind}-{most}")
+        found[folder.name] = train(module, folder, fault, VALUES[kind], most)
+    Path(root, f"rank{parallel.rank()}.json").write_text(json.dumps(found))
+    parallel.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
