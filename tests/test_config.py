@@ -182,10 +182,19 @@ def test_rows_share_the_stages_before_they_differ(recipe, row, expected):
         ("student.weights=other.safetensors", {"prepare", "teacher"}),
         ("student.model=ViT-B-32", {"prepare"}),
         ("optim.batch=8", {"prepare", "teacher"}),
+        ("optim.max_skipped=3", {"prepare"}),
+        ("optim.rollbacks=1", {"prepare"}),
     ],
 )
 def test_a_field_reaches_the_stages_that_read_it(change, expected):
     assert shared(resolve("tiny"), resolve("tiny", overrides=change)) == expected
+
+
+def test_artifacts_made_before_updates_were_watched_keep_their_places():
+    younger = ("max_skipped", "gradient_spike", "loss_spike", "rollbacks")
+    assert not {f"optim.{name}" for name in younger} & {
+        name for stage in STAGES for name in reads(resolve("tiny"), stage)
+    }
 
 
 def test_a_method_without_a_teacher_does_not_depend_on_it():
@@ -197,6 +206,7 @@ def test_every_field_that_no_fingerprint_holds_is_known():
     """A field that changes results and that no stage reads would let two recipes share an artifact."""
     gate = "data.splits=train data.leakage=ids data.leakage_action=drop data.against=x teacher_fit.views=2"
     gate += " teacher_fit.store=levels selector.toward=task,kd"
+    gate += " optim.max_skipped=3 optim.gradient_spike=9 optim.loss_spike=9 optim.rollbacks=1"
     recipes = [*(resolve("tiny", row) for row in ROWS), resolve("tiny", overrides=gate)]
     read = {name for recipe in recipes for stage in STAGES for name in reads(recipe, stage)}
     unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith(("runtime.", "evaluate."))}
@@ -327,6 +337,8 @@ def test_as_json_is_plain():
         ("none", "method.kd_tau=0", r"method\.kd_tau=0\.0: it must be above 0"),
         ("none", "selector.utility_tau=0", r"selector\.utility_tau=0\.0: it must be above 0"),
         ("none", "method.weights.fd=-1", r"method\.weights\.fd=-1\.0: it cannot be below 0"),
+        ("none", "optim.gradient_spike=0.5", r"optim\.gradient_spike=0\.5: it must be above 1, or 0"),
+        ("none", "optim.loss_spike=1", r"optim\.loss_spike=1\.0: it must be above 1, or 0"),
         ("none", "optim.beta2=1", r"optim\.beta2=1\.0: it must be from 0 to below 1"),
         ("none", "teacher_fit.dropout=1.5", r"teacher_fit\.dropout=1\.5: it must be from 0 to 1"),
         ("none", "optim.precision=fp8", r"unknown precision 'fp8': did you mean"),

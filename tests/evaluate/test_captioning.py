@@ -15,7 +15,8 @@ from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.shards import ShardSet, write_shards
 from cmapkd_core.data.sources import open_rows
-from cmapkd_core.evaluate import NotApplicable, Subject, caption_scores
+from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate import NotApplicable, Subject, caption_scores, caption_training
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingSights, see
 from cmapkd_core.evaluate.caption_tokens import END, START, UNKNOWN, Vocabulary, words
@@ -118,6 +119,28 @@ def test_the_decoder_learns_a_few_pictures_by_heart_and_describes_them(subject, 
     scores = caption_scores.score({str(i): captions[i] for i in rows}, {"": said}).systems[""]
     assert scores["BLEU-1"] > 90
     assert scores["CIDEr"] > 300
+
+
+@pytest.mark.parametrize("update", [1, 4])  # of two epochs with two each; the last is in no loss that follows
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_no_decoder(subject, monkeypatch, update, value):
+    one, _ = subject(epochs=2, batch=4)
+    seen = [0]
+
+    def poisoned(grad: torch.Tensor) -> torch.Tensor:
+        seen[0] += 1
+        return grad * value if seen[0] == update else grad
+
+    def decoder(*given):
+        made = PrefixDecoder(*given)
+        made.places.register_hook(poisoned)
+        return made
+
+    monkeypatch.setattr(caption_training, "PrefixDecoder", decoder)
+    captions = [group[:1] for group in captioned(one.shards, "train").values()][:8]
+    epoch = (update + 1) // 2
+    with pytest.raises(InputError, match=rf"captioning: in epoch {epoch} .*: lower evaluate\.captioning\.lr"):
+        learn(one, list(range(8)), captions)
 
 
 def test_words_see_the_prefix_and_the_words_before_them_alone(subject):

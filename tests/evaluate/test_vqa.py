@@ -30,7 +30,7 @@ from cmapkd_core.evaluate.vqa_answers import (
     vocabulary,
     without_punctuation,
 )
-from cmapkd_core.evaluate.vqa_head import FusionHead, Targets, places, rate
+from cmapkd_core.evaluate.vqa_head import FusionHead, Targets, places, rate, train
 from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs, asked
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
@@ -390,6 +390,31 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 # ---- the task -------------------------------------------------------------------------------------
 
 LEARNS = VqaConfig(epochs=24, batch=32, lr=3e-3, width=32, layers=1)
+
+
+class Four:
+    """Four questions of one batch."""
+
+    def batches(self, size, generator=None):
+        yield torch.ones(4, 3), torch.zeros(4, 2)
+
+    def __len__(self) -> int:
+        return 4
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("update", [1, 3])
+def test_a_gradient_that_is_not_finite_is_no_head(update, value):
+    head, seen = torch.nn.Linear(3, 2), [0]
+
+    def poisoned(grad: torch.Tensor) -> torch.Tensor:
+        seen[0] += 1
+        return grad * value if seen[0] == update else grad
+
+    head.weight.register_hook(poisoned)
+    with pytest.raises(InputError, match=r"vqa: the head's loss is 1\.\d+ and the norm of its gradient .*: lower eval"):
+        train(head, Four(), None, VqaConfig(epochs=3), lambda line: None)
+    assert all(p.isfinite().all() for p in head.parameters())
 
 
 @pytest.fixture(scope="module")
