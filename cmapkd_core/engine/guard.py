@@ -26,8 +26,8 @@ def judge(session: Session, plan: Plan, step: int, norm: float, scale: Callable[
         count = len(watch.memory.skipped)
         session.tracker.log({"skipped_updates": count}, total)
         session.say(f"{where}: update skipped ({count} of at most {optim.max_skipped}): {_told(row)}\n")
-    if median := watch.loss_spike(verdict.loss, optim.loss_spike):
-        session.tracker.log({"loss_spikes": watch.memory.loss_spikes}, total)
+    if median := watch.loss_spike(verdict.loss, optim.loss_spike, total):
+        session.tracker.log({"loss_spikes": len(watch.memory.loss_spikes)}, total)
         session.say(f"{where}: loss {verdict.loss:.4g}, more than {optim.loss_spike:g} times its median {median:.4g}\n")
     watch.done()
     return not verdict.why

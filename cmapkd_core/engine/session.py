@@ -88,7 +88,7 @@ class Session:
     rolled: int = 0  # times that the stage went back to a checkpoint for another order of the batches
     watch: Watch = field(default_factory=Watch)
     _clock: tuple[int, float] = (0, 0.0)
-    _postponed: bool = False  # a checkpoint was due after an update that was skipped
+    _postponed: bool = False  # a checkpoint was due after a bad update
 
     def __post_init__(self) -> None:
         self._saver = Saver(self.checkpoints, self.runtime.checkpoint_minutes, self.now)
@@ -111,8 +111,8 @@ class Session:
             self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
             for point in self.history:
                 self.tracker.log(_flat(point), point["step"])
-            for number, row in enumerate(self.watch.memory.skipped, start=1):
-                self.tracker.log({"skipped_updates": number}, row["step"])
+            for metrics, step in self.watch.events():
+                self.tracker.log(metrics, step)
 
     def __enter__(self) -> Session:
         return self
@@ -259,14 +259,14 @@ class Session:
             stopping, timed = self.stop.agree(parallel.rank() == 0 and self._saver.due())
         every = self.runtime.checkpoint_every
         due = self._postponed or stopping or timed or self.due(every, plan, step, within=plan.optim.accumulate)
-        if whole and due:  # weights that have just led to a skipped update are not yet known to be good
-            self._postponed = self.watch.memory.in_a_row > 0
+        if whole and due:  # the last good one stays the last until an update is taken again
+            self._postponed = not self.watch.trusts(plan.optim)
             if not self._postponed:
                 self.save(plan, step, module, optimiser)
         if stopping:
             self.settle()
             if self._postponed:
-                where = f"phase {plan.name}, step {step}, after an update that was skipped, which is not saved"
+                where = f"phase {plan.name}, step {step}, after a bad update, which is not saved"
                 raise Interrupted(f"{self.stage} was asked to stop at {where}. {self.way_on()}")
             raise Interrupted(f"{self.stage} was asked to stop; saved at phase {plan.name}, step {step}")
 

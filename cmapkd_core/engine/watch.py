@@ -41,7 +41,7 @@ class Memory:
     in_phase: int = 0  # of them
     in_a_row: int = 0  # skipped up to now; 0 after an update that was taken
     high: int = 0  # updates in a row whose loss spiked
-    loss_spikes: int = 0  # times that it began to
+    loss_spikes: list[dict[str, float]] = field(default_factory=list)  # where it began to: step, loss, median
     overflows: int = 0  # that fp16's loss scaler found while it looked for its scale
     norms: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Watch:
     def metrics(self) -> dict[str, float]:
         """As a stage's metrics."""
         memory = self.memory
-        found = {"skipped_updates": len(memory.skipped), "loss_spikes": memory.loss_spikes}
+        found = {"skipped_updates": len(memory.skipped), "loss_spikes": len(memory.loss_spikes)}
         return {name: float(value) for name, value in (found | {"overflows": memory.overflows}).items()}
 
     def see(self, terms: dict[str, float], loss: float, keys: list[str]) -> None:
@@ -113,8 +113,10 @@ class Watch:
         self.memory.in_a_row = self.memory.in_a_row + 1 if why else 0
         return Verdict(norm, loss, why, median, overflow)
 
-    def loss_spike(self, loss: float, factor: float) -> float:
+    def loss_spike(self, loss: float, factor: float, total: int) -> float:
         """Where the loss begins to spike the running median that it spikes against, else 0; `factor` 0: it never does.
+
+        `total`: the step, counted in the stage.
 
         A loss may be below 0 (an entropy's bonus), so what counts is how far above the median it is.
         """
@@ -124,8 +126,19 @@ class Watch:
         high = bool(factor and median) and loss - median > (factor - 1) * abs(median)
         self._losses.append(loss)
         memory.high = memory.high + 1 if high else 0
-        memory.loss_spikes += memory.high == 1
-        return median if memory.high == 1 else 0.0
+        if memory.high != 1:
+            return 0.0
+        memory.loss_spikes.append({"step": total, "loss": loss, "median": median})
+        return median
+
+    def events(self) -> list[tuple[dict[str, float], int]]:
+        """Metrics and step of everything so far, for a tracker that begins anew."""
+        numbered = {"skipped_updates": self.memory.skipped, "loss_spikes": self.memory.loss_spikes}
+        return [({name: n}, row["step"]) for name, rows in numbered.items() for n, row in enumerate(rows, start=1)]
+
+    def trusts(self, optim: OptimConfig) -> bool:
+        """False where weights may be what is wrong: the last update was skipped, or the loss is high and may revert."""
+        return not self.memory.in_a_row and not (optim.rollbacks and self.memory.high)
 
     def diverged(self) -> bool:
         """True where the loss has spiked for several updates."""

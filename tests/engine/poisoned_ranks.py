@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from cmapkd_core import parallel
 from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.errors import Diverged
+from cmapkd_core.stages.assembly import run_plans
+from cmapkd_core.tracking import Tracker
 
-STEPS = (13, 14)
+STEPS = (6, 7)
+MOST = {"gradient": 5, "loss": 1, "weights": 3}  # updates that may be skipped: more than there are, or fewer
 VALUES = {"nan": math.nan, "inf": math.inf, "spike": 100.0}
 
 
@@ -48,9 +52,9 @@ def poison(one: Any, fault: str, value: float) -> None:
 
 
 def train(module: Any, folder: Path, fault: str, value: float, most: int) -> dict[str, Any]:
-    """One run of 20 updates, and the same command once more where it stopped, without the fault."""
+    """One run of ten updates, and the same command once more where it stopped, without the fault."""
     optim = OptimConfig(batch=8, warmup=0.0, max_skipped=most)
-    phases = (Phase(2, Rates(student=1e-2, pyramid=1e-2)),)
+    phases = (Phase(1, Rates(student=1e-2, pyramid=1e-2)),)
     runtime = dataclasses.replace(module.Toy.__dataclass_fields__["runtime"].default, checkpoint_every=5)
     found: dict[str, Any] = {"stopped": "", "resumed": []}
     for attempt in range(2):
@@ -71,15 +75,36 @@ def train(module: Any, folder: Path, fault: str, value: float, most: int) -> dic
     return found | {"rows": rows, "resumed": resumed, "weights": weights}
 
 
+def roll_back(module: Any, folder: Path) -> dict[str, Any]:
+    """Two bad updates in the usual order of the batches alone, one more than may be skipped."""
+    optim = OptimConfig(batch=8, warmup=0.0, max_skipped=1, rollbacks=1)
+    one = module.Toy(folder / str(parallel.rank()), phases=(Phase(1, Rates(student=1e-2)),), optim=optim)
+    clean = one.rows.y.roll(parallel.rank(), 0)
+
+    def before(step: int) -> None:
+        bad = parallel.rank() == 1 and one.rows.turn == 0 and step in STEPS
+        one.rows.y = clean * math.nan if bad else clean
+
+    one.rows.before = before
+    tracker = Tracker.open("", run="r", stage="s", journal=one.folder / "journal.jsonl", params={})
+    recipe = SimpleNamespace(runtime=one.runtime, optim=optim)
+    context = SimpleNamespace(recipe=recipe, tracker=tracker, workdir=str(folder / "work"), say=one.said.append)
+    context.scratch, context.identity = one.folder / "scratch", "a"
+    work = {plan.name: lambda: (one.module, one.rows, lambda batch, phase: None) for plan in one.plans}
+    session = run_plans(context, "toy", one.plans, work, seed=0)  # type: ignore[arg-type]
+    weights = {name: x.tolist() for name, x in one.module.state_dict().items()}
+    return {"rolled": session.rolled, "skipped": session.watch.memory.skipped, "weights": weights, "said": one.said}
+
+
 def main(root: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     module, found = toys(), {}
-    runs = [(fault, kind, most) for fault in ("gradient", "loss") for kind in VALUES for most in (5, 1)]
-    runs += [("weights", kind, 3) for kind in VALUES]
-    for fault, kind, most in (("none", "nan", 1), *runs):
-        folder = Path(root, f"{fault}-{kind}-{most}")
-        found[folder.name] = train(module, folder, fault, VALUES[kind], most)
+    runs = [(fault, kind) for fault in MOST for kind in VALUES]
+    for fault, kind in (("none", "nan"), *runs):
+        folder = Path(root, f"{fault}-{kind}")
+        found[folder.name] = train(module, folder, fault, VALUES[kind], MOST.get(fault, 0))
+    found["back"] = roll_back(module, Path(root, "back"))
     Path(root, f"rank{parallel.rank()}.json").write_text(json.dumps(found))
     parallel.stop()
 

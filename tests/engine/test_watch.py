@@ -316,7 +316,7 @@ def test_norms_that_stay_where_they_spiked_to_are_the_new_usual():
 
 def loss_spikes(losses: list[float], factor: float = 3.0) -> list[int]:
     watch = Watch()
-    return [i for i, loss in enumerate(losses) if watch.loss_spike(loss, factor)]
+    return [i for i, loss in enumerate(losses) if watch.loss_spike(loss, factor, i)]
 
 
 def test_a_loss_that_leaves_its_median_is_reported_once():
@@ -333,6 +333,13 @@ def test_a_loss_that_diverges_is_said_with_its_step_and_goes_on(make):
     assert line.startswith("toy phase0: step 26: loss ")
     assert session.watch.metrics()["loss_spikes"] == 1
     assert session.watch.memory.skipped == []
+
+
+def test_a_loss_that_stays_high_is_a_divergence_where_that_may_go_back(make):
+    one = make(phases=(Phase(3, Rates(student=1e-9)),), gradient_spike=0.0, loss_spike=30.0, rollbacks=1)
+    in_loss(one, 100.0, 23, 24, 25)
+    with pytest.raises(Diverged, match=r"step 26: the loss stays above 30 times .* phase phase0, step 20\. If"):
+        one.run()
 
 
 def test_a_checkpoint_made_before_there_was_a_watch_is_gone_on_from(make, monkeypatch):
