@@ -1,12 +1,13 @@
 """Who works on an artifact: one task at a time, so that nothing is trained twice because two runs wanted it at once.
 
 `{artifact}/turn.json` names the task at work and changes every BEAT seconds while it lives. Another task that wants the
-same artifact waits for its end, and then finds the result. Who was killed is passed at once by its own retry and by
-anyone on its machine who sees that it is gone, and by others once it has been silent for SILENT seconds.
+same artifact waits for its end, and then finds the result. Who was killed is passed at once by its own retry in a new
+pod and by anyone on its machine who sees that it is gone, and by others once it has been silent for SILENT seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -35,7 +36,11 @@ class Turn:
         """`url` is the artifact's."""
         self._url = storage.join(url, TURN)
         asked = [request.run, request.recipe, request.ablation, request.all_overrides, request.seed, request.data]
-        here = "" if request.run else platform.node()  # started by hand: no run says that two are one and the same
+        # Two runs may have one name: the Workflow, cmapkd-abcde, says which is which (a TrainJob's pods have its job).
+        workflow = "-".join(os.environ.get("KFP_POD_NAME", "").split("-")[:2])
+        here = (
+            workflow if request.run else platform.node()
+        )  # started by hand: no run says that two are one and the same
         self._record: dict[str, Any] = {
             "owner": uuid.uuid4().hex,
             "seat": hashlib.sha256(json.dumps([stage, here, *asked]).encode()).hexdigest()[:16],
@@ -46,6 +51,7 @@ class Turn:
         }
         self._seen: tuple[Any, float] = ("", 0.0)  # the other's last sign of life, and when it was new
         self._over = threading.Event()
+        self._asked = False
         self._beating: threading.Thread | None = None
 
     def take(self) -> str:
@@ -54,20 +60,27 @@ class Turn:
         Raises:
             StorageError: the store does not answer.
         """
-        if not storage.create(self._url, json.dumps(self._record).encode()):
-            try:
-                other = storage.read_json(self._url)
-            except FileNotFoundError:  # given back just now
-                return "a task that has just ended"
-            if not self._may_pass(other):
-                return self._who(other)
-            storage.write_json(self._url, self._record)
-            time.sleep(SETTLE)
-            if storage.read_json(self._url)["owner"] != self._record["owner"]:
-                return "another task that waited too"
+        try:
+            if who := self._ahead():
+                return who
+        except FileNotFoundError:  # given back just now
+            return "a task that has just ended"
         self._beating = threading.Thread(target=self._beat, daemon=True)
         self._beating.start()
         return ""
+
+    def _ahead(self) -> str:
+        """Who has the turn; "" where it is ours now, of nobody or of one that may be passed."""
+        self._asked = True
+        if storage.create(self._url, json.dumps(self._record).encode()):
+            return ""
+        other = storage.read_json(self._url)
+        if not self._may_pass(other):
+            return self._who(other)
+        began = time.monotonic()
+        storage.write_json(self._url, self._record)
+        time.sleep(SETTLE + time.monotonic() - began)  # as slow as the store is for us, it may be for another
+        return "" if storage.read_json(self._url)["owner"] == self._record["owner"] else "another task that waited too"
 
     def __enter__(self) -> Turn:
         return self
@@ -77,9 +90,10 @@ class Turn:
     ) -> None:
         """Give it back, where it was taken; what the store says then is nobody's trouble: silence tells the same."""
         self._over.set()
-        if self._beating is None:
+        if not self._asked:
             return
-        self._beating.join()
+        if self._beating is not None:
+            self._beating.join()
         try:
             if storage.read_json(self._url)["owner"] == self._record["owner"]:
                 storage.delete(self._url)
@@ -93,14 +107,19 @@ class Turn:
                 if storage.read_json(self._url)["owner"] != self._record["owner"]:
                     return  # passed while we were silent; the first manifest counts, as ever
                 storage.write_json(self._url, self._record)
-            except (FileNotFoundError, storage.StorageError):
+            except FileNotFoundError:  # its place was cleared
+                with contextlib.suppress(storage.StorageError):
+                    storage.create(self._url, json.dumps(self._record).encode())
+            except storage.StorageError:
                 continue  # the next one may arrive
 
     def _may_pass(self, other: dict[str, Any]) -> bool:
         """Whether the other is this task's earlier attempt, is gone from this machine, or was silent for long."""
-        if other["seat"] == self._record["seat"]:
-            return True
-        if other["host"] == self._record["host"] and not _alive(other["pid"]):
+        if other["host"] == self._record["host"] and other["pid"] != self._record["pid"]:
+            gone = not _alive(other["pid"])  # the same command given twice is no retry
+        else:
+            gone = other["seat"] == self._record["seat"]
+        if gone:
             return True
         sign = (other["owner"], other["beat"])
         if sign != self._seen[0]:

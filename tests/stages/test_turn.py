@@ -85,6 +85,53 @@ def test_a_task_elsewhere_is_passed_when_it_was_silent_for_long(
             assert bool(mine.take()) is waits, at
 
 
+def test_the_same_command_given_twice_is_no_retry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in two terminals of a machine, nor as two runs of one name in a cluster."""
+    monkeypatch.setattr(turn, "SETTLE", 0.0)
+    url, same = str(tmp_path / "joint"), asked(tmp_path, "run")
+    with Turn(same, "joint", url) as second:
+        storage.write_json(f"{url}/{TURN}", second._record | {"owner": "other", "pid": os.getppid()})
+        assert second.take().startswith("run run (on ")
+    for pod, waits in (("cmapkd-aaaaa-system-container-impl-2", False), ("cmapkd-bbbbb-system-container-impl-1", True)):
+        monkeypatch.setenv("KFP_POD_NAME", "cmapkd-aaaaa-system-container-impl-1")
+        killed = Turn(same, "joint", url)._record | {"host": "another-pod"}
+        storage.write_json(f"{url}/{TURN}", killed)
+        monkeypatch.setenv("KFP_POD_NAME", pod)
+        with Turn(same, "joint", url) as attempt:
+            assert bool(attempt.take()) is waits, pod
+
+
+def test_what_is_given_back_while_it_is_asked_for_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent one that lives deletes its record after it was passed, and the place may be cleared by hand."""
+    url, same = str(tmp_path / "joint"), asked(tmp_path, "run")
+    monkeypatch.setattr(turn, "BEAT", 0.01)
+    storage.write_json(f"{url}/{TURN}", Turn(same, "joint", url)._record)
+    with Turn(same, "joint", url) as mine:
+        with monkeypatch.context() as patched:
+            patched.setattr(turn.time, "sleep", lambda seconds: storage.delete(f"{url}/{TURN}"))
+            assert mine.take() == "a task that has just ended"
+        assert mine.take() == ""
+        storage.delete(f"{url}/{TURN}")
+        for _ in range(200):
+            if storage.exists(f"{url}/{TURN}"):
+                break
+            threading.Event().wait(0.02)
+        assert record(url)["owner"] == mine._record["owner"]
+    assert not storage.exists(f"{url}/{TURN}")
+
+
+def test_a_stop_while_the_turn_is_taken_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    url, same = str(tmp_path / "joint"), asked(tmp_path, "run")
+    storage.write_json(f"{url}/{TURN}", Turn(same, "joint", url)._record)
+    monkeypatch.setattr(turn.time, "sleep", stopped)
+    with pytest.raises(KeyboardInterrupt), Turn(same, "joint", url) as mine:
+        mine.take()
+    assert not storage.exists(f"{url}/{TURN}")
+
+
 def test_it_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turn, "BEAT", 0.01)
     url = str(tmp_path / "joint")
