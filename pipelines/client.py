@@ -19,6 +19,7 @@ from pipelines.site import Site
 
 PIPELINE = "cmapkd"
 PATIENCE = 12  # polls in a row that may fail while a run is followed
+ENDING = "CANCELING"
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 RETRIED = ("FAILED", "CANCELED")
 PAGE = 100  # runs that the API lists at a time
@@ -99,8 +100,11 @@ def schedule(client: Client, site: Site, name: str, package: Path, arguments: Ma
     return str(made.recurring_run_id)
 
 
-def of_experiment(client: Client, site: Site, name: str) -> dict[str, Any]:
-    """The latest run of every name in an experiment, the first one started first; none where it is not there."""
+def of_suite(client: Client, site: Site, name: str) -> dict[str, Any]:
+    """The latest run of every name in a suite's experiment, the first one started first; none where it is not there.
+
+    Names are those within the suite. Of other runs, as an experiment of another use has, none.
+    """
     namespace = site.namespace or None
     with speaking_to(address(site)):
         found = client.list_experiments(namespace=namespace, filter=_named(name)).experiments or []
@@ -115,8 +119,10 @@ def of_experiment(client: Client, site: Site, name: str) -> dict[str, Any]:
                 page_token=token,
             )
             for run in page.runs or []:
-                latest.pop(run.display_name, None)  # so that the order is that of the latest ones
-                latest[run.display_name] = run
+                suite, _, called = (run.display_name or "").rpartition(".")
+                if suite == name:
+                    latest.pop(called, None)  # so that the order is that of the latest ones
+                    latest[called] = run
             token = page.next_page_token
             if not token:
                 break
@@ -149,7 +155,7 @@ def retry(client: Client, site: Site, name: str) -> tuple[str, dict[str, str]]:
         run = named[0] if named else _run_of(client, name, endpoint)
         if run.state not in RETRIED:
             raise InputError(f"run {name} is {(run.state or 'not started').lower()}: only a failed run can be retried")
-        tasks = _tasks_of(client, run)
+        tasks = tasks_of(client, run)
         client.retry_run(run.run_id)
     return str(run.run_id), tasks
 
@@ -163,8 +169,8 @@ def _run_of(client: Client, run_id: str, endpoint: str) -> Any:
         raise InputError(f"no run '{run_id}' at {endpoint}: give its name, or the id at the end of its link") from None
 
 
-def _tasks_of(client: Client, run: Any) -> dict[str, str]:
-    """From the package that the run came with, or from the version that it refers to."""
+def tasks_of(client: Client, run: Any) -> dict[str, str]:
+    """Display names of a run's tasks by key, from its package, or from the version that it refers to."""
     version = run.pipeline_version_reference
     spec = run.pipeline_spec
     if not spec and version:

@@ -47,7 +47,7 @@ def describe_suite(job: Submission, suite: Suite) -> str:
 
 def _runs(job: Submission) -> Iterator[str]:
     """A suite's runs: what each waits for, how many tasks at a time, and what it comes to in a cluster."""
-    left = [task.name for task in job.plan.tasks]
+    now = job.now({})
     with tempfile.TemporaryDirectory() as folder:
         found = suite_runs.packages(job, Path(folder))
         sizes = {name: size.measure(package) for name, package in found.items()}
@@ -55,9 +55,10 @@ def _runs(job: Submission) -> Iterator[str]:
         if run.name not in sizes:
             yield f"  {run.name:24}nothing left to do"
             continue
-        waits = list(runs.makers(run, job.runs, left))
+        waits = list(runs.makers(run, job.runs, now.left))
         several = waits if len(waits) < 4 else [f"{len(waits)} runs"]
-        behind = f"; behind {run.follows}" if run.follows else ""
+        before = ", ".join(one.name for one in runs.behind(run, job.runs, now))
+        behind = f"; behind {before}" if before else ""
         told = f"; waits for {', '.join(several)}" if waits else ""
         yield f"  {run.name:24}{run.lanes} at a time{behind}{told}"
         yield f"  {'':24}{sizes[run.name]}" + ("" if sizes[run.name].fits else "  TOO LARGE FOR ONE RUN")

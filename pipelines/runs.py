@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from components import GATE
 from pipelines.suite import REPORT, Shared, Suite, in_lanes
@@ -22,22 +22,41 @@ from pipelines.tasks import Task
 TASKS = 25  # of a run at most, its gate among them
 WAIT = "gate"
 SHARED, LAST = "shared", "report"
+ALONE, DIGITS = -1, 12
 GATES = Task(WAIT, GATE, "gate", values={"waits": "", "follows": ""})
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a suite. lanes: tasks of it at a time. follows: the run that ends before it begins, well or not."""
+    """One run of a suite. lanes: tasks of it at a time. follows: the run that ends before it begins, well or not.
+
+    lane: of the runs that follow one another; ALONE has none beside it.
+    """
 
     name: str
     shared: tuple[Shared, ...]
     lanes: int = 1
     follows: str = ""
+    lane: int = ALONE
 
     @property
     def urls(self) -> dict[str, str]:
         """URLs of its artifacts by task."""
         return {one.task.name: one.url for one in self.shared}
+
+
+@dataclass(frozen=True)
+class Now:
+    """What is known when runs are made.
+
+    left: tasks that are to be done. ids: KFP's of the runs that were started, by name. going: those of them that work
+    since an earlier submission. old: digests of the manifests that are to be replaced, by URL.
+    """
+
+    left: Collection[str]
+    ids: Mapping[str, str] = field(default_factory=dict)
+    going: Collection[str] = ()
+    old: Mapping[str, str] = field(default_factory=dict)
 
 
 def split(suite: Suite, parallel: int) -> tuple[Run, ...]:
@@ -102,7 +121,7 @@ def _side_by_side(runs: Sequence[Run], parallel: int, after: str) -> tuple[Run, 
     placed = []
     for run in runs:
         begin, lane, before = heapq.heappop(free)
-        placed.append(replace(run, lanes=width[lane], follows=before))
+        placed.append(replace(run, lanes=width[lane], follows=before, lane=lane))
         cost = sum(one.cost for one in run.shared) / width[lane]
         heapq.heappush(free, (begin + cost, lane, run.name))
     return tuple(placed)
@@ -119,24 +138,46 @@ def makers(run: Run, runs: Sequence[Run], left: Collection[str]) -> dict[str, tu
     return found
 
 
-def tasks(
-    run: Run, runs: Sequence[Run], left: Collection[str], root: str, ids: Mapping[str, str], suite: str
-) -> tuple[Task, ...]:
+def behind(run: Run, runs: Sequence[Run], now: Now) -> list[Run]:
+    """Runs that have ended before a run begins: the last one before it in its lane that has something to do, and those
+    of its lane that work since an earlier submission."""
+    table = {other.name: other for other in runs}
+    before = table.get(run.follows)
+    while before is not None and not _left(before, now):
+        before = table.get(before.follows)
+    beside = [one for one in runs if one.name in now.going and run.name != LAST and _one_lane(one, run)]
+    return list({one.name: one for one in ([before] if before else []) + beside}.values())
+
+
+def _one_lane(one: Run, other: Run) -> bool:
+    return LAST not in (one.name, other.name) and (one.lane == other.lane or ALONE in (one.lane, other.lane))
+
+
+def tasks(run: Run, runs: Sequence[Run], now: Now, root: str, suite: str) -> tuple[Task, ...]:
     """The tasks of a run that are left, in its lanes, behind its gate where it waits for another run.
 
     Args:
-        ids: KFP's ids of the runs that were started, by name.
         suite: the suite's run name, before the run's name.
     """
-    ordered = in_lanes([one for one in run.shared if one.task.name in left], run.lanes)
-    waits = [_entry(name, urls, root, ids, suite) for name, urls in makers(run, runs, left).items()]
-    before = next((other for other in runs if other.name == run.follows and _left(other, left)), None)
-    follows = "" if before is None else _dumped(_entry(before.name, _ends(before, left), root, ids, suite))
+    ordered = in_lanes(_left(run, now), run.lanes)
+
+    def entries(urls: Mapping[str, Sequence[str]]) -> str:
+        below = [[called(suite, n), now.ids.get(n, ""), [_place(url, root, now) for url in urls[n]]] for n in urls]
+        return json.dumps(below, separators=(",", ":")) if below else ""
+
+    waits = entries(makers(run, runs, now.left))
+    follows = entries({one.name: [made.url for made in _left(one, now)] for one in behind(run, runs, now)})
     if not waits and not follows:
         return ordered
-    gate = replace(GATES, values={"waits": _dumped(waits), "follows": follows})
+    gate = replace(GATES, values={"waits": waits, "follows": follows})
     here = {task.name for task in ordered}
     return (gate, *(task if _behind(task, here) else replace(task, after=(WAIT,)) for task in ordered))
+
+
+def _place(url: str, root: str, now: Now) -> str:
+    """Below the root; with # and its digest where the manifest there is not the one that is waited for."""
+    old = now.old.get(url, "")
+    return url.removeprefix(root.rstrip("/") + "/") + (f"#{old[:DIGITS]}" if old else "")
 
 
 def _behind(task: Task, here: Collection[str]) -> bool:
@@ -144,23 +185,10 @@ def _behind(task: Task, here: Collection[str]) -> bool:
     return bool({*task.sources(), *task.after} & set(here))
 
 
-def _left(run: Run, left: Collection[str]) -> list[Shared]:
-    return [one for one in run.shared if one.task.name in left]
-
-
-def _ends(run: Run, left: Collection[str]) -> list[str]:
-    """URLs of a run's tasks that are left: all of them there, it has nothing more to do."""
-    return [one.url for one in _left(run, left)]
-
-
-def _entry(name: str, urls: Sequence[str], root: str, ids: Mapping[str, str], suite: str) -> list[object]:
-    return [called(suite, name), ids.get(name, ""), [url.removeprefix(root.rstrip("/") + "/") for url in urls]]
+def _left(run: Run, now: Now) -> list[Shared]:
+    return [one for one in run.shared if one.task.name in now.left]
 
 
 def called(suite: str, name: str) -> str:
     """What a run of a suite is called in Kubeflow Pipelines."""
     return f"{suite}.{name}"
-
-
-def _dumped(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
 from pipelines import mirror, package, runs, suite
 from pipelines.graph import Plan, select, without
-from pipelines.runs import Run
+from pipelines.runs import Now, Run
 from pipelines.site import Site, load_site, on_this_machine
 from pipelines.tasks import Task, output_urls, tasks_of, timed
 
@@ -46,6 +46,8 @@ class Submission:
     suite: suite.Suite | None = None
     runs: tuple[Run, ...] = ()  # of a suite: those that a cluster gets
     fixed: dict[str, str] = field(default_factory=dict)  # of a suite: values that its packages' form does not show
+    old: dict[str, str] = field(default_factory=dict)  # of a suite: digests of the manifests that it replaces, by URL
+    seen: bool = True  # False: of a suite at a root that cannot be read from here
 
     @property
     def whole(self) -> bool:
@@ -67,10 +69,13 @@ class Submission:
         doing = {task.name for task in self.plan.tasks}
         return tuple(name for name in run.urls if name in doing)
 
-    def plan_of(self, run: Run, ids: Mapping[str, str]) -> Plan:
-        """What one of its runs does; `ids` are KFP's of the runs that were started before it, by name."""
-        left = [task.name for task in self.plan.tasks]
-        tasks = runs.tasks(run, self.runs, left, self.arguments["root"], ids, self.run)
+    def now(self, ids: Mapping[str, str], going: Collection[str] = ()) -> Now:
+        """What there is to do; `ids` are KFP's of the runs that were started, by name; see Now."""
+        return Now([task.name for task in self.plan.tasks], ids, going, self.old)
+
+    def plan_of(self, run: Run, now: Now) -> Plan:
+        """What one of its runs does."""
+        tasks = runs.tasks(run, self.runs, now, self.arguments["root"], self.run)
         here = {task.name for task in tasks}
         given = {name: url for name, url in self.urls.items() if name not in here}
         return replace(self.plan, tasks=tasks, finished=given)
@@ -145,18 +150,22 @@ def decide_suite(
     run = args.run or f"{recipe.name}-{name}-{count}seeds"  # the same command goes on with it, in a cluster too
     seeds = range(recipe.seed, recipe.seed + count)
     laid = suite.lay_out(name, request, seeds, root or "{root}", run, args.expectations)
+    found = None
     if part:
-        chosen = part(laid.tasks)
-        done, redo = without(laid.tasks, laid.urls, chosen), "yes"
+        done, redo = without(laid.tasks, laid.urls, part(laid.tasks)), "yes"
+        again = {name: url for name, url in laid.urls.items() if name not in done}
+        old = {laid.urls[name]: one.digest for name, one in suite.manifests(again).items()}
     else:
-        done, redo = {} if args.compile_only else finished(laid, root), ""
+        found, redo = None if args.compile_only or not root else finished(laid), ""
+        done, old = found or ({}, {})
+    if args.local:
+        done.pop(suite.REPORT, None)  # which prints its table
     plan = Plan(tuple(task for task in laid.tasks if task.name not in done), done, run, redo)
     fixed = {"ablation": FULL, "seed": ""} | {name: request[name] for name in ("recipe", "overrides", "data")}
     arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
     made = () if args.local else runs.split(laid, site.parallel)
-    return Submission(
-        site, args.local, plan, run, request, arguments, laid.urls, laid.tasks, suite=laid, runs=made, fixed=fixed
-    )
+    job = Submission(site, args.local, plan, run, request, arguments, laid.urls, laid.tasks)
+    return replace(job, suite=laid, runs=made, fixed=fixed, old=old, seen=found is not None or bool(redo))
 
 
 def cron(text: str) -> str:
@@ -201,13 +210,13 @@ def at_a_time(given: str, default: int) -> int:
     return int(given or default)
 
 
-def finished(laid: suite.Suite, root: str) -> dict[str, str]:
-    """URLs of the suite's finished tasks; none where the root cannot be read from here: then the stages find out."""
+def finished(laid: suite.Suite) -> tuple[dict[str, str], dict[str, str]] | None:
+    """As suite.standing; None where the root cannot be read from here: then the stages find out."""
     try:
-        return suite.standing(laid) if root else {}
+        return suite.standing(laid)
     except StorageError as error:
         print(f"what is finished already is left to the stages, from here the root cannot be read: {error}")
-        return {}
+        return None
 
 
 def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:

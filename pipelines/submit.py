@@ -155,7 +155,7 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
         keep_record(job)
     if job.suite:
         ids = suite_runs.start(api, job)
-        return see_suite(api, job.site, suite_runs.Progress(job.run, ids, urls_of(job)), wait)
+        return see_suite(api, job.site, suite_runs.Progress(job.run, ids, urls_of(job), job.old), wait)
     with tempfile.TemporaryDirectory() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
         size.refuse_too_large(package, suite_runs.WAY_OUT)
@@ -193,7 +193,7 @@ def keep_record(job: Submission) -> None:
 def retry_there(site: Site, name: str, wait: bool) -> int:
     """Have the failed tasks of a run, or of all runs of a suite, run again; returns the exit code."""
     api = endpoint.connect(site)
-    if client.of_experiment(api, site, name):
+    if client.of_suite(api, site, name):
         return see_suite(api, site, suite_runs.Progress(name, suite_runs.retry(api, site, name)), wait)
     run_id, tasks = client.retry(api, site, name)
     return see(api, site, name, run_id, tasks, wait)

@@ -22,7 +22,7 @@ from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.fields import choose
 from cmapkd_core.places import report_url
 from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
-from cmapkd_core.stages.artifact import find
+from cmapkd_core.stages.artifact import Artifact, find
 from components import SUITE_REPORT
 from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name, tasks_of_cell
 
@@ -207,22 +207,46 @@ def in_lanes(shared: Sequence[Shared], parallel: int) -> tuple[Task, ...]:
     return tuple(ordered)
 
 
-def standing(suite: Suite) -> dict[str, str]:
-    """URLs of the tasks whose artifacts are complete and were made from what their inputs are now.
+def standing(suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
+    """URLs of the tasks whose artifacts are complete and were made from what their inputs are now, by task.
 
-    What the stages would find out themselves, each in a process or pod of its own. The report is never among them.
+    What the stages would find out themselves, each in a process or pod of its own.
+
+    Returns:
+        them, and by URL the digests of manifests that are there and will be replaced.
     """
     digests: dict[str, str] = {}
+    remade: set[str] = set()
     urls = suite.urls
-    for task in suite.tasks[:-1]:
-        found = find(urls[task.name])
-        if found is None or not set(task.inputs.values()) <= set(digests):
+    there = manifests(urls)
+    for task in suite.tasks:
+        if task.name not in there or task.sources() & remade:
+            remade.add(task.name)
             continue
-        tasks = {argument: digests[source] for argument, source in task.inputs.items()}
-        read = found.manifest["inputs"].items()
-        if all((tasks.get(argument) or _digest_at(made["url"])) == made["digest"] for argument, made in read):
-            digests[task.name] = found.digest
-    return {name: urls[name] for name in digests}
+        if not task.sources() <= set(digests):
+            continue
+        ours, others = _read(task, there[task.name].manifest["inputs"], digests)
+        if not ours:
+            remade.add(task.name)
+        elif all(_digest_at(made["url"]) == made["digest"] for made in others):
+            digests[task.name] = there[task.name].digest
+    return {n: urls[n] for n in digests}, {urls[n]: found.digest for n, found in there.items() if n in remade}
+
+
+def manifests(urls: Mapping[str, str]) -> dict[str, Artifact]:
+    """Those of the artifacts by task that are complete."""
+    found = {name: find(url) for name, url in urls.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _read(
+    task: Task, read: Mapping[str, dict[str, str]], digests: Mapping[str, str]
+) -> tuple[bool, list[dict[str, str]]]:
+    """Whether an artifact was made from what the tasks' are now, and what it read that no task makes."""
+    if task.collects:  # under names of its own, and nothing else
+        return {made["digest"] for made in read.values()} == {digests[source] for source in task.sources()}, []
+    ours = all(read[name]["digest"] == digests[of] for name, of in task.inputs.items() if name in read)
+    return ours, [made for name, made in read.items() if name not in task.inputs]
 
 
 def _digest_at(url: str) -> str:

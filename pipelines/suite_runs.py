@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.stages.artifact import find
+from cmapkd_core.storage import StorageError
 from pipelines import client, endpoint, size
 from pipelines.endpoint import Client
-from pipelines.runs import LAST, Run, called, makers
+from pipelines.runs import Now, Run, called, makers
 from pipelines.site import Site
 from pipelines.submission import Submission
 
@@ -26,55 +28,109 @@ def start(api: Client, job: Submission) -> dict[str, str]:
     done nothing yet, and is started anew too.
 
     Raises:
-        InputError: a part is to run again that still works, or a package too large.
+        InputError: a part is to run again that still works, a run that works does not make all that is missing of it
+            or works at another root, or a package too large; then nothing was started.
         EndpointError: the endpoint does not answer or refuses.
     """
-    known = client.of_experiment(api, job.site, job.run)
-    left = [name for run in job.runs for name in job.left(run)]
-    ids: dict[str, str] = {}
-    anew: set[str] = set()
-    for run in job.runs:
-        old: Any = known.get(called(job.run, run.name))
-        works = old is not None and old.state not in client.FINAL
-        done = run.name == LAST and not ids and old is not None and old.state == "SUCCEEDED" and not job.plan.redo
-        if not job.left(run) or done:
-            continue
-        if works and job.plan.redo:
-            raise InputError(f"run {old.display_name} still works: wait for its end, or end it in the UI")
-        if works and not anew & set(makers(run, job.runs, left)):
-            ids[run.name] = str(old.run_id)
-            continue
-        if works:
-            client.stop(api, job.site, str(old.run_id))
-        ids[run.name] = _start(api, job, run, ids)
-        anew.add(run.name)
-    _tell(job, ids, anew)
+    known = _here(client.of_suite(api, job.site, job.run), job)
+    job = job if job.seen else _as_kfp_says(api, job, known)
+    doing = [run for run in job.runs if job.left(run)]
+    going = _going(api, job, doing, known)
+    ids = {run.name: str(going[run.name].run_id) if run.name in going else _later(run.name) for run in doing}
+    with tempfile.TemporaryDirectory() as folder:
+        made = packages(job, Path(folder), job.now(ids, set(going)))
+        for package in made.values():
+            size.refuse_too_large(package, WAY_OUT)
+        for run in doing:
+            what = "goes on"
+            if run.name in made:
+                what = f"{len(job.left(run))} tasks"
+                old: Any = known.get(run.name)
+                if _works(old):
+                    client.stop(api, job.site, str(old.run_id))
+                ids[run.name] = _start(api, job, run, made[run.name], ids)
+            print(f"run {called(job.run, run.name)}: {what}: {client.link(job.site, ids[run.name])}", flush=True)
+    more = "the suite goes on without this command; the same one again adds what is missing"
+    print(f"{more}: {job.run}" if doing else f"suite {job.run}: nothing is missing", flush=True)
     return ids
 
 
-def _start(api: Client, job: Submission, run: Run, ids: Mapping[str, str]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        package = job.package(Path(folder) / "pipeline.yaml", plan=job.plan_of(run, ids))
-        size.refuse_too_large(package, WAY_OUT)
-        name = called(job.run, run.name)
-        return client.start(api, job.site, name, package, job.arguments, keep=False, experiment=job.run)
+def _works(run: Any) -> bool:
+    return run is not None and run.state not in (*client.FINAL, client.ENDING)
 
 
-def _tell(job: Submission, ids: Mapping[str, str], anew: set[str]) -> None:
-    if not ids:
-        print(f"suite {job.run}: nothing is missing", flush=True)
-        return
-    for run in job.runs:
-        if run.name in ids:
-            what = f"{len(job.left(run))} tasks" if run.name in anew else "goes on"
-            print(f"run {called(job.run, run.name)}: {what}: {client.link(job.site, ids[run.name])}", flush=True)
-    print(f"the suite goes on without this command; the same one again adds what is missing: {job.run}", flush=True)
+def _root(run: Any) -> str:
+    given = run.runtime_config.parameters if run.runtime_config else None
+    return str((given or {}).get("root", ""))
 
 
-def packages(job: Submission, folder: Path) -> dict[str, Path]:
-    """The packages of all runs that have something to do, by name."""
-    doing = [run for run in job.runs if job.left(run)]
-    return {run.name: job.package(folder / f"{run.name}.yaml", plan=job.plan_of(run, {})) for run in doing}
+def _here(known: Mapping[str, Any], job: Submission) -> dict[str, Any]:
+    """The runs at the submission's root.
+
+    Raises:
+        InputError: one works at another root, where it would be taken for one of this suite.
+    """
+    root = job.arguments["root"].rstrip("/")
+    other = {name: run for name, run in known.items() if _root(run).rstrip("/") != root}
+    for run in filter(_works, other.values()):
+        raise InputError(f"run {run.display_name} works at root {_root(run)}: give this suite another name with --run")
+    return {name: run for name, run in known.items() if name not in other}
+
+
+def _as_kfp_says(api: Client, job: Submission, known: Mapping[str, Any]) -> Submission:
+    """The submission without the tasks of runs that succeeded: of a root that cannot be read KFP knows so much."""
+    done = {task for run in known.values() if run.state == "SUCCEEDED" for task in _tasks(api, job.site, run)}
+    left = tuple(task for task in job.plan.tasks if task.name not in done)
+    if left and job.plan.tasks[-1] not in left:  # the report was made without what is missing
+        left = (*left, job.plan.tasks[-1])
+    return replace(job, plan=replace(job.plan, tasks=left))
+
+
+def _tasks(api: Client, site: Site, run: Any) -> set[str]:
+    with endpoint.speaking_to(endpoint.address(site)):
+        return set(client.tasks_of(api, run).values())
+
+
+def _going(api: Client, job: Submission, doing: Sequence[Run], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The runs that still work, and make what is missing, by name."""
+    left = [name for run in doing for name in job.left(run)]
+    going: dict[str, Any] = {}
+    anew: set[str] = set()
+    way = "wait for its end, or end it in the UI"
+    for run in doing:
+        old: Any = known.get(run.name)
+        if _works(old) and job.plan.redo:
+            raise InputError(f"run {old.display_name} still works: {way}")
+        if not _works(old) or anew & set(makers(run, job.runs, left)):
+            anew.add(run.name)
+            continue
+        made = _tasks(api, job.site, old)
+        if rest := [name for name in job.left(run) if name not in made]:
+            raise InputError(f"run {old.display_name} still works, and will not make {', '.join(rest)}: {way}")
+        going[run.name] = old
+    return going
+
+
+def _later(name: str) -> str:
+    """Stands in a package for the id of a run that is started before it."""
+    return f"id.of.{name}."
+
+
+def _start(api: Client, job: Submission, run: Run, package: Path, ids: Mapping[str, str]) -> str:
+    text = package.read_text()
+    for name, run_id in ids.items():
+        text = text.replace(_later(name), run_id)
+    package.write_text(text)
+    return client.start(
+        api, job.site, called(job.run, run.name), package, job.arguments, keep=False, experiment=job.run
+    )
+
+
+def packages(job: Submission, folder: Path, now: Now | None = None) -> dict[str, Path]:
+    """The packages of all runs that have something to do and do not go on, by name."""
+    now = now or job.now({})
+    doing = [run for run in job.runs if job.left(run) and run.name not in now.going]
+    return {run.name: job.package(folder / f"{run.name}.yaml", plan=job.plan_of(run, now)) for run in doing}
 
 
 def retry(api: Client, site: Site, name: str) -> dict[str, str]:
@@ -82,19 +138,37 @@ def retry(api: Client, site: Site, name: str) -> dict[str, str]:
 
     Raises:
         InputError: no such suite, or none of its runs has failed.
+        EndpointError: a run was refused; the others are retried.
     """
-    found = client.of_experiment(api, site, name)
+    found = client.of_suite(api, site, name)
     if not found:
         raise InputError(f"no run and no suite '{name}' at {endpoint.address(site)}: give the name that the UI shows")
-    failed = [run for run in found.values() if run.state in client.RETRIED]
-    if not failed:
-        states = ", ".join(f"{run.display_name} {(run.state or 'not started').lower()}" for run in found.values())
-        raise InputError(f"no run of suite {name} has failed: {states}")
-    for run in failed:
-        client.retry(api, site, str(run.run_id))
-        print(f"run {run.display_name} is retried: {client.link(site, run.run_id)}", flush=True)
-    going = [run for run in found.values() if run.state != "SUCCEEDED"]
-    return {run.display_name.removeprefix(f"{name}."): str(run.run_id) for run in going}
+    if not any(run.state in client.RETRIED for run in found.values()):
+        states = ", ".join(f"{run.display_name} {_state(run)}" for run in found.values())
+        raise InputError(
+            f"no run of suite {name} has failed: {states}; what is missing beside them the command that started the "
+            "suite adds when it is given again"
+        )
+    going, refused = {}, []
+    for called_, run in found.items():
+        what = _state(run)
+        if run.state in client.RETRIED:
+            try:
+                client.retry(api, site, str(run.run_id))
+                what = "retried"
+            except endpoint.EndpointError as error:
+                refused.append(error)
+                what = f"{what}, and not retried: {error}"
+        if run.state != "SUCCEEDED":
+            going[called_] = str(run.run_id)
+            print(f"run {run.display_name} is {what}: {client.link(site, run.run_id)}", flush=True)
+    if refused:
+        raise refused[0]
+    return going
+
+
+def _state(run: Any) -> str:
+    return str(run.state or "not started").lower()
 
 
 @dataclass
@@ -102,12 +176,14 @@ class Progress:
     """A suite as one table: for each run its state and how many of its tasks are done.
 
     Kubeflow Pipelines says which tasks are done while it has their details; it has none of larger runs. Then the
-    artifacts' manifests say it. urls: of the artifacts by run and task; empty where they are not known here.
+    artifacts' manifests say it. urls: of the artifacts by run and task; empty where they are not known here. old: of
+    manifests that are replaced, as Submission.old.
     """
 
     name: str
     ids: Mapping[str, str]
     urls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    old: Mapping[str, str] = field(default_factory=dict)
     done: dict[str, set[str]] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
@@ -141,7 +217,14 @@ class Progress:
             return set(names) & {one.display_name for one in details if one.state in ("SUCCEEDED", "SKIPPED")}
         if found.state == "PENDING":
             return set()
-        return {name for name, url in names.items() if name not in self.done[run] and client.is_there(url)}
+        return {name for name, url in names.items() if name not in self.done[run] and self._there(url)}
+
+    def _there(self, url: str) -> bool:
+        try:
+            found = find(url)
+        except StorageError:
+            return False
+        return found is not None and found.digest != self.old.get(url)
 
 
 def follow(api: Client, site: Site, progress: Progress, interval: float = 15.0) -> dict[str, str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,26 +36,31 @@ class Closed(Exception):
 
 @dataclass(frozen=True)
 class Maker:
-    """A run that is waited for. id: KFP's; "" where it is not known. urls: its artifacts that are wanted."""
+    """A run that is waited for. id: KFP's; "" where it is not known. urls: its artifacts that are wanted.
+
+    old: the beginnings of digests of those that it replaces: what it makes has another one.
+    """
 
     run: str
     id: str
     urls: tuple[str, ...]
+    old: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(request: Request, *, waits: str, follows: str = "") -> str:
-    """Wait until every artifact is complete, and until the run before in the same lane has ended, well or not.
+    """Wait until every artifact is complete, and until the runs before in the same lane have ended, well or not.
 
     Args:
-        waits: JSON, a list of [run, KFP's id of it or "", [places below the root]]: artifacts, and who makes them.
-        follows: JSON, one such entry, or "".
+        waits: JSON, a list of [run, KFP's id of it or "", [places below the root]]: artifacts, and who makes them;
+            PLACE#DIGEST is one whose manifest shall have another digest.
+        follows: JSON, as `waits`: of runs whose end is waited for, well or not.
 
     Raises:
         InputError: another JSON than that.
         SystemExit: with 1, a run that is waited for has ended without its artifacts.
     """
     makers = [_maker(request.root, entry) for entry in _read("waits", waits)]
-    before = [_maker(request.root, entry) for entry in _read("follows", follows and f"[{follows}]")]
+    before = [_maker(request.root, entry) for entry in _read("follows", follows)]
     try:
         wait(Watch(makers, before, workflow_state))
     except Closed as closed:
@@ -76,7 +82,8 @@ def _read(name: str, text: str) -> list[Any]:
 
 def _maker(root: str, entry: Any) -> Maker:
     name, run_id, places = entry
-    return Maker(str(name), str(run_id), tuple(storage.join(root, place) for place in places))
+    old = {storage.join(root, place): digest for place, _, digest in (one.partition("#") for one in places)}
+    return Maker(str(name), str(run_id), tuple(old), {url: digest for url, digest in old.items() if digest})
 
 
 @dataclass
@@ -111,7 +118,7 @@ class Watch:
 
     def _missing(self, maker: Maker) -> list[str]:
         """URLs without a manifest so far; those found once are not looked for again."""
-        self.there |= {url for url in maker.urls if url not in self.there and find(url) is not None}
+        self.there |= {url for url in maker.urls if url not in self.there and _made(url, maker.old.get(url, ""))}
         return [url for url in maker.urls if url not in self.there]
 
     def _look(self, key: str, run_id: str) -> str:
@@ -145,10 +152,15 @@ def wait(watch: Watch, pause: Callable[[float], None] = time.sleep) -> None:
         pause(SECONDS)
 
 
+def _made(url: str, old: str) -> bool:
+    found = find(url)
+    return found is not None and not (old and found.digest.startswith(old))
+
+
 def _why(maker: Maker, missing: Sequence[str]) -> str:
     return (
         f"run {maker.run} has ended without {', '.join(missing)}: look at its failed task, mend it, and then: "
-        f"submit.py --retry {maker.run.partition('.')[0]} (which retries this run too)"
+        f"submit.py --retry {shlex.quote(maker.run.rpartition('.')[0])} (which retries this run too)"
     )
 
 

@@ -12,7 +12,7 @@ from cmapkd_core.recipes import FULL, SUITES
 from pipelines import submit
 from pipelines.graph import Plan
 from pipelines.package import build, defaults, write_package
-from pipelines.runs import TASKS, WAIT, Run, makers, split, tasks
+from pipelines.runs import LAST, TASKS, WAIT, Now, Run, behind, makers, split, tasks
 from pipelines.site import Site
 from pipelines.size import LIMIT, RETRY_LIMIT, Size, measure, refuse_too_large
 from pipelines.submission import decide
@@ -85,14 +85,14 @@ def test_a_gate_stands_before_a_run_that_reads_of_others_and_names_them() -> Non
     every = list(suite.urls)
 
     def of(run: str, left: list[str]) -> list:
-        return list(tasks(table[run], runs, left, ROOT, {"shared": "id-0", "finetune": "id-1"}, "suite"))
+        return list(tasks(table[run], runs, Now(left, {"shared": "id-0", "finetune": "id-1"}), ROOT, "suite"))
 
     assert WAIT not in {task.name for task in of("shared", every)}
     gate, first, *rest = of("none", every)
     (waits,) = json.loads(gate.values["waits"])
     assert waits[:2] == ["suite.shared", "id-0"]
     assert {f"{ROOT}/{place}" for place in waits[2]} == {suite.urls["prepare"], suite.urls["teacher"]}
-    follows = json.loads(gate.values["follows"])
+    (follows,) = json.loads(gate.values["follows"])
     assert follows[:2] == ["suite.finetune", "id-1"]
     assert len(follows[2]) == 3
     assert (gate.pod, first.after) == ("gate", (WAIT,))
@@ -102,6 +102,29 @@ def test_a_gate_stands_before_a_run_that_reads_of_others_and_names_them() -> Non
     assert WAIT not in {task.name for task in of("none", left)}
     report = of("report", left)
     assert [entry[0] for entry in json.loads(report[0].values["waits"])] == ["suite.none"]
+
+
+def test_a_lane_stays_one_whatever_of_it_is_finished_or_still_works() -> None:
+    suite = laid("table4", 1)
+    runs = split(suite, 2)
+    lane = [run for run in runs if run.lane == 1]
+    first, second, third = lane[:3]
+    every = set(suite.urls)
+
+    def before(run: Run, left: set[str], going: tuple[str, ...] = ()) -> list[str]:
+        return [one.name for one in behind(run, runs, Now(left, going=going))]
+
+    assert before(third, every) == [second.name]
+    assert before(third, every - {*second.urls}) == [first.name]  # not beside the first one
+    assert before(third, every - {*second.urls, *first.urls}) == ["shared"]
+    here = every - {*runs[0].urls}
+    assert before(first, here) == []
+    assert before(first, here, (third.name,)) == [third.name]  # which went on when the first one had failed
+    other = next(run for run in runs if run.lane == 0)
+    assert before(first, here, (other.name,)) == []
+    assert before(runs[0], every, (other.name, third.name)) == [other.name, third.name]  # it has all lanes
+    assert before(runs[-1], every, (third.name,)) == []
+    assert runs[-1].name == LAST
 
 
 def test_a_suite_of_one_row_has_nothing_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +175,7 @@ def test_the_largest_run_of_the_largest_suite_fits(tmp_path: Path) -> None:
 
 
 def package_of(run: Run, runs: tuple[Run, ...], suite: Suite, folder: Path) -> Size:
-    made = tasks(run, runs, list(suite.urls), ROOT, {}, "suite")
+    made = tasks(run, runs, Now(list(suite.urls)), ROOT, "suite")
     here = {task.name for task in made}
     plan = Plan(made, {name: url for name, url in suite.urls.items() if name not in here}, "suite")
     fixed = {"ablation": "none", "seed": "", "recipe": "tiny", "overrides": "", "data": ""}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cmapkd_core import storage
-from pipelines import endpoint, submit, suite_runs
+from pipelines import endpoint, size, submission, submit, suite_runs
 from pipelines.site import load_site
 from pipelines.submission import Submission, decide
 from pipelines.submit import main
@@ -43,7 +43,8 @@ def finish(job: Submission, *runs: str) -> None:
     for run in job.runs:
         for one in run.shared if run.name in runs else ():
             inputs = {}
-            for argument, source in one.task.inputs.items():
+            collected = {f"{a} {key}": t for a, of in one.task.collects.items() for key, t in of.items()}
+            for argument, source in (one.task.inputs | collected).items():
                 raw = storage.read_bytes(f"{job.urls[source]}/manifest.json")
                 inputs[argument] = {"url": job.urls[source], "digest": hashlib.sha256(raw).hexdigest()}
             storage.write_json(f"{one.url}/manifest.json", {"inputs": inputs, "url": one.url})
@@ -63,7 +64,9 @@ def test_one_command_starts_all_runs_in_an_experiment_of_the_suites_name(
     assert "gate" not in json.dumps(shared["pipeline_spec"])
     told = gate(none)
     assert [entry[:2] for entry in told["waits"]] == [[f"{NAME}.shared", "run-0"]]
-    assert told["follows"][:2] == [f"{NAME}.shared", "run-0"]  # four tasks at a time, two rows: side by side
+    assert [entry[:2] for entry in told["follows"]] == [
+        [f"{NAME}.shared", "run-0"]
+    ]  # four tasks at a time, two rows: side by side
     assert [entry[:2] for entry in gate(report)["waits"]] == [
         [f"{NAME}.{n}", f"run-{i}"] for i, n in enumerate(ALL[:3])
     ]
@@ -81,7 +84,7 @@ def test_the_same_command_again_adds_nothing_while_all_runs_work_and_nothing_whe
     assert main(SUITE) == 0
     assert names(api) == ALL
     assert f"run {NAME}.none: goes on" in capsys.readouterr().out
-    finish(asked(), "shared", "finetune", "none")
+    finish(asked(), *ALL)
     end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
     assert main(SUITE) == 0
     assert names(api) == ALL
@@ -125,6 +128,131 @@ def test_a_part_that_still_works_is_not_run_again(api: Any, capsys: pytest.Captu
     end(api, report="SUCCEEDED")
     assert main(part) == 0
     assert names(api)[4:] == ["report"]
+
+
+def test_what_is_made_again_is_waited_for_by_its_digest(api: Any) -> None:
+    """Its manifest is there until the stage begins: the rows would start with the old teacher."""
+    assert main(SUITE) == 0
+    finish(asked(), *ALL)
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    assert main(["--run", NAME, "--from-stage", "teacher"]) == 0
+    url = asked().urls["teacher"]
+    digest = hashlib.sha256(storage.read_bytes(f"{url}/manifest.json")).hexdigest()
+    none = api.runs[6]
+    assert names(api)[6] == "none"
+    place = url.removeprefix("s3://box/root/") + "#" + digest[:12]
+    assert gate(none)["waits"][0][2] == [place]
+    assert place in gate(none)["follows"][0][2]
+
+
+def test_what_is_outdated_is_waited_for_by_its_digest_and_its_report_is_made_again(api: Any) -> None:
+    assert main(SUITE) == 0
+    finish(asked(), *ALL)
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    storage.write_json(f"{asked().urls['evaluate-teacher']}/manifest.json", {"inputs": {}, "url": "another"})
+    assert main(SUITE) == 0
+    assert names(api)[4:] == ["report"]
+    storage.write_json(f"{asked().urls['prepare']}/manifest.json", {"inputs": {}, "url": "another"})
+    end(api, report="SUCCEEDED")
+    assert main(SUITE) == 0
+    assert names(api)[5:] == ALL
+    assert all("#" in place for place in gate(api.runs[7])["waits"][0][2])
+
+
+def test_where_the_root_cannot_be_read_kfp_says_what_is_missing(
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unread(laid: object) -> None:
+        raise storage.StorageError("s3 does not answer")
+
+    monkeypatch.setattr(submission.suite, "standing", unread)
+    assert main(SUITE) == 0
+    end(api, shared="SUCCEEDED")
+    assert main(SUITE) == 0
+    assert names(api) == ALL  # shared is not made again, nor what works for hours on it ended
+    assert not api.terminated
+    end(api, none="SUCCEEDED", finetune="FAILED", report="SUCCEEDED")
+    assert main(SUITE) == 0
+    assert names(api)[4:] == ["finetune", "report"]
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    assert main(SUITE) == 0
+    assert len(api.runs) == 6
+    assert "nothing is missing" in capsys.readouterr().out
+
+
+def test_a_suite_of_the_same_name_at_another_root_is_not_taken_for_this_one(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SUITE) == 0
+    end(api)
+    there = [*SUITE, "--root", "s3://box/root/other"]
+    assert main(there) == 2
+    assert f"{NAME}.shared works at root s3://box/root: give this suite another name" in capsys.readouterr().err
+    assert main([*there, "--run", "mine"]) == 0
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    assert main(there) == 0
+    assert names(api)[8:] == ALL
+
+
+def test_a_run_that_is_being_ended_is_started_again(api: Any) -> None:
+    assert main(SUITE) == 0
+    finish(asked(), "shared", "finetune")
+    end(api, shared="SUCCEEDED", finetune="SUCCEEDED", none="CANCELING", report="PAUSED")
+    assert main(SUITE) == 0
+    assert names(api)[4:] == ["none", "report"]
+    assert api.terminated == ["run-3"]
+
+
+def test_a_run_that_works_on_a_part_is_not_taken_for_the_whole(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SUITE) == 0
+    finish(asked(), "shared", "finetune")
+    end(api, **dict.fromkeys(ALL, "FAILED"))
+    assert main(["--run", NAME, "--only", "warmup-none"]) == 0
+    end(api)
+    assert main(SUITE) == 2
+    assert f"run {NAME}.none still works, and will not make alsn-none, joint-none, " in capsys.readouterr().err
+    assert names(api)[4:] == ["none"]
+
+
+def test_nothing_is_started_of_what_cannot_be_started_whole(
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SUITE) == 0
+    end(api, shared="SUCCEEDED", finetune="SUCCEEDED", none="SUCCEEDED")
+    assert main(["--run", NAME, "--from-stage", "joint-none"]) == 2
+    assert f"run {NAME}.report still works" in capsys.readouterr().err
+    assert len(api.runs) == 4
+    end(api, **dict.fromkeys(ALL, "FAILED"))
+    fits = size.measure
+    monkeypatch.setattr(size, "LIMIT", 1 << 10)
+    monkeypatch.setattr(size, "measure", lambda path: fits(path) if "report" in path.name else size.Size(1, 1, 1, 1))
+    assert main(SUITE) == 2
+    assert "too large for one run" in capsys.readouterr().err
+    assert len(api.runs) == 4
+
+
+def test_an_experiment_of_another_use_is_no_suite(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its failed runs are not retried all at once."""
+    assert main(["--run", "one", "--root", "s3://box/root"]) == 0
+    end_all = [run.update(state="FAILED") for run in api.runs]
+    experiment = api.experiments[0]["display_name"]
+    assert main(["--retry", experiment]) == 2
+    assert f"no run '{experiment}'" in capsys.readouterr().err
+    assert (len(end_all), api.retried) == (1, [])
+
+
+def test_a_run_that_cannot_be_retried_does_not_keep_the_others_from_it(
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SUITE) == 0
+    end(api, shared="SUCCEEDED", finetune="FAILED", none="FAILED", report="CANCELING")
+    act = api.act
+    monkeypatch.setattr(api, "act", lambda run_id, verb: 500 if run_id == "run-1" else act(run_id, verb))
+    assert main(["--retry", NAME]) == 3
+    assert api.retried == ["run-2"]
+    said = capsys.readouterr().out
+    assert f"run {NAME}.finetune is failed, and not retried: " in said
+    assert f"run {NAME}.report is canceling: " in said
 
 
 def test_retry_takes_all_failed_runs_of_a_suite(api: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,9 +50,34 @@ def test_it_opens_when_every_artifact_is_there(tmp_path: Path, capsys: pytest.Ca
     assert said == ["gate: since 0 h 00 min waiting for 1 of 2 artifacts of run shared, which runs"]  # once, not again
 
 
+def test_an_artifact_that_is_made_again_is_there_when_it_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs again, as asked or because its inputs have changed, has a manifest until its stage begins."""
+    old = Path(made(tmp_path / "teacher" / "1234")) / "manifest.json"
+    digest = hashlib.sha256(old.read_bytes()).hexdigest()
+    waits = json.dumps([["table2.shared", "id-1", [f"teacher/1234#{digest[:12]}"]]])
+    request = Request("tiny", str(tmp_path), run="table2")
+    seen: list[str] = []
+
+    def look(pause: float) -> None:
+        seen.append("looked")
+        if len(seen) == 2:
+            old.unlink()
+        if len(seen) == 4:
+            old.write_text('{"another": 1}')
+
+    monkeypatch.setattr(gate, "workflow_state", script(RUNS))
+    monkeypatch.setattr(gate, "wait", lambda watch: wait(watch, look))
+    gate.run(request, waits=waits, follows=waits)
+    assert len(seen) == 4
+
+
 def test_a_run_that_ended_without_its_artifacts_closes_it_by_name(tmp_path: Path) -> None:
-    watch = Watch([Maker("table2.shared", "id-1", (str(tmp_path / "a"),))], [], script(ENDED))
-    with pytest.raises(Closed, match=r"run table2\.shared has ended without .*/a: .*submit\.py --retry table2 "):
+    watch = Watch([Maker("table 2.0.shared", "id-1", (str(tmp_path / "a"),))], [], script(ENDED))
+    with pytest.raises(
+        Closed, match=r"run table 2\.0\.shared has ended without .*/a: .*submit\.py --retry 'table 2\.0' "
+    ):
         wait(watch, pauses(*[lambda: None] * (LOOKS - 1)))
 
 
