@@ -28,6 +28,7 @@ from pipelines.tasks import Task, output_urls, tasks_of, timed
 
 CHOOSES = ("recipe", "ablation", "method", "suite", "set", "seed", "seeds", "data")  # flags that decide the recipe
 SEEDS = "5"  # of a suite, when not given
+EXPERIMENT = 128  # characters of an experiment's name that Kubeflow Pipelines keeps
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,11 @@ def decide_suite(
     recipe = resolve(request["recipe"], "none", request["overrides"], "", request["data"])
     name, count = request["suite"], int(request["seeds"])
     run = args.run or f"{recipe.name}-{name}-{count}seeds"  # the same command goes on with it, in a cluster too
+    if len(run) > EXPERIMENT and not args.local:
+        raise InputError(
+            f"a suite's experiment has its run's name, and of that {EXPERIMENT} characters at most, not {len(run)}: "
+            "give it a shorter one with --run"
+        )
     seeds = range(recipe.seed, recipe.seed + count)
     laid = suite.lay_out(name, request, seeds, root or "{root}", run, args.expectations)
     found = None
@@ -195,6 +201,9 @@ def check_mode(args: argparse.Namespace) -> None:
     if args.check is not None and given:
         raise InputError(f"--check tries the site with the recipe of its file: leave out {' '.join(given)}")
     part = [name for name in ("suite", "only", "from_stage") if getattr(args, name)]
+    more = [*given, *(f"--{name.replace('_', '-')}" for name in (*part[-1:], "run", "root") if getattr(args, name))]
+    if args.retry and more:
+        raise InputError(f"--retry runs what failed again as it was: leave out {' '.join(dict.fromkeys(more))}")
     if args.schedule and part:
         raise InputError(f"--schedule starts whole runs: leave out --{part[0].replace('_', '-')}")
 

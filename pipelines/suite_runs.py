@@ -20,6 +20,9 @@ from pipelines.submission import Submission
 
 WAY_OUT = "Leave evaluations of their own out of evaluate.sets, and give them to a suite of another name (--run)."
 
+DELETED = "DELETED"  # of a run that was taken away in the UI meanwhile
+ENDS = (*client.FINAL, DELETED)
+
 
 def start(api: Client, job: Submission) -> dict[str, str]:
     """Start what is missing of a suite; returns KFP's ids by the name of its runs that go on.
@@ -191,16 +194,26 @@ class Progress:
     def look(self, api: Client, site: Site) -> bool:
         """Ask for every run that has not ended, print the lines that changed; False once all have ended."""
         for run, run_id in self.ids.items():
-            if self.states.get(run) not in client.FINAL:
-                with endpoint.speaking_to(endpoint.address(site)):
-                    found = api.get_run(run_id)
-                self.states[run] = found.state or "PENDING"
-                self.done.setdefault(run, set()).update(self._done(run, found))
+            if self.states.get(run) not in ENDS:
+                self._ask(api, site, run, run_id)
             line = self.line(run)
             if self.told.get(run) != line:
                 self.told[run] = line
                 print(f"  {time.strftime('%H:%M:%S')} {line}", flush=True)
-        return any(self.states[run] not in client.FINAL for run in self.ids)
+        return any(self.states[run] not in ENDS for run in self.ids)
+
+    def _ask(self, api: Client, site: Site, run: str, run_id: str) -> None:
+        done = self.done.setdefault(run, set())
+        try:
+            with endpoint.speaking_to(endpoint.address(site)):
+                found = api.get_run(run_id)
+        except endpoint.EndpointError as error:
+            if error.status != 404:
+                raise
+            self.states[run] = DELETED
+            return
+        self.states[run] = found.state or "PENDING"
+        done.update(self._done(run, found))
 
     def line(self, run: str) -> str:
         """A run's line."""

@@ -317,6 +317,39 @@ def test_wait_ends_with_the_suite_and_names_what_failed(api: Any, capsys: pytest
     assert f"submit.py --retry {NAME}" in said
 
 
+def test_a_run_that_is_deleted_meanwhile_ends_for_who_waits(
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SUITE) == 0
+    end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
+    ids = {"none": "run-2", "gone": "run-9"}
+    progress = suite_runs.Progress(NAME, ids)
+    site = load_site("site.toml")
+    assert not progress.look(endpoint.connect(site), site)
+    assert progress.states == {"none": "SUCCEEDED", "gone": "DELETED"}
+    assert "gone  deleted" in capsys.readouterr().out
+
+
+def test_a_name_that_no_experiment_can_have_is_refused_with_the_way_out(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SUITE, "--run", "n" * 129]) == 2
+    assert "128 characters at most, not 129: give it a shorter one with --run" in capsys.readouterr().err
+    assert not api.runs
+    named = "实验/2.0 a"
+    assert main([*SUITE, "--run", named]) == 0
+    assert [run["display_name"] for run in api.runs] == [f"{named}.{name}" for name in ALL]
+    api.runs[0]["state"] = "FAILED"
+    assert main(["--retry", named]) == 0
+    assert api.retried == ["run-0"]
+
+
+def test_retry_takes_nothing_that_it_would_not_heed(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (["--suite", "smoke"], ["--recipe", "demo"], ["--run", "x"], ["--root", "s3://b"]):
+        assert main(["--retry", NAME, *more]) == 2
+        assert f"as it was: leave out {more[0]}" in capsys.readouterr().err
+
+
 def test_compile_only_writes_a_package_for_each_run_and_their_sizes(
     api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
