@@ -92,7 +92,7 @@ def packages(
         record_run(str(root), "earlier-suite", asked | {"suite": "smoke", "seeds": "2"})
         if name == "suite-half-done":
             done = {"prepare": "s3://box/p", "teacher": "s3://box/t", "joint-none-s0": "s3://box/j"}
-            monkeypatch.setattr(submission, "finished", lambda laid, root: done)
+            monkeypatch.setattr(submission, "finished", lambda laid: (done, {}))
         job = decide(command_line().parse_args((WHOLE | PARTS)[name]))
         paths = list(suite_runs.packages(job, Path("suite")).values()) if job.runs else [job.package(path)]
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
