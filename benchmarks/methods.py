@@ -98,14 +98,19 @@ def stepper(method: Method, teacher: Teacher, batch: Batch, stored: bool = False
     return step
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--recipe", default="demo")
+    cli.add_argument("--batch", type=int, default=32)
+    cli.add_argument("--rounds", type=int, default=7)
+    cli.add_argument("--threads", type=int, default=1)
+    cli.add_argument("--stored", action="store_true")
+    return cli
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="demo")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--stored", action="store_true")
-    args = parser.parse_args()
+    args = parser().parse_args()
     torch.set_num_threads(args.threads)
     recipes = {row: resolve(args.recipe, row, f"optim.batch={args.batch}") for row in ["none", *BASELINES]}
     again = [row for row, r in recipes.items() if args.stored and SPECS[r.method.name].targets in STORES]

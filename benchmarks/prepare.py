@@ -54,13 +54,18 @@ def rows(folder: Path, count: int, latency: float) -> Iterator[LazyRow]:
         yield LazyRow(Row(path.stem, b"", (f"picture {number}",)), lambda path=path: reader(path))  # type: ignore[misc]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    cli.add_argument("--images", type=int, default=2000)
+    cli.add_argument("--threads", type=int, nargs="+", default=[0, 1, 2, 4])
+    cli.add_argument("--rounds", type=int, default=3)
+    cli.add_argument("--latency", type=float, default=0.0, help="seconds that reading a file takes")
+    return cli
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--threads", type=int, nargs="+", default=[0, 1, 2, 4])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds that reading a file takes")
-    given = parser.parse_args()
+    given = parser().parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, data in enumerate(jpegs(given.images)):

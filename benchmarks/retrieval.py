@@ -18,13 +18,18 @@ from cmapkd_core.evaluate.measure import memory_rise
 from cmapkd_core.evaluate.protocol import measure
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--images", type=int, default=30_000)
+    cli.add_argument("--captions", type=int, default=5)
+    cli.add_argument("--width", type=int, default=64)
+    cli.add_argument("--threads", type=int, default=1)
+    return cli
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=30_000)
-    parser.add_argument("--captions", type=int, default=5)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parser().parse_args()
     torch.set_num_threads(args.threads)
     count = args.images * args.captions
     generator = torch.Generator().manual_seed(0)

@@ -35,15 +35,20 @@ def measured(context: Context, phase: str) -> pa.Table:
     return collect(method, taught.loader(phase, ALL_LEVELS), taught.targets)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--root", required=True)
+    cli.add_argument("--recipe", default="demo")
+    cli.add_argument("--ablation", default="none")
+    cli.add_argument("--overrides", default="")
+    cli.add_argument("--seed", default="")
+    cli.add_argument("--stage", default="warmup", choices=("warmup", "joint"))
+    return cli
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--recipe", default="demo")
-    parser.add_argument("--ablation", default="none")
-    parser.add_argument("--overrides", default="")
-    parser.add_argument("--seed", default="")
-    parser.add_argument("--stage", default="warmup", choices=("warmup", "joint"))
-    args = parser.parse_args()
+    args = parser().parse_args()
     recipe = resolve(args.recipe, args.ablation, args.overrides, args.seed)
     inputs = {"shards": "prepare", "teacher": "teacher", "init": args.stage}
     opened = {name: Artifact.open(stage_url(args.root, stage, recipe)) for name, stage in inputs.items()}

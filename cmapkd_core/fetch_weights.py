@@ -97,13 +97,18 @@ def lines(model: str, tag: str, kept: ModelConfig) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("model", help="a name of open_clip, or hf-hub:ORG/NAME")
     cli.add_argument("tag", help=f"its pretrained tag; of hf-hub: {OWN}")
     cli.add_argument("place", help="a folder or s3:// prefix (credentials as for a run)")
-    args = cli.parse_args(argv)
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    args = parser().parse_args(argv)
     try:
         print(lines(args.model, args.tag, fetch(args.model, args.tag, args.place)))
     except InputError as error:

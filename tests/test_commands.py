@@ -1,0 +1,210 @@
+"""Every command, flag and field that the documents show is one that the parsers take."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cmapkd_core import fetch_weights
+from cmapkd_core.config import Recipe
+from cmapkd_core.evaluate import TASKS
+from cmapkd_core.fields import flatten
+from cmapkd_core.models.architecture import require_known
+from cmapkd_core.models.tags import is_tag
+from cmapkd_core.places import RECIPE_STUDENT, named_model
+from cmapkd_core.recipes import resolve
+from cmapkd_core.records import REQUEST, record_run
+from cmapkd_core.stages import cli
+from cmapkd_core.stages.common import Request
+from pipelines import submit
+from pipelines.site import load_site
+from pipelines.submission import check_mode, cron, decide
+
+REPOSITORY = Path(__file__).parents[1]
+TEXTS = [REPOSITORY / name for name in ("README.md", "k8s/README.md", "site.example.toml", "Makefile")]
+TEXTS += sorted((REPOSITORY / "docs").glob("*.md"))
+CODE = [path for folder in ("cmapkd_core", "pipelines", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")]
+OURS = re.compile(
+    r"(?:^\s*make|(?:^|\s|/)(?:submit\.py|-m (?:cmapkd_core|pytest)\S*|(?<!:)(?:benchmarks|tests)/\S+\.py))(?=\s|$)"
+)
+HOLES = {  # what a document leaves open: what stands there when somebody runs it
+    r"[\[\]]": "",
+    r"--suite (NAME|\.\.)": "--suite smoke",
+    r"make suite-NAME": "make suite-smoke",
+    r"--ablation NAME": "--ablation no_alsn",
+    r"--seeds n": "--seeds 2",
+    r"SEEDS=n RECIPE=r": "SEEDS=2 RECIPE=tiny",
+    r"--retry$": "--retry RUN",
+    r"\bSTAGE\b": "joint",
+    r"\bSUITE\b": "RUN",
+}
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """What stands between backticks, and indented lines, as far as one of our commands is in it."""
+    text = re.sub(r"```.*?```|\\+\n\s*", "", text, flags=re.DOTALL)
+    indented = [line for line in text.splitlines() if line.startswith("    ")]
+    spans = [span.replace("\n# ", " ").replace("\n", " ") for span in re.findall(r"`([^`]+)`", text)]
+    for part in (part for code in indented + spans for part in re.split(r"\s#\s|&&|\s\|\s|;\s", code)):
+        if found := OURS.search(part):  # behind wide space stands what it does
+            command = re.split(r"\s{2,}", part[found.start() :].strip().lstrip("/"))[0]
+            if not command.endswith(("...", "<stage>")):
+                yield command
+
+
+def docstring_of(path: Path) -> str:
+    """As it is written, with the backslashes of lines that go on."""
+    text = path.read_text()
+    first = ast.parse(text).body[:1]
+    return ast.get_source_segment(text, first[0]) or "" if first and isinstance(first[0], ast.Expr) else ""
+
+
+def commands() -> list[str]:
+    """Each once, with its holes filled."""
+    texts = [path.read_text() for path in TEXTS] + [docstring_of(path) for path in CODE]
+    return sorted({filled(one) for text in texts for one in commands_of(text)})
+
+
+def filled(command: str) -> str:
+    for hole, text in HOLES.items():
+        command = re.sub(hole, text, command)
+    return command
+
+
+COMMANDS = commands()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site file whose root has a run named RUN."""
+    folder = tmp_path_factory.mktemp("site")
+    record_run(str(folder), "RUN", dict.fromkeys(REQUEST, "") | {"recipe": "tiny", "ablation": "none"})
+    (folder / "site.toml").write_text(f'root = "{folder}"\ndata = "folder:s3://bucket/pictures"\n')
+    return folder / "site.toml"
+
+
+def submits(argv: list[str], site: Path) -> None:
+    """What a submission decides before it starts anything; of a suite with one seed, more are more of it."""
+    args = submit.parser().parse_args(argv)
+    check_mode(args)
+    if args.site:
+        load_site(str(REPOSITORY / args.site), required=True)
+    if args.schedule:
+        cron(args.schedule)
+    if args.check is None and not args.retry:
+        args.site, args.seeds = str(site), args.seeds and "1"
+        decide(args)
+
+
+def stage_takes(name: str, argv: list[str]) -> None:
+    given = vars(cli.parser(importlib.import_module(name).run).parse_args(argv))
+    Request(**{field: given[field] for field in Request.__dataclass_fields__}).resolved()
+    assert given.get("task", "") in ("", *TASKS)
+    if given.get("source"):
+        resolve("paper", data=given["source"])
+    named = named_model(given.get("model") or "")
+    if named and given["model"] not in (RECIPE_STUDENT, "URL"):
+        require_known(named[0])
+        assert "@" not in named[1] or is_tag(named[0], named[1].partition("@")[0])
+
+
+def make_takes(argv: list[str], site: Path) -> None:
+    """`make` says nothing of a variable that it does not have."""
+    declared = re.findall(r"^(\w+) \?=", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert {word.partition("=")[0] for word in argv if "=" in word} <= {*declared}
+    told = subprocess.run(["make", "-n", *argv], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    for line in told.stdout.splitlines():
+        if "submit.py" in line:
+            submits(shlex.split(line.partition("submit.py ")[2]), site)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
+    head, *argv = shlex.split(command, comments=True)
+    if head == "make":
+        make_takes(argv, site)
+    elif head.endswith("submit.py"):
+        submits(argv, site)
+    elif head == "-m" and argv[0] == "cmapkd_core.fetch_weights":
+        given = fetch_weights.parser().parse_args(argv[1:])
+        fetch_weights._require_fetched(given.model, given.tag)
+    elif head == "-m" and argv[0] == "pytest":
+        assert all((REPOSITORY / word).exists() for word in argv if "/" in word)
+        assert "-m" not in argv or f'"{argv[argv.index("-m") + 1]}:' in (REPOSITORY / "pyproject.toml").read_text()
+    elif head == "-m":
+        stage_takes(argv[0], argv[1:])
+    elif head.startswith("benchmarks/"):
+        importlib.import_module(head.removesuffix(".py").replace("/", ".")).parser().parse_args(argv)
+    else:
+        assert (REPOSITORY / head).exists()
+        assert not argv
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_-]+")
+FIELD = re.compile(r"(?<![\w./-])([a-z_]+\.[a-z_.]*[a-z_]+)(?![\w/(-]|\.\w)")
+FIELDS = flatten(Recipe())
+OTHERS = {  # of other programs
+    *("--check", "--clean", "--from-literal", "--prefix", "--selector", "--tail"),  # kubectl, pg_restore
+    *("--read-only", "--rm", "--secret", "--tmpfs"),  # docker
+    *("--no-optional-locks", "--porcelain", "--short"),  # git
+    *("--backend-store-uri", "--experiment-id", "--run-id", "--endpoint-url"),  # mlflow, aws
+    *("--nproc-per-node", "--standalone", "--component_spec", "--executor_input"),  # torchrun, KFP's driver
+    *("--caption_col", "--image_size", "--input_format", "--output_folder", "--output_format", "--processes_count"),
+    *("--resize_mode", "--resize_only_if_bigger", "--thread_count", "--url_col", "--url_list"),  # img2dataset
+}
+
+
+def parsers() -> Iterator[argparse.ArgumentParser]:
+    """Of submit.py, of all stages and of the benchmarks."""
+    yield submit.parser()
+    for path in sorted((REPOSITORY / "cmapkd_core/stages").glob("*.py")):
+        if "sys.exit(main(run))" in path.read_text():
+            yield cli.parser(importlib.import_module(f"cmapkd_core.stages.{path.stem}").run)
+    for path in sorted((REPOSITORY / "benchmarks").glob("*.py")):
+        yield importlib.import_module(f"benchmarks.{path.stem}").parser()
+
+
+def shown() -> list[tuple[str, str]]:
+    """Texts that somebody reads, each with its file's name: the documents, and the strings in the code."""
+    found = [(path.name, path.read_text()) for path in TEXTS if path.name != "Makefile"]
+    for path in (path for path in CODE if path.name not in ("style.py", "trainjob.py")):  # CSS; only a package calls it
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        texts = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        found += [(path.name, str(node.value)) for node in texts if id(node) not in docstrings]
+    return found
+
+
+def test_a_flag_in_a_document_or_a_message_is_one() -> None:
+    known = {flag for one in parsers() for action in one._actions for flag in action.option_strings} | {*OTHERS}
+    assert not {(where, flag) for where, text in shown() for flag in FLAG.findall(text) if flag not in known}
+
+
+def test_a_field_in_a_document_or_a_message_is_one() -> None:
+    sections = {name.partition(".")[0] for name in FIELDS if "." in name}
+    named = {(where, name) for where, text in shown() for name in FIELD.findall(text)}
+    named = {one for one in named if one[1].partition(".")[0] in sections and not one[1].endswith(".safetensors")}
+    assert not {one for one in named if not any(f"{field}.".startswith(f"{one[1]}.") for field in FIELDS)}
+    assert len(named) > 100
+
+
+def test_commands_are_found() -> None:
+    """Of each kind, where they are known to stand."""
+    for known in (
+        "make demo",
+        "submit.py --schedule '0 2 * * 1'",
+        "submit.py --suite smoke --seeds 2 --local",
+        "-m cmapkd_core.stages.prepare --recipe tiny --root /tmp/x",
+        "-m cmapkd_core.fetch_weights hf-hub:ORG/NAME own s3://bucket/weights",
+    ):
+        assert known in COMMANDS
+    assert len(COMMANDS) > 50
