@@ -20,3 +20,8 @@ class OutsideError(InputError):
 
     The same input and the same code can succeed when they are tried again.
     """
+
+
+def made_again(stage: str) -> str:
+    """The way out where a complete artifact is damaged: without --redo its stage would say that it is complete."""
+    return f"run stage {stage} again with --redo yes (submit.py: --run RUN --only STAGE)"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cmapkd_core import storage
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, made_again
 
 
 def fetch_once(url: str, name: str, digest: str, cache: Path) -> Path:
@@ -52,7 +52,7 @@ def _fetch(url: str, digest: str, target: Path, folder: Path) -> None:
                 return
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    raise InputError(f"{url} does not have the sha256 of its manifest: run the stage that wrote it again")
+    raise InputError(f"{url} does not have the sha256 of its manifest: {made_again('that wrote it')}")
 
 
 @contextmanager

@@ -153,7 +153,8 @@ def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:
             lines = "\n  ".join(wrong)
             raise InputError(
                 f"{path} holds what a teacher said of something else than this run has:\n  {lines}\n"
-                "run stage teacher with this recipe and these shards, or set teacher_fit.views=0"
+                "run stage teacher with this recipe and these shards and give its artifact as --teacher, or set "
+                "teacher_fit.views=0"
             )
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file is no dict)
     kinds: dict[str, dict[str, Tensor]] = {"crops": {}, "captions": {}}

@@ -26,12 +26,13 @@ from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.data.writer import write_shards
-from cmapkd_core.errors import InputError, OutsideError
+from cmapkd_core.errors import InputError, OutsideError, made_again
 from cmapkd_core.fields import choose
 
 __all__ = ["CorruptSampleError", "NoQuestionsError", "ShardSet", "TooManyBadError", "write_shards"]
 
 _OPEN_FILES = 64
+AGAIN = made_again("prepare")
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
@@ -47,7 +48,7 @@ class CorruptSampleError(OutsideError):
         self.shard, self.key, self.reason = shard, key, reason
 
     def __str__(self) -> str:
-        return f"shard {self.shard}, sample {self.key}: {self.reason}; run stage prepare again"
+        return f"shard {self.shard}, sample {self.key}: {self.reason}; {AGAIN}"
 
 
 class NoQuestionsError(InputError):
@@ -95,9 +96,9 @@ class ShardSet:
             cache = cache / manifest["index"]["sha256"][:16]  # by content: a data set made anew gets its own
             path = fetch_once(url, INDEX, manifest["index"]["sha256"], cache)
         except FileNotFoundError as error:
-            raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
+            raise InputError(f"{url} is no prepared data set ({error} is missing): {AGAIN}") from None
         if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
-            raise InputError(f"{path} does not match {MANIFEST}: run stage prepare again")
+            raise InputError(f"{path} does not match {MANIFEST}: {AGAIN}")
         return cls(url, cache, manifest, pq.read_table(path, schema=SCHEMA))
 
     def count(self, split: str) -> int:
@@ -151,9 +152,9 @@ class ShardSet:
         try:
             path = fetch_once(self.url, QUESTIONS, digest, self.cache)
         except FileNotFoundError:
-            raise InputError(f"{self.url} lacks its {QUESTIONS}: run stage prepare again") from None
+            raise InputError(f"{self.url} lacks its {QUESTIONS}: {AGAIN}") from None
         if "://" not in self.url and storage.sha256_file(path) != digest:
-            raise InputError(f"{path} does not match {MANIFEST}: run stage prepare again")
+            raise InputError(f"{path} does not match {MANIFEST}: {AGAIN}")
         table = pq.read_table(path, schema=QUESTION_SCHEMA)
         return table.filter(pc.equal(table["split"], split)).combine_chunks()
 
@@ -213,7 +214,7 @@ class ShardSet:
         try:
             self._files[shard] = os.open(fetch_once(self.url, shard, digest, self.cache), os.O_RDONLY)
         except FileNotFoundError:
-            raise InputError(f"shard {shard} of {self.url} is missing: run stage prepare again") from None
+            raise InputError(f"shard {shard} of {self.url} is missing: {AGAIN}") from None
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def _index_split(index: pa.Table, name: str) -> _Split:
 
 def _check_manifest(url: str, manifest: Any) -> None:
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
-        raise InputError(f"{url}/{MANIFEST} is not of version {VERSION}: run stage prepare again")
+        raise InputError(f"{url}/{MANIFEST} is not of version {VERSION}: {AGAIN}")
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             if not _FILE_NAME.fullmatch(shard["file"]):

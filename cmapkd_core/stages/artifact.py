@@ -10,7 +10,7 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.data.copies import fetch_once, machine_folder
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, made_again
 
 MANIFEST, RETIRED = "manifest.json", "retired/"
 
@@ -70,12 +70,12 @@ class Artifact:
             InputError: no such file, or its content is not what the manifest says.
         """
         if name not in self.manifest["outputs"]:
-            raise InputError(f"{self.url} has no file {name}: it has {', '.join(self.files())}")
+            raise InputError(self._lacks(f"file {name}"))
         digest, (folder, _, file) = self.manifest["outputs"][name]["sha256"], self.file_url(name).rpartition("/")
         path = fetch_once(folder, file, digest, (self.cache / name).parent)
         if "://" not in self.url and storage.sha256_file(path) != digest:
             raise InputError(
-                f"{self.file_url(name)} was changed after it was written: run stage {self.manifest['stage']} again"
+                f"{self.file_url(name)} was changed after it was written: {made_again(self.manifest['stage'])}"
             )
         return path
 
@@ -83,10 +83,16 @@ class Artifact:
         """A local folder with the files under `prefix/`."""
         names = [name for name in self.files() if name.startswith(prefix + "/")]
         if not names:
-            raise InputError(f"{self.url} has no folder {prefix}/: it has {', '.join(self.files())}")
+            raise InputError(self._lacks(f"folder {prefix}/"))
         paths = [self.fetch(name) for name in names]
         depth = len(Path(names[0]).relative_to(prefix).parts)
         return paths[0].parents[depth - 1]
+
+    def _lacks(self, what: str) -> str:
+        return (
+            f"{self.url} is of stage {self.manifest['stage']} and has no {what}, but {', '.join(self.files())}: give "
+            "the artifact of a stage that writes it"
+        )
 
 
 def cache_of(url: str) -> Path:

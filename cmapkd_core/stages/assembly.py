@@ -61,7 +61,8 @@ def train_loader(
     if not shards.manifest["splits"].get("train", {}).get("count"):
         known = ", ".join(shards.manifest["splits"])
         raise InputError(
-            f"{shards.url} has no training pairs (splits: {known}): name a train split in the captions file"
+            f"{shards.url} has no training pairs (splits: {known}): prepare data with train among data.splits; a "
+            "source that names splits itself must put rows into train"
         )
     data = recipe.data
     return TrainLoader(
@@ -100,7 +101,7 @@ def load_teacher(artifact: Artifact, grid: int, width: int) -> Teacher:
     if names := misfits(state, levels.state_dict()):
         raise InputError(
             f"{artifact.url} was fitted for other levels than pyramid.width={width} (it differs in "
-            f"{', '.join(names[:4])}): run stage teacher with this recipe"
+            f"{', '.join(names[:4])}): run stage teacher with this recipe and give its artifact as --teacher"
         )
     levels.load_state_dict(state)
     return Teacher(backbone, levels, alpha).to(parallel.device())
@@ -127,7 +128,7 @@ def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | Non
             teacher.classes = class_features(teacher.backbone, open_shards(context.inputs["shards"]), recipe)
     method = METHODS[recipe.method.name](recipe, student, teacher)
     if init:
-        load_own_state(method, init.fetch(METHOD_STATE))
+        load_own_state(method, init.fetch(METHOD_STATE), init.file_url(METHOD_STATE))
     else:
         for line in method.begin(teacher):
             context.say(f"{recipe.method.name}: {line}\n")
@@ -143,7 +144,7 @@ def class_features(teacher: Backbone, shards: ShardSet, recipe: Recipe) -> torch
     if len(shards.classes) < 2:
         raise InputError(
             f"{recipe.method.name} compares the data's classes, and {shards.url} has {len(shards.classes)}: give the "
-            "source a class column, or use promptkd, whose classes are captions"
+            "source's rows classes, or use method promptkd, whose classes are captions"
         )
     names = load_class_names(recipe.evaluate.classes, shards.classes)
     encode = partial(embed_texts, teacher, batch=recipe.evaluate.batch, device=parallel.device())
@@ -175,8 +176,11 @@ def save_own_state(method: Method, path: Path, *, stage: str) -> None:
     save_file({k: v.detach().cpu().clone() for k, v in own_state(method, but).items()}, path)
 
 
-def load_own_state(method: Method, path: Path) -> None:
+def load_own_state(method: Method, path: Path, url: str = "") -> None:
     """The inverse of `save_own_state`; a selector that no stage has trained yet stays as the recipe's seed drew it.
+
+    Args:
+        url: where the file is from, for an error.
 
     Raises:
         InputError: the file belongs to another method, or to other sizes of it.
@@ -185,8 +189,8 @@ def load_own_state(method: Method, path: Path) -> None:
     wanted = own_state(method, "student." if any(name.startswith(SELECTOR) for name in found) else SELECTOR)
     if names := misfits(found, wanted):
         raise InputError(
-            f"{path} was written by another recipe (it differs in {', '.join(names[:4])}): "
-            "give the artifact of the same method, levels, widths and optim.batch"
+            f"{url or path} was written by another recipe (it differs in {', '.join(names[:4])}): run the stage before "
+            "this one with the same method, levels, widths and optim.batch, and give its artifact as --init"
         )
     method.load_state_dict(found, strict=False)
 

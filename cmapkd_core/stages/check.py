@@ -30,6 +30,7 @@ from cmapkd_core.stages.workflows import workflows_seen
 Line = dict[str, Any]  # name, ok, text
 ASKED = re.compile(r"(?P<task>[\w-]+):(?P<gpus>\d+)(?::((?P<inputs>\d+)|(?P<once>once)))?")
 PAGES = ("html", "markdown")  # local files of a stage that shows something in KFP's UI
+OTHERS = "make images from this checkout, put its line into the site file, and check again"
 OUTPUTS = (*PAGES, "metrics", "executor_input")
 
 
@@ -132,14 +133,18 @@ def _arguments(request: Request, given: Mapping[str, Any], wanted: str | None) -
     }
     sent = {name: value for name, value in flat.items() if value}
     if len(sent) != int(wanted):
-        raise InputError(f"{len(sent)} of {wanted} inputs arrive: {', '.join(sent) or 'none'}")
+        raise InputError(f"{len(sent)} of {wanted} inputs arrive: {', '.join(sent) or 'none'}; {OTHERS}")
     below = check_url(request.root, request.run, "").rpartition("/")[0]
     theirs = {name: value for name, value in sent.items() if value.startswith(f"{below}/")}
     for name, value in sent.items():
         if name not in theirs and value != OF_ITSELF + name:
-            raise InputError(f"--{name.replace('_', '-')} arrives as {value}, sent was {OF_ITSELF}{name}")
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} arrives as {value}, sent was {OF_ITSELF}{name}; {OTHERS}")
     if missing := sorted({url for url in theirs.values() if not storage.exists(url)}):
-        raise InputError(f"{', '.join(missing)}: written by another pod, not seen in this one")
+        raise InputError(
+            f"{', '.join(missing)}: written by another pod, not seen in this one: `root` must be one place for all "
+            "pods, such as s3://bucket/prefix, and its S3 answer with what was written last"
+        )
     tasks = len(set(theirs.values()))
     return f"all {wanted} inputs arrive" + (f", and what {tasks} other tasks wrote can be read" if tasks else "")
 
@@ -162,7 +167,7 @@ def _gpus(found: list[dict[str, Any]], wanted: int) -> str:
     if fewest < wanted:
         raise InputError(
             f"{fewest} of {wanted} seen: check that the node has its driver and device plugin, and that the image has"
-            " CUDA (target cuda)"
+            " CUDA (make images TARGET=cuda), or ask for fewer with `gpus` of these [pods] in the site file"
         )
     if fewest:
         torch.ones(8, device=parallel.device()).sum().item()

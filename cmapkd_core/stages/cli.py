@@ -20,6 +20,7 @@ from typing import Any
 from cmapkd_core import parallel
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import Diverged, InputError
+from cmapkd_core.fields import joined
 from cmapkd_core.stages import check
 from cmapkd_core.stages.common import Request
 
@@ -28,16 +29,18 @@ def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
     """`--kebab-case VALUE` for each field of Request and each keyword-only parameter of `run`.
 
     All values are strings; a parameter that is a mapping takes `--name KEY VALUE KEY VALUE`. `--artifact FILE` names a
-    file that gets the artifact's URL (KFP's output parameter).
+    file that gets the artifact's URL (KFP's output parameter). `--set FIELD=VALUE` adds to `--overrides`: what a
+    message offers can be given to a stage as to submit.py.
     """
     made = argparse.ArgumentParser(
         prog=f"python -m {run.__module__}", description=inspect.getdoc(run), allow_abbrev=False
     )
     for field in dataclasses.fields(Request):
-        required = field.default is dataclasses.MISSING
+        required, adds = field.default is dataclasses.MISSING, {"action": _Adds} if field.name == "overrides" else {}
         made.add_argument(
-            f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default
+            f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default, **adds
         )
+    made.add_argument("--set", action=_Adds, dest="overrides", metavar="FIELD=VALUE", help="one more override")
     for name, parameter in inspect.signature(run, eval_str=True).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             required = parameter.default is inspect.Parameter.empty
@@ -47,6 +50,16 @@ def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
             made.add_argument(f"--{name.replace('_', '-')}", required=required, default=default, **shape)
     made.add_argument("--artifact", default="", metavar="FILE")
     return made
+
+
+class _Adds(argparse.Action):
+    """Overrides one after another, as they stand or from `--set`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        told = joined([values]) if option == "--set" else values
+        setattr(namespace, self.dest, f"{getattr(namespace, self.dest) or ''} {told}".strip())
 
 
 class _Pairs(argparse.Action):

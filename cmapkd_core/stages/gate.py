@@ -73,11 +73,11 @@ def run(request: Request, *, waits: str, follows: str = "") -> str:
 def _read(name: str, text: str) -> list[Any]:
     try:
         found: list[Any] = json.loads(text or "[]")
-        if all(len(entry) == 3 for entry in found):
+        if all(len(entry) == 3 and isinstance(entry, list) for entry in found):
             return found
     except (ValueError, TypeError):
         pass
-    raise InputError(f'--{name} {text}: a JSON list of ["run", "its id", ["place/of/artifact"]]')
+    raise InputError(f'--{name} {text}: [["run", "its id", ["place/of/artifact"]], ..], as JSON')
 
 
 def _maker(root: str, entry: Any) -> Maker:

@@ -26,7 +26,7 @@ class Refusals:
 
     def __init__(self, workdir: str, stage: str, asked: dict[str, Any]) -> None:
         """`asked`: the request, and the digests of what the stage reads; anything else there is tried."""
-        self.url, self.stage = storage.join(workdir, RECORD), stage
+        self.url, self.stage, self.run = storage.join(workdir, RECORD), stage, asked.get("run") or "RUN"
         self.key = {"asked": fingerprint(asked), "code": __version__, "commit": commit()}
         self.attempts = parallel.attempts()
 
@@ -37,7 +37,7 @@ class Refusals:
         if found := parallel.broadcast(self._found() if parallel.rank() == 0 else None):
             raise InputError(
                 f"{self.stage}: the attempt before this one failed with the same input and code, so this one does not"
-                f" try: {found}; mend it, then submit.py --retry RUN (or Retry in the UI) tries again"
+                f" try: {found}; mend it, then submit.py --retry {self.run} (or Retry in the UI) tries again"
             )
 
     def _found(self) -> str:

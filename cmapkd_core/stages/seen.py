@@ -140,7 +140,7 @@ def _refusal(context: Context, pairs: list[Pair]) -> LeakageError:
     return LeakageError(
         f"{context.inputs['model'].url} was trained on {_count(pairs)} pictures of split {split} of {tested}, "
         f"where its results would not count:\n{first_of(pairs)}\n"
-        f"Train without them: --set data.against={tested} data.leakage_action=drop\n"
+        f"Train without them: --set data.against={tested} --set data.leakage_action=drop\n"
         "Or accept them, which trains nothing again and which the evaluation's manifest then says: "
         "--set evaluate.leakage_action=allow\n"
         "data.leakage_action is not read here: the model has seen them and the split stays as it is published, so "

@@ -134,7 +134,7 @@ def open_store(context: Context) -> TeacherStore | None:
     if not parts:
         raise InputError(
             f"teacher_fit.views={fit.views} trains from what the teacher said, and {artifact.url} has nothing stored: "
-            "run stage teacher with this recipe, or set teacher_fit.views=0"
+            "run stage teacher with this recipe and give its artifact as --teacher, or set teacher_fit.views=0"
         )
     digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
     told = made_from(recipe, open_shards(context.inputs["shards"]), *digests)

@@ -347,7 +347,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, folder: Path) -> Non
     old = storage.read_json(file)
     del old["leakage"]
     storage.write_json(file, old)
-    with pytest.raises(InputError, match="was prepared before pictures were compared: run its stage prepare again"):
+    with pytest.raises(
+        InputError, match="was prepared before pictures were compared: run stage prepare again with --redo"
+    ):
         prepare.run(request(tmp_path, folder, f"data.against={url}"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.places import evaluation_fields
 from cmapkd_core.recipes import resolve
-from cmapkd_core.stages import evaluate, prepare, train
+from cmapkd_core.stages import cli, evaluate, prepare, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 
@@ -104,7 +105,7 @@ def test_pictures_of_its_training_are_refused_and_listed(model: str, copies: Req
     for words in (
         f"{model} was trained on 2 pictures of split test of {data}",
         f"train t0 = test x0 of {data} (exact: the same file; perceptual: 0 of 64 bits differ)",
-        f"--set data.against={data} data.leakage_action=drop",
+        f"--set data.against={data} --set data.leakage_action=drop",
         "data.leakage_action is not read here: the model has seen them",
         f"--set {ALLOW}",
     ):
@@ -162,8 +163,13 @@ def test_a_model_that_comes_from_no_training_here_has_nothing_to_compare(copies:
     assert "evaluate.leakage_action" not in found.manifest["fields"]
 
 
-def test_training_without_them_as_the_refusal_says_makes_it_pass(own: Request, copies: Request) -> None:
-    way_out = f"data.against={prepare.run(copies)} data.leakage_action=drop"
+def test_training_without_them_as_the_refusal_says_makes_it_pass(model: str, own: Request, copies: Request) -> None:
+    with pytest.raises(LeakageError) as caught:
+        evaluation(model, copies)
+    flags = re.findall(r"--set \S+", next(line for line in str(caught.value).splitlines() if "Train without" in line))
+    given = cli.parser(prepare.run).parse_args(["--recipe", "tiny", "--root", own.root, *" ".join(flags).split()])
+    way_out = given.overrides
+    assert way_out == f"data.against={prepare.run(copies)} data.leakage_action=drop"
     again = with_overrides(own, way_out)
     later = train.run(again, stage="warmup", shards=prepare.run(again), teacher="")
     assert evaluation(later, with_overrides(copies, way_out)).manifest["metrics"]["leakage/pairs"] == 0

@@ -143,13 +143,18 @@ def test_a_file_that_was_changed_afterwards_is_refused(stage):
     url = stage()
     artifact = Artifact.open(url)
     storage.write_bytes(artifact.file_url("deep/file.txt"), b"something else")
-    with pytest.raises(InputError, match=r"deep/file\.txt was changed after it was written: run stage thing again"):
+    with pytest.raises(InputError, match=r"deep/file\.txt was changed .*: run stage thing again with --redo yes"):
         artifact.fetch("deep/file.txt")
+    stage()  # it is complete, so this alone mends nothing
+    with pytest.raises(InputError, match="was changed"):
+        Artifact.open(url).fetch("deep/file.txt")
+    stage(redo="yes")
+    assert Artifact.open(url).fetch("deep/file.txt").read_text() == "attempt 2"
 
 
 def test_a_file_that_is_not_there_is_named(stage):
     artifact = Artifact.open(stage())
-    with pytest.raises(InputError, match=r"has no file model\.bin: it has deep/file\.txt"):
+    with pytest.raises(InputError, match=r"has no file model\.bin, but deep/file\.txt"):
         artifact.fetch("model.bin")
     with pytest.raises(InputError, match=r"has no folder model/"):
         artifact.fetch_folder("model")

@@ -63,7 +63,7 @@ def test_a_retry_says_at_once_what_the_attempt_before_it_found(stage: Stage) -> 
     for attempt in (1, 2):
         assert fails(lambda attempt=attempt: stage(attempt)) == (
             "thing: the attempt before this one failed with the same input and code, so this one does not try: "
-            f"{BAD}; mend it, then submit.py --retry RUN (or Retry in the UI) tries again"
+            f"{BAD}; mend it, then submit.py --retry a (or Retry in the UI) tries again"
         )
     assert stage.ran == 1
 

@@ -9,6 +9,7 @@ import pytest
 
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import parse_overrides
 from cmapkd_core.stages import evaluate, export, levels, prepare, report, suite_report, teacher, train
 from cmapkd_core.stages.cli import main, parser
 from cmapkd_core.stages.common import Request
@@ -44,6 +45,20 @@ def test_empty_strings_pass_through(stage):
     argv = [part for name, kind in options(stage.run).items() for part in (flag(name), *([""] if kind is str else []))]
     found = vars(parser(stage.run).parse_args(argv))
     assert found == {name: "" if kind is str else {} for name, kind in options(stage.run).items()} | {"artifact": ""}
+
+
+def test_what_messages_offer_to_submit_is_taken_by_a_stage_too():
+    argv = "--recipe tiny --root r --set optim.batch=8 --overrides".split()
+    argv += ["seed=1 'data.url=/my pictures'", "--set", "data.against=a b", "--set=data.fraction=0.5"]
+    found = parser(prepare.run).parse_args(argv).overrides
+    expected = {
+        "optim.batch": "8",
+        "seed": "1",
+        "data.url": "/my pictures",
+        "data.against": "a b",
+        "data.fraction": "0.5",
+    }
+    assert parse_overrides(found) == expected
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.split(".")[-1])
