@@ -48,7 +48,7 @@ def test_empty_strings_pass_through(stage):
 
 
 def test_what_messages_offer_to_submit_is_taken_by_a_stage_too():
-    argv = "--recipe tiny --root r --set optim.batch=8 --overrides".split()
+    argv = ["--recipe", "tiny", "--root", "r", "--set", "optim.batch=8", "--overrides"]
     argv += ["seed=1 'data.url=/my pictures'", "--set", "data.against=a b", "--set=data.fraction=0.5"]
     found = parser(prepare.run).parse_args(argv).overrides
     expected = {
