@@ -50,7 +50,7 @@ def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
             raise ValueError(text)
         return wanted(text)
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{name}={text}: expected {wanted.__name__}, such as {current!r}") from None
+        raise InputError(f"{name}={text}: expected {wanted.__name__}, such as {name}={as_text(current)}") from None
 
 
 def override(config: Any, changes: dict[str, Any]) -> Any:

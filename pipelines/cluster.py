@@ -55,16 +55,29 @@ class Cluster:
     def service_account(self, name: str) -> str:
         """Where it is; "" stands for Kubeflow's own. Raises InputError where it is not."""
         name = name or OWN_ACCOUNTS[self.namespace != SINGLE_USER]
-        way_out = f"kubectl apply -k k8s/overlays/..., or correct `service_account` (namespace {self.namespace})"
+        own = OWN_ACCOUNTS[self.namespace != SINGLE_USER]
+        way_out = "correct `service_account` in the site file" + (
+            f", or leave it empty for {own}" if name != own else ""
+        )
+        if self.namespace != SINGLE_USER:
+            way_out += (
+                "; cmapkd-runner is made by kubectl apply -k k8s/overlays/profile, for the `namespace` named there"
+            )
         self._get(self.core.read_namespaced_service_account, name, "service account", way_out)
         return f"{name} in {self.namespace}"
 
     def secret(self, name: str, keys: list[str]) -> str:
         """Which keys it has; its values go nowhere. Raises InputError where one is missing."""
-        way_out = f"kubectl -n {self.namespace} create secret generic {name} ... (k8s/README.md)"
-        held = set(self._get(self.core.read_namespaced_secret, name, "secret", way_out).data or {})
+        kind, literals = ("generic", keys) if keys else ("docker-registry", ["docker-server", "docker-username", ".."])
+        given = " ".join(f"--from-literal={key}=.." if keys else f"--{key}=.." for key in literals if key != "..")
+        make = f"kubectl -n {self.namespace} create secret {kind} {name} {given}"
+        held = set(self._get(self.core.read_namespaced_secret, name, "secret", make).data or {})
         if missing := [key for key in keys if key not in held]:
-            raise InputError(f"secret {name} in {self.namespace} has no key {', '.join(missing)}: {way_out}")
+            raise InputError(
+                f"secret {name} in {self.namespace} has no key {', '.join(missing)}, but {', '.join(sorted(held))}: "
+                "correct `env` of its [[secrets]] in the site file, or make it anew: "
+                f"kubectl -n {self.namespace} delete secret {name}, then {make}"
+            )
         return f"{name} has {', '.join(keys) or 'what an image needs'}"
 
     def stuck(self, run_id: str) -> Iterator[tuple[str, str, bool]]:
@@ -118,4 +131,7 @@ class Cluster:
             ) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             host = call.__self__.api_client.configuration.host
-            raise Unreadable(f"{what}: Kubernetes at {host} does not answer ({type(error).__name__})") from None
+            raise Unreadable(
+                f"{what}: Kubernetes at {host} does not answer ({type(error).__name__}): "
+                "check your kubeconfig and the network"
+            ) from None

@@ -162,7 +162,10 @@ def _token() -> str:
     """KF_PIPELINES_TOKEN; what cannot stand in a header would be repeated by the errors of every layer below."""
     token = os.environ.get("KF_PIPELINES_TOKEN", "").strip()
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise InputError("KF_PIPELINES_TOKEN is no token: it has blanks, line breaks or letters that no token has")
+        raise InputError(
+            "KF_PIPELINES_TOKEN is no token: it has blanks, line breaks or letters that no token has; put the token"
+            " alone into it, without the word Bearer"
+        )
     return token
 
 

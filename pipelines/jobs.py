@@ -60,7 +60,7 @@ class Jobs:
 
     def __init__(self, client: Any) -> None:
         self._custom, self._core = client.backend.custom_api, client.backend.core_api
-        self._namespace: str = client.backend.namespace
+        self.namespace: str = client.backend.namespace
 
     def make(self, kind: str, body: dict[str, Any]) -> bool:
         """Create a "TrainJob" or "TrainingRuntime"; False where its name is taken."""
@@ -93,7 +93,7 @@ class Jobs:
             if one["kind"] != "Pod" or (owner and one["uid"] == owner.uid):
                 continue
             read = self._core.read_namespaced_pod
-            pod = self._asked(f"pod {one['name']}", lambda: read(one["name"], self._namespace), but=404)  # noqa: B023
+            pod = self._asked(f"pod {one['name']}", lambda: read(one["name"], self.namespace), but=404)  # noqa: B023
             alive = pod is not None and pod.metadata.uid == one["uid"] and not pod.metadata.deletion_timestamp
             if alive and pod.status.phase not in ("Succeeded", "Failed"):
                 return str(one["name"])
@@ -134,8 +134,9 @@ class Jobs:
         while self.find(name) is not None or self._pods(name):
             if time.monotonic() > deadline:
                 raise JobError(
-                    f"TrainJob {name} of an earlier attempt does not go away: kubectl delete trainjob {name}, and "
-                    f"kubectl get pods -l {JOB_OF_POD}={name} for what holds it"
+                    f"TrainJob {name} of an earlier attempt does not go away: kubectl -n {self.namespace} delete "
+                    f"trainjob {name}, and kubectl -n {self.namespace} get pods -l {JOB_OF_POD}={name} for what "
+                    "holds it"
                 )
             time.sleep(LOOK_SECONDS)
 
@@ -143,11 +144,11 @@ class Jobs:
         """Whether a pod of the job has not ended."""
         selector = f"{JOB_OF_POD}={name}"
         listed = self._core.list_namespaced_pod
-        pods = self._asked(f"pods of {name}", lambda: listed(self._namespace, label_selector=selector))
+        pods = self._asked(f"pods of {name}", lambda: listed(self.namespace, label_selector=selector))
         return any(pod.status.phase not in ("Succeeded", "Failed") for pod in pods.items)
 
     def _place(self, plural: str) -> tuple[str, str, str, str]:
-        return GROUP, VERSION, self._namespace, plural
+        return GROUP, VERSION, self.namespace, plural
 
     def _asked(self, what: str, call: Callable[[], Any], but: int | tuple[int, ...] = ()) -> Any:
         """The API's answer; None where it says `but`."""
@@ -201,7 +202,10 @@ def follow(client: Any, name: str, seconds: float, interval: int) -> bool:
         if log.ident:
             log.join(interval)
         return str(ended.status) == COMPLETE
-    raise JobError(f"TrainJob {name} has not ended after {seconds / 3600:.1f} h: see pods.train.hours in the site file")
+    raise JobError(
+        f"TrainJob {name} has not ended after {seconds / 3600:.1f} h: raise pods.train.hours in the site "
+        "file and submit again with the same --run; it goes on from its last checkpoint"
+    )
 
 
 def ended(found: dict[str, Any]) -> bool:

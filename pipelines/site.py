@@ -48,6 +48,12 @@ class Secret:
     env: dict[str, str] = field(default_factory=dict)
 
 
+TABLES = {  # an entry of each list of tables, as the site file writes it
+    Toleration: "[{ key = 'nvidia.com/gpu' }]",
+    Secret: "[{ name = 'secret', env = { VARIABLE = 'key' } }]",
+}
+
+
 @dataclass(frozen=True)
 class Pod:
     """What one kind of task asks of the cluster."""
@@ -187,7 +193,21 @@ def _value(value: Any, current: Any, hint: Any, name: str, path: str) -> Any:
     elif type(value) is type(current) or (isinstance(current, float) and type(value) is int):
         return type(current)(value)
     given = "a table" if isinstance(value, dict) else repr(value)  # a table under a wrong name may hold secrets
-    raise InputError(f"{path}: {name} = {given}: expected a value like {current!r} (see site.example.toml)")
+    raise InputError(f"{path}: {name} = {given}: expected {_like(current, hint, name)} (see site.example.toml)")
+
+
+def _like(current: Any, hint: Any, name: str) -> str:
+    """The default of a field in TOML's words, where it shows how another value is written."""
+    if isinstance(current, tuple):
+        item = get_args(hint)[0]
+        return (
+            'a list of texts like ["a"]' if item is str else f"a list of tables, such as {TABLES[item]} or [[{name}]]"
+        )
+    if isinstance(current, dict):
+        return f"a table of texts like {{ name = 'text' }} or [{name}]"
+    if dataclasses.is_dataclass(current):
+        return f"a table [{name}]"
+    return f"a value like {str(current).lower() if isinstance(current, bool) else repr(current)}"
 
 
 def _check(site: Site, path: str) -> None:

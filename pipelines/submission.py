@@ -27,6 +27,7 @@ from pipelines.site import Site, load_site, on_this_machine
 from pipelines.tasks import Task, output_urls, tasks_of, timed
 
 CHOOSES = ("recipe", "ablation", "method", "suite", "set", "seed", "seeds", "data")  # flags that decide the recipe
+OF_A_START = ("root", "run", "only", "from_stage", "parallel", "expectations")  # those that say how it is started
 SEEDS = "5"  # of a suite, when not given
 EXPERIMENT = 128  # characters of an experiment's name that Kubeflow Pipelines keeps
 
@@ -197,15 +198,14 @@ def check_mode(args: argparse.Namespace) -> None:
     there = [f"--{name}" for name in ("check", "retry", "schedule") if getattr(args, name) not in (None, "")]
     if there and args.local:
         raise InputError(f"{there[0]} is of a cluster: leave out --local")
-    given = [f"--{name}" for name in CHOOSES if getattr(args, name)]
+    given = [f"--{name.replace('_', '-')}" for name in (*CHOOSES, *OF_A_START) if getattr(args, name)]
     if args.check is not None and given:
         raise InputError(f"--check tries the site with the recipe of its file: leave out {' '.join(given)}")
-    part = [name for name in ("suite", "only", "from_stage") if getattr(args, name)]
-    more = [*given, *(f"--{name.replace('_', '-')}" for name in (*part[-1:], "run", "root") if getattr(args, name))]
-    if args.retry and more:
-        raise InputError(f"--retry runs what failed again as it was: leave out {' '.join(dict.fromkeys(more))}")
+    if args.retry and given:
+        raise InputError(f"--retry runs what failed again as it was: leave out {' '.join(given)}")
+    part = [f"--{name.replace('_', '-')}" for name in ("suite", "only", "from_stage", "wait") if getattr(args, name)]
     if args.schedule and part:
-        raise InputError(f"--schedule starts whole runs: leave out --{part[0].replace('_', '-')}")
+        raise InputError(f"--schedule starts whole runs, later and again: leave out {' '.join(part)}")
 
 
 def at_a_time(given: str, default: int) -> int:

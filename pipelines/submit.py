@@ -89,9 +89,12 @@ def parser() -> argparse.ArgumentParser:
 
 def minutes(text: str) -> float:
     """A time in minutes; argparse says what is wrong with another text."""
-    found = float(text)
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
     if not 0 < found < 24 * 60:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text}: a number of minutes, such as 30, and less than a day")
     return found
 
 
@@ -110,15 +113,19 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
                 package, job.arguments, job.run, order, parallel=job.site.parallel, places=job.urls, alone=job.timed
             )
         except StageError as error:
-            print(
-                f"\n{error}\nrun it again: {shlex.join(['python', 'pipelines/submit.py', *command])}", file=sys.stderr
-            )
+            print(f"\n{error}\nrun it again: {shlex.join([*started_as(), *command])}", file=sys.stderr)
             print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
             mark_killed(job, error)
             return error.code
     for name, url in list(outputs.items())[-1:]:
         print(f"{name}: {url}")
     return 0
+
+
+def started_as() -> list[str]:
+    """This interpreter and this file, seen from the working directory: another Python may lack what they need."""
+    places = (Path(sys.executable), Path(__file__).resolve())
+    return [str(one.relative_to(Path.cwd()) if one.is_relative_to(Path.cwd()) else one) for one in places]
 
 
 def open_tracker(job: Submission) -> None:

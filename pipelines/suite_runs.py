@@ -18,7 +18,10 @@ from pipelines.runs import Now, Run, called, makers
 from pipelines.site import Site
 from pipelines.submission import Submission
 
-WAY_OUT = "Leave evaluations of their own out of evaluate.sets, and give them to a suite of another name (--run)."
+WAY_OUT = (
+    "Leave some out of evaluate.sets, and submit the same with those in evaluate.sets under another name (--run): what "
+    "is trained stands, and is only evaluated."
+)
 
 DELETED = "DELETED"  # of a run that was taken away in the UI meanwhile
 ENDS = (*client.FINAL, DELETED)

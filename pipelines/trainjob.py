@@ -171,7 +171,9 @@ def start(jobs: Jobs, job: dict[str, Any], command: Sequence[str], args: Sequenc
         elif jobs.adopt(found, owner):
             print(f"TrainJob {name} still runs since an earlier attempt: waiting for it", flush=True)
             return name, True
-    raise JobError(f"TrainJob {name} comes and goes: something else deletes it; see kubectl get events")
+    raise JobError(
+        f"TrainJob {name} comes and goes: something else deletes it; see kubectl -n {jobs.namespace} get events"
+    )
 
 
 def _make_way(jobs: Jobs, old: dict[str, Any], left: str, owner: Owner | None) -> None:
@@ -208,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if ours:
                     raise  # else its pod is done with it: a job of our own finds the stage complete, or goes on with it
         if not well:
-            print(f"TrainJob {name} failed: kubectl describe trainjob {name}", file=sys.stderr)
+            print(f"TrainJob {name} failed: kubectl -n {jobs.namespace} describe trainjob {name}", file=sys.stderr)
             return 1
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -60,7 +60,7 @@ def test_an_override_changes_its_field_and_no_other():
     ("text", "message"),
     [
         ("optim.btach=8", r"unknown field 'optim\.btach': did you mean 'optim\.batch'"),
-        ("optim.batch=many", r"optim\.batch=many: expected int, such as 16"),
+        ("optim.batch=many", r"optim\.batch=many: expected int, such as optim\.batch=16"),
         ("optim.batch=2.5", r"optim\.batch=2\.5: expected int"),
         ("optim.clip_norm=x", r"optim\.clip_norm=x: expected float"),
         ("schedule.fine.selects=1", r"schedule\.fine\.selects=1: expected bool"),

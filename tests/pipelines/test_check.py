@@ -356,7 +356,7 @@ def test_a_time_that_is_none_is_refused(site: Any, minutes: str, capsys: pytest.
     with pytest.raises(SystemExit) as stopped:
         main([f"--check={minutes}"])
     assert stopped.value.code == 2
-    assert f"invalid minutes value: '{minutes}'" in capsys.readouterr().err
+    assert f"{minutes}: a number of minutes, such as 30, and less than a day" in capsys.readouterr().err
     assert not site.runs
 
 
@@ -394,8 +394,14 @@ def test_a_broken_site_says_what_to_do_in_every_line(
     told = lines_of(printed)
     assert told["unknown"] == ["root, from here", "MLflow, from here"]
     assert told["failed"][:2] == ["service account", "secret"]
-    assert "no service account 'cmapkd-runner' in kubeflow: kubectl apply -k" in printed
-    assert "secret cmapkd-s3 in kubeflow has no key secret_key: kubectl -n kubeflow create secret" in printed
+    assert (
+        "no service account 'cmapkd-runner' in kubeflow: correct `service_account` in the site file, or leave it"
+        in printed
+    )
+    assert "secret cmapkd-s3 in kubeflow has no key secret_key, but other: correct `env` of its [[secrets]]" in printed
+    assert (
+        "delete secret cmapkd-s3, then kubectl -n kubeflow create secret generic cmapkd-s3 --from-literal=" in printed
+    )
     assert "failed   pod train           root: cannot write s3://nobox: the bucket does not exist" in printed
     assert "MLflow at http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused" in printed
     assert "run" in told["failed"]

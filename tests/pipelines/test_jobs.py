@@ -177,7 +177,9 @@ def test_a_job_that_does_not_go_is_named(cluster: Kubernetes, monkeypatch: pytes
     name, _ = start()
     cluster.vanish(name)
     cluster.saving[name] = 10_000
-    with pytest.raises(JobError, match=rf"does not go away: kubectl delete trainjob {name}, and kubectl get pods -l "):
+    with pytest.raises(
+        JobError, match=rf"does not go away: kubectl -n \S+ delete trainjob {name}, and kubectl -n \S+ get pods -l "
+    ):
         start()
 
 
