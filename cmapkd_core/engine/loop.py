@@ -53,7 +53,7 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
     plan.require_updates()
     module.to(device).train()
     module.amp = choose_precision(plan.optim.precision, device)  # type: ignore[assignment]
-    groups = trainable(module.groups(phase), phase)  # type: ignore[operator]
+    groups = trainable(module.groups(phase), phase, plan.name)  # type: ignore[operator]
     freeze_all_but(module, [p for params in groups.values() for p in params])
     scales = trained_scales(module)
     optimiser = Optimiser(groups, phase, plan.optim, plan.updates, scaled=module.amp is torch.float16)

@@ -46,7 +46,7 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
     return types[wanted]
 
 
-def trainable(groups: dict[str, list[nn.Parameter]], phase: Phase) -> dict[str, list[nn.Parameter]]:
+def trainable(groups: dict[str, list[nn.Parameter]], phase: Phase, name: str = "") -> dict[str, list[nn.Parameter]]:
     """The groups that `phase` gives a learning rate.
 
     Raises:
@@ -54,8 +54,8 @@ def trainable(groups: dict[str, list[nn.Parameter]], phase: Phase) -> dict[str, 
     """
     chosen = {name: params for name, params in groups.items() if params and getattr(phase.lr, name) > 0}
     if not chosen:
-        rates = ", ".join(f"lr.{name}" for name in groups)
-        raise InputError(f"this phase trains nothing: set one of {rates} above 0")
+        rates = ", ".join(f"lr.{group}" for group in groups)
+        raise InputError(f"phase {name} trains nothing: set one of its {rates} above 0")
     return chosen
 
 

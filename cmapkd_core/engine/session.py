@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cmapkd_core import parallel
-from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig
+from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig, Schedule
 from cmapkd_core.engine.checkpoint import Checkpoints, NotFinite, Saved, Snapshot
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
@@ -56,9 +56,10 @@ class Plan:
         """Raises InputError where the phase is too short for one whole update."""
         if not self.steps:
             batches = self.phase.epochs * self.steps_per_epoch
+            of = "schedule" if hasattr(Schedule(), self.name) else "teacher_fit"
             raise InputError(
                 f"phase {self.name} would train nothing: one update takes optim.accumulate={self.optim.accumulate} "
-                f"micro-batches and the phase has {batches}; lower optim.accumulate or give it more epochs"
+                f"micro-batches and the phase has {batches}; lower optim.accumulate or raise {of}.{self.name}.epochs"
             )
 
 

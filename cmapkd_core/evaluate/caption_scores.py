@@ -21,6 +21,7 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 
 from cmapkd_core.evaluate.caption_tokens import words
 
+JAVA = "install a Java runtime; into the image with make images APT_PACKAGES=default-jre-headless"
 SECONDS = 600  # that the tokenisation may take: 45,000 captions take about one
 
 Texts = dict[str, list[str]]  # captions by key; once tokenised, tokens with a blank between them
@@ -81,7 +82,7 @@ def _meteors(truth: Texts, systems: Sequence[Texts]) -> list[float]:
     try:
         scorer = Meteor()
     except OSError as error:
-        raise NoJava(f"METEOR needs Java, which does not start here: {error}") from None
+        raise NoJava(f"METEOR needs Java, which does not start here: {error}; {JAVA}") from None
     try:
         return [100 * float(scorer.compute_score(truth, said)[0]) for said in systems]
     except (OSError, ValueError) as error:
@@ -114,7 +115,7 @@ def ptb_tokens(lines: Sequence[str]) -> list[str]:
             command, input=flat.encode(), cwd=folder, capture_output=True, timeout=SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise NoJava(f"the PTB tokenizer and METEOR need Java, which does not work here: {error}") from None
+        raise NoJava(f"the PTB tokenizer and METEOR need Java, which does not work here: {error}; {JAVA}") from None
     found = done.stdout.decode().split("\n")[:-1]
     if len(found) != len(lines):
         raise NoJava(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions")

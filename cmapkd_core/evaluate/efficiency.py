@@ -164,5 +164,6 @@ def _check(config: EfficiencyConfig) -> None:
     if not config.batches or min(config.batches) < 1 or config.repeats < 1 or config.warmup < 0:
         raise InputError(
             f"evaluate.efficiency measures nothing with batches={config.batches}, repeats={config.repeats}, "
-            f"warmup={config.warmup}: give a batch size and a repeat of at least 1"
+            f"warmup={config.warmup}: give evaluate.efficiency.batches a size and evaluate.efficiency.repeats a number "
+            "of at least 1"
         )

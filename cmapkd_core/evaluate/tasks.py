@@ -82,7 +82,11 @@ def run_retrieval(subject: Subject) -> Outcome:
     """
     keys, captions = subject.column("key"), subject.column("captions")
     if not keys:
-        raise InputError(f"split '{subject.config.split}' has no image: raise data.test_share or name another split")
+        split = subject.config.split
+        raise InputError(
+            f"split '{split}' has no image: name another with evaluate.split, or prepare data that has some there "
+            f"(data.{'test' if split == 'test' else 'val'}_share, where the source names no splits)"
+        )
     if not any(captions):
         raise NotApplicable(f"retrieval needs images with captions, and split '{subject.config.split}' has none")
     texts, rows = retrieval.distinct(captions)
@@ -129,7 +133,7 @@ def run_zeroshot(subject: Subject) -> Outcome:
     if not chosen or len(classes) < 2:
         raise NotApplicable(
             f"zero-shot classification needs images with a class, and split '{subject.config.split}' has "
-            f"{len(chosen)} in {len(classes)} classes: give the source a class column, or leave the task out"
+            f"{len(chosen)} in {len(classes)} classes: give the source's rows classes, or leave the task out"
         )
     templates = zeroshot.load_templates(subject.config.templates)
     spoken = load_class_names(subject.config.classes, classes)

@@ -158,9 +158,12 @@ class FrozenInputs:
     def _check_memory(self, needed: int, bound: int) -> None:
         free = free_memory()
         if needed > free:
+            way_out = "lower it, and each pass goes through the pictures in parts"
+            if needed > bound:  # the pictures of one batch, whatever the bound
+                way_out = "lower evaluate.batch, whose pictures are kept at once"
             raise InputError(
                 f"evaluate.vqa.memory_gb={bound / 2**30:g} lets task vqa keep {needed / 2**30:.1f} GB of features and "
-                f"{free / 2**30:.1f} GB are free: lower it, and each pass goes through the pictures in parts"
+                f"{free / 2**30:.1f} GB are free: {way_out}"
             )
 
 

@@ -67,7 +67,7 @@ def test_a_group_at_rate_zero_is_left_out():
 
 def test_a_phase_that_trains_nothing_says_which_rates_there_are():
     groups = {"student": [nn.Parameter(torch.ones(2))], "pyramid": [nn.Parameter(torch.ones(2))]}
-    with pytest.raises(InputError, match=r"trains nothing: set one of lr\.student, lr\.pyramid above 0"):
+    with pytest.raises(InputError, match=r"trains nothing: set one of its lr\.student, lr\.pyramid above 0"):
         trainable(groups, Phase(1, Rates(selector=1.0)))
 
 

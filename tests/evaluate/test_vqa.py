@@ -18,7 +18,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import EvaluateConfig, VqaConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import NotApplicable, Subject, memory
+from cmapkd_core.evaluate import NotApplicable, Subject, memory, vqa_inputs
 from cmapkd_core.evaluate.vqa import run_vqa
 from cmapkd_core.evaluate.vqa_answers import (
     CONTRACTIONS,
@@ -267,8 +267,23 @@ def test_inputs_are_the_towers_own_states(backbone, shards, tmp_path):
 def test_too_little_memory_is_said_before_anything_is_computed(backbone, shards, tmp_path):
     subject = subject_of(backbone, shards, tmp_path)
     inputs = FrozenInputs(subject, asked(subject, "val"), 2**30)
-    with pytest.raises(InputError, match=r"evaluate\.vqa\.memory_gb=1 .* lower it"):
-        inputs._check_memory(2**60, 2**30)
+    with pytest.raises(InputError, match=r"evaluate\.vqa\.memory_gb=1\.07374e\+09 .* lower it"):
+        inputs._check_memory(2**60, 2**60)
+
+
+def test_each_way_out_of_too_little_memory_leads_out(backbone, shards, tmp_path, monkeypatch):
+    subject = subject_of(backbone, shards, tmp_path)
+    questions = asked(subject, "train")
+    inputs = FrozenInputs(subject, questions, 2**30)
+    picture = 2 * inputs.grid**2 * inputs.widths[0] + 2 * inputs.widths[1]
+    monkeypatch.setattr(vqa_inputs, "free_memory", lambda: 2 * picture)
+    small = replace(subject, config=replace(subject.config, batch=2))
+    with pytest.raises(InputError, match="lower it, and each pass"):
+        FrozenInputs(small, questions, 8 * picture)
+    FrozenInputs(small, questions, 2 * picture)
+    with pytest.raises(InputError, match=r"lower evaluate\.batch"):
+        FrozenInputs(replace(subject, config=replace(subject.config, batch=8)), questions, picture)
+    FrozenInputs(small, questions, picture)
 
 
 class Held(TorchDispatchMode):
