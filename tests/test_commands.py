@@ -45,6 +45,7 @@ HOLES = {  # what a document leaves open: what stands there when somebody runs i
     r"--retry$": "--retry RUN",
     r"\bSTAGE\b": "joint",
     r"\bSUITE\b": "RUN",
+    r"\bMODEL TAG\b": "ViT-L-14 openai",
 }
 
 

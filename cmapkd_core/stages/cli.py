@@ -36,7 +36,8 @@ def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
         prog=f"python -m {run.__module__}", description=inspect.getdoc(run), allow_abbrev=False
     )
     for field in dataclasses.fields(Request):
-        required, adds = field.default is dataclasses.MISSING, {"action": _Adds} if field.name == "overrides" else {}
+        required = field.default is dataclasses.MISSING
+        adds: dict[str, Any] = {"action": _Adds} if field.name == "overrides" else {}
         made.add_argument(
             f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default, **adds
         )
