@@ -223,5 +223,5 @@ def test_data_without_a_training_split_is_refused(tmp_path, tiny_shards):
     manifest = json.loads(path.read_text())
     manifest["splits"]["train"] = {**manifest["splits"]["train"], "count": 0}
     path.write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"has no training pairs \(splits: .*name a train split"):
+    with pytest.raises(InputError, match=r"has no training pairs \(splits: .*prepare data with train among"):
         teacher.run(request, shards=url)
