@@ -8,7 +8,6 @@ without its artifacts, no waiting helps, and the gate fails with that run's name
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import time
@@ -24,7 +23,7 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.workflows import ENDED, workflow_state
 
-SECONDS = float(os.environ.get("CMAPKD_GATE_SECONDS", "30"))  # between two looks
+SECONDS = 30.0  # between two looks
 LOOKS = 4  # in a row that must find a run ended without its artifacts; a retry takes its Workflow away for a moment
 AWAY = 60  # looks in a row at a store that does not answer: half an hour
 AGAIN = 3600.0  # seconds after which what is waited for is said again

@@ -18,6 +18,7 @@ from cmapkd_core import storage
 from pipelines import suite_runs
 from pipelines.submit import main
 
+SITE = 'image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n[pods.train]\ngpus = 0\n'
 SUITE = ["--suite", "smoke", "--recipe", "tiny", "--seeds", "1"]
 NAME, AT_A_TIME = "tiny-smoke-1seeds", 2
 RUN = "import json, sys, pathlib, pipelines.local as local; local.run_package(pathlib.Path(sys.argv[1]),"
@@ -80,7 +81,7 @@ def test_a_suite_in_a_cluster_makes_what_it_makes_here(
     api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also when a run had failed, and the same command added it."""
-    monkeypatch.setenv("CMAPKD_GATE_SECONDS", "1")
+    Path("site.toml").write_text(SITE)  # a rank each: this machine plays the cluster
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     follow = suite_runs.follow
     monkeypatch.setattr(suite_runs, "follow", lambda *given: follow(*given, interval=2))
