@@ -73,6 +73,11 @@ def attempts() -> int | None:
     return int(counted) if counted.isdecimal() else None
 
 
+def workflow() -> str:
+    """Name of the Workflow that this pod is of, such as cmapkd-abcde; "" outside Kubeflow Pipelines."""
+    return "-".join(os.environ.get("KFP_POD_NAME", "").split("-")[:2])
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's picklable value, on every rank."""
     if world() == 1:

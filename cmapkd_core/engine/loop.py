@@ -67,8 +67,8 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
     buffers = Buffers(module)
     for batch in loader.batches(step, plan.steps):
         batch = to_device(batch, device)
-        update, inside = divmod(step, plan.optim.accumulate)
-        rates = optimiser.set_rates(update)
+        number, inside = divmod(step, plan.optim.accumulate)
+        rates = optimiser.set_rates(number)
         last = inside == plan.optim.accumulate - 1
         if not inside:
             buffers.keep()
@@ -85,19 +85,31 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
                 shares = gradient_shares(outcome.terms, plan.weights, outcome.roots, scale)
             optimiser.backward(total)
         if last:
-            norm = optimiser.clip()
-            taken = judge(session, plan, step, norm, optimiser.scaler.get_scale)
-            optimiser.update(taken)
-            if taken:
-                bound(scales)
-            else:
-                buffers.restore()
-            require_sound(session, plan, step)
+            norm = update_weights(session, plan, step, optimiser, scales, buffers)
         session.replaced.update(getattr(batch, "replaced", []))
         point: dict[str, Any] = {"terms": terms, "weighted": weighted, "lr": rates}
         point |= {"gradient_norm": norm, "shares": shares}
         session.after(plan, step, point, outcome.stats, module, optimiser)
         loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
+
+
+def update_weights(
+    session: Session, plan: Plan, step: int, optimiser: Optimiser, scales: list[nn.Parameter], buffers: Buffers
+) -> float:
+    """Take the update whose gradients are there, or skip it on all ranks; returns the gradients' norm before clipping.
+
+    Raises:
+        Diverged: see run_phase.
+    """
+    norm = optimiser.clip()
+    taken = judge(session, plan, step, norm, optimiser.scaler.get_scale)
+    optimiser.update(taken)
+    if taken:
+        bound(scales)
+    else:
+        buffers.restore()
+    require_sound(session, plan, step)
+    return norm
 
 
 def weighted_total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

@@ -18,7 +18,7 @@ import uuid
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cmapkd_core import storage
+from cmapkd_core import parallel, storage
 
 if TYPE_CHECKING:
     from cmapkd_core.stages.common import Request
@@ -36,11 +36,9 @@ class Turn:
         """`url` is the artifact's."""
         self._url = storage.join(url, TURN)
         asked = [request.run, request.recipe, request.ablation, request.all_overrides, request.seed, request.data]
-        # Two runs may have one name: the Workflow, cmapkd-abcde, says which is which (a TrainJob's pods have its job).
-        workflow = "-".join(os.environ.get("KFP_POD_NAME", "").split("-")[:2])
-        here = (
-            workflow if request.run else platform.node()
-        )  # started by hand: no run says that two are one and the same
+        # Two runs may have one name: the Workflow says which is which (a TrainJob's pods have its job). Of what is
+        # started by hand no run says that two are one and the same.
+        here = parallel.workflow() if request.run else platform.node()
         self._record: dict[str, Any] = {
             "owner": uuid.uuid4().hex,
             "seat": hashlib.sha256(json.dumps([stage, here, *asked]).encode()).hexdigest()[:16],

@@ -70,6 +70,7 @@ def told(message: str) -> None:
 Call = Callable[[World], Any]
 WAITS = '["run", "its id", ["place/of/artifact"]]'
 # What is refused, what its message offers, and the same with the offer taken.
+LISTED = f"[{WAITS}, ..]"
 REMEDIES: dict[str, tuple[Call, str, Call]] = {
     "no training pairs": (
         lambda w: w.train(data="held"),
@@ -136,8 +137,8 @@ REMEDIES: dict[str, tuple[Call, str, Call]] = {
         "submit.py --retry my.suite (",
         lambda w: None,  # tests/pipelines/test_suite_runs.py retries a suite by its name
     ),
-    "no list": (lambda w: gate._read("waits", "x"), f"[{WAITS}, ..]", lambda w: gate._read("waits", f"[{WAITS}]")),
-    "no entry": (lambda w: gate._read("follows", "x", 1), WAITS, lambda w: gate._read("follows", WAITS, 1)),
+    "no list": (lambda w: gate._read("waits", "x"), LISTED, lambda w: gate._read("waits", f"[{WAITS}]")),
+    "no entry": (lambda w: gate._read("follows", WAITS), LISTED, lambda w: gate._read("follows", f"[{WAITS}]")),
 }  # fmt: skip
 
 
