@@ -48,7 +48,7 @@ def test_files_copies_and_the_printed_table(run, tmp_path, capsys):
 
 def test_again_prints_the_same_from_the_finished_report(run, tmp_path, capsys):
     request, shards, before = run
-    given = {"shards": shards, "before_eval": before, "student_eval": before}
+    given = {"artifacts": {"shards": shards, "before_eval": before, "student_eval": before}}
     report.run(request, **given)
     capsys.readouterr()
     report.run(request, html=str(tmp_path / "again.html"), **given)
@@ -61,4 +61,4 @@ def test_again_prints_the_same_from_the_finished_report(run, tmp_path, capsys):
 def test_an_unfinished_artifact_is_an_error(run):
     request, shards, _ = run
     with pytest.raises(InputError, match="has no manifest"):
-        report.run(request, shards=shards, joint=f"{request.root}/joint/000000000000")
+        report.run(request, artifacts={"shards": shards, "joint": f"{request.root}/joint/000000000000"})

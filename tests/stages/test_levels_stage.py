@@ -95,14 +95,14 @@ def test_a_method_without_levels_says_so_and_ends_well(
     assert json.loads(Artifact.open(url).fetch("levels.json").read_text()) == {
         "missing": "The method contrastive has no levels."
     }
-    page = report.run(request, levels=url)
+    page = report.run(request, artifacts={"levels": url})
     assert "The method contrastive has no levels." in Artifact.open(page).fetch(report.HTML).read_text()
 
 
 def test_a_report_with_levels_has_figures_five_and_six(trained: tuple[Request, dict[str, str]]) -> None:
     request, given = trained
     named = Request("tiny", request.root, run="drawn")
-    url = report.run(named, levels=levels.run(named, **given), **given)
+    url = report.run(named, artifacts={"levels": levels.run(named, **given), **given})
     artifact = Artifact.open(url)
     names = artifact.files()
     assert {"paper/figures/figure5_after_training.pdf", "paper/figures/figure6_teacher_one_pair.png"} <= set(names)
