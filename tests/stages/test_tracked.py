@@ -159,7 +159,7 @@ def test_what_breaks_while_a_failure_is_told_does_not_replace_it(
     start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def unwritable(context: Context) -> dict[str, float]:
-        (tmp_path / "root/thing").write_text("in the way")
+        (tmp_path / "root/thing/0/work").write_text("in the way")
         return unusable(context)
 
     monkeypatch.setitem(globals(), "deed", unwritable)
