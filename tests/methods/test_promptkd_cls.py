@@ -109,5 +109,5 @@ def test_the_stage_gives_it_the_teachers_features_of_the_datas_classes(tmp_path,
 def test_data_without_two_classes_are_refused(tiny_shards, tiny_models, classes):
     shards = open_shards(Artifact.open(tiny_shards))
     shards.classes = classes
-    with pytest.raises(InputError, match=rf"promptkd_cls compares .* has {len(classes)}: give the source a class"):
+    with pytest.raises(InputError, match=rf"promptkd_cls compares .* has {len(classes)}: give the source's rows"):
         class_features(tiny_models("tiny-teacher"), shards, resolve("tiny", "promptkd_cls"))
