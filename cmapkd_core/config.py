@@ -23,6 +23,7 @@ SOURCES = (  # of pictures; the functions are in data/sources
 GENERATED = ("scenes", "scenes_vqa")  # those that make as many pictures as data.size says
 EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
 ALPHAS = ("learned", "fixed")
+HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's prefixes of models whose weights lie beside their config
 RESIZE_MODES = ("shortest", "longest", "squash")  # open_clip's ways to make a picture a square: data/augment.py
 INTERPOLATIONS = ("bicubic", "bilinear", "random")
 STORES = ("embeddings", "levels")  # what they hold is in stages/stored.py

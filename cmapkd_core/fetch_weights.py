@@ -17,11 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cmapkd_core import storage
-from cmapkd_core.config import ModelConfig
+from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.logins import refuse_login
-from cmapkd_core.models.architecture import FOLDER, HUB, require_known
+from cmapkd_core.models.architecture import require_known
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.folder import WEIGHTS

@@ -15,7 +15,7 @@ import unicodedata
 from typing import Any
 
 from cmapkd_core import storage
-from cmapkd_core.config import Recipe
+from cmapkd_core.config import FOLDER, HUB, Recipe
 from cmapkd_core.fields import flatten
 from cmapkd_core.fingerprints import fingerprint, reads, trains
 
@@ -34,14 +34,13 @@ _SEEN = ("data.leakage", "evaluate.leakage_action")
 
 RUN_DIGITS = 12  # of the digest in the place of a run's name in another script
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
-# NAME[:WEIGHTS] of an open_clip name or a config file (s3:// is no name), and models whose weights lie beside their
-# config by open_clip's prefixes.
-_NAMED, _WHOLE = re.compile(r"([\w.-]+|\S+\.json)(?::(?!//)(.+))?"), ("hf-hub:", "local-dir:")
+# NAME[:WEIGHTS] of an open_clip name or a config file (s3:// is no name).
+_NAMED = re.compile(r"([\w.-]+|\S+\.json)(?::(?!//)(.+))?")
 
 
 def named_model(model_ref: str) -> tuple[str, str] | None:
     """(model, weights) of a reference that names a model, weights "" where it says none; None of an artifact's URL."""
-    if model_ref.startswith(_WHOLE):
+    if model_ref.startswith((HUB, FOLDER)):
         return model_ref, "own"
     found = _NAMED.fullmatch(model_ref)
     return (found[1], found[2] or "") if found else None

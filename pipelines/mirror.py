@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cmapkd_core.config import ModelConfig, Recipe
+from cmapkd_core.config import FOLDER, HUB, ModelConfig, Recipe
 from cmapkd_core.errors import InputError
 
-FOLDER, HUB = "local-dir:", "hf-hub:"
 _HERE = (".safetensors", ".pt", ".pth", ".bin")  # ends of weights that are a file
 
 

@@ -26,7 +26,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transform import PreprocessCfg
 
 from cmapkd_core import storage
-from cmapkd_core.config import INTERPOLATIONS, RESIZE_MODES
+from cmapkd_core.config import FOLDER, HUB, INTERPOLATIONS, RESIZE_MODES
 from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags, text_files
@@ -34,7 +34,6 @@ from cmapkd_core.models.construct import TEXT_FOLDER
 from cmapkd_core.models.weights import PackageWeights
 
 CONFIGS = Path(__file__).parent / "configs"
-HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's own prefixes
 FOLDER_CONFIG = "open_clip_config.json"
 
 

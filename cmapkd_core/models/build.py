@@ -19,11 +19,11 @@ from pathlib import Path
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
 from cmapkd_core import storage
-from cmapkd_core.config import ModelConfig
+from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags
-from cmapkd_core.models.architecture import FOLDER, HUB, Architecture, read_architecture, require_known, says_itself
+from cmapkd_core.models.architecture import Architecture, read_architecture, require_known, says_itself
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.folder import load_model, save_model
