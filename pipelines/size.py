@@ -15,7 +15,6 @@ import copy
 import gzip
 import hashlib
 import json
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +164,7 @@ class _Task:
 
     def _patch(self) -> str:
         """The pod's patch that the driver writes: launcher with the executor's input, arguments, resources."""
-        folder = f"minio://mlpipeline/v2/artifacts/cmapkd/{_noise(36)}/{self.name}/{_noise(36)}"
+        folder = f"minio://mlpipeline/v2/artifacts/cmapkd/{_noise(36, 'run')}/{self.name}/{_noise(36, self.name)}"
         values = {name: self._value(one) for name, one in self.task.get("inputs", {}).get("parameters", {}).items()}
         outputs = self.component.get("outputDefinitions", {})
         told: dict[str, Any] = {
@@ -203,7 +202,7 @@ class _Task:
         if "componentInputParameter" in source:
             return self.form.get(source["componentInputParameter"], "")
         if "taskOutputParameter" in source:
-            return f"s3://cmapkd/runs/artifacts/evaluate/{_noise(16)}"
+            return f"s3://cmapkd/runs/artifacts/evaluate/{_noise(16, source['taskOutputParameter']['producerTask'])}"
         return source["runtimeValue"]["constant"]
 
     def _filled(self, text: str, values: Mapping[str, Any]) -> str:
@@ -216,29 +215,34 @@ class _Task:
         given = {"component": _json(self.component), "task": _json(self.task), "container": _json(self.container)}
         given |= {"task-name": self.name, "parent-dag-id": "2", "kubernetes-config": _json(self.platform)}
         decided = {"pod-spec-patch": patch, "cached-decision": "false"}
-        answered = {"outputs": {"parameters": _listed(decided | {"condition": "true"}), **_log()}}
+        answered = {"outputs": {"parameters": _listed(decided | {"condition": "true"}), **_log(self.name)}}
         yield self._node("-driver", given, answered)
         yield self._node("-driver(0)", given, answered)
         yield self._node("", decided | told, {})
         yield self._node("(0)", decided | told, {})
         for name in ("(0).executor", "(0).executor(0)"):
-            yield self._node(name, {"pod-spec-patch": patch, **told}, {"outputs": _log()})
+            yield self._node(name, {"pod-spec-patch": patch, **told}, {"outputs": _log(self.name + name)})
 
     def _node(self, suffix: str, inputs: Mapping[str, str], more: Mapping[str, Any]) -> dict[str, Any]:
         name = f"cmapkd-abcde(0).root(0).{self.name}{suffix}"
-        known = {"id": f"cmapkd-abcde-{_noise(10)}", "name": name, "displayName": self.name + suffix, "type": "Retry"}
+        known = {
+            "id": f"cmapkd-abcde-{_noise(10, name)}",
+            "name": name,
+            "displayName": self.name + suffix,
+            "type": "Retry",
+        }
         known |= {"templateName": "metadata-0-2-retry-system-container-executor"}
         return NODE | known | {"inputs": {"parameters": _listed(inputs)}} | dict(more)
 
 
-def _log() -> dict[str, Any]:
-    key = f"private-artifacts/kubeflow/cmapkd-abcde/2026/01/01/cmapkd-abcde-container-impl-{_noise(9)}/main.log"
+def _log(name: str) -> dict[str, Any]:
+    key = f"private-artifacts/kubeflow/cmapkd-abcde/2026/01/01/cmapkd-abcde-container-impl-{_noise(9, name)}/main.log"
     return {"artifacts": [{"name": "main-logs", "s3": {"key": key}}], "exitCode": "0"}
 
 
-def _noise(characters: int, source: random.Random = random.Random(1)) -> str:  # noqa: B008 - one stream, so that a package has one size
-    """What does not compress: ids and fingerprints."""
-    return f"{source.getrandbits(4 * characters):0{characters}x}"
+def _noise(characters: int, of: str) -> str:
+    """As ids and fingerprints, which do not compress; equal for the same thing, so that a package has one size."""
+    return hashlib.shake_256(of.encode()).hexdigest(characters)[:characters]
 
 
 def _arguments(values: Mapping[str, str]) -> dict[str, Any]:

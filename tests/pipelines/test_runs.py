@@ -151,6 +151,7 @@ def test_the_size_of_a_run_is_that_of_the_workflow_that_kfp_makes(tmp_path: Path
     assert found.spec == pytest.approx(RUN[1], rel=0.1)
     assert found.status == pytest.approx(RUN[2], rel=0.1)
     assert found.compressed < found.status / 10
+    assert measure(tmp_path / "run.yaml") == found
     assert found.fits
 
 
