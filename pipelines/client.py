@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import kfp_server_api
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages.artifact import find
+from cmapkd_core.stages.artifact import is_made
 from cmapkd_core.storage import StorageError
 from pipelines.endpoint import Client, EndpointError, address, speaking_to
 from pipelines.site import Site
@@ -203,30 +203,44 @@ def follow(
         EndpointError: the endpoint failed for about a minute; the run goes on without us.
     """
     seen: dict[str, str] = {}
-    failures = 0
-    while True:
+    state = ""
+
+    def look() -> bool:
+        nonlocal state
+        with speaking_to(address(site)):
+            run = client.get_run(run_id)
+        state = str(run.state)
+        found = states(run, tasks)
+        if not details_of(run) and state == "RUNNING":
+            open_ = {name: url for name, url in (urls or {}).items() if seen.get(name) != "SUCCEEDED"}
+            found = {name: "SUCCEEDED" for name, url in open_.items() if is_there(url)}
+        for name, now in found.items():
+            if seen.get(name) != now:
+                seen[name] = now
+                print(f"  {time.strftime('%H:%M:%S')} {name} {now.lower()}", flush=True)
+        return state not in FINAL
+
+    until_ended(look, interval)
+    return state
+
+
+def until_ended(look: Callable[[], bool], interval: float) -> None:
+    """Look every `interval` seconds until `look` says that nothing goes on.
+
+    Raises:
+        EndpointError: the endpoint refuses, or failed PATIENCE times in a row; what runs goes on without us.
+    """
+    failures, going = 0, True
+    while going:
         try:
-            with speaking_to(address(site)):
-                run = client.get_run(run_id)
-            failures = 0
+            going, failures = look(), 0
         except EndpointError as error:
             failures += 1
             if failures == PATIENCE or not error.passing:
                 raise
             print(f"  {error}; asking again", flush=True)
+        if going:
             time.sleep(interval)
-            continue
-        found = states(run, tasks)
-        if not details_of(run) and run.state == "RUNNING":
-            open_ = {name: url for name, url in (urls or {}).items() if seen.get(name) != "SUCCEEDED"}
-            found = {name: "SUCCEEDED" for name, url in open_.items() if is_there(url)}
-        for name, state in found.items():
-            if seen.get(name) != state:
-                seen[name] = state
-                print(f"  {time.strftime('%H:%M:%S')} {name} {state.lower()}", flush=True)
-        if run.state in FINAL:
-            return str(run.state)
-        time.sleep(interval)
 
 
 def states(run: Any, tasks: Mapping[str, str]) -> dict[str, str]:
@@ -250,10 +264,10 @@ def details_of(run: Any) -> list[Any]:
     return list((run.run_details and run.run_details.task_details) or [])
 
 
-def is_there(url: str) -> bool:
-    """Whether an artifact is complete, as far as it can be seen from here."""
+def is_there(url: str, old: str = "") -> bool:
+    """As `is_made`; False of what cannot be seen from here."""
     try:
-        return find(url) is not None
+        return is_made(url, old)
     except StorageError:
         return False
 

@@ -145,7 +145,7 @@ def behind(run: Run, runs: Sequence[Run], now: Now) -> list[Run]:
     before = table.get(run.follows)
     while before is not None and not _left(before, now):
         before = table.get(before.follows)
-    beside = [one for one in runs if one.name in now.going and run.name != LAST and _one_lane(one, run)]
+    beside = [one for one in runs if one.name in now.going and _one_lane(one, run)]
     return list({one.name: one for one in ([before] if before else []) + beside}.values())
 
 

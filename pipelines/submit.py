@@ -172,7 +172,7 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
             return 0
         tasks = display_names(package)
         run_id = client.start(api, job.site, job.run, package, job.arguments, keep=job.whole)
-    return see(api, job.site, job.run, run_id, tasks, wait, job.urls)
+    return see(api, job.site, job.run, run_id, tasks, wait, {name: job.urls[name] for name in tasks.values()})
 
 
 def urls_of(job: Submission) -> dict[str, dict[str, str]]:

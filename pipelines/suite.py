@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.data.threads import in_order
 from cmapkd_core.fields import choose
 from cmapkd_core.places import report_url
 from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
@@ -27,6 +28,7 @@ from components import SUITE_REPORT
 from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name, tasks_of_cell
 
 REPORT = "suite-report"
+ASKS = 16  # manifests asked for at a time: a suite has hundreds, each a round trip
 STAGES = tuple(task.name for task in TASKS if task.suite)
 ONCE = ("efficiency",)  # evaluations that every seed of a row answers alike
 
@@ -235,8 +237,8 @@ def standing(suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
 
 def manifests(urls: Mapping[str, str]) -> dict[str, Artifact]:
     """Those of the artifacts by task that are complete."""
-    found = {name: find(url) for name, url in urls.items()}
-    return {name: one for name, one in found.items() if one is not None}
+    found = in_order(urls.values(), find, ASKS)
+    return {name: one for name, one in zip(urls, found, strict=True) if one is not None}
 
 
 def _read(

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages.artifact import find
-from cmapkd_core.storage import StorageError
 from pipelines import client, endpoint, size
 from pipelines.endpoint import Client
 from pipelines.runs import Now, Run, called, makers
@@ -233,14 +231,11 @@ class Progress:
             return set(names) & {one.display_name for one in details if one.state in ("SUCCEEDED", "SKIPPED")}
         if found.state == "PENDING":
             return set()
-        return {name for name, url in names.items() if name not in self.done[run] and self._there(url)}
-
-    def _there(self, url: str) -> bool:
-        try:
-            found = find(url)
-        except StorageError:
-            return False
-        return found is not None and found.digest != self.old.get(url)
+        return {
+            name
+            for name, url in names.items()
+            if name not in self.done[run] and client.is_there(url, self.old.get(url, ""))
+        }
 
 
 def follow(api: Client, site: Site, progress: Progress, interval: float = 15.0) -> dict[str, str]:
@@ -249,17 +244,5 @@ def follow(api: Client, site: Site, progress: Progress, interval: float = 15.0) 
     Raises:
         EndpointError: the endpoint failed for a while; the runs go on without us.
     """
-    failures = 0
-    while True:
-        try:
-            going = progress.look(api, site)
-            failures = 0
-        except endpoint.EndpointError as error:
-            failures += 1
-            if failures == client.PATIENCE or not error.passing:
-                raise
-            print(f"  {error}; asking again", flush=True)
-            going = True
-        if not going:
-            return progress.states
-        time.sleep(interval)
+    client.until_ended(lambda: progress.look(api, site), interval)
+    return progress.states

@@ -111,6 +111,12 @@ def find(url: str) -> Artifact | None:
     return Artifact(url, json.loads(raw), digest, cache_of(f"{url}#{digest}"))
 
 
+def is_made(url: str, old: str = "") -> bool:
+    """Whether an artifact is complete, and another one than that whose digest begins with `old`."""
+    found = find(url)
+    return found is not None and not (old and found.digest.startswith(old))
+
+
 def retire(artifact: Artifact) -> None:
     """Set a complete artifact aside, so that its stage can run again in the same place."""
     storage.write_json(storage.join(artifact.url, f"{RETIRED}{artifact.digest[:8]}.json"), artifact.manifest)

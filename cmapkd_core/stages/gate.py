@@ -18,7 +18,7 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages.artifact import find
+from cmapkd_core.stages.artifact import is_made
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.workflows import ENDED, workflow_state
@@ -117,7 +117,7 @@ class Watch:
 
     def _missing(self, maker: Maker) -> list[str]:
         """URLs without a manifest so far; those found once are not looked for again."""
-        self.there |= {url for url in maker.urls if url not in self.there and _made(url, maker.old.get(url, ""))}
+        self.there |= {url for url in maker.urls if url not in self.there and is_made(url, maker.old.get(url, ""))}
         return [url for url in maker.urls if url not in self.there]
 
     def _look(self, key: str, run_id: str) -> str:
@@ -149,11 +149,6 @@ def wait(watch: Watch, pause: Callable[[float], None] = time.sleep) -> None:
             said, told = "; ".join(lines), now
             print(f"gate: since {_span(now - began)} waiting for {said}", flush=True)
         pause(SECONDS)
-
-
-def _made(url: str, old: str) -> bool:
-    found = find(url)
-    return found is not None and not (old and found.digest.startswith(old))
 
 
 def _why(maker: Maker, missing: Sequence[str]) -> str:

@@ -107,15 +107,15 @@ def test_a_run_may_be_waited_for_and_followed_at_once(tmp_path: Path) -> None:
 def test_a_store_that_is_away_is_waited_for_up_to_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def away(url: str) -> None:
+    def away(url: str, old: str = "") -> bool:
         raise StorageError("s3 does not answer")
 
-    find = gate.find
-    monkeypatch.setattr(gate, "find", away)
+    is_made = gate.is_made
+    monkeypatch.setattr(gate, "is_made", away)
     watch = Watch([Maker(NOW, "id-1", (made(tmp_path / "a"),))], [], script(RUNS))
-    wait(watch, pauses(lambda: None, lambda: monkeypatch.setattr(gate, "find", find)))
+    wait(watch, pauses(lambda: None, lambda: monkeypatch.setattr(gate, "is_made", is_made)))
     assert "waiting for the store: s3 does not answer" in capsys.readouterr().out
-    monkeypatch.setattr(gate, "find", away)
+    monkeypatch.setattr(gate, "is_made", away)
     with pytest.raises(StorageError):
         wait(Watch(watch.makers, [], script(RUNS)), pauses(*[lambda: None] * (AWAY - 1)))
 
