@@ -1,4 +1,6 @@
-"""The exceptions for what a user can mend, and for what may mend itself."""
+"""The exceptions for what a user can mend, and for what may mend itself; how a complete stage runs again."""
+
+_MODULES = {"warmup": "train", "alsn": "train", "joint": "train"}  # of stages that are not called as their module
 
 
 class InputError(ValueError):
@@ -22,6 +24,14 @@ class OutsideError(InputError):
     """
 
 
-def made_again(stage: str) -> str:
-    """The way out where a complete artifact is damaged: without --redo its stage would say that it is complete."""
-    return f"run stage {stage} again with --redo yes (submit.py: --run RUN --only STAGE)"
+def again(stage: str, run: str = "") -> str:
+    """How a complete stage is made to run again, which answers at once where it is asked by the usual command.
+
+    Args:
+        stage: its name, which is its task's in a run too.
+        run: the run that made the artifact; "" where it is not known.
+    """
+    return (
+        f"run stage {stage} again: submit.py --run {run or 'RUN'} --only {stage} in a run, "
+        f"or by hand python -m cmapkd_core.stages.{_MODULES.get(stage, stage)} with its arguments and --redo yes"
+    )

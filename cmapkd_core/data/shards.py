@@ -6,6 +6,7 @@ always noticed (CRC-32 of every member, sha256 of every shard that comes over th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.data.writer import write_shards
-from cmapkd_core.errors import InputError, OutsideError, made_again
+from cmapkd_core.errors import InputError, OutsideError, again
 from cmapkd_core.fields import choose
 
 __all__ = ["CorruptSampleError", "NoQuestionsError", "ShardSet", "TooManyBadError", "write_shards"]
@@ -80,19 +81,19 @@ class ShardSet:
         self._files: OrderedDict[str, int] = OrderedDict()  # open file descriptors, least recently used first
 
     @classmethod
-    def open(cls, url: str, cache: Path) -> ShardSet:
+    def open(cls, url: str, cache: Path, digest: str = "") -> ShardSet:
         """The data set at `url`.
 
         Args:
             url: the prepare artifact, a path or s3://.
             cache: a local folder that processes of this machine may share.
+            digest: sha256 of its shards.json; "" where no manifest names one, as of a data set being made.
 
         Raises:
             InputError: it is no complete data set, or its index does not fit its manifest.
         """
         try:
-            manifest = storage.read_json(storage.join(url, MANIFEST))
-            _check_manifest(url, manifest)
+            manifest = _manifest(url, digest)
             cache = cache / manifest["index"]["sha256"][:16]  # by content: a data set made anew gets its own
             path = fetch_once(url, INDEX, manifest["index"]["sha256"], cache)
         except FileNotFoundError as error:
@@ -233,10 +234,18 @@ def _index_split(index: pa.Table, name: str) -> _Split:
     return _Split(table, shard.dictionary.to_pylist(), shard.indices.to_numpy().astype(np.int64), numbers)
 
 
-def _check_manifest(url: str, manifest: Any) -> None:
+def _manifest(url: str, digest: str) -> dict[str, Any]:
+    raw = storage.read_bytes(storage.join(url, MANIFEST))
+    if digest and hashlib.sha256(raw).hexdigest() != digest:
+        raise InputError(f"{url}/{MANIFEST} was changed after it was written: {again('prepare')}")
+    try:
+        manifest = json.loads(raw)
+    except ValueError as error:
+        raise InputError(f"{url}/{MANIFEST} is no JSON ({error}): {again('prepare')}") from None
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
-        raise InputError(f"{url}/{MANIFEST} is not of version {VERSION}: {AGAIN}")
+        raise InputError(f"{url}/{MANIFEST} is not of version {VERSION}: {again('prepare')}")
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             if not _FILE_NAME.fullmatch(shard["file"]):
                 raise InputError(f"{url}/{MANIFEST} names the shard {shard['file']!r}, which is no file name")
+    return manifest

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.data.copies import fetch_once, machine_folder
-from cmapkd_core.errors import InputError, made_again
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages.manifest import DamagedError, opened, sealed
 
-MANIFEST, RETIRED = "manifest.json", "retired/"
+MANIFEST, RETIRED, DAMAGED = "manifest.json", "retired/", "damaged/"
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Artifact:
 
         Raises:
             InputError: there is no manifest, so the stage that writes it has not finished.
+            DamagedError: there is one, which cannot be used.
         """
-        found = find(url)
+        found = look(url)
         if found is None:
             raise InputError(f"{url} has no {MANIFEST}: the stage that writes it has not finished; run it first")
         return found
@@ -101,14 +102,26 @@ def cache_of(url: str) -> Path:
 
 
 def find(url: str) -> Artifact | None:
-    """The artifact at `url`, or None while it has no manifest."""
+    """The artifact at `url`, or None while it has no manifest that can be used: then its stage has to run."""
+    try:
+        return look(url)
+    except DamagedError:
+        return None
+
+
+def look(url: str) -> Artifact | None:
+    """The artifact at `url`, or None while it has no manifest.
+
+    Raises:
+        DamagedError: there is one, which cannot be used.
+    """
     url = storage.absolute(url)
     try:
         raw = storage.read_bytes(storage.join(url, MANIFEST))
     except FileNotFoundError:
         return None
     digest = hashlib.sha256(raw).hexdigest()
-    return Artifact(url, json.loads(raw), digest, cache_of(f"{url}#{digest}"))
+    return Artifact(url, opened(url, raw), digest, cache_of(f"{url}#{digest}"))
 
 
 def is_made(url: str, old: str = "") -> bool:
@@ -119,6 +132,20 @@ def is_made(url: str, old: str = "") -> bool:
 
 def retire(artifact: Artifact) -> None:
     """Set a complete artifact aside, so that its stage can run again in the same place."""
-    storage.write_json(storage.join(artifact.url, f"{RETIRED}{artifact.digest[:8]}.json"), artifact.manifest)
-    storage.delete(storage.join(artifact.url, MANIFEST))
+    _set_aside(artifact.url, f"{RETIRED}{artifact.digest[:8]}.json", sealed(artifact.manifest))
     storage.delete_tree(storage.join(artifact.url, "work"))
+
+
+def set_aside(damaged: DamagedError) -> str:
+    """Make room for a manifest anew where a damaged one lies; returns where that is kept.
+
+    Checkpoints of an attempt that came after it stay: they hold what is still good.
+    """
+    return _set_aside(damaged.url, f"{DAMAGED}{hashlib.sha256(damaged.raw).hexdigest()[:8]}.json", damaged.raw)
+
+
+def _set_aside(url: str, name: str, manifest: bytes) -> str:
+    kept = storage.join(url, name)
+    storage.write_bytes(kept, manifest)
+    storage.delete(storage.join(url, MANIFEST))
+    return kept

@@ -7,7 +7,6 @@ the same inputs; otherwise run the body, upload what it wrote, and commit with o
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
@@ -29,9 +28,10 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
-from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find, retire
+from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, look, retire, set_aside
 from cmapkd_core.stages.commit import commit
 from cmapkd_core.stages.line import Line
+from cmapkd_core.stages.manifest import DamagedError, sealed
 from cmapkd_core.stages.refused import Refusals
 from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, told_to_mlflow
 from cmapkd_core.stages.turn import Turn
@@ -222,8 +222,13 @@ def _run(
 
 
 def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], say: Line) -> bool:
-    """True when the artifact at `url` stands; an outdated one is set aside."""
-    found = find(url)
+    """True when the artifact at `url` stands; an outdated one is set aside, and so is a damaged manifest."""
+    try:
+        found = look(url)
+    except DamagedError as damaged:
+        kept = set_aside(damaged)
+        say(f"{stage}: its manifest is damaged ({damaged.why}), so it runs again; the damaged one is kept as {kept}\n")
+        return False
     if found is None:
         return False
     if request.redo == "yes":
@@ -290,7 +295,7 @@ def _commit(url: str, manifest: dict[str, Any], context: Context, leftovers: set
     files = sorted(path for path in context.out.rglob("*") if path.is_file())
     manifest |= {"folder": folder, "outputs": dict(in_order(files, upload, UPLOADS))}
     stage = manifest["stage"]
-    if not storage.create(storage.join(url, MANIFEST), json.dumps(manifest, indent=1).encode()):
+    if not storage.create(storage.join(url, MANIFEST), sealed(manifest)):
         context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
         storage.delete_tree(storage.join(url, folder))
         storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
@@ -306,5 +311,8 @@ def _leftovers(url: str) -> set[str]:
     Asked before a stage's own work begins, so that a process that runs beside it and uploads later is not robbed.
     """
     names = storage.list_files(url)
-    retired = {storage.read_json(storage.join(url, name))["folder"] for name in names if name.startswith(RETIRED)}
+    try:
+        retired = {storage.read_json(storage.join(url, name))["folder"] for name in names if name.startswith(RETIRED)}
+    except (storage.StorageError, KeyError, TypeError):
+        return set()  # a damaged one does not say which folder is its result's: better all are kept
     return {name.partition("/")[0] for name in names if name.startswith(OUT)} - retired

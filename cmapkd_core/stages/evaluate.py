@@ -33,7 +33,7 @@ from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.folder import IDENTITY
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url, named_model, reads_data
 from cmapkd_core.stages import prepare
-from cmapkd_core.stages.artifact import find
+from cmapkd_core.stages.artifact import look
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.naming import evaluation_name, evaluation_tags
@@ -76,8 +76,8 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
 
 
 def _artifact(model: str) -> str:
-    """Raises InputError where there is none, with what else a model may be."""
-    if find(model) is None:
+    """Raises InputError where there is none, with what else a model may be, or a damaged one."""
+    if look(model) is None:
         raise InputError(
             f"{model} has no manifest.json, so no stage has finished there. A model that is no artifact of ours: "
             f"NAME:TAG or NAME:TAG@FILE of open_clip, hf-hub:{model} of the Hugging Face hub, local-dir:{model} for a "

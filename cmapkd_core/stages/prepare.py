@@ -27,6 +27,7 @@ from cmapkd_core.fingerprints import reads
 from cmapkd_core.places import place
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.shards import open_shards
 
 _EVERY = 50  # rows between two progress lines
 
@@ -61,10 +62,7 @@ def body(context: Context) -> dict[str, float]:
     stop = StopRequest().listen()
     try:
         counts = _write(context, stop)
-        against = {
-            url: ShardSet.open(storage.join(other.url, other.manifest["folder"]), other.cache)
-            for url, other in zip(config.against, context.inputs.values(), strict=True)
-        }
+        against = {url: open_shards(other) for url, other in zip(config.against, context.inputs.values(), strict=True)}
         counts = gate(context.out, config, against, counts)
     except (TooManyBadError, LeakageError) as error:
         name, what = (LEAKAGE, "pair") if isinstance(error, LeakageError) else (QUARANTINE, "bad row with its reason")

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,9 +7,11 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.data.shards import ShardSet, TooManyBadError
+from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.prepare import run
+from cmapkd_core.stages.shards import open_shards
 
 
 def folder_of(tmp_path: Path, picture: Callable[..., bytes], bad: int) -> Path:
@@ -67,3 +70,20 @@ def test_a_failed_stage_leaves_its_quarantine_list_where_it_says(tmp_path: Path,
 def test_prepare_on_s3(tmp_path: Path, s3_root: str) -> None:
     url = run(Request("tiny", s3_root, overrides="data.size=48"))
     assert shards_of(url, tmp_path).count("train") > 30
+
+
+def test_shards_json_is_read_with_its_digest(tiny_shards: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_shards, tmp_path / "copy")
+    artifact = Artifact.open(str(tmp_path / "copy"))
+    assert open_shards(artifact).count("train") == 87
+    path = Path(artifact.file_url("shards.json"))
+    path.write_text(path.read_text().replace('"quarantined": 0', '"quarantined": 1'))
+    with pytest.raises(InputError, match=r"shards\.json was changed after it was written: run stage prepare again"):
+        open_shards(artifact)
+
+
+def test_an_artifact_of_another_stage_is_no_data_set(tiny_teacher: str) -> None:
+    with pytest.raises(
+        InputError, match=r"has no shards\.json, so it is no data set: give an artifact of stage prepare"
+    ):
+        open_shards(Artifact.open(tiny_teacher))

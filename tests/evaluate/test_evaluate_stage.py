@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from manifests import manifest
 from PIL import Image
 
 from cmapkd_core.errors import InputError
@@ -87,7 +88,7 @@ def test_an_open_clip_name_and_one_task_alone(scenes):
 def test_a_model_is_called_what_a_person_knows_it_by(tmp_path, stage, fields, name):
     place = tmp_path / stage / "0123abcdef01"
     place.mkdir(parents=True)
-    (place / "manifest.json").write_text(json.dumps({"stage": stage, "fields": fields}))
+    (place / "manifest.json").write_bytes(manifest(stage=stage, fields=fields))
     assert naming.called(str(place)) == name
     tags = naming.evaluation_tags(str(place), ("vqa", "captioning"), "", "emoji")
     assert naming.evaluation_name(tags) == f"evaluate vqa+captioning of {name}"

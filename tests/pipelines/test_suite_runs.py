@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import manifest
 
 from cmapkd_core import storage
 from pipelines import endpoint, size, submission, submit, suite_runs
@@ -47,7 +48,7 @@ def finish(job: Submission, *runs: str) -> None:
             for argument, source in (one.task.inputs | collected).items():
                 raw = storage.read_bytes(f"{job.urls[source]}/manifest.json")
                 inputs[argument] = {"url": job.urls[source], "digest": hashlib.sha256(raw).hexdigest()}
-            storage.write_json(f"{one.url}/manifest.json", {"inputs": inputs, "url": one.url})
+            storage.write_bytes(f"{one.url}/manifest.json", manifest(inputs=inputs, url=one.url))
 
 
 def asked(*more: str) -> Submission:
@@ -290,7 +291,7 @@ def test_the_progress_is_one_table_whatever_kfp_tells(
     else:
         finish(job, "shared")
         none = next(run for run in job.runs if run.name == "none")
-        storage.write_json(f"{none.urls['warmup-none']}/manifest.json", {})
+        storage.write_bytes(f"{none.urls['warmup-none']}/manifest.json", manifest())
     ids = {name: f"run-{number}" for number, name in enumerate(ALL)}
     progress = suite_runs.Progress(NAME, ids, submit.urls_of(job))
     site = load_site("site.toml")

@@ -1,6 +1,7 @@
 """`execute`: one commit point, an answer at once when done, a new run when something changed."""
 
 import json
+import random
 import threading
 from pathlib import Path
 
@@ -291,6 +292,7 @@ def test_an_artifact_finds_what_it_was_made_from_below_a_moved_root(stage, tmp_p
     assert moved.source("init").url == str(tmp_path / "moved/first/0123")
     manifest = storage.read_json(f"{moved.url}/manifest.json")  # as it was written before paths were made absolute
     manifest["inputs"]["init"]["url"] = "moved/first/0123"
+    del manifest["sha256"]
     storage.write_json(f"{moved.url}/manifest.json", manifest)
     monkeypatch.chdir("/")
     assert Artifact.open(moved.url).source("init").url == str(tmp_path / "moved/first/0123")
@@ -312,3 +314,82 @@ def test_an_evaluation_has_one_place_however_its_root_is_spelled(tmp_path, monke
     assert places.pop().rsplit("/", 1)[1] == s3.rsplit("/", 1)[1]
     named = evaluation_fields("root", "ViT-B-32:openai", "root/prepare/4567", recipe)
     assert (named["model"], named["shards"]) == ("ViT-B-32:openai", "prepare/4567")
+
+
+DAMAGES = {
+    "empty": (lambda raw: b"", "it is empty"),
+    "torn": (lambda raw: raw[: len(raw) // 2], "it is no JSON"),
+    "zeros": (lambda raw: b"\0" * len(raw), "it is empty"),
+    "latin": (lambda raw: b"\xff\xfe" + raw, "it is no JSON"),
+    "deep": (lambda raw: b"[" * 100_000, "it is no JSON"),
+    "null": (lambda raw: b"null", "it is a NoneType and no object"),
+    "list": (lambda raw: b"[1]", "it is a list and no object"),
+    "number": (lambda raw: b"3", "it is a int and no object"),
+    "nothing in it": (lambda raw: b"{}", "its stage is missing"),
+    "no outputs": (lambda raw: edited(raw, outputs=None), "its outputs is of another kind"),
+    "outputs of another shape": (lambda raw: edited(raw, outputs={"a": 1}), "its outputs say nothing .* of 'a'"),
+    "inputs of another shape": (lambda raw: edited(raw, inputs={"a": {}}), "its inputs say nothing .* of 'a'"),
+    "seconds in words": (lambda raw: edited(raw, seconds="long"), "its seconds is of another kind"),
+    "leads out": (lambda raw: edited(raw, folder="../other"), r"its folder is '\.\./other'"),
+    "a file leads out": (
+        lambda raw: edited(raw, outputs={"../x": {"bytes": 1, "sha256": ""}}),
+        "its outputs name '../x', which leads out",
+    ),
+    "a bit": (lambda raw: raw.replace(b"42.0", b"40.0"), "it does not have the sha256 that it names"),
+}
+
+
+def edited(raw: bytes, **fields: object) -> bytes:
+    return json.dumps({**json.loads(raw), **fields}).encode()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_manifest_is_set_aside_and_the_stage_runs(stage, capsys, damage):
+    url = stage()
+    change, why = DAMAGES[damage]
+    raw = change(storage.read_bytes(f"{url}/manifest.json"))
+    storage.write_bytes(f"{url}/manifest.json", raw)
+    assert find(url) is None
+    with pytest.raises(InputError, match=rf"^{url}/manifest\.json is damaged \({why}.*: start what made it once more"):
+        stage("reader", {"thing": url})
+    stage()
+    assert stage.ran == 2
+    (kept,) = (name for name in storage.list_files(url) if name.startswith("damaged/"))
+    assert storage.read_bytes(f"{url}/{kept}") == raw
+    assert f"so it runs again; the damaged one is kept as {url}/{kept}\n" in capsys.readouterr().out
+    assert Artifact.open(url).fetch("deep/file.txt").read_text() == "attempt 2"
+    stage("reader", {"thing": url})
+
+
+def test_no_flipped_bit_of_a_manifest_gives_other_values(stage):
+    url = stage()
+    raw, before = storage.read_bytes(f"{url}/manifest.json"), Artifact.open(url).manifest
+    draw = random.Random(0)
+    for _ in range(300):
+        flipped = bytearray(raw)
+        flipped[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+        storage.write_bytes(f"{url}/manifest.json", bytes(flipped))
+        found = find(url)
+        assert found is None or {k: found.manifest[k] for k in before if k != "sha256"} == {
+            k: before[k] for k in before if k != "sha256"
+        }
+
+
+def test_a_manifest_of_before_which_has_no_digest_stands(stage, capsys):
+    url = stage()
+    manifest = Artifact.open(url).manifest
+    del manifest["sha256"]
+    storage.write_json(f"{url}/manifest.json", manifest)
+    stage()
+    assert stage.ran == 1
+    assert "already complete" in capsys.readouterr().out
+
+
+def test_a_damaged_retired_manifest_ends_nothing_and_loses_no_result(stage):
+    url = stage()
+    first = Artifact.open(url)
+    stage(redo="yes")
+    storage.write_bytes(f"{url}/retired/{first.digest[:8]}.json", b"{")
+    stage(redo="yes")
+    assert stage.ran == 3
+    assert first.fetch("deep/file.txt").read_text() == "attempt 1"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from manifests import manifest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages import gate, workflows
@@ -22,7 +23,7 @@ NOW, AFTER = "shared", "kd"  # a run that makes something, and one that has to e
 def made(place: Path) -> str:
     """The URL of an artifact that is complete."""
     place.mkdir(parents=True, exist_ok=True)
-    (place / "manifest.json").write_text("{}")
+    (place / "manifest.json").write_bytes(manifest())
     return str(place)
 
 
