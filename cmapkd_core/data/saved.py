@@ -1,8 +1,9 @@
 """Finished shards kept in the workdir, so that a stage that was stopped goes on after the last of them.
 
-    {workdir}/shards/SPLIT-00000.tar        the shard
-    {workdir}/shards/SPLIT-00000.parquet    its lines of the index and the numbers of their rows; written last
+    {workdir}/shards/SPLIT-00000.tar               the shard
+    {workdir}/shards/SPLIT-00000.SHA256.parquet    its lines of the index and the numbers of their rows; written last
 
+A shard's digest stands in its lines, and theirs in their name: what is damaged is made again.
 The next attempt reads its source from the beginning, and takes from here what is said of the rows that lie in
 these shards: their pictures are neither read nor decoded. Everything else is made anew, so the artifact is the
 same to the bit.
@@ -10,6 +11,7 @@ same to the bit.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,10 +39,13 @@ class SavedShards:
 
     Args:
         url: a folder of their own in the workdir.
+
+    Attributes:
+        damaged: URLs of lines that are not what was saved; their shards are made again.
     """
 
     def __init__(self, url: str = "") -> None:
-        self.url = url
+        self.url, self.damaged = url, list[str]()
         self._tables: dict[str, pa.Table] = {}  # by shard
         self._recent: dict[str, list[dict[str, Any]]] = {}  # the same as lines, of a few shards
         self._names: list[str] = []
@@ -52,9 +57,14 @@ class SavedShards:
 
     def _load(self) -> None:
         for name in storage.list_files(self.url):
-            if name.endswith(".parquet"):
-                data = storage.read_bytes(storage.join(self.url, name))
-                self._tables[name.removesuffix(".parquet") + ".tar"] = pq.read_table(io.BytesIO(data))
+            if not name.endswith(".parquet"):
+                continue
+            shard, _, digest = name.removesuffix(".parquet").partition(".")
+            data = storage.read_bytes(storage.join(self.url, name))
+            if hashlib.sha256(data).hexdigest() == digest:
+                self._tables[f"{shard}.tar"] = pq.read_table(io.BytesIO(data))
+            else:
+                self.damaged.append(storage.join(self.url, name))
         self._names = list(self._tables)
         places = [self._places]
         for shard, table in enumerate(self._tables.values()):
@@ -122,7 +132,8 @@ class SavedShards:
         storage.put(path, storage.join(self.url, path.name))
         file = io.BytesIO()
         pq.write_table(table, file)
-        storage.write_bytes(storage.join(self.url, f"{path.stem}.parquet"), file.getvalue())
+        digest = hashlib.sha256(file.getvalue()).hexdigest()
+        storage.write_bytes(storage.join(self.url, f"{path.stem}.{digest}.parquet"), file.getvalue())
 
     def wait(self) -> None:
         """Until everything that was given to `keep` is saved."""
@@ -133,6 +144,7 @@ class SavedShards:
     def clear(self) -> None:
         """Delete them; the markers go first, so that no shard looks complete without its bytes."""
         self.wait()
-        for name in self._names:
-            storage.delete(storage.join(self.url, f"{Path(name).stem}.parquet"))
+        for name in storage.list_files(self.url):
+            if name.endswith(".parquet"):
+                storage.delete(storage.join(self.url, name))
         storage.delete_tree(self.url)

@@ -86,6 +86,8 @@ def _write(context: Context, stop: StopRequest) -> dict[str, int]:
     """All rows into shards, going on after an earlier attempt's; anew where that was of other rows."""
     config, workers = context.recipe.data, context.recipe.runtime.workers
     saved = _saved(context)
+    for url in saved.damaged:
+        context.say(f"prepare: {url} is not what an earlier attempt saved: its shard is made again\n")
     if saved.count():
         context.say(f"prepare: going on after {saved.count()} pictures in finished shards of an earlier attempt\n")
     try:
@@ -93,7 +95,7 @@ def _write(context: Context, stop: StopRequest) -> dict[str, int]:
         progress = _progress(context.say, len(rows), saved.count(), stop)
         return write_shards(rows, context.out, config, progress, workers=workers, saved=saved)
     except SourceChangedError as changed:
-        context.say(f"prepare: the source has changed since the earlier attempt ({changed}): starting anew\n")
+        context.say(f"prepare: nothing of the earlier attempt can be gone on with ({changed}): starting anew\n")
         saved.clear()
         shutil.rmtree(context.out)
         return _write(context, stop)

@@ -7,9 +7,11 @@ a crop of ViT-L/14 beside ViT-B/16, a sixth of the merged maps), and its fitted 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ from cmapkd_core.stages.shards import open_shards
 # teacher_fit.store -> the levels that are stored, and the pictures of a part: what a stopped stage does not do again.
 STORES: dict[str, tuple[tuple[str, ...], int]] = {"embeddings": ((), 2048), "levels": (ALL_LEVELS, 128)}
 DOWNLOADS = 4  # parts at a time
+_PART = re.compile(r"(?P<identity>.+)-(?P<number>\d+)-(?P<digest>[0-9a-f]{64})\.safetensors")
 Said = tuple[dict[str, Tensor], dict[str, Tensor]]  # of crops [k,n,...] and of captions [c,...], by name
 
 
@@ -63,31 +66,53 @@ def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
     digests = (storage.sha256_file(context.out / name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
     told = made_from(recipe, shards, *digests)
+    saved = _saved(context)
+    make = partial(_make, context, shards, teacher, told)
     for number in range(parallel.rank(), len(parts), parallel.world()):
-        url = _part_url(context, number)
-        if not storage.exists(url):
-            file, rows = context.scratch / f"part-{number}.safetensors", parts[number]
-            counts = [len(shards.captions("train", i)) for i in rows]
-            images, texts = ask(context, shards, teacher, rows)
-            for kind, said in (("pictures", images), ("captions", texts)):
-                require_finite(said, f"teacher: what it says of the {kind} of {rows.start}..{rows.stop - 1}")
-            write_part(file, rows.start, images, texts, counts, told)
-            storage.put(file, url)
+        if number not in saved:
+            file = make(number, parts[number])
+            storage.put(file, _part_url(context, number, storage.sha256_file(file)))
             file.unlink()
         context.say(f"teacher: {kind} of {parts[number].stop} of {count} pictures")
     parallel.barrier()
     if parallel.rank() == 0:
         (context.out / STORE).mkdir()
-        for _ in in_order(range(len(parts)), partial(_gather, context), DOWNLOADS):
-            pass
+        gathered = in_order(range(len(parts)), partial(_gather, context, _saved(context)), DOWNLOADS)
+        for number, fault in [(number, fault) for number, fault in enumerate(gathered) if fault]:
+            context.say(f"teacher: {fault}: its pictures are asked for again\n")
+            shutil.move(make(number, parts[number]), context.out / STORE / f"{number:06d}.safetensors")
         context.say(f"teacher: stored {kind} of {recipe.teacher_fit.views} crops each of {count} pictures\n")
 
 
-def _gather(context: Context, number: int) -> None:
-    # The part itself where the workdir is a local folder, else a download.
-    part = storage.fetch(_part_url(context, number), context.scratch / f"part-{number}.safetensors")
-    shutil.copyfile(part, context.out / STORE / f"{number:06d}.safetensors")
+def _make(context: Context, shards: ShardSet, teacher: Teacher, told: dict[str, str], number: int, rows: range) -> Path:
+    file = context.scratch / f"part-{number}.safetensors"
+    counts = [len(shards.captions("train", i)) for i in rows]
+    images, texts = ask(context, shards, teacher, rows)
+    for kind, said in (("pictures", images), ("captions", texts)):
+        require_finite(said, f"teacher: what it says of the {kind} of {rows.start}..{rows.stop - 1}")
+    write_part(file, rows.start, images, texts, counts, told)
+    return file
+
+
+def _saved(context: Context) -> dict[int, str]:
+    """Number -> digest of the parts in the workdir, which is in their names; one without is of before, and not used."""
+    found = (_PART.fullmatch(name) for name in storage.list_files(storage.join(context.workdir, STORE)))
+    return {int(name["number"]): name["digest"] for name in found if name and name["identity"] == context.identity}
+
+
+def _gather(context: Context, saved: dict[int, str], number: int) -> str:
+    """Bring a part from the workdir into `context.out`; why it has to be made again, or ""."""
+    if number not in saved:
+        return f"part {number} is gone from {context.workdir}"
+    url, target = _part_url(context, number, saved[number]), context.out / STORE / f"{number:06d}.safetensors"
+    try:
+        # The part itself where the workdir is a local folder, else a download.
+        part = storage.fetch(url, context.scratch / f"part-{number}.safetensors")
+    except FileNotFoundError:
+        return f"{url} is gone"
+    shutil.copyfile(part, target)
     (context.scratch / f"part-{number}.safetensors").unlink(missing_ok=True)
+    return "" if storage.sha256_file(target) == saved[number] else f"{url} is not what was saved"
 
 
 def ask(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Said:
@@ -149,5 +174,5 @@ def _digest(artifact: Artifact, name: str) -> str:
     return digest
 
 
-def _part_url(context: Context, number: int) -> str:
-    return storage.join(context.workdir, STORE, f"{context.identity}-{number:06d}.safetensors")
+def _part_url(context: Context, number: int, digest: str) -> str:
+    return storage.join(context.workdir, STORE, f"{context.identity}-{number:06d}-{digest}.safetensors")

@@ -180,8 +180,38 @@ def test_a_source_that_changed_meanwhile_starts_anew(
         (tar,) = (tmp_path / "root").glob("prepare/*/work/shards-*/train-00000.tar")
         tar.write_bytes(tar.read_bytes()[:700] + bytes(9) + tar.read_bytes()[709:])
     again = prepare.run(asked)
-    assert "the source has changed since the earlier attempt" in capsys.readouterr().out
+    assert "nothing of the earlier attempt can be gone on with (" in capsys.readouterr().out
     assert digests(again) == digests(prepare.run(request(tmp_path / "fresh", there, "data.quarantine_bound=0.1")))
+
+
+LINES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit": lambda data: data[:200] + bytes([data[200] ^ 8]) + data[201:],
+    "torn": lambda data: data[:-100],
+    "empty": lambda data: b"",
+}
+
+
+@pytest.mark.parametrize("damage", LINES)
+def test_damaged_lines_of_a_saved_shard_make_that_shard_again(
+    tmp_path: Path,
+    folder: Path,
+    straight: dict[str, str],
+    decoded: Callable[[int], Callable[[], int]],
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    decoded(300)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.run(request(tmp_path, folder))
+    lines = sorted(tmp_path.glob("prepare/*/work/shards-*/*.parquet"))
+    first = next(path for path in lines if path.name.startswith("train-00000."))
+    first.write_bytes(LINES[damage](first.read_bytes()))
+    count = decoded(0)
+    assert digests(prepare.run(request(tmp_path, folder))) == straight
+    said = capsys.readouterr().out
+    assert f"prepare: {first} is not what an earlier attempt saved: its shard is made again\n" in said
+    assert f"going on after {SHARD * (len(lines) - 1)} pictures" in said
+    assert count() < ROWS - SHARD * (len(lines) - 1)
 
 
 def test_a_picture_mended_after_a_leak_is_read_again(tmp_path: Path) -> None:

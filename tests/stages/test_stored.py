@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmapkd_core import parallel
+from cmapkd_core import parallel, storage
 from cmapkd_core.data.fixed import STORE
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
@@ -159,9 +159,9 @@ def test_a_store_of_other_shards_is_refused(tmp_path, storing):
 
 
 def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
-    tmp_path, tiny_shards, storing, monkeypatch
+    tmp_path, tiny_shards, storing, monkeypatch, capsys
 ):
-    """A stage that dies in the middle keeps its finished parts, and the ranks share them."""
+    """A stage that dies in the middle keeps its finished parts, and ranks share them; a damaged one is made again."""
     monkeypatch.setitem(stored.STORES, "embeddings", ((), 20))
     original, done = stored.ask, []
 
@@ -182,7 +182,10 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
         with pytest.raises(KeyboardInterrupt):
             run()
         assert done == [40, 60]
+    damaged = sorted(tmp_path.glob(f"teacher/*/work/{STORE}/*-000001-*"))[0]
+    flip(damaged)
     whole, found = (parts(a) for a in (Artifact.open(storing), run()))
+    assert f"teacher: {damaged} is not what was saved: its pictures are asked for again\n" in capsys.readouterr().out
     assert (len(whole), len(found)) == (1, 5)
     assert whole[0]["crops/image"].shape == (87, 2, 32)
     assert whole[0]["offsets"][-1] == len(whole[0]["captions/text"]) == 174
@@ -195,13 +198,21 @@ def parts(artifact: Artifact) -> list[dict[str, torch.Tensor]]:
     return [load_file(artifact.fetch(name)) for name in sorted(artifact.files()) if name.startswith(f"{STORE}/")]
 
 
-def test_ranks_share_the_parts(tmp_path, tiny_shards, storing, monkeypatch):
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.fixture
+def fill(tmp_path, tiny_shards, storing, monkeypatch):
+    """`fill(rank, work)`: what one of two ranks does for the store, with parts of 20 pictures; gives those it asked."""
     shards = open_shards(Artifact.open(tiny_shards))
     backbone = load_model(Artifact.open(storing).fetch_folder("model"))
-    made: dict[int, list[int]] = {}
+    asked: list[int] = []
 
     def part(context, shards, backbone, rows):
-        made.setdefault(parallel.rank(), []).append(rows.start)
+        asked.append(rows.start)
         captions = sum(len(shards.captions("train", i)) for i in rows)
         image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
         return {"image": image.float().clone()}, {"text": torch.ones(captions, 4)}
@@ -210,19 +221,44 @@ def test_ranks_share_the_parts(tmp_path, tiny_shards, storing, monkeypatch):
     monkeypatch.setattr(stored, "ask", part)
     monkeypatch.setattr(parallel, "world", lambda: 2)
     monkeypatch.setattr(parallel, "barrier", lambda: None)
-    for rank in (1, 0):
-        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+
+    def run(rank: int, work: str) -> list[int]:
+        monkeypatch.setattr(parallel, "rank", lambda: rank)
         out, scratch = tmp_path / f"out{rank}", tmp_path / f"scratch{rank}"
         scratch.mkdir()
         save_model(backbone, out / "model")
         (out / LEVELS_STATE).write_text("of another test")
-        recipe, work = resolve("tiny", overrides=VIEWS), str(tmp_path / "work")
-        context = Context(recipe, {}, out, scratch, None, work, "identity", lambda text: None)
-        stored.fill_store(context, shards, backbone)
+        asked.clear()
+        recipe = resolve("tiny", overrides=VIEWS)
+        stored.fill_store(Context(recipe, {}, out, scratch, None, work, "identity", print), shards, backbone)
+        return list(asked)
+
+    return run
+
+
+def gathered(out):
+    found = [load_file(path)["crops/image"][:, 0, 0] for path in sorted((out / STORE).iterdir())]
+    return torch.cat(found).tolist()
+
+
+def test_ranks_share_the_parts(tmp_path, fill):
+    made = {rank: fill(rank, str(tmp_path / "work")) for rank in (1, 0)}
     assert made == {1: [20, 60], 0: [0, 40, 80]}
-    found = [load_file(path)["crops/image"][:, 0, 0] for path in sorted((tmp_path / "out0" / STORE).iterdir())]
-    assert torch.cat(found).tolist() == list(range(87))
+    assert gathered(tmp_path / "out0") == list(range(87))
     assert not (tmp_path / "out1" / STORE).exists()
+
+
+def test_parts_that_went_up_to_s3_and_came_back_changed_are_made_again(tmp_path, s3_root, fill, capsys):
+    assert fill(1, s3_root) == [20, 60]
+    first, second = storage.list_files(f"{s3_root}/{STORE}")
+    data = storage.read_bytes(f"{s3_root}/{STORE}/{first}")
+    storage.write_bytes(f"{s3_root}/{STORE}/{first}", data[:-1] + bytes([data[-1] ^ 1]))
+    storage.delete(f"{s3_root}/{STORE}/{second}")
+    assert fill(0, s3_root) == [0, 40, 80, 20, 60]
+    assert gathered(tmp_path / "out0") == list(range(87))
+    said = capsys.readouterr().out
+    assert f"teacher: {s3_root}/{STORE}/{first} is not what was saved: its pictures are asked for again" in said
+    assert f"teacher: part 3 is gone from {s3_root}: its pictures are asked for again" in said
 
 
 def test_crops_are_read_by_every_student_and_zero_leaves_all_places_as_they_were():
