@@ -360,7 +360,7 @@ class FaultProxy(ThreadingHTTPServer):
     """Stands before the S3 server and spoils the next answers: `plan` holds (method, kind), first in first out.
 
     Kinds: a status such as "503" instead of the server's answer; "lost": the server acts and the answer is
-    dropped; "cut": half of the body arrives.
+    dropped; "cut": half of the body arrives; "flip": a bit of the request's body arrives changed.
     """
 
     daemon_threads = True
@@ -390,6 +390,8 @@ class _Spoiler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         fault = self.server.next_fault(self.command)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault == "flip":
+            body = body[:-1] + bytes([body[-1] ^ 16])
         if fault in FaultProxy.codes:
             error = f"<Error><Code>{FaultProxy.codes[fault]}</Code><Message>planned</Message></Error>".encode()
             self.send(int(fault), {"Content-Length": str(len(error))}, error)
@@ -435,6 +437,52 @@ def test_create_knows_its_own_object_after_a_fault(kind: str, s3_root: str, prox
     assert storage.create(storage.join(s3_root, "manifest.json"), b"ours") is True
     assert storage.create(storage.join(s3_root, "manifest.json"), b"ours") is False
     assert proxy.plan == []
+
+
+VERBS: dict[str, Callable[[str, bytes, Path], object]] = {
+    "write_bytes": lambda url, data, file: storage.write_bytes(url, data),
+    "create": lambda url, data, file: storage.create(url, data),
+    "put": lambda url, data, file: (file.write_bytes(data), storage.put(file, url)),
+}
+
+
+@pytest.mark.parametrize("etag", ["MD5", "another"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_body_damaged_on_its_way_is_sent_again(
+    verb: str, etag: str, s3_root: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    class Other(_Spoiler):
+        def send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            super().send(status, headers | {"ETag": '"0-0"'}, body)
+
+    if etag == "another":  # as with a KMS: then what was written is read back
+        proxy.RequestHandlerClass = Other
+    url, data = storage.join(s3_root, "x.bin"), os.urandom(10_000)
+    for faults in (0, 1, 2):
+        proxy.plan = [("PUT", "flip")] * faults
+        VERBS[verb](url + str(faults), data, tmp_path / "file")
+        assert proxy.plan == []
+        assert storage.read_bytes(url + str(faults)) == data
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_server_that_never_keeps_what_is_sent_is_named(
+    verb: str, s3_root: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    proxy.plan = [("PUT", "flip")] * 4
+    with pytest.raises(storage.StorageError, match=r"x\.bin holds other bytes than were sent, 3 times in a row: look"):
+        VERBS[verb](storage.join(s3_root, "x.bin"), b"data", tmp_path / "file")
+
+
+def test_a_damaged_part_of_a_large_file_is_noticed(
+    s3_root: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CMAPKD_S3_PART_MIB", "5")
+    (source := tmp_path / "source").write_bytes(os.urandom((10 << 20) + 1))
+    proxy.plan = [("POST", ""), ("PUT", "flip")]
+    storage.put(source, url := storage.join(s3_root, "large"))
+    assert proxy.plan == []
+    assert storage.read_bytes(url) == source.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["503", "lost", "cut"])

@@ -59,10 +59,10 @@ class SavedShards:
         for name in storage.list_files(self.url):
             if not name.endswith(".parquet"):
                 continue
-            shard, _, digest = name.removesuffix(".parquet").partition(".")
+            stem, _, digest = name.removesuffix(".parquet").partition(".")
             data = storage.read_bytes(storage.join(self.url, name))
             if hashlib.sha256(data).hexdigest() == digest:
-                self._tables[f"{shard}.tar"] = pq.read_table(io.BytesIO(data))
+                self._tables[f"{stem}.tar"] = pq.read_table(io.BytesIO(data))
             else:
                 self.damaged.append(storage.join(self.url, name))
         self._names = list(self._tables)

@@ -8,6 +8,7 @@ more before botocore decides on another try.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Sized
 from html import unescape
@@ -122,4 +123,6 @@ def _length(request: dict[str, Any]) -> int:
         return int(decoded)
     if isinstance(body, io.BytesIO):
         return body.getbuffer().nbytes
+    if isinstance(body, io.BufferedReader):
+        return os.fstat(body.fileno()).st_size
     return len(body) if isinstance(body, Sized) else 0

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -30,10 +30,10 @@ from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.storage import own
+from cmapkd_core.storage import own, sent
 from cmapkd_core.storage.answers import watch
 from cmapkd_core.storage.causes import STYLE
-from cmapkd_core.storage.errors import PART, SMALLEST_PART, Call, StorageError, s3_failure
+from cmapkd_core.storage.errors import PART, SMALLEST_PART, WITHOUT, Call, StorageError, s3_failure
 from cmapkd_core.storage.local import in_words, partial
 
 
@@ -204,33 +204,58 @@ def _pause(attempt: int) -> None:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    bucket, key = split(url)
-    transfer = _transfer()
     with _named("write", url) as client:
-        if len(data) < transfer.multipart_threshold:
-            client.put_object(Bucket=bucket, Key=key, Body=data)
+        _send(client, url, io.BytesIO(data))
+
+
+def _send(client: Any, url: str, file: IO[bytes], **more: Any) -> None:
+    """Write the object until the server keeps what was sent: a body can be damaged on its way.
+
+    Raises:
+        StorageError: it keeps other bytes each time.
+    """
+    bucket, key = split(url)
+    transfer, size = _transfer(), file.seek(0, io.SEEK_END)
+    part = transfer.multipart_chunksize if size >= transfer.multipart_threshold else 0
+    for _ in range(sent.TIMES):
+        file.seek(0)
+        if part:
+            client.upload_fileobj(file, bucket, key, Config=transfer)
+            answer = _entry(client, url) or {}
         else:
-            client.upload_fileobj(io.BytesIO(data), bucket, key, Config=transfer)
+            answer = client.put_object(Bucket=bucket, Key=key, Body=file, **more)
+        if sent.stands(client, bucket, key, file, answer, part):
+            return
+    raise StorageError(
+        f"{url} holds other bytes than were sent, {sent.TIMES} times in a row: look for what changes them on their way "
+        f"(a proxy, the network, the server's memory or disks), and {WITHOUT}"
+    )
 
 
 def create(url: str, data: bytes) -> bool:
     """412: somebody wrote first, perhaps we ourselves; 409: another write is under way, so try again."""
     bucket, key = split(url)
     token = uuid.uuid4().hex
-    request = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*", "Metadata": {"writer": token}}
+    ours = {"Metadata": {"writer": token}}
+    request = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*", **ours}
     with _named("write", url) as client:
         for attempt in range(CONFLICT_ATTEMPTS):
             try:
-                client.put_object(**request)
-                return True
+                answer = client.put_object(**request)
+                break
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if status == 412:
-                    return _writer(client, bucket, key) == token
+                    if _writer(client, bucket, key) != token:
+                        return False
+                    answer = {}  # it got lost, so what is there is read
+                    break
                 if status != 409 or attempt == CONFLICT_ATTEMPTS - 1:
                     raise
                 _pause(attempt)
-    raise AssertionError("the last attempt returns or raises")
+        if not sent.stands(client, bucket, key, io.BytesIO(data), answer):
+            _send(client, url, io.BytesIO(data), **ours)  # nobody else writes where our object lies
+    return True
 
 
 def _writer(client: Any, bucket: str, key: str) -> str:
@@ -252,11 +277,15 @@ def _size(url: str) -> int | None:
     By listing: a HEAD answers 404 alike for a missing object and a missing bucket, and 403 for a missing
     object where listing is not allowed. The object's own name sorts first among those that begin with it.
     """
-    bucket, key = split(url)
     with _named("read", url) as client:
-        answer = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-    found = answer.get("Contents", [])
-    return int(found[0]["Size"]) if found and found[0]["Key"] == key else None
+        found = _entry(client, url)
+    return int(found["Size"]) if found else None
+
+
+def _entry(client: Any, url: str) -> dict[str, Any] | None:
+    bucket, key = split(url)
+    found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    return dict(found[0]) if found and found[0]["Key"] == key else None
 
 
 def exists(url: str) -> bool:
@@ -307,6 +336,5 @@ def fetch(url: str, target: Path) -> Path:
 
 
 def put(local: Path, url: str) -> None:
-    bucket, key = split(url)
     with _named("write", url) as client, local.open("rb") as file:
-        client.upload_fileobj(file, bucket, key, Config=_transfer())
+        _send(client, url, file)
