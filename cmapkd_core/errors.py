@@ -1,6 +1,7 @@
 """The exceptions for what a user can mend, and for what may mend itself; how a complete stage runs again."""
 
 _MODULES = {"warmup": "train", "alsn": "train", "joint": "train"}  # of stages that are not called as their module
+_TASKS = ("prepare", "teacher", *_MODULES, "levels", "export", "report")  # stages whose tasks in a run are called so
 
 
 class InputError(ValueError):
@@ -28,10 +29,13 @@ def again(stage: str, run: str = "") -> str:
     """How a complete stage is made to run again, which answers at once where it is asked by the usual command.
 
     Args:
-        stage: its name, which is its task's in a run too.
+        stage: as its manifest calls it, such as `warmup` or `evaluate vqa on scenes of ..`.
         run: the run that made the artifact; "" where it is not known.
     """
+    name = stage.partition(" ")[0]
+    task = name if name in _TASKS else "TASK"
     return (
-        f"run stage {stage} again: submit.py --run {run or 'RUN'} --only {stage} in a run, "
-        f"or by hand python -m cmapkd_core.stages.{_MODULES.get(stage, stage)} with its arguments and --redo yes"
+        f"run stage {name} again: submit.py --run {run or 'RUN'} --only {task} (with the run's --root, and --local), "
+        f"or by hand python -m cmapkd_core.stages.{_MODULES.get(name, name)} with its arguments and --redo yes; "
+        f"submit.py --verify {run or 'RUN'} names all that is damaged and its tasks"
     )

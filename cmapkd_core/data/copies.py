@@ -12,14 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cmapkd_core import storage
-from cmapkd_core.errors import InputError, made_again
+from cmapkd_core.errors import InputError, again
+
+_WAY_OUT = again("STAGE")
 
 
-def fetch_once(url: str, name: str, digest: str, cache: Path) -> Path:
+def fetch_once(url: str, name: str, digest: str, cache: Path, way_out: str = _WAY_OUT) -> Path:
     """A local path of a file: where it is, or a copy in `cache` whose digest has been checked once.
 
     Of all processes that want the same file one fetches it and the others wait; those that want another file do not.
     A process that is killed in the middle leaves its turn and its room on the disk to the next.
+
+    Args:
+        way_out: what to do where the file is damaged.
 
     Raises:
         FileNotFoundError: there is none.
@@ -32,7 +37,7 @@ def fetch_once(url: str, name: str, digest: str, cache: Path) -> Path:
         return target
     with _turn(target) as folder:
         if not target.exists():  # nobody has fetched it while we waited
-            _fetch(storage.join(url, name), digest, target, folder)
+            _fetch(storage.join(url, name), digest, target, folder, way_out)
     return target
 
 
@@ -41,7 +46,7 @@ def machine_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"cmapkd-{os.getuid()}"
 
 
-def _fetch(url: str, digest: str, target: Path, folder: Path) -> None:
+def _fetch(url: str, digest: str, target: Path, folder: Path, way_out: str) -> None:
     """Make `target`, which appears complete and checked; `folder` is for its parts, and of one process at a time."""
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed: a file may have gigabytes
     try:
@@ -52,7 +57,7 @@ def _fetch(url: str, digest: str, target: Path, folder: Path) -> None:
                 return
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    raise InputError(f"{url} does not have the sha256 of its manifest: {made_again('that wrote it')}")
+    raise InputError(f"{url} does not have the sha256 of its manifest: {way_out}")
 
 
 @contextmanager

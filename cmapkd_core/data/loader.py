@@ -20,7 +20,7 @@ from cmapkd_core.data.fixed import TeacherStore, fixed_pixels
 from cmapkd_core.data.images import BadImageError, decode
 from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
-from cmapkd_core.errors import InputError, made_again
+from cmapkd_core.errors import InputError, again
 
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one
 _SHOWN = 5
@@ -141,7 +141,7 @@ class TrainLoader:
             listed = "\n  ".join(f"{key}: {reason}" for key, reason in list(corrupt.items())[:_SHOWN])
             raise InputError(
                 f"{len(corrupt)} of {self.count} training samples are corrupt, more than "
-                f"data.quarantine_bound={self._bound} allows:\n  {listed}\nWrite it anew: {made_again('prepare')}"
+                f"data.quarantine_bound={self._bound} allows:\n  {listed}\nSo {again('prepare')}"
             )
 
 

@@ -49,7 +49,7 @@ class CorruptSampleError(OutsideError):
         self.shard, self.key, self.reason = shard, key, reason
 
     def __str__(self) -> str:
-        return f"shard {self.shard}, sample {self.key}: {self.reason}; {AGAIN}"
+        return f"shard {self.shard}, sample {self.key}: {self.reason}; {again('prepare')}"
 
 
 class NoQuestionsError(InputError):
@@ -95,11 +95,13 @@ class ShardSet:
         try:
             manifest = _manifest(url, digest)
             cache = cache / manifest["index"]["sha256"][:16]  # by content: a data set made anew gets its own
-            path = fetch_once(url, INDEX, manifest["index"]["sha256"], cache)
+            path = fetch_once(url, INDEX, manifest["index"]["sha256"], cache, again("prepare"))
         except FileNotFoundError as error:
-            raise InputError(f"{url} is no prepared data set ({error} is missing): {AGAIN}") from None
+            if digest:  # a manifest names it, so that the stage would answer at once
+                raise InputError(f"{error} is gone: {again('prepare')}") from None
+            raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
         if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
-            raise InputError(f"{path} does not match {MANIFEST}: {AGAIN}")
+            raise InputError(f"{path} does not match {MANIFEST}: {again('prepare')}")
         return cls(url, cache, manifest, pq.read_table(path, schema=SCHEMA))
 
     def count(self, split: str) -> int:
@@ -151,11 +153,11 @@ class ShardSet:
             )
         digest = self.manifest["questions"]["sha256"]
         try:
-            path = fetch_once(self.url, QUESTIONS, digest, self.cache)
+            path = fetch_once(self.url, QUESTIONS, digest, self.cache, again("prepare"))
         except FileNotFoundError:
-            raise InputError(f"{self.url} lacks its {QUESTIONS}: {AGAIN}") from None
+            raise InputError(f"{self.url} lacks its {QUESTIONS}: {again('prepare')}") from None
         if "://" not in self.url and storage.sha256_file(path) != digest:
-            raise InputError(f"{path} does not match {MANIFEST}: {AGAIN}")
+            raise InputError(f"{path} does not match {MANIFEST}: {again('prepare')}")
         table = pq.read_table(path, schema=QUESTION_SCHEMA)
         return table.filter(pc.equal(table["split"], split)).combine_chunks()
 
@@ -213,9 +215,10 @@ class ShardSet:
         entries = (entry for split in self.manifest["splits"].values() for entry in split["shards"])
         digest = next(entry["sha256"] for entry in entries if entry["file"] == shard)
         try:
-            self._files[shard] = os.open(fetch_once(self.url, shard, digest, self.cache), os.O_RDONLY)
+            path = fetch_once(self.url, shard, digest, self.cache, again("prepare"))
+            self._files[shard] = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            raise InputError(f"shard {shard} of {self.url} is missing: {AGAIN}") from None
+            raise InputError(f"shard {shard} of {self.url} is missing: {again('prepare')}") from None
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:

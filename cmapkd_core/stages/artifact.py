@@ -9,7 +9,7 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.data.copies import fetch_once, machine_folder
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, again
 from cmapkd_core.stages.manifest import DamagedError, opened, sealed
 
 MANIFEST, RETIRED, DAMAGED = "manifest.json", "retired/", "damaged/"
@@ -73,12 +73,16 @@ class Artifact:
         if name not in self.manifest["outputs"]:
             raise InputError(self._lacks(f"file {name}"))
         digest, (folder, _, file) = self.manifest["outputs"][name]["sha256"], self.file_url(name).rpartition("/")
-        path = fetch_once(folder, file, digest, (self.cache / name).parent)
+        try:
+            path = fetch_once(folder, file, digest, (self.cache / name).parent, self._again())
+        except FileNotFoundError:
+            raise InputError(f"{self.file_url(name)} is gone: {self._again()}") from None
         if "://" not in self.url and storage.sha256_file(path) != digest:
-            raise InputError(
-                f"{self.file_url(name)} was changed after it was written: {made_again(self.manifest['stage'])}"
-            )
+            raise InputError(f"{self.file_url(name)} was changed after it was written: {self._again()}")
         return path
+
+    def _again(self) -> str:
+        return again(self.manifest["stage"], self.manifest.get("run", ""))
 
     def fetch_folder(self, prefix: str) -> Path:
         """A local folder with the files under `prefix/`."""
