@@ -73,10 +73,15 @@ def read_record(root: str, run: str) -> dict[str, Any]:
         record: dict[str, Any] = storage.read_json(record_url(root, run))
         return record
     except FileNotFoundError:
-        folder = storage.join(root, "runs")
-        known = [_called(folder, name) for name in storage.list_files(folder) if name.endswith("/run.json")]
+        folder, known = storage.join(root, "runs"), run_names(root)
         hint = nearest(run, known) if known else "there is none yet"
         raise InputError(f"no run '{run}' below {folder}: {hint}") from None
+
+
+def run_names(root: str) -> list[str]:
+    """Names of the runs that have a record below the root."""
+    folder = storage.join(root, "runs")
+    return [_called(folder, name) for name in storage.list_files(folder) if name.endswith("/run.json")]
 
 
 def _called(folder: str, name: str) -> str:

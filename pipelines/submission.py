@@ -116,6 +116,17 @@ def decide(args: argparse.Namespace) -> Submission:
 Part = Callable[[tuple[Task, ...]], tuple[Task, ...]]
 
 
+def laid_out(args: argparse.Namespace, root: str, run: str) -> Submission:
+    """All tasks of an earlier run and where their artifacts lie; nothing is started of it.
+
+    Raises:
+        InputError: no such run, or a record that cannot be used.
+    """
+    named = argparse.Namespace(**{**vars(args), "run": run, "from_stage": "all"})
+    request, site = earlier_request(named, root), Site()
+    return (decide_suite if "suite" in request else decide_run)(named, site, root, request, tuple)
+
+
 def decide_run(
     args: argparse.Namespace, site: Site, root: str, request: dict[str, str], part: Part | None
 ) -> Submission:
@@ -201,6 +212,9 @@ def check_mode(args: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in (*CHOOSES, *OF_A_START) if getattr(args, name)]
     if args.check is not None and given:
         raise InputError(f"--check tries the site with the recipe of its file: leave out {' '.join(given)}")
+    unread = [flag for flag in given if flag != "--root"]
+    if args.verify is not None and unread:
+        raise InputError(f"--verify checks what is there: leave out {' '.join(unread)}")
     if args.retry and given:
         raise InputError(f"--retry runs what failed again as it was: leave out {' '.join(given)}")
     part = [f"--{name.replace('_', '-')}" for name in ("suite", "only", "from_stage", "wait") if getattr(args, name)]

@@ -7,10 +7,11 @@
     python pipelines/submit.py --run RUN --only joint          one stage of an earlier run again
     python pipelines/submit.py --retry RUN                     what failed of a run again, as it was
     python pipelines/submit.py --schedule '0 2 * * 1'          a run every Monday at 2, on the data as it is then
+    python pipelines/submit.py --verify [RUN]                  is what is stored as it was written? what to do where not
     python pipelines/submit.py --check                         is the site ready? each line ok or what to do
 
-Exit codes: 0 done; 1 the run or a check failed; 2 bad input; 3 the endpoint does not answer or refuses; with --local
-the exit code of the stage that failed.
+Exit codes: 0 done; 1 the run or a check failed, or --verify found damage; 2 bad input; 3 the endpoint does not answer
+or refuses; with --local the exit code of the stage that failed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
-from pipelines import check, client, dryrun, endpoint, size, suite_runs
+from pipelines import check, client, dryrun, endpoint, size, suite_runs, verify
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.placeholders import empty_in_form, refuse_placeholders
@@ -75,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--compile-only", default="", metavar="OUT.yaml", help="write the package and stop")
     mode.add_argument("--dry-run", action="store_true", help="print what would run and stop")
     mode.add_argument("--retry", default="", metavar="RUN", help="run what failed again: the run's name or id")
+    mode.add_argument(
+        "--verify", nargs="?", const="", metavar="RUN", help="check the stored files of a run, or of all below the root"
+    )
     mode.add_argument("--schedule", default="", metavar="CRON", help="start such a run again and again")
     mode.add_argument(
         "--check",
@@ -254,6 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return check.check(load_site(args.site or "site.toml", required=True), args.check)
         if args.retry:
             return retry_there(load_site(args.site or "site.toml", required=bool(args.site)), args.retry, args.wait)
+        if args.verify is not None:
+            return verify.verify(args)
         every = cron(args.schedule) if args.schedule else ""
         job = decide(args)
         if args.dry_run:

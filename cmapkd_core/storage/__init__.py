@@ -37,6 +37,7 @@ __all__ = [
     "put",
     "read_bytes",
     "read_json",
+    "sha256",
     "sha256_file",
     "size",
     "write_bytes",
@@ -59,6 +60,7 @@ class _Store(Protocol):
     def list_files(self, url: str) -> list[str]: ...
     def fetch(self, url: str, target: Path) -> Path: ...
     def put(self, local: Path, url: str) -> None: ...
+    def sha256(self, url: str) -> str: ...
     def briefly(self) -> AbstractContextManager[None]: ...
 
 
@@ -173,6 +175,11 @@ def put(local: Path, url: str) -> None:
     if not local.is_file():
         raise FileNotFoundError(str(local))
     _store(url).put(local, url)
+
+
+def sha256(url: str) -> str:
+    """Hex digest of the object, read in blocks and kept nowhere. Raises FileNotFoundError(url) where there is none."""
+    return _store(url).sha256(url)
 
 
 def sha256_file(path: str | Path) -> str:

@@ -7,6 +7,7 @@ one step, so a process that dies in the middle leaves nothing that a reader woul
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
@@ -148,6 +149,11 @@ def fetch(url: str, target: Path) -> Path:
     if not exists(url):
         raise FileNotFoundError(url)
     return Path(url)
+
+
+def sha256(url: str) -> str:
+    with _named("read", url), open(url, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put(local: Path, url: str) -> None:

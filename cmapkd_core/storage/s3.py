@@ -8,17 +8,18 @@ largest request; and CMAPKD_S3_ENDPOINT_URL and the others of own.py, which go b
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -58,6 +59,7 @@ _TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 
 # 10 by default) is thrown away with a warning, and the next call begins with a TLS handshake.
 _CONNECTIONS = 32
 LARGEST_PART = 5000  # MiB; S3 takes up to 5 GiB in one request
+T = TypeVar("T")
 _GONE = ("NoSuchKey", "404")
 # What an answer that is no S3's makes of botocore and s3transfer, which look into it without a doubt.
 _ASTRAY = (ResponseParserError, RecursionError, KeyError, TypeError, ValueError, AttributeError)
@@ -186,12 +188,28 @@ def _names() -> dict[str, str]:
 
 
 def read_bytes(url: str) -> bytes:
+    return _read(url, lambda body: body.read())
+
+
+def sha256(url: str) -> str:
+    return _read(url, _sha256)
+
+
+def _sha256(body: Any) -> str:
+    found = hashlib.sha256()
+    for block in body.iter_chunks(1 << 20):
+        found.update(block)
+    return found.hexdigest()
+
+
+def _read(url: str, reader: Callable[[Any], T]) -> T:
+    """What `reader` makes of the object's body; one that breaks off is asked for again."""
     bucket, key = split(url)
     with _named("read", url) as client:
         for attempt in range(BODY_ATTEMPTS):
             body = client.get_object(Bucket=bucket, Key=key)["Body"]
             try:
-                return body.read()
+                return reader(body)
             except BotoCoreError:
                 if attempt == BODY_ATTEMPTS - 1:
                     raise

@@ -1,0 +1,111 @@
+"""`submit.py --verify [RUN]`: every file of every artifact against its manifest, and what makes a damaged one anew."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from cmapkd_core import storage
+from cmapkd_core.data.threads import in_order
+from cmapkd_core.errors import InputError, again
+from cmapkd_core.records import record_url, run_names
+from cmapkd_core.stages.artifact import MANIFEST, Artifact, look
+from cmapkd_core.stages.manifest import DamagedError
+from pipelines.site import load_site
+from pipelines.submission import Submission, laid_out
+
+DOWNLOADS = 4  # files at a time; a remote one is read and not kept
+_FOLDERS = 2  # STAGE/KEY below the root; a report's is runs/RUN/report
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Check the artifacts of one run, or all below the root; prints a line each and returns 1 where one is damaged.
+
+    Raises:
+        InputError: no root, no such run, or nothing that could be checked.
+    """
+    site = load_site(args.site or "site.toml", required=bool(args.site))
+    root = storage.absolute(args.root or (site.local.root if args.local else site.root))
+    if not root:
+        raise InputError("no root: give --root, or fill in `root` in the site file")
+    makers = _makers(args, root, [args.verify] if args.verify else run_names(root))
+    order = list(makers)
+    found = [url for url in _artifacts(root) if url in makers or not args.verify]
+    found.sort(key=lambda url: order.index(url) if url in makers else len(order))
+    if not found:
+        where = f"run {args.verify}" if args.verify else "the root"
+        raise InputError(f"nothing to verify: {where} has no complete artifact below {root}")
+    damaged = 0
+    for url in found:
+        name, faults = url.removeprefix(f"{root.rstrip('/')}/"), list(_faults(url))
+        damaged += bool(faults)
+        print(f"{'damaged' if faults else 'ok':8}{name}", flush=True)
+        for fault in faults:
+            print(f"        {fault}")
+        if faults:
+            print(f"        then: {_way_out(root, url, makers)}", flush=True)
+    print(
+        f"{len(found)} artifacts, {damaged} damaged" + (": first ones first, what follows runs again" * bool(damaged))
+    )
+    return 1 if damaged else 0
+
+
+def _artifacts(root: str) -> list[str]:
+    """URLs of what has a manifest, not of checkpoints."""
+    names = (name for name in storage.list_files(root) if name.endswith(f"/{MANIFEST}"))
+    kept = (name for name in names if name.count("/") == _FOLDERS + name.startswith("runs/"))
+    return [storage.join(root, name.removesuffix(f"/{MANIFEST}")) for name in kept]
+
+
+def _makers(args: argparse.Namespace, root: str, runs: list[str]) -> dict[str, tuple[str, str]]:
+    """Artifact -> a run and its task that make it, in the order of the tasks."""
+    found: dict[str, tuple[str, str]] = {}
+    for run in runs:
+        try:
+            job: Submission = laid_out(args, root, run)
+        except InputError as error:
+            if args.verify:
+                raise
+            print(f"note    {record_url(root, run)} cannot be read, so no command names that run: {error}")
+            continue
+        for task in job.tasks:
+            found.setdefault(storage.absolute(job.urls[task.name]), (run, task.name))
+    return found
+
+
+def _faults(url: str) -> Iterator[str]:
+    """What is wrong with the artifact at `url`, a line each."""
+    try:
+        artifact = look(url)
+    except DamagedError as error:
+        yield f"{MANIFEST}: {error.why}"
+        return
+    if artifact is None:
+        yield f"{MANIFEST}: it is gone"
+        return
+    yield from filter(None, in_order(artifact.manifest["outputs"].items(), partial(_fault, artifact), DOWNLOADS))
+
+
+def _fault(artifact: Artifact, output: tuple[str, dict[str, Any]]) -> str:
+    name, told = output
+    try:
+        digest = storage.sha256(artifact.file_url(name))
+    except FileNotFoundError:
+        return f"{name}: it is gone"
+    return "" if digest == told["sha256"] else f"{name}: it is not what was written"
+
+
+def _way_out(root: str, url: str, makers: dict[str, tuple[str, str]]) -> str:
+    """The command that makes an artifact anew."""
+    if url not in makers:
+        try:
+            found = look(url)
+        except DamagedError:
+            found = None
+        return again(found.manifest["stage"] if found else url.rsplit("/", 2)[-2]).partition("; ")[0]
+    run, task = makers[url]
+    here = [] if "://" in root else ["--local"]
+    return shlex.join(["python", "pipelines/submit.py", "--run", run, "--only", task, "--root", root, *here])
