@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
+import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ from pathlib import Path
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError, again
 
+log = logging.getLogger(__name__)
 _WAY_OUT = again("STAGE")
 
 
@@ -33,17 +37,86 @@ def fetch_once(url: str, name: str, digest: str, cache: Path, way_out: str = _WA
     target = cache / name
     if "://" not in url:
         return storage.fetch(storage.join(url, name), target)
-    if target.exists():  # complete and checked, by us or by another process
+    _check_owner(machine_folder())
+    if _is_known(target, digest):  # complete and checked, by us or by another process
         return target
     with _turn(target) as folder:
-        if not target.exists():  # nobody has fetched it while we waited
+        if not _is_known(target, digest) and not _is_good(target, digest):  # nobody has fetched it while we waited
             _fetch(storage.join(url, name), digest, target, folder, way_out)
+            _note(target, digest)
     return target
 
 
 def machine_folder() -> Path:
-    """Where this user's processes of a machine share copies."""
+    """Where this user's processes of a machine share copies. Anyone could make it first: see `_check_owner`."""
     return Path(tempfile.gettempdir()) / f"cmapkd-{os.getuid()}"
+
+
+def _check_owner(folder: Path) -> None:
+    """Make the folder for this user alone.
+
+    Raises:
+        StorageError: another user made it, or may write there: the copies in it could be anything.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            if found.st_mode & 0o077:
+                folder.chmod(0o700)
+            return
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    whose = "may be written by other users" if found.st_uid == os.getuid() else f"is of user {found.st_uid}"
+    if not stat.S_ISDIR(found.st_mode):
+        whose = "is a link or a file"
+    raise storage.StorageError(
+        f"{folder} {whose}, so copies in it are not to be trusted: "
+        "have it deleted, or set TMPDIR to a folder of your own"
+    )
+
+
+def _note_of(target: Path) -> Path:
+    return machine_folder() / "turns" / f"{_name(target)}.json"
+
+
+def _name(target: Path) -> str:
+    return hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
+
+
+def _seen(target: Path, digest: str) -> dict[str, object]:
+    found = target.stat()
+    return {"sha256": digest, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def _is_known(target: Path, digest: str) -> bool:
+    """Whether the copy was checked, and is as it was then."""
+    try:
+        return bool(json.loads(_note_of(target).read_bytes()) == _seen(target, digest))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_good(target: Path, digest: str) -> bool:
+    """Whether there is a copy that has the digest; it is noted then."""
+    if not target.exists():
+        return False
+    if storage.sha256_file(target) != digest:
+        log.warning("the copy %s was changed since it was checked: it is fetched anew", target)
+        return False
+    _note(target, digest)
+    return True
+
+
+def _note(target: Path, digest: str) -> None:
+    storage.write_json(str(_note_of(target)), _seen(target, digest))
+
+
+def _unusable(folder: Path, error: OSError) -> storage.StorageError:
+    return storage.StorageError(
+        f"cannot keep copies in {folder}: {error.strerror or error}; give this process a TMPDIR on a disk "
+        "of this machine"
+    )
 
 
 def _fetch(url: str, digest: str, target: Path, folder: Path, way_out: str) -> None:
@@ -68,17 +141,14 @@ def _turn(target: Path) -> Iterator[Path]:
     old file and one with a new one. Neither lies beside the target, where whole folders are read.
     """
     turns = machine_folder() / "turns"
-    name = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
+    name = _name(target)
     try:
         for folder in (turns, target.parent):
             folder.mkdir(parents=True, exist_ok=True)
         file = open(turns / f"{name}.lock", "ab")  # noqa: SIM115  closed below
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        raise storage.StorageError(
-            f"cannot keep copies in {target.parent}: {error.strerror or error}; give this process a TMPDIR on a disk "
-            "of this machine"
-        ) from error
+        raise _unusable(target.parent, error) from error
     try:
         yield turns / f"{name}.part"
     finally:

@@ -182,3 +182,71 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")
     with pytest.raises(InputError, match=rf"cannot keep copies in {tmp_path}/cache: .* TMPDIR"):
         fetch_once("s3://bucket/run", "a.bin", DIGEST, tmp_path / "cache")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine's /tmp of its own."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "tmp"
+
+
+@pytest.mark.parametrize("change", ["content", "note", "no note", "another digest"])
+def test_a_copy_that_was_changed_is_fetched_anew(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    other = b"other" * 1000
+    served_now = [DATA, other if change == "another digest" else DATA]
+    monkeypatch.setattr(storage, "fetch", served(served_now))
+    copy = fetch_once("s3://bucket/run", "a.bin", DIGEST, tmp_path / "cache")
+    (note,) = temporary.rglob("*.json")
+    digest = DIGEST
+    if change == "content":
+        copy.write_bytes(DATA[:-1] + b"!")
+    elif change == "another digest":
+        digest = hashlib.sha256(other).hexdigest()
+    elif change == "note":
+        note.write_bytes(b"{")
+    else:
+        note.unlink()
+    for _ in range(2):
+        found = fetch_once("s3://bucket/run", "a.bin", digest, tmp_path / "cache").read_bytes()
+        assert hashlib.sha256(found).hexdigest() == digest
+    fetched = change in ("content", "another digest")
+    assert len(served_now) == (0 if fetched else 1)
+    assert ("was changed since it was checked: it is fetched anew" in caplog.text) == fetched
+
+
+def test_the_machines_folder_is_of_its_user_alone(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "fetch", served([DATA] * 9))
+    folder = temporary / f"cmapkd-{os.getuid()}"
+    for _ in range(2):
+        fetch_once("s3://bucket/run", "a.bin", DIGEST, folder / "x")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.chmod(0o755)  # as it was made before: nobody else could write there
+    folder.chmod(0o777)
+    refused(folder, "may be written by other users")
+    folder.rename(temporary / "aside")
+    folder.symlink_to(temporary / "aside")
+    refused(folder, "is a link or a file")
+    folder.unlink()
+    fetch_once("s3://bucket/run", "a.bin", DIGEST, folder / "x")
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    folder.rename(temporary / f"cmapkd-{os.getuid()}")
+    refused(temporary / f"cmapkd-{os.getuid()}", rf"is of user {os.getuid() - 1}")
+    (mine := tmp_path / "mine").mkdir()
+    monkeypatch.undo()
+    monkeypatch.setattr(storage, "fetch", served([DATA]))
+    monkeypatch.setattr(tempfile, "tempdir", str(mine))  # the way out
+    fetch_once("s3://bucket/run", "a.bin", DIGEST, mine / "cache")
+
+
+def refused(folder: Path, whose: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"{folder} {whose}, so .*: have it deleted, or set TMPDIR to a folder of your own"
+    ):
+        fetch_once("s3://bucket/run", "a.bin", DIGEST, folder / "x")
