@@ -37,13 +37,22 @@ from cmapkd_core.places import place
 from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, run_plans, train_loader, write_skipped
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.stored import fill_store
+from cmapkd_core.stages.tracked import told_to_mlflow
 
 
 def run(request: Request, *, shards: str) -> str:
-    """Fit the teacher on the pairs of `shards` (a prepare artifact's URL)."""
-    fields = reads(request.resolved(), "teacher")
+    """Fit the teacher on the pairs of `shards` (a prepare artifact's URL).
+
+    Raises:
+        InputError: they are missing, or were prepared by another recipe.
+    """
+    recipe = request.resolved()
+    with told_to_mlflow(request, "teacher"):
+        refuse_foreign(recipe, request.root, {"shards": shards})
+    fields = reads(recipe, "teacher")
     url = place(request.root, "teacher", fields)
     return execute(request, "teacher", url=url, fields=fields, inputs={"shards": shards}, body=body)
 

@@ -45,9 +45,11 @@ from cmapkd_core.stages.assembly import (
 )
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights, shared_columns
 from cmapkd_core.stages.taught import Taught, hear
+from cmapkd_core.stages.tracked import told_to_mlflow
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
 Hearing = Callable[[], Taught]
@@ -64,6 +66,9 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
 
     Returns:
         the artifact's URL; `init` itself where the stage has nothing to do for this recipe.
+
+    Raises:
+        InputError: an input is missing, or was made by another recipe.
     """
     choose("stage", stage, STAGE_PHASES)
     recipe = request.resolved()
@@ -73,6 +78,8 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
     inputs = {"shards": shards, **({"init": init} if init else {})}
     if METHODS[recipe.method.name].teacher:
         inputs["teacher"] = teacher
+    with told_to_mlflow(request, stage):
+        refuse_foreign(recipe, request.root, inputs)
     url = place(request.root, stage, fields)
     return execute(request, stage, url=url, fields=fields, inputs=inputs, body=lambda context: body(context, stage))
 

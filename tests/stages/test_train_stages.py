@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,10 +11,12 @@ import torch
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.build import build, load_model
+from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
+from cmapkd_core.stages.foreign import differing
 from cmapkd_core.stages.taught import phase_seed
 
 
@@ -225,3 +228,43 @@ def test_data_without_a_training_split_is_refused(tmp_path, tiny_shards):
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"has no training pairs \(splits: .*prepare data with train among"):
         teacher.run(request, shards=url)
+
+
+FOREIGN = {
+    "a store of another seed": ("teacher_fit.seed=1", r"--teacher \S+ was made .*\n  teacher_fit\.seed: 0 -> 1\n"),
+    "fitted for other epochs": (
+        "teacher_fit.pyramid.epochs=9",
+        r"--teacher \S+ .*\n  teacher_fit\.pyramid\.epochs: \d -> 9\n",
+    ),
+    "other data": ("data.size=50", r"--shards \S+ was made .*\n  data\.size: \d+ -> 50\n"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_what_another_recipe_made_is_refused_with_the_differing_fields(train_tiny, tmp_path, what):
+    overrides, says = FOREIGN[what]
+    with pytest.raises(InputError, match=says) as refused:
+        train_tiny(tmp_path, "warmup", overrides=overrides)
+    assert not list(tmp_path.glob("warmup/*"))
+    stage = "prepare" if "--shards" in says else "teacher"
+    way_out = re.search(rf"or run stage {stage} with this one, which makes (\S+)", str(refused.value))
+    assert way_out
+    assert way_out[1] == stage_url(str(tmp_path), stage, resolve("tiny", overrides=overrides))
+
+
+def test_an_init_of_another_recipe_is_refused(train_tiny, tiny_warmup, tmp_path):
+    with pytest.raises(InputError, match=r"--init \S+ was made by another .*\n  seed: 0 -> 3\n"):
+        train_tiny(tmp_path, "joint", overrides="seed=3", init=tiny_warmup)
+
+
+def test_a_teacher_is_not_fitted_on_shards_of_another_recipe(tiny_shards, tmp_path):
+    with pytest.raises(InputError, match=r"--shards \S+ was made .*\n  data\.size: \d+ -> 50\n"):
+        teacher.run(Request("tiny", str(tmp_path), overrides="data.size=50"), shards=tiny_shards)
+
+
+def test_fields_that_are_younger_than_an_artifact_had_their_defaults(tiny_teacher):
+    made = Artifact.open(tiny_teacher)
+    del made.manifest["fields"]["teacher_fit.alpha_prior"]
+    assert differing(resolve("tiny"), made) == []
+    changed = differing(resolve("tiny", overrides="teacher_fit.alpha_prior=0.5"), made)
+    assert [line.partition(":")[0] for line in changed] == ["teacher_fit.alpha_prior"]

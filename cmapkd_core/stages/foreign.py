@@ -1,0 +1,50 @@
+"""Whether what a stage is given by hand was made by the recipe that it is asked for: its manifest would say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import differences, flatten
+from cmapkd_core.fingerprints import reads
+from cmapkd_core.places import stage_url
+from cmapkd_core.stages.artifact import Artifact, find
+
+_STAGES = ("prepare", "teacher", *STAGE_PHASES)  # those whose fields follow from the recipe alone
+
+
+def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None:
+    """Hold the artifacts in `inputs`, URLs by what they are called, to the recipe; one that is missing is not judged.
+
+    Raises:
+        InputError: one was made by another recipe; names the differing fields.
+    """
+    for name, url in inputs.items():
+        found = find(url)
+        if found is None or found.manifest["stage"] not in _STAGES:
+            continue
+        if changed := differing(recipe, found):
+            stage, lines = found.manifest["stage"], "\n  ".join(changed)
+            raise InputError(
+                f"--{name} {url} was made by another recipe than this one (then -> now):\n  {lines}\n"
+                f"ask for the recipe that it had, or run stage {stage} with this one, which makes "
+                f"{stage_url(root, stage, recipe)}"
+            )
+
+
+def differing(recipe: Recipe, artifact: Artifact) -> list[str]:
+    """`field: as it was made -> as the recipe has it`, of what the artifact's stage reads.
+
+    A field that the artifact does not have, being younger or left out at its default, had its default then.
+    """
+    told, asked = artifact.manifest["fields"], reads(recipe, artifact.manifest["stage"])
+    leaves, usual = _plain(flatten(recipe)), _plain(flatten(Recipe()))
+    names = [name for name in leaves if name in told or name in asked]
+    return differences({name: leaves[name] for name in names}, {name: told.get(name, usual[name]) for name in names})
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(fields)))
