@@ -19,6 +19,8 @@ _STAGES = ("prepare", "teacher", *STAGE_PHASES)  # those whose fields follow fro
 def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None:
     """Hold the artifacts in `inputs`, URLs by what they are called, to the recipe; one that is missing is not judged.
 
+    Training may go on from an `init` with other data: which those were is told by what that was made from.
+
     Raises:
         InputError: one was made by another recipe; names the differing fields.
     """
@@ -26,7 +28,8 @@ def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None
         found = find(url)
         if found is None or found.manifest["stage"] not in _STAGES:
             continue
-        if changed := differing(recipe, found):
+        changed = [line for line in differing(recipe, found) if name != "init" or not line.startswith("data.")]
+        if changed:
             stage, lines = found.manifest["stage"], "\n  ".join(changed)
             raise InputError(
                 f"--{name} {url} was made by another recipe than this one (then -> now):\n  {lines}\n"

@@ -62,7 +62,8 @@ def test_a_short_table_trains_whatever_the_accumulation(fitted) -> None:
 
 def test_parameters_that_the_levels_leave_no_choice_are_not_counted(train_tiny, tmp_path, tiny_warmup) -> None:
     """Phase alsn has all levels by default; what is trained are those that phase fine will weigh."""
-    url = train_tiny(tmp_path, "alsn", "none", "schedule.fine.levels=P5,L3,L4", init=tiny_warmup)
+    warmup = train_tiny(tmp_path, "warmup", "none", "schedule.fine.levels=P5,L3,L4")
+    url = train_tiny(tmp_path, "alsn", "none", "schedule.fine.levels=P5,L3,L4", init=warmup)
     artifact = Artifact.open(url)
     state = load_file(artifact.fetch("method.safetensors"))
     moved = [x.numel() for name, x in state.items() if name.startswith(("selector.encoder", "selector.text_head"))]
