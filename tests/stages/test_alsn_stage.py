@@ -60,7 +60,7 @@ def test_a_short_table_trains_whatever_the_accumulation(fitted) -> None:
     assert len(fitted("optim.accumulate=16")[0]) == 10
 
 
-def test_parameters_that_the_levels_leave_no_choice_are_not_counted(train_tiny, tmp_path, tiny_warmup) -> None:
+def test_parameters_that_the_levels_leave_no_choice_are_not_counted(train_tiny, tmp_path) -> None:
     """Phase alsn has all levels by default; what is trained are those that phase fine will weigh."""
     warmup = train_tiny(tmp_path, "warmup", "none", "schedule.fine.levels=P5,L3,L4")
     url = train_tiny(tmp_path, "alsn", "none", "schedule.fine.levels=P5,L3,L4", init=warmup)
