@@ -29,7 +29,7 @@ from cmapkd_core.data.drop import drop_samples
 from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST, SCHEMA
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import DRAWINGS
-from cmapkd_core.errors import InputError, made_again
+from cmapkd_core.errors import InputError, again
 
 BOUND = 4  # bits of 64
 _SHOWN = 5  # pairs in an error message
@@ -172,7 +172,7 @@ def require_hashes(name: str, manifest: Mapping[str, Any]) -> None:
         InputError: it was prepared before pictures were compared.
     """
     if "leakage" not in manifest:
-        raise InputError(f"{name} was prepared before pictures were compared: {made_again('prepare')}")
+        raise InputError(f"{name} was prepared before pictures were compared: {again('prepare')}")
 
 
 def _same_origin(train: pa.Table, held: pa.Table) -> Iterator[_Match]:

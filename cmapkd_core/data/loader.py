@@ -244,7 +244,7 @@ class _TrainBatches(Items[Batch]):
                     replaced.append((self.keys[index].as_py(), str(error)))
             else:
                 raise InputError(
-                    f"{_ATTEMPTS} corrupt samples in a row, the last: {replaced[-1][1]}: {made_again('prepare')}"
+                    f"{_ATTEMPTS} corrupt samples in a row, the last: {replaced[-1][1]}: {again('prepare')}"
                 )
         views = {name: side.view for name, side in self.sides.items()}
         crops, numbers, captions = (list(column) for column in zip(*shown, strict=True))

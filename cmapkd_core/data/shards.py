@@ -33,7 +33,6 @@ from cmapkd_core.fields import choose
 __all__ = ["CorruptSampleError", "NoQuestionsError", "ShardSet", "TooManyBadError", "write_shards"]
 
 _OPEN_FILES = 64
-AGAIN = made_again("prepare")
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
