@@ -49,7 +49,7 @@ class Request:
     recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder (kept as an
     absolute path, so that what is recorded holds in every working directory) or s3:// prefix of all artifacts.
     run: the submission's name. tracking_uri: MLflow's, "" for none. redo: "yes" runs a stage again although it
-    is complete. own_overrides: of this task alone, such as the data set of an evaluation; they win over the run's
+    is complete; "" does not, and nothing else is taken. own_overrides: of this task alone, such as the data set of an evaluation; they win over the run's
     and are no part of its record. check: TASK:GPUS of `submit.py --check`: in place of its work the stage looks whether
     it could do it in this pod, which shall see as many GPUs (stages/check.py); "" is a stage that works.
     """
@@ -69,6 +69,11 @@ class Request:
     def __post_init__(self) -> None:
         for name in ("root", "own_overrides", *REQUEST):  # all of them are recorded; the tracking URI is not
             refuse_login(name, getattr(self, name))
+        if self.redo not in ("", "yes"):
+            raise InputError(
+                f"--redo {self.redo}: it takes yes, which runs this one stage again although it is complete; leave it "
+                "out to keep what is complete (of a whole run: submit.py --run RUN --only STAGE)"
+            )
         object.__setattr__(self, "root", storage.absolute(self.root))
 
     def resolved(self) -> Recipe:

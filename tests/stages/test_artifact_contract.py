@@ -100,6 +100,16 @@ def test_redo_runs_again_and_keeps_the_earlier_result(stage, capsys):
     assert old.fetch("deep/file.txt").read_text() == "attempt 1"
 
 
+@pytest.mark.parametrize("redo", ["evaluate", "true", "Yes", "no"])
+def test_redo_takes_yes_and_nothing_else(stage, redo):
+    """`--redo evaluate` was once ignored: the stage answered that it is complete."""
+    stage()
+    with pytest.raises(InputError, match=f"^--redo {redo}: it takes yes, which runs this one stage again"):
+        stage(redo=redo)
+    stage(redo="yes")  # the way out that it names
+    assert stage.ran == 2
+
+
 def test_what_killed_attempts_left_is_gone_with_the_next_result(stage):
     """Killed in the middle of its uploads, or between its manifest and the deletion of its checkpoints."""
     url = stage()
