@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose, flatten, nearest, plain
 from cmapkd_core.method_specs import METHODS, MethodSpec, learns_policy
+from cmapkd_core.view import Declared
 
 _SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "test_share", "samples_per_shard"))
 _QUALITY = ("data.quarantine_bound", "data.max_pixels")
 # Left out where they have their defaults, so that artifacts made before the fields existed keep their places.
 _GATE = tuple(f"data.{n}" for n in ("splits", "leakage", "leakage_action", "against"))
+_PREPARE = (*_SHARDS, *_QUALITY, *_GATE)
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
@@ -25,33 +28,46 @@ _UPDATES = (
     *_WATCH,
 )
 _TEACHER = (
-    *(*_SHARDS, *_QUALITY, *_GATE, "data.crop_scale", *_UPDATES),
+    *(*_PREPARE, "data.crop_scale", *_UPDATES),
     *("teacher", "student.model", "pyramid.width", "teacher_fit"),  # the student's grid sizes the common levels
 )
 
 
-def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
-    """The flattened fields that can change what `stage` writes.
+_WHERE = {  # how a stage's field is declared; of a training stage, for one method and for all of them
+    "prepare": 'add "{}" to _PREPARE in cmapkd_core/fingerprints.py',
+    "teacher": 'add "{}" to _TEACHER in cmapkd_core/fingerprints.py',
+}
+_OF_METHOD = (
+    'add "{}" to `reads` of METHODS["%s"] in cmapkd_core/method_specs.py, or, where every method reads it, to '
+    "_training_prefixes in cmapkd_core/fingerprints.py"
+)
 
-    Two recipes that agree in them share the stage's artifact. A method without a teacher does not
-    read the teacher, one without levels does not read them, and of a later phase no stage reads more
-    than the levels that it will weigh.
+
+def declared(recipe: Recipe, stage: str) -> Declared:
+    """The fields that `stage` may read, those among them that can change what it writes and so decide its place.
+
+    A method without a teacher does not read the teacher, one without levels does not read them, and of a later phase
+    no stage reads more than the levels that it will weigh.
     """
-    if stage == "prepare":
-        prefixes: tuple[str, ...] = (*_SHARDS, *_QUALITY, *_GATE)
-    elif stage == "teacher":
-        prefixes = _TEACHER
-    elif stage in STAGE_PHASES:
-        prefixes = _training_prefixes(recipe, stage)
-    else:
-        raise InputError(f"unknown stage '{stage}': {nearest(stage, ('prepare', 'teacher', *STAGE_PHASES))}")
-    leaves, usual = flatten(recipe), flatten(Recipe())
-    chosen = {n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)}
-    since = (*_GATE, *_STORED, *_WATCH, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
-    chosen = {n: v for n, v in chosen.items() if n not in since or v != usual[n]}
     if stage in STAGE_PHASES:
-        _drop_unused(chosen, METHODS[recipe.method.name])
-    return chosen
+        spec: MethodSpec = choose("method", recipe.method.name, METHODS)
+        names = _below(_training_prefixes(recipe, stage), flatten(recipe))
+        return Declared(stage, _used(names, spec), _OF_METHOD % recipe.method.name)
+    if stage not in _WHERE:
+        raise InputError(f"unknown stage '{stage}': {nearest(stage, (*_WHERE, *STAGE_PHASES))}")
+    names = _below(_PREPARE if stage == "prepare" else _TEACHER, flatten(recipe))
+    return Declared(stage, names, _WHERE[stage])
+
+
+def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
+    leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
+    since = (*_GATE, *_STORED, *_WATCH, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
+    return {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
+
+
+def _below(prefixes: tuple[str, ...], leaves: Iterable[str]) -> frozenset[str]:
+    return frozenset(n for n in leaves if any(n == p or n.startswith(p + ".") for p in prefixes))
 
 
 def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
@@ -59,9 +75,7 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
     earlier = list(STAGE_PHASES)[: list(STAGE_PHASES).index(stage) + 1]
     phases = [f"schedule.{phase}" for name in earlier for phase in STAGE_PHASES[name]]
     fixed = (
-        *_SHARDS,
-        *_QUALITY,
-        *_GATE,
+        *_PREPARE,
         _CROPS,
         "data.crop_scale",
         "data.fraction",
@@ -75,18 +89,21 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
     return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
 
 
-def _drop_unused(chosen: dict[str, Any], spec: MethodSpec) -> None:
-    """Leave out rates of groups that a method lacks, and the levels where it has none."""
-    for name in list(chosen):
+def _used(names: frozenset[str], spec: MethodSpec) -> frozenset[str]:
+    """Without the rates of groups that a method lacks, and the levels where it has none."""
+
+    def used(name: str) -> bool:
         if not name.startswith("schedule."):
-            continue
+            return True
         _, phase, leaf = name.split(".", 2)
-        if (leaf.startswith("lr.") and leaf[3:] not in spec.groups) or (
-            leaf in ("levels", "selects") and "pyramid" not in spec.groups
-        ):
-            del chosen[name]
-        elif phase == "alsn" and not spec.weighs_levels:
-            chosen.pop(name)
+        if leaf.startswith("lr."):
+            if leaf[3:] not in spec.groups:
+                return False
+        elif leaf in ("levels", "selects") and "pyramid" not in spec.groups:
+            return False
+        return phase != "alsn" or spec.weighs_levels
+
+    return frozenset(filter(used, names))
 
 
 def trains(recipe: Recipe, stage: str) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 from cmapkd_core import storage
 from cmapkd_core.config import FOLDER, HUB, Recipe
 from cmapkd_core.fields import flatten
-from cmapkd_core.fingerprints import fingerprint, reads, trains
+from cmapkd_core.fingerprints import declared, fingerprint, reads, trains
+from cmapkd_core.view import Declared
 
 # What of `evaluate.*` decides each task's result; a prefix stands for all fields below it.
 TASK_READS: dict[str, tuple[str, ...]] = {
@@ -68,25 +69,33 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
     recipe's tasks to one; shards count where one of the tasks reads them.
     """
     tasks = (task,) if task else recipe.evaluate.tasks
-    prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
-    leaves, usual = flatten(recipe), flatten(Recipe())
-    prefixes += _drawn(model_ref, leaves, usual)
-    if reads_data(tasks) and named_model(model_ref) is None:
-        prefixes += [name for name in _SEEN if leaves[name] != usual[name]]
+    leaves, usual, names = flatten(recipe), flatten(Recipe()), evaluation_reads(model_ref, recipe, task).names
+    younger = _SEEN if model_ref == RECIPE_STUDENT else (*_SEEN, "seed")
     return {
         "model": _below(root, model_ref),
         **({"shards": _below(root, shards_url)} if reads_data(tasks) else {}),
         "evaluate.tasks": tasks,
-        **{n: v for n, v in leaves.items() if any(n == p or n.startswith(p + ".") for p in prefixes)},
+        **{n: v for n, v in leaves.items() if n in names and (n not in younger or v != usual[n])},
     }
 
 
-def _drawn(model_ref: str, leaves: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+def evaluation_reads(model_ref: str, recipe: Recipe, task: str = "") -> Declared:
+    """The recipe's fields that an evaluation may read."""
+    tasks = (task,) if task else recipe.evaluate.tasks
+    prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
+    if reads_data(tasks) and named_model(model_ref) is None:
+        prefixes += _SEEN
+    found = (n for n in flatten(recipe) if any(n == p or n.startswith(p + ".") for p in prefixes))
+    names = frozenset((*found, *_draws(model_ref)))
+    return Declared("evaluate", names, f'add "{{}}" to TASK_READS of {", ".join(tasks)} in cmapkd_core/places.py')
+
+
+def _draws(model_ref: str) -> tuple[str, ...]:
     """Fields that decide the weights of a model that is no artifact; a seed draws what its weights file lacks."""
     if model_ref == RECIPE_STUDENT:
-        return ["student.model", "student.weights", "seed"]
+        return ("student.model", "student.weights", "seed")
     # Left out at its default, so that evaluations made before it counted keep their places.
-    return ["seed"] if named_model(model_ref) and leaves["seed"] != usual["seed"] else []
+    return ("seed",) if named_model(model_ref) else ()
 
 
 def evaluation_url(root: str, model_ref: str, shards_url: str, recipe: Recipe, task: str = "") -> str:
@@ -99,6 +108,12 @@ def levels_fields(recipe: Recipe) -> dict[str, Any]:
     return {**reads(recipe, "joint"), "evaluate.split": recipe.evaluate.split}
 
 
+def levels_reads(recipe: Recipe) -> Declared:
+    """The recipe's fields that stage levels may read."""
+    names = declared(recipe, "joint").names | {"evaluate.split"}
+    return Declared("levels", names, 'add "{}" to levels_fields and levels_reads in cmapkd_core/places.py')
+
+
 def levels_url(root: str, recipe: Recipe) -> str:
     """URL of the artifact of stage levels."""
     return place(root, "levels", levels_fields(recipe))
@@ -108,16 +123,22 @@ def export_fields(
     root: str, model_ref: str, shards_url: str, recipe: Recipe, evaluation: str = "", suite: str = "", licence: str = ""
 ) -> dict[str, Any]:
     """What decides an export: the model, the data that it is compared on and its card names, what the card is told."""
-    leaves = flatten(recipe)
-    untrained = _drawn(model_ref, leaves, flatten(Recipe()))
+    leaves, usual, names = flatten(recipe), flatten(Recipe()), export_reads(model_ref).names
+    younger = () if model_ref == RECIPE_STUDENT else ("seed",)
     return {
         "model": _below(root, model_ref),
         "shards": _below(root, shards_url),
         "evaluation": _below(root, evaluation),
         "suite": _below(root, suite),
         "licence": licence,
-        **{name: leaves[name] for name in ("name", "evaluate.split", *untrained)},
+        **{n: v for n, v in leaves.items() if n in names and (n not in younger or v != usual[n])},
     }
+
+
+def export_reads(model_ref: str) -> Declared:
+    """The recipe's fields that an export may read."""
+    names = frozenset(("name", "evaluate.split", *_draws(model_ref)))
+    return Declared("export", names, 'add "{}" to export_reads in cmapkd_core/places.py')
 
 
 def export_url(

@@ -18,7 +18,7 @@ REPOSITORY = ROOT.parent
 LAYERS = [
     {"errors"},
     {"fields", "logins"},
-    {"config"},
+    {"config", "view"},
     {"method_specs", "folders"},
     {"fingerprints", "checks"},
     {"recipes", "executor_output"},

@@ -83,7 +83,7 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
         LeakageError: pairs were found and the action is to refuse; leakage.jsonl is complete then.
         InputError: a data set of `against` is too old to be compared, or dropping leaves nothing to train on.
     """
-    checks = checks_of(config)
+    checks = checks_of(config.leakage, config.source)
     index = pq.read_table(out / INDEX, schema=SCHEMA)
     train = index.filter(pc.equal(index["split"], "train"))
     here = HeldOut(index.filter(pc.not_equal(index["split"], "train")))
@@ -128,10 +128,10 @@ def _dropped(out: Path, train: pa.Table, keys: set[str], counts: dict[str, int])
     }
 
 
-def checks_of(config: DataConfig, *others: str) -> tuple[str, ...]:
-    """The checks that run for a source, and for `others` that its pictures are compared with."""
-    drawn = not DRAWINGS.isdisjoint((config.source, *others))
-    return tuple(name for name in config.leakage if name != "perceptual" or not drawn)
+def checks_of(checks: tuple[str, ...], *sources: str) -> tuple[str, ...]:
+    """Those of `checks` that run where pictures of these sources are compared with each other."""
+    drawn = not DRAWINGS.isdisjoint(sources)
+    return tuple(name for name in checks if name != "perceptual" or not drawn)
 
 
 def find_pairs(train: pa.Table, held: list[HeldOut], checks: tuple[str, ...]) -> list[Pair]:

@@ -97,9 +97,15 @@ class Cmapkd(Method):
             "align": self._align(levels_s, levels_t, theirs),
             "relation": self._relation(levels_s, levels_t, (image, caption), (image_t, caption_t)),
             **on_embeddings,
-            "policy": self.memory.loss(selector, active, self.recipe.selector),
+            "policy": self._policy(phase, active),
         }
         return Outcome(terms, describe(w_v, w_l, active), [vision.taps[0], text.taps[0]])
+
+    def _policy(self, phase: Phase, active: tuple[str, ...]) -> Tensor:
+        """The selector's own loss; 0 in a phase where it chooses nothing, and has measured nothing to learn from."""
+        if not phase.selects:
+            return torch.zeros_like(self.memory.filled)
+        return self.memory.loss(self.selector, active, self.recipe.selector)
 
     def statistics(self, batch: Batch, targets: LevelTargets | None) -> dict[str, Tensor]:
         """Rows for the ALSN stage at all of the recipe's levels, gathered over the ranks.

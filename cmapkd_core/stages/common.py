@@ -36,8 +36,10 @@ from cmapkd_core.stages.refused import Refusals
 from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, told_to_mlflow
 from cmapkd_core.stages.turn import Turn
 from cmapkd_core.tracking import Tracker
+from cmapkd_core.view import Declared, view
 
 WORK, OUT = "work", "out-"
+_GIVEN = 'add "{}" to the `fields` that it gives to execute'
 LOOK = 5.0  # seconds between two looks at an artifact that another task makes
 UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
 
@@ -49,9 +51,10 @@ class Request:
     recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder (kept as an
     absolute path, so that what is recorded holds in every working directory) or s3:// prefix of all artifacts.
     run: the submission's name. tracking_uri: MLflow's, "" for none. redo: "yes" runs a stage again although it
-    is complete; "" does not, and nothing else is taken. own_overrides: of this task alone, such as the data set of an evaluation; they win over the run's
-    and are no part of its record. check: TASK:GPUS of `submit.py --check`: in place of its work the stage looks whether
-    it could do it in this pod, which shall see as many GPUs (stages/check.py); "" is a stage that works.
+    is complete; "" does not, and nothing else is taken. own_overrides: of this task alone, such as the data set of an
+    evaluation; they win over the run's and are no part of its record. check: TASK:GPUS of `submit.py --check`: in
+    place of its work the stage looks whether it could do it in this pod, which shall see as many GPUs
+    (stages/check.py); "" is a stage that works.
     """
 
     recipe: str
@@ -93,7 +96,11 @@ class Request:
 
 @dataclass
 class Context:
-    """What a stage's body works with. out: local folder that becomes the artifact. workdir: URL of its checkpoints."""
+    """What a stage's body works with.
+
+    recipe: a view of the fields that the stage declared; reading another raises (view.py). out: local folder that
+    becomes the artifact. workdir: URL of its checkpoints.
+    """
 
     recipe: Recipe
     inputs: dict[str, Artifact]
@@ -124,6 +131,7 @@ def execute(
     fields: dict[str, Any],
     inputs: dict[str, str],
     body: Body,
+    declared: Declared | None = None,
     suite: dict[str, str] | None = None,
 ) -> str:
     """Run `stage` into `url` unless it is done, and return `url`.
@@ -131,6 +139,7 @@ def execute(
     Args:
         fields: what of the recipe the stage reads; kept in the manifest.
         inputs: URLs of the artifacts that it reads; their digests decide whether a finished stage still holds.
+        declared: the recipe's fields that the body may read; None: those of `fields`.
         suite: what the run's record has beside the request, where the run is a suite (`records.SUITE`).
 
     Raises:
@@ -154,7 +163,8 @@ def execute(
         refusals = Refusals(storage.join(url, WORK), stage, {**dataclasses.asdict(request), "inputs": digests})
         refusals.repeat()  # MLflow has it from the attempt that found it
         try:
-            return _run(request, stage, url, fields, opened, digests, body, say)
+            recipe = view(request.resolved(), declared or Declared(stage, frozenset(fields), _GIVEN))
+            return _run(request, stage, url, fields, opened, digests, body, say, recipe)
         except InputError as error:
             refusals.keep(error)
             raise
@@ -187,15 +197,16 @@ def _run(
     digests: dict[str, dict[str, str]],
     body: Body,
     say: Line,
+    recipe: Recipe,
 ) -> str:
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="cmapkd-"))
-    torch.set_num_threads(request.resolved().runtime.threads or torch.get_num_threads())
+    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     workdir = storage.join(url, WORK)
     tracker = open_tracker(request, stage, workdir, scratch / JOURNAL)
     leftovers = _leftovers(url) if parallel.rank() == 0 else set()
     context = Context(
-        recipe=request.resolved(),
+        recipe=recipe,
         inputs=opened,
         out=scratch / "out",
         scratch=scratch,

@@ -31,7 +31,14 @@ from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.folder import IDENTITY
-from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_url, named_model, reads_data
+from cmapkd_core.places import (
+    RECIPE_STUDENT,
+    evaluation_fields,
+    evaluation_reads,
+    evaluation_url,
+    named_model,
+    reads_data,
+)
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import look
 from cmapkd_core.stages.cli import main
@@ -72,6 +79,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         fields=evaluation_fields(request.root, model, shards, recipe, task),
         inputs=inputs,
         body=lambda context: body(context, model, tasks, tags, strict=bool(task)),
+        declared=evaluation_reads(model, recipe, task),
     )
 
 

@@ -20,7 +20,7 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.export import FORMATS, Inexpressible, card, parity
 from cmapkd_core.export.quiet import quiet
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.places import export_fields, export_url, named_model
+from cmapkd_core.places import export_fields, export_reads, export_url, named_model
 from cmapkd_core.stages import prepare, provenance
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
@@ -59,6 +59,7 @@ def run(
         fields=export_fields(*told),
         inputs={name: where for name, where in given.items() if where},
         body=lambda context: body(context, model, licence),
+        declared=export_reads(model),
     )
     register(request, Artifact.open(url))
     return url

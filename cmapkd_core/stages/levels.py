@@ -23,7 +23,7 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import require_teacher
 from cmapkd_core.methods.cmapkd import Cmapkd
 from cmapkd_core.models.teacher import Teacher
-from cmapkd_core.places import levels_fields, levels_url
+from cmapkd_core.places import levels_fields, levels_reads, levels_url
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import make_method
 from cmapkd_core.stages.cli import main
@@ -43,7 +43,7 @@ def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
     recipe = request.resolved()
     inputs = {"shards": shards, "joint": joint} | ({"teacher": teacher} if METHODS[recipe.method.name].teacher else {})
     url, fields = levels_url(request.root, recipe), levels_fields(recipe)
-    return execute(request, "levels", url=url, fields=fields, inputs=inputs, body=body)
+    return execute(request, "levels", url=url, fields=fields, inputs=inputs, body=body, declared=levels_reads(recipe))
 
 
 def body(context: Context) -> dict[str, float]:

@@ -23,7 +23,7 @@ from cmapkd_core.data.shards import ShardSet, TooManyBadError, write_shards
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.errors import InputError
-from cmapkd_core.fingerprints import reads
+from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.places import place
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
@@ -50,7 +50,8 @@ def run(request: Request, *, source: str = "") -> str:
     fields = reads(recipe, "prepare")
     url = place(request.root, "prepare", fields)
     inputs = {f"against-{number}": other for number, other in enumerate(recipe.data.against)}
-    return execute(request, "prepare", url=url, fields=fields, inputs=inputs, body=body)
+    may = declared(recipe, "prepare")
+    return execute(request, "prepare", url=url, fields=fields, inputs=inputs, body=body, declared=may)
 
 
 def body(context: Context) -> dict[str, float]:
@@ -148,8 +149,6 @@ def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> li
         if missing:
             names = ", ".join(missing[:5]) + (", .." if len(missing) > 5 else "")
             lines.append(f"{len(missing)} of {counts['classes']} classes have no picture in split {split}: {names}")
-    if config.fraction < 1 and counts["train"]:
-        lines.append(f"students train on {round(counts['train'] * config.fraction)} of the {counts['train']} pairs")
     return lines
 
 

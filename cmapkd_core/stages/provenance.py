@@ -14,7 +14,6 @@ from cmapkd_core.evaluate import count_parameters
 from cmapkd_core.export import FORMATS, results
 from cmapkd_core.export.card import Cost, Facts, Training
 from cmapkd_core.export.licences import Licence, of_data, of_weights
-from cmapkd_core.fields import flatten
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.artifact import Artifact
@@ -37,8 +36,8 @@ def training_of(context: Context, model: str) -> Training:
             raise InputError(f"{model} is an artifact of stage {told['stage']}: a student comes from one of {known}")
         return Training(told["fields"], told["recipe"], told["ablation"], told["overrides"])
     if model == RECIPE_STUDENT:
-        fields = flatten(context.recipe)
-        return Training({name: fields[name] for name in ("student.model", "student.weights", "seed")})
+        student, seed = context.recipe.student, context.recipe.seed
+        return Training({"student.model": student.model, "student.weights": student.weights, "seed": seed})
     named = named_model(model)
     assert named is not None, "what is no artifact is a name"
     return Training({"student.model": named[0], "student.weights": named[1] or "random"})

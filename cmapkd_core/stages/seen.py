@@ -7,7 +7,7 @@ prepared apart, often after the training, so stage evaluate compares too: the in
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -119,11 +119,11 @@ def _check_known(context: Context, known: Behind) -> None:
 def _pairs(context: Context, shards: ShardSet, others: list[Artifact]) -> tuple[list[Pair], dict[str, list[str]]]:
     """The pairs of all data sets, and what each was checked by."""
     tested = HeldOut(shards.table(context.recipe.evaluate.split), context.inputs["shards"].url)
-    config = replace(context.recipe.data, source=context.inputs["shards"].manifest["fields"]["data.source"])
+    source = context.inputs["shards"].manifest["fields"]["data.source"]
     pairs: list[Pair] = []
     checks: dict[str, list[str]] = {}
     for one in others:
-        chosen = checks_of(config, one.manifest["fields"]["data.source"])
+        chosen = checks_of(context.recipe.data.leakage, source, one.manifest["fields"]["data.source"])
         pairs += find_pairs(_trained_on(one), [tested], chosen)
         checks[one.url] = list(chosen)
     return pairs, checks

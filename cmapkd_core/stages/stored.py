@@ -151,8 +151,8 @@ def open_store(context: Context) -> TeacherStore | None:
     Raises:
         InputError: the teacher's artifact has no store, or one that was made from something else.
     """
-    recipe, fit = context.recipe, context.recipe.teacher_fit
-    if not fit.views or METHODS[recipe.method.name].targets not in ("embeddings", fit.store):
+    recipe, fit, spec = context.recipe, context.recipe.teacher_fit, METHODS[context.recipe.method.name]
+    if not spec.teacher or not fit.views or spec.targets not in ("embeddings", fit.store):
         return None
     artifact = context.inputs["teacher"]
     parts = [name for name in artifact.files() if name.startswith(f"{STORE}/")]

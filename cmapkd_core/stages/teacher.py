@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmapkd_core import parallel
-from cmapkd_core.config import Phase, Recipe
+from cmapkd_core.config import ModelConfig, Phase, Recipe
 from cmapkd_core.data.loader import Batch, TableLoader, eval_batches
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.finite import require_finite
@@ -27,7 +28,7 @@ from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.levels import level_report
-from cmapkd_core.fingerprints import reads
+from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.methods.base import precision
 from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
 from cmapkd_core.models.backbones import Backbone
@@ -52,9 +53,9 @@ def run(request: Request, *, shards: str) -> str:
     recipe = request.resolved()
     with told_to_mlflow(request, "teacher"):
         refuse_foreign(recipe, request.root, {"shards": shards})
-    fields = reads(recipe, "teacher")
+    fields, may = reads(recipe, "teacher"), declared(recipe, "teacher")
     url = place(request.root, "teacher", fields)
-    return execute(request, "teacher", url=url, fields=fields, inputs={"shards": shards}, body=body)
+    return execute(request, "teacher", url=url, fields=fields, inputs={"shards": shards}, body=body, declared=may)
 
 
 def body(context: Context) -> dict[str, float]:
@@ -65,9 +66,8 @@ def body(context: Context) -> dict[str, float]:
     backbone = build(recipe.teacher, fit.seed, context.scratch).to(device)
     backbone.requires_grad_(False)
     context.introduce("teacher", backbone.identity)
-    student = build(recipe.student, fit.seed, context.scratch)
-    context.introduce("student", student.identity)
-    grid = common_grid(student)
+    # Of the student its shape alone: students of other weights share this artifact.
+    grid = common_grid(build(ModelConfig(recipe.student.model, "random"), fit.seed, context.scratch))
     pyramid = PyramidFit(backbone, grid, recipe.pyramid.width, fit)
     loader = train_loader(recipe, shards, {"teacher": side_of(backbone)}, batch=fit.batch, fraction=1.0, seed=fit.seed)
     work: dict[str, Any] = {
@@ -95,7 +95,7 @@ def _plans(recipe: Recipe, rows: list[tuple[str, Phase, int]], weights: dict[str
     chosen = [row for row in rows if row[1].epochs]
     batch = recipe.teacher_fit.batch
     # Stage teacher fits a few layers: its whole batch is one micro-batch.
-    optim = recipe.optim.__class__(**{**vars(recipe.optim), "batch": batch, "accumulate": 1})
+    optim = replace(recipe.optim, batch=batch, accumulate=1)
     return [Plan(i, name, phase, steps, weights, optim, batch) for i, (name, phase, steps) in enumerate(chosen)]
 
 

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from torch import nn
 
 from cmapkd_core import parallel
-from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES, OptimConfig, Phase, Recipe
+from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES, OptimConfig, Phase, Recipe, SelectorConfig
 from cmapkd_core.data.loader import TableLoader
 from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.session import Plan
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
-from cmapkd_core.fingerprints import reads, trains
+from cmapkd_core.fingerprints import declared, reads, trains
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods import Method
 from cmapkd_core.models.build import save_model
@@ -50,6 +50,7 @@ from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights, shared_columns
 from cmapkd_core.stages.taught import Taught, hear
 from cmapkd_core.stages.tracked import told_to_mlflow
+from cmapkd_core.view import with_part
 
 Work = dict[str, Callable[[], tuple[Any, Any, Any]]]
 Hearing = Callable[[], Taught]
@@ -81,7 +82,15 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
     with told_to_mlflow(request, stage):
         refuse_foreign(recipe, request.root, inputs)
     url = place(request.root, stage, fields)
-    return execute(request, stage, url=url, fields=fields, inputs=inputs, body=lambda context: body(context, stage))
+    return execute(
+        request,
+        stage,
+        url=url,
+        fields=fields,
+        inputs=inputs,
+        body=lambda context: body(context, stage),
+        declared=declared(recipe, stage),
+    )
 
 
 def handed_on(stage: str, init: str) -> str:
@@ -98,7 +107,7 @@ def handed_on(stage: str, init: str) -> str:
 
 def body(context: Context, stage: str) -> dict[str, float]:
     """Train the stage's phases, or pass the model on where it has none."""
-    method, teacher = make_method(context.recipe, context)
+    method, teacher = make_method(_of_stage(context.recipe, stage), context)
     taught = cache(partial(hear, context, method, teacher))  # opened when first asked for, and then once
     plans, work, trained = STAGES[stage](context, stage, method, taught)
     if not plans:
@@ -124,6 +133,13 @@ def body(context: Context, stage: str) -> dict[str, float]:
     sizes = {"parameters/trained": float(trained_parameters(trained, [plan.phase for plan in plans]))}
     spent = session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rolled)}
     return {**{f"final/{n}": v for n, v in last.items()}, "replaced": float(len(session.replaced)), **sizes, **spent}
+
+
+def _of_stage(recipe: Recipe, stage: str) -> Recipe:
+    """In warm-up nobody chooses: it is the same for all selectors, which share it, so it is told of none."""
+    if stage != "warmup" or not METHODS[recipe.method.name].weighs_levels:
+        return recipe
+    return with_part(recipe, "selector", SelectorConfig(kind="fixed", toward=recipe.selector.toward))
 
 
 def trained_parameters(module: Any, phases: list[Phase]) -> int:

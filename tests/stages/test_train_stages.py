@@ -54,8 +54,9 @@ def test_manifests_say_what_the_models_are(chain, tiny_teacher):
     teacher = Artifact.open(tiny_teacher)
     for artifact in (teacher, *chain.values()):
         told = artifact.manifest["models"]
-        assert told["student"]["activations"] == {"image": "gelu", "text": "gelu"}
-        assert told["student"]["mean"] == [0.5, 0.5, 0.5]
+        if artifact is not teacher:  # which students of other weights share
+            assert told["student"]["activations"] == {"image": "gelu", "text": "gelu"}
+            assert told["student"]["mean"] == [0.5, 0.5, 0.5]
         assert told["teacher"] == json.loads((teacher.fetch_folder("model") / "model.json").read_text())
         assert told["teacher"]["activations"] == {"image": "quick_gelu", "text": "quick_gelu"}
     assert json.loads((chain["joint"].fetch_folder("model") / "model.json").read_text()) == told["student"]
