@@ -30,6 +30,7 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
 from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, look, retire, set_aside
 from cmapkd_core.stages.commit import commit
+from cmapkd_core.stages.given import Identities, Paths, changed, identities
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.manifest import DamagedError, sealed
 from cmapkd_core.stages.refused import Refusals
@@ -132,6 +133,7 @@ def execute(
     inputs: dict[str, str],
     body: Body,
     declared: Declared | None = None,
+    paths: Paths | None = None,
     suite: dict[str, str] | None = None,
 ) -> str:
     """Run `stage` into `url` unless it is done, and return `url`.
@@ -140,6 +142,7 @@ def execute(
         fields: what of the recipe the stage reads; kept in the manifest.
         inputs: URLs of the artifacts that it reads; their digests decide whether a finished stage still holds.
         declared: the recipe's fields that the body may read; None: those of `fields`.
+        paths: files and folders that it reads by path, which decide as the inputs do (given.py).
         suite: what the run's record has beside the request, where the run is a suite (`records.SUITE`).
 
     Raises:
@@ -158,13 +161,14 @@ def execute(
         opened = {name: Artifact.open(where) for name, where in inputs.items()}
     digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
     with Turn(request, stage, url) as turn:
-        if _answered(turn, lambda: _answer(request, stage, url, digests, say), say):
+        if _answered(turn, lambda: _answer(request, stage, url, digests, paths or {}, say), say):
             return url
         refusals = Refusals(storage.join(url, WORK), stage, {**dataclasses.asdict(request), "inputs": digests})
         refusals.repeat()  # MLflow has it from the attempt that found it
         try:
             recipe = view(request.resolved(), declared or Declared(stage, frozenset(fields), _GIVEN))
-            return _run(request, stage, url, fields, opened, digests, body, say, recipe)
+            files = parallel.broadcast(identities(paths or {}) if parallel.rank() == 0 else {})
+            return _run(request, stage, url, fields, opened, digests, body, say, recipe, files)
         except InputError as error:
             refusals.keep(error)
             raise
@@ -198,6 +202,7 @@ def _run(
     body: Body,
     say: Line,
     recipe: Recipe,
+    files: Identities,
 ) -> str:
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="cmapkd-"))
@@ -212,7 +217,9 @@ def _run(
         scratch=scratch,
         tracker=tracker,
         workdir=workdir,
-        identity=fingerprint({**fields, **{f"{name}.digest": d["digest"] for name, d in digests.items()}}),
+        identity=fingerprint(
+            {**fields, **{f"{n}.digest": d["digest"] for n, d in digests.items()}, **_contents(files)}
+        ),
         say=say,
     )
     context.out.mkdir()
@@ -223,7 +230,7 @@ def _run(
         if parallel.rank() == 0:
             shutil.copy(scratch / JOURNAL, context.out)
             seconds = context.earlier_seconds + time.monotonic() - started
-            manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models)
+            manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models) | {"files": files}
             _commit(url, manifest, context, leftovers)
     except BaseException as error:
         say.end()
@@ -237,7 +244,7 @@ def _run(
     return url
 
 
-def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], say: Line) -> bool:
+def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], paths: Paths, say: Line) -> bool:
     """True when the artifact at `url` stands; an outdated one is set aside, and so is a damaged manifest."""
     try:
         found = look(url)
@@ -255,10 +262,22 @@ def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], say
         say(f"{stage}: its inputs have changed since it was made, so it runs again: {url}\n")
         retire(found)
         return False
+    differ, gone = changed(found.manifest.get("files", {}), paths)
+    if differ:
+        say(f"{stage}: runs again, what it read has changed since: {'; '.join(differ)}: {url}\n")
+        retire(found)
+        return False
+    for reason in gone:
+        say(f"{stage}: {reason}, so whether it has changed is not known; what was made from it stands\n")
     storage.delete_tree(storage.join(url, WORK))  # of a process that was killed between its manifest and here
     say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
     deliver_owed(request, found)
     return True
+
+
+def _contents(files: Identities) -> dict[str, str]:
+    """What a checkpoint is of, beside its fields and inputs; stage prepare itself compares the rows of a folder."""
+    return {f"{n}.content": one.get("sha256", one["stamp"]) for n, one in files.items() if "stamp" in one}
 
 
 def _made_by_other_code(found: Artifact) -> str:

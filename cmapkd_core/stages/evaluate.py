@@ -43,6 +43,7 @@ from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import look
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.naming import evaluation_name, evaluation_tags
 from cmapkd_core.stages.seen import refuse_seen
 from cmapkd_core.stages.shards import open_shards
@@ -80,6 +81,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         inputs=inputs,
         body=lambda context: body(context, model, tasks, tags, strict=bool(task)),
         declared=evaluation_reads(model, recipe, task),
+        paths=of_evaluation(recipe, model, tasks),
     )
 
 

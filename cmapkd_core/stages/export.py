@@ -26,6 +26,7 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.evaluate import open_model
+from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.tracking import RegistryError, register_model
 
@@ -60,6 +61,7 @@ def run(
         inputs={name: where for name, where in given.items() if where},
         body=lambda context: body(context, model, licence),
         declared=export_reads(model),
+        paths=of_evaluation(told[3], model),
     )
     register(request, Artifact.open(url))
     return url

@@ -28,6 +28,7 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import make_method
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.shards import open_shards
 
 
@@ -43,7 +44,16 @@ def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
     recipe = request.resolved()
     inputs = {"shards": shards, "joint": joint} | ({"teacher": teacher} if METHODS[recipe.method.name].teacher else {})
     url, fields = levels_url(request.root, recipe), levels_fields(recipe)
-    return execute(request, "levels", url=url, fields=fields, inputs=inputs, body=body, declared=levels_reads(recipe))
+    return execute(
+        request,
+        "levels",
+        url=url,
+        fields=fields,
+        inputs=inputs,
+        body=body,
+        declared=levels_reads(recipe),
+        paths=of_training(recipe, ""),
+    )
 
 
 def body(context: Context) -> dict[str, float]:

@@ -28,6 +28,7 @@ from cmapkd_core.places import place
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.given import of_data
 
 _EVERY = 50  # rows between two progress lines
 
@@ -51,7 +52,9 @@ def run(request: Request, *, source: str = "") -> str:
     url = place(request.root, "prepare", fields)
     inputs = {f"against-{number}": other for number, other in enumerate(recipe.data.against)}
     may = declared(recipe, "prepare")
-    return execute(request, "prepare", url=url, fields=fields, inputs=inputs, body=body, declared=may)
+    return execute(
+        request, "prepare", url=url, fields=fields, inputs=inputs, body=body, declared=may, paths=of_data(recipe)
+    )
 
 
 def body(context: Context) -> dict[str, float]:

@@ -39,6 +39,7 @@ from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, run_plans, tr
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.foreign import refuse_foreign
+from cmapkd_core.stages.given import of_teacher
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.stored import fill_store
 from cmapkd_core.stages.tracked import told_to_mlflow
@@ -55,7 +56,16 @@ def run(request: Request, *, shards: str) -> str:
         refuse_foreign(recipe, request.root, {"shards": shards})
     fields, may = reads(recipe, "teacher"), declared(recipe, "teacher")
     url = place(request.root, "teacher", fields)
-    return execute(request, "teacher", url=url, fields=fields, inputs={"shards": shards}, body=body, declared=may)
+    return execute(
+        request,
+        "teacher",
+        url=url,
+        fields=fields,
+        inputs={"shards": shards},
+        body=body,
+        declared=may,
+        paths=of_teacher(recipe),
+    )
 
 
 def body(context: Context) -> dict[str, float]:

@@ -46,6 +46,7 @@ from cmapkd_core.stages.assembly import (
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.foreign import refuse_foreign
+from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights, shared_columns
 from cmapkd_core.stages.taught import Taught, hear
@@ -90,6 +91,7 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
         inputs=inputs,
         body=lambda context: body(context, stage),
         declared=declared(recipe, stage),
+        paths=of_training(recipe, init),
     )
 
 

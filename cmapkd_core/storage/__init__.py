@@ -21,15 +21,18 @@ from typing import Any, Protocol
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import refuse_login, without_login
 from cmapkd_core.storage import local
+from cmapkd_core.storage.entry import Entry
 from cmapkd_core.storage.errors import WITHOUT, StorageError
 
 __all__ = [
+    "Entry",
     "StorageError",
     "absolute",
     "check_writable",
     "create",
     "delete",
     "delete_tree",
+    "entries",
     "exists",
     "fetch",
     "join",
@@ -58,6 +61,7 @@ class _Store(Protocol):
     def delete(self, url: str) -> None: ...
     def delete_tree(self, url: str) -> None: ...
     def list_files(self, url: str) -> list[str]: ...
+    def entries(self, url: str) -> dict[str, Entry]: ...
     def fetch(self, url: str, target: Path) -> Path: ...
     def put(self, local: Path, url: str) -> None: ...
     def sha256(self, url: str) -> str: ...
@@ -160,6 +164,14 @@ def delete_tree(url: str) -> None:
 def list_files(url: str) -> list[str]:
     """Names of all objects below `url`, relative to it, sorted; [] where there is nothing."""
     return _store(url).list_files(url)
+
+
+def entries(url: str) -> dict[str, Entry]:
+    """What a listing says of each object below `url`, by its name relative to it; of an object itself under "".
+
+    Nothing is read: a `stat` a file, on S3 one request for a thousand objects. {} where there is nothing.
+    """
+    return _store(url).entries(url)
 
 
 def fetch(url: str, target: Path) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.storage.entry import Entry
 from cmapkd_core.storage.errors import StorageError
 
 _PERMISSION = "give this user write permission there, or choose another folder"
@@ -132,6 +133,18 @@ def list_files(url: str) -> list[str]:
             folders[:] = [name for name in folders if not _is_partial(name)]
             names += [Path(folder, name).relative_to(url).as_posix() for name in files if not _is_partial(name)]
     return sorted(names)
+
+
+def entries(url: str) -> dict[str, Entry]:
+    found = {}
+    with _named("list", url):
+        for name in [""] if Path(url).is_file() else list_files(url):
+            try:
+                told = Path(url, name).stat()
+            except FileNotFoundError:  # gone since, or a link to nothing
+                continue
+            found[name] = Entry(told.st_size, str(told.st_mtime_ns), told.st_mtime)
+    return found
 
 
 def _unless_gone(error: OSError) -> None:

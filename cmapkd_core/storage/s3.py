@@ -34,6 +34,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.storage import own, sent
 from cmapkd_core.storage.answers import watch
 from cmapkd_core.storage.causes import STYLE
+from cmapkd_core.storage.entry import Entry
 from cmapkd_core.storage.errors import PART, SMALLEST_PART, WITHOUT, Call, StorageError, s3_failure
 from cmapkd_core.storage.local import in_words, partial
 
@@ -339,6 +340,22 @@ def list_files(url: str) -> list[str]:
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
     # Consoles mark an empty "folder" by an object whose name ends in a slash.
     return sorted(name.removeprefix(prefix) for name in keys if not name.endswith("/"))
+
+
+def entries(url: str) -> dict[str, Entry]:
+    bucket, key = split(url)
+    with _named("list", url) as client:
+        first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", []) if key else []
+        if first and first[0]["Key"] == key:
+            return {"": _entry(first[0])}
+        prefix = f"{key}/" if key else ""
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [told for page in pages for told in page.get("Contents", []) if not told["Key"].endswith("/")]
+    return {told["Key"].removeprefix(prefix): _entry(told) for told in found}
+
+
+def _entry(told: dict[str, Any]) -> Entry:
+    return Entry(int(told["Size"]), str(told["ETag"]).strip('"'), told["LastModified"].timestamp())
 
 
 def fetch(url: str, target: Path) -> Path:
