@@ -71,7 +71,7 @@ def with_part(seen: C, name: str, part: Any) -> C:
 
 
 def _view(kind: type, kept: Mapping[str, Any], declared: Declared, prefix: str) -> Any:
-    made = object.__new__(_class(kind))
+    made: Any = object.__new__(_class(kind))
     object.__setattr__(made, "__dict__", _Fields(kept, declared, prefix))
     return made
 

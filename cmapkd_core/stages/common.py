@@ -277,7 +277,7 @@ def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], pat
 
 def _contents(files: Identities) -> dict[str, str]:
     """What a checkpoint is of, beside its fields and inputs; stage prepare itself compares the rows of a folder."""
-    return {f"{n}.content": one.get("sha256", one["stamp"]) for n, one in files.items() if "stamp" in one}
+    return {f"{n}.content": str(one.get("sha256", one["stamp"])) for n, one in files.items() if "stamp" in one}
 
 
 def _made_by_other_code(found: Artifact) -> str:
