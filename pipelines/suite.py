@@ -24,6 +24,7 @@ from cmapkd_core.fields import choose
 from cmapkd_core.places import report_url
 from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import Artifact, find
+from cmapkd_core.stages.identities import changed
 from components import SUITE_REPORT
 from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name, tasks_of_cell
 
@@ -210,7 +211,7 @@ def in_lanes(shared: Sequence[Shared], parallel: int) -> tuple[Task, ...]:
 
 
 def standing(suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
-    """URLs of the tasks whose artifacts are complete and were made from what their inputs are now, by task.
+    """URLs of the tasks whose artifacts are complete and were made from what their inputs and files are now.
 
     What the stages would find out themselves, each in a process or pod of its own.
 
@@ -228,7 +229,8 @@ def standing(suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
         if not task.sources() <= set(digests):
             continue
         ours, others = _read(task, there[task.name].manifest["inputs"], digests)
-        if not ours:
+        files = there[task.name].manifest.get("files", {})
+        if not ours or changed(files, {name: one["url"] for name, one in files.items()})[0]:
             remade.add(task.name)
         elif all(_digest_at(made["url"]) == made["digest"] for made in others):
             digests[task.name] = there[task.name].digest

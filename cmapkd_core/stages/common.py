@@ -30,7 +30,7 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
 from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, look, retire, set_aside
 from cmapkd_core.stages.commit import commit
-from cmapkd_core.stages.given import Identities, Paths, changed, identities
+from cmapkd_core.stages.identities import Identities, Paths, changed, identities
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.manifest import DamagedError, sealed
 from cmapkd_core.stages.refused import Refusals
@@ -142,7 +142,7 @@ def execute(
         fields: what of the recipe the stage reads; kept in the manifest.
         inputs: URLs of the artifacts that it reads; their digests decide whether a finished stage still holds.
         declared: the recipe's fields that the body may read; None: those of `fields`.
-        paths: files and folders that it reads by path, which decide as the inputs do (given.py).
+        paths: files and folders that it reads by path, which decide as the inputs do (identities.py).
         suite: what the run's record has beside the request, where the run is a suite (`records.SUITE`).
 
     Raises:

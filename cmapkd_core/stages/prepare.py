@@ -27,8 +27,8 @@ from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.places import place
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
-from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.given import of_data
+from cmapkd_core.stages.shards import open_shards
 
 _EVERY = 50  # rows between two progress lines
 

@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,6 +19,7 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.stages import given, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context, Request, execute
+from pipelines.suite import standing
 
 Run = Callable[[dict[str, str]], str]
 
@@ -144,6 +147,17 @@ def test_an_artifact_of_before_stands(stage: Run, ran: list[str], tmp_path: Path
     stage({})
     stage({"evaluate.classes": str(file)})
     assert len(ran) == 1
+
+
+def test_a_suite_asks_a_stage_again_whose_file_has_changed(stage: Run, tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text("{}")
+    url = stage({"evaluate.classes": str(file)})
+    task = SimpleNamespace(name="zeroshot", inputs={})
+    laid: Any = SimpleNamespace(tasks=(task, SimpleNamespace(name="report", inputs={})), urls={"zeroshot": url})
+    assert standing(laid) == {"zeroshot": url}
+    file.write_text('{"a": "b"}')
+    assert standing(laid) == {}
 
 
 @pytest.mark.parametrize(
