@@ -347,14 +347,14 @@ def entries(url: str) -> dict[str, Entry]:
     with _named("list", url) as client:
         first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", []) if key else []
         if first and first[0]["Key"] == key:
-            return {"": _entry(first[0])}
+            return {"": _told(first[0])}
         prefix = f"{key}/" if key else ""
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = [told for page in pages for told in page.get("Contents", []) if not told["Key"].endswith("/")]
-    return {told["Key"].removeprefix(prefix): _entry(told) for told in found}
+    return {told["Key"].removeprefix(prefix): _told(told) for told in found}
 
 
-def _entry(told: dict[str, Any]) -> Entry:
+def _told(told: dict[str, Any]) -> Entry:
     return Entry(int(told["Size"]), str(told["ETag"]).strip('"'), told["LastModified"].timestamp())
 
 
