@@ -297,7 +297,7 @@ def test_every_truncation_is_noticed(scenes_url: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_shard_and_a_missing_data_set_say_so(scenes_url: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run stage prepare again with --redo"):
+    with pytest.raises(InputError, match="shards.json is missing.: run stage prepare first"):
         ShardSet.open(str(tmp_path / "nothing"), tmp_path / "cache")
     folder = copy_of(scenes_url, tmp_path)
     shards = ShardSet.open(str(folder), tmp_path / "cache")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,9 @@ from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.methods.base import Outcome
+from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Request
 from cmapkd_core.tracking import Tracker
 
 
@@ -108,16 +110,22 @@ class Toy:
 
 
 @pytest.fixture(scope="session")
-def damaged_shards(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> str:
-    """The tiny data with six broken training pictures."""
-    copied = shutil.copytree(tiny_shards, tmp_path_factory.mktemp("damaged") / "shards")
-    folder = copied / Artifact.open(str(copied)).manifest["folder"]
-    shards = ShardSet.open(str(folder), tmp_path_factory.mktemp("cache"))
-    for row in shards.table("train").slice(2, 6).to_pylist():
-        data = bytearray((folder / row["shard"]).read_bytes())
-        data[row["image_offset"] + 60] ^= 1
-        (folder / row["shard"]).write_bytes(data)
-    return str(copied)
+def damaged_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], str]:
+    """`damaged_shards(bound)`: the tiny data, prepared with that bound, with six broken training pictures."""
+
+    @functools.cache
+    def make(bound: float) -> str:
+        overrides = f"data.quarantine_bound={bound}"
+        url = prepare.run(Request("tiny", str(tmp_path_factory.mktemp("damaged")), overrides=overrides))
+        folder = Path(url, Artifact.open(url).manifest["folder"])
+        shards = ShardSet.open(str(folder), tmp_path_factory.mktemp("cache"))
+        for row in shards.table("train").slice(2, 6).to_pylist():
+            data = bytearray((folder / row["shard"]).read_bytes())
+            data[row["image_offset"] + 60] ^= 1
+            (folder / row["shard"]).write_bytes(data)
+        return url
+
+    return make
 
 
 @pytest.fixture

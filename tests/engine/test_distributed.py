@@ -26,7 +26,8 @@ def pair(tmp_path_factory, start_ranks, tiny_shards, tiny_teacher, damaged_shard
     """What each of the two processes reports."""
     root = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("two_ranks.py")
-    processes = start_ranks(script, str(root), tiny_shards, tiny_teacher, damaged_shards)
+    damaged = [f"{bound}={damaged_shards(bound)}" for bound in (0.5, 0.05)]
+    processes = start_ranks(script, str(root), tiny_shards, tiny_teacher, *damaged)
     said = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     return [json.loads((root / f"rank{rank}.json").read_text()) | {"said": said[rank]} for rank in range(2)]
@@ -58,14 +59,14 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, ti
         assert torch.allclose(x, theirs[name], rtol=0, atol=1e-5), name
 
 
-def test_corrupt_pairs_of_both_processes_are_counted_and_listed(tmp_path, pair, damaged_shards, tiny_teacher):
+def test_corrupt_pairs_of_both_processes_are_counted_and_listed(tmp_path, pair, damaged_shards):
     def listed(url: str) -> tuple[list[dict], float]:
         artifact = Artifact.open(url)
         lines = artifact.fetch("quarantine.jsonl").read_text().splitlines()
         return sorted(map(json.loads, lines), key=lambda line: line["key"]), artifact.manifest["metrics"]["replaced"]
 
     request = Request("tiny", str(tmp_path), ablation="finetune", overrides=f"{SIX} data.quarantine_bound=0.5")
-    alone = train.run(request, stage="joint", shards=damaged_shards, teacher=tiny_teacher)
+    alone = train.run(request, stage="joint", shards=damaged_shards(0.5), teacher="")
     found, count = listed(pair[0]["damaged"])
     assert (found, count) == listed(alone)
     assert count == len(found) == len({line["key"] for line in found}) > 2

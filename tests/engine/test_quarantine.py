@@ -14,13 +14,13 @@ from cmapkd_core.stages.common import Request
 
 
 @pytest.fixture
-def trained(tmp_path: Path, damaged_shards: str) -> Callable[..., str]:
+def trained(tmp_path: Path, damaged_shards: Callable[[float], str]) -> Callable[..., str]:
     """`trained(bound)`: six steps of finetuning on data of which six of 87 training pairs are corrupt."""
 
     def run(bound: float, every: int = 100) -> str:
         overrides = f"optim.batch=14 runtime.checkpoint_every={every} data.quarantine_bound={bound}"
         request = Request("tiny", str(tmp_path), ablation="finetune", overrides=overrides)
-        return train.run(request, stage="joint", shards=damaged_shards, teacher="")
+        return train.run(request, stage="joint", shards=damaged_shards(bound), teacher="")
 
     return run
 

@@ -1,4 +1,4 @@
-"""What each of two processes does in test_distributed.py: `two_ranks.py ROOT SHARDS TEACHER DAMAGED_SHARDS`."""
+"""What each of two processes does in test_distributed.py: `two_ranks.py ROOT SHARDS TEACHER BOUND=DAMAGED ..`."""
 
 import contextlib
 import json
@@ -116,7 +116,7 @@ def stop_rank_one_after(updates: int) -> None:
     StopRequest.agree = agree  # type: ignore[method-assign]
 
 
-def main(root: str, shards: str, teacher: str, damaged: str) -> None:
+def main(root: str, shards: str, teacher: str, *damaged: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     result: dict[str, object] = {"collectives": check_collectives()}
@@ -124,8 +124,9 @@ def main(root: str, shards: str, teacher: str, damaged: str) -> None:
         result[row] = run(root, "pair", row, SIX, shards, teacher)
     result["none"] = timed(root, "pair", "none", TIMED, shards, teacher)
     result["saves"] = Timed.saves
-    result["damaged"] = run(root, "damaged", "finetune", f"{SIX} data.quarantine_bound=0.5", damaged, teacher)
-    result["bad"] = refused(root, "bad", "finetune", f"{SIX} data.quarantine_bound=0.05", damaged, teacher)
+    for name, one, start in zip(("damaged", "bad"), damaged, (run, refused), strict=True):
+        bound, _, url = one.partition("=")
+        result[name] = start(root, name, "finetune", f"{SIX} data.quarantine_bound={bound}", url, "")
     result["small"] = refused(root, "small", "finetune", "optim.batch=1", shards, teacher)
     result["odd"] = refused(root, "odd", "finetune", "optim.batch=15", shards, teacher)
     result["alsn"] = chain(root, shards, teacher)

@@ -89,7 +89,7 @@ def test_what_no_run_made_names_the_stages_own_command(
     path = damage(root, f"levels/0123/{name}")
     code, lines = verified(capsys, root)
     assert (code, lines[1]) == (1, "damaged levels/0123")
-    assert re.match(rf" +{path.name if name == 'manifest.json' else 'deep/file.txt'}: it ", lines[2])
+    assert re.match(rf" +{path.name if name == 'manifest.json' else 'deep/file.txt'}: its? ", lines[2])
     assert "python -m cmapkd_core.stages.levels with its arguments and --redo yes" in lines[3]
     assert lines[-1].startswith("2 artifacts, 1 damaged")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cmapkd_core.stages import train
+from cmapkd_core.recipes import ROWS
+from cmapkd_core.stages import teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Request
 
@@ -26,12 +28,14 @@ def tiny_warmup(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny
 
 
 @pytest.fixture
-def train_tiny(tiny_shards: str, tiny_teacher: str) -> Callable[..., str]:
+def train_tiny(tmp_path: Path, tiny_shards: str, tiny_teacher: str) -> Callable[..., str]:
     """`train_tiny(root, stage, row, overrides, init=..)`: a training stage of the tiny recipe's row below `root`."""
 
     def run(root: Path, stage: str, row: str = "none", overrides: str = "", init: str = "", **more: Any) -> str:
-        request = Request("tiny", str(root), ablation=row, overrides=overrides, **more)
-        return train.run(request, stage=stage, shards=tiny_shards, teacher=tiny_teacher, init=init)
+        request, taught = Request("tiny", str(root), ablation=row, overrides=overrides, **more), tiny_teacher
+        if any(name.startswith("teacher_fit.") for name in ROWS[row]):  # a row about the teacher has one of its own
+            taught = teacher.run(replace(request, root=str(tmp_path / "taught")), shards=tiny_shards)
+        return train.run(request, stage=stage, shards=tiny_shards, teacher=taught, init=init)
 
     return run
 

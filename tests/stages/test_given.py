@@ -6,8 +6,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -19,7 +17,9 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.stages import given, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context, Request, execute
-from pipelines.suite import standing
+from components import EVALUATE
+from pipelines.suite import Shared, Suite, standing
+from pipelines.tasks import Task
 
 Run = Callable[[dict[str, str]], str]
 
@@ -153,11 +153,10 @@ def test_a_suite_asks_a_stage_again_whose_file_has_changed(stage: Run, tmp_path:
     file = tmp_path / "classes.json"
     file.write_text("{}")
     url = stage({"evaluate.classes": str(file)})
-    task = SimpleNamespace(name="zeroshot", inputs={})
-    laid: Any = SimpleNamespace(tasks=(task, SimpleNamespace(name="report", inputs={})), urls={"zeroshot": url})
-    assert standing(laid) == {"zeroshot": url}
+    laid = Suite("s", (), (), (Shared(Task("zeroshot", EVALUATE, "evaluate"), "zeroshot", url),))
+    assert standing(laid) == ({"zeroshot": url}, {})
     file.write_text('{"a": "b"}')
-    assert standing(laid) == {}
+    assert standing(laid) == ({}, {url: Artifact.open(url).digest})
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,12 @@ class World:
     def shards(self, data: str = "plain", overrides: str = "") -> str:
         return prepare.run(self.request(overrides, data))
 
-    def teacher(self, overrides: str = "") -> str:
-        return teacher.run(self.request(overrides, row="kd"), shards=self.shards(overrides=overrides))
+    def teacher(self, overrides: str = "", data: str = "plain") -> str:
+        return teacher.run(self.request(overrides, data, row="kd"), shards=self.shards(data, overrides))
 
     def train(self, overrides: str = "", data: str = "plain", row: str = "finetune", **more: str) -> str:
-        shards = self.shards(data, f"data.splits={'test' if data == 'held' else 'train,val,test'}")
-        given = {"stage": "warmup", "shards": shards, "teacher": ""} | more
+        overrides += " data.splits=test" if data == "held" else ""
+        given = {"stage": "warmup", "shards": self.shards(data, overrides), "teacher": ""} | more
         return train.run(self.request(overrides, data, row), **given)
 
 
@@ -75,12 +75,12 @@ REMEDIES: dict[str, tuple[Call, str, Call]] = {
     "no training pairs": (
         lambda w: w.train(data="held"),
         "train among data.splits",
-        lambda w: w.train(shards=w.shards(overrides="data.splits=train")),
+        lambda w: w.train("data.splits=train"),
     ),
     "no classes": (
         lambda w: w.train(row="promptkd_cls", teacher=w.teacher()),
         "give the source's rows classes",
-        lambda w: w.train(row="promptkd_cls", data="classed", teacher=w.teacher()),
+        lambda w: w.train(row="promptkd_cls", data="classed", teacher=w.teacher(data="classed")),
     ),
     "no classes, promptkd": (
         lambda w: w.train(row="promptkd_cls", teacher=w.teacher()),
@@ -89,29 +89,29 @@ REMEDIES: dict[str, tuple[Call, str, Call]] = {
     ),
     "another width": (
         lambda w: w.train("pyramid.width=8", row="fitnet_joint", teacher=w.teacher()),
-        "run stage teacher with this recipe and give its artifact as --teacher",
+        "run stage teacher with this one, which makes",
         lambda w: w.train("pyramid.width=8", row="fitnet_joint", teacher=w.teacher("pyramid.width=8")),
     ),
     "nothing stored": (
         lambda w: w.train(STORES, row="kd", teacher=w.teacher()),
-        "run stage teacher with this recipe and give its artifact as --teacher",
+        "run stage teacher with this one, which makes",
         lambda w: w.train(STORES, row="kd", teacher=w.teacher(STORES)),
     ),
     "nothing stored, none asked for": (
         lambda w: w.train(STORES, row="kd", teacher=w.teacher()),
-        "or set teacher_fit.views=0",
-        lambda w: w.train(f"{STORES} teacher_fit.views=0", row="kd", teacher=w.teacher()),
+        "ask for the recipe that it had",
+        lambda w: w.train(row="kd", teacher=w.teacher()),
     ),
     "something else stored": (
         lambda w: w.train(f"{STORES} data.crop_scale=0.5,1", row="kd", teacher=w.teacher(STORES)),
-        "run stage teacher with this recipe and these shards and give its artifact as --teacher",
+        "run stage teacher with this one, which makes",
         lambda w: w.train(
             f"{STORES} data.crop_scale=0.5,1", row="kd", teacher=w.teacher(f"{STORES} data.crop_scale=0.5,1")
         ),
     ),
     "another method's init": (
         lambda w: w.train(stage="joint", init=w.train(row="clip_kd", teacher=w.teacher())),
-        "run the stage before this one with the same method",
+        "run stage warmup with this one, which makes",
         lambda w: w.train(stage="joint", init=w.train()),
     ),
     "another stage's artifact": (
@@ -120,9 +120,9 @@ REMEDIES: dict[str, tuple[Call, str, Call]] = {
         lambda w: w.train(row="kd", teacher=w.teacher()),
     ),
     "an artifact that is not there": (
-        lambda w: w.train(shards=w.shards(overrides="data.val_share=0.0").replace("prepare/", "prepare/0")),
+        lambda w: w.train(shards=w.shards().replace("prepare/", "prepare/0")),
         "run it first",
-        lambda w: w.train(shards=w.shards(overrides="data.val_share=0.0")),
+        lambda w: w.train(shards=w.shards()),
     ),
     "two data sets": (
         lambda w: prepare.run(w.request(), source="emoji"),

@@ -7,6 +7,7 @@ import re
 import pyarrow.parquet as pq
 import pytest
 import torch
+from manifests import rewrite
 
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.errors import InputError
@@ -223,11 +224,9 @@ def test_data_without_a_training_split_is_refused(tmp_path, tiny_shards):
     """prepare writes no such data set; one from elsewhere may be so."""
     request = Request("tiny", str(tmp_path))
     url = prepare.run(request)
-    artifact = Artifact.open(url)
-    path = artifact.fetch("shards.json")
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(Artifact.open(url).fetch("shards.json").read_text())
     manifest["splits"]["train"] = {**manifest["splits"]["train"], "count": 0}
-    path.write_text(json.dumps(manifest))
+    rewrite(url, "shards.json", json.dumps(manifest).encode())
     with pytest.raises(InputError, match=r"has no training pairs \(splits: .*prepare data with train among"):
         teacher.run(request, shards=url)
 
