@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import manifest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
@@ -306,7 +307,7 @@ def test_wait_looks_at_the_manifests_where_kfp_has_no_details_any_more(
     states = iter(["RUNNING", "RUNNING", "SUCCEEDED"])
 
     def seen(run_id: str) -> dict[str, Any]:
-        storage.write_json(f"{job.urls['prepare']}/manifest.json", {})
+        storage.write_bytes(f"{job.urls['prepare']}/manifest.json", manifest())
         return {**api.runs[0], "state": next(states)}
 
     api.run_as_seen_now = seen

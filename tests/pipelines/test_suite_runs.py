@@ -11,6 +11,7 @@ import pytest
 from manifests import manifest
 
 from cmapkd_core import storage
+from cmapkd_core.stages.artifact import Artifact
 from pipelines import endpoint, size, submission, submit, suite_runs
 from pipelines.site import load_site
 from pipelines.submission import Submission, decide
@@ -150,10 +151,11 @@ def test_what_is_outdated_is_waited_for_by_its_digest_and_its_report_is_made_aga
     assert main(SUITE) == 0
     finish(asked(), *ALL)
     end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
-    storage.write_json(f"{asked().urls['evaluate-teacher']}/manifest.json", {"inputs": {}, "url": "another"})
+    inputs = Artifact.open(asked().urls["evaluate-teacher"]).manifest["inputs"]
+    storage.write_bytes(f"{asked().urls['evaluate-teacher']}/manifest.json", manifest(seconds=9.0, inputs=inputs))
     assert main(SUITE) == 0
     assert names(api)[4:] == ["report"]
-    storage.write_json(f"{asked().urls['prepare']}/manifest.json", {"inputs": {}, "url": "another"})
+    storage.write_bytes(f"{asked().urls['prepare']}/manifest.json", manifest(seconds=9.0))
     end(api, report="SUCCEEDED")
     assert main(SUITE) == 0
     assert names(api)[5:] == ALL
