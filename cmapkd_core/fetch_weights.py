@@ -14,9 +14,8 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from cmapkd_core import storage
+from cmapkd_core import storage, temporary
 from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
@@ -43,11 +42,11 @@ def fetch(model: str, tag: str, place: str) -> ModelConfig:
     """
     refuse_login("place", place)
     _require_fetched(model, tag)
-    with TemporaryDirectory() as cache:
-        found = build(ModelConfig(model, tag), 0, Path(cache))
-        save_model(found, Path(cache) / "model")
-        kept = _keep(found, model, tag, place, Path(cache) / "model")
-        _compare(found, kept, Path(cache) / "back")
+    with temporary.folder() as cache:
+        found = build(ModelConfig(model, tag), 0, cache)
+        save_model(found, cache / "model")
+        kept = _keep(found, model, tag, place, cache / "model")
+        _compare(found, kept, cache / "back")
     return kept
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
-from cmapkd_core import storage
+from cmapkd_core import storage, temporary
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.texts import BadValueError, decoded, printable, shown
@@ -51,9 +50,9 @@ def opened(url: str) -> Iterator[BufferedReader]:
     Raises:
         InputError: there is no such object.
     """
-    with tempfile.TemporaryDirectory(prefix="cmapkd-") as folder:
+    with temporary.folder() as folder:
         try:
-            file = open(storage.fetch(url, Path(folder) / "file"), "rb")  # noqa: SIM115  closed below
+            file = open(storage.fetch(url, folder / "file"), "rb")  # noqa: SIM115  closed below
         except FileNotFoundError:
             raise InputError(f"{url} is not there") from None
     with file:

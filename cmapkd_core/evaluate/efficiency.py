@@ -12,16 +12,15 @@ Metrics: `{image,text}/{parameters, gflops, latency_ms/bN, throughput/bN}` with 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cmapkd_core import temporary
 from cmapkd_core.config import EfficiencyConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import measure
@@ -122,9 +121,9 @@ def _tower(
 
 def disk_bytes(backbone: Backbone) -> int:
     """Bytes of the model folder, as stages write it: weights (safetensors), config, a tokenizer's files."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(backbone, Path(folder))
-        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    with temporary.folder() as folder:
+        save_model(backbone, folder)
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import nn
 
+from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.headed import HeadedVisual, ImageHead
@@ -37,18 +36,18 @@ def construct(name: str, config: dict[str, Any], files: dict[str, bytes], seed: 
     """
     config = copy.deepcopy(config)
     config["model_cfg"]["text_cfg"].setdefault("context_length", DEFAULT_CONTEXT)
-    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with temporary.folder() as folder, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for file, data in files.items():
-            (Path(folder) / file).write_bytes(data)
+            (folder / file).write_bytes(data)
         try:
-            model = _model(config["model_cfg"], folder)
+            model = _model(config["model_cfg"], str(folder))
             if "image_head" in config:
-                below = _model({**config["model_cfg"], **config["image_head"]}, folder).visual
+                below = _model({**config["model_cfg"], **config["image_head"]}, str(folder)).visual
                 widths = config["image_head"]["embed_dim"], config["model_cfg"]["embed_dim"]
                 model.visual = HeadedVisual(below, ImageHead(*widths))
             model = model.float()
-            tokenize = _tokenizer(config["model_cfg"]["text_cfg"], folder)
+            tokenize = _tokenizer(config["model_cfg"]["text_cfg"], str(folder))
         except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, OSError) as error:
             raise InputError(f"model {name} cannot be built ({error}): correct its config") from error
     _check_context(name, model, config["model_cfg"]["text_cfg"]["context_length"])

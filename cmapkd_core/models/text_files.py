@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import PurePosixPath
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from cmapkd_core import storage
+from cmapkd_core import storage, temporary
 from cmapkd_core.errors import OutsideError
 from cmapkd_core.models.weights import PackageWeights, package_folder
 
@@ -66,19 +65,19 @@ def _stored(place: str) -> dict[str, bytes]:
 
 
 def _from_hub(name: str, config: bool, tokenizer: bool) -> dict[str, bytes]:
-    try:
-        with TemporaryDirectory() as folder:
+    with temporary.folder() as folder:
+        try:
             if config:
                 AutoConfig.from_pretrained(name).save_pretrained(folder)
             if tokenizer:
                 AutoTokenizer.from_pretrained(name).save_pretrained(folder)
-            return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name in TEXT_FILES}
-    except (OSError, ValueError) as error:
-        raise OutsideError(
-            f"text tower '{name}' is no folder with {', '.join(TEXT_FILES[:3])} and cannot be fetched from the "
-            f"Hugging Face hub: put the folder beside the model's config file and name it in text_cfg; of a "
-            "name of open_clip write the whole model, where there is a network: `python -m cmapkd_core.fetch_weights`"
-        ) from error
+            return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in TEXT_FILES}
+        except (OSError, ValueError) as error:
+            raise OutsideError(
+                f"text tower '{name}' is no folder with {', '.join(TEXT_FILES[:3])} and cannot be fetched from the "
+                f"Hugging Face hub: put the folder beside the model's config file and name it in text_cfg; of a name "
+                "of open_clip write the whole model, where there is a network: `python -m cmapkd_core.fetch_weights`"
+            ) from error
 
 
 def _cleaned(files: dict[str, bytes], layers: int) -> dict[str, bytes]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +16,8 @@ from typing import Any
 
 import torch
 
-from cmapkd_core import __version__, parallel, storage
+from cmapkd_core import __version__, parallel, storage, temporary
 from cmapkd_core.config import Recipe
-from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
 from cmapkd_core.fingerprints import fingerprint
@@ -28,21 +25,20 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
-from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, look, retire, set_aside
+from cmapkd_core.stages.artifact import Artifact, look, retire, set_aside
 from cmapkd_core.stages.commit import commit
+from cmapkd_core.stages.ending import WORK, clear_behind, clear_finished, commit_artifact, leftovers, theirs_stands
 from cmapkd_core.stages.identities import Identities, Paths, changed, identities
 from cmapkd_core.stages.line import Line
-from cmapkd_core.stages.manifest import DamagedError, sealed
+from cmapkd_core.stages.manifest import DamagedError
 from cmapkd_core.stages.refused import Refusals
-from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, told_to_mlflow
+from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, overtaken, told_to_mlflow
 from cmapkd_core.stages.turn import Turn
 from cmapkd_core.tracking import Tracker
 from cmapkd_core.view import Declared, view
 
-WORK, OUT = "work", "out-"
 _GIVEN = 'add "{}" to the `fields` that it gives to execute'
 LOOK = 5.0  # seconds between two looks at an artifact that another task makes
-UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
 
 
 @dataclass(frozen=True)
@@ -151,6 +147,8 @@ def execute(
     """
     parallel.start()
     say = Line(quiet=parallel.rank() > 0)
+    if parallel.local_rank() == 0 and (cleared := temporary.clear()).folders:
+        say(f"{stage}: {cleared}\n")
     if parallel.rank() == 0:
         commit()  # kept from here on: a checkout may have moved on when the stage ends
         with told_to_mlflow(request, stage):
@@ -205,47 +203,52 @@ def _run(
     files: Identities,
 ) -> str:
     started = time.monotonic()
-    scratch = Path(tempfile.mkdtemp(prefix="cmapkd-"))
     torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     workdir = storage.join(url, WORK)
-    tracker = open_tracker(request, stage, workdir, scratch / JOURNAL)
-    leftovers = _leftovers(url) if parallel.rank() == 0 else set()
-    context = Context(
-        recipe=recipe,
-        inputs=opened,
-        out=scratch / "out",
-        scratch=scratch,
-        tracker=tracker,
-        workdir=workdir,
-        identity=fingerprint(
-            {**fields, **{f"{n}.digest": d["digest"] for n, d in digests.items()}, **_contents(files)}
-        ),
-        say=say,
-    )
-    context.out.mkdir()
-    try:
-        metrics = body(context)
-        tracker.log(metrics, 0)
-        say.end()
-        if parallel.rank() == 0:
-            shutil.copy(scratch / JOURNAL, context.out)
-            seconds = context.earlier_seconds + time.monotonic() - started
-            manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models) | {"files": files}
-            _commit(url, manifest, context, leftovers)
-    except BaseException as error:
-        say.end()
-        failed(tracker, error, scratch / JOURNAL, workdir)
-        raise
-    else:
-        finished(tracker, request, stage, url)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    left = leftovers(url) if parallel.rank() == 0 else set()
+    with temporary.folder() as scratch:
+        tracker = open_tracker(request, stage, workdir, scratch / JOURNAL)
+        context = Context(
+            recipe=recipe,
+            inputs=opened,
+            out=scratch / "out",
+            scratch=scratch,
+            tracker=tracker,
+            workdir=workdir,
+            identity=fingerprint(
+                {**fields, **{f"{n}.digest": d["digest"] for n, d in digests.items()}, **_contents(files)}
+            ),
+            say=say,
+        )
+        context.out.mkdir()
+        ours = True
+        try:
+            metrics = body(context)
+            tracker.log(metrics, 0)
+            say.end()
+            if parallel.rank() == 0:
+                shutil.copy(scratch / JOURNAL, context.out)
+                seconds = context.earlier_seconds + time.monotonic() - started
+                manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models)
+                ours = commit_artifact(url, manifest | {"files": files}, context, left)
+        except BaseException as error:
+            say.end()
+            if not theirs_stands(error, url, context, stage):
+                failed(tracker, error, scratch / JOURNAL, workdir)
+                clear_behind(error, url, workdir)
+                raise
+            ours = False
+        if ours:
+            finished(tracker, request, stage, url)
+        else:
+            overtaken(tracker, f"another process finished it first: {url}")
     parallel.barrier()
     return url
 
 
 def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], paths: Paths, say: Line) -> bool:
     """True when the artifact at `url` stands; an outdated one is set aside, and so is a damaged manifest."""
+    left = leftovers(url)
     try:
         found = look(url)
     except DamagedError as damaged:
@@ -269,7 +272,7 @@ def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], pat
         return False
     for reason in gone:
         say(f"{stage}: {reason}, so whether it has changed is not known; what was made from it stands\n")
-    storage.delete_tree(storage.join(url, WORK))  # of a process that was killed between its manifest and here
+    clear_finished(found, left)
     say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
     deliver_owed(request, found)
     return True
@@ -316,38 +319,3 @@ def _manifest(
         "seconds": round(seconds, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _commit(url: str, manifest: dict[str, Any], context: Context, leftovers: set[str]) -> None:
-    """Upload into a folder of this attempt, then write the manifest: the only commit point."""
-    folder = f"{OUT}{uuid.uuid4().hex[:8]}"
-
-    def upload(path: Path) -> tuple[str, dict[str, Any]]:
-        name = path.relative_to(context.out).as_posix()
-        storage.put(path, storage.join(url, folder, name))
-        return name, {"bytes": path.stat().st_size, "sha256": storage.sha256_file(path)}
-
-    files = sorted(path for path in context.out.rglob("*") if path.is_file())
-    manifest |= {"folder": folder, "outputs": dict(in_order(files, upload, UPLOADS))}
-    stage = manifest["stage"]
-    if not storage.create(storage.join(url, MANIFEST), sealed(manifest)):
-        context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
-        storage.delete_tree(storage.join(url, folder))
-        storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
-        return
-    for tree in (WORK, *leftovers & _leftovers(url)):
-        storage.delete_tree(storage.join(url, tree))
-    context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")
-
-
-def _leftovers(url: str) -> set[str]:
-    """Folders of attempts that were killed in the middle of their uploads: no manifest names them, nor a retired one.
-
-    Asked before a stage's own work begins, so that a process that runs beside it and uploads later is not robbed.
-    """
-    names = storage.list_files(url)
-    try:
-        retired = {storage.read_json(storage.join(url, name))["folder"] for name in names if name.startswith(RETIRED)}
-    except (storage.StorageError, KeyError, TypeError):
-        return set()  # a damaged one does not say which folder is its result's: better all are kept
-    return {name.partition("/")[0] for name in names if name.startswith(OUT)} - retired

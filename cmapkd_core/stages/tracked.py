@@ -7,13 +7,12 @@ finds the stage done, delivers it.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmapkd_core import parallel, storage
+from cmapkd_core import parallel, storage, temporary
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
@@ -86,6 +85,13 @@ def failed(tracker: Tracker, error: BaseException, journal: Path, workdir: str) 
         error.add_note(f"{left.text}; the next attempt delivers it")
 
 
+def overtaken(tracker: Tracker, text: str) -> None:
+    """End the run of a stage whose result is another process's; what it did itself is no result of the run."""
+    left = tracker.close("KILLED", text, STOPPED_SECONDS)
+    if left.text:
+        logger.warning("%s", left.text)
+
+
 def reason(error: BaseException) -> str:
     """What MLflow shows of an error."""
     if isinstance(error, KeyboardInterrupt):
@@ -100,8 +106,8 @@ def told_to_mlflow(request: Request, stage: str) -> Iterator[None]:
         yield
     except Exception as error:
         if parallel.rank() == 0:
-            with tempfile.TemporaryDirectory(prefix="cmapkd-") as folder:
-                tracker = Tracker.open(request.tracking_uri, journal=Path(folder) / JOURNAL, **_names(request, stage))
+            with temporary.folder() as folder:
+                tracker = Tracker.open(request.tracking_uri, journal=folder / JOURNAL, **_names(request, stage))
                 tracker.close("FAILED", reason(error))
         raise
 
@@ -111,8 +117,8 @@ def deliver_owed(request: Request, found: Artifact) -> None:
     place = storage.join(found.url, OWED)
     if not storage.exists(place):
         return
-    with tempfile.TemporaryDirectory(prefix="cmapkd-") as folder:
-        journal = Path(folder) / JOURNAL
+    with temporary.folder() as folder:
+        journal = folder / JOURNAL
         journal.write_bytes(found.fetch(JOURNAL).read_bytes())
         tracker = Tracker.open(request.tracking_uri, journal=journal, **storage.read_json(place))
         if not tracker.delivers:

@@ -43,6 +43,7 @@ __all__ = [
     "sha256",
     "sha256_file",
     "size",
+    "sweep",
     "write_bytes",
     "write_json",
 ]
@@ -60,6 +61,7 @@ class _Store(Protocol):
     def size(self, url: str) -> int: ...
     def delete(self, url: str) -> None: ...
     def delete_tree(self, url: str) -> None: ...
+    def sweep(self, url: str) -> int: ...
     def list_files(self, url: str) -> list[str]: ...
     def entries(self, url: str) -> dict[str, Entry]: ...
     def fetch(self, url: str, target: Path) -> Path: ...
@@ -159,6 +161,14 @@ def delete_tree(url: str) -> None:
         InputError: `url` is a whole bucket or the root of the file system.
     """
     _store(url).delete_tree(url)
+
+
+def sweep(url: str) -> int:
+    """Delete what killed writers left below `url` beside their objects; the bytes that are free by that.
+
+    What a living process writes stays. A server keeps nothing that can be seen of a write that did not end.
+    """
+    return _store(url).sweep(url)
 
 
 def list_files(url: str) -> list[str]:

@@ -1,18 +1,22 @@
 """The storage verbs on a local folder.
 
 Every write goes to a hidden `.NAME.XXXX.partial` file beside the target and appears under its name in
-one step, so a process that dies in the middle leaves nothing that a reader would take for an object.
+one step, so a process that dies in the middle leaves nothing that a reader would take for an object. Its writer holds a
+lock on it, which the kernel drops with the process: `sweep` knows by that what nobody will finish.
+
+Another process may delete the folder that is written to, at any moment: then it is made again, and the file with it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +24,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.storage.entry import Entry
 from cmapkd_core.storage.errors import StorageError
 
+_TRIES = 20  # of a write whose folder others delete meanwhile, and of the deletion of one that they write to
 _PERMISSION = "give this user write permission there, or choose another folder"
 _SPACE = "free some space, or choose a folder on another disk"
 _WAYS_OUT = {
@@ -41,8 +46,8 @@ def _named(action: str, url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if action == "write":  # parents are made, so this is a place where no folder can be
-            raise StorageError(f"cannot write {url}: no folder can be made there; choose another one") from error
+        if action == "write":  # parents are made, again and again
+            raise StorageError(f"cannot write {url}: {_no_folder(Path(url).parent)}") from error
         raise FileNotFoundError(url) from None
     except OSError as error:
         raise StorageError(f"cannot {action} {url}: {in_words(error)}") from error
@@ -51,6 +56,15 @@ def _named(action: str, url: str) -> Iterator[None]:
 def in_words(error: OSError) -> str:
     """Cause and way out."""
     return f"{error.strerror or error}; {_WAYS_OUT.get(error.errno or 0, 'choose another folder')}"
+
+
+def _no_folder(folder: Path) -> str:
+    """Why nothing can be written into a folder: there can be none, or there is one and it went away each time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return "no folder can be made there; choose another one"
+    return "another process deletes its folder again and again; end that one, or choose another folder"
 
 
 @contextmanager
@@ -63,9 +77,77 @@ def partial(target: Path) -> Iterator[IO[bytes]]:
     path = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
     try:
         with path.open("xb") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
     finally:
         path.unlink(missing_ok=True)
+
+
+def _placed(url: str, fill: Callable[[IO[bytes]], object], place: Callable[[str, str], object]) -> None:
+    """Write a partial file and place it as `url`, anew where its folder was deleted meanwhile."""
+    for left in reversed(range(_TRIES)):
+        try:
+            with partial(Path(url)) as file:
+                fill(file)
+                _settle(file)
+                place(file.name, url)
+            return
+        except FileNotFoundError:
+            if not left:
+                raise
+
+
+def sweep(url: str) -> int:
+    """Delete what writers below the folder `url` left there when they were killed; returns the bytes.
+
+    A file that a living process of this machine writes is locked and stays. One of another machine may not seem so;
+    its writer then writes it anew.
+    """
+    freed = 0
+    for folder, folders, files in os.walk(url):
+        for name in filter(_is_partial, folders):
+            freed += _bytes_below(Path(folder, name))
+            _remove(Path(folder, name))
+        folders[:] = [name for name in folders if not _is_partial(name)]
+        for name in filter(_is_partial, files):
+            freed += _swept(Path(folder, name))
+    return freed
+
+
+def _swept(path: Path) -> int:
+    """Delete one partial file that nobody writes; its bytes."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = path.stat().st_size
+            path.unlink()
+    except OSError:  # locked, gone, or of somebody else
+        return 0
+    return size
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size
+    return total
+
+
+def _remove(folder: Path) -> None:
+    """A whole tree that others may still write to, or delete as well."""
+    for left in reversed(range(_TRIES)):
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            if not folder.exists():
+                return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not left:
+                raise
+        else:
+            return
 
 
 def _settle(file: IO[bytes]) -> None:
@@ -80,19 +162,17 @@ def read_bytes(url: str) -> bytes:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    with _named("write", url), partial(Path(url)) as file:
-        file.write(data)
-        _settle(file)
-        os.replace(file.name, url)
+    with _named("write", url):
+        _placed(url, lambda file: file.write(data), os.replace)
 
 
 def create(url: str, data: bytes) -> bool:
-    with _named("write", url), partial(Path(url)) as file:
-        file.write(data)
-        _settle(file)
+    with _named("write", url):
         try:
-            os.link(file.name, url)
-        except FileExistsError:
+            _placed(url, lambda file: file.write(data), os.link)
+        except FileExistsError as error:
+            if error.filename2 is None:  # not the link: a part of the path is a file
+                raise
             return False
         return True
 
@@ -121,9 +201,13 @@ def delete_tree(url: str) -> None:
         raise InputError(f"{url} is the root of the file system: name a folder to delete")
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     with _named("delete", url):
-        if path.is_dir():
+        if not path.is_dir():
+            return
+        try:
             path.rename(aside)
-            shutil.rmtree(aside)
+        except FileNotFoundError:  # another process deletes it too
+            return
+        _remove(aside)
 
 
 def list_files(url: str) -> list[str]:
@@ -170,11 +254,13 @@ def sha256(url: str) -> str:
 
 
 def put(local: Path, url: str) -> None:
-    with _named("write", url), partial(Path(url)) as file:
-        with local.open("rb") as source:
+    with _named("write", url), local.open("rb") as source:
+
+        def fill(file: IO[bytes]) -> None:
+            source.seek(0)
             shutil.copyfileobj(source, file, 1 << 20)
-        _settle(file)
-        os.replace(file.name, url)
+
+        _placed(url, fill, os.replace)
 
 
 def briefly() -> AbstractContextManager[None]:

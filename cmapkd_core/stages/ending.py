@@ -1,0 +1,120 @@
+"""How a stage ends: its artifact is committed, or another process's stands, or it has failed; and what is cleared then.
+
+Turns (turn.py) keep two processes from one artifact, but for one that was silent for so long that it was passed. It may
+live all the same, and write and read in the workdir which the first to finish deletes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmapkd_core import parallel, storage
+from cmapkd_core.data.threads import in_order
+from cmapkd_core.engine.runtime import Interrupted
+from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find
+from cmapkd_core.stages.manifest import sealed
+from cmapkd_core.stages.tracked import reason
+
+if TYPE_CHECKING:
+    from cmapkd_core.stages.common import Context
+
+WORK, OUT = "work", "out-"
+UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
+
+
+def commit_artifact(url: str, manifest: dict[str, Any], context: Context, left: set[str]) -> bool:
+    """Upload into a folder of this attempt, then write the manifest: the only commit point.
+
+    Args:
+        left: the `leftovers` from before the stage began.
+
+    Returns:
+        whether the artifact is ours; False where another process has finished it first.
+    """
+    folder = f"{OUT}{uuid.uuid4().hex[:8]}"
+
+    def upload(path: Path) -> tuple[str, dict[str, Any]]:
+        name = path.relative_to(context.out).as_posix()
+        storage.put(path, storage.join(url, folder, name))
+        return name, {"bytes": path.stat().st_size, "sha256": storage.sha256_file(path)}
+
+    files = sorted(path for path in context.out.rglob("*") if path.is_file())
+    stage = manifest["stage"]
+    try:
+        manifest |= {"folder": folder, "outputs": dict(in_order(files, upload, UPLOADS))}
+        ours = storage.create(storage.join(url, MANIFEST), sealed(manifest))
+    except BaseException:
+        _drop(url, folder)
+        raise
+    if not ours:
+        context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
+        storage.delete_tree(storage.join(url, folder))
+        storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
+        return False
+    for tree in (WORK, *left & leftovers(url)):
+        storage.delete_tree(storage.join(url, tree))
+    storage.sweep(url)
+    context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")
+    return True
+
+
+def _drop(url: str, folder: str) -> None:
+    """Files of an attempt that was stopped among its uploads; not where the manifest that was written names them."""
+    with contextlib.suppress(Exception):  # what stopped it is what counts, and the next attempt looks again
+        found = find(url)
+        if found is None or found.manifest["folder"] != folder:
+            storage.delete_tree(storage.join(url, folder))
+
+
+def theirs_stands(error: BaseException, url: str, context: Context, stage: str) -> bool:
+    """Whether what failed here is no matter, since another process has finished the artifact meanwhile; told then.
+
+    Of one process alone: ranks cannot agree on it where one of them has failed, and the next attempt finds the same.
+    """
+    if parallel.world() > 1 or not isinstance(error, Exception) or isinstance(error, Interrupted) or not _stands(url):
+        return False
+    context.say(f"{stage}: another process finished it first; its result stands, ours is dropped ({reason(error)})\n")
+    storage.delete_tree(context.workdir)
+    return True
+
+
+def clear_behind(error: BaseException, url: str, workdir: str) -> None:
+    """What was saved for the next attempt is of no use where another process has finished the artifact meanwhile."""
+    if parallel.rank() == 0 and _stands(url):
+        error.add_note("another process has finished it meanwhile: the same command answers with its result")
+        with contextlib.suppress(Exception):
+            storage.delete_tree(workdir)
+
+
+def _stands(url: str) -> bool:
+    with contextlib.suppress(Exception):  # a store that does not answer says nothing
+        return find(url) is not None
+    return False
+
+
+def clear_finished(found: Artifact, left: set[str]) -> None:
+    """Delete what processes that were killed, or came too late, left beside a complete artifact.
+
+    Args:
+        left: the `leftovers` from before its manifest was read, so that none is of a later attempt.
+    """
+    for tree in (WORK, *left - {found.manifest["folder"]}):
+        storage.delete_tree(storage.join(found.url, tree))
+    storage.sweep(found.url)
+
+
+def leftovers(url: str) -> set[str]:
+    """Folders of attempts that were killed in the middle of their uploads, and of the result that stands.
+
+    No manifest of a retired result names them. Asked before a stage's own work begins, so that a process that runs
+    beside it and uploads later is not robbed.
+    """
+    names = storage.list_files(url)
+    try:
+        retired = {storage.read_json(storage.join(url, name))["folder"] for name in names if name.startswith(RETIRED)}
+    except (storage.StorageError, FileNotFoundError, KeyError, TypeError):
+        return set()  # a damaged one does not say which folder is its result's: better all are kept
+    return {name.partition("/")[0] for name in names if name.startswith(OUT)} - retired

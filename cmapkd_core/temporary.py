@@ -1,0 +1,126 @@
+"""Temporary folders: the one place where they are made, and where those are cleared that no process owns any more.
+
+Whoever works in a folder holds a lock on it, which the kernel drops with the process, however that ends. So the next
+process can tell what was left behind (kill -9, a machine that went down) from what another one is working in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmapkd_core.errors import OutsideError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "cmapkd-scratch-"
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A new empty folder of this user alone, gone with all that is in it when the block ends.
+
+    Raises:
+        OutsideError: there is no place for one.
+    """
+    path, lock = _made()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        # Not by closing alone: a worker that was forked meanwhile has it open too, and would keep the lock.
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
+def _made() -> tuple[Path, int]:
+    """A folder and the descriptor that holds its lock; another one where a sweeper was at it first."""
+    while True:
+        try:
+            path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        except OSError as error:
+            where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+            raise OutsideError(
+                f"cannot make a temporary folder{where}: {error.strerror or error}; give this process a TMPDIR on a "
+                "disk of this machine that has room"
+            ) from error
+        lock = _locked(path)
+        if lock is not None:
+            return path, lock
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor of the folder that holds its lock; None where another process has it, or deleted the folder."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.stat()
+    except (BlockingIOError, FileNotFoundError):
+        os.close(opened)
+        return None
+    except OSError:  # a file system without locks: then nothing there can be told from what is in use, nor is swept
+        log.debug("%s cannot be locked", path)
+    return opened
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What `clear` found: folders, the bytes of their files, and where."""
+
+    folders: int = 0
+    bytes: int = 0
+    place: str = ""
+
+    def __str__(self) -> str:
+        many = f"{self.folders} temporary folder{'s' * (self.folders != 1)}"
+        return f"cleared {many} ({self.bytes / 1e6:.1f} MB) of processes that were killed from {self.place}"
+
+
+def clear() -> Cleared:
+    """Delete this user's folders that no process owns; what cannot be deleted stays, and is not counted."""
+    place = Path(tempfile.gettempdir())
+    folders = total = 0
+    for path in place.glob(f"{PREFIX}*"):
+        size = _cleared(path)
+        if size is not None:
+            folders, total = folders + 1, total + size
+    return Cleared(folders, total, str(place))
+
+
+def _cleared(path: Path) -> int | None:
+    """Delete one folder; its bytes, None where it is a process's or another user's."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return None
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until it is gone: its maker may just come to lock it
+        size = _bytes(path)
+        shutil.rmtree(path)
+    except OSError:
+        return None
+    finally:
+        os.close(opened)
+    return size
+
+
+def _bytes(path: Path) -> int:
+    total = 0
+    for below in path.rglob("*"):
+        with suppress(OSError):
+            total += below.lstat().st_size
+    return total

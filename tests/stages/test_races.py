@@ -1,0 +1,70 @@
+"""Two real processes of one stage at one local root: one result, nothing of the other one's, and no failure.
+
+`CMAPKD_RACES` is how many races there are of each kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from forked import Forked
+
+from cmapkd_core.stages.artifact import Artifact, find
+
+SCRIPT = Path(__file__).with_name("racing.py")
+RACES = int(os.environ.get("CMAPKD_RACES", "2"))
+TINY = ["--recipe", "tiny"]
+STORE = "teacher_fit.views=2 teacher_fit.store=levels"
+
+
+def left_in(place: Path) -> list[str]:
+    """What lies in an artifact's place and is none of it."""
+    found = find(str(place))
+    assert found is not None
+    files = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    return sorted(files - {"manifest.json"} - {f"{found.manifest['folder']}/{name}" for name in found.files()})
+
+
+def race(tmp_path: Path, number: int, mode: str, module: str, *given: str) -> str:
+    """Run it; the artifact's URL, which both have."""
+    chance, folder = random.Random(number), tmp_path / f"{mode}-{number}"
+    go, root = folder / "go", folder / "root"
+    (folder / "tmp").mkdir(parents=True)
+    argv = [mode, str(go), f"cmapkd_core.stages.{module}", *TINY, "--root", str(root), *given]
+    env = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+    with contextlib.ExitStack() as stack:
+        both = []
+        for i in range(2):
+            argv_of_it = [*argv, "--artifact", str(folder / f"url{i}")]
+            both.append(stack.enter_context(contextlib.closing(Forked(str(SCRIPT), argv_of_it, env))))
+        time.sleep(chance.random() * 0.2)
+        go.write_text("")
+        said = [process.communicate()[0] for process in both]
+        codes = [process.returncode for process in both]
+    print(*said, sep="\n-----\n")  # an assertion's message is cut
+    assert codes == [0, 0]
+    assert not [text for text in said if "Traceback" in text]
+    assert sum(": done in" in text for text in said) == 1
+    other = next(text for text in said if ": done in" not in text)
+    assert "already complete" in other or "its result stands, ours is dropped" in other, other
+    urls = {(folder / f"url{i}").read_text() for i in range(2)}
+    assert len(urls) == 1
+    url = urls.pop()
+    for name in Artifact.open(url).files():
+        Artifact.open(url).fetch(name)
+    assert left_in(Path(url)) == []
+    assert sorted(path.name for path in (folder / "tmp").iterdir()) == []
+    shutil.rmtree(folder)
+    return url
+
+
+@pytest.mark.parametrize("mode", ["turns", "passed"])
+@pytest.mark.parametrize("number", range(RACES))
+def test_two_processes_of_prepare(tmp_path: Path, number: int, mode: str) -> None:
+    race(tmp_path, number, mode, "prepare")
