@@ -269,6 +269,9 @@ class RuntimeConfig:
     # A training stage that is killed does again what it did since its last checkpoint; the first that is due makes one.
     checkpoint_every: int = 500  # steps; 0: by time alone
     checkpoint_minutes: float = 5.0  # by rank 0's clock; 0: by steps alone
+    # A training whose ranks have all stood still for so long ends with exit code 75, to be tried again from its last
+    # checkpoint; the first step of a phase may take four times as long, and writing a checkpoint as long as it takes.
+    hang_minutes: float = 30.0  # 0: no bound
     log_every: int = 20
     shares_every: int = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

@@ -7,7 +7,8 @@ Untested on GPUs so far: NCCL and CUDA paths are written but were run here with 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 # Ranks wait so long for rank 0's own work, such as the upload of a large artifact; a rank that is gone ends the wait.
 PATIENCE = timedelta(days=1)
+_ANSWERS = timedelta(seconds=30)  # within which a store answers that is there
+_inside = 0  # collectives that this process is in now
 _waiting: Any = None  # the group for barriers and objects; training's collectives keep their shorter timeout
 
 
@@ -36,6 +39,22 @@ def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
         _waiting = None
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What is done inside ends when every rank has come to it."""
+    global _inside
+    _inside += 1
+    try:
+        yield
+    finally:
+        _inside -= 1
+
+
+def waits() -> bool:
+    """Whether this process is in one of this module's collectives, so that it may wait for another rank."""
+    return _inside > 0
 
 
 def local_rank() -> int:
@@ -61,7 +80,8 @@ def device() -> torch.device:
 def barrier() -> None:
     """Wait for every rank."""
     if world() > 1:
-        dist.barrier(_waiting)
+        with _together():
+            dist.barrier(_waiting)
 
 
 def attempts() -> int | None:
@@ -78,12 +98,40 @@ def workflow() -> str:
     return "-".join(os.environ.get("KFP_POD_NAME", "").split("-")[:2])
 
 
+class Board:
+    """Short texts, one of each rank, that all may read: outside the collectives, which wait for each other."""
+
+    def __init__(self, name: str) -> None:
+        """Called by all ranks with the same new name."""
+        # A connection of its own, as a rank's main thread may hold the group's in a wait. The server is rank 0's, or
+        # torchrun's, and no thread of Python.
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, None, False, timeout=_ANSWERS, wait_for_workers=False)
+        self._store = dist.PrefixStore(name, store)
+        self.write(rank(), "")
+        barrier()
+
+    def write(self, of: int, text: str) -> None:
+        """Replace the text of a rank."""
+        self._store.set(str(of), text)
+
+    def read(self) -> list[str]:
+        """All ranks'. Raises torch's DistError where the store does not answer."""
+        return [bytes(self._store.get(str(of))).decode() for of in range(world())]
+
+
+def board(name: str) -> Board:
+    """A new one, made by all ranks at once."""
+    return Board(name)
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's picklable value, on every rank."""
     if world() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, group=_waiting)
+    with _together():
+        dist.broadcast_object_list(box, src=0, group=_waiting)
     return box[0]
 
 
@@ -92,7 +140,8 @@ def all_objects(value: Any) -> list[Any]:
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
-    dist.all_gather_object(values, value, _waiting)
+    with _together():
+        dist.all_gather_object(values, value, _waiting)
     return values
 
 
@@ -106,7 +155,8 @@ def any_of_each(flags: Sequence[bool]) -> list[bool]:
     if world() == 1:
         return list(flags)
     total = torch.tensor(flags, dtype=torch.float32, device=device())
-    dist.all_reduce(total)
+    with _together():
+        dist.all_reduce(total)
     return [count > 0 for count in total.tolist()]
 
 
@@ -115,7 +165,8 @@ def mean(values: dict[str, float]) -> dict[str, float]:
     if world() == 1 or not values:
         return values
     total = torch.tensor(list(values.values()), device=device())
-    dist.all_reduce(total)
+    with _together():
+        dist.all_reduce(total)
     return dict(zip(values, (total / world()).tolist(), strict=True))
 
 
@@ -125,14 +176,16 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x.contiguous())
+        with _together():
+            dist.all_gather(parts, x.contiguous())
         ctx.rows = len(x)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
-        dist.all_reduce(grad)
+        with _together():
+            dist.all_reduce(grad)
         return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 

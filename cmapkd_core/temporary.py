@@ -109,7 +109,7 @@ def _cleared(path: Path) -> int | None:
         return None
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until it is gone: its maker may just come to lock it
-        size = _bytes(path)
+        size = bytes_below(path)
         shutil.rmtree(path)
     except OSError:
         return None
@@ -118,9 +118,11 @@ def _cleared(path: Path) -> int | None:
     return size
 
 
-def _bytes(path: Path) -> int:
+def bytes_below(folder: Path) -> int:
+    """Of all files in a folder that others may delete meanwhile."""
     total = 0
-    for below in path.rglob("*"):
-        with suppress(OSError):
-            total += below.lstat().st_size
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total

@@ -17,7 +17,7 @@ from cmapkd_core import parallel
 from cmapkd_core.engine.finite import Buffers
 from cmapkd_core.engine.guard import judge, require_sound
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
-from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, Plan, Session
 from cmapkd_core.models.scales import bound, trained_scales
 
 
@@ -65,7 +65,9 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
     session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
     wrapped = distribute(module)
     buffers = Buffers(module)
+    session.at(plan, step + 1, READ)
     for batch in loader.batches(step, plan.steps):
+        session.at(plan, step + 1, FORWARD)
         batch = to_device(batch, device)
         number, inside = divmod(step, plan.optim.accumulate)
         rates = optimiser.set_rates(number)
@@ -83,7 +85,9 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
             if outcome.roots and session.due(session.runtime.shares_every, plan, step):
                 scale = optimiser.scaler.get_scale()
                 shares = gradient_shares(outcome.terms, plan.weights, outcome.roots, scale)
+            session.at(plan, step, BACKWARD)
             optimiser.backward(total)
+        session.at(plan, step, AFTER)
         if last:
             norm = update_weights(session, plan, step, optimiser, scales, buffers)
         session.replaced.update(getattr(batch, "replaced", []))
@@ -91,6 +95,8 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         point |= {"gradient_norm": norm, "shares": shares}
         session.after(plan, step, point, outcome.stats, module, optimiser)
         loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
+        session.at(plan, step + 1, READ)
+    session.dog.rest()
 
 
 def update_weights(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cmapkd_core import parallel
 from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig, Schedule
 from cmapkd_core.engine.checkpoint import Checkpoints, NotFinite, Saved, Snapshot
+from cmapkd_core.engine.hang import Watchdog
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
 from cmapkd_core.engine.saving import Costs, Saver
@@ -23,6 +24,7 @@ from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.tracking import Tracker
 
 log = logging.getLogger(__name__)
+PARTS = READ, FORWARD, BACKWARD, AFTER = "reading its batch", "in the forward pass", "in the backward pass", "after it"
 ELSE = (  # what can be done where training goes wrong at the same step each time
     "If it stops there again: lower the learning rates, look at the samples, or try optim.precision=fp32 or "
     "optim.rollbacks=1, which goes on with another order of the batches"
@@ -88,11 +90,14 @@ class Session:
     now: Callable[[], float] = time.monotonic  # by which checkpoints are due; rank 0's counts
     rolled: int = 0  # times that the stage went back to a checkpoint for another order of the batches
     watch: Watch = field(default_factory=Watch)
+    dog: Watchdog = field(init=False)
     _clock: tuple[int, float] = (0, 0.0)
+    _from: int = 0  # the step that this attempt's phase begins after
     _postponed: bool = False  # a checkpoint was due after a bad update
 
     def __post_init__(self) -> None:
         self._saver = Saver(self.checkpoints, self.runtime.checkpoint_minutes, self.now)
+        self.dog = Watchdog(self.stage, self.runtime.hang_minutes)
         self._began = time.monotonic()
         # Rank 0 chooses for all: what the ranks see and can read may differ, and their optimisers would then too.
         self.saved = self.checkpoints.latest() if parallel.rank() == 0 else None
@@ -116,11 +121,18 @@ class Session:
                 self.tracker.log(metrics, step)
 
     def __enter__(self) -> Session:
+        self.dog.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            self._end(error)
+        finally:
+            self.dog.__exit__(kind, error, trace)
+
+    def _end(self, error: BaseException | None) -> None:
         if error is None:
             self.settle()
         elif failure := self._saver.wait():  # no word to the other ranks, which may not be listening
@@ -142,13 +154,18 @@ class Session:
         """A step of a phase, counted from the stage's first."""
         return sum(earlier.steps for earlier in self.plans[: plan.index]) + step
 
+    def at(self, plan: Plan, step: int, part: str) -> None:
+        """For the watchdog: this rank is in a part (of PARTS) of a step, counted from 1 in its phase."""
+        first = step <= self._from + 1
+        self.dog.at(f"phase {plan.name}, step {step}, {part}", plan.index, step, PARTS.index(part), first=first)
+
     def finished(self, plan: Plan) -> bool:
         """True for a phase that the checkpoint has left behind; its effect is in the weights."""
         return self.saved is not None and self.saved.phase > plan.index
 
     def resume(self, plan: Plan, module: nn.Module, optimiser: Optimiser) -> int:
         """Load the checkpoint where it belongs to this phase; returns the step to go on from."""
-        self._clock = (0, time.monotonic())
+        self._clock, self._from = (0, time.monotonic()), 0
         if self.saved is None or self.saved.phase != plan.index:
             self.watch.begin()
             return 0
@@ -161,7 +178,7 @@ class Session:
         states = {k[len(ours) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(ours)}
         if states:  # a larger world than the one that saved: the new ranks keep their fresh streams
             restore_random_state(states, saved.state["random"][parallel.rank()])
-        self._clock = (saved.step, time.monotonic())
+        self._clock, self._from = (saved.step, time.monotonic()), saved.step
         return saved.step
 
     def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
@@ -201,7 +218,8 @@ class Session:
             RuntimeError: on another rank, where rank 0 has an error of another kind.
         """
         with self._saver.holding_up():
-            failure = self._saver.wait()
+            with self.dog.busy("the checkpoint before, which is being written"):
+                failure = self._saver.wait()
             kind = next((kind for kind in (InputError, NotFinite) if isinstance(failure, kind)), RuntimeError)
             said = parallel.broadcast((kind, str(failure)) if failure else None)
         if said and said[0] is NotFinite:
@@ -223,7 +241,9 @@ class Session:
 
     def way_on(self) -> str:
         """Asked on all ranks where a stage stops: what the same command goes on from. Waits for a write under way."""
-        if failure := self._saver.wait():
+        with self.dog.busy("the checkpoint before, which is being written"):
+            failure = self._saver.wait()
+        if failure:
             log.warning("the last checkpoint could not be written: %s", failure)
         good: tuple[int, int] | None = parallel.broadcast(self.checkpoints.good)
         if good is None:

@@ -54,9 +54,12 @@ def commit_artifact(url: str, manifest: dict[str, Any], context: Context, left: 
         storage.delete_tree(storage.join(url, folder))
         storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
         return False
-    for tree in (WORK, *left & leftovers(url)):
-        storage.delete_tree(storage.join(url, tree))
-    storage.sweep(url)
+    try:
+        for tree in (WORK, *left & leftovers(url)):
+            storage.delete_tree(storage.join(url, tree))
+        storage.sweep(url)
+    except (OSError, storage.StorageError) as error:  # the artifact stands all the same
+        context.say(f"{stage}: not all could be cleared, which the same command does again: {error}\n")
     context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")
     return True
 

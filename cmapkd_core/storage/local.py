@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import IO
 
+from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
 from cmapkd_core.storage.entry import Entry
 from cmapkd_core.storage.errors import StorageError
@@ -107,7 +108,7 @@ def sweep(url: str) -> int:
     freed = 0
     for folder, folders, files in os.walk(url):
         for name in filter(_is_partial, folders):
-            freed += _bytes_below(Path(folder, name))
+            freed += temporary.bytes_below(Path(folder, name))
             _remove(Path(folder, name))
         folders[:] = [name for name in folders if not _is_partial(name)]
         for name in filter(_is_partial, files):
@@ -125,14 +126,6 @@ def _swept(path: Path) -> int:
     except OSError:  # locked, gone, or of somebody else
         return 0
     return size
-
-
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.lstat().st_size
-    return total
 
 
 def _remove(folder: Path) -> None:
