@@ -14,8 +14,12 @@ from torch import Tensor
 from cmapkd_core import parallel
 
 
-class Interrupted(Exception):
-    """SIGTERM came; the step was finished and saved. Stages exit 143."""
+class Interrupted(BaseException):
+    """SIGTERM came; the step was finished and saved. Stages exit 143.
+
+    As with Ctrl-C no `except Exception` on its way, ours or a library's, takes it for its own trouble: a picture that
+    cannot be decoded, an export that failed.
+    """
 
 
 class StopRequest:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find
 from cmapkd_core.stages.manifest import sealed
 from cmapkd_core.stages.tracked import reason
@@ -77,7 +76,7 @@ def theirs_stands(error: BaseException, url: str, context: Context, stage: str) 
 
     Of one process alone: ranks cannot agree on it where one of them has failed, and the next attempt finds the same.
     """
-    if parallel.world() > 1 or not isinstance(error, Exception) or isinstance(error, Interrupted) or not _stands(url):
+    if parallel.world() > 1 or not isinstance(error, Exception) or not _stands(url):
         return False
     context.say(f"{stage}: another process finished it first; its result stands, ours is dropped ({reason(error)})\n")
     storage.delete_tree(context.workdir)

@@ -73,12 +73,12 @@ def failed(tracker: Tracker, error: BaseException, journal: Path, workdir: str) 
 
     What goes wrong here is a note on the stage's own error, which stays the one that is told.
     """
-    if parallel.rank() == 0:
+    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+    if parallel.rank() == 0 and (tracker.delivers or not stopped):  # of a stop nothing stays that nobody needs
         try:
             storage.put(journal, storage.join(workdir, JOURNAL))
         except (OSError, storage.StorageError) as second:
             error.add_note(f"its journal could not be kept for the next attempt: {second}")
-    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
     seconds = STOPPED_SECONDS if stopped else FLUSH_SECONDS
     left = tracker.close("KILLED" if stopped else "FAILED", reason(error), seconds)
     if left.text:
@@ -104,11 +104,11 @@ def told_to_mlflow(request: Request, stage: str) -> Iterator[None]:
     """What fails before a stage has a tracker of its own, such as an input that is missing, is told to MLflow too."""
     try:
         yield
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         if parallel.rank() == 0:
             with temporary.folder() as folder:
                 tracker = Tracker.open(request.tracking_uri, journal=folder / JOURNAL, **_names(request, stage))
-                tracker.close("FAILED", reason(error))
+                tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", reason(error))
         raise
 
 
