@@ -82,6 +82,9 @@ class Cleared:
     bytes: int = 0
     place: str = ""
 
+    def __add__(self, other: Cleared) -> Cleared:
+        return Cleared(self.folders + other.folders, self.bytes + other.bytes, self.place or other.place)
+
     def __str__(self) -> str:
         many = f"{self.folders} temporary folder{'s' * (self.folders != 1)}"
         return f"cleared {many} ({self.bytes / 1e6:.1f} MB) of processes that were killed from {self.place}"
@@ -98,6 +101,17 @@ def clear() -> Cleared:
     return Cleared(folders, total, str(place))
 
 
+def delete_unowned(path: Path, lock: int) -> int | None:
+    """Delete a folder if the lock of the descriptor `lock` is free, and hold that until it is gone; its bytes."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        size = bytes_below(path)
+        shutil.rmtree(path)
+    except OSError:
+        return None
+    return size
+
+
 def _cleared(path: Path) -> int | None:
     """Delete one folder; its bytes, None where it is a process's or another user's."""
     try:
@@ -108,14 +122,9 @@ def _cleared(path: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until it is gone: its maker may just come to lock it
-        size = bytes_below(path)
-        shutil.rmtree(path)
-    except OSError:
-        return None
+        return delete_unowned(path, opened)  # its maker may just come to lock it
     finally:
         os.close(opened)
-    return size
 
 
 def bytes_below(folder: Path) -> int:

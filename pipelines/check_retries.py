@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from cmapkd_core import storage
+from cmapkd_core import storage, temporary
 from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
 from pipelines import client, endpoint
 from pipelines.cluster import Cluster, Unreadable
@@ -79,7 +78,7 @@ class Retries:
         if not self.site.retry.count:
             return
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary.folder() as folder:
                 package = write_package(pipeline(self.site, minutes), Path(folder) / "retries.yaml")
                 self.id = client.start(self.api, self.site, self.name, package, {}, keep=False)
         except endpoint.EndpointError as error:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmapkd_core import storage
+from cmapkd_core import storage, temporary
 from cmapkd_core.errors import InputError
 from cmapkd_core.places import OF_ITSELF, check_url
 from cmapkd_core.recipes import resolve
@@ -116,7 +115,7 @@ class CheckRun:
         Raises:
             InputError: it did not succeed.
         """
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary.folder() as folder:
             package = write_package(pipeline(self.site, minutes), Path(folder) / "check.yaml")
             self.names = display_names(package)
             self.id = client.start(self.api, self.site, self.name, package, {}, keep=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from cmapkd_core import temporary
 from cmapkd_core.config import STAGE_PHASES, Phase, Recipe
 from cmapkd_core.fields import as_overrides
 from cmapkd_core.fingerprints import trains
@@ -48,7 +48,7 @@ def describe_suite(job: Submission, suite: Suite) -> str:
 def _runs(job: Submission) -> Iterator[str]:
     """A suite's runs: what each waits for, how many tasks at a time, and what it comes to in a cluster."""
     now = job.now({})
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder() as folder:
         found = suite_runs.packages(job, Path(folder))
         sizes = {name: size.measure(package) for name, package in found.items()}
     for run in job.runs:
@@ -96,7 +96,7 @@ def describe_run(job: Submission) -> str:
 
 
 def _size(job: Submission) -> str:
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder() as folder:
         found = size.measure(job.package(Path(folder) / "pipeline.yaml"))
     return str(found) if found.fits else f"{found}: TOO LARGE FOR ONE RUN"
 

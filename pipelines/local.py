@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cmapkd_core import temporary
 from pipelines.ir import Step, command_line, executor_input, load_package, refuse_unresolved, resolve_inputs, steps
 from pipelines.processes import STOPPED, Processes
 
@@ -71,7 +71,7 @@ def run_package(
     form = spec.root.input_definitions.parameters.items()
     given = {n: p.default_value.string_value for n, p in form if p.HasField("default_value")} | dict(arguments)
     ordered = steps(spec, order)
-    with tempfile.TemporaryDirectory(prefix="cmapkd-run-") as folder, Processes() as processes:
+    with temporary.folder() as folder, Processes() as processes:
         job = _Job(ordered, given, run, Path(folder), processes, parallel, places or {}, alone)
         job.work()
     return {step.name: job.outputs[step.key].get("artifact", "") for step in ordered}

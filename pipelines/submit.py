@@ -20,14 +20,13 @@ import argparse
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):  # started as a script: its folder is first on the path, the repository belongs there
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from cmapkd_core import tracking
+from cmapkd_core import temporary, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
@@ -106,7 +105,7 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
     """Run all tasks on this machine; returns the exit code."""
     record_run(job.arguments["root"], job.run, job.request)
     open_tracker(job)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
         try:
             print(f"run {job.run} below {job.arguments['root']}")
@@ -167,7 +166,7 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
     if job.suite:
         ids = suite_runs.start(api, job)
         return see_suite(api, job.site, suite_runs.Progress(job.run, ids, urls_of(job), job.old), wait)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
         size.refuse_too_large(package, suite_runs.WAY_OUT)
         if every:

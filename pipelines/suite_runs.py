@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
 from pipelines import client, endpoint, size
 from pipelines.endpoint import Client
@@ -41,7 +41,7 @@ def start(api: Client, job: Submission) -> dict[str, str]:
     doing = [run for run in job.runs if job.left(run)]
     going = _going(api, job, doing, known)
     ids = {run.name: str(going[run.name].run_id) if run.name in going else _later(run.name) for run in doing}
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder() as folder:
         made = packages(job, Path(folder), job.now(ids, set(going)))
         for package in made.values():
             size.refuse_too_large(package, WAY_OUT)

@@ -11,10 +11,10 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cmapkd_core import storage
+from cmapkd_core import storage, temporary
 from cmapkd_core.errors import InputError, again
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,19 @@ def fetch_once(url: str, name: str, digest: str, cache: Path, way_out: str = _WA
 def machine_folder() -> Path:
     """Where this user's processes of a machine share copies. Anyone could make it first: see `_check_owner`."""
     return Path(tempfile.gettempdir()) / f"cmapkd-{os.getuid()}"
+
+
+def clear() -> temporary.Cleared:
+    """Delete parts of files that processes were fetching when they were killed; the copies themselves stay."""
+    folder = machine_folder()
+    folders = total = 0
+    if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        return temporary.Cleared()
+    for part in folder.glob("turns/*.part"):
+        with suppress(OSError), part.with_suffix(".lock").open("ab") as file:
+            size = temporary.delete_unowned(part, file.fileno())
+            folders, total = folders + (size is not None), total + (size or 0)
+    return temporary.Cleared(folders, total, str(folder.parent))
 
 
 def _check_owner(folder: Path) -> None:

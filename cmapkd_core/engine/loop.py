@@ -65,9 +65,7 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
     session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
     wrapped = distribute(module)
     buffers = Buffers(module)
-    session.at(plan, step + 1, READ)
-    for batch in loader.batches(step, plan.steps):
-        session.at(plan, step + 1, FORWARD)
+    for batch in told(loader.batches(step, plan.steps), session, plan, step):
         batch = to_device(batch, device)
         number, inside = divmod(step, plan.optim.accumulate)
         rates = optimiser.set_rates(number)
@@ -95,7 +93,15 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         point |= {"gradient_norm": norm, "shares": shares}
         session.after(plan, step, point, outcome.stats, module, optimiser)
         loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
-        session.at(plan, step + 1, READ)
+
+
+def told(batches: Iterator[Any], session: Session, plan: Plan, step: int) -> Iterator[Any]:
+    """The batches after `step`, with a word to the watchdog when each is waited for and when it is there."""
+    session.at(plan, step + 1, READ)
+    for number, batch in enumerate(batches, step + 1):
+        session.at(plan, number, FORWARD)
+        yield batch
+        session.at(plan, number + 1, READ)
     session.dog.rest()
 
 

@@ -18,6 +18,7 @@ import torch
 
 from cmapkd_core import __version__, parallel, storage, temporary
 from cmapkd_core.config import Recipe
+from cmapkd_core.data import copies
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
 from cmapkd_core.fingerprints import fingerprint
@@ -147,7 +148,7 @@ def execute(
     """
     parallel.start()
     say = Line(quiet=parallel.rank() > 0)
-    if parallel.local_rank() == 0 and (cleared := temporary.clear()).folders:
+    if parallel.local_rank() == 0 and (cleared := temporary.clear() + copies.clear()).folders:
         say(f"{stage}: {cleared}\n")
     if parallel.rank() == 0:
         commit()  # kept from here on: a checkout may have moved on when the stage ends

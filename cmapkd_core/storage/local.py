@@ -97,6 +97,10 @@ def _placed(url: str, fill: Callable[[IO[bytes]], object], place: Callable[[str,
         except FileNotFoundError:
             if not left:
                 raise
+        except FileExistsError as error:  # not the link: a part of the path is a file, or was just deleted
+            name = error.filename
+            if error.filename2 is not None or not left or (os.path.lexists(name) and not os.path.isdir(name)):
+                raise
 
 
 def sweep(url: str) -> int:
