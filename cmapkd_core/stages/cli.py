@@ -78,7 +78,8 @@ class _Pairs(argparse.Action):
 def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
     """Run a stage from its argv; the exit code.
 
-    0 done, 1 another error, 2 bad input, 3 training diverged, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    0 done, 1 another error, 2 bad input, 3 training diverged, 75 a rank hung (engine/hang.py), 130 stopped by
+    Ctrl-C, 143 by SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = vars(parser(run).parse_args(argv))

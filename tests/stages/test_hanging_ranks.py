@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -57,6 +58,7 @@ def test_a_rank_that_hangs_is_named_and_the_same_command_goes_on(start, straight
     assert digests(made(tmp_path)) == digests(straight)
 
 
+@pytest.mark.skipif("CMAPKD_FAULTS" not in os.environ, reason="takes long: the kernel's clock waits for five bounds")
 def test_a_rank_that_lets_no_thread_run_is_called_silent(start, tmp_path: Path) -> None:
     waiting, holding = start("holds", tmp_path)
     said = waiting.communicate()[0]

@@ -1,6 +1,6 @@
 """Two real processes of one stage at one local root: one result, nothing of the other one's, and no failure.
 
-`CMAPKD_RACES` is how many races there are of each kind.
+`CMAPKD_FAULTS` is how many races there are of prepare, of the slower stages half as many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forked import Forked
 from cmapkd_core.stages.artifact import Artifact, find
 
 SCRIPT = Path(__file__).with_name("racing.py")
-RACES = int(os.environ.get("CMAPKD_RACES", "2"))
+RACES = int(os.environ.get("CMAPKD_FAULTS", "2"))
 TINY = ["--recipe", "tiny"]
 STORE = "teacher_fit.views=2 teacher_fit.store=levels"
 
@@ -31,17 +31,17 @@ def left_in(place: Path) -> list[str]:
     return sorted(files - {"manifest.json"} - {f"{found.manifest['folder']}/{name}" for name in found.files()})
 
 
-def race(tmp_path: Path, number: int, mode: str, module: str, *given: str) -> str:
+def race(tmp_path: Path, number: int, modes: tuple[str, str], module: str, *given: str) -> str:
     """Run it; the artifact's URL, which both have."""
-    chance, folder = random.Random(number), tmp_path / f"{mode}-{number}"
+    chance, folder = random.Random(number), tmp_path / str(number)
     go, root = folder / "go", folder / "root"
     (folder / "tmp").mkdir(parents=True)
-    argv = [mode, str(go), f"cmapkd_core.stages.{module}", *TINY, "--root", str(root), *given]
+    argv = [str(go), f"cmapkd_core.stages.{module}", *TINY, "--root", str(root), *given]
     env = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
     with contextlib.ExitStack() as stack:
         both = []
-        for i in range(2):
-            argv_of_it = [*argv, "--artifact", str(folder / f"url{i}")]
+        for i, mode in enumerate(modes):
+            argv_of_it = [mode, *argv, "--artifact", str(folder / f"url{i}")]
             both.append(stack.enter_context(contextlib.closing(Forked(str(SCRIPT), argv_of_it, env))))
         time.sleep(chance.random() * 0.2)
         go.write_text("")
@@ -67,4 +67,16 @@ def race(tmp_path: Path, number: int, mode: str, module: str, *given: str) -> st
 @pytest.mark.parametrize("mode", ["turns", "passed"])
 @pytest.mark.parametrize("number", range(RACES))
 def test_two_processes_of_prepare(tmp_path: Path, number: int, mode: str) -> None:
-    race(tmp_path, number, mode, "prepare")
+    race(tmp_path, number, (mode, mode), "prepare")
+
+
+@pytest.mark.parametrize("number", range((RACES + 1) // 2))
+def test_a_slow_second_teacher_with_a_store(tmp_path: Path, tiny_shards: str, number: int) -> None:
+    """Its parts lie in the workdir, which the first one deletes when it is done."""
+    race(tmp_path, number, ("passed", "slow"), "teacher", "--shards", tiny_shards, "--overrides", STORE)
+
+
+@pytest.mark.parametrize("number", range((RACES + 1) // 2))
+def test_two_trainings_with_checkpoints(tmp_path: Path, tiny_shards: str, tiny_teacher: str, number: int) -> None:
+    given = ["--stage", "warmup", "--shards", tiny_shards, "--teacher", tiny_teacher]
+    race(tmp_path, number, ("passed", "passed"), "train", *given, "--overrides", "runtime.checkpoint_every=1")

@@ -1,6 +1,7 @@
 """SIGTERM in every stage: exit code 143, nothing left behind but what is gone on with, and the equal artifact after it.
 
-`CMAPKD_STOPS` is how often each stage is stopped, at seeded moments between its begin and its end.
+`CMAPKD_FAULTS` is how often each stage is stopped, at seeded moments between its begin and its end; without it once,
+and export, which takes as long as all others, not at all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pytest
 from forked import Forked
 
 SCRIPT = Path(__file__).with_name("stopping.py")
-STOPS = os.environ.get("CMAPKD_STOPS", "1")
+STOPS = os.environ.get("CMAPKD_FAULTS", "")
+STAGES = ["prepare", "teacher", "joint", "evaluate", "levels", "report", *["export"] * bool(STOPS)]
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +37,17 @@ def stopped(
         "report": ["report", "--run", "stopped", *artifacts],
     }
     folder = tmp_path_factory.mktemp("stopped")
-    (folder / "stages.json").write_text(json.dumps(stages))
-    with contextlib.closing(Forked(str(SCRIPT), [str(folder), STOPS], {"OMP_NUM_THREADS": "1"})) as process:
+    (folder / "stages.json").write_text(json.dumps({name: stages[name] for name in STAGES}))
+    with contextlib.closing(Forked(str(SCRIPT), [str(folder), STOPS or "1"], {"OMP_NUM_THREADS": "1"})) as process:
         said, _ = process.communicate(timeout=3600)
         assert process.returncode == 0, said
     print(said)
     return json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["prepare", "teacher", "joint", "evaluate", "levels", "export", "report"])
+@pytest.mark.parametrize("name", STAGES)
 def test_a_stopped_stage_leaves_nothing_and_ends_as_one_that_was_not(stopped, name: str) -> None:
-    assert len(stopped[name]) == int(STOPS)
+    assert len(stopped[name]) == int(STOPS or 1)
     for row in stopped[name]:
         assert row["code"] == 143, row
         assert row["left"] == [], row
