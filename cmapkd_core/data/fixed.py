@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,6 +135,9 @@ class TeacherStore:
         }
 
 
+_TOLD = "part"  # of a file's metadata
+
+
 @dataclass(frozen=True)
 class _Part:
     """Pictures first..first+k-1 of the split. offsets: [k+1], where the captions of each begin."""
@@ -146,8 +150,8 @@ class _Part:
 
 def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:
     with safe_open(path, framework="pt") as file:
-        told = file.metadata() or {}
-        found = json.loads(told.get("made_from", "{}"))
+        told = _told(file.metadata() or {})
+        found = told.get("made_from", {})
         wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in made_from if found.get(n) != made_from[n]]
         if wrong:
             lines = "\n  ".join(wrong)
@@ -185,5 +189,13 @@ def write_part(
     assert all(int(offsets[-1]) == len(x) for x in captions.values()), "one row a caption"
     named = {"crops": crops, "captions": captions}
     tensors = {f"{kind}/{name}": x.contiguous() for kind, own in named.items() for name, x in own.items()}
-    told = {"made_from": json.dumps(dict(made_from)), "first": str(first)}
-    save_file({**tensors, "offsets": offsets}, path, told)
+    told = {"made_from": dict(made_from), "first": first}
+    # One entry: safetensors writes several in random order, and the file's digest would tell two equal parts apart.
+    save_file({**tensors, "offsets": offsets}, path, {_TOLD: json.dumps(told, sort_keys=True)})
+
+
+def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What `write_part` was told; parts of before have an entry for each."""
+    if _TOLD in metadata:
+        return dict(json.loads(metadata[_TOLD]))
+    return {name: json.loads(value) for name, value in metadata.items()}

@@ -131,6 +131,15 @@ def test_all_crops_of_some_pictures(scenes: ShardSet) -> None:
     assert torch.equal(next(small)[0, 0], normalise(torch.zeros(3, 24, 24, dtype=torch.uint8), view))
 
 
+def test_equal_parts_are_equal_files(tmp_path: Path) -> None:
+    """A stage that runs again makes the same artifact, and what was made from it stands."""
+    for name in range(20):
+        write_part(
+            tmp_path / str(name), 0, {"image": torch.ones(2, 1, 4)}, {"text": torch.ones(3, 4)}, [1, 2], MADE_FROM
+        )
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_store_made_from_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     write_part(path, 0, {"image": torch.zeros(2, 1, 4)}, {"text": torch.zeros(3, 4)}, [1, 2], MADE_FROM)
