@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kubernetes_validate
@@ -136,6 +138,8 @@ def leaves(manifests: list[Manifest], labels: dict[str, str]) -> dict[str, set[s
 
 
 # Private networks, and one that documentation may use because it is nobody's: what a file here may open.
+WIDEST = 16  # such as Docker's network of a laptop's nodes
+NOBODY = "192.0.2.30/32"
 NODE_DNS = "169.254.20.10/32"
 NETWORKS = [ip_network(t) for t in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "192.0.2.0/24", NODE_DNS)]
 
@@ -154,6 +158,7 @@ def check_rules(policy: Manifest) -> None:
                     network = ip_network(peer["ipBlock"]["cidr"])
                     assert network.version == 4, name
                     assert any(network.subnet_of(known) for known in NETWORKS), name
+                    assert network.prefixlen >= WIDEST, name
 
 
 NAME = "app.kubernetes.io/name"
@@ -198,6 +203,7 @@ def test_everything_is_closed_but_what_a_run_needs() -> None:
     assert not may(EVERY, STAGE, STAGE, 29500)
 
 
+ADMISSION = {"PodTemplate", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 DNS = {"kube-system": {"53/UDP", "53/TCP"}}
 DNS_ELSEWHERE = {NODE_DNS: {"53/UDP", "53/TCP"}, "openshift-dns": {"5353/UDP", "5353/TCP"}}
 KUBEFLOW = {"kubeflow": {"8887/TCP", "8888/TCP", "8080/TCP", "9000/TCP", "8333/TCP"}}
@@ -209,7 +215,7 @@ def test_outside_the_namespace_are_dns_kubeflow_and_kubernetes_alone() -> None:
     ours = [manifest for path in files for manifest in documents(path)]
     elsewhere = documents(K8S / "components" / "dns-elsewhere" / "dns.yaml")
     assert leaves(elsewhere, STAGE) == leaves(elsewhere, POSTGRES) == DNS_ELSEWHERE
-    assert leaves(ours, STAGE) == DNS | KUBEFLOW | {str(network): KUBERNETES for network in NETWORKS[:3]}
+    assert leaves(ours, STAGE) == DNS | KUBEFLOW | {NOBODY: KUBERNETES}
     for labels in (RANK, MLFLOW, POSTGRES, S3, {"app": "somebody"}):
         assert leaves(ours, labels) == DNS
 
@@ -234,7 +240,7 @@ def test_no_rule_is_wider_than_it_says() -> None:
         {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
         *(
             {"to": [{"ipBlock": {"cidr": cidr}}], "ports": [{"port": 443}]}
-            for cidr in ("0.0.0.0/0", "::/0", "10.0.0.0/7")
+            for cidr in ("0.0.0.0/0", "::/0", "10.0.0.0/7", "10.0.0.0/8", "172.16.0.0/12")
         ),
     ],
 )
@@ -340,12 +346,70 @@ def test_runs_in_kubeflow_s_own_namespace_may_start_trainjobs_there() -> None:
     built = kubectl(K8S / "overlays" / "standalone")
     for manifest in built:
         kubernetes_validate.validate(manifest, OLDEST, strict=True)
-    assert {manifest["kind"]: manifest["metadata"]["namespace"] for manifest in built} == {
-        "Role": "kubeflow",
-        "RoleBinding": "kubeflow",
-    }
+    kinds = {"Role", "RoleBinding", *ADMISSION}
+    assert {manifest["kind"]: manifest["metadata"]["namespace"] for manifest in built} == dict.fromkeys(
+        kinds, "kubeflow"
+    )
+    policy, bound = (next(m for m in built if m["kind"] == kind) for kind in sorted(ADMISSION)[1:])
+    assert bound["spec"]["policyName"] == policy["metadata"]["name"] == "standalone-cmapkd-trainjobs"
+    (condition,) = policy["spec"]["matchConditions"]
+    assert "'system:serviceaccount:kubeflow:pipeline-runner'" in condition["expression"]
     binding = next(manifest for manifest in built if manifest["kind"] == "RoleBinding")
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}]
+
+
+@pytest.mark.parametrize("overlay", ["standalone", "dev", "prod", "profile"])
+def test_whoever_may_start_trainjobs_is_bound_to_the_runs_own(overlay: str, tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
+    text = re.sub(r"^(  )?# components:", "components:", file.read_text(), flags=re.MULTILINE)
+    file.write_text(re.sub(r"^#? *# *- (../../components/multi-node)", r"  - \1", text, flags=re.MULTILINE))
+    built = kubectl(file.parent)
+    (account,) = (s for m in built if m["metadata"]["name"] == "cmapkd-trainjobs" for s in m.get("subjects", []))
+    policy, bound = (next(m for m in built if m["kind"] == kind) for kind in sorted(ADMISSION)[1:])
+    assert account["name"] in policy["spec"]["matchConditions"][0]["expression"]
+    assert bound["spec"]["policyName"] == policy["metadata"]["name"]
+    assert bound["spec"]["validationActions"] == ["Deny"]
+    params = next(m for m in built if m["kind"] == "PodTemplate")
+    assert bound["spec"]["paramRef"] == {"name": params["metadata"]["name"], "parameterNotFoundAction": "Deny"}
+    image = params["template"]["spec"]["containers"][0]["image"]
+    assert image.partition("@")[0].rpartition("/")[0] == "registry.example.org/team"
+
+
+def test_mlflow_has_a_key_and_a_bucket_of_its_own() -> None:
+    """What the S3 itself is told, made by the script that it starts with."""
+    built = kubectl(K8S / "overlays" / "dev")
+    templates = dict(pods(built))
+
+    def secrets(name: str) -> set[str]:
+        spec = templates[name]["spec"]
+        held = [one for container in [*spec["containers"], *spec.get("initContainers", [])] for one in container["env"]]
+        return {one["valueFrom"]["secretKeyRef"]["name"] for one in held if "secretKeyRef" in one.get("valueFrom", {})}
+
+    assert secrets("Deployment/mlflow") == {"cmapkd-mlflow", "cmapkd-s3-mlflow"}
+    assert secrets("Job/make-bucket") == {"cmapkd-s3-admin"}
+    (server,) = (c for c in templates["Deployment/mlflow"]["spec"]["containers"])
+    assert "--artifacts-destination=s3://cmapkd-mlflow/artifacts" in server["args"]
+    store = templates["StatefulSet/s3"]["spec"]
+    (first,) = store["initContainers"]
+    values = {
+        one["name"]: f"{one['valueFrom']['secretKeyRef']['name']}.{one['valueFrom']['secretKeyRef']['key']}"
+        for one in first["env"]
+    }
+    script = first["args"][0]
+    (file,) = (arg.partition("=")[2] for arg in store["containers"][0]["args"] if arg.startswith("-s3.config="))
+    assert file in script
+    written: dict[str, Any] = {}
+    fake = {"os": SimpleNamespace(environ=values), "open": lambda name, mode: nullcontext(name), "json": None}
+    fake["json"] = SimpleNamespace(dump=lambda value, file: written.update({file: value}))
+    exec(script.replace("import json, os\n", ""), fake)
+    users = {user["credentials"][0]["accessKey"]: user for user in written[file]["identities"]}
+    for secret, bucket in (("cmapkd-s3", "cmapkd"), ("cmapkd-s3-mlflow", "cmapkd-mlflow")):
+        user = users.pop(f"{secret}.access_key")
+        assert user["credentials"] == [{"accessKey": f"{secret}.access_key", "secretKey": f"{secret}.secret_key"}]
+        assert {action.partition(":")[2] for action in user["actions"]} == {bucket}
+        assert {action.partition(":")[0] for action in user["actions"]} == {"Read", "Write", "List", "Tagging"}
+    assert list(users) == ["cmapkd-s3-admin.access_key"]
 
 
 API_SERVER = """
@@ -395,7 +459,8 @@ def test_a_profile_keeps_all_that_is_its_own(tmp_path: Path) -> None:
         file.read_text().replace("# components:", "components:").replace("#   - ../../comp", "  - ../../comp")
     )
     for built in (kubectl(K8S / "overlays" / "profile"), kubectl(file.parent)):
-        assert {m["kind"] for m in built} == {"ServiceAccount", "Role", "RoleBinding", "NetworkPolicy"}
+        ours = {"ServiceAccount", "Role", "RoleBinding", "NetworkPolicy"}
+        assert {m["kind"] for m in built} - ADMISSION == ours
         for manifest in built:
             kubernetes_validate.validate(manifest, OLDEST, strict=True)
             meta = manifest["metadata"]
@@ -406,7 +471,7 @@ def test_a_profile_keeps_all_that_is_its_own(tmp_path: Path) -> None:
                 assert manifest["spec"]["podSelector"]["matchLabels"] == OURS
         assert not rules_for(built, "egress", {NAME: "notebook", "pipelines.kubeflow.org/v2_component": "true"})
         assert {s["name"] for m in built for s in m.get("subjects", [])} == {"cmapkd-runner"}
-        there = {"cmapkd": {"8333/TCP", "5000/TCP"}} | {str(network): KUBERNETES for network in NETWORKS[:3]}
+        there = {"cmapkd": {"8333/TCP", "5000/TCP"}} | {NOBODY: KUBERNETES}
         assert leaves(built, STAGE).items() >= (DNS | KUBEFLOW | there).items()
     assert may(built, RANK, RANK, 29500)
     somebody = {"jobset.sigs.k8s.io/jobset-name": "job"}
