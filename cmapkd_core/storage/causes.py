@@ -22,6 +22,7 @@ _EXPIRED = (
     "renew them (AWS_SESSION_TOKEN with both keys; of a profile: aws sso login) and start the same command again",
 )
 _UNFETCHED = ("the profile's or role's credentials cannot be had ({detail})", _NONE[1])
+_PROFILE = ("{detail}", "correct AWS_PROFILE")
 REGION = ("the bucket is in another region ({detail})", "set AWS_REGION to the bucket's")
 _SILENT = ("{endpoint} does not answer ({detail})", "check AWS_ENDPOINT_URL and the network")
 _WRITE = "write AWS_ENDPOINT_URL as http://host:port or https://host"
@@ -54,7 +55,7 @@ CAUSES: dict[str, tuple[str, str]] = {
     "InvalidIdentityToken": _WRONG,
     "NoCredentialsError": _NONE,
     "PartialCredentialsError": _NONE,
-    "ProfileNotFound": ("{detail}", "correct AWS_PROFILE"),
+    "ProfileNotFound": _PROFILE,
     "ExpiredToken": _EXPIRED,
     "ExpiredTokenException": _EXPIRED,
     "TokenRefreshRequired": _EXPIRED,
@@ -120,6 +121,13 @@ CAUSES: dict[str, tuple[str, str]] = {
     "InvalidS3AddressingStyleError": _SETTING,
     "ConfigParseError": _SETTING,
     "ConfigNotFound": _SETTING,
+}
+
+# Cause -> name in exits.ENDS; of what is not here the server is the cause, or the way to it.
+ENDS = {
+    **dict.fromkeys((_WRONG, _NONE, _EXPIRED, _UNFETCHED, _PROFILE), "login"),
+    _RIGHTS: "denied",
+    _FULL: "full",
 }
 
 # What servers say that do not know the checksums in headers and trailers that botocore sends by default since 2025.
