@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from cmapkd_core import storage
 from cmapkd_core.engine.finite import not_finite, shortened
 
 KEPT = 2
+_NAME = re.compile(r"\d{2,}-\d{9,}-[^-]+-[0-9a-f]{8}")  # phase, step, identity and a number of its own
 log = logging.getLogger(__name__)
 
 
@@ -112,12 +114,21 @@ class Checkpoints:
 
     def names(self) -> list[str]:
         """Complete checkpoints, newest first."""
-        found = [f.split("/")[0] for f in storage.list_files(self.url) if f.endswith("/manifest.json")]
-        return sorted(found, reverse=True)
+        return self._listed()[0]
+
+    def _listed(self) -> tuple[list[str], list[str]]:
+        """Complete checkpoints, newest first, and what lies there beside checkpoints, complete or not."""
+        files = [name.split("/") for name in storage.list_files(self.url)]
+        complete = {parts[0] for parts in files if parts[1:] == ["manifest.json"] and _NAME.fullmatch(parts[0])}
+        strays = {parts[0] for parts in files if not _NAME.fullmatch(parts[0])}
+        return sorted(complete, reverse=True), sorted(strays)
 
     def latest(self) -> Saved | None:
         """The newest checkpoint of this identity that verifies and is finite; None where there is none."""
-        for name in self.names():
+        names, strays = self._listed()
+        if strays:
+            log.warning("%s holds %s, which is no checkpoint: left alone and not read", self.url, ", ".join(strays))
+        for name in names:
             if name.split("-")[2] != self.identity:
                 log.warning("checkpoint %s was made from other inputs: not used", name)
                 continue

@@ -188,3 +188,17 @@ def test_a_rank_takes_the_checkpoint_that_the_first_one_chose_and_no_other(toy, 
     state.write_text("{}")
     with pytest.raises(OSError, match=f"checkpoint {chosen}, from which rank 0 goes on"):
         toy().session()
+
+
+def test_what_is_no_checkpoint_is_named_left_alone_and_not_read(checkpoints, tmp_path, caplog):
+    for name in ("mine/manifest.json", "a-b-c/manifest.json", "00-000000009-ours/manifest.json", "notes.txt"):
+        storage.write_bytes(f"{checkpoints().url}/{name}", b"{}")
+    assert step_of(checkpoints()) is None
+    for step in (1, 2, 3):
+        save(checkpoints(), step)
+    caplog.clear()
+    assert step_of(checkpoints()) == 3
+    (told,) = [record.getMessage() for record in caplog.records]
+    named = "00-000000009-ours, a-b-c, mine, notes.txt"
+    assert told == f"{tmp_path}/work/checkpoints holds {named}, which is no checkpoint: left alone and not read"
+    assert len(storage.list_files(checkpoints().url)) == 4 + 2 * 3
