@@ -215,6 +215,10 @@ def check_mode(args: argparse.Namespace) -> None:
     unread = [flag for flag in given if flag != "--root"]
     if args.verify is not None and unread:
         raise InputError(f"--verify checks what is there: leave out {' '.join(unread)}")
+    if args.deliver and unread:
+        raise InputError(f"--deliver tells MLflow of a run as it was: leave out {' '.join(unread)}")
+    if args.tracking_uri and not args.deliver:
+        raise InputError("--tracking-uri is of --deliver: a run's is `tracking_uri` in the site file")
     if args.retry and given:
         raise InputError(f"--retry runs what failed again as it was: leave out {' '.join(given)}")
     part = [f"--{name.replace('_', '-')}" for name in ("suite", "only", "from_stage", "wait") if getattr(args, name)]

@@ -8,17 +8,17 @@
     python pipelines/submit.py --retry RUN                     what failed of a run again, as it was
     python pipelines/submit.py --schedule '0 2 * * 1'          a run every Monday at 2, on the data as it is then
     python pipelines/submit.py --verify [RUN]                  is what is stored as it was written? what to do where not
+    python pipelines/submit.py --deliver RUN                   tell MLflow what it missed of a run while it was away
     python pipelines/submit.py --check                         is the site ready? each line ok or what to do
 
-Exit codes: 0 done; 1 the run or a check failed, or --verify found damage; 2 bad input; 3 the endpoint does not answer
-or refuses; with --local the exit code of the stage that failed.
+Exit codes: 0 done; 1 the run or a check failed, --verify found damage, or --deliver left something; 2 bad input; 3 the
+endpoint does not answer or refuses; with --local the exit code of the stage that failed (README, Exit codes).
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,17 +28,16 @@ if __package__ in (None, ""):  # started as a script: its folder is first on the
 
 from cmapkd_core import temporary, tracking
 from cmapkd_core.errors import InputError
+from cmapkd_core.exits import TOLD
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
-from pipelines import check, client, dryrun, endpoint, size, suite_runs, verify
+from pipelines import check, client, deliver, dryrun, endpoint, size, suite_runs, verify
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.placeholders import empty_in_form, refuse_placeholders
 from pipelines.site import Site, load_site
 from pipelines.submission import Submission, check_mode, cron, decide
-
-BAD_INPUT, STOPPED = 2, 128 + signal.SIGTERM  # exit codes of stages that have told MLflow themselves
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--root", default="", help="where artifacts go; default: the site's")
     cli.add_argument("--run", default="", help="name of the run; the same name goes on with it")
     cli.add_argument("--site", default="", help="site file; default: site.toml where there is one")
+    cli.add_argument("--tracking-uri", default="", metavar="URI", help="of --deliver: MLflow's; default: the site's")
     cli.add_argument("--wait", action="store_true", help="follow the run; the exit code tells its success")
     part = cli.add_mutually_exclusive_group()
     part.add_argument("--only", default="", metavar="STAGE", help="one stage of the earlier run --run again")
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument(
         "--verify", nargs="?", const="", metavar="RUN", help="check the stored files of a run, or of all below the root"
     )
+    mode.add_argument("--deliver", default="", metavar="RUN", help="tell MLflow what it missed of a run's stages")
     mode.add_argument("--schedule", default="", metavar="CRON", help="start such a run again and again")
     mode.add_argument(
         "--check",
@@ -144,7 +145,7 @@ def open_tracker(job: Submission) -> None:
 def mark_killed(job: Submission, error: StageError) -> None:
     """A stage that could not say in MLflow that it ended, having been killed, is ended there."""
     parts = {task.name: task.part for task in job.tasks}
-    for part in {parts.get(name, "") for name, code in error.codes.items() if code not in (BAD_INPUT, STOPPED)}:
+    for part in {parts.get(name, "") for name, code in error.codes.items() if code not in TOLD}:
         for stage in tracking.mark_killed(job.arguments["tracking_uri"], job.run + part, job.site.env):
             print(f"MLflow now has {stage} as failed: it was killed and could not say so", file=sys.stderr)
 
@@ -259,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return retry_there(load_site(args.site or "site.toml", required=bool(args.site)), args.retry, args.wait)
         if args.verify is not None:
             return verify.verify(args)
+        if args.deliver:
+            return deliver.deliver_run(args)
         every = cron(args.schedule) if args.schedule else ""
         job = decide(args)
         if args.dry_run:

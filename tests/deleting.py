@@ -1,6 +1,7 @@
 """What another process does in test_temporary.py: `deleting.py FOLDER` deletes that, again and again."""
 
 import sys
+import time
 
 from cmapkd_core import storage
 
@@ -10,3 +11,4 @@ if __name__ == "__main__":
         pass
     while True:
         storage.delete_tree(sys.argv[1])
+        time.sleep(0.001)  # without a pause nobody else would find a moment in which the folder is there

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.tracking import Tracker, check_reachable, delivery, mark_killed, reach, read_journal
+from cmapkd_core.tracking import Tracker, check_reachable, delivery, mark_killed, patience, reach, read_journal
 
 REPOSITORY = Path(__file__).parents[1]
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -679,3 +680,36 @@ def test_a_fresh_database_makes_no_noise(mlflow_made: tuple[Path, str, str]) -> 
     folder, out, err = mlflow_made
     assert (out, err) == ("32 0 \n", "")
     assert {path.name for path in folder.iterdir()} == {"deep", "j"}
+
+
+def test_how_long_a_stage_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers prolongs the wait within a bound; what fails does not, not even by connecting again."""
+    clock = [0.0]
+    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def ends(uri: str, *moments: tuple[float, str], hurried: bool = True) -> float:
+        """When the wait is over, in tenths of seconds, after these things have happened."""
+        clock[0], one, left = 0.0, patience.Patience(uri), list(moments)
+        one.begin(30.0, hurried)
+        for tenth in range(400):
+            clock[0] = tenth / 10
+            if one.over:
+                one.heard()
+                assert one.over, "an answer that comes too late changes nothing"
+                return clock[0]
+            while left and left[0][0] <= clock[0]:
+                what = left.pop(0)[1]
+                if what == "failed upload":
+                    with pytest.raises(OSError), one.unhurried():  # noqa: PT011
+                        raise OSError
+                else:
+                    getattr(one, what)()
+        raise AssertionError("it never ends")
+
+    far, answers = "http://far", [(float(n), "heard") for n in range(40)]
+    assert ends(far) == patience.SILENCE
+    assert ends(far, (2.0, "heard")) == 2 + patience.SILENCE
+    assert ends(far, *answers) == patience.QUICK
+    assert ends(far, (2.0, "heard"), (3.0, "failed"), *answers[4:]) == 2 + patience.SILENCE
+    assert ends(far, (3.0, "failed upload")) == patience.SILENCE
+    assert ends("sqlite:///m.db") == ends(far, hurried=False) == 30.0

@@ -9,10 +9,11 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.data.copies import fetch_once, machine_folder
-from cmapkd_core.errors import InputError, again
+from cmapkd_core.errors import DamagedInput, InputError, again
 from cmapkd_core.stages.manifest import DamagedError, opened, sealed
 
 MANIFEST, RETIRED, DAMAGED = "manifest.json", "retired/", "damaged/"
+WORK = "work"  # folder of a stage's checkpoints, beside its manifest
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class Artifact:
         try:
             path = fetch_once(folder, file, digest, (self.cache / name).parent, self._again())
         except FileNotFoundError:
-            raise InputError(f"{self.file_url(name)} is gone: {self._again()}") from None
+            raise DamagedInput(f"{self.file_url(name)} is gone: {self._again()}") from None
         if "://" not in self.url and storage.sha256_file(path) != digest:
-            raise InputError(f"{self.file_url(name)} was changed after it was written: {self._again()}")
+            raise DamagedInput(f"{self.file_url(name)} was changed after it was written: {self._again()}")
         return path
 
     def _again(self) -> str:
@@ -137,7 +138,7 @@ def is_made(url: str, old: str = "") -> bool:
 def retire(artifact: Artifact) -> None:
     """Set a complete artifact aside, so that its stage can run again in the same place."""
     _set_aside(artifact.url, f"{RETIRED}{artifact.digest[:8]}.json", sealed(artifact.manifest))
-    storage.delete_tree(storage.join(artifact.url, "work"))
+    storage.delete_tree(storage.join(artifact.url, WORK))
 
 
 def set_aside(damaged: DamagedError) -> str:

@@ -26,14 +26,15 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
-from cmapkd_core.stages.artifact import Artifact, look, retire, set_aside
+from cmapkd_core.stages.artifact import WORK, Artifact, look, retire, set_aside
 from cmapkd_core.stages.commit import commit
-from cmapkd_core.stages.ending import WORK, clear_behind, clear_finished, commit_artifact, leftovers, theirs_stands
+from cmapkd_core.stages.ending import clear_behind, clear_finished, commit_artifact, leftovers, theirs_stands
 from cmapkd_core.stages.identities import Identities, Paths, changed, identities
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.manifest import DamagedError
+from cmapkd_core.stages.owed import JOURNAL, deliver_owed
 from cmapkd_core.stages.refused import Refusals
-from cmapkd_core.stages.tracked import JOURNAL, deliver_owed, failed, finished, open_tracker, overtaken, told_to_mlflow
+from cmapkd_core.stages.tracked import committing, failed, finished, open_tracker, overtaken, told_to_mlflow
 from cmapkd_core.stages.turn import Turn
 from cmapkd_core.tracking import Tracker
 from cmapkd_core.view import Declared, view
@@ -231,18 +232,19 @@ def _run(
                 shutil.copy(scratch / JOURNAL, context.out)
                 seconds = context.earlier_seconds + time.monotonic() - started
                 manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models)
+                committing(tracker, request, stage, url)
                 ours = commit_artifact(url, manifest | {"files": files}, context, left)
         except BaseException as error:
             say.end()
             if not theirs_stands(error, url, context, stage):
-                failed(tracker, error, scratch / JOURNAL, workdir)
+                failed(tracker, request, stage, error, scratch / JOURNAL, workdir)
                 clear_behind(error, url, workdir)
                 raise
             ours = False
         if ours:
-            finished(tracker, request, stage, url)
+            finished(tracker, request, url)
         else:
-            overtaken(tracker, f"another process finished it first: {url}")
+            overtaken(tracker, url)
     parallel.barrier()
     return url
 
@@ -258,24 +260,31 @@ def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], pat
         return False
     if found is None:
         return False
+    stands = _stands(request, stage, found, digests, paths, say)
+    deliver_owed(request, [found])  # of one that is set aside too: its journal goes with it
+    if not stands:
+        retire(found)
+        return False
+    clear_finished(found, left)
+    say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
+    return True
+
+
+def _stands(request: Request, stage: str, found: Artifact, digests: dict[str, Any], paths: Paths, say: Line) -> bool:
+    """Whether a complete artifact is what the stage would make now; says why it is not."""
+    url = found.url
     if request.redo == "yes":
         say(f"{stage}: runs again as asked; the earlier result is kept as {url}/retired/{found.digest[:8]}.json\n")
-        retire(found)
         return False
     if {k: v["digest"] for k, v in found.manifest["inputs"].items()} != {k: v["digest"] for k, v in digests.items()}:
         say(f"{stage}: its inputs have changed since it was made, so it runs again: {url}\n")
-        retire(found)
         return False
     differ, gone = changed(found.manifest.get("files", {}), paths)
     if differ:
         say(f"{stage}: runs again, what it read has changed since: {'; '.join(differ)}: {url}\n")
-        retire(found)
         return False
     for reason in gone:
         say(f"{stage}: {reason}, so whether it has changed is not known; what was made from it stands\n")
-    clear_finished(found, left)
-    say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
-    deliver_owed(request, found)
     return True
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.stages.artifact import MANIFEST, RETIRED, Artifact, find
+from cmapkd_core.stages.artifact import MANIFEST, RETIRED, WORK, Artifact, find
 from cmapkd_core.stages.manifest import sealed
 from cmapkd_core.stages.tracked import reason
 
 if TYPE_CHECKING:
     from cmapkd_core.stages.common import Context
 
-WORK, OUT = "work", "out-"
+OUT = "out-"
 UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
 
 

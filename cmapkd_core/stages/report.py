@@ -22,6 +22,7 @@ from cmapkd_core.report.results import check_names
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.owed import deliver_owed
 from cmapkd_core.stages.shards import open_shards
 
 NONE: Mapping[str, str] = MappingProxyType({})
@@ -80,6 +81,7 @@ def hand_out(artifact: Artifact, copies: dict[str, str], metrics: str, executor_
 
 def body(context: Context, request: Request) -> dict[str, float]:
     """The files; the metrics are the main table's numbers as `student/retrieval/i2t/R@1`."""
+    deliver_owed(request, context.inputs.values())
     inputs = Inputs(
         recipe=context.recipe,
         ablation=request.ablation or "none",

@@ -25,6 +25,7 @@ from cmapkd_core.report.suite import SuiteInputs, Training, as_json, build, chec
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.owed import deliver_owed
 from cmapkd_core.stages.report import NONE, hand_out
 
 HTML, MARKDOWN, TABLE = "suite.html", "suite.md", "suite.json"
@@ -105,6 +106,7 @@ def _check_given(evaluations: Mapping[str, str], trainings: Mapping[str, str], c
 
 def body(request: Request, told: dict[str, str], named: dict[str, str], context: Context) -> dict[str, float]:
     """The files; the metrics are every row's means as `no_alsn/retrieval/i2t/R@1`."""
+    deliver_owed(request, context.inputs.values())
     context.say("suite_report: reading the suite's artifacts")
     inputs = gather(request, told, named, context.inputs)
     table = build(inputs)

@@ -1,7 +1,6 @@
 """A stage in MLflow: opened from what an earlier attempt left, and ended as the stage ends, whichever way that is.
 
-What MLflow could not be told of a finished stage is written beside its manifest (OWED); the same command again, which
-finds the stage done, delivers it.
+What MLflow could not be told is noted (owed.py), and delivered later.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from cmapkd_core import parallel, storage, temporary
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
-from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.tracking import FLUSH_SECONDS, Tracker
+from cmapkd_core.stages.owed import JOURNAL, owe, settled, way_out
+from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker
 from cmapkd_core.tracking.journal import Journal
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-JOURNAL, OWED = "journal.jsonl", "owed.json"
 STOPPED_SECONDS = 10.0  # a TrainJob's preempted pod has seconds left; what MLflow lacks then goes out with the retry
 
 
@@ -35,6 +33,7 @@ def open_tracker(request: Request, stage: str, workdir: str, journal: Path) -> T
         return Tracker(Journal(journal), None)
     if storage.exists(storage.join(workdir, JOURNAL)):
         journal.write_bytes(storage.read_bytes(storage.join(workdir, JOURNAL)))
+        settled(workdir)  # this attempt tells it
     return Tracker.open(request.tracking_uri, journal=journal, **_names(request, stage))
 
 
@@ -48,46 +47,62 @@ def _names(request: Request, stage: str) -> dict[str, Any]:
     return {"run": request.run or "unnamed", "stage": name, "params": params}
 
 
-def finished(tracker: Tracker, request: Request, stage: str, url: str) -> None:
-    """End the run of a stage whose artifact stands; what MLflow lacks is told, and noted beside the manifest."""
+def committing(tracker: Tracker, request: Request, stage: str, url: str) -> None:
+    """Note, before a stage is complete, that MLflow is to be told: a process that is killed then does not forget it."""
+    owe(url, tracker, _names(request, stage))
+
+
+def finished(tracker: Tracker, request: Request, url: str) -> None:
+    """End the run of a stage whose artifact stands; what MLflow lacks is told, and stays noted beside the manifest."""
     left = tracker.close("FINISHED")
-    place = storage.join(url, OWED)
-    if left.journal:
-        storage.write_json(place, _names(request, stage))
-    elif parallel.rank() == 0 and storage.exists(place):  # of an earlier result that this one replaces
-        storage.delete(place)
-    _tell(left.text, left.journal, left.jobs)
+    if parallel.rank() == 0 and not left.journal:
+        settled(url)
+    _tell(left, request.run)
 
 
-def _tell(text: str, journal: bool, jobs: tuple[str, ...]) -> None:
+def _tell(left: Left, run: str) -> None:
     """A warning for a stage that is well, with what brings MLflow the rest."""
-    ways = ["the same command again delivers what its journal has"] * journal
-    if jobs:
-        ways.append(f"with --redo yes (submit.py: --run RUN --only STAGE) it delivers {', '.join(jobs)} too")
-    if text:
-        logger.warning("%s", "; ".join([text, *ways]))
+    ways = [f"{way_out(run, 'the same command again')} delivers what its journal has, the run's report tries it too"]
+    ways = ways if left.journal else []
+    if left.jobs:
+        ways.append(f"with --redo yes (submit.py: --run RUN --only STAGE) it delivers {', '.join(left.jobs)} too")
+    if left.text:
+        logger.warning("%s", "; ".join([left.text, *ways]))
 
 
-def failed(tracker: Tracker, error: BaseException, journal: Path, workdir: str) -> None:
+def failed(tracker: Tracker, request: Request, stage: str, error: BaseException, journal: Path, workdir: str) -> None:
     """End the run of a stage that fails or is stopped, as that, after its journal is safe.
 
     What goes wrong here is a note on the stage's own error, which stays the one that is told.
     """
     stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+    status, later = "KILLED" if stopped else "FAILED", ""
     if parallel.rank() == 0 and (tracker.delivers or not stopped):  # of a stop nothing stays that nobody needs
         try:
             storage.put(journal, storage.join(workdir, JOURNAL))
+            owe(workdir, tracker, _names(request, stage), status, reason(error))
+            later = way_out(request.run)
         except (OSError, storage.StorageError) as second:
             error.add_note(f"its journal could not be kept for the next attempt: {second}")
-    seconds = STOPPED_SECONDS if stopped else FLUSH_SECONDS
-    left = tracker.close("KILLED" if stopped else "FAILED", reason(error), seconds)
+    left = tracker.close(status, reason(error), STOPPED_SECONDS if stopped else FLUSH_SECONDS)
     if left.text:
-        error.add_note(f"{left.text}; the next attempt delivers it")
+        error.add_note(f"{left.text}; " + " or ".join(filter(None, ("the next attempt", later))) + " delivers it")
+    if later and not left.journal:
+        _settle(workdir, error)
 
 
-def overtaken(tracker: Tracker, text: str) -> None:
+def _settle(workdir: str, error: BaseException) -> None:
+    try:
+        settled(workdir)
+    except (OSError, storage.StorageError) as second:
+        error.add_note(f"that MLflow has everything could not be noted: {second}")
+
+
+def overtaken(tracker: Tracker, url: str) -> None:
     """End the run of a stage whose result is another process's; what it did itself is no result of the run."""
-    left = tracker.close("KILLED", text, STOPPED_SECONDS)
+    left = tracker.close("KILLED", f"another process finished it first: {url}", STOPPED_SECONDS)
+    if parallel.rank() == 0 and not left.journal:
+        settled(url)  # the note of `committing`: who has finished it tells the rest
     if left.text:
         logger.warning("%s", left.text)
 
@@ -110,20 +125,3 @@ def told_to_mlflow(request: Request, stage: str) -> Iterator[None]:
                 tracker = Tracker.open(request.tracking_uri, journal=folder / JOURNAL, **_names(request, stage))
                 tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", reason(error))
         raise
-
-
-def deliver_owed(request: Request, found: Artifact) -> None:
-    """Tell MLflow what it could not be told of a finished stage in its time."""
-    place = storage.join(found.url, OWED)
-    if not storage.exists(place):
-        return
-    with temporary.folder() as folder:
-        journal = folder / JOURNAL
-        journal.write_bytes(found.fetch(JOURNAL).read_bytes())
-        tracker = Tracker.open(request.tracking_uri, journal=journal, **storage.read_json(place))
-        if not tracker.delivers:
-            return
-        left = tracker.close("FINISHED")
-    if not left.journal:
-        storage.delete(place)
-    _tell(left.text, left.journal, left.jobs)

@@ -48,6 +48,7 @@ _MLFLOW_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_NAME = "MLFLOW_EXPERIMENT_NAME"
 _SCHEMES = re.compile(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://|databricks")
 
 
@@ -59,7 +60,17 @@ class Tracker:
         self._delivery = delivery
 
     @classmethod
-    def open(cls, uri: str, *, run: str, stage: str, journal: Path, params: dict[str, Any]) -> Tracker:
+    def open(
+        cls,
+        uri: str,
+        *,
+        run: str,
+        stage: str,
+        journal: Path,
+        params: dict[str, Any],
+        experiment: str = "",
+        parent: str = "",
+    ) -> Tracker:
         """Open the journal and start delivery; answers at once whether MLflow does or not.
 
         Args:
@@ -70,6 +81,7 @@ class Tracker:
             stage: name of the nested run. One that did not finish, or whose journal has points, is gone on with.
             journal: a file; the points that it has and the server lacks are delivered.
             params: logged as they are; the caller chooses what may be seen.
+            experiment, parent: where the stage belonged (see `place`), of one that is told of later.
 
         The experiment is KFP's MLFLOW_EXPERIMENT_ID, else the one named MLFLOW_EXPERIMENT_NAME, else cmapkd; it is made
         where it does not exist. Into one that was deleted nothing is delivered until it is brought back.
@@ -77,12 +89,12 @@ class Tracker:
         Raises:
             InputError: a URI of an unknown kind, a name with a quote, or a journal that cannot be written.
         """
-        target = _target(uri, run, stage, params)
+        target = _target(uri, run, stage, params, experiment, parent)
         written = Journal(journal)
         if target is None:
             return cls(written, None)
         _settle()
-        return cls(written, Delivery(target, written.points_before))
+        return cls(written, Delivery(target, written.points_before, written.mark()))
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Record metrics of `step`; in MLflow a name has one value a step, the first."""
@@ -120,10 +132,16 @@ class Tracker:
         if self._delivery:
             self._delivery.forget(step)
 
-    def close(self, status: str = "FINISHED", reason: str = "", seconds: float = FLUSH_SECONDS) -> Left:
-        """Deliver what is left for at most `seconds` and end the run; the caller tells what MLflow lacks then.
+    def close(
+        self, status: str = "FINISHED", reason: str = "", seconds: float = FLUSH_SECONDS, hurried: bool = True
+    ) -> Left:
+        """Deliver what is left and end the run; the caller tells what MLflow lacks then.
+
+        A server that does not answer is given up after a few seconds (patience.py), one that refuses the login at once.
 
         Args:
+            seconds: how long it takes at most.
+            hurried: False waits for all of it, whether the server answers or not.
             reason: why it failed or was stopped; kept as a tag of the run.
 
         Raises:
@@ -132,7 +150,14 @@ class Tracker:
         if status not in STATUSES:
             raise ValueError(f"status {status}: one of {', '.join(STATUSES)}")
         self._journal.close()
-        return self._delivery.close(status, without_login(reason), seconds) if self._delivery else Left()
+        if not self._delivery:
+            return Left()
+        return self._delivery.close(status, without_login(reason), seconds, self._journal.mark(), hurried)
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Experiment and parent run that the stage's environment gave it: what `open` takes of one told of later."""
+        return self._delivery.place if self._delivery else {}
 
     @property
     def delivers(self) -> bool:
@@ -217,7 +242,7 @@ def _server(uri: str) -> str:
     chosen = given if given and os.environ.get("MLFLOW_RUN_ID", "") else uri or given
     if chosen and not _SCHEMES.match(chosen):
         raise InputError(
-            f"tracking URI '{chosen.rpartition('@')[2]}' is of no known kind: write http://HOST:PORT, "
+            f"tracking URI '{without_login(chosen.rpartition('@')[2])}' is of no known kind: write http://HOST:PORT, "
             'sqlite:///FOLDER/mlflow.db, or "" for the journal alone'
         )
     return chosen
@@ -227,18 +252,20 @@ def _experiment(chosen: str, env: Mapping[str, str] = NONE) -> tuple[str, str]:
     """Name and id of the experiment of the server `chosen`; the id is "" unless KFP injected one."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     injected = os.environ.get("MLFLOW_EXPERIMENT_ID", "") if chosen == given else ""
-    name = env.get("MLFLOW_EXPERIMENT_NAME", "") or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    name = env.get(_NAME, "") or os.environ.get(_NAME, "")
     return name or EXPERIMENT, injected
 
 
-def _target(uri: str, run: str, stage: str, params: dict[str, Any]) -> Target | None:
-    """Where to deliver; None: nowhere."""
+def _target(
+    uri: str, run: str, stage: str, params: dict[str, Any], experiment: str = "", parent: str = ""
+) -> Target | None:
+    """Where to deliver; None: nowhere. A name in the environment wins over `experiment`."""
     chosen = _server(uri)
     if not chosen:
         return None
     for name in (run, stage):
         if not name or "'" in name or "`" in name:
             raise InputError(f"the run or stage name '{name}' is empty or has a quote: use letters, digits, - and _")
-    experiment, experiment_id = _experiment(chosen)
-    parent = os.environ.get("MLFLOW_RUN_ID", "") if os.environ.get("MLFLOW_TRACKING_URI") else ""
-    return Target(chosen, experiment, run, stage, params, experiment_id, parent)
+    name, experiment_id = _experiment(chosen, {_NAME: os.environ.get(_NAME, "") or experiment})
+    injected = os.environ.get("MLFLOW_RUN_ID", "") if os.environ.get("MLFLOW_TRACKING_URI") else ""
+    return Target(chosen, name, run, stage, params, experiment_id, injected or parent)

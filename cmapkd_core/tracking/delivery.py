@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 from cmapkd_core.logins import without_login
 from cmapkd_core.tracking.journal import Point
 from cmapkd_core.tracking.limits import Names
-from cmapkd_core.tracking.reach import GONE, Unusable, explained, is_outage
+from cmapkd_core.tracking.patience import Patience
+from cmapkd_core.tracking.reach import GONE, Unusable, explained, is_outage, wants_login
 from cmapkd_core.tracking.stage_run import StageRun, Target
 
 logger = logging.getLogger(__name__)
@@ -21,10 +24,12 @@ logger = logging.getLogger(__name__)
 BATCH_SECONDS = 1.0
 LONGEST_PAUSE = 60.0  # seconds between two attempts to reach a server that is away
 QUIET_SECONDS = 10.0  # trouble that is shorter is not told, and a stage that fails at once tells its own error first
+LOOK = 0.05  # seconds between two looks at whether the wait is over
 LAST_ATTEMPTS = 3  # failures in a row after which closing gives up before its time is over
 
 THREAD = "mlflow-delivery"
 PARAMETERS, STATUS = "parameters", "status"  # jobs that opening a journal does again
+UPLOAD = "artifact"  # jobs that may take long
 
 Job = Callable[[StageRun], None]
 
@@ -49,15 +54,16 @@ class Delivery:
     batch whose answer got lost is not delivered twice.
     """
 
-    def __init__(self, target: Target, backlog: list[Point]) -> None:
+    def __init__(self, target: Target, backlog: list[Point], mark: str) -> None:
+        """`mark` tells the journal that has the `backlog` from others, see `Journal.mark`."""
         self._target = target
-        self._fresh = not backlog
+        self._mark = mark
         self._points = deque(backlog)
         self._jobs: deque[tuple[str, Job]] = deque()
         self._remote: StageRun | None = None
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._give_up_at = float("inf")
+        self._patience = Patience(target.uri)
         self._refused = 0
         self._trouble = self._told = ""  # why the latest attempt failed, and what was told of it
         self._since = float("inf")  # when the first of the failures in a row was
@@ -83,12 +89,13 @@ class Delivery:
         with self._lock:
             self._points = deque(point for point in self._points if point.step < step)
 
-    def close(self, status: str, reason: str, seconds: float) -> Left:
+    def close(self, status: str, reason: str, seconds: float, mark: str, hurried: bool) -> Left:
         """Deliver what is left and end the run, within `seconds`; what could not be, for the caller to tell."""
-        self.do(f"{STATUS} {status}", lambda remote: remote.finish(status, reason))
-        self._give_up_at = time.monotonic() + seconds
+        self.do(f"{STATUS} {status}", lambda remote: remote.finish(status, reason, mark))
+        self._patience.begin(seconds, hurried)
         self._closing.set()
-        self._thread.join(seconds)
+        while self._thread.is_alive() and not self._patience.over:
+            self._thread.join(LOOK)
         with self._lock:
             jobs = tuple(name for name, _ in self._jobs)
             lost = len(self._points)
@@ -104,6 +111,11 @@ class Delivery:
         return Left(text, bool(lost or len(others) < len(jobs)), others)
 
     @property
+    def place(self) -> dict[str, str]:
+        """See `Tracker.place`."""
+        return {"experiment": self._target.experiment, "parent": self._target.parent_id}
+
+    @property
     def undelivered(self) -> int:
         """Points that wait."""
         with self._lock:
@@ -111,7 +123,7 @@ class Delivery:
 
     def _work(self) -> None:
         failures = 0
-        while time.monotonic() < self._give_up_at:
+        while not self._patience.over:
             closing = self._closing.is_set()
             try:
                 error = self._deliver()
@@ -119,16 +131,20 @@ class Delivery:
                 self._remote, error = None, raised
             failures = failures + 1 if error else 0
             self._note(error, failures)
-            if closing and not 0 < failures < LAST_ATTEMPTS:
+            if closing and (not 0 < failures < LAST_ATTEMPTS or wants_login(error)):
                 return
+            if error:
+                self._patience.failed()
             pause = min(BATCH_SECONDS * 2**failures, LONGEST_PAUSE)
             self._closing.wait(pause) if not closing else time.sleep(min(pause, BATCH_SECONDS))
 
     def _deliver(self) -> Exception | None:
         """Everything that MLflow takes; returns what is wrong with a job that it does not."""
         if self._remote is None:
-            self._remote = StageRun(self._target, self._fresh, self._names, self.run_id)
-            self._fresh = False
+            if "mlflow" not in sys.modules:  # seconds on a busy machine
+                with self._patience.unhurried():
+                    import mlflow  # noqa: F401
+            self._remote = StageRun(self._target, self._mark, self._names, self.run_id, self._patience)
             self.run_id = self._remote.run_id
             if self._ended:  # to connect opens the run again
                 self._jobs.append(self._ended)
@@ -139,11 +155,12 @@ class Delivery:
         """All jobs that can be done: a store of files that fails keeps nothing else, least of all the run's end."""
         kept: Exception | None = None
         for entry in list(self._jobs):
-            if time.monotonic() >= self._give_up_at:
+            if self._patience.over:
                 break
             name, job = entry
             try:
-                self._guarded(name, partial(job, remote))
+                with self._patience.unhurried() if name.startswith(UPLOAD) else nullcontext():
+                    self._guarded(name, partial(job, remote))
             except Exception as error:
                 if is_outage(error) or _is_gone(error):
                     raise

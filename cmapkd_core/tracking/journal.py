@@ -8,12 +8,15 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
 from cmapkd_core.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+MARK = 16  # digits
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def mark(self) -> str:
+        """What tells it from the journals of other executions: its first point, in a few characters; "" without one."""
+        with self.path.open("rb") as file:
+            line = file.readline()
+        return sha256(line).hexdigest()[:MARK] if line else ""
 
     def _rewrite(self, points: list[Point]) -> IO[str]:
         partial = self.path.with_name(f".{self.path.name}.partial")

@@ -18,20 +18,18 @@ if TYPE_CHECKING:
 KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI then shows training runs with their metrics
 GONE = "must be in the 'active' state"  # what MLflow says of a run or an experiment that was deleted
 
+NO_LOGIN, NO_RIGHT = ("code 401", "UNAUTHENTICATED"), ("code 403", "PERMISSION_DENIED")
+_LOGIN = (
+    "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as environment variables, on"
+    " a cluster from a Kubernetes secret in [[secrets]] of the site file"
+)
 _WAYS_OUT = (  # what an answer contains, and what to do
     (
         ("Invalid Host header", "allowed-hosts"),
         "name this host in MLFLOW_SERVER_ALLOWED_HOSTS of the server (k8s/components/mlflow)",
     ),
-    (
-        ("code 401", "UNAUTHENTICATED"),
-        "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) into [[secrets]]",
-    ),
-    (
-        ("code 403", "PERMISSION_DENIED"),
-        "put the MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) of one who may write"
-        " there into [[secrets]]",
-    ),
+    (NO_LOGIN, f"the login is missing or wrong: {_LOGIN}"),
+    (NO_RIGHT, f"the login is of one who may not write there, or is missing: {_LOGIN}"),
     (
         ("readonly database", "unable to open database", "Read-only file system", "Permission denied"),
         "let this user write its file and its folder (chmod u+w), or give another tracking_uri",
@@ -133,6 +131,11 @@ def explained(error: Exception) -> str:
 def is_outage(error: Exception) -> bool:
     """Nobody answered, so that the next question would wait in vain too."""
     return isinstance(error, ConnectionError) or bool(_NO_ANSWER.search(str(error)))
+
+
+def wants_login(error: Exception | None) -> bool:
+    """A server that refuses this login refuses it again."""
+    return any(mark in str(error) for mark in (*NO_LOGIN, *NO_RIGHT))
 
 
 def _command(uri: str) -> str:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cmapkd_core.tracking import limits
 from cmapkd_core.tracking.journal import Point
 from cmapkd_core.tracking.limits import Names, cut, mlflow_name
+from cmapkd_core.tracking.patience import Listened, Patience
 from cmapkd_core.tracking.reach import deleted_run, experiment
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ NOTE_TAG = "mlflow.note.content"  # what the UI shows as a run's description
 PROCESS_TAG = "cmapkd.process"  # HOST:PID of who logs: says later whether it still can
 END_TAG = "cmapkd.end"  # why the latest attempt failed or was stopped
 EARLIER_TAG = "cmapkd.earlier_end"  # and the one before
+JOURNAL_TAG = "cmapkd.journal"  # of a run that has ended: the mark of the journal whose points it has
 NO_WORD = "without a word: its process was killed, or its machine was lost"
 
 # A stage that made a parent run waits this long for one made at the same time to appear.
@@ -62,29 +64,30 @@ class StageRun:
     Nothing here uses mlflow's active run, which would end a run that KFP injected when the process exits.
     """
 
-    def __init__(self, target: Target, fresh: bool, names: Names, known: str = "") -> None:
+    def __init__(self, target: Target, mark: str, names: Names, known: str, patience: Patience) -> None:
         """Connect, and find or make the parent run and the stage's run.
 
         Args:
             target: names and place.
-            fresh: the stage starts anew (an empty journal). A run that has FINISHED is then an earlier
-                execution and stays as it is; any other run of this stage is gone on with.
+            mark: of the journal as it was opened; "" of an empty one. A run that has FINISHED with another one is
+                an earlier execution and stays as it is; any other run of this stage is gone on with.
             names: of the metrics, the same for all connections of a stage.
-            known: the run that an earlier connection of this process has logged to.
+            known: the run that an earlier connection of this process has logged to; "" before the first.
+            patience: is told of every answer of the server, and says when to ask nothing more.
 
         Raises:
             Unusable: the experiment or the known run was deleted.
         """
         from mlflow import MlflowClient
 
-        self._client: MlflowClient = MlflowClient(tracking_uri=target.uri)
+        self._client = cast(MlflowClient, Listened(MlflowClient(tracking_uri=target.uri), patience))
         self._target, self._names = target, names
         self._adopted = _adopted(self._client, target.parent_id)
         own = self._client.get_run(self._adopted).info.experiment_id if self._adopted else target.experiment_id
         self._experiment_id = experiment(self._client, target.uri, target.experiment, own)
         if known and self._client.get_run(known).info.lifecycle_stage != "active":
             raise deleted_run(target.uri, known)
-        self.run_id, self._delivered = self._reopen_or_make(self._parent(), fresh)
+        self.run_id, self._delivered = self._reopen_or_make(self._parent(), mark, known)
 
     def _parent(self) -> str:
         """The injected parent, or the one that all stages of the run agree on; made where there is none."""
@@ -112,14 +115,14 @@ class StageRun:
         made = self._client.create_run(self._experiment_id, tags=tags, run_name=name[: limits.NAME])
         return str(made.info.run_id)
 
-    def _reopen_or_make(self, parent: str, fresh: bool) -> tuple[str, set[tuple[str, int]]]:
+    def _reopen_or_make(self, parent: str, mark: str, known: str) -> tuple[str, set[tuple[str, int]]]:
         """Run id, and the (name, step) pairs that the server holds already."""
         if not self._adopted:
             self._client.update_run(parent, status="RUNNING")
         tags = {RUN_TAG: self._target.run, STAGE_TAG: self._target.stage}
-        found = next(iter(self._search(tags)), None)
+        found = _execution(self._search(tags), mark, known)
         tags |= {PARENT_ID_TAG: parent, PROCESS_TAG: this_process()}
-        if found is None or (fresh and found.info.status == "FINISHED"):
+        if found is None:
             return self._make_run(tags, self._target.stage), set()
         run_id = str(found.info.run_id)
         self._keep_earlier_end(found)
@@ -213,8 +216,14 @@ class StageRun:
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder or None)
 
-    def finish(self, status: str, reason: str) -> None:
-        """End the stage's run; a parent of ours then has the status that its stages have together."""
+    def finish(self, status: str, reason: str, mark: str) -> None:
+        """End the stage's run; a parent of ours then has the status that its stages have together.
+
+        Args:
+            mark: of the journal whose points it has; who delivers that once more finds the run by it.
+        """
+        if mark:
+            self._client.set_tag(self.run_id, JOURNAL_TAG, mark)
         if reason:
             self._client.set_tag(self.run_id, END_TAG, cut(reason, limits.TAG, "all of it in the stage's log"))
         self._client.set_terminated(self.run_id, status)
@@ -223,6 +232,17 @@ class StageRun:
         parent = self._parent()
         self._client.set_tag(self.run_id, PARENT_ID_TAG, parent)
         end_parent(self._client, parent, self._search({RUN_TAG: self._target.run}))
+
+
+def _execution(runs: list[Run], mark: str, known: str) -> Run | None:
+    """Of a stage's runs, the latest first, the one that has these points or gets them; None: there is none yet."""
+    for run in runs:
+        if run.info.run_id == known or (mark and run.data.tags.get(JOURNAL_TAG) == mark):
+            return run
+    latest = next(iter(runs), None)
+    if latest is None or latest.info.status != "FINISHED":
+        return latest
+    return latest if mark and JOURNAL_TAG not in latest.data.tags else None  # one that could not be marked
 
 
 def end_parent(client: MlflowClient, parent: str, runs: list[Run]) -> None:

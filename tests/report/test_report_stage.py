@@ -1,9 +1,11 @@
 """The report stage on a run of the tiny recipe that was only prepared and evaluated."""
 
+import dataclasses
 import json
 
 import pytest
 
+from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages import evaluate, prepare, report
 from cmapkd_core.stages.artifact import Artifact
@@ -62,3 +64,19 @@ def test_an_unfinished_artifact_is_an_error(run):
     request, shards, _ = run
     with pytest.raises(InputError, match="has no manifest"):
         report.run(request, artifacts={"shards": shards, "joint": f"{request.root}/joint/000000000000"})
+
+
+def test_mlflow_gets_what_the_inputs_owe_it(run, mlflow_database, monkeypatch):
+    from mlflow import MlflowClient
+
+    request, shards, before = run
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    storage.write_json(f"{before}/owed.json", {"run": "told", "stage": "evaluate (owed)", "params": {}})
+    asked = dataclasses.replace(request, run="told", tracking_uri=mlflow_database)
+    report.run(asked, artifacts={"shards": shards, "before_eval": before})
+    assert not storage.exists(f"{before}/owed.json")
+    client = MlflowClient(tracking_uri=mlflow_database)
+    where = [one.experiment_id for one in client.search_experiments()]
+    (told,) = client.search_runs(where, "tags.`cmapkd.stage` = 'evaluate (owed)'")
+    assert len(told.data.metrics) == len(Artifact.open(before).manifest["metrics"])
+    assert told.info.status == "FINISHED"

@@ -74,7 +74,15 @@ def found(folder: Path, name: str, stage: list[str], stops: int) -> list[dict[st
                 break
             after /= 2
         row = {"code": code, "after": after, "took": took, "left": left_behind(root)}
-        rows.append(row | {"again": run(root, stage), "equal": result(root) == straight, "files": len(straight)})
+        rows.append(
+            row
+            | {
+                "again": run(root, stage),
+                "equal": result(root) == straight,
+                "differ": [n for n, d in result(root).items() if straight.get(n) != d],
+                "files": len(straight),
+            }
+        )
     return rows
 
 

@@ -149,7 +149,8 @@ def test_a_failure_without_mlflow_tells_its_own_error_first(
     assert line.startswith("error: the real error: mend it (MLflow at" if body is unusable else "stopped by Ctrl-C:")
     assert "lacks " in line
     assert "(does not answer: [Errno 111] Connection refused; check tracking_uri" in line
-    assert line.endswith("; the next attempt delivers it)")
+    assert "; the next attempt or submit.py --deliver test_a_failure" in line
+    assert line.endswith(" delivers it)")
     assert not caplog.records
     assert start(mlflow_database) == 2 or body is stopped_by_hand
     assert ended().data.metrics == ({"loss": 2.0} if body is unusable else {})
@@ -185,7 +186,7 @@ def test_a_finished_stage_owes_mlflow_what_it_could_not_deliver(
     assert start(AWAY) == 0
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert "lacks 1 points, parameters, artifact page, status FINISHED (does not answer" in warning
-    assert "the same command again delivers what its journal has; with --redo yes" in warning
+    assert "the same command again delivers what its journal has, the run's report tries it too; with --redo" in warning
     owed = tmp_path / "root/thing/0/owed.json"
     assert json.loads(owed.read_text())["stage"] == "thing"
     assert start("") == start(AWAY) == 0  # nowhere to deliver, and not yet

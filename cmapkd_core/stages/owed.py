@@ -1,0 +1,112 @@
+"""What MLflow could not be told of a stage in its time, and its delivery later.
+
+A note (OWED) lies where the stage's journal does: beside the manifest of a finished one, whose artifact has the journal
+and is not touched by it; in the work folder of one that failed. The note goes when MLflow has everything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cmapkd_core import parallel, storage, temporary
+from cmapkd_core.data.threads import in_order
+from cmapkd_core.errors import InputError
+from cmapkd_core.stages.artifact import WORK, Artifact, find
+from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker
+
+if TYPE_CHECKING:
+    from cmapkd_core.stages.common import Request
+
+logger = logging.getLogger(__name__)
+
+JOURNAL, OWED = "journal.jsonl", "owed.json"
+LATER = "submit.py --deliver {run} (with the run's --root, and --local)"
+LOOKS = 16  # places asked at a time
+
+
+@dataclass(frozen=True)
+class Owed:
+    """A note. place: its URL. told: what `Tracker.open` takes, `status` and `reason`."""
+
+    place: str
+    told: dict[str, Any]
+    journal: bytes
+
+
+def owe(folder: str, tracker: Tracker, names: dict[str, Any], status: str = "FINISHED", reason: str = "") -> None:
+    """Note below `folder` that MLflow is still to be told how the stage ended; "" of a stage that tells none."""
+    if tracker.delivers:
+        told = names | tracker.place | {"status": status, "reason": reason}
+        storage.write_json(storage.join(folder, OWED), told)
+
+
+def settled(folder: str) -> None:
+    """MLflow has everything, or another attempt tells it."""
+    storage.delete(storage.join(folder, OWED))
+
+
+def way_out(run: str, more: str = "") -> str:
+    """What brings MLflow the rest, as a message ends; without a name a run cannot be asked for."""
+    return " or ".join(filter(None, (LATER.format(run=run) if run else "", more)))
+
+
+def find_owed(url: str) -> Owed | None:
+    """The note of the stage whose artifact is at `url`, or was to be there; None: MLflow has everything.
+
+    Raises:
+        InputError: the journal is gone or damaged, or the note is.
+    """
+    work, found = storage.join(url, WORK), find(url)
+    for folder in (url,) if found else (work,):
+        try:
+            told = storage.read_json(storage.join(folder, OWED))
+            journal = found.fetch(JOURNAL).read_bytes() if found else storage.read_bytes(storage.join(work, JOURNAL))
+        except FileNotFoundError:
+            return None
+        return Owed(storage.join(folder, OWED), told, journal)
+    return None
+
+
+def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool = True) -> Left:
+    """Tell MLflow what it lacks of a stage, each point once however often it is asked; what it lacks still.
+
+    Args:
+        uri: as `Tracker.open` takes it; "" delivers nothing.
+        seconds, hurried: as `Tracker.close` takes them.
+    """
+    told = dict(owed.told)
+    status, reason = told.pop("status", "FINISHED"), told.pop("reason", "")
+    with temporary.folder() as folder:
+        journal = folder / JOURNAL
+        journal.write_bytes(owed.journal)
+        tracker = Tracker.open(uri, journal=journal, **told)
+        left = tracker.close(status, reason, seconds, hurried)
+    if tracker.delivers and not left.journal:
+        storage.delete(owed.place)
+    return left if tracker.delivers else Left("there is no MLflow to tell", journal=True)
+
+
+def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:
+    """Tell MLflow what it could not be told of finished stages; it is told as far as it answers, the rest later."""
+    if parallel.rank() > 0:
+        return
+    urls = [artifact.url for artifact in artifacts]
+    noted = in_order(urls, lambda url: storage.exists(storage.join(url, OWED)), LOOKS)
+    for url in [url for url, there in zip(urls, noted, strict=True) if there]:
+        try:
+            owed = find_owed(url)
+        except InputError as error:
+            logger.warning("MLflow cannot be told of %s: %s", url, error)
+            continue
+        if owed is None:
+            continue
+        left = deliver(request.tracking_uri, owed)
+        if left.journal:
+            if left.text and request.tracking_uri:
+                logger.warning("%s; later %s does", left.text, way_out(owed.told["run"], "the same command"))
+            return  # what waited for one would wait for the others
+        if left.text:
+            logger.warning("%s", left.text)
