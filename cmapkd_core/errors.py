@@ -7,8 +7,17 @@ _TASKS = ("prepare", "teacher", *_MODULES, "levels", "export", "report")  # stag
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
-    The message names the thing and the way out; commands print it without a traceback and exit 2.
+    The message names the thing and the way out; commands print it without a traceback and exit 2, or with what lies
+    behind it (exits.py).
     """
+
+    end = "input"  # of exits.ENDS
+
+
+class DamagedInput(InputError):
+    """What is stored is not what was written, or is gone; the message says what makes it anew."""
+
+    end = "damaged"
 
 
 class Diverged(FloatingPointError):
@@ -17,12 +26,16 @@ class Diverged(FloatingPointError):
     The message names the step and the way out; commands print it without a traceback and exit 3.
     """
 
+    end = "diverged"
+
 
 class OutsideError(InputError):
     """Something outside does not give what it may give the next time: a server, a network, a disk, a damaged copy.
 
     The same input and the same code can succeed when they are tried again.
     """
+
+    end = "server"
 
 
 def again(stage: str, run: str = "") -> str:

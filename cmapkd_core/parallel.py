@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cmapkd_core.exits import ENDS, EXIT_FILE
+
 # Ranks wait so long for rank 0's own work, such as the upload of a large artifact; a rank that is gone ends the wait.
 PATIENCE = timedelta(days=1)
 _ANSWERS = timedelta(seconds=30)  # within which a store answers that is there
@@ -91,6 +93,22 @@ def attempts() -> int | None:
     """
     counted = os.environ.get("KFP_RETRY_INDEX", "")
     return int(counted) if counted.isdecimal() else None
+
+
+def leave_exit(code: int) -> int:
+    """Keep the code of a rank that fails, which the launcher's own does not tell; the first that says something counts.
+
+    Returns:
+        `code`.
+    """
+    place = os.environ.get(EXIT_FILE, "")
+    if place and code != ENDS["other"].code:
+        try:
+            with open(place, "x") as file:
+                file.write(str(code))
+        except OSError:
+            pass  # another rank was faster, or the disk is full
+    return code
 
 
 def workflow() -> str:

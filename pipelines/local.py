@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmapkd_core import temporary
+from cmapkd_core.exits import EXIT_FILE, left
 from pipelines.ir import Step, command_line, executor_input, load_package, refuse_unresolved, resolve_inputs, steps
 from pipelines.processes import STOPPED, Processes
 
+EXIT = ".exit"  # what a rank leaves of its end
 THREADS = "OMP_NUM_THREADS"
 
 
@@ -130,6 +132,7 @@ class _Job:
         inputs = resolve_inputs(step, self.given, self.outputs, self.run)
         argv = command_line(step, executor_input(step, inputs, folder))
         env = {variable.name: variable.value for variable in step.container.env}
+        env[EXIT_FILE] = str(folder / EXIT)
         env = {**_threads(argv, 1 if step.name in self.alone else self.parallel), **env}
         self.running[step.key], self.started[step.key] = step, time.monotonic()
         self.processes.start(step.key, argv, env, prefix=f"{step.name} | " if self.parallel > 1 else "")
@@ -137,6 +140,7 @@ class _Job:
     def _end(self, step: Step, code: int) -> None:
         files = {name: self.folder / step.key / name for name in step.component.output_definitions.parameters}
         missing = [name for name, file in files.items() if not file.is_file()]
+        code = left(self.folder / step.key / EXIT, code)
         if code or missing:
             name = step.name if code else f"{step.name} (which did not write its output {', '.join(missing)})"
             self.codes[name] = code or 1

@@ -17,7 +17,7 @@ REPOSITORY = ROOT.parent
 # From the ground up. Parts of one layer do not import each other; a part may import itself and what is below.
 LAYERS = [
     {"errors"},
-    {"fields", "logins", "temporary"},
+    {"fields", "logins", "exits", "temporary"},
     {"config", "view"},
     {"method_specs", "folders"},
     {"fingerprints", "checks"},

@@ -23,6 +23,9 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
+from cmapkd_core.exits import ENDS
+from cmapkd_core.stages import prepare
+from cmapkd_core.stages.cli import main
 
 OFFERED = re.compile(r"\b([A-Z][A-Z0-9_]+)=([^\s;,)]+)")
 PAGE = "<!DOCTYPE html><html><head><title>{}</title></head><body><hr>nginx/1.25.3</body></html>"
@@ -640,6 +643,24 @@ def test_what_s3_says_itself(
         assert cause in message
         assert way_out in message
         assert "not S3 but" not in message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "end"),
+    [
+        (400, "ExpiredToken", "login"),
+        (403, "InvalidAccessKeyId", "login"),
+        (403, "AccessDenied", "denied"),
+        (507, "XMinioStorageFull", "full"),
+        (500, "InternalError", "server"),
+        (404, "NoSuchBucket", "server"),
+    ],
+)
+def test_a_stage_ends_with_the_code_of_what_s3_said(
+    status: int, code: str, end: str, gateway: Gateway, bucket: str
+) -> None:
+    gateway.refuse = lambda request: error(status, code)
+    assert main(prepare.run, ["--recipe", "tiny", "--root", bucket]) == ENDS[end].code
 
 
 def test_deleting_what_is_not_there_is_no_error(gateway: Gateway, bucket: str) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cmapkd_core import storage, temporary
-from cmapkd_core.errors import InputError, again
+from cmapkd_core.errors import DamagedInput, again
 
 log = logging.getLogger(__name__)
 _WAY_OUT = again("STAGE")
@@ -143,7 +143,7 @@ def _fetch(url: str, digest: str, target: Path, folder: Path, way_out: str) -> N
                 return
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    raise InputError(f"{url} does not have the sha256 of its manifest: {way_out}")
+    raise DamagedInput(f"{url} does not have the sha256 of its manifest: {way_out}")
 
 
 @contextmanager

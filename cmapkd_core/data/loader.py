@@ -20,7 +20,7 @@ from cmapkd_core.data.fixed import TeacherStore, fixed_pixels
 from cmapkd_core.data.images import BadImageError, decode
 from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
-from cmapkd_core.errors import InputError, again
+from cmapkd_core.errors import DamagedInput, InputError, again
 
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one
 _SHOWN = 5
@@ -139,7 +139,7 @@ class TrainLoader:
         """
         if len(corrupt) > self._bound * self.count:
             listed = "\n  ".join(f"{key}: {reason}" for key, reason in list(corrupt.items())[:_SHOWN])
-            raise InputError(
+            raise DamagedInput(
                 f"{len(corrupt)} of {self.count} training samples are corrupt, more than "
                 f"data.quarantine_bound={self._bound} allows:\n  {listed}\nSo {again('prepare')}"
             )
@@ -243,7 +243,7 @@ class _TrainBatches(Items[Batch]):
                 except (CorruptSampleError, BadImageError) as error:
                     replaced.append((self.keys[index].as_py(), str(error)))
             else:
-                raise InputError(
+                raise DamagedInput(
                     f"{_ATTEMPTS} corrupt samples in a row, the last: {replaced[-1][1]}: {again('prepare')}"
                 )
         views = {name: side.view for name, side in self.sides.items()}

@@ -27,7 +27,7 @@ from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.data.writer import write_shards
-from cmapkd_core.errors import InputError, OutsideError, again
+from cmapkd_core.errors import DamagedInput, InputError, OutsideError, again
 from cmapkd_core.fields import choose
 
 __all__ = ["CorruptSampleError", "NoQuestionsError", "ShardSet", "TooManyBadError", "write_shards"]
@@ -42,6 +42,8 @@ class CorruptSampleError(OutsideError):
     Attributes:
         shard, key, reason: where and what.
     """
+
+    end = "damaged"
 
     def __init__(self, shard: str, key: str, reason: str) -> None:
         super().__init__(shard, key, reason)
@@ -97,10 +99,10 @@ class ShardSet:
             path = fetch_once(url, INDEX, manifest["index"]["sha256"], cache, again("prepare"))
         except FileNotFoundError as error:
             if digest:  # a manifest names it, so that the stage would answer at once
-                raise InputError(f"{error} is gone: {again('prepare')}") from None
+                raise DamagedInput(f"{error} is gone: {again('prepare')}") from None
             raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
         if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
-            raise InputError(f"{path} does not match {MANIFEST}: {again('prepare')}")
+            raise DamagedInput(f"{path} does not match {MANIFEST}: {again('prepare')}")
         return cls(url, cache, manifest, pq.read_table(path, schema=SCHEMA))
 
     def count(self, split: str) -> int:
@@ -154,9 +156,9 @@ class ShardSet:
         try:
             path = fetch_once(self.url, QUESTIONS, digest, self.cache, again("prepare"))
         except FileNotFoundError:
-            raise InputError(f"{self.url} lacks its {QUESTIONS}: {again('prepare')}") from None
+            raise DamagedInput(f"{self.url} lacks its {QUESTIONS}: {again('prepare')}") from None
         if "://" not in self.url and storage.sha256_file(path) != digest:
-            raise InputError(f"{path} does not match {MANIFEST}: {again('prepare')}")
+            raise DamagedInput(f"{path} does not match {MANIFEST}: {again('prepare')}")
         table = pq.read_table(path, schema=QUESTION_SCHEMA)
         return table.filter(pc.equal(table["split"], split)).combine_chunks()
 
@@ -217,7 +219,7 @@ class ShardSet:
             path = fetch_once(self.url, shard, digest, self.cache, again("prepare"))
             self._files[shard] = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            raise InputError(f"shard {shard} of {self.url} is missing: {again('prepare')}") from None
+            raise DamagedInput(f"shard {shard} of {self.url} is missing: {again('prepare')}") from None
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -239,11 +241,11 @@ def _index_split(index: pa.Table, name: str) -> _Split:
 def _manifest(url: str, digest: str) -> dict[str, Any]:
     raw = storage.read_bytes(storage.join(url, MANIFEST))
     if digest and hashlib.sha256(raw).hexdigest() != digest:
-        raise InputError(f"{url}/{MANIFEST} was changed after it was written: {again('prepare')}")
+        raise DamagedInput(f"{url}/{MANIFEST} was changed after it was written: {again('prepare')}")
     try:
         manifest = json.loads(raw)
     except ValueError as error:
-        raise InputError(f"{url}/{MANIFEST} is no JSON ({error}): {again('prepare')}") from None
+        raise DamagedInput(f"{url}/{MANIFEST} is no JSON ({error}): {again('prepare')}") from None
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise InputError(f"{url}/{MANIFEST} is not of version {VERSION}: {again('prepare')}")
     for split in manifest["splits"].values():

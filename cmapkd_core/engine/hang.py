@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from cmapkd_core import parallel
+from cmapkd_core.exits import ENDS
 
-HUNG = 75  # exit code: as sysexits.h has it, a failure that the next try may not have
+HUNG = ENDS["hung"].code
 FIRST = 4.0  # times the bound for the first step of a phase: compilers, first reads of shards and caches
 LOOKS = 8  # in a bound, and at least one in LONGEST seconds
 LONGEST = 15.0
@@ -147,7 +148,7 @@ class Watchdog:
             sys.stdout.flush()
         if self._several:  # the others look too, and shall find this; the board is rank 0's and ends with it
             time.sleep((3 if parallel.rank() else 5) * self._look)
-        self._end(HUNG)
+        self._end(parallel.leave_exit(HUNG))
 
     def text(self) -> str:
         """Who hangs, where each rank stands, and what brings the stage on."""

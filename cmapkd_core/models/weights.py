@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that lie among OpenAI's weights
@@ -67,7 +67,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         found: Any = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
+        raise DamagedInput(
             f"weights file {path.name} cannot be read ({reason}): download it again, or save its "
             "state_dict as safetensors"
         ) from error

@@ -20,6 +20,7 @@ from typing import Any
 from cmapkd_core import parallel
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import Diverged, InputError
+from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.fields import joined
 from cmapkd_core.stages import check
 from cmapkd_core.stages.common import Request
@@ -76,11 +77,7 @@ class _Pairs(argparse.Action):
 
 
 def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
-    """Run a stage from its argv; the exit code.
-
-    0 done, 1 another error, 2 bad input, 3 training diverged, 75 a rank hung (engine/hang.py), 130 stopped by
-    Ctrl-C, 143 by SIGTERM.
-    """
+    """Run a stage from its argv; the exit code, one of exits.ENDS."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = vars(parser(run).parse_args(argv))
     artifact = given.pop("artifact")
@@ -90,27 +87,28 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         request = Request(**fields)
         with _stopped_by_sigterm(run.__module__.rpartition(".")[2]):
             url = check.run(request, given) if request.check else run(request, **given)
-    except InputError as error:
-        print(f"error: {_told(error)}", file=sys.stderr)
-        return _failed(2)
-    except Diverged as error:
-        print(f"error: {_told(error)}", file=sys.stderr)
-        return _failed(3)
+    except (InputError, Diverged) as error:
+        print(f"error: {_told(error)}{room(error)}", file=sys.stderr)
+        return _failed(end_of(error).code)
     except _Stopped as stopped:  # on this rank alone
         print(_told(stopped), file=sys.stderr)
-        return _failed(143)
+        return _failed(ENDS["stopped"].code)
     except Interrupted as stopped:  # on all ranks at the same step
         print(_told(stopped), file=sys.stderr)
         parallel.stop()
-        return 143
+        return ENDS["stopped"].code
     except KeyboardInterrupt as stopped:
         print(f"stopped by Ctrl-C: the same command goes on from what is saved{_told(stopped)}", file=sys.stderr)
-        return _failed(130)
-    except Exception:
-        if parallel.world() == 1:
+        return _failed(ENDS["interrupted"].code)
+    except Exception as error:
+        end = end_of(error)
+        if parallel.world() == 1 and end == ENDS["other"]:
             raise
-        traceback.print_exc()
-        return _failed(1)
+        if end == ENDS["full"]:
+            print(f"error: {_told(error)}{room(error)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return _failed(end.code)
     parallel.stop()
     if artifact:
         Path(artifact).parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +160,7 @@ def _failed(code: int) -> int:
     They may be in a collective, and NCCL's teardown waits for them as they wait for us. Gone at once, this rank is the
     one that torchrun names, and its message is the one that stands in the log.
     """
+    parallel.leave_exit(code)
     if parallel.world() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

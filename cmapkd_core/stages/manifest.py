@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput
 
 SEAL = "sha256"
 _SHAPE: dict[str, tuple[type, ...]] = {
@@ -21,7 +21,7 @@ _SHAPE: dict[str, tuple[type, ...]] = {
 _ENTRIES: dict[str, dict[str, type]] = {"inputs": {"url": str, "digest": str}, "outputs": {"bytes": int, "sha256": str}}
 
 
-class DamagedError(InputError):
+class DamagedError(DamagedInput):
     """A manifest that is there and cannot be used; the message says where, why, and what mends it.
 
     Attributes:

@@ -6,7 +6,8 @@ A chain begins anew with `submit.py --retry`, the UI's button or a new run, and 
 what was mended outside, such as data that are there since, is tried without another word. Where nobody counts attempts
 (parallel.attempts) nothing is kept.
 
-Never kept is what the same input may survive (OutsideError: storage, a hub), nor what is no InputError at all.
+Never kept is what the same input may survive: the table of exits.py says which ends last, and OutsideError (storage, a
+hub) never does; nor what is no InputError at all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 from cmapkd_core import __version__, parallel, storage
-from cmapkd_core.errors import InputError, OutsideError
+from cmapkd_core.errors import InputError
+from cmapkd_core.exits import lasts
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.stages.commit import commit
 
@@ -51,7 +53,7 @@ class Refusals:
 
     def keep(self, error: InputError) -> None:
         """Leave it for the next attempt, if that would find the same."""
-        if self.attempts is None or isinstance(error, OutsideError) or parallel.rank() > 0:
+        if self.attempts is None or not lasts(error) or parallel.rank() > 0:
             return
         try:
             storage.write_json(self.url, {"text": str(error), "key": self.key})

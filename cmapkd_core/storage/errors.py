@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cmapkd_core.errors import OutsideError
 from cmapkd_core.logins import without_login
-from cmapkd_core.storage.causes import CAUSES, CHECKSUM_CODES, CUT, KEYS, REGION, STYLE
+from cmapkd_core.storage.causes import CAUSES, CHECKSUM_CODES, CUT, ENDS, KEYS, REGION, STYLE
 
 PART = "CMAPKD_S3_PART_MIB"
 SMALLEST_PART = 5  # MiB; S3 takes no smaller part but the last
@@ -95,10 +95,19 @@ def s3_failure(call: Call, error: Exception) -> StorageError:
         cause, way_out = _foreign(call, answer)
     else:
         cause, way_out = _refused(call, error, response)
-    told = without_login(cause).removeprefix(": ")
+    told, way_out = without_login(cause).removeprefix(": "), without_login(way_out)
     for name, counts in call.names.items():
         way_out = re.sub(rf"\b{name}\b", counts, way_out)
-    return StorageError(f"cannot {call.action} {call.url}: {told}" + (f"; {way_out}" if way_out else ""))
+    failure = StorageError(f"cannot {call.action} {call.url}: {told}" + (f"; {way_out}" if way_out else ""))
+    failure.end = _end(answer, error, response)
+    return failure
+
+
+def _end(answer: Answer | None, error: Exception, response: dict[str, Any]) -> str:
+    """Of exits.ENDS."""
+    if answer is not None:
+        return {401: "login", 403: "denied", 407: "login", 507: "full"}.get(answer.status, "server")
+    return ENDS.get(_told(error, response), "server")
 
 
 def _redirected(call: Call, answer: Answer, operation: str) -> tuple[str, str]:
@@ -169,11 +178,17 @@ def _refused(call: Call, error: Exception, response: dict[str, Any]) -> tuple[st
     answer = response.get("Error", {})
     code, detail = answer.get("Code", ""), answer.get("Message") or str(error).strip()
     names = [code, *(kind.__name__ for kind in type(error).__mro__)]
-    told = next((CAUSES[name] for name in names if name in CAUSES), ("{code}: {detail}", ""))
+    told = _told(error, response)
     refusal = _Refusal(names, detail or code or names[1], getattr(error, "operation_name", ""), response, told)
     words = {**call.words, "code": code, "detail": refusal.detail}
     cause, way_out = (text.format(**words) for text in _sharpened(call, refusal) or told)
     return cause, way_out
+
+
+def _told(error: Exception, response: dict[str, Any]) -> tuple[str, str]:
+    """Cause and way out by the names alone."""
+    names = (response.get("Error", {}).get("Code", ""), *(kind.__name__ for kind in type(error).__mro__))
+    return next((CAUSES[name] for name in names if name in CAUSES), ("{code}: {detail}", ""))
 
 
 def _sharpened(call: Call, refusal: _Refusal) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ import pytest
 from kfp import compiler, dsl
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.exits import ENDS
 from pipelines.local import StageError, run_package
 
 
@@ -254,3 +255,45 @@ def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
     assert runner.poll() is None
     os.kill(runner.pid, signal.SIGINT)
     assert runner.wait(20) == 143
+
+
+@dsl.container_component
+def ranks(script: str, root: str, artifact: dsl.OutputPath(str)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
+    launcher = ["torchrun", "--standalone", "--nproc-per-node", "2"]
+    return dsl.ContainerSpec(image="none", command=[*launcher, "--"], args=[script, root])
+
+
+@dsl.pipeline(name="of-ranks")
+def of_ranks(script: str, root: str) -> None:
+    ranks(script=script, root=root).set_display_name("joint")
+
+
+SCRIPT = """
+import sys
+from cmapkd_core import parallel
+from cmapkd_core.stages.cli import main
+
+def run(request):
+    parallel.start()
+    if parallel.rank() == 1:
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+    parallel.barrier()
+    return ""
+
+if __name__ == "__main__":
+    sys.exit(main(run, ["--recipe", "tiny", "--root", sys.argv[1]]))
+"""
+
+
+def test_a_local_run_ends_with_the_code_of_a_rank_below_torchrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun itself ends with 1, whatever its ranks say."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    compiler.Compiler().compile(of_ranks, str(tmp_path / "pipeline.yaml"))
+    with pytest.raises(StageError) as failed:
+        run_package(tmp_path / "pipeline.yaml", {"script": str(tmp_path / "script.py"), "root": str(tmp_path)}, "r")
+    assert failed.value.codes == {"joint": ENDS["full"].code}
+    assert "scratch files lie in" in capfd.readouterr().err
