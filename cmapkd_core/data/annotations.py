@@ -17,6 +17,7 @@ from typing import Any
 import ijson
 
 from cmapkd_core.data.files import opened
+from cmapkd_core.data.shallow import Shallow
 from cmapkd_core.data.texts import BadValueError, encoding_of, shown
 from cmapkd_core.errors import InputError
 
@@ -30,7 +31,8 @@ _REPLACED = rb"\ufffd"
 def json_items(url: str, path: str) -> Iterator[Any]:
     """The items of one list in a JSON file, one at a time.
 
-    Half of a surrogate pair, of which ijson makes "?", is U+FFFD in them, which `texts` refuses.
+    Half of a surrogate pair, of which ijson makes "?", is U+FFFD in them, which `texts` refuses. What is nested deeper
+    than any annotation is 0 (`shallow.py`), which is no text and no list either.
 
     Args:
         path: of the items as ijson names it: "item" of a list, "images.item" of the list `images` in an object.
@@ -46,7 +48,8 @@ def json_items(url: str, path: str) -> Iterator[Any]:
         halves = _halves(file)
         file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
         try:
-            for item in ijson.items(_Marked(file, halves) if halves else file, path, use_float=True):
+            source = Shallow(_Marked(file, halves) if halves else file)
+            for item in ijson.items(source, path, use_float=True):
                 count += 1
                 yield item
         except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:

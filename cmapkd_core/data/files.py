@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from io import BufferedReader
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cmapkd_core.folders import named_folder
 
 MAX_FILE = 256 * 2**20  # bytes; larger pictures are not read at all
 _LONGEST = 255  # bytes of a name, what file systems allow
+_LONGEST_PATH = 1024  # of a place below the folder, what S3 allows
 
 
 def place(config: DataConfig) -> str:
@@ -35,12 +37,56 @@ def find(config: DataConfig, names: Sequence[str], way_out: str) -> str:
         way_out: where the file comes from, for the message.
 
     Raises:
-        InputError: none of them is there.
+        InputError: none of them is there, or it is a link out of the folder.
     """
     for name in names:
-        if storage.exists(url := storage.join(config.url, name)):
+        if storage.exists(url := below(config.url, name)):
             return url
     raise InputError(f"data.source={config.source}: {config.url} has no {' or '.join(names)}: {way_out}")
+
+
+def below(url: str, *parts: str) -> str:
+    """URL of what is called `parts` below a data set's folder; there need not be such a thing.
+
+    Raises:
+        InputError: it, or a folder on the way to it, is a link that leads out of the folder. What a data set holds is
+            others' work, and a link in it may name any file that the stage can read.
+    """
+    there = storage.join(url, *parts)
+    if "://" not in url:
+        try:
+            inside = Path(there).resolve().is_relative_to(_resolved(url))
+        except (OSError, RuntimeError):  # links in a circle; what reads it says that nothing is there
+            inside = True
+        if not inside:
+            file = "/".join(part for part in parts if part)
+            raise InputError(
+                f"file {shown(file)} is, or is below, a link that leads out of {url}: copy or mount it there"
+            )
+    return there
+
+
+def files_below(url: str, *parts: str) -> list[str]:
+    """Names of all files below a folder of a data set, relative to it, sorted.
+
+    Raises:
+        InputError: there is a link to a folder, which no listing follows: what lies there would be missed in silence.
+    """
+    there = below(url, *parts)
+    if "://" not in url:
+        for folder, folders, _ in os.walk(there):
+            for name in folders:
+                if os.path.islink(link := os.path.join(folder, name)):
+                    below(url, os.path.relpath(link, url))
+                    raise InputError(
+                        f"folder {link} is a link, which is not followed: copy or mount what it leads to there"
+                    )
+    return storage.list_files(there)
+
+
+@lru_cache(maxsize=16)
+def _resolved(folder: str) -> Path:
+    return Path(folder).resolve()
 
 
 @contextmanager
@@ -86,9 +132,12 @@ def read_picture(url: str, files: Sequence[str]) -> bytes:
     """
     for file in files:
         _check_name(file)
-        there = storage.join(url, file)
-        if "://" not in url and Path(there).exists():
-            _check_local(Path(url), Path(there), file)
+        try:
+            there = below(url, file)
+        except InputError as error:
+            raise BadImageError(str(error)) from None
+        if "://" not in url and Path(there).exists() and not Path(there).is_file():  # a named pipe would hang
+            raise BadImageError(f"file {shown(file)} is no regular file")
         try:
             size = storage.size(there)
             if size > MAX_FILE:
@@ -106,13 +155,5 @@ def _check_name(file: str) -> None:
         longest = max(len(part.encode()) for part in parts)
     except UnicodeEncodeError:
         raise BadImageError(f"file {printable(file)} is no valid Unicode") from None
-    if ".." in parts or "://" in file or "\0" in file or longest > _LONGEST:
+    if ".." in parts or "://" in file or "\0" in file or longest > _LONGEST or len(file.encode()) > _LONGEST_PATH:
         raise BadImageError(f"file {shown(file)} is no name of a file below the folder")
-
-
-def _check_local(folder: Path, file: Path, name: str) -> None:
-    """A named pipe would hang, and a link may lead anywhere."""
-    if not file.is_file():
-        raise BadImageError(f"file {name} is no regular file")
-    if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
-        raise BadImageError(f"file {name} is a link that leads out of the folder: copy the picture into it")

@@ -10,7 +10,9 @@ answers and classes of every source alike:
   words. Of ten people one may have said nothing (""), but an answer of null or "None" makes its question a bad one: the
   official accuracy reads "none" as the number 0 and would score it.
 - White space of every kind becomes single blanks where a text is stored, and U+FEFF goes. Other control characters
-  (C0 with NUL, DEL, C1), U+FFFD (what was left of bytes in another encoding) and halves of surrogate pairs are refused.
+  (C0 with NUL, DEL, C1), U+FFFD (what was left of bytes in another encoding), halves of surrogate pairs, and signs that
+  turn the direction of writing (they show a reader another text than is stored) are refused.
+- A text of more than LONGEST signs is refused: it is a file in the place of a text.
 - One bad caption of several makes the picture a bad row whose reason says which: what is wrong with one entry is seldom
   wrong with it alone. Regions of Visual Genome are entries of their own, and each a bad row of its own.
 - Bytes are UTF-8, or UTF-8, UTF-16 or UTF-32 with a byte order mark; nothing is replaced.
@@ -30,14 +32,18 @@ from typing import Any
 from cmapkd_core.errors import InputError
 
 MISSING = ("None", "nan", "NaN", "NaT", "<NA>", "null", "NULL")  # as Python, NumPy, pandas, JSON and SQL print it
+LONGEST = 20_000  # signs of one text: ten pages; models read its first 77 tokens
+MOST = 10 * LONGEST  # signs of several texts that one value spells
 _MARKS = (  # byte order marks; UTF-32's begin with UTF-16's
     *((mark, "UTF-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
     *((mark, "UTF-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
 )
 _BOM = "\ufeff"
 _REPLACED = "\ufffd"
-# Control characters but those that str.split takes for white space; then what no text has.
-_STRANGE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufffd-\uffff\ud800-\udfff]")
+# Control characters but those that str.split takes for white space; embeddings, overrides and isolates; then what no
+# text has.
+_STRANGE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufffd-\uffff\ud800-\udfff]")
+_TURNS = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 
 _QUOTED = r"""u?'(?:[^'\\]|\\.)*+'|u?"(?:[^"\\]|\\.)*+\""""
 _ITEM = rf"(?:np\.str_\((?:{_QUOTED})\)|{_QUOTED}|None|nan|null)"
@@ -58,7 +64,11 @@ def shown(value: Any) -> str:
     """A value for a message: short, and without a sign that a terminal would obey."""
     if value is None:
         return "null"
-    return _SHOWN.repr(value) if not isinstance(value, str) else printable(value[:60] + "..." * (len(value) > 60))
+    return (
+        printable(_SHOWN.repr(value))
+        if not isinstance(value, str)
+        else printable(value[:60] + "..." * (len(value) > 60))
+    )
 
 
 def printable(text: str) -> str:
@@ -88,11 +98,18 @@ def text(value: Any, name: str) -> str:
         raise BadValueError(f"{name} is missing or empty{seen}")
     if not isinstance(value, str):
         raise BadValueError(f"{name} is no text: {shown(value)}")
-    if _spelled(value, name) is not None:
+    if _spelled(_short(value, name), name) is not None:
         raise BadValueError(f"{name} is no text but spells a list: {shown(value)}")
     if _BYTES.fullmatch(value.strip()):
         raise BadValueError(f"{name} is no text but spells bytes: {shown(value)}")
     return checked(value, name)
+
+
+def _short(value: str, name: str) -> str:
+    """Before anything looks at it closely, which takes time that grows with it."""
+    if len(value) > LONGEST:
+        raise BadValueError(f"{name} has {len(value)} signs, more than {LONGEST}: {shown(value)}")
+    return value
 
 
 def texts(value: Any, name: str = "caption") -> tuple[str, ...]:
@@ -101,7 +118,7 @@ def texts(value: Any, name: str = "caption") -> tuple[str, ...]:
     Raises:
         BadValueError: there is none, or one of them cannot be used; the message says which.
     """
-    if isinstance(value, str) and (spelled := _spelled(value, name)) is not None:
+    if isinstance(value, str) and len(value) <= MOST and (spelled := _spelled(value, name)) is not None:
         value = spelled
     if not isinstance(value, list | tuple):
         return (text(value, name),)
@@ -131,9 +148,9 @@ def checked(value: str, name: str) -> str:
     """A text without U+FEFF.
 
     Raises:
-        BadValueError: it has a control character, U+FFFD, or what is no Unicode.
+        BadValueError: it is too long, or has a control character, U+FFFD, or what is no Unicode.
     """
-    value = value.replace(_BOM, "")
+    value = _short(value, name).replace(_BOM, "")
     found = _STRANGE.search(value)
     if found is None:
         return value
@@ -143,6 +160,8 @@ def checked(value: str, name: str) -> str:
         raise BadValueError(f"{name} has {sign}, left by a reader that took another encoding for UTF-8: {around}")
     if found[0] > _REPLACED or "\ud800" <= found[0] <= "\udfff":
         raise BadValueError(f"{name} is no valid Unicode, it has {sign}: {around}")
+    if _TURNS.match(found[0]):
+        raise BadValueError(f"{name} has {sign}, which turns the direction of writing: {around}")
     raise BadValueError(f"{name} has the control character {sign}: {around}")
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,21 @@ from cmapkd_core.errors import InputError
 Of = Callable[[int, str, Any], Any]  # sample, field, its right value -> the value to write
 Files = dict[str, bytes]
 
+LONG = 200_000  # signs: more than Python's csv module reads, than a file's name has, and than a caption may
+DEEP = "(nested)"  # in JSON a list in a list in a list ..
+NESTED = b"[" * 100_000 + b"]" * 100_000
 ODD: list[Any] = [
     *(None, float("nan"), float("inf"), 7, -1, 1.5, 2.0**80, 2**62, True, [], {}, [None], ["a", None], ["a", "a"]),
     *([["a"]], {"en": "a dog"}, "", " \n", "None", "nan", "NaN", "null", "<NA>", "[]", "[None]", "[nan, nan]"),
     *("['a', None]", "{'en': 'a dog'}", "b'a dog'", "['a dog', 'one dog']", "['a dog' 'one dog']", '["a dog", "x"]'),
     *("['a dog', 'one", "(['a'], 'b')", "[['a']]", "('a', 'b')", "a\x00dog", "a\x1b[2Jdog", "caf\x92", "caf\ufffd"),
+    *("a \u202egod", "\u2066a dog", "x" * LONG, DEEP),
     *("\ufeffa dog", "half \ud800 pair", "../../etc/passwd", "/etc/passwd", "s3://b/k", "x" * 300, "a\tb", "a\r\nb"),
 ]
 GOOD = 2  # samples behind them that nothing is changed in
 COUNT = len(ODD) + GOOD
 NO_TEXT = {"", "None", "nan", "NaN", "null", "<NA>"}
-NO_SIGN = set("\x00\x1b\x92\ufffd\ufeff\ud800")
+NO_SIGN = set("\x00\x1b\x92\ufffd\ufeff\ud800\u202e\u2066")
 NO_START = ("['", '["', "[[", "(['", "('", "{'", "b'", "[None", "[nan")
 
 
@@ -50,7 +55,8 @@ def png() -> bytes:
 
 def dumped(value: Any) -> bytes:
     """JSON; nan and inf, which no JSON has, as null."""
-    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None)).encode()
+    plain = json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None)).encode()
+    return plain.replace(json.dumps(DEEP).encode(), NESTED)
 
 
 def coco_official(of: Of) -> Files:
@@ -140,7 +146,11 @@ def img2dataset(of: Of) -> Files:
             txt = as_text(of(i, "txt", ""))
             if txt and isinstance(said, dict):
                 said.pop("caption", None)
-            for extension, data in (("jpg", PNG), ("json", json.dumps(said).encode()), ("txt", txt)):
+            for extension, data in (
+                ("jpg", PNG),
+                ("json", json.dumps(said).encode().replace(json.dumps(DEEP).encode(), NESTED)),
+                ("txt", txt),
+            ):
                 member = tarfile.TarInfo(f"{stem}.{extension}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -164,7 +174,9 @@ def records(of: Of) -> list[dict[str, Any]]:
 
 
 def folder_of_jsonl(of: Of) -> Files:
-    return {"captions.jsonl": "\n".join(json.dumps(record) for record in records(of)).encode()}
+    return {
+        "captions.jsonl": "\n".join(map(json.dumps, records(of))).encode().replace(json.dumps(DEEP).encode(), NESTED)
+    }
 
 
 def folder_of_csv(of: Of) -> Files:
@@ -289,6 +301,50 @@ def test_every_value_twice_is_counted(name: str, folders: Folders, tmp_path: Pat
     counts = folders.prepared(name, lambda i, field, value: 0 if value == 1 else value, tmp_path)
     assert counts["seen"] >= COUNT - 1
     assert counts["seen"] == counts["used"] + counts["quarantined"]
+
+
+# ---- links out of the folder ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(BUILD))
+def test_what_links_lead_to_outside_is_not_read(name: str, tmp_path: Path) -> None:
+    """The pictures' folder is elsewhere, and a link to it stands in its place: rows or all of them are refused."""
+    folders = Folders(tmp_path / "data")
+    config = replace(folders.texts(name, BUILD[name][1](right)), quarantine_bound=0.0)
+    picture = Path(BUILD[name][2].format(0) or "00000.tar")
+    linked = Path(config.url) / (picture.parent if picture.parent.name else picture)
+    linked.rename(tmp_path / "outside")
+    linked.symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match=r"a link that leads out of .*: copy or mount it there"):
+        write_shards(open_rows(config), tmp_path / "out", config, lambda seen: None)
+    linked.unlink()
+    (tmp_path / "outside").rename(linked)  # the way out
+    config = replace(config, quarantine_bound=1.0)
+    assert write_shards(open_rows(config), tmp_path / "out", config, lambda seen: None)["used"] == COUNT
+    if name in ("stamps", "img2dataset", "imagenet", "cc3m"):
+        return
+    linked.rename(aside := Path(config.url) / "aside")
+    linked.symlink_to(aside)  # this link leads nowhere outside
+    assert write_shards(open_rows(config), tmp_path / "again", config, lambda seen: None)["used"] == COUNT
+
+
+@pytest.mark.parametrize("name", ["stamps", "cc3m", "img2dataset"])
+def test_a_linked_folder_that_a_listing_passes_over_is_no_silent_loss(name: str, tmp_path: Path) -> None:
+    config = Folders(tmp_path / "data").texts(name, BUILD[name][1](right))
+    folder = Path(config.url) / Path(BUILD[name][2]).parent
+    (folder / "more").symlink_to(folder)
+    with pytest.raises(InputError, match="more is a link, which is not followed: copy or mount what it leads to there"):
+        open_rows(config)
+
+
+@pytest.mark.parametrize("name", list(BUILD))
+def test_a_captions_file_that_is_a_link_out_of_the_folder_is_not_read(name: str, tmp_path: Path) -> None:
+    config = Folders(tmp_path / "data").texts(name, files := BUILD[name][1](right))
+    for number, file in enumerate(files):
+        (Path(config.url) / file).rename(tmp_path / f"outside{number}")
+        (Path(config.url) / file).symlink_to(tmp_path / f"outside{number}")
+    with pytest.raises(InputError, match="a link that leads out of"):
+        write_shards(open_rows(config), tmp_path / "out", config, lambda seen: None)
 
 
 # ---- encodings ------------------------------------------------------------------------------------

@@ -126,8 +126,21 @@ def test_links_out_of_the_folder_and_pipes_are_not_read(folder: Path, tmp_path_f
     secret.write_bytes(b"secret")
     (folder / "link.png").symlink_to(secret)
     os.mkfifo(folder / "pipe.png")
-    assert "leads out of the folder" in reason(folder, {"key": "a", "file": "link.png", "caption": "x"})
+    assert "a link that leads out of" in reason(folder, {"key": "a", "file": "link.png", "caption": "x"})
     assert "no regular file" in reason(folder, {"key": "a", "file": "pipe.png", "caption": "x"})
+
+
+def test_one_broken_line_of_a_csv_is_one_bad_row(folder: Path) -> None:
+    long = "x" * 10_000_000
+    lines = ["key,file,caption", 'a,a.png,"a "quoted" dog"', "b,b.jpg,y", f"d,sub/c.webp,{long}", 'c,a.png,"open']
+    (folder / "captions.csv").write_text("\n".join(lines))
+    bad = [row.reason for row in read(folder) if isinstance(row, BadRow)]
+    assert [words.partition(":")[0] for words in bad] == [
+        "',' expected after '\"'",
+        "caption has 10000000 signs, more than 20000",
+        "unexpected end of data",
+    ]
+    assert [row.key for row in read(folder) if isinstance(row, Row)] == ["b"]
 
 
 def test_a_csv_line_of_another_length_is_bad(folder: Path) -> None:
@@ -143,7 +156,11 @@ def test_a_csv_line_of_another_length_is_bad(folder: Path) -> None:
         ("notes.txt", b"", r"has no captions\.jsonl or captions\.csv"),
         ("captions.csv", b"image,text\na.png,x\n", "has the columns image, text; it needs key, file and caption"),
         ("captions.csv", b"", "has the columns \\(none\\)"),
-        ("captions.csv", b'key,file,caption\na,a.png,"x\n', "mend the quoting"),
+        (
+            "captions.csv",
+            b'key,file,caption\na,a.png,"x\nb,b.jpg,y\n',
+            "line 3: unexpected end of data: mend the quoting",
+        ),
         ("captions.jsonl", b'{"key": "\xff"}', "not UTF-8"),
     ],
 )

@@ -14,16 +14,19 @@ About a tenth and more of the URLs are dead by now. Each picture that is not the
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.files import opened, picture, place
+from cmapkd_core.data.files import below, files_below, opened, picture, place
 from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Row
 from cmapkd_core.data.sources.img2dataset import PICTURES, tar_names, tar_rows
-from cmapkd_core.data.texts import BadValueError, decoded, text, texts
+from cmapkd_core.data.tables import byte_lines
+from cmapkd_core.data.texts import BadValueError, decoded, encoding_of, shown, text, texts
 from cmapkd_core.errors import InputError
 
 LICENCE = "Conceptual Captions: free for any use; pictures under their sites' terms"
@@ -60,7 +63,7 @@ def cc3m_rows(config: DataConfig) -> Counted:
     names = tar_names(url)
     if names:
         return tar_rows(url, names)
-    parts = [part for part in PARTS if storage.exists(storage.join(url, part.file))]
+    parts = [part for part in PARTS if storage.exists(below(url, part.file))]
     if not parts:
         raise InputError(
             f"data.source=cc3m: {url} has neither .tar shards nor {PARTS[0].file}; make shards:\n{COMMAND}"
@@ -72,7 +75,7 @@ def cc3m_rows(config: DataConfig) -> Counted:
             f"data.source=cc3m: {url} has the URLs and no picture (looked in {folders}). Download them, and give "
             f"data.url the folder of the shards:\n{COMMAND}"
         )
-    tables = [_lines(storage.join(url, part.file)) for part in parts]
+    tables = [_Lines(below(url, part.file)) for part in parts]
     rows = (
         row for part, found, lines in zip(parts, there, tables, strict=True) for row in _rows(url, part, found, lines)
     )
@@ -83,7 +86,7 @@ def _pictures(url: str, part: _Part) -> dict[str, str]:
     """Names without extension -> files, of all pictures of a part."""
     found: dict[str, str] = {}
     for folder in part.folders:
-        for name in storage.list_files(storage.join(url, folder)):
+        for name in files_below(url, folder):
             stem, _, extension = name.rpartition(".")
             if not stem:  # the CRC tool gives no extension
                 stem, extension = name, PICTURES[0]
@@ -92,19 +95,28 @@ def _pictures(url: str, part: _Part) -> dict[str, str]:
     return found
 
 
-def _lines(file: str) -> list[bytes]:
-    """The lines of a TSV as they are: one that is in another encoding is one bad row."""
-    with opened(file) as raw:
-        data = raw.read()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        try:
-            data = decoded(data, file).encode()
-        except BadValueError as error:
-            raise InputError(f"{error}: download it again") from None
-    return data.removesuffix(b"\n").split(b"\n") if data else []
+class _Lines:
+    """The lines of a TSV as they are, read as they are asked for: one that is in another encoding is one bad row."""
+
+    def __init__(self, url: str) -> None:
+        with opened(url) as raw:
+            self._file = os.fdopen(os.dup(raw.fileno()), "rb")
+        if encoding_of(self._file.peek(4)[:4]) != "UTF-8":
+            try:
+                self._file = BufferedReader(BytesIO(decoded(self._file.read(), url).encode()))
+            except BadValueError as error:
+                raise InputError(f"{error}: download it again") from None
+        self._count = sum(1 for _ in byte_lines(self._file))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes | BadValueError]:
+        self._file.seek(0)
+        return byte_lines(self._file)
 
 
-def _rows(url: str, part: _Part, pictures: dict[str, str], lines: list[bytes]) -> Iterator[Item]:
+def _rows(url: str, part: _Part, pictures: dict[str, str], lines: _Lines) -> Iterator[Item]:
     for number, line in enumerate(lines):
         key = f"cc3m-{part.split}-{number}"
         try:
@@ -113,15 +125,17 @@ def _rows(url: str, part: _Part, pictures: dict[str, str], lines: list[bytes]) -
             yield BadRow(key, str(error), part.split)
 
 
-def _row(url: str, part: _Part, pictures: dict[str, str], number: int, line: bytes) -> LazyRow:
-    said = decoded(line.removesuffix(b"\r"), f"line {number + 1} of {part.file}").split("\t")
+def _row(url: str, part: _Part, pictures: dict[str, str], number: int, line: bytes | BadValueError) -> LazyRow:
+    if isinstance(line, BadValueError):
+        raise line
+    said = decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"line {number + 1} of {part.file}").split("\t")
     if len(said) != 2:
         raise BadValueError(f"line {number + 1} of {part.file} is not caption TAB url")
     caption, address = said[0], text(said[1], "url")
     names = (f"{number}", f"{number:08d}", f"{number:09d}", f"{zlib.crc32(address.encode())}")
     file = next((pictures[name] for name in names if name in pictures), "")
     if not file:
-        raise BadValueError(f"no picture of line {number + 1} was downloaded: {address}")
+        raise BadValueError(f"no picture of line {number + 1} was downloaded: {shown(address)}")
     key, origins = f"cc3m-{part.split}-{number}", (f"url:{address}",)
     return LazyRow(
         Row(key, b"", texts(caption), split=part.split, licence=LICENCE, origins=origins), picture(url, file)

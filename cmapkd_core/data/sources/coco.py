@@ -23,7 +23,7 @@ from typing import Any
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.annotations import json_items, number, required
-from cmapkd_core.data.files import find, picture, place
+from cmapkd_core.data.files import below, find, picture, place
 from cmapkd_core.data.karpathy import Entry, karpathy_entries
 from cmapkd_core.data.order import split_of
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row, listed
@@ -53,8 +53,8 @@ def coco_rows(config: DataConfig) -> Iterable[Item]:
         InputError: no annotations, those of two years without Karpathy's file, or broken ones.
     """
     url = place(config)
-    here = [name for name in KARPATHY if storage.exists(storage.join(url, name))]
-    pictures = _karpathy(storage.join(url, here[0])) if here else _official(config)
+    here = [name for name in KARPATHY if storage.exists(below(url, name))]
+    pictures = _karpathy(below(url, here[0])) if here else _official(config)
     return listed(pictures, lambda entry: entry if isinstance(entry, BadRow) else _row(url, entry))
 
 
@@ -89,9 +89,7 @@ def _known(entry: Entry) -> _Picture | BadRow:
 
 
 def _official(config: DataConfig) -> list[_Picture | BadRow]:
-    years = [
-        year for year in YEARS if storage.exists(storage.join(config.url, f"annotations/captions_train{year}.json"))
-    ]
+    years = [year for year in YEARS if storage.exists(below(config.url, f"annotations/captions_train{year}.json"))]
     if len(years) > 1:
         raise InputError(
             f"{config.url}/annotations has captions of 2014 and of 2017, whose splits differ: keep one, or add "

@@ -7,18 +7,19 @@ key and file.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
+from sys import intern
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.files import picture, place, read_text
+from cmapkd_core.data.files import below, picture, place
 from cmapkd_core.data.rows import SPLITS, BadRow, Counted, LazyRow, Row, listed
-from cmapkd_core.data.texts import BadValueError, json_object, missing, optional, shown, texts
+from cmapkd_core.data.tables import csv_records, json_records
+from cmapkd_core.data.texts import BadValueError, missing, optional, shown, texts
 from cmapkd_core.errors import InputError
 
 _Record = tuple[int, dict[str, Any]]  # line number and fields
@@ -26,16 +27,16 @@ _Record = tuple[int, dict[str, Any]]  # line number and fields
 CAPTIONS = ("captions.jsonl", "captions.csv")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry:
     """One picture as the captions file names it; `line` is where it first stands."""
 
     line: int
     key: str
     file: str
-    captions: list[str] = field(default_factory=list)
-    class_name: str = ""
-    split: str = ""
+    captions: tuple[str, ...]
+    class_name: str
+    split: str
 
 
 def folder_rows(config: DataConfig) -> Counted:
@@ -46,63 +47,47 @@ def folder_rows(config: DataConfig) -> Counted:
         StorageError: the place cannot be reached.
     """
     url = place(config)
-    entries = _merge(_parse(*_captions_file(url)))
+    entries = _merge(_parse(_captions_file(url)))
     return listed(entries, lambda entry: entry if isinstance(entry, BadRow) else _row(url, entry))
 
 
 def _row(url: str, entry: _Entry) -> LazyRow:
-    row = Row(entry.key, b"", tuple(entry.captions), entry.class_name, split=entry.split)
+    row = Row(entry.key, b"", entry.captions, entry.class_name, split=entry.split)
     return LazyRow(row, picture(url, entry.file))
 
 
 # ---- the captions file ----------------------------------------------------------------------------
 
 
-def _captions_file(url: str) -> tuple[str, str]:
-    """The captions file's URL and its text."""
-    found = [name for name in CAPTIONS if storage.exists(storage.join(url, name))]
+def _captions_file(url: str) -> str:
+    """The captions file's URL."""
+    found = [name for name in CAPTIONS if storage.exists(below(url, name))]
     if len(found) != 1:
         state = "has both captions.jsonl and captions.csv: keep one" if found else f"has no {' or '.join(CAPTIONS)}"
         raise InputError(f"the folder {url} {state}")
-    file = storage.join(url, found[0])
-    return file, read_text(file)
+    return below(url, found[0])
 
 
-def _parse(file: str, content: str) -> Iterator[_Record | BadRow]:
+def _parse(file: str) -> Iterator[_Record | BadRow]:
     """Line number and fields of every record, or what is wrong with the line."""
-    if file.endswith(".csv"):
-        yield from _parse_csv(file, content)
-        return
-    for line, written in enumerate(content.split("\n"), start=1):
-        if written.strip():
-            try:
-                yield line, json_object(written)
-            except BadValueError as error:
-                yield BadRow(f"(line {line})", str(error))
+    is_csv = file.endswith(".csv")
+    for line, record in csv_records(file, partial(_check_columns, file)) if is_csv else json_records(file):
+        if isinstance(record, BadValueError):
+            yield BadRow(f"(line {line})", str(record))
+        elif is_csv and (None in record or None in record.values()):
+            count = len([name for name in record if name is not None])
+            yield BadRow(f"{shown(record['key'] or '(no key)')} (line {line})", f"the line has not {count} columns")
+        else:
+            yield line, record
 
 
-def _parse_csv(file: str, content: str) -> Iterator[_Record | BadRow]:
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    try:
-        columns = reader.fieldnames or []
-        if not {"key", "file"} <= set(columns) or not {"caption", "captions"} & set(columns):
-            raise InputError(
-                f"{file} has the columns {', '.join(columns) or '(none)'}; it needs key, file and caption or captions"
-            )
-        if twice := [name for name in columns if columns.count(name) > 1]:
-            raise InputError(
-                f"{file} has the column {twice[0]} twice: rename one, or put all captions into one as a list"
-            )
-        for record in reader:
-            if None in record or None in record.values():
-                yield BadRow(
-                    f"{record['key'] or '(no key)'} (line {reader.line_num})",
-                    f"the line has not {len(columns)} columns",
-                )
-            else:
-                yield reader.line_num, record
-    except csv.Error as error:
-        raise InputError(f"{file}, line {reader.line_num}: {error}: mend the quoting") from None
+def _check_columns(file: str, columns: Sequence[str]) -> None:
+    if not {"key", "file"} <= set(columns) or not {"caption", "captions"} & set(columns):
+        raise InputError(
+            f"{file} has the columns {', '.join(columns) or '(none)'}; it needs key, file and caption or captions"
+        )
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise InputError(f"{file} has the column {twice[0]} twice: rename one, or put all captions into one as a list")
 
 
 def _merge(records: Iterable[_Record | BadRow]) -> list[_Entry | BadRow]:
@@ -130,7 +115,7 @@ def _merge(records: Iterable[_Record | BadRow]) -> list[_Entry | BadRow]:
 def _extend(first: _Entry, more: _Entry) -> None:
     if (first.file, first.class_name, first.split) != (more.file, more.class_name, more.split):
         raise BadValueError(f"duplicate key: line {first.line} has it with another file, class or split")
-    first.captions.extend(more.captions)
+    first.captions += more.captions
 
 
 def _entry(line: int, fields: dict[str, Any]) -> _Entry:
@@ -140,11 +125,12 @@ def _entry(line: int, fields: dict[str, Any]) -> _Entry:
         if not value:
             raise BadValueError(f"{name} is missing or empty")
     if split and split not in SPLITS:
-        raise BadValueError(f"split '{split}' is none of {', '.join(SPLITS)}")
+        raise BadValueError(f"split '{shown(split)}' is none of {', '.join(SPLITS)}")
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "://" in file:
-        raise BadValueError(f"file {file} leaves the folder: name it relative to the captions file")
-    return _Entry(line, key, file, list(_captions(fields)), " ".join(class_name.split()), split)
+        raise BadValueError(f"file {shown(file)} leaves the folder: name it relative to the captions file")
+    class_name, split = intern(" ".join(class_name.split())), intern(split)  # few, of millions of rows
+    return _Entry(line, key, file, _captions(fields), class_name, split)
 
 
 def _word(fields: dict[str, Any], name: str) -> str:

@@ -12,17 +12,18 @@ their synset where these are the same too (crane the bird, crane the machine). S
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.annotations import number
-from cmapkd_core.data.files import opened, picture, place, read_text
+from cmapkd_core.data.files import below, files_below, opened, picture, place, read_text
 from cmapkd_core.data.rows import BadRow, Counted, LazyRow, Row
+from cmapkd_core.data.tables import csv_records
 from cmapkd_core.data.texts import BadValueError, missing, shown, text
 from cmapkd_core.errors import InputError
 
@@ -43,8 +44,8 @@ def imagenet_rows(config: DataConfig) -> Counted:
         InputError: no pictures, no names of the classes, or no list that says what the pictures of val/ show.
     """
     url = place(config)
-    devkit = next((where for where in DEVKIT if storage.exists(storage.join(url, where, META))), "none")
-    synsets = _synsets(storage.join(url, devkit, META)) if devkit != "none" else []
+    devkit = next((where for where in DEVKIT if storage.exists(below(url, where, META))), "none")
+    synsets = _synsets(below(url, devkit, META)) if devkit != "none" else []
     names = class_names(_words(url, synsets))
     wanted = [split for split in FOLDERS if split in (config.splits or ("test",))]
     files = [(split, file) for split in wanted for file in _files(url, split)]
@@ -58,7 +59,7 @@ def imagenet_rows(config: DataConfig) -> Counted:
 def _files(url: str, split: str) -> list[str]:
     """The pictures of a split."""
     for folder in FOLDERS[split]:
-        found = [name for name in storage.list_files(storage.join(url, folder)) if name.lower().endswith(_PICTURES)]
+        found = [name for name in files_below(url, folder) if name.lower().endswith(_PICTURES)]
         if found:
             return [f"{folder}/{name}" for name in found]
     return []
@@ -92,7 +93,7 @@ def class_names(words: dict[str, str]) -> dict[str, str]:
 
 def _words(url: str, synsets: list[tuple[str, str]]) -> dict[str, str]:
     for name in NAMES:
-        file = storage.join(url, name)
+        file = below(url, name)
         if storage.exists(file):
             lines = (line.strip().partition(" ") for line in read_text(file).splitlines() if line.strip())
             return _each_once([(synset, said) for synset, _, said in lines], file)
@@ -138,12 +139,12 @@ def _synsets(url: str) -> list[tuple[str, str]]:
 
 def _truth(url: str, devkit: str, synsets: list[str]) -> dict[str, str]:
     """Synset by file name without extension, of pictures that lie in val/ itself; "" where the list says none."""
-    answers = storage.join(url, devkit, TRUTH)
+    answers = below(url, devkit, TRUTH)
     if synsets and storage.exists(answers):
         lines = read_text(answers).split()
         return {f"ILSVRC2012_val_{at:08d}": _of_number(line, synsets) for at, line in enumerate(lines, start=1)}
-    if storage.exists(storage.join(url, SOLUTION)):
-        return _solution(storage.join(url, SOLUTION))
+    if storage.exists(below(url, SOLUTION)):
+        return _solution(below(url, SOLUTION))
     raise InputError(
         f"data.source=imagenet: the pictures in {url}/val are not sorted into synsets, and there is neither "
         f"{DEVKIT[0]}/{TRUTH} with {META} nor {SOLUTION}: unpack ILSVRC2012_devkit_t12.tar.gz there"
@@ -160,19 +161,18 @@ def _of_number(line: str, synsets: list[str]) -> str:
 
 
 def _solution(file: str) -> dict[str, str]:
+    """Synset by picture; one whose line cannot be read has none, which its picture's row says."""
     truth: dict[str, str] = {}
-    table = csv.DictReader(io.StringIO(read_text(file), newline=""))
-    try:
-        columns = table.fieldnames or []
-        if not {"ImageId", "PredictionString"} <= set(columns):
-            raise InputError(
-                f"{file} has no columns ImageId and PredictionString: it is another file than its name says"
-            )
-        for line in table:
-            shows = line["PredictionString"]
-            synset = "" if missing(shows) else shows.split()[0]
-            if truth.setdefault(line["ImageId"], synset) != synset:
-                truth[line["ImageId"]] = f"{truth[line['ImageId']]} and {synset}"
-    except csv.Error as error:
-        raise InputError(f"{file}, line {table.line_num}: {error}: download it again") from None
+    for _, line in csv_records(file, partial(_check_columns, file)):
+        if isinstance(line, BadValueError):
+            continue
+        shows = line["PredictionString"]
+        synset = "" if missing(shows) else shows.split()[0]
+        if truth.setdefault(line["ImageId"], synset) != synset:
+            truth[line["ImageId"]] = f"{truth[line['ImageId']]} and {synset}"
     return truth
+
+
+def _check_columns(file: str, columns: Sequence[str]) -> None:
+    if not {"ImageId", "PredictionString"} <= set(columns):
+        raise InputError(f"{file} has no columns ImageId and PredictionString: it is another file than its name says")

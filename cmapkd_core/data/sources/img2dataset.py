@@ -26,7 +26,7 @@ from typing import Any
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.annotations import number
-from cmapkd_core.data.files import opened, place
+from cmapkd_core.data.files import below, files_below, opened, place
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Row
 from cmapkd_core.data.texts import BadValueError, decoded, json_object, missing, optional, printable, texts
@@ -55,7 +55,7 @@ def img2dataset_rows(config: DataConfig) -> Counted:
 
 def tar_names(url: str) -> list[str]:
     """The shards below `url`."""
-    return [name for name in storage.list_files(url) if name.endswith(".tar")]
+    return [name for name in files_below(url) if name.endswith(".tar")]
 
 
 def tar_rows(url: str, names: list[str]) -> Counted:
@@ -72,15 +72,15 @@ def tar_rows(url: str, names: list[str]) -> Counted:
 
 def _told_of(url: str) -> list[str]:
     """The shards that have a stats file: img2dataset had written them."""
-    return [f"{found[1]}.tar" for found in map(_STATS_FILE.fullmatch, storage.list_files(url)) if found]
+    return [f"{found[1]}.tar" for found in map(_STATS_FILE.fullmatch, files_below(url)) if found]
 
 
 def _successes(url: str, name: str) -> int | None:
     """How many pictures a shard's stats file counts; None where it does not say."""
     try:
-        stats = storage.read_json(storage.join(url, f"{name.removesuffix('.tar')}_stats.json"))
+        stats = storage.read_json(below(url, f"{name.removesuffix('.tar')}_stats.json"))
         return number(stats["successes"], "successes")
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
+    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError, InputError, storage.StorageError):
         return None
 
 
@@ -88,7 +88,10 @@ def _rows(url: str, told: Mapping[str, int | None], absent: Container[str]) -> I
     numbered = _numbered(list(told))
 
     def fetched(name: str) -> _Tar | _Absent:
-        return _Absent(name, told[name]) if name in absent else _Tar(url, name, numbered, told[name] or 0)
+        try:
+            return _Absent(name, told[name]) if name in absent else _Tar(url, name, numbered, told[name] or 0)
+        except InputError as error:
+            return _Absent(name, told[name], str(error))
 
     for shard in in_order(told, fetched, _TARS):
         yield from shard.rows()
@@ -102,15 +105,16 @@ def _numbered(shards: list[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class _Absent:
-    """A shard that is not there, and how many pictures its stats file counts; None: nobody knows."""
+    """A shard that cannot be opened, and how many pictures its stats file counts; None: nobody knows."""
 
     name: str
     pictures: int | None
+    problem: str = ""  # "": it is not there
 
     def rows(self) -> Iterator[Item]:
         """As many bad rows as pictures are lost, at least one where that is not known: the bound is to see them all."""
         told = "its stats file is" if self.pictures is None else f"its stats file counts {self.pictures} pictures"
-        reason = f"the shard is not there and {told}: download it again"
+        reason = self.problem or f"the shard is not there and {told}: download it again"
         yield from (BadRow(self.name, reason) for _ in range(1 if self.pictures is None else self.pictures))
 
 
@@ -133,7 +137,7 @@ class _Tar:
 
     def __init__(self, url: str, name: str, numbered: Container[str], told: int) -> None:
         self.name, self._is_numbered, self._told = name, name in numbered, told
-        with opened(storage.join(url, name)) as file:
+        with opened(below(url, name)) as file:
             self._file = os.dup(file.fileno())
         found: list[_Sample] = []
         self.problem = self._list(found)

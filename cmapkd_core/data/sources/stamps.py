@@ -20,8 +20,8 @@ from PIL import Image
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.files import place, read_picture
-from cmapkd_core.data.images import decode
+from cmapkd_core.data.files import below, files_below, place, read_picture
+from cmapkd_core.data.images import BadImageError, shown
 from cmapkd_core.data.rows import BadRow, Counted, LazyRow, Row, listed
 from cmapkd_core.data.texts import BadValueError, decoded, text
 from cmapkd_core.data.threads import in_order
@@ -75,8 +75,8 @@ def stamp_rows(config: DataConfig) -> Counted:
         InputError: `config.url` is no unpacked package.
     """
     url = place(config)
-    root = storage.join(url, FOLDER)
-    files = [file for file in storage.list_files(root) if _is_stamp(file)]
+    root = below(url, FOLDER)
+    files = [file for file in files_below(url, FOLDER) if _is_stamp(file)]
     if not files:
         raise InputError(
             f"data.source=stamps: {url} has no {FOLDER}/ with PNG files: unpack the package there with "
@@ -95,13 +95,13 @@ def _caption(root: str, file: str) -> str | BadValueError:
     """The first line of the .txt beside the picture, or why there is none."""
     key = file.removesuffix(".png")
     try:
-        first = storage.read_bytes(storage.join(root, f"{key}.txt")).partition(b"\n")[0]
+        first = storage.read_bytes(below(root, f"{key}.txt")).partition(b"\n")[0]
         name = f"the first line of {key}.txt"
         return text(decoded(first, name).strip(), name)
     except FileNotFoundError:
         return BadValueError(f"{key}.txt is not there")
-    except BadValueError as error:
-        return error
+    except InputError as error:  # no text, or a link out of the folder
+        return BadValueError(str(error))
 
 
 def _row(root: str, file: str, caption: str | BadValueError, max_pixels: int) -> LazyRow | BadRow:
@@ -126,10 +126,12 @@ def stem(caption: str) -> str:
 
 def _on_white(root: str, file: str, max_pixels: int) -> bytes:
     """PNG of the stamp in the middle of a white square."""
-    image = decode(read_picture(root, (file,)), max_pixels, min_side=1)
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), (255, 255, 255))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    with shown(read_picture(root, (file,)), max_pixels, min_side=1) as image:
+        side = max(image.size)
+        if side * side > max_pixels:
+            raise BadImageError(f"a white square of {side}x{side} pixels is more than data.max_pixels={max_pixels}")
+        square = Image.new("RGB", (side, side), (255, 255, 255))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     file_out = io.BytesIO()
     square.save(file_out, "PNG")
     return file_out.getvalue()
