@@ -93,7 +93,7 @@ def train_pixels(
     The crop is squashed into the square, as open_clip trains every model whatever its `resize_mode`.
     """
     left, top, right, bottom = crop_box(image.width, image.height, scale, generator)
-    crop = _pixels(image)[:, top:bottom, left:right]
+    crop = _pixels(image.crop((left, top, right, bottom)))
     return [_resize(crop, size, size, interpolation) for size, interpolation in renderings]
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cmapkd_core.data.augment import Rendering, View, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
-from cmapkd_core.data.images import BadImageError, decode
+from cmapkd_core.data.images import BadImageError, shown
 from cmapkd_core.data.order import crop_seed, hashes
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import InputError
@@ -83,11 +83,11 @@ class _CropBatches(Items[Tensor]):
     def _crops(self, place: int) -> Tensor:
         renderings, key_hash = [self.view.rendering], int(self.hashes[place])
         try:
-            image = decode(self.shards.read_image(self.split, self.rows[place]), self.max_pixels)
+            with shown(self.shards.read_image(self.split, self.rows[place]), self.max_pixels) as image:
+                crops = range(self.crops)
+                return torch.stack([fixed_pixels(image, renderings, self.crop_scale, key_hash, i)[0] for i in crops])
         except (CorruptSampleError, BadImageError):
             return torch.zeros(self.crops, 3, self.view.size, self.view.size, dtype=torch.uint8)
-        found = [fixed_pixels(image, renderings, self.crop_scale, key_hash, crop)[0] for crop in range(self.crops)]
-        return torch.stack(found)
 
 
 class TeacherStore:

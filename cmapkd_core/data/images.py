@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cmapkd_core.data.containers import jpeg_pixels, png_pixels
+from cmapkd_core.data.turns import turn
 from cmapkd_core.errors import InputError
 
 MIN_SIDE = 8  # pixels; smaller ones are tracking pixels and separators, not pictures
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 _PIXELS: dict[str, Callable[[bytes], tuple[bytes, bytes]]] = {"PNG": png_pixels, "JPEG": jpeg_pixels}
+_BAND = 1_000_000  # pixels worked on at a time
 _ORIENTATION = 0x0112  # EXIF's tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,6 +88,30 @@ def decode(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Image.Imag
         raise BadImageError(f"the {name} cannot be read: {error or type(error).__name__}") from None
 
 
+@contextmanager
+def shown(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Iterator[Image.Image]:
+    """`decode` for as long as the picture is used; of large ones one at a time (`turns`), and then it is gone.
+
+    Raises:
+        BadImageError: as of `decode`.
+    """
+    with turn(min(_pixels_of(data), max_pixels)):
+        image = decode(data, max_pixels, min_side)
+        try:
+            yield image
+        finally:
+            image.close()
+
+
+def _pixels_of(data: bytes) -> int:
+    """What the header says; 0 where `decode` will say what is wrong with it."""
+    try:
+        width, height = _open(format_of(data), data).size
+    except BadImageError:
+        return 0
+    return width * height
+
+
 def _open(name: str, data: bytes) -> Image.Image:
     """The picture with its header read.
 
@@ -120,23 +147,42 @@ def _rgb(image: Image.Image, depth: int) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips to white
-        return _deep_grey(np.asarray(image).clip(0, 65535), image.info.get("transparency"))
+        return _deep_grey(image, image.info.get("transparency"))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image.info["transparency"] = _as_pixels(image, depth)
         if image.info["transparency"] is None:
             del image.info["transparency"]
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=image.getchannel("A"))
-        return white
+        return _on_white(image if image.mode == "RGBA" and "transparency" not in image.info else image.convert("RGBA"))
     return image.convert("RGB")
 
 
-def _deep_grey(values: np.ndarray, clear: Any) -> Image.Image:
-    grey = (values // 257).astype(np.uint8)
-    if isinstance(clear, int):
-        grey[values == clear] = 255
+def _on_white(image: Image.Image) -> Image.Image:
+    """An RGBA picture in RGB; the two and a band are all that is held."""
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    for box in _bands(image):
+        band = image.crop(box)
+        white.paste(band, box, mask=band.getchannel("A"))
+    image.close()
+    return white
+
+
+def _deep_grey(image: Image.Image, clear: Any) -> Image.Image:
+    grey = np.empty((image.height, image.width), dtype=np.uint8)
+    for box in _bands(image):
+        values = np.asarray(image.crop(box)).clip(0, 65535)
+        band = grey[box[1] : box[3]]
+        band[:] = values // 257
+        if isinstance(clear, int):
+            band[values == clear] = 255
+    image.close()
     return Image.fromarray(grey).convert("RGB")
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes from top to bottom of no more than _BAND pixels, or one line."""
+    height = max(_BAND // image.width, 1)
+    for top in range(0, image.height, height):
+        yield 0, top, image.width, min(top + height, image.height)
 
 
 def _as_pixels(image: Image.Image, depth: int) -> Any:

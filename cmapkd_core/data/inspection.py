@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.fft import dct
 
-from cmapkd_core.data.images import EXTENSIONS, BadImageError, decode, format_of
+from cmapkd_core.data.images import EXTENSIONS, BadImageError, format_of, shown
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row
 from cmapkd_core.data.saved import SavedShards
 from cmapkd_core.data.threads import in_order
@@ -78,11 +78,11 @@ def inspect(row: Row | Stored | BadRow, max_pixels: int) -> Outcome:
         return row
     try:
         kind = format_of(row.image)
-        image = decode(row.image, max_pixels)
+        with shown(row.image, max_pixels) as image:
+            size, phash = image.size, perceptual_hash(image)
     except BadImageError as error:
         return BadRow(row.key, str(error))
-    digest = hashlib.sha256(row.image).hexdigest()
-    return Inspected(row, EXTENSIONS[kind], digest, perceptual_hash(image), image.width, image.height)
+    return Inspected(row, EXTENSIONS[kind], hashlib.sha256(row.image).hexdigest(), phash, *size)
 
 
 def perceptual_hash(image: Image.Image) -> int | None:

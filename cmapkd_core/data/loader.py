@@ -17,7 +17,7 @@ from torch import Tensor
 from cmapkd_core.data.augment import Rendering, View, eval_pixels, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
 from cmapkd_core.data.fixed import TeacherStore, fixed_pixels
-from cmapkd_core.data.images import BadImageError, decode
+from cmapkd_core.data.images import BadImageError, shown
 from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import DamagedInput, InputError, again
@@ -259,10 +259,10 @@ class _TrainBatches(Items[Batch]):
 
     def _sample(self, index: int, epoch: int, slot: int, pixels: dict[Rendering, Tensor]) -> tuple[int, int, str]:
         """Write one sample's crop into `pixels` each way; returns its number, the caption's number and text."""
-        image = decode(self.shards.read_image(self.split, index), self.max_pixels)
         generator = torch.Generator().manual_seed(sample_seed(self.order.seed, epoch, index))
         crop = self.draw.crop(index, epoch)
-        arrays = self.draw.pixels(image, index, crop, self.renderings, generator)
+        with shown(self.shards.read_image(self.split, index), self.max_pixels) as image:
+            arrays = self.draw.pixels(image, index, crop, self.renderings, generator)
         for way, array in zip(self.renderings, arrays, strict=True):
             pixels[way][slot] = array
         captions = self.shards.captions(self.split, index)
@@ -283,7 +283,8 @@ class _EvalBatches(Items[tuple[Tensor, Tensor]]):
     def _pixels(self, i: int) -> Tensor:
         data = self.shards.read_image(self.split, i)
         try:
-            return eval_pixels(decode(data, self.shards.max_pixels), self.view)
+            with shown(data, self.shards.max_pixels) as image:
+                return eval_pixels(image, self.view)
         except BadImageError as error:
             key = self.shards.table(self.split)["key"][i].as_py()
             raise InputError(f"sample {key} of split {self.split}: {error}") from None

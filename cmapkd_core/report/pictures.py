@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from cmapkd_core.data.images import decode
+from cmapkd_core.data.images import shown
 from cmapkd_core.report.inputs import Inputs
 
 THUMBNAIL = 112  # pixels; shown at half of that and less, so that it is sharp on dense screens
@@ -21,10 +21,10 @@ def square(inputs: Inputs, key: str) -> Image.Image:
         Missing: the report was given no shards.
         BadImageError: the stored picture cannot be read.
     """
-    image = decode(inputs.picture(key), inputs.recipe.data.max_pixels)
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    paper = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
-    paper.paste(image, ((THUMBNAIL - image.width) // 2, (THUMBNAIL - image.height) // 2))
+    with shown(inputs.picture(key), inputs.recipe.data.max_pixels) as image:
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        paper = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
+        paper.paste(image, ((THUMBNAIL - image.width) // 2, (THUMBNAIL - image.height) // 2))
     return paper
 
 

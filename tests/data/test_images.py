@@ -1,15 +1,19 @@
 import contextlib
 import io
+import multiprocessing
 import random
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from threading import Thread
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cmapkd_core.data.images import BadImageError, decode
+from cmapkd_core.data import images, turns
+from cmapkd_core.data.images import BadImageError, decode, shown
 
 LIMIT = 1_000_000
 Make = Callable[..., bytes]
@@ -110,3 +114,51 @@ def test_a_thousand_fuzzed_files_never_raise_anything_else(picture: Make) -> Non
             data[draw.randrange(len(data))] = draw.randrange(256)
         with contextlib.suppress(BadImageError):
             assert decode(bytes(data), LIMIT).mode == "RGB"
+
+
+def test_composed_in_bands_is_composed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (40, 33, 4), dtype=np.uint8)
+    data, image = encoded(Image.fromarray(noise)), Image.fromarray(noise)
+    whole = Image.new("RGB", image.size, (255, 255, 255))
+    whole.paste(image, mask=image.getchannel("A"))
+    monkeypatch.setattr(images, "_BAND", 100)  # three lines of 33, the last band one
+    assert decode(data, LIMIT).tobytes() == whole.tobytes()
+    deep = np.random.default_rng(3).integers(0, 65536, (40, 33), dtype=np.uint16)
+    assert (np.asarray(decode(encoded(Image.fromarray(deep)), LIMIT))[..., 0] == deep // 257).all()
+
+
+def test_large_pictures_take_turns_over_threads_and_processes(picture: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LARGE", 400)
+    large, small = picture(20, 20), picture(19, 20)
+    held, peak = multiprocessing.Value("i", 0), multiprocessing.Value("i", 0)
+
+    def look(data: bytes) -> None:
+        with shown(data, LIMIT):
+            with held.get_lock():
+                held.value += 1
+                peak.value = max(peak.value, held.value)
+            time.sleep(0.05)
+            with held.get_lock():
+                held.value -= 1
+
+    def at_once(data: bytes) -> int:
+        peak.value = 0
+        fork = multiprocessing.get_context("fork")
+        both = [kind(target=look, args=(data,)) for kind in (fork.Process, fork.Process, Thread, Thread)]
+        for one in both:
+            one.start()
+        for one in both:
+            one.join()
+        return int(peak.value)
+
+    assert at_once(large) == 1
+    assert at_once(small) > 1
+
+
+def test_a_picture_whose_turn_does_not_come_is_shown_all_the_same(
+    picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LARGE", 1)
+    monkeypatch.setattr(turns, "_PATIENCE", 0.1)
+    with shown(picture(), LIMIT), shown(picture(), LIMIT) as image:
+        assert image.size == (20, 16)

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.images import decode
+from cmapkd_core.data.images import shown
 from cmapkd_core.data.order import hash64
 from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.errors import InputError
@@ -171,7 +171,8 @@ def class_name(subcategory: str) -> str:
 
 
 def _thumbnail(image: bytes, max_pixels: int) -> np.ndarray:
-    small = decode(image, max_pixels).resize((18, 18), Image.Resampling.BOX)
+    with shown(image, max_pixels) as whole:
+        small = whole.resize((18, 18), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / 255
 
 
