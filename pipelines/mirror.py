@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from cmapkd_core.config import FOLDER, HUB, ModelConfig, Recipe
 from cmapkd_core.errors import InputError
 
-_HERE = (".safetensors", ".pt", ".pth", ".bin")  # ends of weights that are a file
+_HERE = (".safetensors", ".pt", ".pth", ".bin")  # ends of weights that are a file; the last are refused where read
 
 
 def check_weights(weights: Mapping[str, str], path: str) -> None:

@@ -17,7 +17,7 @@ REPOSITORY = ROOT.parent
 # From the ground up. Parts of one layer do not import each other; a part may import itself and what is below.
 LAYERS = [
     {"errors"},
-    {"fields", "logins", "exits", "temporary"},
+    {"fields", "logins", "exits", "temporary", "markup"},
     {"config", "view"},
     {"method_specs", "folders"},
     {"fingerprints", "checks"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"places"},
     {"records"},
     {"data", "models", "losses"},
-    {"methods", "fetch_weights"},
+    {"methods", "fetch_weights", "convert_weights"},
     {"engine", "evaluate", "report", "export"},
     {"stages"},
 ]

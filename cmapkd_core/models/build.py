@@ -25,14 +25,20 @@ from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags
 from cmapkd_core.models.architecture import Architecture, read_architecture, require_known, says_itself
 from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.bounded import convert_here
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.folder import load_model, save_model
-from cmapkd_core.models.weights import SUFFIXES, fill_from_file, fill_from_package
+from cmapkd_core.models.pickled import SUFFIXES as PICKLED
+from cmapkd_core.models.weights import SUFFIX, fill_from_file, fill_from_package, refuse_other
 
 __all__ = ["build", "load_model", "save_model"]
 
 _TAG = re.compile(r"[\w.-]+")  # what stands before the @ of TAG@FILE; a path has a slash there
-OWN_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+_STEMS = ("open_clip_pytorch_model", "pytorch_model")  # as converted, else as they are, which is refused
+OWN_FILES = (
+    *("open_clip_model.safetensors", "model.safetensors"),
+    *(f"{stem}{suffix}" for suffix in (SUFFIX, ".bin") for stem in _STEMS),
+)
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,10 @@ def read_weights(model: str, text: str) -> Weights:
     if named and not tags.is_tag(model, tag):
         raise tags.unknown(model, tag, text)
     found = Weights(text, tag, file) if named else Weights(text, file=text)
-    if not found.file.endswith(SUFFIXES):
+    if not found.file.endswith((SUFFIX, *PICKLED)):
         known = (*WEIGHTS, *tags.tags_of(model))
-        raise InputError(
-            f"unknown weights '{text}' of {model}: {nearest(text, known)} A file ends in {', '.join(SUFFIXES)}"
-        )
+        raise InputError(f"unknown weights '{text}' of {model}: {nearest(text, known)} A file ends in {SUFFIX}")
+    refuse_other(found.file)
     return found
 
 
@@ -114,9 +119,8 @@ def _from_packages(backbone: Backbone, architecture: Architecture, weights: Weig
 def _from_own(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
     name = architecture.name
     if name.startswith(HUB):
-        fill_from_file(
-            backbone.model, _fetched(name, lambda: download_pretrained_from_hf(name.removeprefix(HUB))), name
-        )
+        path = _fetched(name, lambda: download_pretrained_from_hf(name.removeprefix(HUB)))
+        fill_from_file(backbone.model, _without_code(path, cache), name)
         return
     if not name.startswith(FOLDER):
         raise InputError(
@@ -126,15 +130,25 @@ def _from_own(backbone: Backbone, architecture: Architecture, weights: Weights, 
     folder = name.removeprefix(FOLDER)
     found = next((file for file in OWN_FILES if storage.exists(storage.join(folder, file))), None)
     if found is None:
-        raise InputError(f"{folder} has none of {', '.join(OWN_FILES)}: name the file, weights={folder}/FILE")
+        raise InputError(f"{folder} has none of {', '.join(OWN_FILES[:2])}: name the file, weights={folder}/FILE")
+    refuse_other(storage.join(folder, found))
     fill_from_file(backbone.model, storage.fetch(storage.join(folder, found), cache / "weights" / found), name)
 
 
 def _from_tag(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
     tag, name = get_pretrained_cfg(tags.builtin(architecture.name), weights.tag), architecture.name
-    fill_from_file(
-        backbone.model, _fetched(f"weights '{weights.tag}' of {name}", lambda: download_pretrained(tag)), name
-    )
+    path = _fetched(f"weights '{weights.tag}' of {name}", lambda: download_pretrained(tag))
+    fill_from_file(backbone.model, _without_code(path, cache), name)
+
+
+def _without_code(path: Path, cache: Path) -> Path:
+    """A hub's file as safetensors: some of its weights are older than that format."""
+    if path.suffix not in PICKLED:
+        return path
+    made = cache / "weights" / f"{path.stem}{SUFFIX}"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    convert_here(path, made)
+    return made
 
 
 def _fetched(what: str, download: Callable[[], str]) -> Path:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import torch
 from open_clip.convert import convert_state_dict
@@ -20,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cmapkd_core.errors import DamagedInput, InputError
+from cmapkd_core.models.pickled import SUFFIXES as PICKLED
+from cmapkd_core.models.pickled import read_pickled
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-_OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that lie among OpenAI's weights
+SUFFIX = ".safetensors"
 _SHOWN = 3  # tensors named of each kind of misfit
 _LAYER = re.compile(r"^(encoder\.layer\.)(\d+)(\..+)$")
 
@@ -52,47 +49,35 @@ def package_folder(package: str) -> Path:
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or torch file; no Python in the file is ever run.
+def refuse_other(file: str) -> None:
+    """Raises InputError of a weights file that is no safetensors, with the command that makes one of it."""
+    if file.endswith(SUFFIX):
+        return
+    stem = file[: file.rindex(".")] if file.endswith(PICKLED) else ""
+    way_out = (
+        f": convert it once, python -m cmapkd_core.convert_weights {file} {stem}{SUFFIX}, and name that" if stem else ""
+    )
+    raise InputError(f"weights file {file}: only {SUFFIX} is read, since other formats may hold code{way_out}")
 
-    A training checkpoint's "state_dict" entry and a "module." prefix are taken off. OpenAI gave its weights as
-    TorchScript programs, of which the state is read and nothing called.
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, which holds nothing else; a "module." prefix is taken off.
 
     Raises:
-        InputError: another format, a damaged file, or one that is no flat table of tensors.
+        InputError: another format, or a damaged file.
     """
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"weights file {path.name}: expected one of {', '.join(SUFFIXES)}")
+    refuse_other(str(path))
     try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        found = load_file(path)
+    except (SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DamagedInput(
             f"weights file {path.name} cannot be read ({reason}): download it again, or save its "
             "state_dict as safetensors"
         ) from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    if not found:
         raise InputError(f"weights file {path.name} is no table of tensors: save the model's state_dict")
     return {name.removeprefix("module."): value for name, value in found.items()}
-
-
-def _torch_load(path: Path) -> Any:
-    if not _is_script(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
-    with warnings.catch_warnings():  # torch would have everybody save otherwise; these files are as they are
-        warnings.simplefilter("ignore", FutureWarning)
-        state = torch.jit.load(path, map_location="cpu").state_dict()
-    return {name: value for name, value in state.items() if name not in _OPENAI_SIZES}
-
-
-def _is_script(path: Path) -> bool:
-    """Whether a torch file is a TorchScript archive, which holds code beside its tensors."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(PurePosixPath(name).parts[1:2] == ("code",) for name in archive.namelist())
 
 
 def fill(target: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -158,7 +143,7 @@ def fill_from_package(model: nn.Module, entry: PackageWeights) -> None:
     if not path.is_file():
         raise InputError(f"package {entry.package} has no {entry.file}: install the version in pyproject.toml")
     target = model.get_submodule(entry.into)
-    stored = read_tensors(path)
+    stored = read_pickled(path) if path.suffix in PICKLED else read_tensors(path)
     tensors = {name: value for name, value in stored.items() if not name.startswith(entry.drop)}
     tensors = _keep_layers(tensors, entry.layers) if entry.layers else tensors
     what = f"weights {entry.file} of package {entry.package} do not fit {entry.into}"

@@ -25,7 +25,8 @@ from cmapkd_core.models.architecture import CONFIGS, read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model, save_model
 from cmapkd_core.models.construct import construct
-from cmapkd_core.models.weights import package_folder, read_tensors
+from cmapkd_core.models.pickled import read_pickled
+from cmapkd_core.models.weights import package_folder
 
 TINY = ModelConfig("tiny-student", "random")
 
@@ -113,7 +114,7 @@ def test_text_weights_are_the_packages(demo_teacher: Backbone, demo_student: Bac
 def test_image_weights_know_imagenet(demo_teacher: Backbone) -> None:
     """With ImageNet's classifier back on it the tower names pictures: order, padding and scaling are right."""
     entry = next(e for e in read_architecture("lite2-minilm").packages if e.into == "visual.trunk")
-    stored = read_tensors(package_folder(entry.package) / entry.file)
+    stored = read_pickled(package_folder(entry.package) / entry.file)
     view = replace(View.of(demo_teacher.identity.plain()), size=260)
     classes = {"🍓": "strawberry", "🚑": "ambulance", "⚽": "soccer ball"}
     pictures = [eval_view(decode(Path(get_emoji_path(c)).read_bytes(), 10**6), view) for c in classes]
@@ -141,12 +142,6 @@ def test_saved_weights_fit_the_named_model(tiny: Backbone, tmp_path: Path) -> No
     assert equal_weights(build(ModelConfig("tiny-student", str(tmp_path / "model.safetensors")), 9, tmp_path), tiny)
 
 
-def test_torch_checkpoints_of_a_training_run_are_read(tiny: Backbone, tmp_path: Path) -> None:
-    state = {f"module.{name}": value for name, value in tiny.model.state_dict().items()}
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "epoch_3.pt")
-    assert equal_weights(build(ModelConfig("tiny-student", str(tmp_path / "epoch_3.pt")), 9, tmp_path), tiny)
-
-
 def test_misfits_are_named(tiny: Backbone, tmp_path: Path) -> None:
     tensors = copy.copy(tiny.model.state_dict())
     del tensors["ln_final.bias"]
@@ -170,23 +165,6 @@ def test_weights_of_another_architecture_are_refused(tiny: Backbone, tmp_path: P
         build(ModelConfig("tiny-teacher", str(tmp_path / "model.safetensors")), 0, tmp_path)
 
 
-class Payload:
-    """Unpickling it would write a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Path.touch, (self.target,))
-
-
-def test_no_code_in_a_weights_file_runs(tmp_path: Path) -> None:
-    torch.save({"state_dict": Payload(tmp_path / "ran")}, tmp_path / "evil.pt")
-    with pytest.raises(InputError, match=r"evil\.pt cannot be read"):
-        build(ModelConfig("tiny-student", str(tmp_path / "evil.pt")), 0, tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize(
     ("model", "weights", "reason"),
     [
@@ -195,7 +173,7 @@ def test_no_code_in_a_weights_file_runs(tmp_path: Path) -> None:
         ("nowhere/model.json", "random", "no model config nowhere/model.json"),
         ("tiny-student", "packagse", "did you mean 'packages'"),
         ("tiny-student", "packages", "names no packages"),
-        ("tiny-student", "nowhere/weights.pt", "no weights file nowhere/weights.pt"),
+        ("tiny-student", "nowhere/weights.safetensors", "no weights file nowhere/weights.safetensors"),
         ("tiny-student", "weights.npz", "unknown weights 'weights.npz'"),
     ],
 )

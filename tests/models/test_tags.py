@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from cmapkd_core import convert_weights
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.errors import InputError
@@ -199,21 +201,29 @@ class Script(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-def test_openais_own_archive_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Image.Image) -> None:
+def test_openais_own_archive_is_converted_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Image.Image
+) -> None:
     named = register("vit", tmp_path, monkeypatch)
     by_tag = build(ModelConfig(named.name, "openai"), 0, tmp_path)
     half = {name: value.half().float() for name, value in by_tag.model.state_dict().items()}
     by_tag.model.load_state_dict(half)
     torch.jit.script(Script({name: value.half() for name, value in half.items()})).save(str(tmp_path / "own.pt"))
-    by_file = build(ModelConfig(named.name, f"openai@{tmp_path / 'own.pt'}"), 0, tmp_path)
+    by_hand = f"openai@{tmp_path / 'own.pt'}"
+    with pytest.raises(InputError, match=r"only \.safetensors is read, since other formats may hold code") as caught:
+        build(ModelConfig(named.name, by_hand), 0, tmp_path)
+    command = shlex.split(str(caught.value).partition("python -m ")[2].partition(", and")[0])
+    assert command[0] == convert_weights.__name__
+    assert convert_weights.main(command[1:]) == 0  # the way out, as it is printed
+    by_file = build(ModelConfig(named.name, f"openai@{command[2]}"), 0, tmp_path)
     assert torch.equal(ours(by_file, picture), ours(by_tag, picture))
 
 
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        ("opnai@x.pt", "'opnai' is no pretrained tag of ViT-L-14: did you mean 'openai'"),
-        ("a@b.pt", r"A file whose own name has an @ is written \./a@b\.pt"),
+        ("opnai@x.safetensors", "'opnai' is no pretrained tag of ViT-L-14: did you mean 'openai'"),
+        ("a@b.safetensors", r"A file whose own name has an @ is written \./a@b\.safetensors"),
         ("openai@x.npz", "unknown weights 'openai@x.npz'"),
         ("opena", "did you mean 'openai'"),
     ],
@@ -224,20 +234,20 @@ def test_wrong_tags_of_files_get_a_way_out(weights: str, reason: str) -> None:
 
 
 def test_an_at_sign_in_a_path_is_no_tag() -> None:
-    assert read_weights("ViT-L-14", "./a@b.pt").file == "./a@b.pt"
-    assert read_weights("ViT-L-14", "s3://bucket/a@b.pt").file == "s3://bucket/a@b.pt"
-    assert read_weights("ViT-L-14", "OpenAI@s3://b/a@b.pt").file == "s3://b/a@b.pt"
+    assert read_weights("ViT-L-14", "./a@b.safetensors").file == "./a@b.safetensors"
+    assert read_weights("ViT-L-14", "s3://bucket/a@b.safetensors").file == "s3://bucket/a@b.safetensors"
+    assert read_weights("ViT-L-14", "OpenAI@s3://b/a@b.safetensors").file == "s3://b/a@b.safetensors"
 
 
 @pytest.mark.parametrize("model", [name for name in open_clip.list_models() if tags.tags_of(name)])
 def test_every_name_of_open_clip_takes_a_file_with_each_of_its_tags(model: str) -> None:
     """And without one exactly where its tags agree, as open_clip's table says."""
-    facts = [tags.facts_of(model, read_weights(model, f"{tag}@x.pt").tag) for tag in tags.tags_of(model)]
+    facts = [tags.facts_of(model, read_weights(model, f"{tag}@x.safetensors").tag) for tag in tags.tags_of(model)]
     if all(one == facts[0] for one in facts):
-        assert tags.of_any_file(model, "x.pt") == facts[0]
+        assert tags.of_any_file(model, "x.safetensors") == facts[0]
     else:
         with pytest.raises(InputError, match=f"tags of {re.escape(model)} do not agree"):
-            tags.of_any_file(model, "x.pt")
+            tags.of_any_file(model, "x.safetensors")
 
 
 def test_the_names_that_need_a_tag_are_those_known() -> None:
@@ -248,9 +258,9 @@ def test_the_names_that_need_a_tag_are_those_known() -> None:
 
 
 def test_a_name_without_tags_takes_a_file_alone(tmp_path: Path) -> None:
-    assert tags.of_any_file("ViT-M-16", "x.pt")["quick_gelu"] is False
+    assert tags.of_any_file("ViT-M-16", "x.safetensors")["quick_gelu"] is False
     with pytest.raises(InputError, match=r"ViT-M-16 has no pretrained tags, so its file is named alone"):
-        read_weights("ViT-M-16", "openai@x.pt")
+        read_weights("ViT-M-16", "openai@x.safetensors")
 
 
 Publish = Callable[[str, dict[str, Path]], None]
