@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,6 +15,7 @@ from cmapkd_core.config import STAGE_PHASES
 from cmapkd_core.export.licences import Licence
 from cmapkd_core.export.parity import LEVELS, TOLERANCE
 from cmapkd_core.export.results import Result
+from cmapkd_core.markup import Markdown, code, plain
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.features import Spec
 from cmapkd_core.models.identity import Identity
@@ -113,14 +116,15 @@ class Facts:
 def render(facts: Facts) -> str:
     """The card as Markdown."""
     environment = Environment(
-        autoescape=False,  # Markdown; what comes from the data is in `plain`
+        autoescape=False,  # Markdown: `finalize` escapes for that
+        finalize=plain,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
     )
-    environment.filters["plain"] = plain
+    environment.filters |= {"brief": brief, "code": code, "markdown": Markdown, "yaml": _yaml}
     formats = facts.parity["formats"]
     return environment.get_template(TEMPLATE).render(
         **vars(facts),
@@ -138,11 +142,16 @@ def render(facts: Facts) -> str:
 
 
 def _format(name: str, found: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    otherwise = [plain(caption) for caption in found.get("captions_otherwise", [])]
+    otherwise = [brief(caption) for caption in found.get("captions_otherwise", [])]
     known = {"reason": "", "preprocessing": None, "levels": None, **found, "captions_otherwise": otherwise}
     return {"name": name, "title": facts.titles[name], "usage": facts.usage[name], **known}
 
 
-def plain(text: str) -> str:
-    """Words of others inside a sentence or a cell: one line, without signs that would break a table or open a tag."""
-    return " ".join("".join(" " if sign in "`|<>" else sign for sign in text).split())[:120]
+def brief(text: str) -> str:
+    """The beginning of words of others inside a sentence or a cell."""
+    return " ".join(text.split())[:120]
+
+
+def _yaml(text: str) -> Markdown:
+    """A text in the header, which is no Markdown: JSON's spelling of it where YAML could take it for anything else."""
+    return Markdown(text if re.fullmatch(r"[a-z][\w.-]*", text) else json.dumps(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from cmapkd_core.markup import Markdown, plain
 from cmapkd_core.report.inputs import Inputs
 from cmapkd_core.report.papertable import Cell, PaperTable
 from cmapkd_core.report.section import Heading, Section
@@ -14,18 +15,18 @@ def render(inputs: Inputs, sections: Mapping[str, Section]) -> str:
     """Every section's tables and captions; what is missing is said in its place."""
     recipe = inputs.recipe
     head = [
-        f"# {inputs.run}",
-        f"recipe {recipe.name}, ablation {inputs.ablation}, seed {recipe.seed}, method {recipe.method.name}",
+        f"# {plain(inputs.run)}",
+        plain(f"recipe {recipe.name}, ablation {inputs.ablation}, seed {recipe.seed}, method {recipe.method.name}"),
     ]
     return "\n\n".join([*head, *(part for key in sections for part in of_section(HEADINGS[key], sections[key]))]) + "\n"
 
 
 def of_section(heading: Heading, section: Section) -> Iterator[str]:
     """Heading, sentences on what is missing, caption and tables."""
-    yield f"## {heading.text()}"
-    yield from section.missing
+    yield f"## {plain(heading.text())}"
+    yield from map(plain, section.missing)
     if section.figures or section.content:
-        yield f"{'Figures' if section.figures else 'Pictures'} are on the page alone. {section.caption}".strip()
+        yield plain(f"{'Figures' if section.figures else 'Pictures'} are on the page alone. {section.caption}")
     for made in section.tables:
         if not made.aside:
             yield from of_table(made)
@@ -37,24 +38,19 @@ def of_table(made: PaperTable) -> Iterator[str]:
         heads = [
             f"{head.group}: {unit}" if head.group else unit for head, unit in zip(made.heads, made.units(), strict=True)
         ]
-        yield f"**{made.heading()}**"
+        yield f"**{plain(made.heading())}**"
         words = [True, *(head.words for head in made.heads)]
         yield grid((made.stub, *heads), ([line.label, *map(_text, line.cells)] for line in made.lines), words)
-    said = [f"- {sentence}" for sentence in (*made.notes, *made.missing)]
+    said = [f"- {plain(sentence)}" for sentence in (*made.notes, *made.missing)]
     if said:
         yield "\n".join(said)
 
 
 def _text(cell: Cell) -> str:
-    return f"**{cell.main}** {cell.spread}".strip() if cell.bold else cell.text()
+    return Markdown(f"**{plain(cell.main)}** {plain(cell.spread)}".strip()) if cell.bold else cell.text()
 
 
 def grid(head: Iterable[str], rows: Iterable[Iterable[str]], words: Iterable[bool]) -> str:
     """A Markdown table; columns of words are left-aligned, the others right-aligned."""
-    lines = [head, [":--" if left else "--:" for left in words], *rows]
-    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    """The cell without what would end it or begin an HTML element."""
-    return cell.replace("|", "\\|").replace("<", "&lt;")
+    lines = [head, [Markdown(":--" if left else "--:") for left in words], *rows]
+    return "\n".join("| " + " | ".join(map(plain, line)) + " |" for line in lines)

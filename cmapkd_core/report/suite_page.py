@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from cmapkd_core.markup import plain
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report import suite, suite_costs
 from cmapkd_core.report.markdown import of_section
@@ -47,9 +48,9 @@ def markdown(
     """All tables, for the KFP UI."""
     seeds = f"{len(inputs.seeds)} seed{'s' if len(inputs.seeds) > 1 else ''}"
     parts = [
-        f"# {inputs.run}",
-        f"suite {inputs.suite}, recipe {inputs.recipe.name}, {seeds}, overrides: {inputs.overrides or 'none'}",
-        "\n".join(f"- {note}" for note in notes(inputs, table)),
+        f"# {plain(inputs.run)}",
+        plain(f"suite {inputs.suite}, recipe {inputs.recipe.name}, {seeds}, overrides: {inputs.overrides or 'none'}"),
+        "\n".join(f"- {plain(note)}" for note in notes(inputs, table)),
         *(part for key in sections for part in of_section(headings[key], sections[key])),
         f"{inputs.executions} stage executions; {inputs.naive} if every row and seed were a run of its own.",
     ]

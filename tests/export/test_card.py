@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cmapkd_core.export import licences
-from cmapkd_core.export.card import Cost, Facts, Training, plain, render
+from cmapkd_core.export.card import Cost, Facts, Training, brief, render
 from cmapkd_core.export.licences import UNKNOWN, Licence, of_data, of_weights
 
 BOUND = {"max_difference": 1.5e-7, "min_cosine": 0.9999999, "inputs": 19}
@@ -100,9 +100,25 @@ def test_an_untrained_model_claims_no_method(plain):
     assert "teacher" not in card.split("## Licences")[0].split("## Method")[1]
 
 
-def test_words_of_the_data_cannot_break_the_card():
-    assert plain("a | b `c`\n<script>") == "a b c script"
-    assert len(plain("long " * 100)) <= 120
+def test_words_of_others_cannot_break_the_card(plain):
+    odd = "a | b `c`\n<script> ![x](http://x) \u202e"
+    fields = {"student.model": odd, "student.weights": odd, "method.name": "kd", "teacher.model": odd}
+    card = make(
+        plain,
+        name=odd,
+        licence="mit\nevil: yes",
+        training=Training({**fields, "teacher.weights": odd}, "demo", odd, odd),
+        data={"source": odd, "url": odd, "fraction": 0.5, "splits": {odd: 1}, "quarantined": 0, "seen": 1},
+        licences=[("data", Licence(odd, odd, odd))],
+        costs=[Cost(odd, None, odd, odd, odd)],
+        results_note=odd,
+    )
+    assert header(card)["license"] == "mit\nevil: yes"
+    assert "evil" not in header(card)
+    assert "# a \\| b \\`c\\` &lt;script&gt; !\\[x\\](http://x)\n" in card
+    for sign in ("<script", "](http", "\u202e"):
+        assert sign not in card.replace("\\](http", "")
+    assert len(brief("long " * 100)) <= 120
 
 
 @pytest.mark.parametrize(

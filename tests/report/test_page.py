@@ -144,7 +144,9 @@ def test_further_evaluations_fill_their_tables(make_inputs, further):
 
 
 def test_names_are_escaped(made):
-    html, _, _ = made
+    html, _, text = made
+    assert text.startswith("# run &lt;one&gt;")
+    assert "<one>" not in text
     assert "run &lt;one&gt;" in html
     assert "caption &lt;0&gt; &amp; more" in html
     assert "<one>" not in html
