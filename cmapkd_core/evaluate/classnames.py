@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from timm.data import ImageNetInfo
 
+from cmapkd_core.data.texts import checked, shown
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.storage import read_bytes
@@ -66,14 +67,15 @@ def _read(source: str) -> dict[str, Names]:
             raise InputError(f"evaluate.classes={source} names class '{name}' twice: keep one entry")
         if not names or not all(isinstance(n, str) and n.strip() for n in names):
             raise InputError(f"evaluate.classes={source}: class '{name}' needs one name or more, each a text")
-        found[name] = tuple(" ".join(n.split()) for n in names)
+        where = f"evaluate.classes={source}: a name of class '{shown(name)}'"
+        found[name] = tuple(" ".join(checked(n, where).split()) for n in names)
     return found
 
 
 def _from_json(source: str, text: str) -> Iterable[tuple[str, Sequence[str]]]:
     try:
         entries = json.loads(text, object_pairs_hook=list)  # keeps a key that stands twice
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"evaluate.classes={source} is no JSON ({error})") from error
     if not text.lstrip().startswith("{"):
         raise InputError(f'evaluate.classes={source} is no JSON object: write {{"class": "name", ..}}')

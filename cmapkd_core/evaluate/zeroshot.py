@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
+from cmapkd_core.data.texts import checked
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.retrieval import ranks
 from cmapkd_core.fields import nearest
@@ -51,7 +52,7 @@ def load_templates(name: str) -> tuple[str, ...]:
             raise InputError(f"templates '{name}', line {number}: '{line}' needs {{}} once, where the class name goes")
     if not lines:
         raise InputError(f"templates '{name}' are empty: give one prompt a line, such as 'a photo of a {{}}.'")
-    return tuple(line for _, line in lines)
+    return tuple(checked(line, f"templates '{name}', line {number}:") for number, line in lines)
 
 
 def class_embeddings(

@@ -72,7 +72,7 @@ def _from_hub(name: str, config: bool, tokenizer: bool) -> dict[str, bytes]:
             if tokenizer:
                 AutoTokenizer.from_pretrained(name).save_pretrained(folder)
             return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in TEXT_FILES}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise OutsideError(
                 f"text tower '{name}' is no folder with {', '.join(TEXT_FILES[:3])} and cannot be fetched from the "
                 f"Hugging Face hub: put the folder beside the model's config file and name it in text_cfg; of a name "

@@ -120,7 +120,7 @@ def read_json(url: str) -> Any:
     """
     try:
         return json.loads(read_bytes(url))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{url} is no JSON ({error}): delete it and run the stage that wrote it again") from error
 
 

@@ -154,6 +154,13 @@ def test_class_names_from_a_file(tmp_path, file, content):
         ("a.json", b'{"n1": 3}', "class 'n1' needs one name or more"),
         ("a.json", b'["tench"]', "is no JSON object"),
         ("a.json", b"{", "is no JSON"),
+        ("a.json", b"[" * 100_000, "is no JSON"),
+        (
+            "a.json",
+            '{"a": "b\u202ec"}'.encode(),
+            r"a name of class 'a' has U\+202E, which turns the direction of writing",
+        ),
+        ("a.txt", b"a\tb\x1bc", r"a name of class 'a' has the control character U\+001B"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
     ],
 )
