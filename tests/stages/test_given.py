@@ -169,7 +169,11 @@ def test_a_suite_asks_a_stage_again_whose_file_has_changed(stage: Run, tmp_path:
             {"student.model": "/w/s.json"},  # its shape alone
         ),
         ("teacher.model=local-dir:/w/t teacher.weights=own", "of_teacher", {"teacher.model": "/w/t"}),
-        ("teacher.model=ViT-B-32 teacher.weights=openai@s3://w/t.pt", "of_teacher", {"teacher.weights": "s3://w/t.pt"}),
+        (
+            "teacher.model=ViT-B-32 teacher.weights=openai@s3://w/t.safetensors",
+            "of_teacher",
+            {"teacher.weights": "s3://w/t.safetensors"},
+        ),
         ("", "of_teacher", {}),
         ("data.source=folder data.url=/pictures", "of_data", {"data.url": "/pictures"}),
         ("data.source=emoji", "of_data", {}),

@@ -14,7 +14,7 @@ from forked import Forked
 from PIL import Image
 
 from cmapkd_core import storage
-from cmapkd_core.data import inspection
+from cmapkd_core.data import images
 from cmapkd_core.data.layout import QUARANTINE
 from cmapkd_core.data.leakage import LeakageError
 from cmapkd_core.errors import InputError
@@ -89,19 +89,19 @@ def signalled(root: Path, folder: Path, which: signal.Signals) -> tuple[int | No
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], int]]:
     """`decoded(n)`: the n-th picture that is decoded from now on breaks the stage off; gives how many were decoded."""
-    original = inspection.decode
+    original = images.decode
 
     def arrange(stop: int) -> Callable[[], int]:
         calls = 0
 
-        def decode(data: bytes, max_pixels: int) -> Image.Image:
+        def decode(data: bytes, max_pixels: int, min_side: int) -> Image.Image:
             nonlocal calls
             calls += 1
             if calls == stop:
                 raise KeyboardInterrupt
-            return original(data, max_pixels)
+            return original(data, max_pixels, min_side)
 
-        monkeypatch.setattr(inspection, "decode", decode)
+        monkeypatch.setattr(images, "decode", decode)
         return lambda: calls
 
     return arrange
