@@ -8,13 +8,14 @@ is set by the pipeline; it needs no ENTRYPOINT.
 
 from __future__ import annotations
 
-import inspect
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from kfp import dsl
+from kfp.components import load_component_from_text
 
 IMAGE = "set-by-the-pipeline"
 REQUEST = (  # the fields of stages.common.Request
@@ -22,10 +23,10 @@ REQUEST = (  # the fields of stages.common.Request
     *("redo", "own_overrides", "check"),
 )
 RANKS = ("processes", "shutdown_timeout", "job", "image")  # how a stage of several ranks is started; it is not told
-ARTIFACT = {"artifact": dsl.OutputPath(str)}
+ARTIFACT = {"artifact": "String"}
 # What the UI shows of a task. Numbers reach it only as metadata in KFP's executor output (kubeflow/pipelines#6116),
 # so a stage with these is also told the executor input, which says where that file goes.
-PAGES = {"html": dsl.Output[dsl.HTML], "markdown": dsl.Output[dsl.Markdown], "metrics": dsl.Output[dsl.Metrics]}
+PAGES = {"html": "HTML", "markdown": "Markdown", "metrics": "Metrics"}
 
 Launch = Callable[..., list[Any]]
 
@@ -62,7 +63,7 @@ class Component:
     ranks: bool = False
     shows: bool = False
 
-    def made(self, name: str, launch: Launch, told: Sequence[str], collects: Mapping[str, Iterable[str]]) -> Any:
+    def made(self, name: str, launch: Launch, told: Sequence[str], collects: Iterable[str] = ()) -> Any:
         """KFP's component of a task.
 
         Each collected artifact is an input of its own, and a whole element of the argv. In a longer string KFP finds a
@@ -73,43 +74,41 @@ class Component:
             name: the task's: KFP makes the task's key of it, which kubectl, logs and the API show.
             launch: how its ranks are started.
             told: names of the stage's arguments beside REQUEST.
-            collects: keys of the arguments that hold an artifact for each of their keys.
+            collects: keys of its argument `artifacts`, which holds an artifact for each of them.
         """
-        held = {argument: {key: collected_name(argument, key) for key in keys} for argument, keys in collects.items()}
+        held = {key: collected_name(key) for key in collects}
         ranks = RANKS if self.ranks else ()
-        inputs = [*REQUEST, *told, *(name for names in held.values() for name in names.values()), *ranks]
+        inputs = [*REQUEST, *told, *held.values(), *ranks]
         outputs = ARTIFACT | (PAGES if self.shows else {})
-
-        def argv(*values: Any) -> dsl.ContainerSpec:
-            given = dict(zip([*inputs, *outputs], values, strict=True))
-            parts: dict[str, Any] = {name: [given[name]] for name in (*REQUEST, *told)}
-            parts |= {
-                name: [part for key, of in one.items() for part in (key, given[of])] for name, one in held.items()
-            }
-            parts |= {name: [getattr(given[name], "path", given[name])] for name in outputs}
-            if self.shows:
-                parts["executor_input"] = [dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
-            return dsl.ContainerSpec(
-                image=IMAGE,
-                command=launch(f"cmapkd_core.stages.{self.stage}", **{name: given[name] for name in ranks}),
-                args=[part for name, one in parts.items() for part in (f"--{name.replace('_', '-')}", *one)],
-            )
-
-        return dsl.container_component(_signed(argv, name, dict.fromkeys(inputs, str) | outputs))
-
-
-def _signed(function: Callable[..., Any], name: str, parameters: Mapping[str, Any]) -> Any:
-    """The function under a name and with parameters, from which KFP reads a component's interface."""
-    function.__name__ = name
-    one = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    listed = [inspect.Parameter(parameter, one, annotation=kind) for parameter, kind in parameters.items()]
-    function.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
-    return function
+        given = {one: {"inputValue": one} for one in inputs} | {one: {"outputPath": one} for one in outputs}
+        parts: dict[str, list[Any]] = {one: [given[one]] for one in (*REQUEST, *told)}
+        parts |= {"artifacts": [part for key, one in held.items() for part in (key, given[one])]} if held else {}
+        parts |= {one: [given[one]] for one in outputs}
+        if self.shows:
+            parts["executor_input"] = [{"executorInput": None}]
+        container = {
+            "image": IMAGE,
+            "command": launch(f"cmapkd_core.stages.{self.stage}", **{one: given[one] for one in ranks}),
+            "args": [part for one, of in parts.items() for part in (f"--{one.replace('_', '-')}", *of)],
+        }
+        spec = {
+            "name": name,
+            "inputs": [{"name": one, "type": "String"} for one in inputs],
+            "outputs": [{"name": one, "type": kind} for one, kind in outputs.items()],
+            "implementation": {"container": container},
+        }
+        return _loaded(json.dumps(spec))
 
 
-def collected_name(argument: str, key: str) -> str:
-    """Name of the input that is `key` of an argument: evaluations_no_alsn_0."""
-    return re.sub(r"\W", "_", f"{argument}_{key}")
+@cache
+def _loaded(text: str) -> Any:
+    """KFP's component of a component.yaml; KFP parses one in some 15 ms, and packages share most of them."""
+    return load_component_from_text(text)
+
+
+def collected_name(key: str) -> str:
+    """Name of the input that is `key` of the artifacts: evaluation_no_alsn_0."""
+    return re.sub(r"\W", "_", key)  # and no more: a suite's report has hundreds, and a package may not grow for ever
 
 
 GATE = Component("gate")
@@ -120,4 +119,3 @@ EVALUATE = Component("evaluate")
 LEVELS = Component("levels")
 EXPORT = Component("export")
 REPORT = Component("report", shows=True)
-SUITE_REPORT = Component("suite_report", shows=True)
