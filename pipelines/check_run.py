@@ -21,9 +21,8 @@ from components import Component
 from pipelines import client, endpoint, runs, suite
 from pipelines.check_retries import Retries
 from pipelines.cluster import Cluster, Unreadable
-from pipelines.graph import Plan
 from pipelines.ir import display_names
-from pipelines.package import build, defaults, write_package
+from pipelines.package import Plan, build, defaults, write_package
 from pipelines.site import Retry, Site
 from pipelines.tasks import Task, tasks_of
 
@@ -50,10 +49,10 @@ def tasks(site: Site) -> tuple[Task, ...]:
     run = tasks_of(resolve(site.recipe, overrides=MORE, data=site.data))
     every = [*run, *suite.lay_out("smoke", request, range(1), site.root, "").tasks]
     firsts: dict[Component, Task] = {}
-    for task in [runs.GATES, *every]:  # of a component the task with the most arguments
-        known = firsts.get(task.component)
-        if known is None or len(_told(task)) > len(_told(known)):
-            firsts[task.component] = task
+    for task in [runs.GATES, *every]:  # of a component all that any of its tasks gives: a report of runs and suites
+        known = firsts.setdefault(task.component, task)
+        given = {name: getattr(task, name) | getattr(known, name) for name in ("inputs", "values", "collects")}
+        firsts[task.component] = dataclasses.replace(known, **given)
     tried = {task.name: _name(task.component) for task in every}
     last: dict[str, str] = {}  # of a kind of pod
     made = []
@@ -69,19 +68,17 @@ def _name(component: Component) -> str:
 
 
 def _told(task: Task) -> tuple[str, ...]:
-    """Its stage's arguments, but for those that collect."""
-    return (*task.inputs, *task.values)
+    """Its stage's arguments, but for what is collected."""
+    return tuple(dict.fromkeys((*task.inputs, *task.values)))
 
 
 def _tried(task: Task, site: Site, tried: Mapping[str, str]) -> Task:
     """A task with check in place of work; `tried` names for every task the one that has its component here."""
     component, name = task.component, _name(task.component)
-    collects = {argument: {key: tried[of] for key, of in keys.items()} for argument, keys in task.collects.items()}
-    inputs = {argument: tried[of] for argument, of in task.inputs.items()} if collects else {}
-    values = {argument: OF_ITSELF + argument for argument in _told(task) if argument not in inputs}
-    count = len(_told(task)) + sum(map(len, collects.values()))
-    check = f"{name}:{getattr(site.pods, task.pod).gpus}:{count}"
-    return Task(name, component, task.pod, inputs, values, collects, check=check)
+    collects = {key: tried[of] for key, of in task.collects.items()}
+    values = {argument: OF_ITSELF + argument for argument in _told(task)}
+    check = f"{name}:{getattr(site.pods, task.pod).gpus}:{len(values) + len(collects)}"
+    return Task(name, component, task.pod, values=values, collects=collects, check=check)
 
 
 def pipeline(site: Site, minutes: float) -> Any:

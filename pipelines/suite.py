@@ -25,7 +25,7 @@ from cmapkd_core.places import report_url
 from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.identities import changed
-from components import SUITE_REPORT
+from components import REPORT as REPORTS
 from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name, tasks_of_cell
 
 REPORT = "suite-report"
@@ -150,24 +150,20 @@ def _report(
     """
     base = FULL if FULL in rows else rows[0]
 
-    def each(stage: str) -> dict[str, str]:
-        return {f"{row}/{seed}": names[places[row, seed][stage]] for row in rows for seed in seeds}
+    def each(kind: str, stage: str) -> dict[str, str]:
+        return {f"{kind}/{row}/{seed}": names[places[row, seed][stage]] for row in rows for seed in seeds}
 
-    collects = {
-        "evaluations": each("evaluate-student"),
-        "trainings": each("joint"),
-        "before": {seed: names[places[base, seed]["evaluate-before"]] for seed in seeds},
-        "more": {},
-    }
+    collects = each("evaluation", "evaluate-student") | each("training", "joint")
+    collects |= {f"before/{seed}": names[places[base, seed]["evaluate-before"]] for seed in seeds}
+    collects["teacher"] = names[places[base, seeds[0]]["evaluate-teacher"]]
     for called, role, stage in extra:
         if role == "teacher":
-            collects["more"][f"{called}/teacher"] = names[places[base, seeds[0]][stage]]
+            collects[f"{called}/teacher"] = names[places[base, seeds[0]][stage]]
         elif called in ONCE:
-            collects["more"] |= {f"{called}/{row}": names[places[row, seeds[0]][stage]] for row in rows}
+            collects |= {f"{called}/{row}": names[places[row, seeds[0]][stage]] for row in rows}
         else:
-            collects["more"] |= {f"{called}/{cell}": task for cell, task in each(stage).items()}
-    inputs = {"teacher_eval": names[places[base, seeds[0]]["evaluate-teacher"]]}
-    return Task(REPORT, SUITE_REPORT, "report", inputs, collects=collects)
+            collects |= each(called, stage)
+    return Task(REPORT, REPORTS, "report", collects=collects)
 
 
 def _needed(shared: Sequence[Shared]) -> list[Shared]:

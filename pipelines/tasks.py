@@ -33,7 +33,7 @@ class Task:
     pod: str
     inputs: dict[str, str] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
-    collects: dict[str, dict[str, str]] = field(default_factory=dict)  # argument -> {key: task}, an input each
+    collects: dict[str, str] = field(default_factory=dict)  # what a report calls them -> tasks, an input each
     row: str = ""  # of recipes.ROWS; "": the run's own
     seed: str = ""  # "": the run's own
     data: str = ""  # SOURCE[:URL]; "": the run's own
@@ -48,7 +48,7 @@ class Task:
 
     def sources(self) -> set[str]:
         """Names of the tasks whose artifacts it reads."""
-        return set(self.inputs.values()) | {name for tasks in self.collects.values() for name in tasks.values()}
+        return {*self.inputs.values(), *self.collects.values()}
 
 
 def task_name(*parts: str) -> str:
@@ -111,8 +111,7 @@ def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
     """Every task of a run: those that all recipes have, the recipe's own evaluations, the report."""
     extra = own_tasks(recipe)
     evaluations = {f"{called}/{role}": name for called, role, name in own_evaluations(extra)}
-    collects = {"artifacts": REPORTED} | ({"evaluations": evaluations} if evaluations else {})
-    return (*TASKS, *extra, Task("report", REPORT, "report", collects=collects))
+    return (*TASKS, *extra, Task("report", REPORT, "report", collects=REPORTED | evaluations))
 
 
 def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
@@ -191,5 +190,5 @@ PLACES: dict[Component, Callable[[str, Recipe, Mapping[str, str], str], str]] = 
     ),
     EXPORT: lambda root, recipe, told, run: export_url(root, told["model"], told["shards"], recipe, told["evaluation"]),
     LEVELS: lambda root, recipe, told, run: levels_url(root, recipe),
-    REPORT: lambda root, recipe, told, run: report_url(root, run),
+    REPORT: lambda root, recipe, told, run: report_url(root, run, told.get("expectations", "")),
 }

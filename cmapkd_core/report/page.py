@@ -10,26 +10,40 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from cmapkd_core.report import markdown, sections, table
 from cmapkd_core.report.inputs import Inputs
 from cmapkd_core.report.results import SIDES
-from cmapkd_core.report.section import Section
-from cmapkd_core.report.sections import HEADINGS
+from cmapkd_core.report.section import Pages, Section
 from cmapkd_core.report.style import svg
-from cmapkd_core.report.table import Table
 
 TEMPLATE = "report.html.j2"
 
 
-def render(inputs: Inputs, table: Table, sections: Mapping[str, Section]) -> str:
+def pages(inputs: Inputs) -> Pages:
+    """A run's report; the metrics are the main table's numbers as `student/retrieval/i2t/R@1`."""
+    found = table.build(inputs)
+    built = sections.build(inputs, found)
+    return Pages(
+        f"{inputs.run}: recipe {inputs.recipe.name}, ablation {inputs.ablation}, seed {inputs.recipe.seed}",
+        render(inputs, found, built),
+        markdown.render(inputs, built),
+        table.as_json(found, inputs),
+        sections.HEADINGS,
+        built,
+        {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()},
+    )
+
+
+def render(inputs: Inputs, found: table.Table, built: Mapping[str, Section]) -> str:
     """The page as text."""
     return fill(
         TEMPLATE,
         run=inputs.run,
         recipe=inputs.recipe,
         ablation=inputs.ablation,
-        table=table,
-        headings=HEADINGS,
-        sections=sections,
+        table=found,
+        headings=sections.HEADINGS,
+        sections=built,
         sides=SIDES,
         sources=[source for source in inputs.sources.values() if source.url],
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.fields import nearest
 from cmapkd_core.report import efficiency, figures, papertables
 from cmapkd_core.report.assemble import Report
 from cmapkd_core.report.inputs import Inputs, Missing
@@ -17,7 +18,11 @@ from cmapkd_core.report.style import Drawing
 from cmapkd_core.report.table import KS, ROWS, Table, paired
 
 SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
-# A model of the run in the keys of `evaluations` -> the argument with its main evaluation, its kind in a table.
+ARTIFACTS = (
+    *("shards", "teacher", "warmup", "alsn", "joint", "reference"),
+    *("teacher_eval", "before_eval", "student_eval", "reference_eval", "levels"),
+)
+# A model of the run in the names of further evaluations -> its main evaluation, its kind in a table.
 ROLES = {
     "teacher": ("teacher_eval", "teacher"),
     "before": ("before_eval", ""),
@@ -50,14 +55,15 @@ def gather(inputs: Inputs, table: Table) -> Report:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse an evaluation whose name says no model of a run.
+    """Refuse an artifact whose name says nothing of a run.
 
     Raises:
-        InputError: not of the form TASK/ROLE.
+        InputError: none of ARTIFACTS, and not of the form TASK/ROLE.
     """
     for name in names:
-        if name.count("/") != 1 or name.rpartition("/")[2] not in ROLES:
-            raise InputError(f"--evaluations: {name} is not TASK/ROLE with ROLE one of {', '.join(ROLES)}")
+        if name not in ARTIFACTS and (name.count("/") != 1 or name.rpartition("/")[2] not in ROLES):
+            form = f"TASK/ROLE with ROLE one of {', '.join(ROLES)}"
+            raise InputError(f"--artifacts: {name} is not {form}, and no artifact of a run: {nearest(name, ARTIFACTS)}")
 
 
 def in_table(make: Maker, key: str, title: str) -> Callable[[Inputs, Table, Report], Section]:

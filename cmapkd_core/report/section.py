@@ -34,6 +34,19 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Pages:
+    """All that a report shows. title: of the paper's folder. table: for programs, its `text` for a terminal."""
+
+    title: str
+    html: str
+    markdown: str
+    table: Mapping[str, Any]
+    headings: Mapping[str, Heading]
+    sections: Mapping[str, Section]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Heading:
     """Where a section stands. number: "Figure 3", where the paper has it. template: of `content`, "" for none."""
 

@@ -33,6 +33,11 @@ COMPARED |= {
 COMPARED |= {("vqa", "overall"): ("VQA", "overall"), ("captioning", "CIDEr"): ("Captioning", "CIDEr")}
 
 
+# How artifacts are called, by what stands first and how many parts follow; any other begins with its TASK[-DATASET].
+FORMS = {"evaluation": 2, "training": 2, "before": 1, "teacher": 0}
+WRITTEN = "evaluation/ROW/SEED, training/ROW/SEED, before/SEED, teacher, TASK/ROW/SEED, TASK/ROW, TASK/teacher"
+
+
 @dataclass(frozen=True)
 class Training:
     """One training: the joint stage's artifact, and the stages that led to it, first to last."""
@@ -84,20 +89,21 @@ class SuiteTable:
         return {key: head for row in (*self.rows, self.teacher) for key, head in compared(row).items()}
 
 
-def check_more(names: Iterable[str], rows: Iterable[str]) -> None:
-    """Refuse a further evaluation whose name says no row of the suite.
+def check_names(names: Iterable[str]) -> None:
+    """Refuse an artifact whose name says nothing of a suite.
 
     Raises:
-        InputError: it is none of TASK/ROW/SEED, TASK/ROW, TASK/teacher.
+        InputError: a name of no form that is WRITTEN, a row that has no evaluation, or no evaluation at all.
     """
-    rows = [*rows, "teacher"]
-    for name in names:
-        parts = name.split("/")
-        if len(parts) not in (2, 3) or parts[1] not in rows:
-            row = parts[1] if len(parts) > 1 else ""
-            raise InputError(
-                f"--more: {name} is none of TASK/ROW/SEED, TASK/ROW and TASK/teacher for a row: {nearest(row, rows)}"
-            )
+    parts = {name: name.split("/") for name in names}
+    rows = [*(part[1] for part in parts.values() if part[0] == "evaluation" and len(part) == 3), "teacher"]
+    for name, (kind, *of) in parts.items():
+        if len(of) not in ((FORMS[kind],) if kind in FORMS else (1, 2)) or not all(of):
+            raise InputError(f"--artifacts: {name} is none of {WRITTEN}")
+        if kind not in FORMS and of[0] not in rows:
+            raise InputError(f"--artifacts: {name} is of no row that has an evaluation: {nearest(of[0], rows)}")
+    if len(rows) == 1:
+        raise InputError("--artifacts has no evaluation/ROW/SEED: a report needs at least one row with one seed")
 
 
 def build(inputs: SuiteInputs) -> SuiteTable:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from cmapkd_core.markup import plain
 from cmapkd_core.recipes import FULL
-from cmapkd_core.report import suite, suite_costs
+from cmapkd_core.report import suite, suite_costs, suite_sections
 from cmapkd_core.report.markdown import of_section
 from cmapkd_core.report.measured import Measured
 from cmapkd_core.report.names import FULL_METHOD, label
 from cmapkd_core.report.page import fill
 from cmapkd_core.report.papertable import measured
-from cmapkd_core.report.section import Heading, Section
+from cmapkd_core.report.section import Heading, Pages, Section
 from cmapkd_core.report.suite import MEAN, SuiteInputs, SuiteTable
 
 TEMPLATE = "suite.html.j2"
@@ -22,6 +22,21 @@ PRINTED = {
     MEAN: "mean recall",
     "zeroshot/top1": "zero-shot",
 }
+
+
+def pages(inputs: SuiteInputs) -> Pages:
+    """A suite's report; the metrics are every row's means as `no_alsn/retrieval/i2t/R@1`."""
+    table = suite.build(inputs)
+    headings, sections = suite_sections.build(inputs, table)
+    return Pages(
+        f"{inputs.run}: suite {inputs.suite}, recipe {inputs.recipe.name}, seeds {', '.join(inputs.seeds)}",
+        render(inputs, table, headings, sections),
+        markdown(inputs, table, headings, sections),
+        suite.as_json(inputs, table, text) | suite_costs.as_json(inputs, table),
+        headings,
+        sections,
+        facts(table),
+    )
 
 
 def render(

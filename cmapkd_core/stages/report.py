@@ -1,125 +1,143 @@
-"""Stage report: one run's table, figures and page from its artifacts.
+"""Stage report: table, figures and page of a run, or of a suite over its seeds, from their artifacts.
 
-Artifact: report.html (one page that stands alone), report.md (for the KFP UI), table.json (for programs), paper/
-(tables in LaTeX, figures as PDF and PNG, every number with its origin; see report/paper.py). Ends by printing the
-small table and where the page is.
+Artifact: a page that stands alone (report.html, suite.html), Markdown for the KFP UI, JSON for programs, paper/ (tables
+in LaTeX, figures as PDF and PNG, every number with its origin; see report/paper.py). A run and a suite differ in what
+is read and in the pages: a row of KINDS each. Ends by printing the small table and where the page is.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
+from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
-from cmapkd_core.fields import choose, flatten
+from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
-from cmapkd_core.report import markdown as markdown_report
-from cmapkd_core.report import page, paper, sections, table
-from cmapkd_core.report.inputs import Inputs, Source, no_pictures
-from cmapkd_core.report.results import check_names
-from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.report import page, paper, results, suite, suite_page
+from cmapkd_core.report.section import Pages
+from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, Request, execute
 from cmapkd_core.stages.owed import deliver_owed
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.reported import Told, of_run, of_suite
 
 NONE: Mapping[str, str] = MappingProxyType({})
-ARTIFACTS = (
-    *("shards", "teacher", "warmup", "alsn", "joint", "reference"),
-    *("teacher_eval", "before_eval", "student_eval", "reference_eval", "levels"),
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of report.
+
+    stage: what manifests and MLflow call it. html, markdown, table: its files. check: raises InputError for names of
+    artifacts that say nothing of it. whole: an artifact that is not complete is an error; else it is named as missing.
+    """
+
+    stage: str
+    html: str
+    markdown: str
+    table: str
+    check: Callable[[Iterable[str]], None]
+    pages: Callable[[Told, Context], Pages]
+    whole: bool
+
+
+RUN = Kind(
+    *("report", "report.html", "report.md", "table.json", results.check_names),
+    pages=lambda told, context: page.pages(of_run(told, context)),
+    whole=True,
 )
-HTML, MARKDOWN, TABLE = "report.html", "report.md", "table.json"
+SUITE = Kind(
+    *("suite_report", "suite.html", "suite.md", "suite.json", suite.check_names),
+    pages=lambda told, context: suite_page.pages(of_suite(told, context)),
+    whole=False,
+)
 
 
 def run(
     request: Request,
     *,
     artifacts: Mapping[str, str] = NONE,
-    evaluations: Mapping[str, str] = NONE,
+    suite: str = "",
+    expectations: str = "",
+    executions: str = "0",
+    naive: str = "0",
     html: str = "",
     markdown: str = "",
     metrics: str = "",
     executor_input: str = "",
 ) -> str:
-    """Write the report of a run.
+    """Write the report of a run or, with the name of a suite, of that.
 
     Args:
-        artifacts: URLs of the run's artifacts by what they are, of ARTIFACTS; one that is "" or not given makes a
-            sentence that says so.
-        evaluations: URLs of further evaluations by `TASK[-DATASET]/ROLE`, ROLE one of teacher, before, reference,
-            student, such as vqa-easy_vqa/student.
+        artifacts: URLs by what they are. Of a run those of results.ARTIFACTS, where one that is "" or not given makes a
+            sentence that says so, and further evaluations as `TASK[-DATASET]/ROLE`, ROLE one of teacher, before,
+            reference, student, such as vqa-easy_vqa/student. Of a suite `evaluation/ROW/SEED` and `training/ROW/SEED`
+            (the joint stage), `before/SEED` (the untrained student), `teacher`, and further evaluations as
+            `TASK[-DATASET]/ROW/SEED`, `TASK/ROW` for what every seed answers alike, `TASK/teacher`.
+        expectations: "yes" adds a section with what the paper expects of a suite, under a heading that says so.
+        executions, naive: stage executions of the suite, and of one run for every row and seed.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
         executor_input: what KFP tells a container of itself; "" elsewhere.
 
     Raises:
-        InputError: an artifact of an unknown name or that is not complete, evaluations of different data or of no
-            known model.
+        InputError: a name of another form, a count that is no number, a run's artifact that is not complete, or
+            evaluations of different data.
     """
-    check_names(evaluations)
-    for name in artifacts:
-        choose("artifact", name, dict.fromkeys(ARTIFACTS))
-    given = {name: artifacts.get(name, "") for name in ARTIFACTS} | dict(evaluations)
-    inputs = {name: url for name, url in given.items() if url}
+    kind = SUITE if suite else RUN
+    if expectations and not suite:
+        raise InputError(
+            "--expectations is of a suite's report, and this one is of a run: leave it out, or give --suite"
+        )
+    counts = number("executions", executions), number("naive", naive)
+    kind.check(artifacts)
+    told = Told(request, artifacts, suite, bool(expectations), *counts)
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
-    url = report_url(request.root, request.run)
-    execute(request, "report", url=url, fields=fields, inputs=inputs, body=lambda context: body(context, request))
+    url = report_url(request.root, request.run, expectations)
+    execute(
+        request,
+        kind.stage,
+        url=url,
+        fields=fields,
+        inputs={name: where for name, where in told.urls.items() if where and (kind.whole or find(where))},
+        body=lambda context: write(kind, told, context),
+        suite={"suite": suite, "seeds": str(len(told.cells[1]))} if suite else None,
+    )
     artifact = Artifact.open(url)
-    hand_out(artifact, {html: HTML, markdown: MARKDOWN}, metrics, executor_input)
-    print(json.loads(artifact.fetch(TABLE).read_bytes())["text"])
-    print(f"report: {artifact.file_url(HTML)}")
+    pages = {copy: artifact.fetch(name).read_bytes() for copy, name in ((html, kind.html), (markdown, kind.markdown))}
+    show(pages, artifact.manifest["metrics"], metrics, executor_input)
+    print(json.loads(artifact.fetch(kind.table).read_bytes())["text"])
+    print(f"report: {artifact.file_url(kind.html)}")
     return url
 
 
-def hand_out(artifact: Artifact, copies: dict[str, str], metrics: str, executor_input: str) -> None:
-    """Give KFP what it shows of a report: copies (local file -> name in the artifact) and the manifest's metrics."""
-    values = artifact.manifest["metrics"]
-    pages = {target: artifact.fetch(name).read_bytes() for target, name in copies.items()}
-    show(pages, values, metrics, executor_input)
+def number(name: str, text: str) -> int:
+    """A count of stage executions.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not text.isdecimal():
+        raise InputError(f"--{name} {text}: a number of stage executions, such as 20")
+    return int(text)
 
 
-def body(context: Context, request: Request) -> dict[str, float]:
-    """The files; the metrics are the main table's numbers as `student/retrieval/i2t/R@1`."""
-    deliver_owed(request, context.inputs.values())
-    inputs = Inputs(
-        recipe=context.recipe,
-        ablation=request.ablation or "none",
-        run=request.run or "unnamed run",
-        sources={name: _source(name, artifact) for name, artifact in context.inputs.items()},
-        picture=_pictures(context),
-    )
-    context.say("report: reading the run's artifacts")
-    found = table.build(inputs)
-    built = sections.build(inputs, found)
-    texts = {
-        HTML: page.render(inputs, found, built),
-        MARKDOWN: markdown_report.render(inputs, built),
-        TABLE: json.dumps(table.as_json(found, inputs), indent=1),
-    }
+def write(kind: Kind, told: Told, context: Context) -> dict[str, float]:
+    """The files; returns the small numbers, such as `student/retrieval/i2t/R@1` or a row's mean `no_alsn/..`."""
+    deliver_owed(told.request, context.inputs.values())
+    context.say(f"{kind.stage}: reading the artifacts")
+    made = kind.pages(told, context)
+    texts = {kind.html: made.html, kind.markdown: made.markdown, kind.table: json.dumps(made.table, indent=1)}
     for name, text in texts.items():
         (context.out / name).write_text(text, encoding="utf-8")
         context.tracker.artifact(context.out / name)
-    title = f"{inputs.run}: recipe {context.recipe.name}, ablation {inputs.ablation}, seed {context.recipe.seed}"
-    context.say("report: writing the paper's folder")
-    context.tracker.artifact(paper.write(context.out, title, sections.HEADINGS, built))
-    metrics = {f"{table.SHORT[row.name]}/{key}": value for row in found.rows for key, value in row.values.items()}
-    context.tracker.conclude(texts[MARKDOWN], metrics, context.out / HTML)
-    return metrics
-
-
-def _source(name: str, artifact: Artifact) -> Source:
-    return Source(name, artifact.url, frozenset(artifact.files()), artifact.fetch)
-
-
-def _pictures(context: Context) -> Callable[[str], bytes]:
-    """key -> encoded image; of a key that two splits have, the evaluated split's."""
-    if "shards" not in context.inputs:
-        return no_pictures
-    shards = open_shards(context.inputs["shards"])
-    splits = sorted(shards.manifest["splits"], key=lambda name: name == context.recipe.evaluate.split)
-    places = {key: (split, i) for split in splits for i, key in enumerate(shards.keys(split))}
-    return lambda key: shards.read_image(*places[key])
+    context.say(f"{kind.stage}: writing the paper's folder")
+    context.tracker.artifact(paper.write(context.out, made.title, made.headings, made.sections))
+    context.tracker.conclude(made.markdown, made.metrics, context.out / kind.html)
+    return made.metrics
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.efficiency import _check
 from cmapkd_core.evaluate.zeroshot import load_templates
-from cmapkd_core.report.results import check_names
-from cmapkd_core.report.suite import check_more
+from cmapkd_core.report import results, suite
 from cmapkd_core.report.table import paired, same
 from cmapkd_core.stages import cli, evaluate
 
@@ -84,8 +83,16 @@ REMEDIES: list[tuple[Callable[[], Any], str, Callable[[], Any]]] = [
     (lambda: groups(0.0), "phase fine trains nothing: set one of its lr.student", lambda: groups(1e-4)),
     (lambda: updates(4), "lower optim.accumulate", lambda: updates(2)),
     (lambda: updates(4), "or raise schedule.fine.epochs", lambda: updates(4, epochs=2)),
-    (lambda: check_names(["vqa"]), "TASK/ROLE with ROLE one of", lambda: check_names(["vqa/student"])),
-    (lambda: check_more(["vqa/nine/0"], ["none"]), "'none'", lambda: check_more(["vqa/none/0"], ["none"])),
+    (
+        lambda: results.check_names(["vqa/x"]),
+        "TASK/ROLE with ROLE one of",
+        lambda: results.check_names(["vqa/student"]),
+    ),
+    (
+        lambda: suite.check_names(["evaluation/none/0", "vqa/nine/0"]),
+        "'none'",
+        lambda: suite.check_names(["evaluation/none/0", "vqa/none/0"]),
+    ),
     (lambda: same({"a": {"n": 1}, "b": {"n": 2}}), "on the same shards", lambda: same({"a": {"n": 2}, "b": {"n": 2}})),
     (lambda: paired(ONE, OTHER), "on the same shards and split", lambda: paired(ONE, ONE)),
 ]

@@ -181,9 +181,9 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
     for kind in ("prepare", "train", "evaluate", "report", "gate"):
         more = kind == "gate" or (kind == "train" and "ranks" in printed)
         assert told["ok"].count(f"pod {kind}") == 4 + more
-    stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "suite-report", "gate")
-    assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 9
-    assert "stage report        arguments: all 13 inputs arrive, and what 5 other tasks wrote can be read" in printed
+    stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "gate")
+    assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 8
+    assert "stage report        arguments: all 24 inputs arrive, and what 5 other tasks wrote can be read" in printed
     assert "stage train         arguments: all 4 inputs arrive\n" in printed
     assert f"{site.url}/#/runs/details/run-0" in printed
     assert VALUE not in printed + json.dumps(site.runs)
@@ -205,11 +205,12 @@ def test_every_component_is_tried_as_a_run_has_it(site: Any) -> None:
         names = [task.name for task in tried if task.pod == kind]
         assert [task.after for task in tried if task.pod == kind] == [(), *((name,) for name in names[:-1])]
     assert {task.component for task in tried} == every
-    assert len(tried) == len(every) == 9
-    assert all(keys for task in tried for keys in task.collects.values())
+    assert len(tried) == len(every) == 8
     readers = {task.name: task.sources() for task in tried if task.sources()}
-    assert set(readers) == {"check-report", "check-suite-report"}
-    assert readers["check-report"] == {f"check-{of}" for of in ("prepare", "teacher", "train", "evaluate", "levels")}
+    assert readers == {"check-report": {f"check-{of}" for of in ("prepare", "teacher", "train", "evaluate", "levels")}}
+    (report,) = (task for task in tried if task.name == "check-report")  # as runs and as suites have it
+    assert {"shards", "efficiency/student", "training/none/0", "efficiency/none"} <= set(report.collects)
+    assert {"suite", "expectations", "executions", "naive"} == set(report.values)
 
 
 def test_an_input_of_a_report_is_the_result_of_the_component_that_writes_it(site: Any, tmp_path: Path) -> None:
@@ -224,8 +225,8 @@ def test_an_input_of_a_report_is_the_result_of_the_component_that_writes_it(site
     by_stage |= {"evaluate": [f"{role}_eval" for role in ("teacher", "before", "student", "reference")]}
     for stage, names in by_stage.items():
         assert {given.artifacts[name] for name in names} == {f"result of check-{stage}"}
-    assert set(given.evaluations.values()) == {"result of check-evaluate"}
-    assert given.evaluations
+    others = set(given.artifacts) - {name for names in by_stage.values() for name in names}
+    assert {given.artifacts[name] for name in others} == {"result of check-evaluate", "result of check-train"}
 
 
 def test_the_pods_of_the_check_are_those_of_the_site(site: Any, tmp_path: Path) -> None:
@@ -414,7 +415,7 @@ def test_what_the_pods_found_is_told(site: Any, capsys: pytest.CaptureFixture[st
     assert "GPUs: 0 of 2 seen" in printed
     assert lines_of(printed)["failed"] == ["pod train", "run"]
     # no kubeconfig: the line says how to look; and what waits for the pod without GPUs
-    assert lines_of(printed)["unknown"] == ["service account", "pod train", "pod report", "pod report"]
+    assert lines_of(printed)["unknown"] == ["service account", "pod train", "pod report"]
     assert "unknown  pod train           check-train not started: it waits for check-teacher" in printed
     assert "unknown  pod report          check-report not started: it waits for check-teacher, check-train" in printed
     assert "kubectl -n kubeflow get serviceaccount" in printed

@@ -10,9 +10,8 @@ import pytest
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.common import Request
-from pipelines.graph import Plan, select
 from pipelines.ir import load_package, steps
-from pipelines.package import PARAMETERS, build, defaults, write_package
+from pipelines.package import PARAMETERS, Plan, build, defaults, select, write_package
 from pipelines.site import Site
 from pipelines.tasks import output_urls, tasks_of
 
@@ -128,8 +127,8 @@ def test_an_evaluation_on_other_data_prepares_them_once_and_reads_them(tasks: di
         assert step.key in vqa.needs
         assert vqa.task.inputs.parameters["task"].runtime_value.constant.string_value == "vqa"
     report = next(task for task in TASKS if task.name == "report")
-    assert report.collects["evaluations"]["vqa-scenes_vqa/teacher"] == "vqa-scenes-vqa-teacher"
-    assert report.collects["evaluations"]["efficiency/student"] == "efficiency-student"
+    assert report.collects["vqa-scenes_vqa/teacher"] == "vqa-scenes-vqa-teacher"
+    assert report.collects["efficiency/student"] == "efficiency-student"
 
 
 def test_nothing_stands_between_a_single_rank_and_its_exit_code(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 
 from cmapkd_core.recipes import resolve
 from pipelines import check, check_run, runs, suite, trainjob
-from pipelines.graph import Plan
 from pipelines.ir import PLACEHOLDER, Step, command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.package import build, defaults, write_package
+from pipelines.package import Plan, build, defaults, write_package
 from pipelines.retries import TEMPLATE
 from pipelines.site import COMPONENT, PART_OF, Pod, Pods, Retry, Secret, Site, Toleration, load_site
 from pipelines.tasks import tasks_of
@@ -62,7 +61,7 @@ KINDS = {
     r"prepare|check-prepare": "prepare",
     r"teacher|warmup|alsn|joint|reference-|check-teacher|check-train": "train",
     r"evaluate-|levels|vqa-|captioning-|efficiency-|check-evaluate|check-levels": "evaluate",
-    r"export|report|suite-report|check-export|check-report|check-suite-report": "report",
+    r"export|report|suite-report|check-export|check-report": "report",
     r"gate|check-gate": "gate",
 }
 CANARY = "canary-91c2"  # the value of every secret where a package is compiled

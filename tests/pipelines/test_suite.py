@@ -19,9 +19,8 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import parser
 from cmapkd_core.stages.common import Request
 from pipelines import submit
-from pipelines.graph import Plan, select
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.package import build, defaults, write_package
+from pipelines.package import Plan, build, defaults, select, write_package
 from pipelines.site import Site
 from pipelines.submission import decide
 from pipelines.submit import main
@@ -78,8 +77,8 @@ def test_shared_tasks_appear_once_and_after_what_they_read(name: str) -> None:
         assert task.sources() <= seen
         seen.add(task.name)
     assert suite.tasks[-1].name == REPORT
-    evaluations = suite.tasks[-1].collects["evaluations"]
-    assert list(evaluations) == [f"{row}/{seed}" for row in SUITES[name] for seed in range(3)]
+    evaluations = [key for key in suite.tasks[-1].collects if key.startswith("evaluation/")]
+    assert evaluations == [f"evaluation/{row}/{seed}" for row in SUITES[name] for seed in range(3)]
 
 
 @pytest.mark.parametrize("name", list(SUITES))
@@ -91,7 +90,7 @@ def test_a_suite_reads_what_its_rows_alone_would_read(name: str) -> None:
         for seed in range(2):
             recipe = resolve("tiny", row, seed=seed)
             alone = output_urls(tasks_of(recipe), lambda task, r=recipe: r, "/root", "a-run")  # type: ignore[misc]
-            joint = tasks[suite.tasks[-1].collects["trainings"][f"{row}/{seed}"]]
+            joint = tasks[suite.tasks[-1].collects[f"training/{row}/{seed}"]]
             assert urls[joint.name] == alone["joint"]
             assert {n: urls[source] for n, source in joint.inputs.items()} == {
                 "shards": alone["prepare"],
@@ -114,15 +113,15 @@ def test_a_row_of_a_suite_is_what_its_name_says_whatever_is_overridden_for_all()
     assert (scratch.overrides, finetune.overrides) == ("method.weights.fd=8", asked["overrides"])
     assert table2["joint-scratch"].url == stage_url("/root", "joint", resolve("tiny", "scratch", "method.weights.fd=8"))
     weights = lay_out("weights", asked | {"recipe": "demo"}, range(1), "/root", "r")
-    trainings = weights.tasks[-1].collects["trainings"].values()
-    assert len(set(trainings)) == len(SUITES["weights"])  # no two labels for one training
+    trainings = {task for key, task in weights.tasks[-1].collects.items() if key.startswith("training/")}
+    assert len(trainings) == len(SUITES["weights"])  # no two labels for one training
 
 
 def test_the_teacher_is_the_full_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = laid(monkeypatch, ("random_teacher_pyramid", FULL), 1)
     assert counts(suite)["teacher"] == 2
     assert counts(suite)["evaluate-teacher"] == 1
-    assert suite.tasks[-1].inputs["teacher_eval"] == "evaluate-teacher-none"
+    assert suite.tasks[-1].collects["teacher"] == "evaluate-teacher-none"
 
 
 # ---- lanes ----------------------------------------------------------------------------------------
@@ -209,12 +208,12 @@ def test_every_stage_takes_its_argv(commands: dict[str, list[str]]) -> None:
 
 def test_the_report_gets_every_url_by_row_and_seed(commands: dict[str, list[str]]) -> None:
     given = stage_arguments(commands[REPORT])
-    assert given.evaluations == {
-        f"{row}/{seed}": f"s3://bucket/evaluate-student-{row}-s{seed}" for row in SUITES["smoke"] for seed in (0, 1)
-    }
-    assert given.trainings["none/1"] == "s3://bucket/joint-none-s1"
-    assert given.before == {"0": "s3://bucket/evaluate-before-s0", "1": "s3://bucket/evaluate-before-s1"}
-    assert (given.teacher_eval, given.suite, given.expectations) == ("s3://bucket/evaluate-teacher", "smoke", "yes")
+    each = [(f"{row}/{seed}", f"{row}-s{seed}") for row in SUITES["smoke"] for seed in (0, 1)]
+    wanted = {f"evaluation/{cell}": f"s3://bucket/evaluate-student-{name}" for cell, name in each}
+    wanted |= {f"training/{cell}": f"s3://bucket/joint-{name}" for cell, name in each}
+    wanted |= {f"before/{seed}": f"s3://bucket/evaluate-before-s{seed}" for seed in (0, 1)}
+    assert given.artifacts == wanted | {"teacher": "s3://bucket/evaluate-teacher"}
+    assert (given.suite, given.expectations) == ("smoke", "yes")
     assert (given.executions, given.naive, given.run) == ("20", "33", "a-run")
 
 

@@ -12,7 +12,7 @@ from manifests import manifest
 
 from cmapkd_core import storage
 from cmapkd_core.stages.artifact import Artifact
-from pipelines import endpoint, size, submission, submit, suite_runs
+from pipelines import endpoint, size, submission, submit, suite_retry, suite_runs
 from pipelines.site import load_site
 from pipelines.submission import Submission, decide
 from pipelines.submit import main
@@ -40,13 +40,19 @@ def end(api: Any, **states: str) -> None:
         run["state"] = states.get(name, run["state"])
 
 
+def at_gates(api: Any, **states: str) -> None:
+    """KFP's details of the runs of these names say so of their gates."""
+    for run, name in zip(api.runs, names(api), strict=True):
+        if name in states:
+            run["run_details"] = {"task_details": [{"display_name": "gate", "state": states[name]}]}
+
+
 def finish(job: Submission, *runs: str) -> None:
     """The artifacts of these runs are there, made from one another."""
     for run in job.runs:
         for one in run.shared if run.name in runs else ():
             inputs = {}
-            collected = {f"{a} {key}": t for a, of in one.task.collects.items() for key, t in of.items()}
-            for argument, source in (one.task.inputs | collected).items():
+            for argument, source in (one.task.inputs | one.task.collects).items():
                 raw = storage.read_bytes(f"{job.urls[source]}/manifest.json")
                 inputs[argument] = {"url": job.urls[source], "digest": hashlib.sha256(raw).hexdigest()}
             storage.write_bytes(f"{one.url}/manifest.json", manifest(inputs=inputs, url=one.url))
@@ -249,6 +255,7 @@ def test_a_run_that_cannot_be_retried_does_not_keep_the_others_from_it(
 ) -> None:
     assert main(SUITE) == 0
     end(api, shared="SUCCEEDED", finetune="FAILED", none="FAILED", report="CANCELING")
+    at_gates(api, finetune="SUCCEEDED", none="SUCCEEDED", report="RUNNING")
     act = api.act
     monkeypatch.setattr(api, "act", lambda run_id, verb: 500 if run_id == "run-1" else act(run_id, verb))
     assert main(["--retry", NAME]) == 3
@@ -261,6 +268,7 @@ def test_a_run_that_cannot_be_retried_does_not_keep_the_others_from_it(
 def test_retry_takes_all_failed_runs_of_a_suite(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SUITE) == 0
     end(api, shared="SUCCEEDED", finetune="FAILED", none="SUCCEEDED", report="FAILED")
+    at_gates(api, finetune="SUCCEEDED", report="FAILED")
     assert main(["--retry", NAME]) == 0
     assert api.retried == ["run-1", "run-3"]
     assert f"run {NAME}.finetune is retried: " in capsys.readouterr().out
@@ -269,6 +277,119 @@ def test_retry_takes_all_failed_runs_of_a_suite(api: Any, capsys: pytest.Capture
     assert f"no run of suite {NAME} has failed: {NAME}.shared succeeded" in capsys.readouterr().err
     assert main(["--retry", "unheard"]) == 2
     assert "no run 'unheard'" in capsys.readouterr().err
+
+
+TURN = "has its turn after"
+
+
+def test_runs_that_were_in_one_lane_are_retried_one_after_the_other(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both have passed their gates: retried at once they would be two tasks at a time where the site allows one."""
+    assert main([*SUITE, "--parallel", "1"]) == 0
+    end(api, shared="SUCCEEDED", finetune="FAILED", none="FAILED", report="FAILED")
+    at_gates(api, finetune="SUCCEEDED", none="SUCCEEDED", report="FAILED")
+    assert main(["--retry", NAME]) == 0
+    said = capsys.readouterr().out
+    assert api.retried == ["run-1", "run-3"]  # the report's gate runs again, and holds it
+    assert f"run {NAME}.none is failed, and {TURN} {NAME}.finetune: together" in said
+    assert f"not retried yet: {NAME}.none; then: submit.py --retry {NAME}, or with --wait" in said
+    end(api, finetune="SUCCEEDED", report="RUNNING")
+    assert main(["--retry", NAME]) == 0  # as it was told
+    assert api.retried[2:] == ["run-2"]
+    assert "not retried yet" not in capsys.readouterr().out
+
+
+def test_runs_of_two_lanes_are_retried_at_once_and_what_their_gates_hold(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SUITE, "--parallel", "2"]) == 0
+    end(api, shared="SUCCEEDED", finetune="FAILED", none="FAILED", report="FAILED")
+    at_gates(api, finetune="SUCCEEDED", none="SUCCEEDED", report="FAILED")
+    assert main(["--retry", NAME]) == 0
+    assert api.retried == ["run-1", "run-2", "run-3"]
+    end(api, **dict.fromkeys(ALL, "FAILED"))
+    at_gates(api, finetune="FAILED", none="FAILED", report="FAILED")
+    assert main(["--retry", NAME]) == 0
+    assert api.retried[3:] == ["run-0", "run-1", "run-2", "run-3"]
+    assert TURN not in capsys.readouterr().out
+
+
+def test_retry_waits_for_turns_and_counts_the_tasks(
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SUITE, "--parallel", "1"]) == 0
+    job = asked()
+    finish(job, "shared")
+    none = next(run for run in job.runs if run.name == "none")
+    end(api, shared="SUCCEEDED", finetune="FAILED", none="FAILED", report="FAILED")
+    at_gates(api, finetune="SUCCEEDED", none="SUCCEEDED", report="FAILED")
+    api.act = lambda run_id, verb: api.retried.append(run_id) or moved(run_id, "RUNNING") or 200
+
+    def moved(run_id: str, state: str) -> None:
+        next(run for run in api.runs if run["run_id"] == run_id).update(state=state)
+
+    looks = iter([("run-1", "SUCCEEDED"), ("run-2", ""), ("run-2", "SUCCEEDED"), ("run-3", "SUCCEEDED")])
+
+    def pause(seconds: float) -> None:
+        run_id, state = next(looks)
+        if state:
+            moved(run_id, state)
+        else:  # KFP has no details of it any more
+            api.runs[2].pop("run_details")
+            storage.write_bytes(f"{none.urls['warmup-none']}/manifest.json", manifest())
+
+    monkeypatch.setattr(suite_runs.client.time, "sleep", pause)
+    capsys.readouterr()
+    assert main(["--retry", NAME, "--wait"]) == 0
+    assert api.retried == ["run-1", "run-3", "run-2"]
+    said = capsys.readouterr().out
+    lines = [line.split(maxsplit=1)[1] for line in said.splitlines() if line.startswith("  ")]
+    assert lines == [
+        "finetune  running     0 of 3 tasks",
+        "none      failed      0 of 4 tasks",
+        "report    running     0 of 1 tasks",
+        "finetune  succeeded   3 of 3 tasks",
+        "none      running     0 of 4 tasks",
+        "none      running     1 of 4 tasks",
+        "none      succeeded   4 of 4 tasks",
+        "report    succeeded   1 of 1 tasks",
+    ]
+    assert said.endswith(f"suite {NAME}: succeeded\n")
+
+
+def test_who_stops_waiting_is_told_what_has_not_had_its_turn(
+    api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    assert main([*SUITE, "--parallel", "1"]) == 0
+    end(api, shared="SUCCEEDED", finetune="FAILED", none="FAILED", report="SUCCEEDED")
+    at_gates(api, finetune="SUCCEEDED", none="SUCCEEDED")
+    monkeypatch.setattr(suite_runs.client.time, "sleep", stopped)
+    api.act = lambda run_id, verb: api.runs[1].update(state="RUNNING") or 200
+    assert main(["--retry", NAME, "--wait"]) == 130
+    assert f"goes on; not retried yet: {NAME}.none; then: submit.py --retry {NAME}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("named", "held", "active", "one", "clashes"),
+    [
+        ({"a": "", "b": "a", "c": "b"}, "", "a", "c", True),  # one lane, with b between them that is done
+        ({"a": "", "b": "a", "c": "b"}, "c", "a", "c", True),  # its gate sees the end of b alone
+        ({"a": "", "b": "a", "c": "b"}, "bc", "ab", "c", False),  # b is held, and holds it
+        ({"a": "", "b": "a", "c": "b"}, "c", "c", "a", True),  # the later one goes on behind b, not behind a
+        ({"a": "", "b": "a"}, "b", "b", "a", False),  # the later one is held by the one that is retried
+        ({"a": "", "b": ""}, "", "a", "b", False),  # two lanes
+        ({"a": "b", "b": "a"}, "", "a", "b", True),  # started in turns, one behind the other
+    ],
+)
+def test_what_would_work_side_by_side(named: dict[str, str], held: str, active: str, one: str, clashes: bool) -> None:
+    gates = {name: set(before) for name, before in named.items()}
+    assert (
+        any(suite_retry.clash(one, other, set(active), gates, set(held)) for other in active if other != one) is clashes
+    )
 
 
 def test_a_run_that_was_started_twice_is_retried_as_it_was_last(api: Any) -> None:

@@ -35,17 +35,17 @@ def test_files_copies_and_the_printed_table(run, tmp_path, capsys):
     )
     artifact = Artifact.open(url)
     assert url == f"{request.root}/runs/try/report"
-    for file, copy in ((report.HTML, "html"), (report.MARKDOWN, "markdown")):
+    for file, copy in ((report.RUN.html, "html"), (report.RUN.markdown, "markdown")):
         assert artifact.fetch(file).read_bytes() == (tmp_path / "kfp" / copy).read_bytes()
     lines = capsys.readouterr().out.splitlines()
-    printed = json.loads(artifact.fetch(report.TABLE).read_text())["text"].splitlines()
+    printed = json.loads(artifact.fetch(report.RUN.table).read_text())["text"].splitlines()
     assert lines[-1 - len(printed) : -1] == printed
-    assert lines[-1] == f"report: {artifact.file_url(report.HTML)}"
+    assert lines[-1] == f"report: {artifact.file_url(report.RUN.html)}"
     metrics = json.loads((tmp_path / "kfp" / "metrics").read_text())
     assert metrics["before/retrieval/i2t/R@1"] == metrics["student/retrieval/i2t/R@1"]
     written = json.loads((tmp_path / "output.json").read_text())
     assert written["artifacts"]["metrics"]["artifacts"][0]["metadata"] == metrics
-    assert "data:image/jpeg;base64," in artifact.fetch(report.HTML).read_text()
+    assert "data:image/jpeg;base64," in artifact.fetch(report.RUN.html).read_text()
 
 
 def test_again_prints_the_same_from_the_finished_report(run, tmp_path, capsys):

@@ -266,8 +266,8 @@ def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tm
 
 @pytest.mark.parametrize("name", ["vqa", "vqa/no_such_row/0", "vqa/none/0/1"])
 def test_further_evaluations_of_no_row_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="--more"):
-        suite.check_more([name], EFFECTS)
+    with pytest.raises(InputError, match=f"--artifacts: {name} is"):
+        suite.check_names([name, *(f"evaluation/{row}/0" for row in EFFECTS)])
 
 
 def test_one_seed_has_no_interval_and_says_so(make: Callable[..., SuiteInputs]) -> None:

@@ -96,7 +96,7 @@ def test_a_method_without_levels_says_so_and_ends_well(
         "missing": "The method contrastive has no levels."
     }
     page = report.run(request, artifacts={"levels": url})
-    assert "The method contrastive has no levels." in Artifact.open(page).fetch(report.HTML).read_text()
+    assert "The method contrastive has no levels." in Artifact.open(page).fetch(report.RUN.html).read_text()
 
 
 def test_a_report_with_levels_has_figures_five_and_six(trained: tuple[Request, dict[str, str]]) -> None:
@@ -107,7 +107,7 @@ def test_a_report_with_levels_has_figures_five_and_six(trained: tuple[Request, d
     names = artifact.files()
     assert {"paper/figures/figure5_after_training.pdf", "paper/figures/figure6_teacher_one_pair.png"} <= set(names)
     assert {"paper/README.txt", "paper/numbers.json", "paper/tables/table2_retrieval.tex"} <= set(names)
-    text = artifact.fetch(report.HTML).read_text()
+    text = artifact.fetch(report.RUN.html).read_text()
     assert "Distance of the student&#39;s levels to the teacher&#39;s" in text
     assert "data:image/png;base64" in text  # the pair's picture stands in the figure
 

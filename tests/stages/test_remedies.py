@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.stages import gate, prepare, teacher, train
+from cmapkd_core.report import suite
+from cmapkd_core.stages import gate, prepare, report, teacher, train
 from cmapkd_core.stages.common import Request
-from cmapkd_core.stages.suite_report import _check_given
 
 QUICK = "teacher_fit.space.epochs=0 teacher_fit.pyramid.epochs=0 teacher_fit.batch=2 optim.batch=2 data.fraction=1 "
 QUICK += "schedule.coarse.epochs=1 schedule.medium.epochs=0 schedule.fine.epochs=1 "
@@ -57,10 +57,6 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
-
-
-def given(evaluations: dict[str, str], executions: str = "1") -> None:
-    _check_given(evaluations, {}, {"executions": executions})
 
 
 def told(message: str) -> None:
@@ -129,9 +125,17 @@ REMEDIES: dict[str, tuple[Call, str, Call]] = {
         "leave one out",
         lambda w: prepare.run(w.request()),
     ),
-    "no row of a report": (lambda w: given({}), "at least one row with one seed", lambda w: given({"a/0": "url"})),
-    "a row without a seed": (lambda w: given({"a": "url"}), "such as no_alsn/0", lambda w: given({"no_alsn/0": "url"})),
-    "no number": (lambda w: given({"a/0": "u"}, "x"), "number of stage execution", lambda w: given({"a/0": "u"}, "9")),
+    "no row of a report": (
+        lambda w: suite.check_names([]),
+        "has no evaluation/ROW/SEED",
+        lambda w: suite.check_names(["evaluation/no_alsn/0"]),
+    ),
+    "a row without a seed": (
+        lambda w: suite.check_names(["evaluation/no_alsn"]),
+        "none of evaluation/ROW/SEED",
+        lambda w: suite.check_names(["evaluation/no_alsn/0"]),
+    ),
+    "no number": (lambda w: report.number("naive", "x"), "such as 20", lambda w: report.number("naive", "20")),
     "a maker that ended": (  # of a suite with a point in its name
         lambda w: told(gate._why(gate.Maker("my.suite.none", "id", ("url",)), ["url"])),
         "submit.py --retry my.suite (",

@@ -10,11 +10,11 @@ import pytest
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
-from cmapkd_core.stages import evaluate, export, levels, prepare, report, suite_report, teacher, train
+from cmapkd_core.stages import evaluate, export, levels, prepare, report, teacher, train
 from cmapkd_core.stages.cli import main, parser
 from cmapkd_core.stages.common import Request
 
-STAGES = [prepare, teacher, train, evaluate, levels, export, report, suite_report]
+STAGES = [prepare, teacher, train, evaluate, levels, export, report]
 SEVERAL = Mapping[str, str]  # artifacts by key
 FIELDS = [field.name for field in dataclasses.fields(Request)]
 
@@ -95,12 +95,12 @@ def test_bad_input_exits_2_with_the_message_alone(tmp_path, capsys):
     assert not file.exists()
 
 
-@pytest.mark.parametrize("words", [["none/0"], ["none/0", "u", "none/0", "v"]])
+@pytest.mark.parametrize("words", [["teacher"], ["teacher", "u", "teacher", "v"]])
 def test_a_key_without_a_url_or_twice_exits_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(suite_report.run, [*BASE, "--suite", "smoke", "--evaluations", *words])
+        main(report.run, [*BASE, "--suite", "smoke", "--artifacts", *words])
     assert stopped.value.code == 2
-    assert "--evaluations KEY VALUE KEY VALUE" in capsys.readouterr().err
+    assert "--artifacts KEY VALUE KEY VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["--thing", "--overrides"])

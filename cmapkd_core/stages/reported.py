@@ -1,0 +1,119 @@
+"""What a report reads: a run's or a suite's artifacts as report/inputs.py and report/suite.py want them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cmapkd_core.config import Recipe
+from cmapkd_core.recipes import FULL, resolve, row_overrides
+from cmapkd_core.report.inputs import Inputs, Source, no_pictures
+from cmapkd_core.report.suite import FORMS, SuiteInputs, Training
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.common import Context, Request
+from cmapkd_core.stages.shards import open_shards
+
+UNNAMED = "unnamed run"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What stage report is told; see there."""
+
+    request: Request
+    artifacts: Mapping[str, str]
+    suite: str = ""
+    expectations: bool = False
+    executions: int = 0
+    naive: int = 0
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The artifacts by what manifests call them: of a suite `evaluation ROW/SEED`, `more TASK/ROW/SEED`."""
+        return {self._called(name): url for name, url in self.artifacts.items()}
+
+    def _called(self, name: str) -> str:
+        if not self.suite:
+            return name
+        return name.replace("/", " ", 1) if name.partition("/")[0] in FORMS else f"more {name}"
+
+    @property
+    def cells(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """A suite's rows and seeds: those of the evaluations, in their order."""
+        cells = [name.split("/")[1:] for name in self.artifacts if name.startswith("evaluation/")]
+        rows, seeds = (tuple(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
+        return rows, seeds
+
+
+def of_run(told: Told, context: Context) -> Inputs:
+    """A run from its artifacts."""
+    return Inputs(
+        recipe=context.recipe,
+        ablation=told.request.ablation or "none",
+        run=told.request.run or UNNAMED,
+        sources={name: _source(name, artifact.url, artifact) for name, artifact in context.inputs.items()},
+        picture=_pictures(context),
+    )
+
+
+def _pictures(context: Context) -> Callable[[str], bytes]:
+    """key -> encoded image; of a key that two splits have, the evaluated split's."""
+    if "shards" not in context.inputs:
+        return no_pictures
+    shards = open_shards(context.inputs["shards"])
+    splits = sorted(shards.manifest["splits"], key=lambda name: name == context.recipe.evaluate.split)
+    places = {key: (split, i) for split in splits for i, key in enumerate(shards.keys(split))}
+    return lambda key: shards.read_image(*places[key])
+
+
+def of_suite(told: Told, context: Context) -> SuiteInputs:
+    """A suite from its artifacts, of which those that are not complete are not among the context's."""
+    request, (rows, seeds) = told.request, told.cells
+    every = [(row, seed) for row in rows for seed in seeds]
+
+    def recipe(row: str, seed: str = "") -> Recipe:
+        return resolve(request.recipe, row, row_overrides(row, request.overrides), seed, request.data)
+
+    def source(name: str) -> Source:
+        return _source(name, told.urls.get(name, ""), context.inputs.get(name))
+
+    def named(kind: str) -> dict[str, Source]:
+        return {name.partition(" ")[2]: source(name) for name in told.urls if name.startswith(f"{kind} ")}
+
+    return SuiteInputs(
+        suite=told.suite,
+        run=request.run or UNNAMED,
+        recipe=recipe(FULL),
+        overrides=request.overrides,
+        rows=rows,
+        seeds=seeds,
+        methods={row: recipe(row, seeds[0]) for row in rows},
+        evaluations={(row, seed): source(f"evaluation {row}/{seed}") for row, seed in every},
+        trainings={
+            (r, s): _training(source(f"training {r}/{s}"), context.inputs.get(f"training {r}/{s}")) for r, s in every
+        },
+        before=named("before"),
+        teacher=source("teacher"),
+        executions=told.executions,
+        naive=told.naive,
+        expectations=told.expectations,
+        more={name: replace(one, name=name) for name, one in named("more").items()},
+    )
+
+
+def _source(name: str, url: str, artifact: Artifact | None) -> Source:
+    return Source(name, url, frozenset(artifact.files()), artifact.fetch) if artifact else Source(name, url)
+
+
+def _training(source: Source, artifact: Artifact | None) -> Training:
+    """A training with the stages before it, which its manifest names."""
+    if artifact is None:
+        return Training(source)
+    stages = [artifact]
+    while "init" in stages[0].manifest["inputs"]:
+        stages.insert(0, stages[0].source("init"))
+    seconds = sum(stage.manifest["seconds"] for stage in stages)
+    earlier = tuple(_source(stage.manifest["stage"], stage.url, stage) for stage in stages[:-1])
+    metrics: dict[str, Any] = artifact.manifest["metrics"]
+    return Training(source, seconds, metrics, earlier)
