@@ -170,13 +170,20 @@ def _run_of(client: Client, run_id: str, endpoint: str) -> Any:
 
 
 def tasks_of(client: Client, run: Any) -> dict[str, str]:
-    """Display names of a run's tasks by key, from its package, or from the version that it refers to."""
+    """Display names of a run's tasks by key."""
+    return {key: task.get("taskInfo", {}).get("name", key) for key, task in spec_of(client, run).items()}
+
+
+def spec_of(client: Client, run: Any) -> dict[str, Any]:
+    """A run's tasks by key, as its package has them, or the version that it refers to."""
     version = run.pipeline_version_reference
     spec = run.pipeline_spec
     if not spec and version:
         spec = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
-    tasks = (spec or {}).get("pipeline_spec", spec or {}).get("root", {}).get("dag", {}).get("tasks", {})
-    return {key: task.get("taskInfo", {}).get("name", key) for key, task in tasks.items()}
+    tasks: dict[str, Any] = (
+        (spec or {}).get("pipeline_spec", spec or {}).get("root", {}).get("dag", {}).get("tasks", {})
+    )
+    return tasks
 
 
 def link(site: Site, run_id: str, kind: str = "runs") -> str:

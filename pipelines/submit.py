@@ -32,7 +32,7 @@ from cmapkd_core.exits import TOLD
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
-from pipelines import check, client, deliver, dryrun, endpoint, size, suite_runs, verify
+from pipelines import check, client, deliver, dryrun, endpoint, size, suite_retry, suite_runs, verify
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.placeholders import empty_in_form, refuse_placeholders
@@ -205,7 +205,10 @@ def retry_there(site: Site, name: str, wait: bool) -> int:
     """Have the failed tasks of a run, or of all runs of a suite, run again; returns the exit code."""
     api = endpoint.connect(site)
     if client.of_suite(api, site, name):
-        return see_suite(api, site, suite_runs.Progress(name, suite_runs.retry(api, site, name)), wait)
+        turns = suite_retry.retry(api, site, name)
+        if turns.left and not wait:
+            print(f"{turns.again()}, or with --wait, which retries them in turn")
+        return see_suite(api, site, turns.progress(), wait) if wait else 0
     run_id, tasks = client.retry(api, site, name)
     return see(api, site, name, run_id, tasks, wait)
 
@@ -217,7 +220,8 @@ def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.Progress, w
     try:
         states = suite_runs.follow(api, site, progress)
     except KeyboardInterrupt:
-        print(f"\nno longer watching; suite {progress.name} goes on")
+        rest = progress.turns.again() if progress.turns else ""
+        print(f"\nno longer watching; suite {progress.name} goes on{rest and f'; {rest}'}")
         return 130
     failed = [f"{progress.name}.{run}" for run, state in states.items() if state != "SUCCEEDED"]
     print(f"suite {progress.name}: {'failed: ' + ', '.join(failed) if failed else 'succeeded'}")

@@ -1,4 +1,4 @@
-"""A suite in a cluster: its runs started, retried and followed as one. Which they are says pipelines/runs.py."""
+"""A suite in a cluster: its runs started and followed as one. Which they are says pipelines/runs.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
@@ -63,7 +63,8 @@ def _works(run: Any) -> bool:
     return run is not None and run.state not in (*client.FINAL, client.ENDING)
 
 
-def _root(run: Any) -> str:
+def root_of(run: Any) -> str:
+    """The root that a run was started with."""
     given = run.runtime_config.parameters if run.runtime_config else None
     return str((given or {}).get("root", ""))
 
@@ -75,9 +76,11 @@ def _here(known: Mapping[str, Any], job: Submission) -> dict[str, Any]:
         InputError: one works at another root, where it would be taken for one of this suite.
     """
     root = job.arguments["root"].rstrip("/")
-    other = {name: run for name, run in known.items() if _root(run).rstrip("/") != root}
+    other = {name: run for name, run in known.items() if root_of(run).rstrip("/") != root}
     for run in filter(_works, other.values()):
-        raise InputError(f"run {run.display_name} works at root {_root(run)}: give this suite another name with --run")
+        raise InputError(
+            f"run {run.display_name} works at root {root_of(run)}: give this suite another name with --run"
+        )
     return {name: run for name, run in known.items() if name not in other}
 
 
@@ -137,42 +140,32 @@ def packages(job: Submission, folder: Path, now: Now | None = None) -> dict[str,
     return {run.name: job.package(folder / f"{run.name}.yaml", plan=job.plan_of(run, now)) for run in doing}
 
 
-def retry(api: Client, site: Site, name: str) -> dict[str, str]:
-    """Retry all failed runs of a suite, in the order in which they were started; returns the ids of all that go on.
-
-    Raises:
-        InputError: no such suite, or none of its runs has failed.
-        EndpointError: a run was refused; the others are retried.
-    """
-    found = client.of_suite(api, site, name)
-    if not found:
-        raise InputError(f"no run and no suite '{name}' at {endpoint.address(site)}: give the name that the UI shows")
-    if not any(run.state in client.RETRIED for run in found.values()):
-        states = ", ".join(f"{run.display_name} {_state(run)}" for run in found.values())
-        raise InputError(
-            f"no run of suite {name} has failed: {states}; what is missing beside them the command that started the "
-            "suite adds when it is given again"
-        )
-    going, refused = {}, []
-    for called_, run in found.items():
-        what = _state(run)
-        if run.state in client.RETRIED:
-            try:
-                client.retry(api, site, str(run.run_id))
-                what = "retried"
-            except endpoint.EndpointError as error:
-                refused.append(error)
-                what = f"{what}, and not retried: {error}"
-        if run.state != "SUCCEEDED":
-            going[called_] = str(run.run_id)
-            print(f"run {run.display_name} is {what}: {client.link(site, run.run_id)}", flush=True)
-    if refused:
-        raise refused[0]
-    return going
-
-
-def _state(run: Any) -> str:
+def state_of(run: Any) -> str:
+    """A run's state in words."""
     return str(run.state or "not started").lower()
+
+
+def seen(api: Client, site: Site, run_id: str) -> Any:
+    """A run as it is now; None where it was deleted."""
+    try:
+        with endpoint.speaking_to(endpoint.address(site)):
+            return api.get_run(run_id)
+    except endpoint.EndpointError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+class InTurn(Protocol):
+    """Runs of a suite that are started while it is followed."""
+
+    left: list[str]
+
+    def take(self) -> list[str]:
+        """Start what there is room for; returns their names."""
+
+    def again(self) -> str:
+        """What to do about those that are left."""
 
 
 @dataclass
@@ -180,20 +173,23 @@ class Progress:
     """A suite as one table: for each run its state and how many of its tasks are done.
 
     Kubeflow Pipelines says which tasks are done while it has their details; it has none of larger runs. Then the
-    artifacts' manifests say it. urls: of the artifacts by run and task; empty where they are not known here. old: of
-    manifests that are replaced, as Submission.old.
+    artifacts' manifests say it. urls: of the artifacts by run and task; "" where they are not known here. old: of
+    manifests that are replaced, as Submission.old. turns: of a retry, which runs of it are still to be retried.
     """
 
     name: str
     ids: Mapping[str, str]
     urls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     old: Mapping[str, str] = field(default_factory=dict)
+    turns: InTurn | None = None
     done: dict[str, set[str]] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
 
     def look(self, api: Client, site: Site) -> bool:
         """Ask for every run that has not ended, print the lines that changed; False once all have ended."""
+        for run in self.turns.take() if self.turns else ():
+            self.states.pop(run, None)
         for run, run_id in self.ids.items():
             if self.states.get(run) not in ENDS:
                 self._ask(api, site, run, run_id)
@@ -201,20 +197,13 @@ class Progress:
             if self.told.get(run) != line:
                 self.told[run] = line
                 print(f"  {time.strftime('%H:%M:%S')} {line}", flush=True)
-        return any(self.states[run] not in ENDS for run in self.ids)
+        return any(self.states[run] not in ENDS for run in self.ids) or bool(self.turns and self.turns.left)
 
     def _ask(self, api: Client, site: Site, run: str, run_id: str) -> None:
         done = self.done.setdefault(run, set())
-        try:
-            with endpoint.speaking_to(endpoint.address(site)):
-                found = api.get_run(run_id)
-        except endpoint.EndpointError as error:
-            if error.status != 404:
-                raise
-            self.states[run] = DELETED
-            return
-        self.states[run] = found.state or "PENDING"
-        done.update(self._done(run, found))
+        found = seen(api, site, run_id)
+        self.states[run] = (found.state or "PENDING") if found else DELETED
+        done.update(self._done(run, found) if found else ())
 
     def line(self, run: str) -> str:
         """A run's line."""
@@ -234,7 +223,7 @@ class Progress:
         return {
             name
             for name, url in names.items()
-            if name not in self.done[run] and client.is_there(url, self.old.get(url, ""))
+            if url and name not in self.done[run] and client.is_there(url, self.old.get(url, ""))
         }
 
 

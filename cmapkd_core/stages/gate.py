@@ -99,21 +99,23 @@ class Watch:
         """One look: what is still waited for.
 
         Raises:
-            Closed: a maker ended without its artifacts.
+            Closed: a maker ended without its artifacts; not before the runs before in the lane have ended, for the next
+                run in it follows this one alone.
         """
-        lines = []
-        for maker in self.makers:
-            if missing := self._missing(maker):
-                found = self._look(maker.run, maker.id)
-                if self.looks[maker.run] >= LOOKS:
-                    raise Closed(_why(maker, missing))
-                lines.append(f"{len(missing)} of {len(maker.urls)} artifacts of run {maker.run}, which {found}")
+        before = []
         for one in self.before:
             if self._missing(one):
                 found = self._look(f"before: {one.run}", one.id)
                 if self.looks[f"before: {one.run}"] < LOOKS:
-                    lines.append(f"run {one.run} before it, which {found}")
-        return lines
+                    before.append(f"run {one.run} before it, which {found}")
+        lines = []
+        for maker in self.makers:
+            if missing := self._missing(maker):
+                found = self._look(maker.run, maker.id)
+                if self.looks[maker.run] >= LOOKS and not before:
+                    raise Closed(_why(maker, missing))
+                lines.append(f"{len(missing)} of {len(maker.urls)} artifacts of run {maker.run}, which {found}")
+        return lines + before
 
     def _missing(self, maker: Maker) -> list[str]:
         """URLs without a manifest so far; those found once are not looked for again."""

@@ -95,6 +95,16 @@ def test_the_run_before_in_its_lane_may_fail_and_need_not_be_seen(tmp_path: Path
     wait(unseen, pauses(lambda: None, lambda: made(tmp_path / "last")))
 
 
+def test_it_holds_its_lane_until_the_run_before_it_has_ended_though_it_can_only_fail(tmp_path: Path) -> None:
+    """The next run in the lane follows this one alone: closed early, it would let that one in beside the one before."""
+    maker, before = (Maker(run, run, (str(tmp_path / run),)) for run in (NOW, AFTER))
+    states = {NOW: ENDED, AFTER: RUNS}
+    watch = Watch([maker], [before], lambda run_id: states[run_id])
+    with pytest.raises(Closed, match="run shared has ended without"):
+        wait(watch, pauses(*[lambda: None] * (LOOKS + 2), lambda: made(tmp_path / AFTER)))
+    assert (tmp_path / AFTER).exists()
+
+
 def test_a_run_may_be_waited_for_and_followed_at_once(tmp_path: Path) -> None:
     """Its looks count once each time, for either."""
     maker = Maker(NOW, "id-1", (str(tmp_path / "a"),))
