@@ -16,8 +16,7 @@ from cmapkd_core import storage, temporary
 from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
 from pipelines import client, endpoint
 from pipelines.cluster import Cluster, Unreadable
-from pipelines.graph import Plan
-from pipelines.package import build, defaults, write_package
+from pipelines.package import Plan, build, defaults, write_package
 from pipelines.retries import Retry
 from pipelines.runs import GATES
 from pipelines.site import Site

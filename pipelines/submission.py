@@ -21,7 +21,7 @@ from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITE
 from cmapkd_core.records import REQUEST, SUITE, read_record
 from cmapkd_core.storage import StorageError
 from pipelines import mirror, package, runs, suite
-from pipelines.graph import Plan, select, without
+from pipelines.package import Plan, select, without
 from pipelines.runs import Now, Run
 from pipelines.site import Site, load_site, on_this_machine
 from pipelines.tasks import Task, output_urls, tasks_of, timed

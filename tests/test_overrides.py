@@ -9,7 +9,7 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, flatten, joined, override, parse_overrides
 from cmapkd_core.recipes import resolve
-from pipelines.graph import LABEL, label_of
+from pipelines.package import LABEL, label_of
 
 VALUES = [
     "/my pictures",

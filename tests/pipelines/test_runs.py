@@ -10,8 +10,7 @@ import pytest
 
 from cmapkd_core.recipes import FULL, SUITES
 from pipelines import submit
-from pipelines.graph import Plan
-from pipelines.package import build, defaults, write_package
+from pipelines.package import Plan, build, defaults, write_package
 from pipelines.runs import LAST, TASKS, WAIT, Now, Run, behind, makers, split, tasks
 from pipelines.site import Site
 from pipelines.size import LIMIT, RETRY_LIMIT, Size, measure, refuse_too_large

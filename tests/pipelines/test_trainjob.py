@@ -18,10 +18,9 @@ from kubeflow_trainer_api import models
 from kubernetes_stub import Kubernetes
 
 from pipelines import trainjob
-from pipelines.graph import Plan
 from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.jobs import Jobs
-from pipelines.package import build, defaults, write_package
+from pipelines.package import Plan, build, defaults, write_package
 from pipelines.site import PART_OF, Pod, Secret, Site, Toleration
 from pipelines.tasks import TASKS
 
