@@ -23,6 +23,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; the process
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How often each fault of tests/faults is made; here, since pytest asks before it looks into that folder."""
+    parser.addoption("--faults", choices=("few", "all"), default="few", help="counts of tests/faults")
+    parser.addoption("--fault-seed", type=int, default=0, help="of the faults' times and places")
+
+
 def _one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """Real servers check If-None-Match and store in one step; moto does it in two, so its calls must not overlap."""
     lock = threading.Lock()

@@ -6,20 +6,18 @@ Each fault is a gateway before a real server that refuses until the very setting
 from __future__ import annotations
 
 import functools
-import http.client
 import itertools
 import os
 import re
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from gateway import Gateway, Handler, Reply
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
@@ -33,12 +31,6 @@ HTML = {"Content-Type": "text/html", "Server": "nginx/1.25.3"}
 XML = {"Content-Type": "application/xml", "x-amz-request-id": "4711"}
 
 
-class Reply(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes = b""
-
-
 def page(status: int, title: str) -> Reply:
     return Reply(status, HTML, PAGE.format(title).encode())
 
@@ -46,93 +38,6 @@ def page(status: int, title: str) -> Reply:
 def error(status: int, code: str, message: str = "refused", more: str = "") -> Reply:
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
     return Reply(status, XML, body.encode())
-
-
-Refuse = Callable[["_Handler"], Reply | None]
-
-
-class Gateway(ThreadingHTTPServer):
-    """Before the S3 server: `refuse` looks at a request and may answer in the server's place."""
-
-    daemon_threads = True
-
-    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream.removeprefix("http://")
-        self.refuse: Refuse = lambda request: None
-        self.mangle: Callable[[_Handler, bytes], bytes] = lambda request, body: body
-        self.buckets_host = ""  # the name under which buckets are hosts, for whom this is the proxy
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}"
-        if tls:
-            self.socket = tls.wrap_socket(self.socket, server_side=True)
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no news."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Gateway
-    protocol_version = "HTTP/1.1"  # else clients that send "Expect: 100-continue" wait for a second
-
-    def answer(self) -> None:
-        self.path = re.sub("^http://[^/]*", "", self.path)  # as it comes to a proxy
-        reply = self.server.refuse(self)
-        self.close_connection = True
-        if reply is None:
-            reply = self.forward(self.server.mangle(self, self.received()))
-        elif "Expect" not in self.headers:
-            self.received()
-        self.send_response(reply.status)
-        for name, value in {"Content-Length": str(len(reply.body)), "Connection": "close", **reply.headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(reply.body)
-
-    def send_response(self, code: int, message: str | None = None) -> None:
-        self.send_response_only(code, message)  # who answers is in the reply's headers
-
-    def handle_expect_100(self) -> bool:
-        """A refusal comes before the body, as real servers have it."""
-        if self.server.refuse(self) is None:
-            del self.headers["Expect"]
-            return super().handle_expect_100()
-        return True
-
-    def received(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while length := int(self.rfile.readline(), 16):
-            body += self.rfile.read(length + 2)[:-2]
-        self.rfile.readline()
-        return body
-
-    @property
-    def host(self) -> str:
-        return self.headers.get("Host", "")
-
-    def forward(self, body: bytes) -> Reply:
-        name = self.server.buckets_host
-        if name and self.host.endswith("." + name):
-            self.path = f"/{self.host.removesuffix('.' + name)}{self.path}"
-        upstream = http.client.HTTPConnection(self.server.upstream)
-        left = ("host", "content-length", "transfer-encoding", "connection")
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in left}
-        upstream.request(self.command, self.path, body, kept)
-        answer = upstream.getresponse()
-        data = answer.read()
-        upstream.close()
-        headers = {n: v for n, v in answer.headers.items() if n.lower() not in ("connection", "transfer-encoding")}
-        return Reply(answer.status, headers, data)
-
-    def log_message(self, *args: object) -> None:
-        """Nothing to print for a planned fault."""
-
-
-for _method in ("GET", "PUT", "HEAD", "DELETE", "POST"):
-    setattr(_Handler, f"do_{_method}", lambda self: self.answer())
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +157,7 @@ def test_a_redirect_to_a_page_is_no_address(location: str, gateway: Gateway, buc
 def test_a_bucket_in_another_region_is_followed_or_named(
     gateway: Gateway, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def elsewhere(request: _Handler) -> Reply | None:
+    def elsewhere(request: Handler) -> Reply | None:
         if "/eu-central-1/s3/" in request.headers["Authorization"]:
             return None
         return Reply(*error(301, "PermanentRedirect")[:2], error(301, "PermanentRedirect").body) if named else hint
@@ -296,7 +201,7 @@ REFUSALS = [
 ]
 
 
-def sums_sent(request: _Handler) -> bool:
+def sums_sent(request: Handler) -> bool:
     sent = any(name.lower().startswith(("x-amz-checksum", "x-amz-sdk-checksum")) for name in request.headers)
     return sent or "aws-chunked" in request.headers.get("Content-Encoding", "")
 
@@ -409,7 +314,7 @@ def test_a_server_that_keeps_the_trailers_in_the_object(
     """What was written in chunks is stored as it came: chunk lengths, bytes, checksum."""
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
 
-    def keep(request: _Handler, body: bytes) -> bytes:
+    def keep(request: Handler, body: bytes) -> bytes:
         for name in ("Content-Encoding", "X-Amz-Trailer", "X-Amz-Sdk-Checksum-Algorithm", "X-Amz-Content-SHA256"):
             del request.headers[name]
         return body
@@ -583,7 +488,7 @@ def test_a_page_is_not_s3s_word(
 def test_a_proxy_that_wants_a_login(gateway: Gateway, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", gateway.url.replace("://", "://me:secret@"))
 
-    def locked(request: _Handler) -> Reply | None:
+    def locked(request: Handler) -> Reply | None:
         given = request.headers.get("Proxy-Authorization", "Basic bWU6c2VjcmV0")
         return None if given == "Basic bWU6c2VzYW1l" or not locked_now else page(407, "Proxy Authentication Required")
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 from s3transfer.utils import ChunksizeAdjuster
 
 _BLOCK = 1 << 20
-TIMES = 3  # that a body is sent until the server keeps it
+TIMES = 6  # that a body is sent until the server keeps it: one call in seven may change it
 
 
 def stands(client: Any, bucket: str, key: str, file: IO[bytes], answer: dict[str, Any], part: int = 0) -> bool:
