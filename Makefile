@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test check lock images clean
+.PHONY: faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test check lock images clean
 
 install: $(VENV)/.installed
 
@@ -47,6 +47,12 @@ check: install ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(TESTS)
+
+# One process, since the table comes last and some faults are about time. `make faults FAULTS='tests/faults/test_s3.py
+# --fault-seed 1'`: one kind, other moments.
+FAULTS := tests/faults
+faults: install ## kills, lost ranks, damage, races and what S3 and MLflow do, as often as docs/reliability.md says
+	$(BIN)/python -m pytest --faults all $(FAULTS)
 
 # Needs Docker, PostgreSQL and Ceph (tests/acceptance/ceph.sh names its packages); CMAPKD_IMAGE=... takes another image
 # than the last one built, and AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI together your own S3 and MLflow.

@@ -470,7 +470,7 @@ def test_a_server_that_never_keeps_what_is_sent_is_named(
     verb: str, s3_root: str, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     proxy.plan = [("PUT", "flip")] * 4
-    with pytest.raises(storage.StorageError, match=r"x\.bin holds other bytes than were sent, 3 times in a row: look"):
+    with pytest.raises(storage.StorageError, match=r"x\.bin holds other bytes than were sent, 6 times in a row: look"):
         VERBS[verb](storage.join(s3_root, "x.bin"), b"data", tmp_path / "file")
 
 

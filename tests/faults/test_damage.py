@@ -1,0 +1,91 @@
+"""Stored files that are not what was written: found by whoever reads them, and by `submit.py --verify`."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.submit import main
+
+from .conftest import World, ended
+
+
+def flipped(data: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
+    "a flipped bit": flipped,
+    "cut off": lambda data, draw: data[: draw.randrange(len(data))],
+    "emptied": lambda data, draw: b"",
+    "zeros at its end": lambda data, draw: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "gone": lambda data, draw: None,
+}
+
+
+def damage(path: Path, kind: str, draw: random.Random) -> None:
+    data = DAMAGES[kind](before := path.read_bytes(), draw)
+    path.unlink()  # another inode: what was linked elsewhere stays
+    if data is not None:
+        assert data != before
+        path.write_bytes(data)
+
+
+def stored(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def test_every_damage_of_an_artifact_is_found(
+    world: World, count: Any, draw: random.Random, tally: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried, held, missed = count(10, 200), 0, list[str]()
+    root = Path(shutil.copytree(world.folder / "straight", tmp_path / "root"))
+    files = [path for path in stored(root) if "/runs/" not in str(path) or "/report/" in str(path)]
+    for _ in range(tried):
+        path, kind = draw.choice(files), draw.choice(list(DAMAGES))
+        if kind == "zeros at its end" and not any(path.read_bytes()[path.stat().st_size // 2 :]):
+            kind = "emptied"
+        whole = path.read_bytes()
+        damage(path, kind, draw)
+        capsys.readouterr()
+        code, said = main(["--verify", "--root", str(root)]), capsys.readouterr().out
+        gone = kind == "gone" and path.name == "manifest.json"  # then it is no artifact, and its stage runs
+        found = code == 1 and f"        {path.name if path.name == 'manifest.json' else ''}" in said
+        held += gone or found
+        if not (gone or found):
+            missed.append(f"{path.relative_to(root)}: {kind}")
+        path.write_bytes(whole)
+    tally("damaged files of artifacts", "found by --verify", tried, held, "; ".join(missed))
+
+
+@pytest.mark.parametrize("stage", ["prepare", "teacher", "joint"])
+def test_what_a_killed_stage_has_left_is_looked_at(
+    world: World, made: Any, count: Any, draw: random.Random, tally: Any, tmp_path: Path, stage: str
+) -> None:
+    """One of the files that are there when it goes on is not what was written."""
+    tried, held, kinds = count(int(stage == "teacher"), 20), 0, 0
+    if not tried:
+        pytest.skip("with --faults all")
+    for number in range(tried):
+        root = tmp_path / f"root{number}"
+        with ended(world.start(stage, str(root))) as (process,):
+            deadline = time.monotonic() + world.seconds[stage] * draw.uniform(0.4, 1.0)
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        left = [path for path in stored(root) if "/work/" in str(path)]
+        if left:
+            damage(draw.choice(left), draw.choice(["a flipped bit", "cut off", "emptied", "gone"]), draw)
+            kinds += 1
+        url, _ = world.finish(stage, str(root))
+        held += made(url) == made(world.urls[stage])
+    tally(f"damage of what a killed {stage} left", "the same artifact", tried, held, f"{kinds} had left something")
