@@ -122,6 +122,16 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> 
 
 
 @pytest.fixture(scope="session")
+def tiny_warmup(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_teacher: str) -> str:
+    """URL of the tiny recipe's warm-up."""
+    from cmapkd_core.stages import train
+    from cmapkd_core.stages.common import Request
+
+    request = Request("tiny", str(tmp_path_factory.mktemp("tiny")))
+    return train.run(request, stage="warmup", shards=tiny_shards, teacher=tiny_teacher)
+
+
+@pytest.fixture(scope="session")
 def quick_stack() -> Iterator[None]:
     """KFP asks for the whole stack, with the source of each frame, to know one name at every setter of every task.
 

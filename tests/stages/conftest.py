@@ -20,13 +20,6 @@ def _quiet(one_thread: None, own_signals: None) -> None:
     """Training stages take over SIGTERM and set the thread count."""
 
 
-@pytest.fixture(scope="session")
-def tiny_warmup(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_teacher: str) -> str:
-    """URL of the tiny recipe's warm-up."""
-    request = Request("tiny", str(tmp_path_factory.mktemp("tiny")))
-    return train.run(request, stage="warmup", shards=tiny_shards, teacher=tiny_teacher)
-
-
 @pytest.fixture
 def train_tiny(tmp_path: Path, tiny_shards: str, tiny_teacher: str) -> Callable[..., str]:
     """`train_tiny(root, stage, row, overrides, init=..)`: a training stage of the tiny recipe's row below `root`."""

@@ -1,16 +1,14 @@
-"""Two real processes of one stage at one local root: one result, nothing of the other one's, and no failure.
-
-`CMAPKD_FAULTS` is how many races there are of prepare, of the slower stages half as many.
-"""
+"""Two real processes of one stage at one local root: one result, nothing of the other one's, and no failure."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import Forked
@@ -18,7 +16,6 @@ from forked import Forked
 from cmapkd_core.stages.artifact import Artifact, find
 
 SCRIPT = Path(__file__).with_name("racing.py")
-RACES = int(os.environ.get("CMAPKD_FAULTS", "2"))
 TINY = ["--recipe", "tiny"]
 STORE = "teacher_fit.views=2 teacher_fit.store=levels"
 
@@ -64,19 +61,35 @@ def race(tmp_path: Path, number: int, modes: tuple[str, str], module: str, *give
     return url
 
 
+def races(tally: Callable[..., None], what: str, times: int, one: Callable[[int], object]) -> None:
+    """So many of them, told as a row of the table."""
+    held, faults = 0, list[str]()
+    for number in range(times):
+        try:
+            one(number)
+            held += 1
+        except AssertionError as error:
+            faults.append(f"{number}: {str(error).splitlines()[0]}")
+    tally(f"two processes of {what}", "one winner, both end well, nothing else is left", times, held, "; ".join(faults))
+
+
 @pytest.mark.parametrize("mode", ["turns", "passed"])
-@pytest.mark.parametrize("number", range(RACES))
-def test_two_processes_of_prepare(tmp_path: Path, number: int, mode: str) -> None:
-    race(tmp_path, number, (mode, mode), "prepare")
+def test_two_processes_of_prepare(tmp_path: Path, count: Any, tally: Any, mode: str) -> None:
+    what = "prepare, " + ("in turn" if mode == "turns" else "none waits for the other")
+    races(tally, what, count(2, 100), lambda number: race(tmp_path, number, (mode, mode), "prepare"))
 
 
-@pytest.mark.parametrize("number", range((RACES + 1) // 2))
-def test_a_slow_second_teacher_with_a_store(tmp_path: Path, tiny_shards: str, number: int) -> None:
+def test_a_slow_second_teacher_with_a_store(tmp_path: Path, tiny_shards: str, count: Any, tally: Any) -> None:
     """Its parts lie in the workdir, which the first one deletes when it is done."""
-    race(tmp_path, number, ("passed", "slow"), "teacher", "--shards", tiny_shards, "--overrides", STORE)
+    given = ("teacher", "--shards", tiny_shards, "--overrides", STORE)
+    what = "teacher with a store, the second one slow"
+    races(tally, what, count(1, 50), lambda number: race(tmp_path, number, ("passed", "slow"), *given))
 
 
-@pytest.mark.parametrize("number", range((RACES + 1) // 2))
-def test_two_trainings_with_checkpoints(tmp_path: Path, tiny_shards: str, tiny_teacher: str, number: int) -> None:
+def test_two_trainings_with_checkpoints(
+    tmp_path: Path, tiny_shards: str, tiny_teacher: str, count: Any, tally: Any
+) -> None:
     given = ["--stage", "warmup", "--shards", tiny_shards, "--teacher", tiny_teacher]
-    race(tmp_path, number, ("passed", "passed"), "train", *given, "--overrides", "runtime.checkpoint_every=1")
+    given += ["--overrides", "runtime.checkpoint_every=1"]
+    what = "a training with a checkpoint a step"
+    races(tally, what, count(1, 50), lambda number: race(tmp_path, number, ("passed", "passed"), "train", *given))
