@@ -50,7 +50,7 @@ check: install ## what CI runs: format, lint, types, tests
 
 # One process, since the table comes last and some faults are about time. `make faults FAULTS='tests/faults/test_s3.py
 # --fault-seed 1'`: one kind, other moments.
-FAULTS := tests/faults
+FAULTS ?= tests/faults
 faults: install ## kills, lost ranks, damage, races and what S3 and MLflow do, as often as docs/reliability.md says
 	$(BIN)/python -m pytest --faults all $(FAULTS)
 

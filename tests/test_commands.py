@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cmapkd_core import fetch_weights
+from cmapkd_core import convert_weights, fetch_weights
 from cmapkd_core.config import Recipe
 from cmapkd_core.evaluate import TASKS
 from cmapkd_core.fields import flatten
@@ -135,6 +135,8 @@ def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
         make_takes(argv, site)
     elif head.endswith("submit.py"):
         submits(argv, site)
+    elif head == "-m" and argv[0] == "cmapkd_core.convert_weights":
+        convert_weights.parser().parse_args(argv[1:])
     elif head == "-m" and argv[0] == "cmapkd_core.fetch_weights":
         given = fetch_weights.parser().parse_args(argv[1:])
         fetch_weights._require_fetched(given.model, given.tag)

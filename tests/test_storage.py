@@ -22,6 +22,7 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
+from cmapkd_core.storage import sent
 
 MANY = 20
 REPOSITORY = Path(__file__).parents[1]
@@ -469,7 +470,7 @@ def test_a_body_damaged_on_its_way_is_sent_again(
 def test_a_server_that_never_keeps_what_is_sent_is_named(
     verb: str, s3_root: str, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    proxy.plan = [("PUT", "flip")] * 4
+    proxy.plan = [("PUT", "flip")] * (sent.TIMES + 1)  # `create` asks once for itself
     with pytest.raises(storage.StorageError, match=r"x\.bin holds other bytes than were sent, 6 times in a row: look"):
         VERBS[verb](storage.join(s3_root, "x.bin"), b"data", tmp_path / "file")
 

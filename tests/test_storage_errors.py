@@ -495,7 +495,7 @@ def test_a_proxy_that_wants_a_login(gateway: Gateway, bucket: str, monkeypatch: 
     locked_now = True
     gateway.refuse = locked
     message = message_of(there, bucket)
-    assert "write the proxy's login into HTTP_PROXY (http://user:password@host:port)" in message
+    assert "write the proxy's login into HTTP_PROXY, as user:password@ before its host" in message
     assert "put 127.0.0.1 into NO_PROXY" in message
     assert "secret" not in message
     monkeypatch.setenv("HTTP_PROXY", gateway.url.replace("://", "://me:sesame@"))

@@ -24,6 +24,7 @@ import pytest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.tracking import Tracker, check_reachable, delivery, mark_killed, patience, reach, read_journal
+from cmapkd_core.tracking.patience import SILENCE, Patience
 
 REPOSITORY = Path(__file__).parents[1]
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -713,3 +714,18 @@ def test_how_long_a_stage_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ends(far, (2.0, "heard"), (3.0, "failed"), *answers[4:]) == 2 + patience.SILENCE
     assert ends(far, (3.0, "failed upload")) == patience.SILENCE
     assert ends("sqlite:///m.db") == ends(far, hurried=False) == 30.0
+
+
+def test_a_wait_that_has_not_begun_is_never_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage may have nothing to tell for minutes, as while it exports a model."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    patience = Patience("http://mlflow")
+    patience.heard()
+    now = 1000.0
+    assert not patience.over
+    patience.begin(30.0, hurried=True)
+    now += SILENCE - 0.1
+    assert not patience.over
+    now += 0.1
+    assert patience.over

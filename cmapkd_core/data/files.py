@@ -55,7 +55,7 @@ def below(url: str, *parts: str) -> str:
     there = storage.join(url, *parts)
     if "://" not in url:
         try:
-            inside = Path(there).resolve().is_relative_to(_resolved(url))
+            inside = Path(there).resolve().is_relative_to(_resolved(os.path.abspath(url)))
         except (OSError, RuntimeError):  # links in a circle; what reads it says that nothing is there
             inside = True
         if not inside:

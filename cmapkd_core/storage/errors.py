@@ -133,7 +133,7 @@ def _foreign(call: Call, answer: Answer) -> tuple[str, str]:
         return cause, _smaller(call, answer.sent)
     if answer.status == 407:
         proxy = call.words["proxy"]
-        return cause, f"write the proxy's login into {proxy} (http://user:password@host:port){direct}"
+        return cause, f"write the proxy's login into {proxy}, as user:password@ before its host{direct}"
     if answer.status in (401, 403):
         return cause, f"set AWS_ENDPOINT_URL to an address where S3's signed requests are let through unchanged{direct}"
     if answer.status == 400 and "https" in answer.text.lower() and call.endpoint.startswith("http:"):

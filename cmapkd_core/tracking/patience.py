@@ -18,13 +18,13 @@ class Patience:
     def __init__(self, uri: str) -> None:
         self._here = uri.startswith("sqlite:")
         self._end = self._quick = self._heard = float("inf")
-        self._unhurried, self._over = 0, False
+        self._unhurried, self._over, self._begun = 0, False, False
 
     def begin(self, seconds: float, hurried: bool) -> None:
         """The stage ends now and waits `seconds` at most, and all of them unless it is `hurried`."""
         self._here = self._here or not hurried
         now = time.monotonic()
-        self._end, self._quick, self._heard = now + seconds, now + QUICK, now
+        self._end, self._quick, self._heard, self._begun = now + seconds, now + QUICK, now, True
 
     def heard(self) -> None:
         """The server has answered."""
@@ -48,7 +48,7 @@ class Patience:
     @property
     def over(self) -> bool:
         """Once it is, it stays so: an answer that comes later changes nothing."""
-        hurried = not (self._here or self._unhurried)
+        hurried = self._begun and not (self._here or self._unhurried)
         end = min(self._end, self._quick, self._heard + SILENCE) if hurried else self._end
         self._over = self._over or time.monotonic() >= end
         return self._over

@@ -95,11 +95,9 @@ class World:
             words += [f"--{name}", self.urls[source]]
         for name, value in task.values.items():
             words += [f"--{name}", value]
-        for name, sources in task.collects.items():
-            words += [
-                f"--{name}",
-                *(word for key, of in sources.items() if of in self.urls for word in (key, self.urls[of])),
-            ]
+        if task.collects:
+            collected = {key: self.urls[source] for key, source in task.collects.items() if source in self.urls}
+            words += ["--artifacts", *(word for pair in collected.items() for word in pair)]
         return words
 
     def start(self, stage: str, root: str, overrides: str = OVERRIDES, **env: str) -> Forked:

@@ -62,7 +62,9 @@ def in_markdown(table: PaperTable) -> list[list[str]]:
     text = "\n".join(markdown.of_table(table))
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     parts = [re.split(r"(?<!\\) \| ", row[2:-2]) for row in rows]
-    return [[html.unescape(cell).replace("\\|", "|").replace("**", "") for cell in row] for row in parts]
+    return [
+        [re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", html.unescape(cell.replace("**", ""))) for cell in row] for row in parts
+    ]
 
 
 def in_latex(table: PaperTable) -> list[list[str]]:
