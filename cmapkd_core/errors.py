@@ -1,7 +1,8 @@
 """The exceptions for what a user can mend, and for what may mend itself; how a complete stage runs again."""
 
+import shlex
+
 _MODULES = {"warmup": "train", "alsn": "train", "joint": "train"}  # of stages that are not called as their module
-_TASKS = ("prepare", "teacher", *_MODULES, "levels", "export", "report")  # stages whose tasks in a run are called so
 
 
 class InputError(ValueError):
@@ -45,10 +46,9 @@ def again(stage: str, run: str = "") -> str:
         stage: as its manifest calls it, such as `warmup` or `evaluate vqa on scenes of ..`.
         run: the run that made the artifact; "" where it is not known.
     """
-    name = stage.partition(" ")[0]
-    task = name if name in _TASKS else "TASK"
+    name, run = stage.partition(" ")[0], shlex.quote(run or "RUN")
     return (
-        f"run stage {name} again: submit.py --run {run or 'RUN'} --only {task} (with the run's --root, and --local), "
-        f"or by hand python -m cmapkd_core.stages.{_MODULES.get(name, name)} with its arguments and --redo yes; "
-        f"submit.py --verify {run or 'RUN'} names all that is damaged and its tasks"
+        f"run stage {name} again: submit.py --verify {run} names all that is damaged and its tasks, and submit.py "
+        f"--run {run} --only TASK (both with the run's --root, and --local) runs one; or by hand python -m "
+        f"cmapkd_core.stages.{_MODULES.get(name, name)} with its arguments and --redo yes"
     )

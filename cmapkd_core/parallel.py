@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cmapkd_core.exits import ENDS, EXIT_FILE
+from cmapkd_core.exits import EXIT_FILE
 
 # Ranks wait so long for rank 0's own work, such as the upload of a large artifact; a rank that is gone ends the wait.
 PATIENCE = timedelta(days=1)
 _ANSWERS = timedelta(seconds=30)  # within which a store answers that is there
 _inside = 0  # collectives that this process is in now
-_waiting: Any = None  # the group for barriers and objects; training's collectives keep their shorter timeout
+_waiting: Any = None  # the group for barriers and objects
 
 
 def start() -> None:
@@ -31,7 +31,8 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank())
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # Of a rank that hangs in training tells engine/hang.py, which a shorter timeout of the group would forestall.
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
@@ -102,7 +103,7 @@ def leave_exit(code: int) -> int:
         `code`.
     """
     place = os.environ.get(EXIT_FILE, "")
-    if place and code != ENDS["other"].code:
+    if place:
         try:
             with open(place, "x") as file:
                 file.write(str(code))

@@ -92,7 +92,10 @@ class Cleared:
 
 def clear() -> Cleared:
     """Delete this user's folders that no process owns; what cannot be deleted stays, and is not counted."""
-    place = Path(tempfile.gettempdir())
+    try:
+        place = Path(tempfile.gettempdir())
+    except OSError:  # `folder` says why there is none
+        return Cleared()
     folders = total = 0
     for path in place.glob(f"{PREFIX}*"):
         size = _cleared(path)

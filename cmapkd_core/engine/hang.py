@@ -142,9 +142,9 @@ class Watchdog:
         self._seen[parallel.rank()] = own
 
     def _give_up(self) -> None:
-        print(f"\n{self.text()}\nThe stacks of rank {parallel.rank()}:", file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
-        with suppress(Exception):
+        with suppress(Exception):  # whoever reads it may be gone
+            print(f"\n{self.text()}\nThe stacks of rank {parallel.rank()}:", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
             sys.stdout.flush()
         if self._several:  # the others look too, and shall find this; the board is rank 0's and ends with it
             time.sleep((3 if parallel.rank() else 5) * self._look)

@@ -92,11 +92,12 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         return _failed(end_of(error).code)
     except _Stopped as stopped:  # on this rank alone
         print(_told(stopped), file=sys.stderr)
-        return _failed(ENDS["stopped"].code)
+        # A launcher stops the ranks that are left when one is lost: then that one is why the stage ends.
+        return _failed(ENDS["stopped"].code, why=parallel.world() == 1)
     except Interrupted as stopped:  # on all ranks at the same step
         print(_told(stopped), file=sys.stderr)
         parallel.stop()
-        return ENDS["stopped"].code
+        return parallel.leave_exit(ENDS["stopped"].code)
     except KeyboardInterrupt as stopped:
         print(f"stopped by Ctrl-C: the same command goes on from what is saved{_told(stopped)}", file=sys.stderr)
         return _failed(ENDS["interrupted"].code)
@@ -154,13 +155,16 @@ def _refuse_placeholders(given: Mapping[str, Any]) -> None:
             )
 
 
-def _failed(code: int) -> int:
+def _failed(code: int, why: bool = True) -> int:
     """The exit code of this rank's failure; beside other ranks the process ends here.
+
+    why: whether this failure is the stage's, and not another rank's behind it.
 
     They may be in a collective, and NCCL's teardown waits for them as they wait for us. Gone at once, this rank is the
     one that torchrun names, and its message is the one that stands in the log.
     """
-    parallel.leave_exit(code)
+    if why:
+        parallel.leave_exit(code)
     if parallel.world() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -26,9 +26,16 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import REQUEST, record_run
-from cmapkd_core.stages.artifact import WORK, Artifact, look, retire, set_aside
+from cmapkd_core.stages.artifact import WORK, Artifact, find, look, retire, set_aside
 from cmapkd_core.stages.commit import commit
-from cmapkd_core.stages.ending import clear_behind, clear_finished, commit_artifact, leftovers, theirs_stands
+from cmapkd_core.stages.ending import (
+    attempt_folder,
+    clear_behind,
+    clear_finished,
+    commit_artifact,
+    leftovers,
+    theirs_stands,
+)
 from cmapkd_core.stages.identities import Identities, Paths, changed, identities
 from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.manifest import DamagedError
@@ -207,7 +214,7 @@ def _run(
     started = time.monotonic()
     torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     workdir = storage.join(url, WORK)
-    left = leftovers(url) if parallel.rank() == 0 else set()
+    left, folder = leftovers(url) if parallel.rank() == 0 else set(), attempt_folder()
     with temporary.folder() as scratch:
         tracker = open_tracker(request, stage, workdir, scratch / JOURNAL)
         context = Context(
@@ -233,12 +240,12 @@ def _run(
                 seconds = context.earlier_seconds + time.monotonic() - started
                 manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models)
                 committing(tracker, request, stage, url)
-                ours = commit_artifact(url, manifest | {"files": files}, context, left)
+                ours = commit_artifact(url, folder, manifest | {"files": files}, context, left)
         except BaseException as error:
             say.end()
-            if not theirs_stands(error, url, context, stage):
+            if not theirs_stands(error, url, folder, context, stage):
                 failed(tracker, request, stage, error, scratch / JOURNAL, workdir)
-                clear_behind(error, url, workdir)
+                clear_behind(error, url, folder, workdir)
                 raise
             ours = False
         if ours:
@@ -262,10 +269,12 @@ def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], pat
         return False
     stands = _stands(request, stage, found, digests, paths, say)
     deliver_owed(request, [found])  # of one that is set aside too: its journal goes with it
+    if (now := find(url)) is None or now.digest != found.digest:  # another process was at it meanwhile
+        return _answer(request, stage, url, digests, paths, say)
     if not stands:
         retire(found)
         return False
-    clear_finished(found, left)
+    clear_finished(found, left, say)
     say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
     return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,21 @@ OUT = "out-"
 UPLOADS = 4  # files at a time; a store of levels has hundreds of parts
 
 
-def commit_artifact(url: str, manifest: dict[str, Any], context: Context, left: set[str]) -> bool:
+def attempt_folder() -> str:
+    """Name of the folder of an attempt's files, of this one alone."""
+    return f"{OUT}{uuid.uuid4().hex[:8]}"
+
+
+def commit_artifact(url: str, folder: str, manifest: dict[str, Any], context: Context, left: set[str]) -> bool:
     """Upload into a folder of this attempt, then write the manifest: the only commit point.
 
     Args:
+        folder: the `attempt_folder`.
         left: the `leftovers` from before the stage began.
 
     Returns:
         whether the artifact is ours; False where another process has finished it first.
     """
-    folder = f"{OUT}{uuid.uuid4().hex[:8]}"
 
     def upload(path: Path) -> tuple[str, dict[str, Any]]:
         name = path.relative_to(context.out).as_posix()
@@ -53,12 +59,7 @@ def commit_artifact(url: str, manifest: dict[str, Any], context: Context, left: 
         storage.delete_tree(storage.join(url, folder))
         storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
         return False
-    try:
-        for tree in (WORK, *left & leftovers(url)):
-            storage.delete_tree(storage.join(url, tree))
-        storage.sweep(url)
-    except (OSError, storage.StorageError) as error:  # the artifact stands all the same
-        context.say(f"{stage}: not all could be cleared, which the same command does again: {error}\n")
+    _clear(url, stage, left & leftovers(url), context.say)
     context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")
     return True
 
@@ -71,41 +72,50 @@ def _drop(url: str, folder: str) -> None:
             storage.delete_tree(storage.join(url, folder))
 
 
-def theirs_stands(error: BaseException, url: str, context: Context, stage: str) -> bool:
+def theirs_stands(error: BaseException, url: str, folder: str, context: Context, stage: str) -> bool:
     """Whether what failed here is no matter, since another process has finished the artifact meanwhile; told then.
 
     Of one process alone: ranks cannot agree on it where one of them has failed, and the next attempt finds the same.
     """
-    if parallel.world() > 1 or not isinstance(error, Exception) or not _stands(url):
+    if parallel.world() > 1 or not isinstance(error, Exception) or not _stands(url, folder):
         return False
     context.say(f"{stage}: another process finished it first; its result stands, ours is dropped ({reason(error)})\n")
     storage.delete_tree(context.workdir)
     return True
 
 
-def clear_behind(error: BaseException, url: str, workdir: str) -> None:
+def clear_behind(error: BaseException, url: str, folder: str, workdir: str) -> None:
     """What was saved for the next attempt is of no use where another process has finished the artifact meanwhile."""
-    if parallel.rank() == 0 and _stands(url):
+    if parallel.rank() == 0 and _stands(url, folder):
         error.add_note("another process has finished it meanwhile: the same command answers with its result")
         with contextlib.suppress(Exception):
             storage.delete_tree(workdir)
 
 
-def _stands(url: str) -> bool:
+def _stands(url: str, folder: str) -> bool:
+    """Whether an artifact is there that is not of the attempt with this folder."""
     with contextlib.suppress(Exception):  # a store that does not answer says nothing
-        return find(url) is not None
+        found = find(url)
+        return found is not None and found.manifest["folder"] != folder
     return False
 
 
-def clear_finished(found: Artifact, left: set[str]) -> None:
+def clear_finished(found: Artifact, left: set[str], say: Callable[[str], object]) -> None:
     """Delete what processes that were killed, or came too late, left beside a complete artifact.
 
     Args:
         left: the `leftovers` from before its manifest was read, so that none is of a later attempt.
     """
-    for tree in (WORK, *left - {found.manifest["folder"]}):
-        storage.delete_tree(storage.join(found.url, tree))
-    storage.sweep(found.url)
+    _clear(found.url, found.manifest["stage"], left - {found.manifest["folder"]}, say)
+
+
+def _clear(url: str, stage: str, left: set[str], say: Callable[[str], object]) -> None:
+    try:
+        for tree in (WORK, *left):
+            storage.delete_tree(storage.join(url, tree))
+        storage.sweep(url)
+    except (OSError, storage.StorageError) as error:  # the artifact stands all the same
+        say(f"{stage}: not all could be cleared, which the same command does again: {error}\n")
 
 
 def leftovers(url: str) -> set[str]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from cmapkd_core import parallel, storage, temporary
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
+from cmapkd_core.logins import without_login
 from cmapkd_core.stages.artifact import WORK, Artifact, find
-from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker
+from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker, chosen_server
 
 if TYPE_CHECKING:
     from cmapkd_core.stages.common import Request
@@ -39,7 +40,7 @@ class Owed:
 def owe(folder: str, tracker: Tracker, names: dict[str, Any], status: str = "FINISHED", reason: str = "") -> None:
     """Note below `folder` that MLflow is still to be told how the stage ended; "" of a stage that tells none."""
     if tracker.delivers:
-        told = names | tracker.place | {"status": status, "reason": reason}
+        told = names | tracker.place | {"status": status, "reason": without_login(reason)}
         storage.write_json(storage.join(folder, OWED), told)
 
 
@@ -78,6 +79,9 @@ def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool 
         seconds, hurried: as `Tracker.close` takes them.
     """
     told = dict(owed.told)
+    server, asked = told.pop("server", ""), chosen_server(uri)
+    if hurried and server and asked and without_login(asked) != server:  # who asks by name knows where it is now
+        return Left(f"it is owed to the MLflow at {server}", journal=True)
     status, reason = told.pop("status", "FINISHED"), told.pop("reason", "")
     with temporary.folder() as folder:
         journal = folder / JOURNAL
@@ -104,6 +108,8 @@ def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:
         if owed is None:
             continue
         left = deliver(request.tracking_uri, owed)
+        if left.journal and owed.told.get("server", "") not in ("", without_login(chosen_server(request.tracking_uri))):
+            continue  # of another server
         if left.journal:
             if left.text and request.tracking_uri:
                 logger.warning("%s; later %s does", left.text, way_out(owed.told["run"], "the same command"))

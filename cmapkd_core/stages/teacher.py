@@ -51,6 +51,7 @@ def run(request: Request, *, shards: str) -> str:
     Raises:
         InputError: they are missing, or were prepared by another recipe.
     """
+    parallel.start()
     recipe = request.resolved()
     with told_to_mlflow(request, "teacher"):
         refuse_foreign(recipe, request.root, {"shards": shards})

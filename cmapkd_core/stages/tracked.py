@@ -15,6 +15,7 @@ from cmapkd_core import parallel, storage, temporary
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
+from cmapkd_core.stages.artifact import find
 from cmapkd_core.stages.owed import JOURNAL, owe, settled, way_out
 from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker
 from cmapkd_core.tracking.journal import Journal
@@ -33,7 +34,6 @@ def open_tracker(request: Request, stage: str, workdir: str, journal: Path) -> T
         return Tracker(Journal(journal), None)
     if storage.exists(storage.join(workdir, JOURNAL)):
         journal.write_bytes(storage.read_bytes(storage.join(workdir, JOURNAL)))
-        settled(workdir)  # this attempt tells it
     return Tracker.open(request.tracking_uri, journal=journal, **_names(request, stage))
 
 
@@ -48,15 +48,22 @@ def _names(request: Request, stage: str) -> dict[str, Any]:
 
 
 def committing(tracker: Tracker, request: Request, stage: str, url: str) -> None:
-    """Note, before a stage is complete, that MLflow is to be told: a process that is killed then does not forget it."""
-    owe(url, tracker, _names(request, stage))
+    """Note, before a stage is complete, that MLflow is to be told: a process that is killed then does not forget it.
+
+    Not where another process has completed it: that one has its own.
+    """
+    if find(url) is None:
+        owe(url, tracker, _names(request, stage))
 
 
 def finished(tracker: Tracker, request: Request, url: str) -> None:
     """End the run of a stage whose artifact stands; what MLflow lacks is told, and stays noted beside the manifest."""
     left = tracker.close("FINISHED")
     if parallel.rank() == 0 and not left.journal:
-        settled(url)
+        try:
+            settled(url)
+        except (OSError, storage.StorageError) as error:  # the artifact stands; what is told again counts once
+            logger.warning("that MLflow has everything could not be noted: %s", error)
     _tell(left, request.run)
 
 
@@ -101,8 +108,6 @@ def _settle(workdir: str, error: BaseException) -> None:
 def overtaken(tracker: Tracker, url: str) -> None:
     """End the run of a stage whose result is another process's; what it did itself is no result of the run."""
     left = tracker.close("KILLED", f"another process finished it first: {url}", STOPPED_SECONDS)
-    if parallel.rank() == 0 and not left.journal:
-        settled(url)  # the note of `committing`: who has finished it tells the rest
     if left.text:
         logger.warning("%s", left.text)
 
@@ -121,7 +126,10 @@ def told_to_mlflow(request: Request, stage: str) -> Iterator[None]:
         yield
     except (Exception, Interrupted) as error:
         if parallel.rank() == 0:
-            with temporary.folder() as folder:
-                tracker = Tracker.open(request.tracking_uri, journal=folder / JOURNAL, **_names(request, stage))
-                tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", reason(error))
+            try:
+                with temporary.folder() as folder:
+                    tracker = Tracker.open(request.tracking_uri, journal=folder / JOURNAL, **_names(request, stage))
+                    tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", reason(error))
+            except Exception as second:
+                error.add_note(f"MLflow could not be told: {second}")
         raise

@@ -73,6 +73,7 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
         InputError: an input is missing, or was made by another recipe.
     """
     choose("stage", stage, STAGE_PHASES)
+    parallel.start()
     recipe = request.resolved()
     if init and not trains(recipe, stage):
         return handed_on(stage, init)

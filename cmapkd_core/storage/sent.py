@@ -12,6 +12,7 @@ import hashlib
 import zlib
 from typing import IO, Any
 
+from botocore.exceptions import BotoCoreError
 from s3transfer.utils import ChunksizeAdjuster
 
 _BLOCK = 1 << 20
@@ -29,7 +30,16 @@ def stands(client: Any, bucket: str, key: str, file: IO[bytes], answer: dict[str
         return True
     if str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") and "ChecksumCRC32" in answer:
         return bool(answer["ChecksumCRC32"] == _crc32(file))
-    body = client.get_object(Bucket=bucket, Key=key)["Body"]
+    for attempt in range(TIMES):
+        try:
+            return _same(client.get_object(Bucket=bucket, Key=key)["Body"], file)
+        except BotoCoreError:  # a body that breaks off, which botocore does not ask for again
+            if attempt == TIMES - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _same(body: Any, file: IO[bytes]) -> bool:
     file.seek(0)
     while block := file.read(_BLOCK):
         if body.read(len(block)) != block:

@@ -190,7 +190,7 @@ def register_model(uri: str, *, name: str, source: str, digest: str, tags: dict[
         RegistryError: the server is away, has no registry or refuses.
         InputError: a URI of an unknown kind.
     """
-    chosen = _server(uri)
+    chosen = chosen_server(uri)
     if not chosen:
         return ""
     _settle()
@@ -207,7 +207,7 @@ def check_reachable(uri: str, env: Mapping[str, str] = NONE) -> str:
         InputError: it does not answer within 40 s, refuses, or its experiment was deleted; names the URL, the cause
             and what to do.
     """
-    chosen = _server(uri)
+    chosen = chosen_server(uri)
     if not chosen:
         return ""
     _settle()
@@ -224,7 +224,7 @@ def mark_killed(uri: str, run: str, env: Mapping[str, str] = NONE) -> list[str]:
     Returns:
         the names of these stages; none where MLflow cannot be asked: the next attempt goes on in them.
     """
-    chosen = _server(uri)
+    chosen = chosen_server(uri)
     if not chosen:
         return []
     _settle()
@@ -236,7 +236,7 @@ def _settle() -> None:
         os.environ.setdefault(name, value)
 
 
-def _server(uri: str) -> str:
+def chosen_server(uri: str) -> str:
     """The MLflow that counts, see `Tracker.open`; "" for none."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     chosen = given if given and os.environ.get("MLFLOW_RUN_ID", "") else uri or given
@@ -260,7 +260,7 @@ def _target(
     uri: str, run: str, stage: str, params: dict[str, Any], experiment: str = "", parent: str = ""
 ) -> Target | None:
     """Where to deliver; None: nowhere. A name in the environment wins over `experiment`."""
-    chosen = _server(uri)
+    chosen = chosen_server(uri)
     if not chosen:
         return None
     for name in (run, stage):
@@ -268,4 +268,4 @@ def _target(
             raise InputError(f"the run or stage name '{name}' is empty or has a quote: use letters, digits, - and _")
     name, experiment_id = _experiment(chosen, {_NAME: os.environ.get(_NAME, "") or experiment})
     injected = os.environ.get("MLFLOW_RUN_ID", "") if os.environ.get("MLFLOW_TRACKING_URI") else ""
-    return Target(chosen, name, run, stage, params, experiment_id, injected or parent)
+    return Target(chosen, name, run, stage, params, experiment_id, parent or injected)

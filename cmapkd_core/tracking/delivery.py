@@ -15,7 +15,7 @@ from functools import partial
 from cmapkd_core.logins import without_login
 from cmapkd_core.tracking.journal import Point
 from cmapkd_core.tracking.limits import Names
-from cmapkd_core.tracking.patience import Patience
+from cmapkd_core.tracking.patience import GaveUp, Patience
 from cmapkd_core.tracking.reach import GONE, Unusable, explained, is_outage, wants_login
 from cmapkd_core.tracking.stage_run import StageRun, Target
 
@@ -113,7 +113,11 @@ class Delivery:
     @property
     def place(self) -> dict[str, str]:
         """See `Tracker.place`."""
-        return {"experiment": self._target.experiment, "parent": self._target.parent_id}
+        return {
+            "server": without_login(self._target.uri),
+            "experiment": self._target.experiment,
+            "parent": self._target.parent_id,
+        }
 
     @property
     def undelivered(self) -> int:
@@ -207,7 +211,9 @@ class Delivery:
     def _note(self, error: Exception | None, failures: int) -> None:
         """Say once that delivery fails, and why; of a stage that ends, the one who closes says it, in its place."""
         if error is None:
-            self._told, self._since = "", float("inf")
+            self._told, self._trouble, self._since = "", "", float("inf")
+            return
+        if isinstance(error, GaveUp):  # of ours, and says nothing of the server
             return
         self._since = min(self._since, time.monotonic())
         self._trouble = f"{_state(error)}: {explained(error)}"
