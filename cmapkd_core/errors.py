@@ -3,6 +3,7 @@
 import shlex
 
 _MODULES = {"warmup": "train", "alsn": "train", "joint": "train"}  # of stages that are not called as their module
+_TASKS = ("prepare", "teacher", *_MODULES, "levels", "export", "report")  # stages whose tasks in a run are called so
 
 
 class InputError(ValueError):
@@ -47,8 +48,10 @@ def again(stage: str, run: str = "") -> str:
         run: the run that made the artifact; "" where it is not known.
     """
     name, run = stage.partition(" ")[0], shlex.quote(run or "RUN")
+    task = name if name in _TASKS else "TASK"
     return (
-        f"run stage {name} again: submit.py --verify {run} names all that is damaged and its tasks, and submit.py "
-        f"--run {run} --only TASK (both with the run's --root, and --local) runs one; or by hand python -m "
-        f"cmapkd_core.stages.{_MODULES.get(name, name)} with its arguments and --redo yes"
+        f"run stage {name} again: submit.py --run {run} --only {task} (with the run's --root, and --local), "
+        f"or by hand python -m cmapkd_core.stages.{_MODULES.get(name, name)} with its arguments and --redo yes; "
+        f"submit.py --verify {run} names all that is damaged and its tasks, which in a suite and of a reference have "
+        "longer names"
     )

@@ -166,8 +166,7 @@ def decide_suite(
             f"a suite's experiment has its run's name, and of that {EXPERIMENT} characters at most, not {len(run)}: "
             "give it a shorter one with --run"
         )
-    seeds = range(recipe.seed, recipe.seed + count)
-    laid = suite.lay_out(name, request, seeds, root or "{root}", run, args.expectations)
+    laid = suite.lay_out(name, request, suite.seeds_of(request), root or "{root}", run, args.expectations)
     found = None
     if part:
         done, redo = without(laid.tasks, laid.urls, part(laid.tasks)), "yes"
@@ -314,3 +313,9 @@ def earlier_request(args: argparse.Namespace, root: str) -> dict[str, str]:
 def default_run(name: str, here: bool) -> str:
     """Name of a run that was given none: here the same command finds the same run, on a cluster each is new."""
     return name if here else f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def started_as() -> list[str]:
+    """This interpreter and submit.py, seen from the working directory: another Python may lack what they need."""
+    places = (Path(sys.executable), Path(__file__).with_name("submit.py").resolve())
+    return [str(one.relative_to(Path.cwd()) if one.is_relative_to(Path.cwd()) else one) for one in places]

@@ -37,7 +37,7 @@ from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.placeholders import empty_in_form, refuse_placeholders
 from pipelines.site import Site, load_site
-from pipelines.submission import Submission, check_mode, cron, decide
+from pipelines.submission import Submission, check_mode, cron, decide, started_as
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,12 +124,6 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
     for name, url in list(outputs.items())[-1:]:
         print(f"{name}: {url}")
     return 0
-
-
-def started_as() -> list[str]:
-    """This interpreter and this file, seen from the working directory: another Python may lack what they need."""
-    places = (Path(sys.executable), Path(__file__).resolve())
-    return [str(one.relative_to(Path.cwd()) if one.is_relative_to(Path.cwd()) else one) for one in places]
 
 
 def open_tracker(job: Submission) -> None:
@@ -226,7 +220,7 @@ def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.Progress, w
     failed = [f"{progress.name}.{run}" for run, state in states.items() if state != "SUCCEEDED"]
     print(f"suite {progress.name}: {'failed: ' + ', '.join(failed) if failed else 'succeeded'}")
     if failed:
-        print(f"mend what failed, then: submit.py --retry {progress.name}")
+        print(f"mend what failed, then: submit.py --retry {shlex.quote(progress.name)}")
     return 1 if failed else 0
 
 

@@ -73,6 +73,12 @@ class Suite:
         return {**dict.fromkeys(self.stages, len(self.rows) * len(self.seeds)), REPORT: 1}
 
 
+def seeds_of(request: Mapping[str, str]) -> range:
+    """The seeds of a suite, from what is recorded of it: so many, from its recipe's on."""
+    first = resolve(request["recipe"], FULL, request["overrides"], "", request["data"]).seed
+    return range(first, first + int(request["seeds"]))
+
+
 def lay_out(
     name: str, request: Mapping[str, str], seeds: Sequence[int], root: str, run: str, expectations: str = ""
 ) -> Suite:

@@ -59,8 +59,11 @@ class Turns:
         active = {name for name, run in self.runs.items() if run.state not in ENDS}
         taken = []
         for name in tuple(self.left):
+            if makers := [one for one in self.left if one in self._waits(name)]:  # its gate would close at once
+                self._tell(name, makers, "it waits for what they make")
+                continue
             if beside := [other for other in self.runs if other in active and clash(name, other, active, named, held)]:
-                self._tell(name, beside)
+                self._tell(name, beside, "together they would be more tasks at a time than the suite was started with")
                 continue
             self.left.remove(name)
             if self._retry(name):
@@ -70,8 +73,15 @@ class Turns:
 
     def _named(self, name: str) -> set[str]:
         """The runs that a run's gate waits for, and those that it follows."""
-        entries = [json.loads(constant(self.tasks[name], WAIT, of) or "[]") for of in ("waits", "follows")]
-        return {run.removeprefix(f"{self.name}.") for one in entries for run, _, _ in one} & set(self.runs)
+        return self._of_gate(name, "waits") | self._of_gate(name, "follows")
+
+    def _waits(self, name: str) -> set[str]:
+        """The runs that make what a run's gate waits for."""
+        return self._of_gate(name, "waits")
+
+    def _of_gate(self, name: str, given: str) -> set[str]:
+        entries = json.loads(constant(self.tasks[name], WAIT, given) or "[]")
+        return {run.removeprefix(f"{self.name}.") for run, _, _ in entries} & set(self.runs)
 
     def _at_gate(self, name: str, run: Any) -> bool:
         """Whether its gate is still to be done; where KFP has no details any more it is taken for done."""
@@ -84,19 +94,19 @@ class Turns:
         run, what = self.runs[name], "retried"
         try:
             client.retry(self.api, self.site, str(run.run_id))
-        except endpoint.EndpointError as error:
-            self.refused.append(error)
+        except (endpoint.EndpointError, InputError) as error:  # the second where somebody else has retried it
+            if isinstance(error, endpoint.EndpointError):
+                self.refused.append(error)
             what = f"{state_of(run)}, and not retried: {error}"
         print(f"run {run.display_name} is {what}: {client.link(self.site, run.run_id)}", flush=True)
         return what == "retried"
 
-    def _tell(self, name: str, beside: Collection[str]) -> None:
+    def _tell(self, name: str, others: Collection[str], why: str) -> None:
         if name not in self.told:
             self.told.add(name)
-            others = ", ".join(called(self.name, other) for other in beside)
+            after = ", ".join(called(self.name, other) for other in others)
             print(
-                f"run {called(self.name, name)} is {state_of(self.runs[name])}, and has its turn after {others}: "
-                "together they would be more tasks at a time than the suite was started with",
+                f"run {called(self.name, name)} is {state_of(self.runs[name])}, and has its turn after {after}: {why}",
                 flush=True,
             )
 
@@ -120,7 +130,7 @@ class Turns:
         root = root_of(next(iter(self.runs.values())))
         try:
             record = read_record(root, self.name)
-            seeds = range(int(record["seeds"]))
+            seeds = suite.seeds_of(record)
             asked = constant(self.tasks.get(LAST, {}), suite.REPORT, "expectations")
             laid = suite.lay_out(record["suite"], record, seeds, root, self.name, asked)
         except (InputError, StorageError, KeyError):  # the submit command could not write it, or is not where it is

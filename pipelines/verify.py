@@ -15,7 +15,7 @@ from cmapkd_core.records import record_url, run_names
 from cmapkd_core.stages.artifact import MANIFEST, Artifact, look
 from cmapkd_core.stages.manifest import DamagedError
 from pipelines.site import load_site
-from pipelines.submission import Submission, laid_out
+from pipelines.submission import Submission, laid_out, started_as
 
 DOWNLOADS = 4  # files at a time; a remote one is read and not kept
 _FOLDERS = 2  # STAGE/KEY below the root; a report's is runs/RUN/report
@@ -46,7 +46,7 @@ def verify(args: argparse.Namespace) -> int:
         for fault in faults:
             print(f"        {fault}")
         if faults:
-            print(f"        then: {_way_out(root, url, makers)}", flush=True)
+            print(f"        then: {_way_out(args, root, url, makers)}", flush=True)
     print(
         f"{len(found)} artifacts, {damaged} damaged" + (": first ones first, what follows runs again" * bool(damaged))
     )
@@ -98,7 +98,7 @@ def _fault(artifact: Artifact, output: tuple[str, dict[str, Any]]) -> str:
     return "" if digest == told["sha256"] else f"{name}: it is not what was written"
 
 
-def _way_out(root: str, url: str, makers: dict[str, tuple[str, str]]) -> str:
+def _way_out(args: argparse.Namespace, root: str, url: str, makers: dict[str, tuple[str, str]]) -> str:
     """The command that makes an artifact anew."""
     if url not in makers:
         try:
@@ -107,5 +107,6 @@ def _way_out(root: str, url: str, makers: dict[str, tuple[str, str]]) -> str:
             found = None
         return again(found.manifest["stage"] if found else url.rsplit("/", 2)[-2]).partition("; ")[0]
     run, task = makers[url]
-    here = [] if "://" in root else ["--local"]
-    return shlex.join(["python", "pipelines/submit.py", "--run", run, "--only", task, "--root", root, *here])
+    here = ["--local"] if args.local or "://" not in root else []
+    here += ["--site", args.site] if args.site else []
+    return shlex.join([*started_as(), "--run", run, "--only", task, "--root", root, *here])

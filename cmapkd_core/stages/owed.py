@@ -7,6 +7,7 @@ and is not touched by it; in the work folder of one that failed. The note goes w
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def settled(folder: str) -> None:
 
 def way_out(run: str, more: str = "") -> str:
     """What brings MLflow the rest, as a message ends; without a name a run cannot be asked for."""
-    return " or ".join(filter(None, (LATER.format(run=run) if run else "", more)))
+    return " or ".join(filter(None, (LATER.format(run=shlex.quote(run)) if run else "", more)))
 
 
 def find_owed(url: str) -> Owed | None:
@@ -79,9 +80,7 @@ def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool 
         seconds, hurried: as `Tracker.close` takes them.
     """
     told = dict(owed.told)
-    server, asked = told.pop("server", ""), chosen_server(uri)
-    if hurried and server and asked and without_login(asked) != server:  # who asks by name knows where it is now
-        return Left(f"it is owed to the MLflow at {server}", journal=True)
+    told.pop("server", None)
     status, reason = told.pop("status", "FINISHED"), told.pop("reason", "")
     with temporary.folder() as folder:
         journal = folder / JOURNAL
@@ -91,6 +90,12 @@ def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool 
     if tracker.delivers and not left.journal:
         storage.delete(owed.place)
     return left if tracker.delivers else Left("there is no MLflow to tell", journal=True)
+
+
+def _of_others(owed: Owed, request: Request) -> bool:
+    """Whether another run owes it to another MLflow; a run that has a new one tells that."""
+    asked = without_login(chosen_server(request.tracking_uri))
+    return owed.told["run"] != (request.run or "unnamed") and owed.told.get("server", asked) != asked
 
 
 def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:
@@ -105,11 +110,9 @@ def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:
         except InputError as error:
             logger.warning("MLflow cannot be told of %s: %s", url, error)
             continue
-        if owed is None:
+        if owed is None or _of_others(owed, request):
             continue
         left = deliver(request.tracking_uri, owed)
-        if left.journal and owed.told.get("server", "") not in ("", without_login(chosen_server(request.tracking_uri))):
-            continue  # of another server
         if left.journal:
             if left.text and request.tracking_uri:
                 logger.warning("%s; later %s does", left.text, way_out(owed.told["run"], "the same command"))

@@ -34,6 +34,9 @@ mon data avail crit = 1
 mon data avail warn = 2
 [client.rgw.a]
 rgw frontends = beast endpoint=127.0.0.1:$PORT
+rgw gc obj min wait = 5
+rgw gc processor period = 10
+rgw gc processor max time = 10
 CONF
 
 start() {

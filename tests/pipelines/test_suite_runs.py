@@ -291,12 +291,13 @@ def test_runs_that_were_in_one_lane_are_retried_one_after_the_other(
     at_gates(api, finetune="SUCCEEDED", none="SUCCEEDED", report="FAILED")
     assert main(["--retry", NAME]) == 0
     said = capsys.readouterr().out
-    assert api.retried == ["run-1", "run-3"]  # the report's gate runs again, and holds it
+    assert api.retried == ["run-1"]
     assert f"run {NAME}.none is failed, and {TURN} {NAME}.finetune: together" in said
-    assert f"not retried yet: {NAME}.none; then: submit.py --retry {NAME}, or with --wait" in said
-    end(api, finetune="SUCCEEDED", report="RUNNING")
+    assert f"run {NAME}.report is failed, and {TURN} {NAME}.none: it waits for what they make" in said  # and would end
+    assert f"not retried yet: {NAME}.none, {NAME}.report; then: submit.py --retry {NAME}, or with --wait" in said
+    end(api, finetune="SUCCEEDED")
     assert main(["--retry", NAME]) == 0  # as it was told
-    assert api.retried[2:] == ["run-2"]
+    assert api.retried[1:] == ["run-2", "run-3"]
     assert "not retried yet" not in capsys.readouterr().out
 
 
@@ -342,15 +343,16 @@ def test_retry_waits_for_turns_and_counts_the_tasks(
     monkeypatch.setattr(suite_runs.client.time, "sleep", pause)
     capsys.readouterr()
     assert main(["--retry", NAME, "--wait"]) == 0
-    assert api.retried == ["run-1", "run-3", "run-2"]
+    assert api.retried == ["run-1", "run-2", "run-3"]
     said = capsys.readouterr().out
     lines = [line.split(maxsplit=1)[1] for line in said.splitlines() if line.startswith("  ")]
     assert lines == [
         "finetune  running     0 of 3 tasks",
         "none      failed      0 of 4 tasks",
-        "report    running     0 of 1 tasks",
+        "report    failed      0 of 1 tasks",
         "finetune  succeeded   3 of 3 tasks",
         "none      running     0 of 4 tasks",
+        "report    running     0 of 1 tasks",
         "none      running     1 of 4 tasks",
         "none      succeeded   4 of 4 tasks",
         "report    succeeded   1 of 1 tasks",

@@ -149,7 +149,7 @@ def test_a_failure_without_mlflow_tells_its_own_error_first(
     assert line.startswith("error: the real error: mend it (MLflow at" if body is unusable else "stopped by Ctrl-C:")
     assert "lacks " in line
     assert "(does not answer: [Errno 111] Connection refused; check tracking_uri" in line
-    assert "; the next attempt or submit.py --deliver test_a_failure" in line
+    assert "; the next attempt or submit.py --deliver 'test_a_failure" in line
     assert line.endswith(" delivers it)")
     assert not caplog.records
     assert start(mlflow_database) == 2 or body is stopped_by_hand
