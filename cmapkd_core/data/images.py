@@ -71,7 +71,7 @@ def decode(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Image.Imag
     """
     name = format_of(data)
     try:
-        pixels, exif = _PIXELS[name](data) if name in _PIXELS else (data, b"")
+        pixels, exif = _pixels(name, data)
         image = _open(name, pixels)
         width, height = image.size
         if width * height > max_pixels:
@@ -106,10 +106,16 @@ def shown(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Iterator[Im
 def _pixels_of(data: bytes) -> int:
     """What the header says; 0 where `decode` will say what is wrong with it."""
     try:
-        width, height = _open(format_of(data), data).size
-    except BadImageError:
+        name = format_of(data)
+        width, height = _open(name, _pixels(name, data)[0]).size
+    except Exception:  # as in `decode`, which opens the same bytes and so never holds what is not counted here
         return 0
     return width * height
+
+
+def _pixels(name: str, data: bytes) -> tuple[bytes, bytes]:
+    """The file without what is no pixel, and its EXIF where that was taken out."""
+    return _PIXELS[name](data) if name in _PIXELS else (data, b"")
 
 
 def _open(name: str, data: bytes) -> Image.Image:

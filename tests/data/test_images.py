@@ -1,6 +1,7 @@
 import contextlib
 import io
 import multiprocessing
+import os
 import random
 import struct
 import time
@@ -112,8 +113,23 @@ def test_a_thousand_fuzzed_files_never_raise_anything_else(picture: Make) -> Non
         data = bytearray(draw.choice(sources))
         for _ in range(draw.randrange(1, 8)):
             data[draw.randrange(len(data))] = draw.randrange(256)
-        with contextlib.suppress(BadImageError):
-            assert decode(bytes(data), LIMIT).mode == "RGB"
+        with contextlib.suppress(BadImageError), shown(bytes(data), LIMIT) as image:
+            assert image.mode == "RGB"
+
+
+def test_what_no_header_reader_takes_is_a_bad_image_and_metadata_is_none(picture: Make) -> None:
+    data = picture()
+    text = b"zTXtnote\0\0" + zlib.compress(bytes(3_000_000))
+    noted = data[:33] + struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text)) + data[33:]
+    with shown(noted, LIMIT) as image:
+        assert image.size == (20, 16)
+    side = struct.pack("<I", 16_383 - 1)[:3]  # 268 million pixels, more than Pillow opens
+    canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + side + side
+    bomb = b"RIFF" + struct.pack("<I", 4 + len(canvas)) + b"WEBP" + canvas
+    short = data[:8] + struct.pack(">I", 4) + b"IHDR" + bytes(4) + struct.pack(">I", zlib.crc32(b"IHDR" + bytes(4)))
+    for broken in (bomb, short):
+        with pytest.raises(BadImageError, match="cannot be read"), shown(broken, LIMIT):
+            pass
 
 
 def test_composed_in_bands_is_composed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,3 +178,22 @@ def test_a_picture_whose_turn_does_not_come_is_shown_all_the_same(
     monkeypatch.setattr(turns, "_PATIENCE", 0.1)
     with shown(picture(), LIMIT), shown(picture(), LIMIT) as image:
         assert image.size == (20, 16)
+
+
+def test_a_turn_ends_though_a_process_was_forked_in_it(picture: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LARGE", 1)
+    monkeypatch.setattr(turns, "_PATIENCE", 5.0)
+    ended, end = os.pipe()
+    with shown(picture(), LIMIT):
+        child = os.fork()
+        if not child:
+            os.close(end)
+            os.read(ended, 1)
+            os._exit(0)
+    start = time.monotonic()
+    with shown(picture(), LIMIT):
+        waited = time.monotonic() - start
+    os.close(end)
+    os.waitpid(child, 0)
+    os.close(ended)
+    assert waited < 4
