@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from io import BufferedReader
+from io import BufferedReader, RawIOBase, StringIO
 from typing import Any
 
 from cmapkd_core.data.files import opened
@@ -16,6 +16,7 @@ from cmapkd_core.data.texts import BadValueError, decoded, encoding_of, json_obj
 from cmapkd_core.errors import InputError
 
 LONGEST_LINE = 2**25  # bytes; of a longer one no more than this is held at a time
+_HEAD = 2**13  # bytes, in which the first line of a table ends
 Record = tuple[int, dict[str, Any] | BadValueError]  # number of the (last) line, and fields or what is wrong with it
 
 
@@ -29,18 +30,48 @@ def byte_lines(file: BufferedReader) -> Iterator[bytes | BadValueError]:
         yield line if size == len(line) else BadValueError(f"the line has {size} bytes, more than {LONGEST_LINE}")
 
 
-def lines(url: str) -> Iterator[str | BadValueError]:
-    """The lines of a text with their ends, in an encoding as of `texts.decoded`.
+class _Newlines(RawIOBase):
+    """A file whose lines end with a carriage return alone, each of which is read as a line feed."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _ends_in_returns(head: str | bytes) -> bool:
+    """Whether the beginning of a table has lines as Excel's "CSV (Macintosh)" ends them."""
+    one, other = ("\r", "\n") if isinstance(head, str) else (b"\r", b"\n")
+    return one in head[:-1] and other not in head  # type: ignore[operator]
+
+
+def lines(url: str, returns: bool = False) -> Iterator[str | BadValueError]:
+    """The lines of a text with their ends, in an encoding as of `texts.decoded`; U+2028 and the like end none.
 
     UTF-16 and UTF-32 are read whole: editors write them, and no tool that makes gigabytes.
+
+    Args:
+        returns: a file without line feeds may have carriage returns in their place.
 
     Raises:
         InputError: there is no such file, or it is in another encoding.
     """
     with opened(url) as file:
         if encoding_of(file.peek(4)[:4]) != "UTF-8":
-            yield from _decoded(file.read(), url).splitlines(keepends=True)
+            text = _decoded(file.read(), url)
+            yield from StringIO(text.replace("\r", "\n") if returns and _ends_in_returns(text) else text, newline="\n")
             return
+        if returns and _ends_in_returns(file.peek(_HEAD)):
+            file = BufferedReader(_Newlines(file))
         place = 0
         for number, line in enumerate(byte_lines(file), start=1):
             if isinstance(line, BadValueError):
@@ -86,29 +117,38 @@ def csv_records(url: str, check: Callable[[Sequence[str]], None]) -> Iterator[Re
         check: called with the columns; refuses a file that lacks one.
 
     Raises:
-        InputError: as of `lines`; a quote that is closed on another line or never.
+        InputError: as of `lines`; a quote that is closed on another line or never, with the line where its record
+            begins.
     """
     csv.field_size_limit(LONGEST_LINE)  # Python's own, 128 KiB, would end the file there
     long: list[BadValueError] = []
-    table = csv.DictReader(_kept(lines(url), long), strict=True)
+    table = csv.reader(_kept(lines(url, returns=True), long), strict=True)
     try:
-        check(table.fieldnames or [])
+        columns = next(table, [])
     except csv.Error as error:
-        raise InputError(f"{url}, line {table.reader.line_num}: {error}: mend the quoting") from None
+        raise InputError(f"{url}, line 1: {error}: mend the quoting") from None
+    check(columns)
     while True:
-        before, record = table.reader.line_num, None
+        first, values = table.line_num + 1, None
         try:
-            record = next(table, None)
+            values = next(table, None)
         except csv.Error as error:
-            if table.reader.line_num > before + 1:
-                raise InputError(f"{url}, line {table.reader.line_num}: {error}: mend the quoting") from None
+            if table.line_num > first:
+                raise InputError(f"{url}, line {first}: {error}: mend the quoting of the record there") from None
             long.append(BadValueError(f"{error}: mend the quoting"))
-        yield from ((table.reader.line_num, reason) for reason in long)
-        if record is not None:
-            yield table.reader.line_num, record
-        elif not long:
+        yield from ((table.line_num, reason) for reason in long)
+        if values:
+            yield table.line_num, _named(columns, values)
+        elif values is None and not long:
             return
         long.clear()
+
+
+def _named(columns: Sequence[str], values: list[str]) -> dict[Any, Any]:
+    """As of csv.DictReader, which cannot say where a record begins: it passes over empty lines itself."""
+    named: dict[Any, Any] = dict(zip(columns, values, strict=False))
+    named |= dict.fromkeys(columns[len(values) :])
+    return named | ({None: values[len(columns) :]} if len(values) > len(columns) else {})
 
 
 def _kept(read: Iterator[str | BadValueError], long: list[BadValueError]) -> Iterator[str]:

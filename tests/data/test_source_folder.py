@@ -159,7 +159,7 @@ def test_a_csv_line_of_another_length_is_bad(folder: Path) -> None:
         (
             "captions.csv",
             b'key,file,caption\na,a.png,"x\nb,b.jpg,y\n',
-            "line 3: unexpected end of data: mend the quoting",
+            "line 2: unexpected end of data: mend the quoting of the record there",
         ),
         ("captions.jsonl", b'{"key": "\xff"}', "not UTF-8"),
     ],

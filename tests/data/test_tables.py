@@ -13,6 +13,7 @@ from cmapkd_core.data.annotations import json_items
 from cmapkd_core.data.shallow import DEEPEST, Shallow
 from cmapkd_core.data.tables import byte_lines, csv_records, json_records
 from cmapkd_core.data.texts import BadValueError
+from cmapkd_core.errors import InputError
 
 
 def test_a_line_too_long_to_hold_is_one_bad_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +76,45 @@ def test_a_deep_value_takes_no_memory(tmp_path: Path) -> None:
     assert peak_of(lambda: found.extend(json_items(str(tmp_path / "deep.json"), "a.item"))) < 20 * 2**20
     one, deep, two = found
     assert (one, two, isinstance(deep, list)) == (1, 2, True)
+
+
+def records(file: Path, content: bytes) -> list[object]:
+    file.write_bytes(content)
+    return [record for _, record in csv_records(str(file), lambda columns: None)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_a_table_has_the_same_lines_in_every_encoding(encoding: str, tmp_path: Path) -> None:
+    said = "a\u2028dog\x85and\x0ba\x0ccat\u2029"
+    assert records(tmp_path / "a.csv", f"key,caption\r\nx,{said}\r\ny,b\n".encode(encoding)) == [
+        {"key": "x", "caption": said},
+        {"key": "y", "caption": "b"},
+    ]
+    (tmp_path / "a.jsonl").write_bytes('{"caption": "a\u2028b"}\n{"caption": "c"}'.encode(encoding))
+    assert list(json_records(str(tmp_path / "a.jsonl"))) == [(1, {"caption": "a\u2028b"}), (2, {"caption": "c"})]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_whose_lines_end_with_carriage_returns_is_read(encoding: str, tmp_path: Path) -> None:
+    """Excel's "CSV (Macintosh)", also one larger than what its line ends are told by."""
+    rows = [(f"{i}", f"a dog, {i}") for i in range(1000)]
+    text = "key,caption\r" + "".join(f'{key},"{said}"\r' for key, said in rows)
+    assert records(tmp_path / "a.csv", text.encode(encoding)) == [{"key": key, "caption": said} for key, said in rows]
+    if encoding == "utf-8":
+        with pytest.raises(InputError, match=r"a\.csv is not UTF-8 \(invalid start byte at byte 18, line 3\)"):
+            records(tmp_path / "a.csv", b"key,caption\rx,y\ra,\xff\rb,c\r")
+
+
+@pytest.mark.parametrize(
+    ("begins", "text"), [(1, 'key,"cap\nx,y\n'), (5, 'key,cap\nx,"y\nz"\n\na,"b\nc,d\n' + "e,f\n" * 9)]
+)
+def test_an_open_quote_is_named_by_the_line_where_its_record_begins(begins: int, text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"a\.csv, line {begins}: unexpected end of data: mend the quoting"):
+        records(tmp_path / "a.csv", text.encode())
+
+
+def test_records_of_another_length_and_empty_lines(tmp_path: Path) -> None:
+    assert records(tmp_path / "a.csv", b"key,cap\n\nx\n\nx,y,z,w\n") == [
+        {"key": "x", "cap": None},
+        {"key": "x", "cap": "y", None: ["z", "w"]},
+    ]
