@@ -66,11 +66,15 @@ def below(url: str, *parts: str) -> str:
     return there
 
 
-def files_below(url: str, *parts: str) -> list[str]:
+def files_below(url: str, *parts: str, only: str = "") -> list[str]:
     """Names of all files below a folder of a data set, relative to it, sorted.
 
+    Args:
+        only: how the names end that are asked for.
+
     Raises:
-        InputError: there is a link to a folder, which no listing follows: what lies there would be missed in silence.
+        InputError: there is a link out of the data set, or to a folder of it with such files. No listing follows it:
+            what lies there would be missed, or be of another split, in silence.
     """
     there = below(url, *parts)
     if "://" not in url:
@@ -78,10 +82,12 @@ def files_below(url: str, *parts: str) -> list[str]:
             for name in folders:
                 if os.path.islink(link := os.path.join(folder, name)):
                     below(url, os.path.relpath(link, url))
+                    if only and not any(file.endswith(only) for file in storage.list_files(link)):
+                        continue
                     raise InputError(
                         f"folder {link} is a link, which is not followed: copy or mount what it leads to there"
                     )
-    return storage.list_files(there)
+    return [name for name in storage.list_files(there) if name.endswith(only)]
 
 
 @lru_cache(maxsize=16)

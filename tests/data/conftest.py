@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from cmapkd_core.data.rows import BadRow, LazyRow, Row
 from cmapkd_core.data.shards import ShardSet, write_shards
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.fields import override
+from cmapkd_core.storage import local
 
 SCENES = DataConfig(source="scenes", size=96, samples_per_shard=16, val_share=0.15, test_share=0.15)
 
@@ -87,6 +89,23 @@ def publish(place: str) -> Callable[[dict[str, Any]], str]:
         return place
 
     return put
+
+
+@pytest.fixture
+def fail_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """`fail_once(verb, name)`: a folder's disk fails at the first reading of what is called so."""
+
+    def arrange(verb: str, name: str) -> None:
+        whole, left = getattr(local, verb), [OSError(errno.EIO, "Input/output error")]
+
+        def failing(url: str, *rest: Any) -> Any:
+            if url.endswith(name) and left:
+                raise storage.StorageError(f"cannot read {url}: {local.in_words(left.pop())}")
+            return whole(url, *rest)
+
+        monkeypatch.setattr(local, verb, failing)
+
+    return arrange
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ import json
 import tarfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.data.sources import open_rows
@@ -334,6 +336,37 @@ def test_stats_of_pictures_that_lie_open_are_no_lost_shards(publish: Publish, re
         "images/00000_stats.json": {"successes": 9},
     }
     assert [row.key for row in read_source("cc3m", publish(files))] == ["cc3m-train-0"]
+
+
+@pytest.mark.parametrize(("name", "verb"), [("00000.tar", "fetch"), ("00001_stats.json", "read_bytes")])
+def test_a_fault_of_the_place_is_no_lost_shard(
+    name: str, verb: str, tmp_path: Path, picture: Make, fail_once: Callable[..., None]
+) -> None:
+    for number in range(2):
+        stem = f"0000{number}0000"
+        (tmp_path / f"0000{number}.tar").write_bytes(shard({stem: sample(stem, picture())}))
+    config = DataConfig(source="img2dataset", url=str(tmp_path))
+    fail_once(verb, name)
+    with pytest.raises(storage.StorageError, match=f"cannot read .*{name}"):
+        list(open_rows(config))
+    assert len(list(open_rows(config))) == 2
+
+
+def test_a_link_within_the_data_is_passed_over_where_no_shard_is_behind_it(
+    tmp_path: Path, read_source: Read, picture: Make
+) -> None:
+    (tmp_path / TRAIN).write_bytes(tsv("train", 1))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/0.png").write_bytes(picture())
+    (tmp_path / "train").symlink_to("images")
+    assert [row.key for row in read_source("cc3m", str(tmp_path))] == ["cc3m-train-0"]
+    (tmp_path / "images/0.tar").write_bytes(b"")  # which would be of split train by one name and of none by the other
+    with pytest.raises(InputError, match=r"train is a link, which is not followed: copy or mount"):
+        read_source("cc3m", str(tmp_path))
+    (tmp_path / "images/0.tar").unlink()
+    (tmp_path / "out").symlink_to(tmp_path.parent)
+    with pytest.raises(InputError, match=r"file out is, or is below, a link that leads out"):
+        read_source("cc3m", str(tmp_path))
 
 
 def test_a_folder_without_shards_is_refused(publish: Publish, read_source: Read) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.data.sources.stamps import CLASSES, class_name, stem
 from cmapkd_core.errors import InputError
+from cmapkd_core.storage import StorageError
 
 Publish = Callable[[dict[str, Any]], str]
 Read = Callable[..., list[Row | BadRow]]
@@ -66,3 +68,15 @@ def test_the_class_is_that_of_the_longest_folder() -> None:
 def test_another_folder_says_how_to_get_the_package(publish: Publish, read_source: Read) -> None:
     with pytest.raises(InputError, match="apt-get download tuxpaint-stamps-default && dpkg-deb -x"):
         read_source("stamps", publish({"a.png": b""}))
+
+
+def test_a_fault_of_the_place_is_no_bad_stamp(
+    tmp_path: Path, read_source: Read, picture: Callable[..., bytes], fail_once: Callable[..., None]
+) -> None:
+    (folder := tmp_path / ROOT).mkdir(parents=True)
+    (folder / "owl.png").write_bytes(picture())
+    (folder / "owl.txt").write_bytes(b"An owl.\n")
+    fail_once("read_bytes", "owl.txt")
+    with pytest.raises(StorageError, match=r"cannot read .*owl\.txt: Input/output error"):
+        read_source("stamps", str(tmp_path))
+    assert [row.captions for row in read_source("stamps", str(tmp_path)) if isinstance(row, Row)] == [("An owl.",)]

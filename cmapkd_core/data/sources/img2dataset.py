@@ -13,6 +13,7 @@ picture decides. Pictures that could not be downloaded are in no shard: they are
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tarfile
@@ -55,7 +56,7 @@ def img2dataset_rows(config: DataConfig) -> Counted:
 
 def tar_names(url: str) -> list[str]:
     """The shards below `url`."""
-    return [name for name in files_below(url) if name.endswith(".tar")]
+    return files_below(url, only=".tar")
 
 
 def tar_rows(url: str, names: list[str]) -> Counted:
@@ -72,15 +73,20 @@ def tar_rows(url: str, names: list[str]) -> Counted:
 
 def _told_of(url: str) -> list[str]:
     """The shards that have a stats file: img2dataset had written them."""
-    return [f"{found[1]}.tar" for found in map(_STATS_FILE.fullmatch, files_below(url)) if found]
+    return [f"{found[1]}.tar" for found in map(_STATS_FILE.fullmatch, files_below(url, only="_stats.json")) if found]
 
 
 def _successes(url: str, name: str) -> int | None:
     """How many pictures a shard's stats file counts; None where it does not say."""
     try:
-        stats = storage.read_json(below(url, f"{name.removesuffix('.tar')}_stats.json"))
-        return number(stats["successes"], "successes")
-    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError, InputError, storage.StorageError):
+        raw = storage.read_bytes(below(url, f"{name.removesuffix('.tar')}_stats.json"))
+    except storage.StorageError:  # it may say so at the next attempt
+        raise
+    except (FileNotFoundError, InputError):
+        return None
+    try:
+        return number(json.loads(raw)["successes"], "successes")
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -90,6 +96,8 @@ def _rows(url: str, told: Mapping[str, int | None], absent: Container[str]) -> I
     def fetched(name: str) -> _Tar | _Absent:
         try:
             return _Absent(name, told[name]) if name in absent else _Tar(url, name, numbered, told[name] or 0)
+        except storage.StorageError:  # passing; the shard is none that is lost
+            raise
         except InputError as error:
             return _Absent(name, told[name], str(error))
 

@@ -100,6 +100,8 @@ def _caption(root: str, file: str) -> str | BadValueError:
         return text(decoded(first, name).strip(), name)
     except FileNotFoundError:
         return BadValueError(f"{key}.txt is not there")
+    except storage.StorageError:  # passing, and no fault of the file's
+        raise
     except InputError as error:  # no text, or a link out of the folder
         return BadValueError(str(error))
 
