@@ -12,7 +12,7 @@ from cmapkd_core.errors import InputError
 LOGIN = re.compile(r"://(?:[^/\s]+|[^/\s:]+:(?!\d+/)\S+)@")
 # A parameter of a query, and which ones are of a login: by a part of the name, or by all of it.
 _PARAMETER = re.compile(r"(?P<name>[?&][^=&?\s]+=)[^&\s]+")
-_PART = re.compile(r"pass|pwd|token|secret|signature|credential|auth|odbc_connect", re.IGNORECASE)
+_PART = re.compile(r"pass|pwd|token|secret|signature|credential|auth(?!or(?!i[sz]))|odbc_connect", re.IGNORECASE)
 _WHOLE = re.compile(
     r"(.*[_-])?key|(api|access|secret|private)key(id)?|.*accesskeyid|sig|user(name)?|login", re.IGNORECASE
 )
@@ -44,8 +44,17 @@ def refuse_login(name: str, text: str, way_out: str = WAY_OUT) -> None:
     Raises:
         InputError: there is one; the message does not repeat it.
     """
-    if LOGIN.search(text):
-        raise InputError(f"{name} has a user and password in its URL: leave them out and {way_out}")
+    refuse_password(name, text, way_out)
     for found in _PARAMETER.finditer(text):
         if _is_login(found["name"]):
             raise InputError(f"{name} has a login in its URL ({found['name']}..): leave it out and {way_out}")
+
+
+def refuse_password(name: str, text: str, way_out: str = WAY_OUT) -> None:
+    """As `refuse_login`, of a place without a query, in whose name `?key=` says nothing: user:password@ alone.
+
+    Raises:
+        InputError: there is one; the message does not repeat it.
+    """
+    if LOGIN.search(text):
+        raise InputError(f"{name} has a user and password in its URL: leave them out and {way_out}")

@@ -22,7 +22,7 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
-from cmapkd_core.storage import sent
+from cmapkd_core.storage import StorageError, sent
 
 MANY = 20
 REPOSITORY = Path(__file__).parents[1]
@@ -54,6 +54,13 @@ def case_broken_json_names_the_object(root: str, tmp: Path) -> None:
     storage.write_bytes(storage.join(root, "x.json"), b'{"a": ')
     with pytest.raises(InputError, match=r"x\.json"):
         storage.read_json(storage.join(root, "x.json"))
+
+
+def case_names_that_look_like_logins(root: str, tmp: Path) -> None:
+    url = storage.join(root, "photo.jpg?key=1&token=2")
+    storage.write_bytes(url, b"x")
+    assert storage.read_bytes(url) == b"x"
+    assert storage.list_files(root) == ["photo.jpg?key=1&token=2"]
 
 
 def case_missing_objects_name_themselves(root: str, tmp: Path) -> None:
@@ -201,6 +208,21 @@ def test_join(parts: tuple[str, ...], expected: str) -> None:
 def test_places_that_cannot_be(call: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         call()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://me:hidden@box/x", "http://host/x?token=hidden", "s3://id:a/hidden@box/x?key=1", "/x/s3://me:hidden@b"]
+)
+def test_a_place_with_a_login_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(InputError, match=r"has a (user and password|login) in its URL") as raised:
+        storage.read_bytes(url)
+    assert "hidden" not in str(raised.value)
+
+
+def test_json_that_cannot_be_read_is_not_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(StorageError, match=r"cannot read .*x\.json: Is a directory; it is a folder"):
+        storage.read_json(str(tmp_path / "x.json"))
 
 
 def test_local_fetch_is_the_file_itself(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.logins import refuse_login, without_login
+from cmapkd_core.logins import refuse_login, refuse_password, without_login
 from cmapkd_core.storage import local
 from cmapkd_core.storage.entry import Entry
 from cmapkd_core.storage.errors import WITHOUT, StorageError
@@ -71,7 +71,9 @@ class _Store(Protocol):
 
 
 def _store(url: str) -> _Store:
-    refuse_login(f"the place {without_login(url)}", url)
+    # A path and a key have no query: `photo.jpg?key=1` is a file's name.
+    refuse = refuse_password if url.startswith(S3_SCHEME) or "://" not in url else refuse_login
+    refuse(f"the place {without_login(url)}", url)
     if url.startswith(S3_SCHEME):
         from cmapkd_core.storage import s3  # boto3 is imported when the first s3:// URL is touched
 
@@ -116,10 +118,11 @@ def read_json(url: str) -> Any:
     """The object parsed as JSON.
 
     Raises:
-        StorageError: it is no JSON.
+        StorageError: it cannot be read, or is no JSON.
     """
+    raw = read_bytes(url)  # not below: what a place raises is a ValueError too
     try:
-        return json.loads(read_bytes(url))
+        return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{url} is no JSON ({error}): delete it and run the stage that wrote it again") from error
 

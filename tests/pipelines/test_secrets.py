@@ -101,6 +101,8 @@ def test_harmless_variables_stay_allowed(tmp_path: Path) -> None:
         (f"http://host/a?user={CANARY}&x=1&pass%77ord={CANARY}' no", "http://host/a?user=***&x=1&pass%77ord=*** no"),
         (f"with url: /api?Token={CANARY}/api/2 (Caused", "with url: /api?Token=*** (Caused"),
         ("sqlite:///file:m.db?mode=ro&uri=true&sslkey=a b?c=d", "sqlite:///file:m.db?mode=ro&uri=true&sslkey=a b?c=d"),
+        (f"http://host?author=me&authorization={CANARY}", "http://host?author=me&authorization=***"),
+        (f"http://host?oauth={CANARY}&auth_x={CANARY}&authority=x", "http://host?oauth=***&auth_x=***&authority=x"),
         ("https://host:5000/image@sha256:1", "https://host:5000/image@sha256:1"),
         ("s3://box/a@b and me@host", "s3://box/a@b and me@host"),
     ],
