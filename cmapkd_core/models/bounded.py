@@ -19,6 +19,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.models.pickled import read_pickled
 
 _ROOM = 2**30  # bytes beside three times the file: as read, as written, and one tensor's copy
+_PASSED = ("LD_LIBRARY_PATH", "PATH", "HOME", "TMPDIR")  # what Python and its libraries are found by; no keys
 _SECONDS, _BYTES_A_SECOND = 60, 2**25  # of CPU time
 
 
@@ -29,7 +30,8 @@ def convert_here(path: Path, made: Path) -> None:
         InputError: no table of tensors, damaged, or it asks for more memory or time than a file of its size may.
     """
     package = str(Path(__file__).parents[2])
-    environment = {"PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}  # no keys
+    environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "cmapkd_core.models.bounded", str(path.absolute()), str(made.absolute())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode == 0:

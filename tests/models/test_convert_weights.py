@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from cmapkd_core.config import ModelConfig
 from cmapkd_core.convert_weights import main
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.bounded import convert_here
 from cmapkd_core.models.build import build, read_weights, save_model
 from cmapkd_core.models.pickled import read_pickled
 
@@ -106,3 +109,19 @@ def test_the_converter_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.Cap
     ):
         assert main([source, target]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_the_bounded_process_is_given_what_libraries_are_found_by_and_no_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "python").write_text(f"#!/bin/sh\nenv > {tmp_path}/given\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for name in ("LD_LIBRARY_PATH", "HOME", "TMPDIR", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("TMPDIR")
+    convert_here(tmp_path / "in", tmp_path / "out")
+    given = dict(line.split("=", 1) for line in (tmp_path / "given").read_text().splitlines())
+    assert given["LD_LIBRARY_PATH"] == given["HOME"] == str(tmp_path)
+    assert given["PATH"] == os.environ["PATH"]
+    assert not {"TMPDIR", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"} & set(given)
