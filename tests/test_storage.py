@@ -221,7 +221,7 @@ def test_a_place_with_a_login_is_refused_and_not_shown(url: str) -> None:
 
 def test_json_that_cannot_be_read_is_not_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "x.json").mkdir()
-    with pytest.raises(StorageError, match=r"cannot read .*x\.json: Is a directory; it is a folder"):
+    with pytest.raises(StorageError, match=r"^cannot read .*x\.json: Is a directory; it is a folder"):
         storage.read_json(str(tmp_path / "x.json"))
 
 

@@ -141,10 +141,12 @@ def _of_whole(
 
 def _json(url: str, absent: str) -> dict[str, Any]:
     try:
-        found = storage.read_json(url)
+        raw = storage.read_bytes(url)
     except FileNotFoundError:
         raise InputError(absent) from None
-    except ValueError as error:
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"model config {url} is no JSON ({error})") from error
     if not isinstance(found, dict):
         raise InputError(f"model config {url} is no JSON object: see cmapkd_core/models/configs")

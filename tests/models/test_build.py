@@ -27,6 +27,7 @@ from cmapkd_core.models.build import build, load_model, save_model
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.pickled import read_pickled
 from cmapkd_core.models.weights import package_folder
+from cmapkd_core.storage import StorageError
 
 TINY = ModelConfig("tiny-student", "random")
 
@@ -191,6 +192,14 @@ def test_damaged_files_are_refused(tiny: Backbone, tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text("{")
     with pytest.raises(InputError, match="is no JSON"):
         load_model(tmp_path)
+    own = tmp_path / "own.json"
+    own.write_text("{")
+    with pytest.raises(InputError, match=r"^model config .*own\.json is no JSON \(Expecting property name.*\)$"):
+        read_architecture(str(own))
+    own.unlink()
+    own.mkdir()  # which no process can read
+    with pytest.raises(StorageError, match=r"^cannot read .*own\.json: Is a directory"):
+        read_architecture(str(own))
     (tmp_path / "open_clip_config.json").unlink()
     with pytest.raises(InputError, match=r"has no open_clip_config\.json"):
         load_model(tmp_path)
