@@ -109,6 +109,18 @@ def test_a_bad_record_is_named_with_its_reason(folder: Path, record: object, wor
     assert words in reason(folder, record)
 
 
+def test_a_file_that_is_called_like_a_login_is_a_file(folder: Path) -> None:
+    (folder / "a.png").rename(folder / "photo.jpg?key=1")
+    jsonl(
+        folder,
+        {"key": "a", "file": "photo.jpg?key=1", "caption": "x"},
+        {"key": "b", "file": "x?token=2", "caption": "y"},
+    )
+    there, absent = read(folder)
+    assert isinstance(there, Row)
+    assert absent == BadRow("b", "file x?token=2 is not there")
+
+
 def test_a_key_with_two_files_is_a_duplicate(folder: Path) -> None:
     jsonl(
         folder,
