@@ -112,6 +112,11 @@ def leave_exit(code: int) -> int:
     return code
 
 
+def passed_on(names: Sequence[str]) -> dict[str, str]:
+    """Those of the environment's variables that are set, for a process that is given no others."""
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def workflow() -> str:
     """Name of the Workflow that this pod is of, such as cmapkd-abcde; "" outside Kubeflow Pipelines."""
     return "-".join(os.environ.get("KFP_POD_NAME", "").split("-")[:2])

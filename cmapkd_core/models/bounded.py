@@ -15,6 +15,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from cmapkd_core import parallel
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.pickled import read_pickled
 
@@ -30,8 +31,10 @@ def convert_here(path: Path, made: Path) -> None:
         InputError: no table of tensors, damaged, or it asks for more memory or time than a file of its size may.
     """
     package = str(Path(__file__).parents[2])
-    environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-    environment |= {"PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
+    environment = parallel.passed_on(_PASSED) | {
+        "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)]),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "cmapkd_core.models.bounded", str(path.absolute()), str(made.absolute())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode == 0:
