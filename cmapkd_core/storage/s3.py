@@ -49,7 +49,7 @@ class Limits:
 
 
 NORMAL = Limits(connect=5, read=30, attempts=6)
-BRIEF = Limits(connect=3, read=10, attempts=4)
+BRIEF = Limits(connect=3, read=4, attempts=4)
 _limits: ContextVar[Limits] = ContextVar("limits", default=NORMAL)
 
 # A body that breaks off is not retried by botocore: the call itself had succeeded.
