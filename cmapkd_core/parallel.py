@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cmapkd_core.exits import EXIT_FILE
+from cmapkd_core.exits import ENDS, EXIT_FILE
 
 # Ranks wait so long for rank 0's own work, such as the upload of a large artifact; a rank that is gone ends the wait.
 PATIENCE = timedelta(days=1)
@@ -103,7 +103,7 @@ def leave_exit(code: int) -> int:
         `code`.
     """
     place = os.environ.get(EXIT_FILE, "")
-    if place:
+    if place and code != ENDS["other"].code:
         try:
             with open(place, "x") as file:
                 file.write(str(code))
