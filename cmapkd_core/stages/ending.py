@@ -59,7 +59,7 @@ def commit_artifact(url: str, folder: str, manifest: dict[str, Any], context: Co
         storage.delete_tree(storage.join(url, folder))
         storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
         return False
-    _clear(url, stage, left & leftovers(url), context.say)
+    _clear(url, stage, lambda: left & leftovers(url), context.say)
     context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")
     return True
 
@@ -106,12 +106,12 @@ def clear_finished(found: Artifact, left: set[str], say: Callable[[str], object]
     Args:
         left: the `leftovers` from before its manifest was read, so that none is of a later attempt.
     """
-    _clear(found.url, found.manifest["stage"], left - {found.manifest["folder"]}, say)
+    _clear(found.url, found.manifest["stage"], lambda: left - {found.manifest["folder"]}, say)
 
 
-def _clear(url: str, stage: str, left: set[str], say: Callable[[str], object]) -> None:
+def _clear(url: str, stage: str, left: Callable[[], set[str]], say: Callable[[str], object]) -> None:
     try:
-        for tree in (WORK, *left):
+        for tree in (WORK, *left()):
             storage.delete_tree(storage.join(url, tree))
         storage.sweep(url)
     except (OSError, storage.StorageError) as error:  # the artifact stands all the same

@@ -61,6 +61,28 @@ def test_a_stage_leaves_its_files_and_a_manifest_and_nothing_else(stage):
     assert {name.split("/")[0] for name in storage.list_files(url)} == {"manifest.json", manifest["folder"]}
 
 
+def test_what_cannot_be_cleared_after_the_commit_fails_no_stage(stage, monkeypatch, capsys):
+    """Its artifact stands; the listing of what earlier attempts left is the first call that may fail."""
+    create, listed = storage.create, storage.list_files
+
+    def commit(url: str, data: bytes) -> bool:
+        if url.endswith("/manifest.json"):
+            monkeypatch.setattr(storage, "list_files", silent)
+        return create(url, data)
+
+    def silent(url: str) -> list[str]:
+        raise storage.StorageError(f"cannot list {url}: it does not answer")
+
+    monkeypatch.setattr(storage, "create", commit)
+    url = stage()
+    said = capsys.readouterr().out
+    assert f"thing: done in 0 s: {url}" in said
+    assert "thing: not all could be cleared, which the same command does again: cannot list" in said
+    monkeypatch.setattr(storage, "list_files", listed)
+    stage()
+    assert stage.ran == 1
+
+
 def test_a_complete_stage_answers_at_once_and_says_so(stage, capsys):
     first = stage()
     capsys.readouterr()
