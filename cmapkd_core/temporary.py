@@ -36,9 +36,17 @@ def folder() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        # Not by closing alone: a worker that was forked meanwhile has it open too, and would keep the lock.
+        give_back(lock)
+
+
+def give_back(lock: int) -> None:
+    """Free the lock that an open file or folder holds, and close it.
+
+    Not by closing alone: a worker that was forked meanwhile has it open too, and would keep the lock.
+    """
+    with suppress(OSError):  # a file system without locks
         fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)
+    os.close(lock)
 
 
 def _made() -> tuple[Path, int]:

@@ -171,7 +171,12 @@ def _run_of(client: Client, run_id: str, endpoint: str) -> Any:
 
 def tasks_of(client: Client, run: Any) -> dict[str, str]:
     """Display names of a run's tasks by key."""
-    return {key: task.get("taskInfo", {}).get("name", key) for key, task in spec_of(client, run).items()}
+    return {key: display_name(key, task) for key, task in spec_of(client, run).items()}
+
+
+def display_name(key: str, task: Mapping[str, Any]) -> str:
+    """A task's name in the UI, from its key and the rest of it in the package."""
+    return str(task.get("taskInfo", {}).get("name", key))
 
 
 def spec_of(client: Client, run: Any) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from cmapkd_core import storage, tracking
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import refuse_login
-from cmapkd_core.stages.owed import Owed, deliver, find_owed
-from pipelines.site import Site, load_site, on_this_machine
-from pipelines.submission import laid_out
+from cmapkd_core.stages.owed import LOOKS, Owed, deliver, find_owed
+from pipelines.site import Site, on_this_machine
+from pipelines.submission import laid_out, site_and_root
 
-LOOKS = 16  # stages asked at a time
 SECONDS = 600.0  # for one stage, as long as the server takes what it is given
 
 
@@ -25,10 +24,7 @@ def deliver_run(args: argparse.Namespace) -> int:
     Raises:
         InputError: no root, no such run, no MLflow, or one that cannot be used; says why and what to do.
     """
-    site = load_site(args.site or "site.toml", required=bool(args.site))
-    root = storage.absolute(args.root or (site.local.root if args.local else site.root))
-    if not root:
-        raise InputError("no root: give --root, or fill in `root` in the site file")
+    site, root = site_and_root(args)
     uri = _server(args, site, root)
     job = laid_out(args, root, args.deliver)
     urls = list(dict.fromkeys(storage.absolute(job.urls[task.name]) for task in job.tasks))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kfp import dsl
 
+from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
@@ -304,10 +305,25 @@ def earlier_request(args: argparse.Namespace, root: str) -> dict[str, str]:
     given = [f"--{name}" for name in CHOOSES if getattr(args, name)]
     if given:
         raise InputError(f"{flag} takes the recipe from the record of run '{args.run}': leave out {' '.join(given)}")
+    record = read_record(given_root(root), args.run)
+    return {name: record[name] for name in (*REQUEST, *SUITE) if name in record}
+
+
+def site_and_root(args: argparse.Namespace) -> tuple[Site, str]:
+    """The site file, and the absolute root of what is looked at and not started.
+
+    Raises:
+        InputError: there is no such file, or no root.
+    """
+    site = load_site(args.site or "site.toml", required=bool(args.site))
+    return site, storage.absolute(given_root(args.root or (site.local.root if args.local else site.root)))
+
+
+def given_root(root: str) -> str:
+    """Raises InputError where there is none."""
     if not root:
         raise InputError("no root: give --root, or fill in `root` in the site file")
-    record = read_record(root, args.run)
-    return {name: record[name] for name in (*REQUEST, *SUITE) if name in record}
+    return root
 
 
 def default_run(name: str, here: bool) -> str:

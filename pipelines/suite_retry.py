@@ -59,7 +59,8 @@ class Turns:
         active = {name for name, run in self.runs.items() if run.state not in ENDS}
         taken = []
         for name in tuple(self.left):
-            if makers := [one for one in self.left if one in self._waits(name)]:  # its gate would close at once
+            awaited = self._of_gate(name, "waits")
+            if makers := [one for one in self.left if one in awaited]:  # its gate would close at once
                 self._tell(name, makers, "it waits for what they make")
                 continue
             if beside := [other for other in self.runs if other in active and clash(name, other, active, named, held)]:
@@ -75,17 +76,14 @@ class Turns:
         """The runs that a run's gate waits for, and those that it follows."""
         return self._of_gate(name, "waits") | self._of_gate(name, "follows")
 
-    def _waits(self, name: str) -> set[str]:
-        """The runs that make what a run's gate waits for."""
-        return self._of_gate(name, "waits")
-
     def _of_gate(self, name: str, given: str) -> set[str]:
+        """The runs in what a run's gate is given as `waits`, who make what it waits for, or as `follows`."""
         entries = json.loads(constant(self.tasks[name], WAIT, given) or "[]")
         return {run.removeprefix(f"{self.name}.") for run, _, _ in entries} & set(self.runs)
 
     def _at_gate(self, name: str, run: Any) -> bool:
         """Whether its gate is still to be done; where KFP has no details any more it is taken for done."""
-        keys = {key: WAIT for key, task in self.tasks[name].items() if display_name(key, task) == WAIT}
+        keys = {key: WAIT for key, task in self.tasks[name].items() if client.display_name(key, task) == WAIT}
         if not client.details_of(run):
             return bool(keys) and run.state == "PENDING"
         return bool(keys) and client.states(run, keys).get(WAIT) not in ("SUCCEEDED", "SKIPPED")
@@ -94,9 +92,10 @@ class Turns:
         run, what = self.runs[name], "retried"
         try:
             client.retry(self.api, self.site, str(run.run_id))
-        except (endpoint.EndpointError, InputError) as error:  # the second where somebody else has retried it
-            if isinstance(error, endpoint.EndpointError):
-                self.refused.append(error)
+        except endpoint.EndpointError as error:
+            self.refused.append(error)
+            what = f"{state_of(run)}, and not retried: {error}"
+        except InputError as error:  # somebody else has retried it
             what = f"{state_of(run)}, and not retried: {error}"
         print(f"run {run.display_name} is {what}: {client.link(self.site, run.run_id)}", flush=True)
         return what == "retried"
@@ -119,7 +118,7 @@ class Turns:
         """All that go on, or will, as one table. Of which tasks are done KFP has the details, else the manifests."""
         urls, old = self._places()
         counted = {
-            name: [one for one in (display_name(*item) for item in self.tasks[name].items()) if one != WAIT]
+            name: [one for one in (client.display_name(*item) for item in self.tasks[name].items()) if one != WAIT]
             for name in self.ids
         }
         places = {name: {task: urls.get(task, "") for task in tasks} for name, tasks in counted.items()}
@@ -195,13 +194,8 @@ def retry(api: Client, site: Site, name: str) -> Turns:
     return turns
 
 
-def display_name(key: str, task: Mapping[str, Any]) -> str:
-    """A task's name in the UI."""
-    return str(task.get("taskInfo", {}).get("name", key))
-
-
 def constant(tasks: Mapping[str, Any], name: str, given: str) -> str:
     """A constant that the task of that name is given; "" where there is none."""
-    task: Mapping[str, Any] = next((one for key, one in tasks.items() if display_name(key, one) == name), {})
+    task: Mapping[str, Any] = next((one for key, one in tasks.items() if client.display_name(key, one) == name), {})
     value = task.get("inputs", {}).get("parameters", {}).get(given, {})
     return str(value.get("runtimeValue", {}).get("constant", ""))

@@ -14,8 +14,7 @@ from cmapkd_core.errors import InputError, again
 from cmapkd_core.records import record_url, run_names
 from cmapkd_core.stages.artifact import MANIFEST, Artifact, look
 from cmapkd_core.stages.manifest import DamagedError
-from pipelines.site import load_site
-from pipelines.submission import Submission, laid_out, started_as
+from pipelines.submission import Submission, laid_out, site_and_root, started_as
 
 DOWNLOADS = 4  # files at a time; a remote one is read and not kept
 _FOLDERS = 2  # STAGE/KEY below the root; a report's is runs/RUN/report
@@ -27,10 +26,7 @@ def verify(args: argparse.Namespace) -> int:
     Raises:
         InputError: no root, no such run, or nothing that could be checked.
     """
-    site = load_site(args.site or "site.toml", required=bool(args.site))
-    root = storage.absolute(args.root or (site.local.root if args.local else site.root))
-    if not root:
-        raise InputError("no root: give --root, or fill in `root` in the site file")
+    _, root = site_and_root(args)
     makers = _makers(args, root, [args.verify] if args.verify else run_names(root))
     order = list(makers)
     found = [url for url in _artifacts(root) if url in makers or not args.verify]

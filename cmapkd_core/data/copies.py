@@ -158,13 +158,11 @@ def _turn(target: Path) -> Iterator[Path]:
     try:
         for folder in (turns, target.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        file = open(turns / f"{name}.lock", "ab")  # noqa: SIM115  closed below
+        file = os.open(turns / f"{name}.lock", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise _unusable(target.parent, error) from error
     try:
         yield turns / f"{name}.part"
     finally:
-        # Not by closing alone: a worker that was forked meanwhile has the file open too, and would keep the lock.
-        fcntl.flock(file, fcntl.LOCK_UN)
-        file.close()
+        temporary.give_back(file)

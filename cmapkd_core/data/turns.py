@@ -11,7 +11,9 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+
+from cmapkd_core import temporary
 
 LARGE = 12_000_000  # pixels that a picture has to have; smaller ones take 48 MiB at most and never wait
 _PATIENCE = 120.0  # seconds; a process that was stopped in its turn must not hold up all the others for ever
@@ -36,9 +38,7 @@ def turn(pixels: int) -> Iterator[None]:
         finally:
             _give_back()
     finally:
-        with suppress(OSError):  # a process that was forked meanwhile has the file too, and the lock with it
-            fcntl.flock(file, fcntl.LOCK_UN)
-        os.close(file)
+        temporary.give_back(file)
 
 
 def _give_back() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from forked import Forked
 from safetensors.torch import load_file
@@ -41,12 +42,17 @@ def trained(root: str, ranks: list[Forked], after: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="module")
+def straight(world: World, made: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What two ranks make without a fault."""
+    url, _ = world.finished(world.ranks(STAGE, str(tmp_path_factory.mktemp("straight")), 2, LONG))
+    return made(url)
+
+
 def test_sigterm_leaves_a_checkpoint_of_the_step_it_met(
-    world: World, root: Callable[..., str], made: Any, count: Any, draw: random.Random, tally: Any
+    world: World, root: Callable[..., str], made: Any, straight: Any, count: Any, draw: random.Random, tally: Any
 ) -> None:
     tried, held, slowest = count(1, 20), 0, 0.0
-    url, _ = world.finished(world.ranks(STAGE, root("here", "straight"), 2, LONG))
-    straight = made(url)
     for number in range(tried):
         place = root("here", f"stop{number}")
         with ended(*world.ranks(STAGE, place, 2, LONG)) as ranks:
@@ -68,11 +74,9 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_it_met(
 
 
 def test_a_lost_rank_ends_the_other_and_nothing_is_lost(
-    world: World, root: Callable[..., str], made: Any, count: Any, draw: random.Random, tally: Any
+    world: World, root: Callable[..., str], made: Any, straight: Any, count: Any, draw: random.Random, tally: Any
 ) -> None:
     tried, held, slowest = count(1, 10), 0, 0.0
-    url, _ = world.finished(world.ranks(STAGE, root("here", "straight"), 2, LONG))
-    straight = made(url)
     for number in range(tried):
         place = root("here", f"lost{number}")
         with ended(*world.ranks(STAGE, place, 2, LONG)) as ranks:

@@ -1,6 +1,5 @@
 """Training gives the losses that it gave before, step by step."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,11 +9,8 @@ FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def regenerate():
-    spec = importlib.util.spec_from_file_location("regenerate", FOLDER / "regenerate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def regenerate(command):
+    return command("regenerate")
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,13 @@
 """No artifact moves without a word: the keys of every recipe x row x stage are those of keys.tsv."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
-def keys():
-    spec = importlib.util.spec_from_file_location("keys", FOLDER / "keys.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def keys(command):
+    return command("keys")
 
 
 def test_every_artifact_lies_where_it_lay(keys):
