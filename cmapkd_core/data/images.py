@@ -6,7 +6,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cmapkd_core.data.containers import jpeg_pixels, png_pixels
-from cmapkd_core.data.turns import turn
+from cmapkd_core.data.turns import LARGE, turn
 from cmapkd_core.errors import InputError
 
 MIN_SIDE = 8  # pixels; smaller ones are tracking pixels and separators, not pictures
@@ -69,23 +69,7 @@ def decode(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Image.Imag
     Raises:
         BadImageError: unknown format, too large, too small, truncated or broken.
     """
-    name = format_of(data)
-    try:
-        pixels, exif = _pixels(name, data)
-        image = _open(name, pixels)
-        width, height = image.size
-        if width * height > max_pixels:
-            raise BadImageError(f"{width}x{height} pixels are more than data.max_pixels={max_pixels}")
-        if min(width, height) < min_side:
-            raise BadImageError(f"{width}x{height} pixels: a side is shorter than {min_side}")
-        image.load()
-        turn = _UPRIGHT.get(_orientation(exif or image.info.get("exif", b"")))
-        upright = _rgb(image, _depth(name, data))
-        return upright.transpose(turn) if turn is not None else upright
-    except BadImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly every type on broken bytes
-        raise BadImageError(f"the {name} cannot be read: {error or type(error).__name__}") from None
+    return _upright(_opened(data, max_pixels, min_side))
 
 
 @contextmanager
@@ -95,22 +79,58 @@ def shown(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Iterator[Im
     Raises:
         BadImageError: as of `decode`.
     """
-    with turn(min(_pixels_of(data), max_pixels)):
-        image = decode(data, max_pixels, min_side)
+    opened = [_opened(data, max_pixels, min_side)]
+    pixels = opened[0].image.width * opened[0].image.height
+    if pixels >= LARGE:  # a WebP's decoder has its buffers from the start: none while others are in their turn
+        opened.clear()
+    with turn(pixels):
+        image = _upright(opened.pop() if opened else _opened(data, max_pixels, min_side))
         try:
             yield image
         finally:
             image.close()
 
 
-def _pixels_of(data: bytes) -> int:
-    """What the header says; 0 where `decode` will say what is wrong with it."""
+class _Opened(NamedTuple):
+    """A picture whose header has been read, and whose pixels have not. depth: as of `_depth`. exif: taken out of it."""
+
+    name: str
+    image: Image.Image
+    depth: int
+    exif: bytes
+
+
+def _opened(data: bytes, max_pixels: int, min_side: int) -> _Opened:
+    name = format_of(data)
+    with _with_reason(name):
+        pixels, exif = _pixels(name, data)
+        image = _open(name, pixels)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadImageError(f"{width}x{height} pixels are more than data.max_pixels={max_pixels}")
+        if min(width, height) < min_side:
+            raise BadImageError(f"{width}x{height} pixels: a side is shorter than {min_side}")
+        return _Opened(name, image, _depth(name, data), exif)
+
+
+def _upright(opened: _Opened) -> Image.Image:
+    name, image, depth, exif = opened
+    with _with_reason(name):
+        image.load()
+        turned = _UPRIGHT.get(_orientation(exif or image.info.get("exif", b"")))
+        upright = _rgb(image, depth)
+        return upright.transpose(turned) if turned is not None else upright
+
+
+@contextmanager
+def _with_reason(name: str) -> Iterator[None]:
+    """Pillow's decoders raise nearly every type on broken bytes."""
     try:
-        name = format_of(data)
-        width, height = _open(name, _pixels(name, data)[0]).size
-    except Exception:  # as in `decode`, which opens the same bytes and so never holds what is not counted here
-        return 0
-    return width * height
+        yield
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(f"the {name} cannot be read: {error or type(error).__name__}") from None
 
 
 def _pixels(name: str, data: bytes) -> tuple[bytes, bytes]:

@@ -61,15 +61,15 @@ def find_owed(url: str) -> Owed | None:
     Raises:
         InputError: the journal is gone or damaged, or the note is.
     """
-    work, found = storage.join(url, WORK), find(url)
-    for folder in (url,) if found else (work,):
-        try:
-            told = storage.read_json(storage.join(folder, OWED))
-            journal = found.fetch(JOURNAL).read_bytes() if found else storage.read_bytes(storage.join(work, JOURNAL))
-        except FileNotFoundError:
-            return None
-        return Owed(storage.join(folder, OWED), told, journal)
-    return None
+    found = find(url)
+    folder = url if found else storage.join(url, WORK)
+    place = storage.join(folder, OWED)
+    try:
+        told = storage.read_json(place)
+        journal = found.fetch(JOURNAL).read_bytes() if found else storage.read_bytes(storage.join(folder, JOURNAL))
+    except FileNotFoundError:
+        return None
+    return Owed(place, told, journal)
 
 
 def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool = True) -> Left:
