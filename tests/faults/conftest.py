@@ -78,7 +78,7 @@ def made() -> Callable[[str], dict[str, str]]:
 class World:
     """The stages of recipe tiny, each started as a pod starts it, and what they made without a fault.
 
-    urls: by stage, of what was made straight. seconds: how long it took.
+    urls: by stage, of what was made straight so far; `straight` makes it. seconds: how long it took.
     """
 
     folder: Path
@@ -87,25 +87,38 @@ class World:
     seconds: dict[str, float] = field(default_factory=dict)
     disks: int = 0
 
+    def straight(self, stage: str) -> str:
+        """URL of what a stage makes without a fault, after those that it reads; made once."""
+        if stage not in self.urls:
+            words = self.argv(stage, str(self.folder / "straight"))  # makes what the stage reads
+            begun = time.monotonic()
+            self.urls[stage], _ = self.finished([self.started(stage, words)])
+            self.seconds[stage] = time.monotonic() - begun
+        return self.urls[stage]
+
     def argv(self, stage: str, root: str, overrides: str = OVERRIDES) -> list[str]:
         """The stage's command line for a root; its inputs are those that were made straight."""
         task = self.tasks[stage]
         words = ["--recipe", "tiny", "--root", root, "--run", "faulty", "--overrides", overrides]
         for name, source in task.inputs.items():
-            words += [f"--{name}", self.urls[source]]
+            words += [f"--{name}", self.straight(source)]
         for name, value in task.values.items():
             words += [f"--{name}", value]
         if task.collects:
-            collected = {key: self.urls[source] for key, source in task.collects.items() if source in self.urls}
+            collected = {key: self.straight(source) for key, source in task.collects.items() if source in CHAIN}
             words += ["--artifacts", *(word for pair in collected.items() for word in pair)]
         return words
 
     def start(self, stage: str, root: str, overrides: str = OVERRIDES, **env: str) -> Forked:
         """The stage on an empty local disk, its standard output and its URL in files."""
+        return self.started(stage, self.argv(stage, root, overrides), **env)
+
+    def started(self, stage: str, words: list[str], **env: str) -> Forked:
+        """`start` with a command line that is there."""
         self.disks += 1
         disk = self.folder / f"disk{self.disks}"
         disk.mkdir()
-        words = [*self.argv(stage, root, overrides), "--artifact", str(disk / "url.txt")]
+        words = [*words, "--artifact", str(disk / "url.txt")]
         module = f"cmapkd_core.stages.{self.tasks[stage].component.stage}"
         process = Forked(module, words, {"OMP_NUM_THREADS": "1", "TMPDIR": str(disk), **env})
         process.disk = disk  # type: ignore[attr-defined]
@@ -147,14 +160,9 @@ def ended(*processes: Forked) -> Iterator[tuple[Forked, ...]]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """All nine stages, made without a fault in the order of the pipeline."""
+    """What the stages make without a fault; each is made where a test asks for it first."""
     folder = tmp_path_factory.mktemp("world")
-    one = World(folder, {task.name: task for task in tasks_of(resolve("tiny", "none", OVERRIDES))})
-    for stage in CHAIN:
-        begun = time.monotonic()
-        one.urls[stage], _ = one.finish(stage, str(folder / "straight"))
-        one.seconds[stage] = time.monotonic() - begun
-    return one
+    return World(folder, {task.name: task for task in tasks_of(resolve("tiny", "none", OVERRIDES))})
 
 
 @pytest.fixture

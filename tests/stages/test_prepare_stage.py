@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from forked import Forked
 from PIL import Image
 
 from cmapkd_core import storage
-from cmapkd_core.data import images
+from cmapkd_core.data import inspection
 from cmapkd_core.data.layout import QUARANTINE
 from cmapkd_core.data.leakage import LeakageError
 from cmapkd_core.errors import InputError
@@ -89,19 +90,19 @@ def signalled(root: Path, folder: Path, which: signal.Signals) -> tuple[int | No
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], int]]:
     """`decoded(n)`: the n-th picture that is decoded from now on breaks the stage off; gives how many were decoded."""
-    original = images.decode
+    original = inspection.shown
 
     def arrange(stop: int) -> Callable[[], int]:
         calls = 0
 
-        def decode(data: bytes, max_pixels: int, min_side: int) -> Image.Image:
+        def shown(data: bytes, max_pixels: int) -> AbstractContextManager[Image.Image]:
             nonlocal calls
             calls += 1
             if calls == stop:
                 raise KeyboardInterrupt
-            return original(data, max_pixels, min_side)
+            return original(data, max_pixels)
 
-        monkeypatch.setattr(images, "decode", decode)
+        monkeypatch.setattr(inspection, "shown", shown)
         return lambda: calls
 
     return arrange
