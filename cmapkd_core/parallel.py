@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from cmapkd_core.exits import ENDS, EXIT_FILE
 
@@ -130,8 +131,8 @@ class Board:
         # A connection of its own, as a rank's main thread may hold the group's in a wait. The server is rank 0's, or
         # torchrun's, and no thread of Python.
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, None, False, timeout=_ANSWERS, wait_for_workers=False)
-        self._store = dist.PrefixStore(name, store)
+        store = TCPStore(host, port, None, False, timeout=_ANSWERS, wait_for_workers=False)
+        self._store = PrefixStore(name, store)
         self.write(rank(), "")
         barrier()
 

@@ -23,7 +23,8 @@ from pipelines.check_retries import Retries
 from pipelines.cluster import Cluster, Unreadable
 from pipelines.ir import display_names
 from pipelines.package import Plan, build, defaults, write_package
-from pipelines.site import Retry, Site
+from pipelines.retries import Retry
+from pipelines.site import Site
 from pipelines.tasks import Task, tasks_of
 
 TASK = "check-"  # before the stage

@@ -51,7 +51,7 @@ class EndpointError(Exception):
         self.passing = status == 0 or status >= 500  # worth asking again
 
 
-class Client(kfp.Client):
+class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
     """kfp's client, but for three things.
 
     version: of Kubeflow Pipelines, such as "2.17.0", as its API says; "" where it does not.

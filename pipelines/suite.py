@@ -186,7 +186,8 @@ def _cost(task: Task, recipe: Recipe) -> float:
     if task.name == "teacher":
         return 1.0 + recipe.teacher_fit.space.epochs + recipe.teacher_fit.pyramid.epochs
     phases = STAGE_PHASES.get(task.values.get("stage", ""), ())
-    return 1.0 + sum(getattr(recipe.schedule, phase).epochs for phase in phases if phase != "alsn")
+    result: float = 1.0 + sum(getattr(recipe.schedule, phase).epochs for phase in phases if phase != "alsn")
+    return result
 
 
 def in_lanes(shared: Sequence[Shared], parallel: int) -> tuple[Task, ...]:

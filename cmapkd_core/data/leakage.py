@@ -247,7 +247,8 @@ class _Band:
     def counts(self, hashes: np.ndarray) -> np.ndarray:
         """How many of those here have the band of each: int64 [n]."""
         values = self._values(hashes)
-        return self._starts[values + 1] - self._starts[values]
+        result: np.ndarray = self._starts[values + 1] - self._starts[values]
+        return result
 
     def near(self, hashes: np.ndarray) -> np.ndarray:
         """Positions in `hashes` and here of those with an equal band and at most BOUND bits apart: int64 [2, pairs]."""

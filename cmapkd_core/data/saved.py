@@ -86,7 +86,7 @@ class SavedShards:
         at = int(np.searchsorted(self._places[:, 0], number))
         if at == len(self._places) or self._places[at, 0] != number:
             return None
-        sample = self._lines(self._names[self._places[at, 1]])[self._places[at, 2]]
+        sample: dict[str, Any] = self._lines(self._names[self._places[at, 1]])[self._places[at, 2]]
         if sample["key"] != key:
             raise SourceChangedError(f"row {number} is {key} and was {sample['key']}")
         return sample

@@ -107,7 +107,8 @@ class ShardSet:
 
     def count(self, split: str) -> int:
         """Number of samples."""
-        return self._split(split).table.num_rows
+        result: int = self._split(split).table.num_rows
+        return result
 
     def table(self, split: str) -> pa.Table:
         """The index of a split, columns as in `layout.SCHEMA`; positions in it are what loaders call `index`."""
@@ -115,11 +116,13 @@ class ShardSet:
 
     def keys(self, split: str) -> list[str]:
         """The samples' keys in table order."""
-        return self._split(split).table["key"].to_pylist()
+        result: list[str] = self._split(split).table["key"].to_pylist()
+        return result
 
     def captions(self, split: str, i: int) -> list[str]:
         """All captions of one sample."""
-        return self._split(split).table["captions"][i].as_py()
+        result: list[str] = self._split(split).table["captions"][i].as_py()
+        return result
 
     def require_captions(self, split: str) -> None:
         """Refuse a split in which a picture has no caption, as sets of questions have them.
@@ -138,7 +141,8 @@ class ShardSet:
 
     def question_count(self, split: str) -> int:
         """Number of questions; 0 in a data set that has none."""
-        return choose("split", split, self.manifest["splits"]).get("questions", 0)
+        result: int = choose("split", split, self.manifest["splits"]).get("questions", 0)
+        return result
 
     def questions(self, split: str) -> pa.Table:
         """The questions about a split's pictures in table order, columns as in `layout.QUESTION_SCHEMA`.
@@ -205,7 +209,8 @@ class ShardSet:
         raise CorruptSampleError(shard, entry.table["key"][i].as_py(), f"{part}: {reason}")
 
     def _split(self, split: str) -> _Split:
-        return choose("split", split, self._splits)
+        result: _Split = choose("split", split, self._splits)
+        return result
 
     def _file(self, shard: str) -> int:
         if shard in self._files:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 
 from cmapkd_core.data.texts import checked, shown
 from cmapkd_core.errors import InputError

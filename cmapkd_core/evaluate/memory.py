@@ -26,4 +26,5 @@ def free_memory() -> int:
         except (OSError, ValueError):  # there is no such group, or its limit is the word max
             continue
         free = min(free, room - used + files)
-    return max(free, 0)
+    result: int = max(free, 0)
+    return result

@@ -204,7 +204,8 @@ def load(folder: Path) -> Towers:
 
     def tokenize(captions: list[str]) -> Tensor:
         given = tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        return given["input_ids"]
+        result: Tensor = given["input_ids"]
+        return result
 
     return Towers(
         # One call for both towers: what get_image_features returns differs between versions.

@@ -128,7 +128,8 @@ class Cmapkd(Method):
     def _levels(self, vision: Features, text: Features, active: tuple[str, ...]) -> Levels:
         """The student's levels, made in the precision of its towers and compared in fp32."""
         with self.autocast():
-            return self.levels(vision, text, active).float()
+            result: Levels = self.levels(vision, text, active).float()
+            return result
 
     def _on_embeddings(
         self, vision: Features, text: Features, embeddings: list[Tensor], scale: Tensor

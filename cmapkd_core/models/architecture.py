@@ -204,4 +204,5 @@ def preprocessing(given: Mapping[str, Any], model: str) -> dict[str, Any]:
             wrong.append(f"{name}={found[name]} (known: {', '.join(known)})")
     if wrong:
         raise InputError(f"preprocess_cfg of model {model}: {'; '.join(wrong)}")
-    return json.loads(json.dumps(found))
+    result: dict[str, Any] = json.loads(json.dumps(found))
+    return result

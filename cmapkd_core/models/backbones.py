@@ -86,7 +86,8 @@ class Backbone(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """[B, N] -> unit-norm [B, E], without taps."""
-        return self.model.encode_text(self._text.trim(tokens), normalize=True)
+        result: Tensor = self.model.encode_text(self._text.trim(tokens), normalize=True)
+        return result
 
     def project_image(self, pooled: Tensor) -> Tensor:
         """`Features.pooled` of the image tower [B, D] -> unit-norm [B, E]."""
@@ -104,7 +105,7 @@ class Backbone(nn.Module):
     def project_map(self, final_map: Tensor) -> Tensor:
         """Unit embedding of every position as if it were the whole image, [B, C, h, w] -> [B, h*w, E]."""
         vectors = final_map.flatten(2).transpose(1, 2)
-        return self.project_image(self._vision.alone(vectors.flatten(0, 1))).unflatten(0, vectors.shape[:2])
+        return torch.unflatten(self.project_image(self._vision.alone(vectors.flatten(0, 1))), 0, vectors.shape[:2])
 
     def before(self, tap: int) -> set[str]:
         """Names of the parameters that the given tap (0..3) of either tower depends on, by a backward on zeros."""
@@ -123,7 +124,8 @@ class Backbone(nn.Module):
 
     def scale(self) -> Tensor:
         """exp(logit_scale) as a scalar; where it is trained, models/scales.py keeps it within CLIP's bound."""
-        return self.model.logit_scale.exp().reshape(())
+        result: Tensor = self.model.logit_scale.exp().reshape(())
+        return result
 
     @torch.no_grad()
     def _measure(self) -> Spec:
@@ -164,6 +166,8 @@ def _square(size: int | tuple[int, int]) -> int:
 def _end_id(tokenize: Any) -> int:
     """End-of-text id of open_clip's own tokenizer, or of a Hugging Face one (BERT calls it separator)."""
     if hasattr(tokenize, "eot_token_id"):
-        return tokenize.eot_token_id
+        own: int = tokenize.eot_token_id
+        return own
     inner = tokenize.tokenizer
-    return inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
+    end: int = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
+    return end

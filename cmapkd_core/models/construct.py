@@ -87,7 +87,7 @@ def _tokenizer(text_cfg: dict[str, Any], folder: str) -> Any:
     return _bpe(json.dumps(arguments))
 
 
-class SharedTokenizer(SimpleTokenizer):
+class SharedTokenizer(SimpleTokenizer):  # type: ignore[misc]  # open_clip has no types
     """open_clip's BPE, whose tables nothing changes: models and their copies have the same one."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedTokenizer:

@@ -25,7 +25,8 @@ class ImageHead(nn.Module):
         )
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return self.layers(embedding)
+        result: Tensor = self.layers(embedding)
+        return result
 
 
 class HeadedVisual(nn.Module):
@@ -37,7 +38,8 @@ class HeadedVisual(nn.Module):
         self.image_size = tower.image_size
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(F.normalize(self.tower(images), dim=-1))
+        result: Tensor = self.head(F.normalize(self.tower(images), dim=-1))
+        return result
 
 
 class HeadedTower(VisionTower):
@@ -66,7 +68,8 @@ class HeadedTower(VisionTower):
         return self.below.alone(vectors)
 
     def project(self, pooled: Tensor) -> Tensor:
-        return self.tower.head(F.normalize(self.below.project(pooled), dim=-1))
+        result: Tensor = self.tower.head(F.normalize(self.below.project(pooled), dim=-1))
+        return result
 
     def head(self) -> list[nn.Parameter]:
         return [*self.below.head(), *self.tower.head.parameters()]

@@ -56,8 +56,8 @@ class SentenceAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[B,N,D], [B,N] -> [B,D]."""
         query = self.query.expand(len(x), -1, -1)
-        out, _ = self.attention(query, x, x, key_padding_mask=~mask, need_weights=False)
-        return out.squeeze(1)
+        pooled: Tensor = self.attention(query, x, x, key_padding_mask=~mask, need_weights=False)[0]
+        return pooled.squeeze(1)
 
 
 class MaskedMean(nn.Module):
@@ -90,10 +90,12 @@ class LanguageHierarchy(nn.Module):
 
     def _state(self, name: str, text: Features) -> Tensor:
         if name == "L4":
-            return self.norms[name](text.pooled)
+            state: Tensor = self.norms[name](text.pooled)
+            return state
         assert text.mask is not None, "text features carry a mask"
         tap = text.taps[TEXT_LEVELS.index(name)]
-        return self.pools[name](self.norms[name](tap), text.mask)
+        pooled: Tensor = self.pools[name](self.norms[name](tap), text.mask)
+        return pooled
 
     def used(self, levels: tuple[str, ...]) -> list[nn.Parameter]:
         """The parameters that the active levels depend on: each level its own."""

@@ -117,7 +117,8 @@ class VisualPyramid(nn.Module):
     def lateral(self, name: str, tap: Tensor) -> Tensor:
         """[B,C,h,h] -> [B,W,h,h]: LayerNorm over channels, then the 1x1 convolution as a linear layer."""
         normed = self.norms[name](rearrange(tap, "b c h w -> b h w c"))
-        return rearrange(self.laterals[name](normed), "b h w c -> b c h w")
+        result: Tensor = rearrange(self.laterals[name](normed), "b h w c -> b c h w")
+        return result
 
     def _merge(self, name: str, lateral: Tensor, above: Tensor | None = None) -> Tensor:
         if above is None:
@@ -126,7 +127,8 @@ class VisualPyramid(nn.Module):
         if 2 * half == size and lateral.shape[-1] <= half:
             return smooth_upsampled(resize(lateral, half) + above, conv)
         upsampled = F.interpolate(above, size=(size, size), mode="nearest")
-        return conv(resize(lateral, size) + upsampled)
+        result: Tensor = conv(resize(lateral, size) + upsampled)
+        return result
 
     def used(self, levels: tuple[str, ...]) -> list[nn.Parameter]:
         """The parameters that the active levels depend on: a level and everything above it."""

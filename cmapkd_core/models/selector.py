@@ -32,7 +32,8 @@ class Selector(nn.Module):
 
     def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """The weights in use, [B,4] for each modality."""
-        return self(image, text, levels)
+        result: tuple[Tensor, Tensor] = self(image, text, levels)
+        return result
 
     def used(self, levels: tuple[str, ...]) -> list[nn.Parameter]:
         """The parameters that the weights of the active levels depend on."""

@@ -57,7 +57,8 @@ class ClipText(TextTower):
 
     def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Input of the first block [B, N, D] and the attention mask."""
-        return self.tower._embeds(tokens)
+        result: tuple[Tensor, Tensor | None] = self.tower._embeds(tokens)
+        return result
 
     def _rule(self) -> tuple[str, int]:
         """Where the tower pools, and the end-of-text id that it looks for."""
@@ -85,7 +86,8 @@ class ClipText(TextTower):
         projection = self.tower.text_projection
         if projection is None:
             return pooled
-        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        result: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        return result
 
     def head(self) -> list[nn.Parameter]:
         projection = self.tower.text_projection
@@ -128,7 +130,8 @@ class HuggingFaceText(TextTower):
         return self.tower.pooler(output, mask.long()), taps, mask
 
     def project(self, pooled: Tensor) -> Tensor:
-        return self.tower.proj(pooled)
+        result: Tensor = self.tower.proj(pooled)
+        return result
 
     def head(self) -> list[nn.Parameter]:
         return list(self.tower.proj.parameters())

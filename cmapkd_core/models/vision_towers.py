@@ -137,10 +137,11 @@ class ClipViT(VisionTower):
         return as_tokens(prefix=1)
 
     def final(self, images: Tensor) -> Tensor:
-        return self.tower.transformer(self.tower._embeds(images))
+        result: Tensor = self.tower.transformer(self.tower._embeds(images))
+        return result
 
     def pool(self, final: Tensor) -> Tensor:
-        pooled, _ = self.tower._pool(final)
+        pooled: Tensor = self.tower._pool(final)[0]
         return pooled
 
     def single(self, vectors: Tensor) -> Tensor:
@@ -163,20 +164,22 @@ class ClipResNet(VisionTower):
         return as_map
 
     def final(self, images: Tensor) -> Tensor:
-        state = self.tower.stem(images)
+        state: Tensor = self.tower.stem(images)
         for layer in self.blocks():
             state = layer(state)
         return state
 
     def pool(self, final: Tensor) -> Tensor:
-        return self.tower.attnpool(final)
+        result: Tensor = self.tower.attnpool(final)
+        return result
 
     def single(self, vectors: Tensor) -> Tensor:
         return vectors[:, :, None, None]
 
     def alone(self, vectors: Tensor) -> Tensor:
         """Attention over one position gives its value, whatever the query; positions count for nothing."""
-        return self.tower.attnpool.c_proj(self.tower.attnpool.v_proj(vectors))
+        result: Tensor = self.tower.attnpool.c_proj(self.tower.attnpool.v_proj(vectors))
+        return result
 
     def project(self, pooled: Tensor) -> Tensor:
         return pooled
@@ -207,11 +210,13 @@ class TimmTower(VisionTower):
         return as_channels_last if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else as_map
 
     def final(self, images: Tensor) -> Tensor:
-        return self.tower.trunk.forward_features(images)
+        result: Tensor = self.tower.trunk.forward_features(images)
+        return result
 
     def pool(self, final: Tensor) -> Tensor:
         pooled = self.tower.trunk.forward_head(final, pre_logits=True)
-        return self.tower.head.pool(pooled) if hasattr(self.tower.head, "pool") else pooled
+        result: Tensor = self.tower.head.pool(pooled) if hasattr(self.tower.head, "pool") else pooled
+        return result
 
     def single(self, vectors: Tensor) -> Tensor:
         trunk = self.tower.trunk

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from cmapkd_core.config import ModelConfig, Recipe
+from cmapkd_core.config import FOLDER, ModelConfig, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import IMAGENET
 from cmapkd_core.evaluate.zeroshot import TEMPLATES
 from cmapkd_core.folders import FOLDERS
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.models.architecture import CONFIGS, FOLDER
+from cmapkd_core.models.architecture import CONFIGS
 from cmapkd_core.models.build import read_weights
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.identities import Paths

@@ -24,7 +24,7 @@ _ELSEWHERE = re.compile(rb"<Endpoint>\s*([^<\s]+)\s*</Endpoint>")
 _SHOWN = 80  # letters of a page's title or text
 
 
-class NotS3(BotoCoreError):
+class NotS3(BotoCoreError):  # type: ignore[misc]  # botocore has no types
     """An answer that ends the call at once: a redirect, or a success that is not S3's."""
 
     fmt = "{answer}"

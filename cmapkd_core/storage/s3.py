@@ -189,7 +189,8 @@ def _names() -> dict[str, str]:
 
 
 def read_bytes(url: str) -> bytes:
-    return _read(url, lambda body: body.read())
+    result: bytes = _read(url, lambda body: body.read())
+    return result
 
 
 def sha256(url: str) -> str:

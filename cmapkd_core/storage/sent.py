@@ -51,7 +51,8 @@ def etag(file: IO[bytes], part: int = 0) -> str:
     """The ETag of S3 for these bytes, as hexadecimal digits."""
     size = file.seek(0, 2)
     if not part:
-        return _md5(file, 0, size).hexdigest()
+        result: str = _md5(file, 0, size).hexdigest()
+        return result
     part = ChunksizeAdjuster().adjust_chunksize(part, size)  # what s3transfer makes of it
     digests = [_md5(file, start, part).digest() for start in range(0, size, part)]
     return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"

@@ -212,7 +212,8 @@ def stems(entry: dict[str, Any]) -> tuple[str, str]:
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Root mean square difference of every row of a [n, d] to every row of b [m, d]: [n, m]."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares, 0) / a.shape[1])
+    result: np.ndarray = np.sqrt(np.maximum(squares, 0) / a.shape[1])
+    return result
 
 
 def _root(roots: list[int], i: int) -> int:
