@@ -117,6 +117,7 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Whole batches of all ranks; what is left over comes in no batch of an epoch."""
         return len(self.ids) // self.batch
 
     def sequence(self, epoch: int) -> np.ndarray:

@@ -85,6 +85,7 @@ class LazyRow:
 
     @property
     def key(self) -> str:
+        """The row's."""
         return self.row.key
 
     def load(self) -> Row | BadRow:

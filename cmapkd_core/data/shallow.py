@@ -18,7 +18,9 @@ _CASE = 0x20  # what "{" and "}" have more than "[" and "]"
 class Readable(Protocol):
     """A binary file."""
 
-    def read(self, size: int = -1, /) -> bytes: ...
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; b"" at the end."""
+        ...
 
 
 class Shallow:

@@ -39,6 +39,8 @@ FOLDER_CONFIG = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class Architecture:
+    """What a model is built from, whatever kind of name it came by."""
+
     name: str  # as the recipe wrote it
     config: dict[str, Any]  # {"architecture", "model_cfg", "preprocess_cfg"}, complete
     files: dict[str, bytes]  # Hugging Face config and tokenizer by file name

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from cmapkd_core.models.vision_towers import VISION_TOWERS, Layout, VisionTower
 
@@ -25,6 +26,7 @@ class ImageHead(nn.Module):
         )
 
     def forward(self, embedding: Tensor) -> Tensor:
+        """[B, width] -> [B, out], not normalised."""
         result: Tensor = self.layers(embedding)
         return result
 
@@ -38,6 +40,7 @@ class HeadedVisual(nn.Module):
         self.image_size = tower.image_size
 
     def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, out]: the head of the tower's unit embedding."""
         result: Tensor = self.head(F.normalize(self.tower(images), dim=-1))
         return result
 
@@ -49,27 +52,35 @@ class HeadedTower(VisionTower):
         super().__init__(tower)
         self.below = VISION_TOWERS[type(self.tower.tower)](self.tower.tower)
 
+    @override
     def blocks(self) -> list[nn.Module]:
         return self.below.blocks()
 
+    @override
     def layout(self) -> Layout:
         return self.below.layout()
 
+    @override
     def final(self, images: Tensor) -> Tensor:
         return self.below.final(images)
 
+    @override
     def pool(self, final: Tensor) -> Tensor:
         return self.below.pool(final)
 
+    @override
     def single(self, vectors: Tensor) -> Tensor:
         return self.below.single(vectors)
 
+    @override
     def alone(self, vectors: Tensor) -> Tensor:
         return self.below.alone(vectors)
 
+    @override
     def project(self, pooled: Tensor) -> Tensor:
         result: Tensor = self.tower.head(F.normalize(self.below.project(pooled), dim=-1))
         return result
 
+    @override
     def head(self) -> list[nn.Parameter]:
         return [*self.below.head(), *self.tower.head.parameters()]

@@ -13,6 +13,7 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
+from typing_extensions import override
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.vision_towers import quarters
@@ -64,6 +65,7 @@ class ClipText(TextTower):
         """Where the tower pools, and the end-of-text id that it looks for."""
         return self.tower.pool_type, self.tower.eos_id
 
+    @override
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         inputs, attention = self._embed(tokens)
         indices = quarters(len(self.tower.transformer.resblocks))
@@ -82,6 +84,7 @@ class ClipText(TextTower):
         cut = torch.full_like(tokens[:, 0], tokens.shape[1] - 1)
         return torch.where(found.any(dim=1), found.int().argmax(dim=1), cut)
 
+    @override
     def project(self, pooled: Tensor) -> Tensor:
         projection = self.tower.text_projection
         if projection is None:
@@ -89,6 +92,7 @@ class ClipText(TextTower):
         result: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
         return result
 
+    @override
     def head(self) -> list[nn.Parameter]:
         projection = self.tower.text_projection
         if projection is None:
@@ -121,6 +125,7 @@ class HuggingFaceText(TextTower):
         used = (tokens != self.tower.config.pad_token_id).any(dim=0).nonzero()
         return tokens[:, : int(used[-1]) + 1] if len(used) else tokens
 
+    @override
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         mask = tokens != self.tower.config.pad_token_id
         output = self.tower.transformer(input_ids=tokens, attention_mask=mask.long(), output_hidden_states=True)
@@ -129,10 +134,12 @@ class HuggingFaceText(TextTower):
         taps = [states[index] for index in quarters(len(states))]
         return self.tower.pooler(output, mask.long()), taps, mask
 
+    @override
     def project(self, pooled: Tensor) -> Tensor:
         result: Tensor = self.tower.proj(pooled)
         return result
 
+    @override
     def head(self) -> list[nn.Parameter]:
         return list(self.tower.proj.parameters())
 

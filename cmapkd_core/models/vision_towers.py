@@ -21,6 +21,7 @@ from open_clip.model import TimmModel
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from typing_extensions import override
 
 from cmapkd_core.errors import InputError
 
@@ -130,26 +131,33 @@ class VisionTower(ABC):
 class ClipViT(VisionTower):
     """open_clip's own vision transformer, CLS first."""
 
+    @override
     def blocks(self) -> list[nn.Module]:
         return list(self.tower.transformer.resblocks)
 
+    @override
     def layout(self) -> Layout:
         return as_tokens(prefix=1)
 
+    @override
     def final(self, images: Tensor) -> Tensor:
         result: Tensor = self.tower.transformer(self.tower._embeds(images))
         return result
 
+    @override
     def pool(self, final: Tensor) -> Tensor:
         pooled: Tensor = self.tower._pool(final)[0]
         return pooled
 
+    @override
     def single(self, vectors: Tensor) -> Tensor:
         return vectors[:, None].expand(-1, 2, -1)  # as CLS and as the one patch: whichever is pooled
 
+    @override
     def project(self, pooled: Tensor) -> Tensor:
         return pooled if self.tower.proj is None else pooled @ self.tower.proj
 
+    @override
     def head(self) -> list[nn.Parameter]:
         return [] if self.tower.proj is None else [self.tower.proj]
 
@@ -157,22 +165,27 @@ class ClipViT(VisionTower):
 class ClipResNet(VisionTower):
     """OpenAI's ResNet. Its attention pooling ends in the projection, so `pooled` is in the joint space already."""
 
+    @override
     def blocks(self) -> list[nn.Module]:
         return [self.tower.layer1, self.tower.layer2, self.tower.layer3, self.tower.layer4]
 
+    @override
     def layout(self) -> Layout:
         return as_map
 
+    @override
     def final(self, images: Tensor) -> Tensor:
         state: Tensor = self.tower.stem(images)
         for layer in self.blocks():
             state = layer(state)
         return state
 
+    @override
     def pool(self, final: Tensor) -> Tensor:
         result: Tensor = self.tower.attnpool(final)
         return result
 
+    @override
     def single(self, vectors: Tensor) -> Tensor:
         return vectors[:, :, None, None]
 
@@ -181,9 +194,11 @@ class ClipResNet(VisionTower):
         result: Tensor = self.tower.attnpool.c_proj(self.tower.attnpool.v_proj(vectors))
         return result
 
+    @override
     def project(self, pooled: Tensor) -> Tensor:
         return pooled
 
+    @override
     def head(self) -> list[nn.Parameter]:
         return []
 
@@ -200,24 +215,29 @@ class TimmTower(VisionTower):
             name = type(self.tower.trunk).__name__
             raise InputError(f"timm's {name} names no intermediate features: choose a model that has feature_info")
 
+    @override
     def blocks(self) -> list[nn.Module]:
         return [self.tower.trunk.get_submodule(info["module"]) for info in self.tower.trunk.feature_info]
 
+    @override
     def layout(self) -> Layout:
         trunk = self.tower.trunk
         if hasattr(trunk, "num_prefix_tokens"):
             return as_tokens(trunk.num_prefix_tokens)
         return as_channels_last if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else as_map
 
+    @override
     def final(self, images: Tensor) -> Tensor:
         result: Tensor = self.tower.trunk.forward_features(images)
         return result
 
+    @override
     def pool(self, final: Tensor) -> Tensor:
         pooled = self.tower.trunk.forward_head(final, pre_logits=True)
         result: Tensor = self.tower.head.pool(pooled) if hasattr(self.tower.head, "pool") else pooled
         return result
 
+    @override
     def single(self, vectors: Tensor) -> Tensor:
         trunk = self.tower.trunk
         if hasattr(trunk, "num_prefix_tokens"):
@@ -228,11 +248,13 @@ class TimmTower(VisionTower):
         rest = [module for name, module in self.tower.head.named_children() if name != "pool"]
         return [self.tower.trunk.get_classifier(), *rest]
 
+    @override
     def project(self, pooled: Tensor) -> Tensor:
         for module in self._projection():
             pooled = module(pooled)
         return pooled
 
+    @override
     def head(self) -> list[nn.Parameter]:
         return [parameter for module in self._projection() for parameter in module.parameters()]
 

@@ -65,6 +65,7 @@ class Call:
 
     @property
     def bucket(self) -> str:
+        """Of `url`."""
         return self.url.removeprefix("s3://").partition("/")[0]
 
 
