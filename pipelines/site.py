@@ -224,21 +224,24 @@ def _check(site: Site, path: str) -> None:
     _check_secrets(site, path)
     check_weights(site.weights, path)
     for kind in dataclasses.fields(site.pods):
-        pod: Pod = getattr(site.pods, kind.name)
-        if min(pod.gpus, pod.processes) < 0:
-            raise InputError(f"{path}: pods.{kind.name}: gpus and processes cannot be below 0")
-        if not 1 <= pod.hours * 3600 <= YEAR:
-            raise InputError(
-                f"{path}: pods.{kind.name}.hours = {pod.hours:g}: after how long a pod is ended: a second to a year"
-            )
-        if pod.nodes < 1 or (pod.nodes > 1 and kind.name != "train"):
-            raise InputError(f"{path}: pods.{kind.name}.nodes = {pod.nodes}: 1, or more for pods.train alone")
-        _check_trainjob(pod, kind.name, path)
-        if not CPU.fullmatch(pod.cpu):
-            raise InputError(f"{path}: pods.{kind.name}.cpu = '{pod.cpu}': write cores ('8') or millicores ('500m')")
-        for name, size in (("memory", pod.memory), ("shm", pod.shm or "1"), ("scratch", pod.scratch or "1")):
-            if not MEMORY.fullmatch(size):
-                raise InputError(f"{path}: pods.{kind.name}.{name} = '{size}': write a size like '16Gi'")
+        _check_pod(getattr(site.pods, kind.name), kind.name, path)
+
+
+def _check_pod(pod: Pod, kind: str, path: str) -> None:
+    if min(pod.gpus, pod.processes) < 0:
+        raise InputError(f"{path}: pods.{kind}: gpus and processes cannot be below 0")
+    if not 1 <= pod.hours * 3600 <= YEAR:
+        raise InputError(
+            f"{path}: pods.{kind}.hours = {pod.hours:g}: after how long a pod is ended: a second to a year"
+        )
+    if pod.nodes < 1 or (pod.nodes > 1 and kind != "train"):
+        raise InputError(f"{path}: pods.{kind}.nodes = {pod.nodes}: 1, or more for pods.train alone")
+    _check_trainjob(pod, kind, path)
+    if not CPU.fullmatch(pod.cpu):
+        raise InputError(f"{path}: pods.{kind}.cpu = '{pod.cpu}': write cores ('8') or millicores ('500m')")
+    for name, size in (("memory", pod.memory), ("shm", pod.shm or "1"), ("scratch", pod.scratch or "1")):
+        if not MEMORY.fullmatch(size):
+            raise InputError(f"{path}: pods.{kind}.{name} = '{size}': write a size like '16Gi'")
 
 
 def _check_trainjob(pod: Pod, kind: str, path: str) -> None:

@@ -156,24 +156,31 @@ def start(jobs: Jobs, job: dict[str, Any], command: Sequence[str], args: Sequenc
     else:
         print(f"TrainJob {name}: {UNOWNED}", flush=True)
     for _ in range(TRIES):
-        found = jobs.find(name)
-        if found is None:
-            jobs.wait_gone(name)  # its pods may still be saving
-            if jobs.make("TrainJob", body):
-                return name, True
-        elif "deletionTimestamp" in found["metadata"]:
-            jobs.wait_gone(name)
-        elif ended(found):
-            jobs.delete(name, wait=True)
-        elif holder := jobs.holder(found, owner):
-            print(f"TrainJob {name} runs already, for pod {holder}: waiting for it", flush=True)
-            return name, False
-        elif jobs.adopt(found, owner):
-            print(f"TrainJob {name} still runs since an earlier attempt: waiting for it", flush=True)
-            return name, True
+        mine = _claim(jobs, name, body, owner)
+        if mine is not None:
+            return name, mine
     raise JobError(
         f"TrainJob {name} comes and goes: something else deletes it; see kubectl -n {jobs.namespace} get events"
     )
+
+
+def _claim(jobs: Jobs, name: str, body: dict[str, Any], owner: Owner | None) -> bool | None:
+    """Whether the job is this pod's now; None where it was in the way, or others were faster: look again."""
+    found = jobs.find(name)
+    if found is None:
+        jobs.wait_gone(name)  # its pods may still be saving
+        return jobs.make("TrainJob", body) or None
+    if "deletionTimestamp" in found["metadata"]:
+        jobs.wait_gone(name)
+    elif ended(found):
+        jobs.delete(name, wait=True)
+    elif holder := jobs.holder(found, owner):
+        print(f"TrainJob {name} runs already, for pod {holder}: waiting for it", flush=True)
+        return False
+    elif jobs.adopt(found, owner):
+        print(f"TrainJob {name} still runs since an earlier attempt: waiting for it", flush=True)
+        return True
+    return None
 
 
 def _make_way(jobs: Jobs, old: dict[str, Any], left: str, owner: Owner | None) -> None:
