@@ -20,14 +20,15 @@ from pathlib import Path
 
 import torch
 
-from cmapkd_core.config import STORES, Recipe
+from cmapkd_core.catalog import STORES, load
+from cmapkd_core.config import Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.loop import freeze_all_but, weighted_total
 from cmapkd_core.engine.optim import Optimiser, trainable
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.evaluate.tasks import count_parameters
-from cmapkd_core.method_specs import METHODS as SPECS
-from cmapkd_core.methods import METHODS, Method
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
@@ -55,7 +56,7 @@ def make(recipe: Recipe, teacher: Teacher, cache: Path) -> Method:
     """The row's method around a fresh student, as the first stage makes it."""
     seed_everything(recipe.seed, rank=0)
     student = build(recipe.student, recipe.seed, cache)
-    method = METHODS[recipe.method.name](recipe, student, teacher)
+    method: Method = load("method", recipe.method.name, METHODS)(recipe, student, teacher)
     for line in method.begin(teacher):
         print(f"{recipe.method.name}: {line}")
     return method.train()
@@ -78,7 +79,7 @@ def stepper(method: Method, teacher: Teacher, batch: Batch, stored: bool = False
     freeze_all_but(method, [p for params in groups.values() for p in params])
     optimiser = Optimiser(groups, phase, recipe.optim, steps=100, scaled=False)
     weights = recipe.method.weights.within(phase)
-    taught = SPECS[recipe.method.name].teacher
+    taught = METHODS[recipe.method.name].teacher
 
     levels = method.active(phase)
     images, tokens = (side["teacher"] for side in (batch.images, batch.tokens))
@@ -113,7 +114,7 @@ def main() -> None:
     args = parser().parse_args()
     torch.set_num_threads(args.threads)
     recipes = {row: resolve(args.recipe, row, f"optim.batch={args.batch}") for row in ["none", *BASELINES]}
-    again = [row for row, r in recipes.items() if args.stored and SPECS[r.method.name].targets in STORES]
+    again = [row for row, r in recipes.items() if args.stored and METHODS[r.method.name].targets in STORES]
     recipes |= {f"{row}{STORED}": recipes[row] for row in again}
     rows = list(recipes)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
+from cmapkd_core.catalog import EVALUATIONS, LEAKAGE_CHECKS, OBJECTIVES, SELECTORS, SOURCES, STORES
 from cmapkd_core.config import (
     ALL_LEVELS,
     ALPHAS,
     EMBEDDING_TERMS,
     EVALUATE_LEAKAGE_ACTIONS,
-    EVALUATIONS,
     LEAKAGE_ACTIONS,
-    LEAKAGE_CHECKS,
-    OBJECTIVES,
     PRECISIONS,
-    SELECTORS,
-    SOURCES,
     SPLITS,
     STAGE_PHASES,
-    STORES,
     TEXT_LEVELS,
     VISION_LEVELS,
     Phase,
     Recipe,
     TermWeights,
+    learns_policy,
 )
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_text, choose, flatten
-from cmapkd_core.method_specs import METHODS, learns_policy
+from cmapkd_core.method_specs import METHODS
 
 
 def check(recipe: Recipe) -> None:
@@ -95,7 +92,7 @@ def _check_goal(recipe: Recipe) -> None:
 
 
 def _check_names(recipe: Recipe) -> None:
-    chosen: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+    chosen: list[tuple[str, tuple[str, ...], Collection[str]]] = [
         ("data source", (recipe.data.source,), SOURCES),
         ("selector", (recipe.selector.kind,), SELECTORS),
         ("selector objective", (recipe.selector.objective,), OBJECTIVES),
@@ -131,9 +128,9 @@ def _check_fit(name: str, phase: Phase, group: str) -> None:
         raise InputError(f"{name} fits all levels with all of its terms: leave out {name}.levels and {name}.terms")
 
 
-def _check_terms(name: str, phase: Phase, terms: tuple[str, ...], weights: TermWeights) -> None:
+def _check_terms(name: str, phase: Phase, terms: Collection[str], weights: TermWeights) -> None:
     for term in phase.terms:
-        choose("term", term, dict.fromkeys(vars(TermWeights())))
+        choose("term", term, TermWeights.defaults())
     shown = ",".join(phase.terms)
     if phase.terms and not set(phase.terms) & set(terms):
         raise InputError(f"{name}.terms={shown} has no term of this method: add one of {', '.join(terms)}")

@@ -9,27 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cmapkd_core.catalog import LEAKAGE_CHECKS, SELECTORS
+from cmapkd_core.fields import FromTable
+from cmapkd_core.method_specs import METHODS
+
 VISION_LEVELS = ("P2", "P3", "P4", "P5")
 TEXT_LEVELS = ("L1", "L2", "L3", "L4")
 ALL_LEVELS = VISION_LEVELS + TEXT_LEVELS
-SELECTORS = ("alsn", "fixed", "random", "shuffled", "reversed")  # the classes are in models/selector.py
-LEARNED_SELECTORS = ("alsn", "shuffled", "reversed")  # those that have a policy, which stage alsn trains
-OBJECTIVES = ("utility", "seed")  # of the selector; the functions are in methods/policy.py
+METHOD = "cmapkd"  # the paper's, and a recipe's default
 EMBEDDING_TERMS = ("task", "kd", "fd", "icl")  # of cmapkd: those of the embeddings that are evaluated
-SOURCES = (  # of pictures; the functions are in data/sources
-    *("cc3m", "coco", "easy_vqa", "emoji", "flickr30k", "folder", "imagenet", "img2dataset", "scenes", "scenes_vqa"),
-    *("stamps", "visual_genome", "vqav2"),
-)
-GENERATED = ("scenes", "scenes_vqa")  # those that make as many pictures as data.size says
-EVALUATIONS = ("retrieval", "zeroshot", "vqa", "captioning", "efficiency")  # the functions are in evaluate/
 ALPHAS = ("learned", "fixed")
 HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's prefixes of models whose weights lie beside their config
 RESIZE_MODES = ("shortest", "longest", "squash")  # open_clip's ways to make a picture a square: data/augment.py
 INTERPOLATIONS = ("bicubic", "bilinear", "random")
-STORES = ("embeddings", "levels")  # what they hold is in stages/stored.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "val", "test")
-LEAKAGE_CHECKS = ("ids", "exact", "perceptual")  # the functions are in data/leakage.py
 LEAKAGE_ACTIONS = ("refuse", "drop", "allow")  # drop: the training pictures; allow: the manifest says how many
 EVALUATE_LEAKAGE_ACTIONS = ("refuse", "allow")  # after a training nothing can be dropped from it
 
@@ -38,10 +32,10 @@ EVALUATE_LEAKAGE_ACTIONS = ("refuse", "allow")  # after a training nothing can b
 class DataConfig:
     """Where the pairs come from and what of them a student sees."""
 
-    source: str = "folder"  # a row of data.sources.SOURCES
+    source: str = "folder"  # a row of catalog.SOURCES
     url: str = ""  # the folder or s3:// prefix a source reads; sources that carry their data need none
-    # A limit: the first so many rows of the source, bad ones among them, are all that is read; 0 is no limit. Sources
-    # of GENERATED make as many. It belongs to the source that it is given with: another one begins without a limit.
+    # A limit: the first so many rows of the source, bad ones among them, are all that is read; 0 is no limit. A source
+    # that generates pictures makes as many. It belongs to the source that it is given with: another begins without one.
     size: int = 0
     val_share: float = 0.1  # shares of the groups (concepts) held out, where rows name no split
     test_share: float = 0.1
@@ -51,7 +45,7 @@ class DataConfig:
     max_pixels: int = 50_000_000  # a larger image is quarantined, never decoded
     crop_scale: tuple[float, float] = (0.9, 1.0)  # CLIP's random resized crop, share of the area
     splits: tuple[str, ...] = ()  # only these of train, val and test are prepared; empty: all of them
-    leakage: tuple[str, ...] = LEAKAGE_CHECKS  # how training pictures are compared with those held out
+    leakage: tuple[str, ...] = tuple(LEAKAGE_CHECKS)  # how training pictures are compared with those held out
     leakage_action: str = "refuse"  # what happens where they meet, one of LEAKAGE_ACTIONS
     against: tuple[str, ...] = ()  # prepare artifacts whose val and test pictures must not be in training either
 
@@ -123,29 +117,21 @@ class TeacherFitConfig:
     # Fixed crops of a picture that students train on, a random one of them each epoch. What the teacher says of them is
     # stored, and methods that hear no more than that train from it. 0: new crops, and a teacher that runs.
     views: int = 0
-    store: str = "embeddings"  # what of the teacher is stored, one of STORES
+    store: str = "embeddings"  # what of the teacher is stored, a row of catalog.STORES
 
 
-@dataclass(frozen=True)
-class TermWeights:
-    """Weights of the terms in the total; a method uses those that its row of METHODS names."""
+class TermWeights(FromTable):
+    """Weights of the terms in the total, by term: `method.weights.kd`. A method uses those that its row names.
 
-    intra: float = 1.0
-    align: float = 0.5
-    relation: float = 0.3
-    task: float = 0.1
-    kd: float = 0.0
-    fd: float = 0.0
-    policy: float = 1.0  # ALSN's own loss; its gradient reaches the selector alone
-    hint: float = 0.0  # states at half the depth (FitNets)
-    prompt: float = 0.0  # KL over captions as classes, divided by their number (PromptKD)
-    proxy: float = 0.0  # each model and its proxy (C2KD)
-    nontarget: float = 0.0  # both proxies, without the own class (C2KD)
-    patches: float = 0.0  # every patch's distribution over the captions (LLaVA-KD)
-    patch_relation: float = 0.0  # cosines between the patches of an image (LLaVA-KD)
-    mse: float = 0.0  # squared error of unit embeddings (CLIP-KD)
-    icl: float = 0.0  # the student's embeddings against the teacher's as candidates (CLIP-KD; also a term of cmapkd)
-    soft: float = 0.0  # cross entropy to the teacher's similarities (MobileCLIP)
+    Their names are the terms of all rows of METHODS. A recipe's default are the weights of the paper's method; terms of
+    others weigh nothing until a row or an override says so.
+    """
+
+    @staticmethod
+    def defaults() -> dict[str, float]:
+        """Every term of the table and its weight."""
+        ours = METHODS[METHOD].terms
+        return {**ours, **{term: 0.0 for spec in METHODS.values() for term in spec.terms if term not in ours}}
 
     def within(self, phase: Phase) -> dict[str, float]:
         """The weights in a phase: 0 for terms that do not count there."""
@@ -155,8 +141,8 @@ class TermWeights:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    name: str = "cmapkd"  # a row of METHODS
-    weights: TermWeights = TermWeights()
+    name: str = METHOD  # a row of method_specs.METHODS
+    weights: TermWeights = field(default_factory=TermWeights)
     tau: float = 1.0  # temperature of the align term's KL, on top of the learned scale
     kd_tau: float = 1.0  # temperature of the kd term, on top of both models' scales
     pyramid_align: float = 0.5  # beta: L_align = L_single + beta L_pyramid
@@ -169,10 +155,10 @@ class MethodConfig:
 class SelectorConfig:
     """Who chooses the level weights of a sample."""
 
-    kind: str = "alsn"  # one of SELECTORS
+    kind: str = "alsn"  # a row of catalog.SELECTORS
     weights: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)  # of a fixed selector, coarse level last
     tau: float = 1.0  # softmax temperature of the weights
-    objective: str = "utility"  # what ALSN learns, one of OBJECTIVES: "utility", or the paper's "seed"
+    objective: str = "utility"  # what ALSN learns, a row of catalog.OBJECTIVES: "utility", or the paper's "seed"
     toward: tuple[str, ...] = ("task",)  # of EMBEDDING_TERMS: a level is of use where its gradient agrees with theirs
     utility_tau: float = 0.1  # temperature of the target softmax(u / tau_u)
     uniform: float = 0.1  # weight of KL(w || uniform), or of the paper's entropy
@@ -300,3 +286,8 @@ STAGE_PHASES: dict[str, tuple[str, ...]] = {
     "alsn": ("alsn",),
     "joint": ("fine",),
 }
+
+
+def learns_policy(recipe: Recipe) -> bool:
+    """True where the level weights come from a policy, which stage alsn trains and joint training uses."""
+    return METHODS[recipe.method.name].weighs_levels and SELECTORS[recipe.selector.kind].learns

@@ -27,12 +27,70 @@ def choose(kind: str, name: str, table: dict[str, Any]) -> Any:
     return table[name]
 
 
+class FromTable:
+    """A part of a recipe whose fields a table lists; else as a frozen dataclass.
+
+    Each made is given values by name; others have the table's.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        known = self.defaults()
+        for name in given:
+            choose("field", name, known)
+        vars(self).update(known | given)
+
+    @staticmethod
+    def defaults() -> dict[str, Any]:
+        """Every field and its value where none is given."""
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:  # of what is not in `vars`: of a view, or younger than this
+        known = {} if name.startswith("_") else self.defaults()
+        if name not in known:
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        try:
+            return vars(self)[name]
+        except KeyError:
+            return known[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field '{name}'")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FromTable) and other.__class__ is self.__class__ and flatten(self) == flatten(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(flatten(self).items()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+def names_of(part: Any) -> tuple[str, ...]:
+    """Names of the fields of a part of a recipe, or of its class, in order of definition."""
+    if issubclass(part if isinstance(part, type) else type(part), FromTable):
+        return tuple(part.defaults())
+    return tuple(item.name for item in dataclasses.fields(part))
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value of a recipe has fields of its own."""
+    return dataclasses.is_dataclass(value) or isinstance(value, FromTable)
+
+
+def replaced(part: Any, name: str, value: Any) -> Any:
+    """A copy of a part of a recipe with one field replaced."""
+    if isinstance(part, FromTable):
+        return part.__class__(**{**vars(part), name: value})
+    return dataclasses.replace(part, **{name: value})
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dataclasses by dotted name, in order of definition."""
+    """Leaves of nested parts by dotted name, in order of definition."""
     leaves: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), prefix + item.name
-        leaves |= flatten(value, name + ".") if dataclasses.is_dataclass(value) else {name: value}
+    for item in names_of(config):
+        value, name = getattr(config, item), prefix + item
+        leaves |= flatten(value, name + ".") if is_part(value) else {name: value}
     return leaves
 
 
@@ -71,8 +129,9 @@ def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
     head, *rest = path
     current = getattr(config, head)
     if rest:
-        return dataclasses.replace(config, **{head: _replace(current, rest, value, name)})
-    return dataclasses.replace(config, **{head: _parse(value, current, get_type_hints(type(config))[head], name)})
+        return replaced(config, head, _replace(current, rest, value, name))
+    kind = type(current) if isinstance(config, FromTable) else get_type_hints(type(config))[head]
+    return replaced(config, head, _parse(value, current, kind, name))
 
 
 def _parts(text: str) -> list[str]:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.config import STAGE_PHASES, Recipe, learns_policy
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose, flatten, nearest, plain
-from cmapkd_core.method_specs import METHODS, MethodSpec, learns_policy
+from cmapkd_core.method_specs import METHODS, MethodSpec
 from cmapkd_core.view import Declared
 
 _SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "test_share", "samples_per_shard"))

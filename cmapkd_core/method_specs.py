@@ -1,23 +1,31 @@
-"""What each method reads and trains, known without torch; the classes themselves are in methods/."""
+"""The methods, a row each: what it reads and trains, and where its class is (one file a method in methods/). No torch.
+
+A new method is its file and its row here. All else follows from the row: the weights `method.weights.*` of its terms,
+the row of recipes.BASELINES that `--method` takes, its golden curve, its line among a report's deviations.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from cmapkd_core.config import LEARNED_SELECTORS, Recipe
+from cmapkd_core.catalog import Entry
 
 
 @dataclass(frozen=True)
-class MethodSpec:
-    """What a method reads and trains, known without torch; the class itself is in methods/."""
+class MethodSpec(Entry):
+    """What a method reads and trains; `code` is its class, a methods.base.Method."""
 
-    terms: tuple[str, ...]
-    groups: tuple[str, ...] = ("student",)
+    terms: Mapping[str, float]  # of its loss, each with its weight as published
+    groups: tuple[str, ...] = ("student",)  # of parameters, those of config.Rates
     teacher: bool = True
-    targets: str = "towers"  # what of the teacher it hears: all of its towers, or what may be stored (config.STORES)
+    targets: str = "towers"  # what of the teacher it hears: all of its towers, or what may be stored (catalog.STORES)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
-    deviations: str = "none"  # from what was published, as it stands below a report's table
+    settings: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that it is published with, beside weights
+    row: str = ""  # of recipes.ROWS that is this method as published, where it is not called as the method
+    deviations: str = "none"  # from what was published; the only wording, which reports, cards and docs quote
 
     @property
     def weighs_levels(self) -> bool:
@@ -25,94 +33,144 @@ class MethodSpec:
         return "selector" in self.groups
 
 
+# Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
+EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
+
 METHODS: dict[str, MethodSpec] = {
     "cmapkd": MethodSpec(
-        terms=("intra", "align", "relation", "task", "kd", "fd", "icl", "policy"),
+        "cmapkd_core.methods.cmapkd:Cmapkd",
+        terms={
+            "intra": 1.0,
+            "align": 0.5,
+            "relation": 0.3,
+            "task": 0.1,
+            "kd": 0.0,
+            "fd": 0.0,
+            "icl": 0.0,  # of embeddings, 0 in the paper's form
+            "policy": 1.0,  # ALSN's own loss; its gradient reaches the selector alone
+        },
         groups=("student", "pyramid", "selector"),
         targets="levels",
         reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
+        row="none",
         deviations="the README's table of what differs from the paper",
     ),
-    "contrastive": MethodSpec(terms=("task",), teacher=False),
+    "contrastive": MethodSpec(
+        "cmapkd_core.methods.contrastive:Contrastive",
+        terms={"task": 1.0},
+        teacher=False,
+        row="finetune",
+    ),
     "kd": MethodSpec(
-        terms=("task", "kd"),
+        "cmapkd_core.methods.kd:Kd",
+        terms={"task": 1.0, "kd": 1.0},
         targets="embeddings",
         reads=("method.kd_tau",),
         deviations="rows and columns of the batch's similarities stand for class scores",
     ),
     "fitnet": MethodSpec(
-        terms=("hint", "task", "kd"),
+        "cmapkd_core.methods.fitnet:FitNet",
+        terms={"hint": 1.0, "task": 1.0, "kd": 1.0},
         groups=("student", "extra"),
         reads=("method.kd_tau",),
-        deviations="one hint a tower at half the depth; regressors without ReLU and batch norm onto layer-normed "
-        "targets; mean for sum; kd with a constant weight, equal to the task's; AdamW and the recipe's schedule; "
-        "captions as means where the two tokenizers differ",
+        settings={  # hints for the first quarter of the budget, then kd
+            **EXTRA,
+            "schedule.coarse.terms": ("hint",),
+            "schedule.medium.terms": ("task", "kd"),
+            "schedule.fine.terms": ("task", "kd"),
+        },
+        deviations="one hint a tower at half the depth, on both towers; regressors without ReLU and batch norm "
+        "(torchdistill has both) onto layer-normed targets, since a transformer's states are signed and a "
+        "few of its channels would be the whole loss; means for sums; kd with a constant weight, equal to "
+        "the task's (published: annealed from 4 to 1; torchdistill: task and kd by halves); AdamW and the "
+        "recipe's schedule (torchdistill: Adam, then SGD); tokens one by one where both tokenizers give "
+        "the same ids, else as means over the caption",
     ),
     "promptkd": MethodSpec(
-        terms=("prompt",),
+        "cmapkd_core.methods.promptkd:PromptKd",
+        terms={"prompt": 1000.0},
         groups=("student", "extra"),
         targets="embeddings",
         reads=("method.kd_tau", "method.bank"),
+        settings=EXTRA,
         deviations="retrieval form: the batch's and banked captions stand for class names; the whole image tower "
-        "trains in place of visual prompts; the projector reads the unit embedding; the teacher is not prompt-tuned; "
-        "AdamW and the recipe's schedule. Inference needs the teacher's text tower",
+        "trains in place of visual prompts, since a student of another family has none; the projector "
+        "reads the unit embedding (released: the raw projection); the teacher is not prompt-tuned; AdamW "
+        "and the recipe's schedule (published: SGD, 20 epochs of batches of 8). Inference needs the "
+        "teacher's text tower",
     ),
     "promptkd_cls": MethodSpec(
-        terms=("prompt",),
+        "cmapkd_core.methods.promptkd_cls:PromptKdCls",
+        terms={"prompt": 1000.0},
         groups=("student", "extra"),
         targets="embeddings",
         classes=True,
         reads=("method.kd_tau", "evaluate.templates", "evaluate.classes"),
-        deviations="class-text form over the data's classes: the whole image tower trains in place of visual prompts; "
-        "the projector reads the unit embedding; the teacher is not prompt-tuned, and templates stand for its learned "
-        "prompts; AdamW and the recipe's schedule; "
-        "weight 1000 for every data set. Inference needs the teacher's text tower; among the data's own classes "
-        "their stored features are enough",
+        settings=EXTRA,
+        deviations="class-text form over the data's classes: the whole image tower trains in place of visual "
+        "prompts, since a student of another family has none; the projector reads the unit embedding "
+        "(released: the raw projection); the teacher is not prompt-tuned, and templates stand for its "
+        "learned prompts; AdamW and the recipe's schedule (published: SGD, 20 epochs of batches of 8); "
+        "weight 1000 for every data set (published: 200 for three of them). Inference needs the teacher's "
+        "text tower; among the data's own classes their stored features are enough",
     ),
     "c2kd": MethodSpec(
-        terms=("task", "proxy", "nontarget"),
+        "cmapkd_core.methods.c2kd:C2Kd",
+        terms={"task": 1.0, "proxy": 1.0, "nontarget": 1.0},
         groups=("student", "extra"),
         reads=("method.kendall",),
+        settings=EXTRA,
         deviations="the batch's pairs stand for classes, both cross-modal directions are averaged, proxies are "
-        "Linear-LN-GELU-Linear into the joint space, and the teacher stays frozen: of its side the proxies alone train "
-        "(teacher_update=proxy_only); AdamW and the recipe's schedule. As released: the own logit is zeroed and not "
-        "removed",
+        "Linear-LN-GELU-Linear into the joint space (published: 1x1 convolution, BN, LeakyReLU, FC over "
+        "classes), and the teacher stays frozen: of its side the proxies alone train "
+        "(teacher_update=proxy_only), so the teacher's cross entropy and its KL to its proxy are constants "
+        "and left out; AdamW and the recipe's schedule (published: SGD). As released: the own logit is zeroed and "
+        "not removed, the mean is over the batch, tau over all classes",
     ),
     "llava_kd": MethodSpec(
-        terms=("task", "kd", "patches", "patch_relation"),
+        "cmapkd_core.methods.llava_kd:LlavaKd",
+        terms={"task": 1.0, "kd": 1.0, "patches": 1.0, "patch_relation": 1.0},
         groups=("student", "heads"),
         reads=("method.kd_tau",),
-        deviations="adapted from language models: captions of the batch stand for the vocabulary, projections into the "
-        "joint space for the projector; batch norms of frozen towers keep following the data; DPT, SFT and DFT take "
-        "the phases' shares of the budget; all weights 1, since the paper's are not known to us",
+        # DPT: the projections alone, at LLaVA's rate for its projector. SFT: the task alone. DFT: everything.
+        settings={
+            "schedule.coarse.lr.student": 0.0,
+            "schedule.coarse.lr.heads": 1e-3,
+            "schedule.medium.terms": ("task",),
+        },
+        deviations="adapted from language models: captions of the batch stand for the vocabulary, projections into "
+        "the joint space for the projector; batch norms of frozen towers keep following the data in DPT; "
+        "DPT, SFT and DFT take the phases' shares of the budget (a quarter, a quarter, a half); all "
+        "weights 1, since the paper's are not known to us",
     ),
     "clip_kd": MethodSpec(
-        terms=("task", "kd", "mse", "icl"),
+        "cmapkd_core.methods.clip_kd:ClipKd",
+        terms={"task": 1.0, "kd": 1.0, "mse": 2000.0, "icl": 1.0},
         groups=("student", "extra"),
         targets="embeddings",
         reads=("method.kd_tau",),
-        deviations="the learned scale of ICL is an exponent, clamped at 100; projections are the same on every rank, "
-        "and in the checkpoint; the gradient passes through the gather; the student's weights are the recipe's, not "
-        "random",
+        settings=EXTRA,
+        deviations="the learned scale of ICL is an exponent, clamped at 100 (released: the bare parameter); "
+        "projections are the same on every rank, and in the checkpoint (released: neither); the gradient "
+        "passes through the gather; the student's weights are the recipe's, not random",
     ),
     "tinyclip": MethodSpec(
-        terms=("kd",),
+        "cmapkd_core.methods.tinyclip:TinyClip",
+        terms={"kd": 1.0},
         targets="embeddings",
         reads=("method.kd_tau",),
         deviations="weights are inherited in depth, and only by towers of the teacher's widths (released: the first "
-        "channels of each width too); no mask is learned; one compression step; the student's scale is 50 from the "
-        "first step on, not from the second",
+        "channels of each width too, or learned masks); no mask is learned; one compression step, where "
+        "the paper compresses in several; the student's scale is 50 from the first step on, not from the "
+        "second",
     ),
     "mobileclip": MethodSpec(
-        terms=("task", "soft"),
+        "cmapkd_core.methods.mobileclip:MobileClip",
+        terms={"task": 0.25, "soft": 0.75},
         targets="embeddings",
-        deviations="one teacher instead of several, at its own scale (released: 100), whose embeddings are stored "
-        "where teacher_fit.views is above 0; no synthetic captions and no RandAugment; lambda 0.75 for every student "
-        "(released: 1 for the small ones)",
+        deviations="one teacher instead of several, at its own scale (released: 100, its teachers' own), whose "
+        "embeddings are stored where teacher_fit.views is above 0; no synthetic captions and no "
+        "RandAugment; lambda 0.75 for every student, that of MobileCLIP-B on DataCompDR-1B (released for "
+        "-S and for 12M: 1)",
     ),
 }
-
-
-def learns_policy(recipe: Recipe) -> bool:
-    """True where the level weights come from a policy, which stage alsn trains and joint training uses."""
-    return METHODS[recipe.method.name].weighs_levels and recipe.selector.kind in LEARNED_SELECTORS

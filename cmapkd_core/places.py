@@ -15,19 +15,11 @@ import unicodedata
 from typing import Any
 
 from cmapkd_core import storage
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import FOLDER, HUB, Recipe
 from cmapkd_core.fields import flatten
 from cmapkd_core.fingerprints import declared, fingerprint, reads, trains
 from cmapkd_core.view import Declared
-
-# What of `evaluate.*` decides each task's result; a prefix stands for all fields below it.
-TASK_READS: dict[str, tuple[str, ...]] = {
-    "retrieval": ("evaluate.split",),
-    "zeroshot": ("evaluate.split", "evaluate.templates", "evaluate.classes"),
-    "vqa": ("evaluate.split", "evaluate.vqa"),
-    "captioning": ("evaluate.split", "evaluate.captioning"),
-    "efficiency": ("evaluate.efficiency", "runtime.threads"),  # of all results, times alone depend on threads
-}
 
 # How a model's training pictures are compared with those that it is tested on (stages/seen.py). Left out where they
 # have their defaults, so that evaluations made before the fields existed keep their places.
@@ -59,7 +51,7 @@ def stage_url(root: str, stage: str, recipe: Recipe) -> str:
 
 def reads_data(tasks: tuple[str, ...]) -> bool:
     """False where none of the tasks looks at a split, so that no data need be prepared for them."""
-    return any("evaluate.split" in TASK_READS.get(task, ()) for task in tasks)
+    return any(EVALUATIONS[task].reads_data for task in tasks if task in EVALUATIONS)
 
 
 def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe, task: str = "") -> dict[str, Any]:
@@ -82,12 +74,13 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
 def evaluation_reads(model_ref: str, recipe: Recipe, task: str = "") -> Declared:
     """The recipe's fields that an evaluation may read."""
     tasks = (task,) if task else recipe.evaluate.tasks
-    prefixes = [prefix for name in tasks for prefix in TASK_READS.get(name, ())]
+    prefixes = [prefix for name in tasks for prefix in (EVALUATIONS[name].reads if name in EVALUATIONS else ())]
     if reads_data(tasks) and named_model(model_ref) is None:
         prefixes += _SEEN
     found = (n for n in flatten(recipe) if any(n == p or n.startswith(p + ".") for p in prefixes))
     names = frozenset((*found, *_draws(model_ref)))
-    return Declared("evaluate", names, f'add "{{}}" to TASK_READS of {", ".join(tasks)} in cmapkd_core/places.py')
+    where = f'add "{{}}" to `reads` of {", ".join(tasks)} in EVALUATIONS of cmapkd_core/catalog.py'
+    return Declared("evaluate", names, where)
 
 
 def _draws(model_ref: str) -> tuple[str, ...]:

@@ -6,14 +6,16 @@ recipe, the fields that an ablation or a baseline changes, the user's own overri
 
 from __future__ import annotations
 
-import dataclasses
+from collections import ChainMap
+from collections.abc import Mapping
 from typing import Any
 
+from cmapkd_core.catalog import SOURCES
 from cmapkd_core.checks import check
 from cmapkd_core.config import (
     ALL_LEVELS,
     EMBEDDING_TERMS,
-    GENERATED,
+    METHOD,
     CaptioningConfig,
     DataConfig,
     EvaluateConfig,
@@ -30,7 +32,8 @@ from cmapkd_core.config import (
     TermWeights,
     VqaConfig,
 )
-from cmapkd_core.fields import as_overrides, choose, override, parse_overrides
+from cmapkd_core.fields import as_overrides, choose, is_part, names_of, override, parse_overrides
+from cmapkd_core.method_specs import METHODS
 
 # The weights that did best on held-out pairs of the demo's data (docs/method.md); no ViT was trained with them here.
 CALIBRATED = TermWeights(task=1.0, fd=16.0, intra=16.0)
@@ -114,58 +117,26 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "fine_to_coarse": {"schedule.coarse.levels": ("P2", "L1"), "schedule.medium.levels": ("P2", "P3", "L1", "L2")},
 }
 
-# Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
-_EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
+
+def as_published(method: str) -> dict[str, Any]:
+    """The fields that make a recipe one of `method`, from its row of METHODS: weights of its terms, settings."""
+    spec = METHODS[method]
+    return {"method.name": method, **{f"method.weights.{term}": w for term, w in spec.terms.items()}, **spec.settings}
+
 
 # Same data, schedule and number of updates as the paper's method; weights as published.
 BASELINES: dict[str, dict[str, Any]] = {
-    "finetune": {"method.name": "contrastive", "method.weights.task": 1.0},
-    "scratch": {"method.name": "contrastive", "method.weights.task": 1.0, "student.weights": "random"},
-    "kd": {"method.name": "kd", "method.weights.task": 1.0, "method.weights.kd": 1.0},
-    # Hints for the first quarter of the budget, then kd.
-    "fitnet": {
-        "method.name": "fitnet",
-        **{f"method.weights.{term}": 1.0 for term in ("hint", "task", "kd")},
-        **_EXTRA,
-        "schedule.coarse.terms": ("hint",),
-        "schedule.medium.terms": ("task", "kd"),
-        "schedule.fine.terms": ("task", "kd"),
-    },
-    "fitnet_joint": {
-        "method.name": "fitnet",
-        **{f"method.weights.{term}": 1.0 for term in ("hint", "task", "kd")},
-        **_EXTRA,
-    },
-    "promptkd": {"method.name": "promptkd", "method.weights.prompt": 1000.0, **_EXTRA},
-    "promptkd_cls": {"method.name": "promptkd_cls", "method.weights.prompt": 1000.0, **_EXTRA},
-    "c2kd": {
-        "method.name": "c2kd",
-        **{f"method.weights.{term}": 1.0 for term in ("task", "proxy", "nontarget")},
-        **_EXTRA,
-    },
-    # DPT: the projections alone, at LLaVA's rate for its projector. SFT: the task alone. DFT: everything.
-    "llava_kd": {
-        "method.name": "llava_kd",
-        **{f"method.weights.{term}": 1.0 for term in ("task", "kd", "patches", "patch_relation")},
-        "schedule.coarse.lr.student": 0.0,
-        "schedule.coarse.lr.heads": 1e-3,
-        "schedule.medium.terms": ("task",),
-    },
-    "clip_kd": {
-        "method.name": "clip_kd",
-        **{f"method.weights.{term}": 1.0 for term in ("task", "kd", "icl")},
-        "method.weights.mse": 2000.0,
-        **_EXTRA,
-    },
-    "tinyclip": {"method.name": "tinyclip", "method.weights.kd": 1.0},
-    "mobileclip": {"method.name": "mobileclip", "method.weights.task": 0.25, "method.weights.soft": 0.75},
+    spec.row or name: as_published(name) for name, spec in METHODS.items() if name != METHOD
 }
+# Their variants.
+BASELINES["scratch"] = {**BASELINES["finetune"], "student.weights": "random"}
+BASELINES["fitnet_joint"] = {name: v for name, v in BASELINES["fitnet"].items() if not name.endswith(".terms")}
 
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
 
 # The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "outline": {f"method.weights.{term}": weight for term, weight in vars(TermWeights()).items()},
+    "outline": {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()},
     "fd_alone": _NO_LEVELS,
     # Do levels add to an embedding term that is heard in full?
     "fd_64_alone": {**_NO_LEVELS, "method.weights.fd": 64.0},
@@ -183,7 +154,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "clip_kd_32000": {**BASELINES["clip_kd"], "method.weights.mse": 32000.0},
 }
 
-ROWS: dict[str, dict[str, Any]] = {"none": {}, **ABLATIONS, **WEIGHTS, **BASELINES}
+# All of them, as the tables are now; a name in two of them would hide one (tests/test_config.py).
+ROWS: Mapping[str, dict[str, Any]] = ChainMap(BASELINES, WEIGHTS, ABLATIONS, {"none": {}})
 
 # The control that stands beside every distilled student: same data, same updates, no teacher. Its fields win over the
 # run's overrides, or `--set method.name=kd` would have a teacher teach it.
@@ -263,9 +235,14 @@ def data_fields(data: str) -> dict[str, str]:
 
 def no_limit(source: str) -> dict[str, str]:
     """What takes back the number of pictures that a recipe has generated, where `source` has pictures of its own."""
-    return {"data.size": "0"} if source and source not in GENERATED else {}
+    generated = source in SOURCES and SOURCES[source].generated
+    return {"data.size": "0"} if source and not generated else {}
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested plain values, for run records."""
-    return dataclasses.asdict(recipe)
+    return _plain(recipe)
+
+
+def _plain(part: Any) -> Any:
+    return {name: _plain(getattr(part, name)) for name in names_of(part)} if is_part(part) else part

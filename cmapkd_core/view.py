@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from cmapkd_core.fields import flatten
+from cmapkd_core.fields import flatten, is_part, names_of
 
 C = TypeVar("C")
 # Of which no result depends, so that every stage reads them and no declaration names them: speed, safety and memory.
@@ -53,12 +53,12 @@ def view(config: C, declared: Declared, prefix: str = "") -> C:
     if all(declared.has(name) for name in flatten(config, prefix)):
         return config
     kept = {}
-    for field in dataclasses.fields(cast(Any, config)):
-        value, name = getattr(config, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value):
-            kept[field.name] = view(cast(Any, value), declared, name + ".")
+    for field in names_of(config):
+        value, name = getattr(config, field), prefix + field
+        if is_part(value):
+            kept[field] = view(cast(Any, value), declared, name + ".")
         elif declared.has(name):
-            kept[field.name] = value
+            kept[field] = value
     return cast(C, _view(config.__class__, kept, declared, prefix))
 
 
@@ -108,6 +108,6 @@ def _class(kind: type) -> type:
         fields = vars(made)
         return _view, (kind, dict(fields), fields.declared, fields.prefix)
 
-    absent = {field.name: _Undeclared(field.name) for field in dataclasses.fields(cast(Any, kind))}
+    absent = {name: _Undeclared(name) for name in names_of(kind)}
     own = {"__class__": property(lambda made: kind), "__repr__": shown, "__reduce__": packed}
     return type(f"{kind.__name__}View", (kind,), {**absent, **own})

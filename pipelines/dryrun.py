@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmapkd_core import temporary
-from cmapkd_core.config import STAGE_PHASES, Phase, Recipe
+from cmapkd_core.config import STAGE_PHASES, Phase, Recipe, learns_policy
 from cmapkd_core.fields import as_overrides
 from cmapkd_core.fingerprints import trains
-from cmapkd_core.method_specs import METHODS, learns_policy
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import REFERENCE, ROWS
 from pipelines import runs, size, suite_runs
 from pipelines.site import Pod

@@ -16,7 +16,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
-from cmapkd_core.folders import FOLDERS, check_data
+from cmapkd_core.folders import check_data, reads_folder
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
 from cmapkd_core.records import REQUEST, SUITE, read_record
@@ -273,7 +273,7 @@ def with_weights(request: dict[str, str], site: Site) -> dict[str, str]:
 
 def site_data(site: Site, asked: str) -> str:
     """The site's data; "" for a recipe that was `asked` for by name and comes with data of its own."""
-    own = asked in RECIPES and RECIPES[asked].data.source not in FOLDERS
+    own = asked in RECIPES and not reads_folder(RECIPES[asked].data.source)
     return "" if own and asked != site.recipe else site.data
 
 

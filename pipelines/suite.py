@@ -18,6 +18,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.fields import choose
@@ -31,7 +32,6 @@ from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name
 REPORT = "suite-report"
 ASKS = 16  # manifests asked for at a time: a suite has hundreds, each a round trip
 STAGES = tuple(task.name for task in TASKS if task.suite)
-ONCE = ("efficiency",)  # evaluations that every seed of a row answers alike
 
 Cell = tuple[str, str]  # row, seed
 
@@ -165,7 +165,7 @@ def _report(
     for called, role, stage in extra:
         if role == "teacher":
             collects[f"{called}/teacher"] = names[places[base, seeds[0]][stage]]
-        elif called in ONCE:
+        elif called in EVALUATIONS and EVALUATIONS[called].once:
             collects |= {f"{called}/{row}": names[places[row, seeds[0]][stage]] for row in rows}
         else:
             collects |= each(called, stage)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import Recipe
 from cmapkd_core.fields import as_overrides, override, parse_overrides
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
@@ -95,16 +96,7 @@ REPORTED = {
 
 # Role in the report -> the task whose artifact holds the model; what the recipe itself names has none.
 MODELS = {"student": "joint", "reference": "reference-joint", "teacher": "teacher", "before": ""}
-# The models that a task is run on, where not all are of interest: a probe trains for minutes a model, and the
-# reference has the student's size and speed.
-ROLES = {
-    "vqa": ("student", "reference", "teacher"),
-    "captioning": ("student", "reference", "teacher"),
-    "efficiency": ("student", "teacher"),
-}
 IN_SUITES = ("student", "teacher")  # of a suite's rows
-PROBES = ("vqa", "captioning")  # tasks that train something on the training split; of other sets one split is prepared
-TIMED = "efficiency"  # the task whose result is a time
 
 
 def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
@@ -127,13 +119,13 @@ def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[Tas
     """
     tasks: dict[str, Task] = {}
     own = recipe.evaluate.own()
-    trained_on = {data for task, data in own if task in PROBES}
+    trained_on = {data for task, data in own if EVALUATIONS[task].trains}
     for task, data in own:
         shards = task_name(_called("prepare", data))
         if data:
             only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
             tasks.setdefault(shards, Task(shards, PREPARE, "prepare", data=data, own_overrides=only))
-        for role in ROLES.get(task, tuple(MODELS)):
+        for role in EVALUATIONS[task].roles or tuple(MODELS):
             if role in roles:
                 made = _evaluation(task, data, shards, role)
                 tasks[made.name] = made
@@ -161,7 +153,7 @@ def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
     """Names of the tasks that measure time."""
     evaluations = [task for task in tasks if task.component is EVALUATE]
     every = {task.name: [task.values["task"]] if task.role else recipe.evaluate.tasks for task in evaluations}
-    return tuple(name for name, measured in every.items() if TIMED in measured)
+    return tuple(name for name, measured in every.items() if any(EVALUATIONS[one].timed for one in measured))
 
 
 # ---- places ---------------------------------------------------------------------------------------

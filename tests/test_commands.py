@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cmapkd_core import convert_weights, fetch_weights
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import Recipe
-from cmapkd_core.evaluate import TASKS
 from cmapkd_core.fields import flatten
 from cmapkd_core.models.architecture import require_known
 from cmapkd_core.models.tags import is_tag
@@ -108,7 +108,7 @@ def submits(argv: list[str], site: Path) -> None:
 def stage_takes(name: str, argv: list[str]) -> None:
     given = vars(cli.parser(importlib.import_module(name).run).parse_args(argv))
     Request(**{field: given[field] for field in Request.__dataclass_fields__}).resolved()
-    assert given.get("task", "") in ("", *TASKS)
+    assert given.get("task", "") in ("", *EVALUATIONS)
     if given.get("source"):
         resolve("paper", data=given["source"])
     named = named_model(given.get("model") or "")

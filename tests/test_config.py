@@ -4,9 +4,7 @@ import dataclasses
 
 import pytest
 
-from cmapkd_core import config
 from cmapkd_core.config import STAGE_PHASES, Recipe
-from cmapkd_core.data.sources import SOURCES
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, differences, flatten, nearest, override, parse_overrides
 from cmapkd_core.fingerprints import fingerprint, reads
@@ -356,10 +354,6 @@ def test_a_method_without_levels_does_not_care_for_them():
 def test_two_tasks_may_share_one_set():
     recipe = resolve("tiny", overrides="evaluate.sets=retrieval=folder:/a,zeroshot=folder:/a,vqa")
     assert recipe.evaluate.own() == [("retrieval", "folder:/a"), ("zeroshot", "folder:/a"), ("vqa", "")]
-
-
-def test_the_known_sources_are_those_that_there_are():
-    assert tuple(SOURCES) == config.SOURCES
 
 
 def test_method_specs_are_complete():

@@ -18,8 +18,10 @@ REPOSITORY = ROOT.parent
 LAYERS = [
     {"errors"},
     {"fields", "logins", "exits", "temporary", "markup"},
+    {"catalog"},
+    {"method_specs"},
     {"config", "view"},
-    {"method_specs", "folders"},
+    {"folders"},
     {"fingerprints", "checks"},
     {"recipes", "executor_output"},
     {"storage", "tracking", "parallel"},

@@ -16,7 +16,6 @@ VERSION = 1
 MANIFEST, INDEX, QUARANTINE, QUESTIONS = "shards.json", "index.parquet", "quarantine.jsonl", "questions.parquet"
 LEAKAGE = "leakage.jsonl"
 ANSWER_TYPES = ("yes/no", "number", "other")  # VQAv2's
-QUESTION_SOURCES = ("easy_vqa", "scenes_vqa", "vqav2")  # rows of data.sources.SOURCES that have questions
 
 SCHEMA = pa.schema(
     [

@@ -6,13 +6,14 @@ Three checks, of which `data.leakage` names those that run:
 - perceptual: pHash (64 bits, luminance) at most BOUND bits apart. Found were 100 % of copies at half the size or JPEG
   quality 40 of pictures with a natural spectrum (97 % of Tux Paint's stamps), and 65 to 76 % of crops by 3 %. Unrelated
   pictures of that spectrum meet once in 10^10 pairs (extrapolated from 3 million), ten times the pairs of COCO's
-  training with its 10,000 held out. Drawings on plain ground do meet: sources.DRAWINGS are left out of this check.
+  training with its 10,000 held out. Drawings on plain ground do meet: the gate leaves this check out
+  where the source's row says `drawn`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +25,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmapkd_core import storage
+from cmapkd_core.catalog import LEAKAGE_CHECKS, SOURCES, load
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.drop import drop_samples
 from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST, SCHEMA
 from cmapkd_core.data.shards import ShardSet
-from cmapkd_core.data.sources import DRAWINGS
 from cmapkd_core.errors import InputError, again
 
 BOUND = 4  # bits of 64
@@ -130,7 +131,7 @@ def _dropped(out: Path, train: pa.Table, keys: set[str], counts: dict[str, int])
 
 def checks_of(checks: tuple[str, ...], *sources: str) -> tuple[str, ...]:
     """Those of `checks` that run where pictures of these sources are compared with each other."""
-    drawn = not DRAWINGS.isdisjoint(sources)
+    drawn = any(SOURCES[source].drawn for source in sources if source in SOURCES)
     return tuple(name for name in checks if name != "perceptual" or not drawn)
 
 
@@ -141,7 +142,7 @@ def find_pairs(train: pa.Table, held: list[HeldOut], checks: tuple[str, ...]) ->
     for other in held:
         reasons: dict[tuple[int, int], list[str]] = {}
         for name in checks:
-            for i, j, found in CHECKS[name](train, other.table):
+            for i, j, found in load("leakage check", name, LEAKAGE_CHECKS)(train, other.table):
                 reasons.setdefault((i, j), []).append(f"{name}: {found}")
         names, splits = (other.table[column].to_pylist() for column in ("key", "split"))
         pairs += [Pair(keys[i], names[j], splits[j], other.url, tuple(said)) for (i, j), said in reasons.items()]
@@ -175,12 +176,12 @@ def require_hashes(name: str, manifest: Mapping[str, Any]) -> None:
         raise InputError(f"{name} was prepared before pictures were compared: {again('prepare')}")
 
 
-def _same_origin(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
+def same_origin(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
     lists = train["origins"].to_pylist(), held["origins"].to_pylist()
     yield from _same_value(*([(i, value) for i, row in enumerate(rows) for value in row or ()] for rows in lists))
 
 
-def _same_bytes(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
+def same_bytes(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
     for i, j, _ in _same_value(*(list(enumerate(table["sha256"].to_pylist())) for table in (train, held))):
         yield i, j, "the same file"
 
@@ -194,7 +195,7 @@ def _same_value(train: list[tuple[int, str]], held: list[tuple[int, str]]) -> It
             yield i, j, value
 
 
-def _alike(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
+def alike(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
     """Each hash is compared once, however many pictures have it; the pairs come in the order of both tables."""
     (rows, ours), (columns, theirs) = _hashes(train), _hashes(held)
     ours, which = np.unique(ours, return_inverse=True)
@@ -265,13 +266,6 @@ def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     column = table["phash"].combine_chunks()
     there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     return there, column.drop_null().to_numpy().astype(np.uint64)
-
-
-CHECKS: dict[str, Callable[[pa.Table, pa.Table], Iterator[_Match]]] = {
-    "ids": _same_origin,
-    "exact": _same_bytes,
-    "perceptual": _alike,
-}
 
 
 def _held_out(url: str, shards: ShardSet) -> HeldOut:

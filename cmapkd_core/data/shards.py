@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmapkd_core import storage
+from cmapkd_core.catalog import SOURCES
 from cmapkd_core.data.copies import fetch_once
-from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTION_SOURCES, QUESTIONS, SCHEMA, VERSION
+from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import DamagedInput, InputError, OutsideError, again
@@ -152,9 +153,10 @@ class ShardSet:
             InputError: no such split, or a table that does not fit the manifest.
         """
         if not self.question_count(split):
+            asking = [name for name, source in SOURCES.items() if source.questions]
             raise NoQuestionsError(
                 f"split '{split}' of {self.url} has no questions: visual question answering needs a source that has "
-                f"them ({', '.join(QUESTION_SOURCES)}), such as --data {QUESTION_SOURCES[0]}"
+                f"them ({', '.join(asking)}), such as --data {asking[0]}"
             )
         digest = self.manifest["questions"]["sha256"]
         try:

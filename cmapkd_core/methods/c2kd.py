@@ -8,11 +8,6 @@
 The modalities differ: the rows of the student's images learn from the rows of the teacher's captions, and the other
 way round. z are similarities with the batch's counterparts; z^ come from a proxy (Linear-LN-GELU-Linear) of the state
 before the projection into the joint space, for the student and for the teacher. tau is Kendall's.
-deviations: the B pairs of a batch stand for C classes. Proxies of towers without a map (published: 1x1
-convolution, BN, LeakyReLU, FC over classes) end in the joint space. The teacher's towers stay frozen
-(teacher_update=proxy_only): of L_T its cross entropy and KL(sg p^_T || p_T) are constants and left out. AdamW and the
-recipe's schedule (published: SGD). As released: the own logit is set to 0 and not removed, the mean is over B, tau is
-over all classes.
 """
 
 from __future__ import annotations

@@ -7,9 +7,6 @@
 
 h_v, h_t: linear from the student's joint space into the teacher's where their widths differ; x: the towers' projections
 before they are made unit vectors (methods/lifts.py).
-deviations: s is an exponent clamped at 100 (released: the bare parameter). h are drawn alike on every rank and are in
-the checkpoint (released: neither), and the gradient passes through the gather. Student weights as the recipe has them
-(published: drawn at random).
 """
 
 from __future__ import annotations

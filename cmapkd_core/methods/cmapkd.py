@@ -1,13 +1,12 @@
 """CMAPKD: fitted pyramids in both towers, weights per sample, three distillation losses (the paper).
 
-    L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd, icl: embedding-level terms, 0 in the paper's form)
-    intra    = mean_b sum_i w_v[b,i] d(P_i^S, P_i^T) + the same for L_j          (losses/intra.py)
-    align    = L_single + beta L_pyramid                                         (losses/align.py)
-    relation = sample relation of levels and of embeddings + gamma layer CKA     (losses/relation.py)
-    task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/contrastive.py)
-    icl      = each model's embeddings against the other's of the other modality        (losses/embeddings.py)
-    policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
-deviations: see the README's table of what differs from the paper.
+L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd, icl: embedding-level terms, 0 in the paper's form)
+intra    = mean_b sum_i w_v[b,i] d(P_i^S, P_i^T) + the same for L_j          (losses/intra.py)
+align    = L_single + beta L_pyramid                                         (losses/align.py)
+relation = sample relation of levels and of embeddings + gamma layer CKA     (losses/relation.py)
+task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/contrastive.py)
+icl      = each model's embeddings against the other's of the other modality        (losses/embeddings.py)
+policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cmapkd_core import parallel
+from cmapkd_core.catalog import SELECTORS, load
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses import contrastive, intra
@@ -29,7 +29,7 @@ from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.selector import SELECTORS, Uniform
+from cmapkd_core.models.selector import Uniform
 from cmapkd_core.models.teacher import LevelTargets, Teacher
 
 # Factors of the goal before utilities are measured, by the towers' type; bf16 has the range of fp32 and needs none.
@@ -46,7 +46,7 @@ class Cmapkd(Method):
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
         # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
         self.lifts = Lifts(student, teacher)
-        self.selector = SELECTORS[recipe.selector.kind](theirs, theirs, recipe.selector)
+        self.selector = load("selector", recipe.selector.kind, SELECTORS)(theirs, theirs, recipe.selector)
         self.uniform = Uniform()
         self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, theirs)
 

@@ -2,7 +2,6 @@
 
 L = L_clip = 1/2 [CE(Z, i) + CE(Z^T, i)], Z = s v t^T (Radford et al. 2021). The rows `finetune`
 (pretrained towers) and `scratch` (random towers) are this method with different student weights.
-deviations: none.
 """
 
 from __future__ import annotations

@@ -5,11 +5,6 @@
 
 The first phase trains what lies below the hint, and the regressors r: 1x1 convolution and linear layer from the
 student's width to the teacher's. The row `fitnet_joint` adds the hint to task and kd in every phase.
-deviations: the hint is on both towers. The regressor has no ReLU and no batch norm (torchdistill has both), since a
-transformer's states are signed, and its target is layer-normed, since a few channels of such states would be the whole
-loss; both are means, not sums. The weight of kd is constant (published: annealed from 4 to 1; torchdistill: task and kd
-by halves). AdamW and the recipe's schedule (torchdistill: Adam, then SGD). Tokens are compared one by one where both
-tokenizers give the same ids, else as means over the caption.
 """
 
 from __future__ import annotations

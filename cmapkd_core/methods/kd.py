@@ -2,7 +2,6 @@
 
 L = L_clip + lambda tau^2 1/2 sum over both directions of KL(softmax(Z_T / tau) || softmax(Z_S / tau)),
 each Z with its own model's scale; tau = 1 is CLIP-KD's CRD (Yang et al. 2024).
-deviations: rows and columns of the batch's similarity matrix stand for the class scores of the original.
 """
 
 from __future__ import annotations

@@ -11,9 +11,6 @@
 
 y is a position of the last map, pooled alone and projected into the joint space; the teacher's map is resized to the
 student's. Nothing is trained beside the student.
-deviations: made for language models. Captions of the batch stand for the vocabulary, the projections for LLaVA's
-projector. The phases have the schedule's shares of the budget (a quarter, a quarter, a half). All weights are 1: the
-published ones are not known to us. In DPT batch norms of the frozen towers keep following the data.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ model's own scaled similarities (losses/embeddings.py).
 
 MobileCLIP reads the embeddings from a reinforced data set, one for each stored augmentation: teacher_fit.views > 0.
 With 0 the teacher sees the student's own crop as it comes, which stores nothing and repeats no crop.
-deviations: one teacher instead of several, at its own scale (released: 100, which is its teachers' own). No synthetic
-captions and no RandAugment. lambda is that of MobileCLIP-B on DataCompDR-1B (released for -S and for 12M: 1).
 """
 
 from __future__ import annotations

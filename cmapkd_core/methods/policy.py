@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cmapkd_core.catalog import OBJECTIVES, load
 from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS, Phase
 from cmapkd_core.config import SelectorConfig as Config
 from cmapkd_core.losses.policy import easiest, entropy, policy
@@ -29,14 +30,12 @@ def seed_objective(
     return easiest(w, d, c.uniform)
 
 
-OBJECTIVES = {"utility": utility_objective, "seed": seed_objective}
-
-
 def policy_loss(selector: Selector, rows: dict[str, Tensor], active: tuple[str, ...], config: Config) -> Tensor:
     """The objective of both modalities on rows {teacher_image, teacher_text [B,E], u, d [B,8]}."""
     w = selector(rows["teacher_image"], rows["teacher_text"], active)
     halves = zip(w, rows["u"].split(4, dim=1), rows["d"].split(4, dim=1), (VISION_LEVELS, TEXT_LEVELS), strict=True)
-    parts = [OBJECTIVES[config.objective](*half, active, config) for half in halves]
+    objective = load("selector objective", config.objective, OBJECTIVES)
+    parts = [objective(*half, active, config) for half in halves]
     return torch.stack(parts).sum()
 
 

@@ -7,10 +7,6 @@ The student's image tower and g learn to answer in the teacher's space; no label
 needed, in training or at inference. So the exported model is the student's image tower with g, and the *teacher's*
 text tower: its parameters are what a query costs, and the evaluation counts them. s_S is the student's own scale,
 frozen as released.
-deviations: W are the captions of the batch and a bank of the last ones in place of class names (the class-text form is
-methods/promptkd_cls.py). The teacher is not prompt-tuned. The image tower trains as a whole in place of visual
-prompts, since a student of another family has no prompts. g reads the unit embedding (released: the raw projection).
-AdamW and the recipe's schedule (published: SGD, 20 epochs of batches of 8).
 """
 
 from __future__ import annotations

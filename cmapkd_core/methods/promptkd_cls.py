@@ -8,10 +8,6 @@ The data's classes are the ones; no picture's own class is read. W is computed o
 beside the student (method.safetensors, `classes`): to choose among these classes, image tower, g and W are enough.
 Captions and other classes need the *teacher's* text tower; the exported model has it, and the evaluation counts it.
 s_S is the student's own scale, frozen as released.
-deviations: the teacher is not prompt-tuned, and templates stand for its learned prompts. The image tower trains as a
-whole in place of visual prompts, since a student of another family has no prompts; g reads the unit embedding
-(released: the raw projection). AdamW and the recipe's schedule (published: SGD, 20 epochs of batches of 8); w = 1000
-for every data set (published: 200 for three of them).
 """
 
 from __future__ import annotations

@@ -7,9 +7,6 @@ models came with: neither is learned, and the exported student has it.
 Before the first step each tower whose widths all equal the teacher's gets layers of the teacher's tower, of N for n
 every (N // n)-th from the first on (models/compose.py); the log says of each tower what it inherited. Between ViT-L/14
 and ViT-B/16 no width is equal, so there this is affinity mimicking alone.
-deviations: inheritance is manual, in depth only (released: the first channels of each width too, or learned masks);
-one compression step, where the paper compresses in several. The student's scale is 50 from the first step on (released:
-from the second).
 """
 
 from __future__ import annotations

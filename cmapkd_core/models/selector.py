@@ -133,12 +133,3 @@ class Uniform(FixedSelector):
 
     def __init__(self) -> None:
         super().__init__(0, 0, SelectorConfig(weights=(1.0, 1.0, 1.0, 1.0)))
-
-
-SELECTORS: dict[str, type[Selector]] = {
-    "alsn": ALSN,
-    "fixed": FixedSelector,
-    "random": RandomSelector,
-    "shuffled": ShuffledALSN,
-    "reversed": ReversedALSN,
-}

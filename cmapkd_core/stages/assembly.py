@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cmapkd_core import parallel
+from cmapkd_core.catalog import load
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.fixed import TeacherStore
 from cmapkd_core.data.loader import Side, TrainLoader
@@ -23,8 +24,8 @@ from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.embed import embed_texts
 from cmapkd_core.evaluate.zeroshot import class_embeddings, load_templates
-from cmapkd_core.method_specs import METHODS as SPECS
-from cmapkd_core.methods import METHODS, Method
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build, load_model
@@ -121,12 +122,12 @@ def make_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | Non
     student = load_model(_student_folder(init)) if init else build(recipe.student, recipe.seed, context.scratch)
     context.introduce("student", student.identity)
     teacher = None
-    if SPECS[recipe.method.name].teacher:
+    if METHODS[recipe.method.name].teacher:
         teacher = load_teacher(context.inputs["teacher"], common_grid(student), recipe.pyramid.width)
         context.introduce("teacher", teacher.backbone.identity)
-        if SPECS[recipe.method.name].classes:
+        if METHODS[recipe.method.name].classes:
             teacher.classes = class_features(teacher.backbone, open_shards(context.inputs["shards"]), recipe)
-    method = METHODS[recipe.method.name](recipe, student, teacher)
+    method: Method = load("method", recipe.method.name, METHODS)(recipe, student, teacher)
     if init:
         load_own_state(method, init.fetch(METHOD_STATE), init.file_url(METHOD_STATE))
     else:

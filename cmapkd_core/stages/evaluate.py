@@ -1,4 +1,4 @@
-"""Stage evaluate: what a model can do on held-out data, one or several rows of evaluate.TASKS.
+"""Stage evaluate: what a model can do on held-out data, one or several rows of catalog.EVALUATIONS.
 
     python -m cmapkd_core.stages.evaluate --recipe demo --root runs/local --shards URL --model URL
     python -m cmapkd_core.stages.evaluate --recipe paper --root runs/local --data folder:pictures \
@@ -22,11 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmapkd_core import parallel
+from cmapkd_core.catalog import EVALUATIONS, load
 from cmapkd_core.config import EvaluateConfig, ModelConfig
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import TASKS, NotApplicable, Outcome, Subject, count_parameters
+from cmapkd_core.evaluate import NotApplicable, Outcome, Subject, count_parameters
 from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
@@ -58,7 +59,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
             are written (models/build.py), random where there are none; hf-hub:ORG/NAME; or local-dir:FOLDER.
         shards: URL of the prepare artifact; "" prepares the recipe's data first (`--data SOURCE:URL` names other
             data). Not read where no task looks at data (efficiency).
-        task: one row of evaluate.TASKS; "" runs the recipe's.
+        task: one row of catalog.EVALUATIONS; "" runs the recipe's.
 
     Raises:
         InputError: unknown task or model, data that the named task cannot use, or (LeakageError) pictures of another
@@ -67,7 +68,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     recipe = request.resolved()
     tasks = (task,) if task else recipe.evaluate.tasks
     for name in tasks:
-        choose("task", name, TASKS)
+        choose("task", name, EVALUATIONS)
     inputs = {} if named_model(model) else {"model": _artifact(model)}
     if reads_data(tasks):
         shards = shards or prepare.run(request)
@@ -119,7 +120,7 @@ def body(
     metrics = count_parameters(backbone) | seen
     for name in tasks:
         try:
-            outcome = TASKS[name](subject)
+            outcome = load("evaluation task", name, EVALUATIONS)(subject)
         except NotApplicable as reason:
             if strict:
                 raise

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import FOLDER, ModelConfig, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import IMAGENET
 from cmapkd_core.evaluate.zeroshot import TEMPLATES
-from cmapkd_core.folders import FOLDERS
+from cmapkd_core.folders import reads_folder
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.architecture import CONFIGS
 from cmapkd_core.models.build import read_weights
@@ -18,7 +19,7 @@ from cmapkd_core.stages.identities import Paths
 
 def of_data(recipe: Recipe) -> Paths:
     """The folder of the recipe's source; sources that carry their data have none."""
-    return {"data.url": recipe.data.url} if recipe.data.source in FOLDERS and recipe.data.url else {}
+    return {"data.url": recipe.data.url} if reads_folder(recipe.data.source) and recipe.data.url else {}
 
 
 def of_model(config: ModelConfig, name: str, *, weights: bool = True) -> Paths:
@@ -53,7 +54,7 @@ def of_training(recipe: Recipe, init: str) -> Paths:
 
 def of_evaluation(recipe: Recipe, model_ref: str, tasks: tuple[str, ...] = ()) -> Paths:
     """What an evaluation or an export reads by path; an artifact among its inputs has a digest of its own."""
-    classes = of_classes(recipe) if "zeroshot" in tasks else {}
+    classes = of_classes(recipe) if any("evaluate.classes" in EVALUATIONS[task].reads for task in tasks) else {}
     if model_ref == RECIPE_STUDENT:
         return of_model(recipe.student, "student") | classes
     named = named_model(model_ref)

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 
 from cmapkd_core import storage
-from cmapkd_core.config import GENERATED, DataConfig
+from cmapkd_core.catalog import SOURCES
+from cmapkd_core.config import DataConfig
 from cmapkd_core.data.layout import LEAKAGE, QUARANTINE
 from cmapkd_core.data.leakage import LeakageError, gate
 from cmapkd_core.data.saved import SavedShards, SourceChangedError
@@ -132,7 +133,7 @@ def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> li
     """What a reader should know of the data set before training on it."""
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
     lines = [f"{counts['used']} pictures ({splits}), {counts['captions']} captions, {counts['classes']} classes"]
-    if counts["seen"] == config.size and config.source not in GENERATED:
+    if counts["seen"] == config.size and not SOURCES[config.source].generated:
         lines.append(f"data.size={config.size} ended the source after so many rows; data.size=0 takes all of them")
     if "questions" in counts:
         asked = ", ".join(f"{shards.question_count(split)} {split}" for split in ("train", "val", "test"))

@@ -19,7 +19,7 @@ from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.errors import Diverged
-from cmapkd_core.methods import Method
+from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy import PolicyFit
 from cmapkd_core.stages.artifact import Artifact
 

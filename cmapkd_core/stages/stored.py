@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cmapkd_core import parallel, storage
+from cmapkd_core.catalog import STORES
 from cmapkd_core.config import ALL_LEVELS, Recipe
 from cmapkd_core.data.fixed import STORE, TeacherStore, crop_batches, write_part
 from cmapkd_core.data.shards import ShardSet
@@ -33,8 +34,6 @@ from cmapkd_core.stages.assembly import LEVELS_STATE, MODEL
 from cmapkd_core.stages.common import Context
 from cmapkd_core.stages.shards import open_shards
 
-# teacher_fit.store -> the levels that are stored, and the pictures of a part: what a stopped stage does not do again.
-STORES: dict[str, tuple[tuple[str, ...], int]] = {"embeddings": ((), 2048), "levels": (ALL_LEVELS, 128)}
 DOWNLOADS = 4  # parts at a time
 _PART = re.compile(r"(?P<identity>.+)-(?P<number>\d+)-(?P<digest>[0-9a-f]{64})\.safetensors")
 Said = tuple[dict[str, Tensor], dict[str, Tensor]]  # of crops [k,n,...] and of captions [c,...], by name
@@ -46,7 +45,7 @@ def made_from(recipe: Recipe, shards: ShardSet, teacher: str, levels: str) -> di
     return {
         "shards": shards.manifest["index"]["sha256"],
         "teacher": teacher,
-        **({"levels": levels} if STORES[fit.store][0] else {}),
+        **({"levels": levels} if STORES[fit.store].levels else {}),
         "teacher_fit.views": str(fit.views),
         "teacher_fit.store": fit.store,
         "data.crop_scale": ",".join(map(str, recipe.data.crop_scale)),
@@ -62,7 +61,7 @@ def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
     if not recipe.teacher_fit.views:
         return
     kind = recipe.teacher_fit.store
-    size = STORES[kind][1]
+    size = STORES[kind].size
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
     digests = (storage.sha256_file(context.out / name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
     told = made_from(recipe, shards, *digests)
@@ -119,7 +118,7 @@ def ask(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Sa
     """What the teacher says of the fixed crops of k pictures and of their c captions; levels of pictures in fp16."""
     recipe, device, side = context.recipe, parallel.device(), side_of(teacher.backbone)
     crops, batch = recipe.teacher_fit.views, recipe.teacher_fit.batch
-    levels = STORES[recipe.teacher_fit.store][0]
+    levels = ALL_LEVELS if STORES[recipe.teacher_fit.store].levels else ()
     pictures = crop_batches(
         shards,
         "train",

@@ -11,7 +11,7 @@ from cmapkd_core.data.fixed import TeacherStore
 from cmapkd_core.data.loader import Batch, Side, TrainLoader
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.evaluate.embed import side_of
-from cmapkd_core.methods import Method
+from cmapkd_core.methods.base import Method
 from cmapkd_core.models.pyramid import needed
 from cmapkd_core.models.teacher import Embeddings, Teacher
 from cmapkd_core.stages.assembly import train_loader

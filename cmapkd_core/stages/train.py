@@ -30,7 +30,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import declared, reads, trains
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.methods import Method
+from cmapkd_core.methods.base import Method
 from cmapkd_core.models.build import save_model
 from cmapkd_core.places import place
 from cmapkd_core.stages.artifact import Artifact

@@ -9,11 +9,11 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.augment import View
-from cmapkd_core.data.layout import QUESTION_SOURCES, QUESTIONS
+from cmapkd_core.data.layout import QUESTIONS
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.rows import Question, Row
 from cmapkd_core.data.shards import NoQuestionsError, ShardSet, TooManyBadError, write_shards
-from cmapkd_core.data.sources import SOURCES, open_rows
+from cmapkd_core.data.sources import open_rows
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages import prepare as prepare_stage
 from cmapkd_core.stages.artifact import Artifact
@@ -75,12 +75,8 @@ def test_a_data_set_without_questions_has_no_sign_of_them(picture: Make, prepare
     shards = prepare([Row("a", picture(), ("c",), split="train")])
     assert not (Path(shards.url) / QUESTIONS).exists()
     assert "questions" not in (Path(shards.url) / "shards.json").read_text()
-    with pytest.raises(NoQuestionsError, match="split 'train' .* has no questions.*easy_vqa, scenes_vqa"):
+    with pytest.raises(NoQuestionsError, match="split 'train' .* has no questions.*easy_vqa, scenes_vqa, vqav2"):
         shards.questions("train")
-
-
-def test_the_sources_that_the_message_names_are_there() -> None:
-    assert set(QUESTION_SOURCES) <= set(SOURCES)
 
 
 def test_an_unknown_split_names_the_nearest(picture: Make, prepare: Prepare) -> None:

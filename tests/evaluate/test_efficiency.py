@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import EfficiencyConfig, EvaluateConfig, ModelConfig
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import TASKS, Subject, count_parameters
+from cmapkd_core.evaluate import Subject, count_parameters
 from cmapkd_core.evaluate.efficiency import disk_bytes, run_efficiency, towers_of
 from cmapkd_core.evaluate.measure import flops, memory_rise, quartiles, timed
 from cmapkd_core.models.architecture import read_architecture
@@ -21,7 +22,7 @@ from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.compose import with_text_of
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.headed import ImageHead
-from cmapkd_core.places import TASK_READS, evaluation_url, reads_data
+from cmapkd_core.places import evaluation_url, reads_data
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages import evaluate, prepare
 from cmapkd_core.stages.artifact import Artifact
@@ -218,8 +219,7 @@ def test_given_shards_are_not_read_by_it_and_do_not_count(tmp_path):
 
 
 def test_a_task_reads_data_where_its_result_depends_on_the_split():
-    assert [name for name in TASK_READS if not reads_data((name,))] == ["efficiency"]
-    assert set(TASKS) <= set(TASK_READS)
+    assert [name for name in EVALUATIONS if not reads_data((name,))] == ["efficiency"]
     assert reads_data(("efficiency", "retrieval"))
 
 

@@ -12,7 +12,8 @@ import io
 import sys
 from pathlib import Path
 
-from cmapkd_core.config import EVALUATIONS, STAGE_PHASES, Recipe
+from cmapkd_core.catalog import EVALUATIONS
+from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, stage_url
 from cmapkd_core.recipes import RECIPES, ROWS, resolve
 

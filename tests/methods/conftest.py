@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from cmapkd_core.catalog import load
 from cmapkd_core.config import ModelConfig, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.method_specs import METHODS as SPECS
-from cmapkd_core.methods import METHODS, Method
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
@@ -67,8 +68,9 @@ def make_method(tiny_models: Callable[[str], Backbone]) -> Callable[[Recipe, Tea
 
     def make(recipe: Recipe, teacher: Teacher) -> Method:
         torch.manual_seed(3)
-        spec = SPECS[recipe.method.name]
-        return METHODS[recipe.method.name](recipe, tiny_models("tiny-student"), teacher if spec.teacher else None)
+        known = teacher if METHODS[recipe.method.name].teacher else None
+        method: Method = load("method", recipe.method.name, METHODS)(recipe, tiny_models("tiny-student"), known)
+        return method
 
     return make
 
@@ -79,7 +81,7 @@ def twins(make_teacher: Callable[..., Teacher]) -> Callable[[Recipe], tuple[Meth
 
     def make(recipe: Recipe) -> tuple[Method, Teacher]:
         teacher = make_teacher(grid=6, width=recipe.pyramid.width)
-        method = METHODS[recipe.method.name](recipe, copy.deepcopy(teacher.backbone), teacher)
+        method = load("method", recipe.method.name, METHODS)(recipe, copy.deepcopy(teacher.backbone), teacher)
         if hasattr(method, "levels"):
             method.levels.load_state_dict(teacher.levels.state_dict())
         return method.requires_grad_(True), teacher

@@ -5,7 +5,7 @@ import torch
 
 from cmapkd_core.engine.loop import freeze_all_but, weighted_total
 from cmapkd_core.engine.optim import trainable
-from cmapkd_core.method_specs import METHODS as SPECS
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import ROWS, WEIGHTS, resolve
 
 TINY = "optim.batch=5"
@@ -43,7 +43,7 @@ def test_every_trainable_parameter_of_a_phase_gets_a_gradient_and_no_other(
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in WEIGHTS])
 def test_a_method_has_the_groups_and_terms_of_its_row_in_config(make_method, make_teacher, batch, ask, row):
     recipe, teacher, pairs = resolve("tiny", row, TINY), make_teacher(), batch()
-    method, spec = make_method(recipe, teacher), SPECS[recipe.method.name]
+    method, spec = make_method(recipe, teacher), METHODS[recipe.method.name]
     for name in PHASES:
         phase = getattr(recipe.schedule, name)
         assert tuple(method.groups(phase)) == spec.groups

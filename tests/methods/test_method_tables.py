@@ -1,35 +1,95 @@
-"""The table of classes and the table of what they read agree; so do recipes and both."""
+"""Every row of the tables is complete: its code is where it says, recipes and rows fit each other."""
 
 import pytest
 
+from cmapkd_core import catalog
+from cmapkd_core.catalog import Entry, load
 from cmapkd_core.config import STAGE_PHASES, Rates, Schedule, TermWeights
+from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
-from cmapkd_core.method_specs import METHODS as SPECS
-from cmapkd_core.methods import METHODS
-from cmapkd_core.recipes import RECIPES, ROWS, resolve
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import Method
+from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, ROWS, WEIGHTS, as_published, resolve
+
+TABLES = {
+    name: table
+    for name, table in {**vars(catalog), "METHODS": METHODS}.items()
+    if isinstance(table, dict) and not name.startswith("_") and all(isinstance(row, Entry) for row in table.values())
+}
+CODE = [(table, row) for table in TABLES for row in TABLES[table]]
 
 
-def test_both_tables_have_the_same_methods():
-    assert set(METHODS) == set(SPECS)
+def test_the_tables_are_there():
+    assert {"METHODS", "SELECTORS", "OBJECTIVES", "SOURCES", "EVALUATIONS", "LEAKAGE_CHECKS"} <= set(TABLES)
 
 
-@pytest.mark.parametrize("name", list(SPECS))
-def test_a_spec_names_what_there_is(name):
-    spec = SPECS[name]
-    assert set(spec.terms) <= set(vars(TermWeights()))
+@pytest.mark.parametrize(("table", "row"), CODE)
+def test_a_rows_code_is_where_it_says(table, row):
+    assert callable(load(table, row, TABLES[table]))
+
+
+def test_no_two_rows_are_one_piece_of_code():
+    codes = [TABLES[table][row].code for table, row in CODE]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("cmapkd_core.methods.toy:Toy", "there is no cmapkd_core/methods/toy.py: write it, with Toy in it"),
+        ("cmapkd_core.methods.kd:Toy", "/cmapkd_core/methods/kd.py has no Toy: write it there, or correct the row"),
+    ],
+)
+def test_code_that_is_not_there_is_said_with_its_place(code, told):
+    with pytest.raises(InputError) as raised:
+        load("method", "toy", {"toy": Entry(code)})
+    assert str(raised.value).startswith(f"method 'toy' is {code} by its row, and ")
+    assert told in str(raised.value)
+
+
+def test_a_library_that_a_rows_code_lacks_is_not_taken_for_the_code(tmp_path, monkeypatch):
+    (tmp_path / "toy_with_a_library.py").write_text("import there_is_no_such_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="there_is_no_such_library"):
+        load("method", "toy", {"toy": Entry("toy_with_a_library:Toy")})
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_methods_row_names_what_there_is(name):
+    spec = METHODS[name]
+    assert issubclass(load("method", name, METHODS), Method)
+    assert spec.terms
+    assert "student" in spec.groups
     assert set(spec.groups) <= set(vars(Rates()))
+    assert spec.row in ROWS if spec.row else name in ROWS
     leaves = flatten(RECIPES["tiny"])
     for field in spec.reads:
         assert any(leaf == field or leaf.startswith(field + ".") for leaf in leaves), field
 
 
+def test_a_recipes_weights_are_those_of_all_rows():
+    assert set(TermWeights.defaults()) == {term for spec in METHODS.values() for term in spec.terms}
+    published = {name: weight for name, weight in vars(TermWeights()).items() if weight}
+    assert published == {"intra": 1.0, "align": 0.5, "relation": 0.3, "task": 0.1, "policy": 1.0}
+
+
+def test_a_baseline_is_its_methods_row():
+    assert BASELINES["finetune"] == as_published("contrastive")
+    assert BASELINES["clip_kd"]["method.weights.mse"] == METHODS["clip_kd"].terms["mse"] == 2000.0
+    assert BASELINES["fitnet_joint"].keys() < BASELINES["fitnet"].keys()
+
+
+def test_no_row_hides_another():
+    assert len(ROWS) == 1 + len(ABLATIONS) + len(WEIGHTS) + len(BASELINES)
+
+
 @pytest.mark.parametrize("name", list(METHODS))
-def test_a_method_gives_its_equation_and_what_deviates(name):
+def test_a_method_gives_its_equation_and_leaves_what_deviates_to_its_row(name):
     import sys
 
-    text = sys.modules[METHODS[name].__module__].__doc__
-    assert "deviations" in text
+    text = sys.modules[load("method", name, METHODS).__module__].__doc__
     assert "L = " in text
+    assert "deviations" not in text
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
@@ -41,12 +101,3 @@ def test_every_recipe_resolves_with_every_row(recipe, row):
 def test_every_phase_belongs_to_one_stage():
     phases = [name for names in STAGE_PHASES.values() for name in names]
     assert sorted(phases) == sorted(vars(Schedule()))
-
-
-def test_both_tables_have_the_same_selectors():
-    from cmapkd_core.config import LEARNED_SELECTORS
-    from cmapkd_core.config import SELECTORS as NAMES
-    from cmapkd_core.models.selector import SELECTORS
-
-    assert set(SELECTORS) == set(NAMES)
-    assert {name for name, selector in SELECTORS.items() if selector.learns} == set(LEARNED_SELECTORS)

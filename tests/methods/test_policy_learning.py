@@ -8,7 +8,7 @@ import torch
 from cmapkd_core.config import ALL_LEVELS, SelectorConfig
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, policy_loss
-from cmapkd_core.models.selector import ALSN, SELECTORS
+from cmapkd_core.models.selector import ALSN, FixedSelector
 from cmapkd_core.recipes import resolve
 
 CONFIG = SelectorConfig()
@@ -23,14 +23,14 @@ def samples(n: int, width: int = 8) -> dict[str, torch.Tensor]:
 
 
 def test_the_loss_of_uniform_weights_against_even_utilities_is_zero():
-    fixed = SELECTORS["fixed"](8, 8, CONFIG)
+    fixed = FixedSelector(8, 8, CONFIG)
     rows = samples(4)
     loss = policy_loss(fixed, rows | {"u": torch.full((4, 8), 0.3)}, ALL_LEVELS, CONFIG)
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_target_is_the_softmax_of_the_utilities():
-    fixed, rows = SELECTORS["fixed"](8, 8, CONFIG), samples(1)
+    fixed, rows = FixedSelector(8, 8, CONFIG), samples(1)
     u = torch.tensor([[0.1 * math.log(2), 0.0, 0.0, 0.0] * 2])  # tau_u = 0.1: twice the weight of the others
     q = torch.tensor([2.0, 1, 1, 1]) / 5
     expected = 2 * float((q * (q / 0.25).log()).sum())
@@ -39,7 +39,7 @@ def test_the_target_is_the_softmax_of_the_utilities():
 
 
 def test_the_papers_objective_prefers_the_easiest_level():
-    config, alsn, rows = SelectorConfig(objective="seed"), SELECTORS["fixed"](8, 8, CONFIG), samples(1)
+    config, alsn, rows = SelectorConfig(objective="seed"), FixedSelector(8, 8, CONFIG), samples(1)
     d = torch.tensor([[0.1, 0.2, 0.3, 0.4] * 2])
     expected = 2 * (0.25 - 0.1 * math.log(4))  # sum_i w_i d_i - 0.1 H(w) of uniform weights, two modalities
     assert policy_loss(alsn, rows | {"d": d}, ALL_LEVELS, config).item() == pytest.approx(expected, rel=1e-5)

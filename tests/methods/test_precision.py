@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from cmapkd_core.catalog import load
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.engine.loop import weighted_total
-from cmapkd_core.methods import METHODS
+from cmapkd_core.fields import replaced
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import BASELINES, FULL, resolve
 
@@ -53,11 +55,11 @@ def measured(make_teacher, batch, ask, tmp_path):
     recipe, teacher = resolve("tiny", FULL, "optim.batch=5"), make_teacher()
     student = build(recipe.student, 1, tmp_path)
     torch.manual_seed(3)
-    method = METHODS["cmapkd"](recipe, student, teacher).eval()
+    method = load("method", "cmapkd", METHODS)(recipe, student, teacher).eval()
     said = ask(teacher, batch(), ALL_LEVELS)
 
     def measure(weight: float, dtype: torch.dtype | None) -> torch.Tensor:
-        weights = dataclasses.replace(recipe.method.weights, task=weight)
+        weights = replaced(recipe.method.weights, "task", weight)
         method.recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, weights=weights))
         method.amp = dtype
         return method.statistics(batch(), said)["u"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from cmapkd_core.catalog import SELECTORS, load
 from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS, SelectorConfig
-from cmapkd_core.config import SELECTORS as NAMES
-from cmapkd_core.models.selector import SELECTORS, Uniform, restrict, reverse_ranks
+from cmapkd_core.models.selector import Uniform, restrict, reverse_ranks
 
 PHASES = [("P5", "L4"), ("P4", "P5", "L3", "L4"), ("P2", "L1", "L4"), ALL_LEVELS]
 
@@ -17,7 +17,7 @@ def unit(batch: int, width: int, seed: int) -> torch.Tensor:
 
 def made(kind: str, width: int = 8, **settings: object):
     torch.manual_seed(0)
-    return SELECTORS[kind](width, width, SelectorConfig(kind=kind, **settings)).eval()
+    return load("selector", kind, SELECTORS)(width, width, SelectorConfig(kind=kind, **settings)).eval()
 
 
 @pytest.mark.parametrize("levels", PHASES)
@@ -97,8 +97,8 @@ def test_a_low_temperature_sharpens():
 
 def test_the_table_says_who_learns():
     learning = {"alsn": True, "fixed": False, "random": False, "shuffled": True, "reversed": True}
-    assert {name: kind.learns for name, kind in SELECTORS.items()} == learning
-    assert set(SELECTORS) == set(NAMES)
+    assert {name: row.learns for name, row in SELECTORS.items()} == learning
+    assert {name: load("selector", name, SELECTORS).learns for name in SELECTORS} == learning
 
 
 def test_plain_selectors_use_what_they_train():

@@ -11,12 +11,12 @@ import pytest
 from cmapkd_core.recipes import FULL, SUITES
 from pipelines import submit
 from pipelines.package import Plan, build, defaults, write_package
-from pipelines.runs import LAST, TASKS, WAIT, Now, Run, behind, makers, split, tasks
+from pipelines.runs import LAST, MOST, WAIT, Now, Run, behind, makers, split, tasks
 from pipelines.site import Site
 from pipelines.size import LIMIT, RETRY_LIMIT, Size, measure, refuse_too_large
 from pipelines.submission import decide
 from pipelines.suite import REPORT, Suite, lay_out
-from pipelines.tasks import TASKS as OF_A_RUN
+from pipelines.tasks import TASKS
 
 OWN = "evaluate.sets=retrieval=scenes,zeroshot=scenes_vqa,vqa=scenes_vqa,captioning,efficiency"
 ROOT = "s3://box/root"
@@ -37,7 +37,7 @@ def test_every_task_has_one_run_of_bounded_size_after_those_that_it_reads(
     suite = laid(name, seeds, overrides)
     runs = split(suite, parallel)
     assert Counter(task for run in runs for task in run.urls) == Counter(list(suite.urls))
-    assert max(len(run.shared) for run in runs) < TASKS
+    assert max(len(run.shared) for run in runs) < MOST
     assert runs[-1].urls.keys() == {REPORT}
     seen: set[str] = set()
     for run in runs:
@@ -146,7 +146,7 @@ def test_the_size_of_a_run_is_that_of_the_workflow_that_kfp_makes(tmp_path: Path
         submit.parser().parse_args(["--recipe", "calibrated", "--data", "emoji", "--root", "s3://cmapkd/runs"])
     )
     found = measure(job.package(tmp_path / "run.yaml"))
-    assert found.tasks == len(OF_A_RUN) + 1 == RUN[0]
+    assert found.tasks == len(TASKS) + 1 == RUN[0]
     assert found.spec == pytest.approx(RUN[1], rel=0.1)
     assert found.status == pytest.approx(RUN[2], rel=0.1)
     assert found.compressed < found.status / 10

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmapkd_core.methods import Method
+from cmapkd_core.methods.base import Method
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import make_method, run_plans

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from cmapkd_core import methods
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.kd import Kd
@@ -36,7 +35,7 @@ def test_a_method_that_reads_a_field_undeclared_raises_and_its_line_leads_out(
     tmp_path: Path, train_tiny: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It once shared its artifact between kendall 0.0 and 0.9."""
-    monkeypatch.setitem(methods.METHODS, "kd", Toy)
+    monkeypatch.setitem(METHODS, "kd", replace(METHODS["kd"], code=f"{__name__}:Toy"))
     low, high = (resolve("tiny", "kd", f"method.kendall={value}") for value in (0.0, 0.9))
     assert stage_url("root", "joint", low) == stage_url("root", "joint", high)
     with pytest.raises(UndeclaredReadError) as raised:

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from cmapkd_core import storage
+from cmapkd_core.catalog import SELECTORS, load
 from cmapkd_core.config import ALL_LEVELS, SelectorConfig
 from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.errors import InputError
-from cmapkd_core.methods import Method
+from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy import PolicyFit
-from cmapkd_core.models.selector import SELECTORS
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.statistics import SAMPLE_STATS, collect, level_weights, shared_columns
 
@@ -97,7 +97,7 @@ def test_ranks_of_a_machine_write_the_columns_once_and_have_the_same(start_ranks
 def test_weights_are_those_of_the_whole_table_bit_for_bit(one_thread, table, written, kind) -> None:
     """Also of the control that mixes the samples which are chosen together."""
     torch.manual_seed(0)
-    fit = PolicyFit(SELECTORS[kind](WIDTH, WIDTH, SelectorConfig()), SelectorConfig(), ALL_LEVELS)
+    fit = PolicyFit(load("selector", kind, SELECTORS)(WIDTH, WIDTH, SelectorConfig()), SelectorConfig(), ALL_LEVELS)
     found = level_weights(fit, written)
     columns = expected(table)
     parts = zip(columns["teacher_image"].split(4096), columns["teacher_text"].split(4096), strict=True)

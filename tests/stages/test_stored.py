@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmapkd_core import parallel, storage
+from cmapkd_core.catalog import StoreEntry
 from cmapkd_core.data.fixed import STORE
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
@@ -162,7 +163,7 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
     tmp_path, tiny_shards, storing, monkeypatch, capsys
 ):
     """A stage that dies in the middle keeps its finished parts, and ranks share them; a damaged one is made again."""
-    monkeypatch.setitem(stored.STORES, "embeddings", ((), 20))
+    monkeypatch.setitem(stored.STORES, "embeddings", StoreEntry(20))
     original, done = stored.ask, []
 
     def dies(context, shards, backbone, rows):
@@ -217,7 +218,7 @@ def fill(tmp_path, tiny_shards, storing, monkeypatch):
         image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
         return {"image": image.float().clone()}, {"text": torch.ones(captions, 4)}
 
-    monkeypatch.setitem(stored.STORES, "embeddings", ((), 20))
+    monkeypatch.setitem(stored.STORES, "embeddings", StoreEntry(20))
     monkeypatch.setattr(stored, "ask", part)
     monkeypatch.setattr(parallel, "world", lambda: 2)
     monkeypatch.setattr(parallel, "barrier", lambda: None)

@@ -1,0 +1,195 @@
+"""What there is to choose from, a row a thing: selectors, sources, stores, evaluations; methods are in method_specs.py.
+
+One table a thing, and all else derives from it: what a recipe may name, what is imported, what a command offers. A row
+says what readers of recipes know without torch, and where the code is, which is imported when it is used. No torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import choose
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row whose code is at `code`, MODULE:NAME."""
+
+    code: str
+
+
+def load(kind: str, name: str, table: Mapping[str, Entry]) -> Any:
+    """The class or function of a row, imported now.
+
+    Args:
+        kind: what the table's rows are, as errors say it.
+
+    Raises:
+        InputError: no such row (with the nearest name), or one whose code is not where it says.
+    """
+    entry: Entry = choose(kind, name, table)
+    module, _, attribute = entry.code.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # it is there, a library is not
+            raise
+        path = module.replace(".", "/")
+        raise InputError(
+            f"{kind} '{name}' is {entry.code} by its row, and there is no {path}.py: write it, with {attribute} in it"
+        ) from None
+    if not hasattr(found, attribute):
+        raise InputError(
+            f"{kind} '{name}' is {entry.code} by its row, and {found.__file__} has no {attribute}: write it there, or "
+            "correct the row"
+        )
+    return getattr(found, attribute)
+
+
+# ---- who weighs a sample's levels -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SelectorEntry(Entry):
+    """learns: it has a policy, which stage alsn trains."""
+
+    learns: bool = False
+
+
+SELECTORS: dict[str, SelectorEntry] = {
+    "alsn": SelectorEntry("cmapkd_core.models.selector:ALSN", learns=True),
+    "fixed": SelectorEntry("cmapkd_core.models.selector:FixedSelector"),
+    "random": SelectorEntry("cmapkd_core.models.selector:RandomSelector"),
+    "shuffled": SelectorEntry("cmapkd_core.models.selector:ShuffledALSN", learns=True),
+    "reversed": SelectorEntry("cmapkd_core.models.selector:ReversedALSN", learns=True),
+}
+
+OBJECTIVES: dict[str, Entry] = {  # what a selector learns
+    "utility": Entry("cmapkd_core.methods.policy:utility_objective"),
+    "seed": Entry("cmapkd_core.methods.policy:seed_objective"),
+}
+
+# ---- what of the teacher is stored ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """What stage teacher stores of a crop (stages/stored.py). size: rows of a file of it, about 10 MB."""
+
+    size: int
+    levels: bool = False  # the embeddings, and the laterals of the teacher's pyramid too
+
+
+STORES: dict[str, StoreEntry] = {"embeddings": StoreEntry(2048), "levels": StoreEntry(128, levels=True)}
+
+# ---- where pictures come from ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SourceEntry(Entry):
+    """A source of rows: a function of a DataConfig; one that knows their number gives something with a length."""
+
+    folder: str = ""  # what the folder holds that somebody has to name; "": it carries its data
+    generated: bool = False  # it makes as many pictures as data.size says
+    drawn: bool = False  # on plain ground, alike without being copies: the gate leaves out its perceptual check
+    questions: bool = False  # its rows have some
+
+
+SOURCES: dict[str, SourceEntry] = {
+    "cc3m": SourceEntry(
+        "cmapkd_core.data.sources.cc3m:cc3m_rows",
+        folder="img2dataset's shards, or Train_GCC-training.tsv and its pictures",
+    ),
+    "coco": SourceEntry(
+        "cmapkd_core.data.sources.coco:coco_rows",
+        folder="annotations/ and train2014/, val2014/ (or those of 2017)",
+    ),
+    "easy_vqa": SourceEntry("cmapkd_core.data.sources.easy_vqa:easy_vqa_rows", drawn=True, questions=True),
+    "emoji": SourceEntry("cmapkd_core.data.sources.emoji:emoji_rows", drawn=True),
+    "flickr30k": SourceEntry(
+        "cmapkd_core.data.sources.flickr30k:flickr30k_rows", folder="dataset_flickr30k.json and flickr30k-images/"
+    ),
+    "folder": SourceEntry("cmapkd_core.data.sources.folder:folder_rows", folder="pictures and captions.jsonl"),
+    "imagenet": SourceEntry(
+        "cmapkd_core.data.sources.imagenet:imagenet_rows", folder="val/ and LOC_synset_mapping.txt"
+    ),
+    "img2dataset": SourceEntry(
+        "cmapkd_core.data.sources.img2dataset:img2dataset_rows",
+        folder="img2dataset's shards 00000.tar, 00001.tar, ..",
+    ),
+    "scenes": SourceEntry("cmapkd_core.data.sources.scenes:scene_rows", generated=True, drawn=True),
+    "scenes_vqa": SourceEntry(
+        "cmapkd_core.data.sources.scenes_vqa:scene_vqa_rows", generated=True, drawn=True, questions=True
+    ),
+    "stamps": SourceEntry(
+        "cmapkd_core.data.sources.stamps:stamp_rows",
+        folder="the unpacked Debian package tuxpaint-stamps-default",
+        drawn=True,
+    ),
+    "visual_genome": SourceEntry(
+        "cmapkd_core.data.sources.visual_genome:visual_genome_rows",
+        folder="image_data.json, region_descriptions.json, VG_100K/ and VG_100K_2/",
+    ),
+    "vqav2": SourceEntry(
+        "cmapkd_core.data.sources.vqav2:vqav2_rows",
+        folder="the questions' and annotations' JSON files, train2014/ and val2014/",
+        questions=True,
+    ),
+}
+
+# How pictures of training and of evaluation are compared; rows of two tables of layout.SCHEMA in, pairs out.
+LEAKAGE_CHECKS: dict[str, Entry] = {
+    "ids": Entry("cmapkd_core.data.leakage:same_origin"),
+    "exact": Entry("cmapkd_core.data.leakage:same_bytes"),
+    "perceptual": Entry("cmapkd_core.data.leakage:alike"),
+}
+
+# ---- what a model is measured on ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvaluationEntry(Entry):
+    """An evaluation: a function of an evaluate.Subject, which gives an Outcome."""
+
+    reads: tuple[str, ...] = ("evaluate.split",)  # what of the recipe decides its result; a prefix: all below it
+    # The models it is run on in a task of its own, where not all are of interest; empty: all of them.
+    roles: tuple[str, ...] = ()
+    trains: bool = False  # a probe, on the training split; of other sets one split is prepared
+    timed: bool = False  # its result is a time, so nothing runs beside it
+    once: bool = False  # every seed of a row answers it alike
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether it looks at a split."""
+        return "evaluate.split" in self.reads
+
+
+_PROBED = ("student", "reference", "teacher")  # a probe trains for minutes a model
+
+EVALUATIONS: dict[str, EvaluationEntry] = {
+    "retrieval": EvaluationEntry("cmapkd_core.evaluate.tasks:run_retrieval"),
+    "zeroshot": EvaluationEntry(
+        "cmapkd_core.evaluate.tasks:run_zeroshot",
+        reads=("evaluate.split", "evaluate.templates", "evaluate.classes"),
+    ),
+    "vqa": EvaluationEntry(
+        "cmapkd_core.evaluate.vqa:run_vqa", reads=("evaluate.split", "evaluate.vqa"), roles=_PROBED, trains=True
+    ),
+    "captioning": EvaluationEntry(
+        "cmapkd_core.evaluate.captioning:run_captioning",
+        reads=("evaluate.split", "evaluate.captioning"),
+        roles=_PROBED,
+        trains=True,
+    ),
+    "efficiency": EvaluationEntry(
+        "cmapkd_core.evaluate.efficiency:run_efficiency",
+        reads=("evaluate.efficiency", "runtime.threads"),  # of all results, times alone depend on threads
+        roles=("student", "teacher"),  # the reference has the student's size and speed
+        timed=True,
+        once=True,
+    ),
+}
