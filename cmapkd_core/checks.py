@@ -33,7 +33,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         InputError: unknown method, a phase that trains nothing or has no level, sizes that cannot be.
     """
-    spec = choose("method", recipe.method.name, METHODS)
+    spec = choose("method", recipe.method.name, METHODS, "METHODS in cmapkd_core/method_specs.py")
     _check_numbers(recipe)
     _check_names(recipe)
     for stage, phases in STAGE_PHASES.items():
@@ -92,23 +92,28 @@ def _check_goal(recipe: Recipe) -> None:
 
 
 def _check_names(recipe: Recipe) -> None:
+    evaluations = (*recipe.evaluate.tasks, *(task for task, _ in recipe.evaluate.own()))
+    sources = (recipe.data.source, *(data.partition(":")[0] for _, data in recipe.evaluate.own() if data))
+    rows: list[tuple[str, tuple[str, ...], str, Collection[str]]] = [
+        ("data source", sources, "SOURCES", SOURCES),
+        ("selector", (recipe.selector.kind,), "SELECTORS", SELECTORS),
+        ("selector objective", (recipe.selector.objective,), "OBJECTIVES", OBJECTIVES),
+        ("teacher_fit.store", (recipe.teacher_fit.store,), "STORES", STORES),
+        ("leakage check", recipe.data.leakage, "LEAKAGE_CHECKS", LEAKAGE_CHECKS),
+        ("evaluation task", evaluations, "EVALUATIONS", EVALUATIONS),
+    ]
+    for kind, names, table, known in rows:
+        for name in names:
+            choose(kind, name, dict.fromkeys(known), f"{table} in cmapkd_core/catalog.py")
     chosen: list[tuple[str, tuple[str, ...], Collection[str]]] = [
-        ("data source", (recipe.data.source,), SOURCES),
-        ("selector", (recipe.selector.kind,), SELECTORS),
-        ("selector objective", (recipe.selector.objective,), OBJECTIVES),
         ("precision", (recipe.optim.precision,), PRECISIONS),
-        ("teacher_fit.store", (recipe.teacher_fit.store,), STORES),
         ("teacher_fit.alpha", (recipe.teacher_fit.alpha,), ALPHAS),
         ("level of pyramid.vision_levels", recipe.pyramid.vision_levels, VISION_LEVELS),
         ("level of pyramid.text_levels", recipe.pyramid.text_levels, TEXT_LEVELS),
         ("evaluate.split", (recipe.evaluate.split,), SPLITS),
         ("leakage action", (recipe.data.leakage_action,), LEAKAGE_ACTIONS),
-        ("leakage check", recipe.data.leakage, LEAKAGE_CHECKS),
         ("evaluate.leakage_action", (recipe.evaluate.leakage_action,), EVALUATE_LEAKAGE_ACTIONS),
         ("split", recipe.data.splits, SPLITS),
-        ("evaluation task", recipe.evaluate.tasks, EVALUATIONS),
-        ("evaluation task", tuple(task for task, _ in recipe.evaluate.own()), EVALUATIONS),
-        ("data source", tuple(data.partition(":")[0] for _, data in recipe.evaluate.own() if data), SOURCES),
     ]
     for kind, names, known in chosen:
         for name in names:

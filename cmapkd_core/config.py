@@ -127,6 +127,8 @@ class TermWeights(FromTable):
     others weigh nothing until a row or an override says so.
     """
 
+    new = "a term of a row of METHODS in cmapkd_core/method_specs.py"
+
     @staticmethod
     def defaults() -> dict[str, float]:
         """Every term of the table and its weight."""

@@ -8,7 +8,7 @@ import difflib
 import io
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
 from cmapkd_core.errors import InputError
@@ -20,18 +20,21 @@ def nearest(word: str, choices: list[str] | tuple[str, ...]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"one of: {', '.join(choices)}"
 
 
-def choose(kind: str, name: str, table: dict[str, Any]) -> Any:
-    """`table[name]`, or an InputError that names the nearest row."""
+def choose(kind: str, name: str, table: Mapping[str, Any], new: str = "") -> Any:
+    """`table[name]`, or an InputError that names the nearest row, and where a new one is written."""
     if name not in table:
-        raise InputError(f"unknown {kind} '{name}': {nearest(name, tuple(table))}")
+        place = f"; a new one is a row of {new}" if new else ""
+        raise InputError(f"unknown {kind} '{name}': {nearest(name, tuple(table))}{place}")
     return table[name]
 
 
 class FromTable:
     """A part of a recipe whose fields a table lists; else as a frozen dataclass.
 
-    Each made is given values by name; others have the table's.
+    Each made is given values by name; others have the table's. `new` says where another field is written.
     """
+
+    new = "a row of its table"
 
     def __init__(self, **given: Any) -> None:
         known = self.defaults()
@@ -120,9 +123,18 @@ def override(config: Any, changes: dict[str, Any]) -> Any:
     known = flatten(config)
     for name, value in changes.items():
         if name not in known:
-            raise InputError(f"unknown field '{name}': {nearest(name, tuple(known))}")
+            raise InputError(
+                f"unknown field '{name}': {nearest(name, tuple(known))}; a new one is {_place(config, name)}"
+            )
         config = _replace(config, name.split("."), value, name)
     return config
+
+
+def _place(config: Any, name: str) -> str:
+    """Where a field of this name would be written."""
+    for part in name.split(".")[:-1]:
+        config = getattr(config, part, None)
+    return config.new if isinstance(config, FromTable) else "a field in cmapkd_core/config.py"
 
 
 def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:

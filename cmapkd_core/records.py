@@ -15,9 +15,8 @@ from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import differences, flatten, nearest
 from cmapkd_core.places import RUN_DIGITS, run_url
-from cmapkd_core.recipes import resolve
+from cmapkd_core.request import DECIDING, recipe_of
 
-REQUEST = ("recipe", "ablation", "overrides", "seed", "data")
 _OF_ANOTHER_SCRIPT = re.compile(rf".+-[0-9a-f]{{{RUN_DIGITS}}}")
 SUITE = ("suite", "seeds")  # what the record of a suite has beside it
 
@@ -35,7 +34,7 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     has no record.
 
     Args:
-        request: the strings named in REQUEST, and those of SUITE where the run is one.
+        request: the strings named in request.DECIDING, and those of SUITE where the run is one.
         stage: the stage that asks; "" for the submit command. Of the stages only a suite's report knows its suite.
 
     Raises:
@@ -43,7 +42,7 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     """
     if not run:
         return
-    strings = {name: request[name] for name in REQUEST}
+    strings = {name: request[name] for name in DECIDING}
     fields = _result_fields(strings)
     suite = {name: request[name] for name in SUITE if name in request}
     record = {"run": run, **strings, **suite, "fields": fields}
@@ -64,7 +63,7 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
 
 
 def read_record(root: str, run: str) -> dict[str, Any]:
-    """The record of an earlier run: `run`, the strings of REQUEST and, of a suite, of SUITE, and `fields`.
+    """The record of an earlier run: `run`, the strings of request.DECIDING and, of a suite, of SUITE, and `fields`.
 
     Raises:
         InputError: no such run; names the nearest one below the root.
@@ -93,5 +92,5 @@ def _called(folder: str, name: str) -> str:
 
 
 def _result_fields(strings: Mapping[str, str]) -> dict[str, Any]:
-    leaves = flatten(resolve(*(strings[name] for name in REQUEST)))
+    leaves = flatten(recipe_of(strings))
     return {name: value for name, value in leaves.items() if not name.startswith("runtime.")}

@@ -1,9 +1,9 @@
 """The Kubeflow container component of every stage: an argv and nothing else.
 
-A row for a stage. Its component has REQUEST, which all stages are told, and what the task gives (pipelines/tasks.py),
-no more: KFP 2.17 resolves an argv with what a task gives, and refuses a placeholder of an input that it leaves to the
-component's default (backend/src/v2/driver/util.go). Each writes the URL of its artifact into an output file. The image
-is set by the pipeline; it needs no ENTRYPOINT.
+A row for a stage. Its component has the strings of a Request, which all stages are told, and what the task gives
+(pipelines/tasks.py), no more: KFP 2.17 resolves an argv with what a task gives, and refuses a placeholder of an input
+that it leaves to the component's default (backend/src/v2/driver/util.go). Each writes the URL of its artifact into an
+output file. The image is set by the pipeline; it needs no ENTRYPOINT.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from typing import Any
 
 from kfp.components import load_component_from_text
 
+from cmapkd_core.request import STRINGS, flag_of
+
 IMAGE = "set-by-the-pipeline"
-REQUEST = (  # the fields of stages.common.Request
-    *("recipe", "ablation", "overrides", "seed", "data", "root", "run", "tracking_uri"),
-    *("redo", "own_overrides", "check"),
-)
 RANKS = ("processes", "shutdown_timeout", "job", "image")  # how a stage of several ranks is started; it is not told
 ARTIFACT = {"artifact": "String"}
 # What the UI shows of a task. Numbers reach it only as metadata in KFP's executor output (kubeflow/pipelines#6116),
@@ -73,15 +71,15 @@ class Component:
         Args:
             name: the task's: KFP makes the task's key of it, which kubectl, logs and the API show.
             launch: how its ranks are started.
-            told: names of the stage's arguments beside REQUEST.
+            told: names of the stage's arguments beside the request.
             collects: keys of its argument `artifacts`, which holds an artifact for each of them.
         """
         held = {key: collected_name(key) for key in collects}
         ranks = RANKS if self.ranks else ()
-        inputs = [*REQUEST, *told, *held.values(), *ranks]
+        inputs = [*STRINGS, *told, *held.values(), *ranks]
         outputs = ARTIFACT | (PAGES if self.shows else {})
         given = {one: {"inputValue": one} for one in inputs} | {one: {"outputPath": one} for one in outputs}
-        parts: dict[str, list[Any]] = {one: [given[one]] for one in (*REQUEST, *told)}
+        parts: dict[str, list[Any]] = {one: [given[one]] for one in (*STRINGS, *told)}
         parts |= {"artifacts": [part for key, one in held.items() for part in (key, given[one])]} if held else {}
         parts |= {one: [given[one]] for one in outputs}
         if self.shows:
@@ -89,7 +87,7 @@ class Component:
         container = {
             "image": IMAGE,
             "command": launch(f"cmapkd_core.stages.{self.stage}", **{one: given[one] for one in ranks}),
-            "args": [part for one, of in parts.items() for part in (f"--{one.replace('_', '-')}", *of)],
+            "args": [part for one, of in parts.items() for part in (flag_of(one), *of)],
         }
         spec = {
             "name": name,

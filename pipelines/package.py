@@ -13,6 +13,7 @@ from kfp import compiler, dsl, kubernetes
 
 from cmapkd_core.fields import as_overrides, choose
 from cmapkd_core.recipes import data_fields
+from cmapkd_core.request import DEFAULTS, FORM
 from components import Launch, alone, collected_name, spread, torchrun
 from pipelines import ir, retries, trainjob
 from pipelines.site import COMPONENT, PART_OF, Pod, Site
@@ -21,16 +22,7 @@ from pipelines.tasks import Task
 LABEL = 63  # characters of a label's value
 LAUNCHER = Pod(cpu="1", memory="4Gi")  # the pod that starts those pods and waits
 # The run form: its parameters, and what is said of each.
-PARAMETERS = {
-    "recipe": "Named configuration, a row of RECIPES such as paper or demo.",
-    "ablation": "What to change in it; none, a row of ABLATIONS such as no_alsn, or of BASELINES such as kd.",
-    "overrides": "Single fields, blanks between: optim.batch=128 method.weights.align=0.3. They win over the row.",
-    "seed": "Seed of the student's training; empty keeps the recipe's.",
-    "data": "Empty keeps the recipe's data; else SOURCE:URL, such as folder:s3://bucket/pictures.",
-    "root": "Where artifacts, checkpoints and reports go, such as s3://bucket/cmapkd.",
-    "tracking_uri": "MLflow server; empty keeps a journal in the artifacts only.",
-    "image": "Container image of all stages, by digest.",
-}
+PARAMETERS = FORM | {"image": "Container image of all stages, by digest."}
 ABOUT = "Distils a small CLIP model from a large one on your pairs."
 
 
@@ -70,8 +62,7 @@ def without(tasks: Iterable[Task], urls: Mapping[str, str], chosen: Sequence[Tas
 
 def defaults(site: Site) -> dict[str, str]:
     """The form's values before anyone edits it."""
-    fresh = {"ablation": "none", "overrides": "", "seed": ""}
-    return {name: fresh[name] if name in fresh else getattr(site, name) for name in PARAMETERS}
+    return {name: getattr(site, name, DEFAULTS.get(name, "")) for name in PARAMETERS}
 
 
 def build(site: Site, plan: Plan, form: Mapping[str, str], fixed: Mapping[str, str] | None = None) -> Any:
@@ -113,7 +104,7 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
     """Make the plan's tasks inside a KFP pipeline function, each with its edges, pod and argv.
 
     Args:
-        request: recipe, ablation, overrides, seed, data, root and tracking_uri: strings or pipeline parameters.
+        request: the strings of request.FORM, or pipeline parameters.
     """
     outputs: dict[str, Any] = dict(plan.finished)
     steps: dict[str, Any] = {}

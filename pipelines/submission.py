@@ -18,8 +18,9 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
 from cmapkd_core.folders import check_data, reads_folder
 from cmapkd_core.logins import refuse_login
-from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES, resolve
-from cmapkd_core.records import REQUEST, SUITE, read_record
+from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES
+from cmapkd_core.records import SUITE, read_record
+from cmapkd_core.request import DECIDING, flag_of, recipe_of
 from cmapkd_core.storage import StorageError
 from pipelines import mirror, package, runs, suite
 from pipelines.package import Plan, select, without
@@ -27,7 +28,8 @@ from pipelines.runs import Now, Run
 from pipelines.site import Site, load_site, on_this_machine
 from pipelines.tasks import Task, output_urls, tasks_of, timed
 
-CHOOSES = ("recipe", "ablation", "method", "suite", "set", "seed", "seeds", "data")  # flags that decide the recipe
+# flags that decide the recipe
+CHOOSES = ("method", "suite", "seeds", *("set" if name == "overrides" else name for name in DECIDING))
 OF_A_START = ("root", "run", "only", "from_stage", "parallel", "expectations")  # those that say how it is started
 SEEDS = "5"  # of a suite, when not given
 EXPERIMENT = 128  # characters of an experiment's name that Kubeflow Pipelines keeps
@@ -41,7 +43,7 @@ class Submission:
     local: bool
     plan: Plan
     run: str
-    request: dict[str, str]  # what is recorded: the strings of records.REQUEST, and of a suite its name and seeds
+    request: dict[str, str]  # what is recorded: the strings of request.DECIDING, and of a suite its name and seeds
     arguments: dict[str, str]  # the pipeline's parameters
     urls: dict[str, str]  # artifact of every task
     tasks: tuple[Task, ...]  # of the whole pipeline
@@ -60,7 +62,7 @@ class Submission:
     @property
     def timed(self) -> tuple[str, ...]:
         """Names of the tasks that measure time: on one machine nothing may run beside them."""
-        return timed(self.tasks, resolve(*(self.request[name] for name in REQUEST)))
+        return timed(self.tasks, recipe_of(self.request))
 
     def package(self, path: Path, *, filled: bool = False, plan: Plan | None = None) -> Path:
         """Write the compiled pipeline; `filled` makes this run's arguments the defaults of its form."""
@@ -106,7 +108,7 @@ def decide(args: argparse.Namespace) -> Submission:
     if args.parallel and not args.local and "suite" not in request:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     if not (again or args.compile_only):  # a package's form may still name the data
-        check_data(resolve(*(request[name] for name in REQUEST)))
+        check_data(recipe_of(request))
     if "suite" in request:
         return decide_suite(args, site, root, request, part if again else None)
     if args.expectations:
@@ -134,8 +136,8 @@ def decide_run(
     """One recipe with one seed; `part` chooses the tasks of an earlier run to run again."""
     control = request | {"ablation": REFERENCE, "overrides": f"{request['overrides']} {as_overrides(ROWS[REFERENCE])}"}
     recipes = {
-        "run": resolve(*(request[name] for name in REQUEST)),
-        "reference": resolve(*(control[name] for name in REQUEST)),
+        "run": recipe_of(request),
+        "reference": recipe_of(control),
     }
     run = args.run or default_run(f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}", args.local)
     arguments = package.defaults(site) | request | {"root": root}
@@ -159,7 +161,7 @@ def decide_suite(
     args: argparse.Namespace, site: Site, root: str, request: dict[str, str], part: Part | None
 ) -> Submission:
     """The recipes of a suite with several seeds. What is finished already takes no part, but for the report."""
-    recipe = resolve(request["recipe"], "none", request["overrides"], "", request["data"])
+    recipe = recipe_of(request | {"ablation": FULL, "seed": ""})
     name, count = request["suite"], int(request["seeds"])
     run = args.run or f"{recipe.name}-{name}-{count}seeds"  # the same command goes on with it, in a cluster too
     if len(run) > EXPERIMENT and not args.local:
@@ -179,7 +181,7 @@ def decide_suite(
     if args.local:
         done.pop(suite.REPORT, None)  # which prints its table
     plan = Plan(tuple(task for task in laid.tasks if task.name not in done), done, run, redo)
-    fixed = {"ablation": FULL, "seed": ""} | {name: request[name] for name in ("recipe", "overrides", "data")}
+    fixed = {name: request[name] for name in DECIDING} | {"ablation": FULL, "seed": ""}
     arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
     made = () if args.local else runs.split(laid, site.parallel)
     job = Submission(site, args.local, plan, run, request, arguments, laid.urls, laid.tasks)
@@ -206,10 +208,10 @@ def check_mode(args: argparse.Namespace) -> None:
     Raises:
         InputError: names the flags.
     """
-    there = [f"--{name}" for name in ("check", "retry", "schedule") if getattr(args, name) not in (None, "")]
+    there = [flag_of(name) for name in ("check", "retry", "schedule") if getattr(args, name) not in (None, "")]
     if there and args.local:
         raise InputError(f"{there[0]} is of a cluster: leave out --local")
-    given = [f"--{name.replace('_', '-')}" for name in (*CHOOSES, *OF_A_START) if getattr(args, name)]
+    given = [flag_of(name) for name in (*CHOOSES, *OF_A_START) if getattr(args, name)]
     if args.check is not None and given:
         raise InputError(f"--check tries the site with the recipe of its file: leave out {' '.join(given)}")
     unread = [flag for flag in given if flag != "--root"]
@@ -221,7 +223,7 @@ def check_mode(args: argparse.Namespace) -> None:
         raise InputError("--tracking-uri is of --deliver: a run's is `tracking_uri` in the site file")
     if args.retry and given:
         raise InputError(f"--retry runs what failed again as it was: leave out {' '.join(given)}")
-    part = [f"--{name.replace('_', '-')}" for name in ("suite", "only", "from_stage", "wait") if getattr(args, name)]
+    part = [flag_of(name) for name in ("suite", "only", "from_stage", "wait") if getattr(args, name)]
     if args.schedule and part:
         raise InputError(f"--schedule starts whole runs, later and again: leave out {' '.join(part)}")
 
@@ -253,7 +255,7 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
             f"--method {args.method} and --ablation {args.ablation}: give one; --set changes single fields"
         )
     if args.method:
-        choose("method", args.method, BASELINES)
+        choose("method", args.method, BASELINES, "METHODS in cmapkd_core/method_specs.py")
     row = args.method or args.ablation or FULL
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
     strings |= {"seed": args.seed, "data": args.data or site_data(site, args.recipe)}
@@ -262,10 +264,10 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
 
 def with_weights(request: dict[str, str], site: Site) -> dict[str, str]:
     """The request with the site's files for what its models would fetch; tells what is fetched all the same."""
-    given = as_overrides(mirror.replaced(site.weights, resolve(*(request[name] for name in REQUEST))))
+    given = as_overrides(mirror.replaced(site.weights, recipe_of(request)))
     request = request | {"overrides": " ".join(filter(None, (request["overrides"], given)))}
     rows = (request, request | {"ablation": REFERENCE})
-    fetched = {what for row in rows for what in mirror.fetched(resolve(*(row[name] for name in REQUEST)))}
+    fetched = {what for row in rows for what in mirror.fetched(recipe_of(row))}
     for what in sorted(fetched):
         print(f"note: {what} is not in [weights] of the site file: its pod fetches it from the hub", file=sys.stderr)
     return request
@@ -288,7 +290,7 @@ def suite_request(args: argparse.Namespace, recipe: str) -> dict[str, str]:
     """A suite's name and number of seeds."""
     choose("suite", args.suite, SUITES)
     choose("recipe", recipe, RECIPES)
-    given = [f"--{name}" for name in ("ablation", "method", "seed") if getattr(args, name)]
+    given = [flag_of(name) for name in ("ablation", "method", "seed") if getattr(args, name)]
     if given:
         raise InputError(f"--suite {args.suite} has its own rows and seeds: leave out {' '.join(given)}")
     seeds = args.seeds or SEEDS
@@ -302,11 +304,11 @@ def earlier_request(args: argparse.Namespace, root: str) -> dict[str, str]:
     flag = "--only" if args.only else "--from-stage"
     if not args.run:
         raise InputError(f"{flag} runs part of an earlier run again: name it with --run")
-    given = [f"--{name}" for name in CHOOSES if getattr(args, name)]
+    given = [flag_of(name) for name in CHOOSES if getattr(args, name)]
     if given:
         raise InputError(f"{flag} takes the recipe from the record of run '{args.run}': leave out {' '.join(given)}")
     record = read_record(given_root(root), args.run)
-    return {name: record[name] for name in (*REQUEST, *SUITE) if name in record}
+    return {name: record[name] for name in (*DECIDING, *SUITE) if name in record}
 
 
 def site_and_root(args: argparse.Namespace) -> tuple[Site, str]:

@@ -31,6 +31,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.exits import TOLD
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
+from cmapkd_core.request import FLAGS, METAVARS, flag_of
 from cmapkd_core.storage import StorageError
 from pipelines import check, client, deliver, dryrun, endpoint, size, suite_retry, suite_runs, verify
 from pipelines.ir import display_names
@@ -43,8 +44,8 @@ from pipelines.submission import Submission, check_mode, cron, decide, started_a
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--recipe", default="", help="named configuration; default: the site's")
-    cli.add_argument("--ablation", default="", help="row of ABLATIONS or BASELINES to apply to it")
+    for name, told in FLAGS.items():
+        cli.add_argument(flag_of(name), default="", metavar=METAVARS.get(name), help=told)
     cli.add_argument("--method", default="", help="a baseline, row of BASELINES")
     cli.add_argument("--suite", default="", help=f"all rows of a table: {', '.join(SUITES)}")
     cli.add_argument("--seeds", default="", metavar="N", help="number of a suite's seeds; default: 5")
@@ -52,14 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--expectations", action="store_const", const="yes", default="", help="the paper's numbers in a suite's report"
     )
     cli.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field; repeatable")
-    cli.add_argument("--seed", default="", help="seed of the student's training")
-    cli.add_argument(
-        "--data", default="", metavar="SOURCE[:URL]", help="other data, such as folder:s3://bucket/pictures"
-    )
-    cli.add_argument("--root", default="", help="where artifacts go; default: the site's")
-    cli.add_argument("--run", default="", help="name of the run; the same name goes on with it")
     cli.add_argument("--site", default="", help="site file; default: site.toml where there is one")
-    cli.add_argument("--tracking-uri", default="", metavar="URI", help="of --deliver: MLflow's; default: the site's")
     cli.add_argument("--wait", action="store_true", help="follow the run; the exit code tells its success")
     part = cli.add_mutually_exclusive_group()
     part.add_argument("--only", default="", metavar="STAGE", help="one stage of the earlier run --run again")

@@ -106,8 +106,8 @@ def s3_root(s3_endpoint: str, s3_client: Any, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of the tiny recipe's prepared data: 87 training pairs; stages with other roots may read it."""
+    from cmapkd_core.request import Request
     from cmapkd_core.stages import prepare
-    from cmapkd_core.stages.common import Request
 
     return prepare.run(Request("tiny", str(tmp_path_factory.mktemp("tiny"))))
 
@@ -115,8 +115,8 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> str:
     """URL of the tiny recipe's fitted teacher."""
+    from cmapkd_core.request import Request
     from cmapkd_core.stages import teacher
-    from cmapkd_core.stages.common import Request
 
     return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("tiny"))), shards=tiny_shards)
 
@@ -124,8 +124,8 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str) -> 
 @pytest.fixture(scope="session")
 def tiny_warmup(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_teacher: str) -> str:
     """URL of the tiny recipe's warm-up."""
+    from cmapkd_core.request import Request
     from cmapkd_core.stages import train
-    from cmapkd_core.stages.common import Request
 
     request = Request("tiny", str(tmp_path_factory.mktemp("tiny")))
     return train.run(request, stage="warmup", shards=tiny_shards, teacher=tiny_teacher)

@@ -21,9 +21,9 @@ from cmapkd_core.models.architecture import require_known
 from cmapkd_core.models.tags import is_tag
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.recipes import resolve
-from cmapkd_core.records import REQUEST, record_run
+from cmapkd_core.records import record_run
+from cmapkd_core.request import DECIDING, Request
 from cmapkd_core.stages import cli
-from cmapkd_core.stages.common import Request
 from pipelines import submit
 from pipelines.site import load_site
 from pipelines.submission import check_mode, cron, decide
@@ -87,7 +87,7 @@ COMMANDS = commands()
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site file whose root has a run named RUN."""
     folder = tmp_path_factory.mktemp("site")
-    record_run(str(folder), "RUN", dict.fromkeys(REQUEST, "") | {"recipe": "tiny", "ablation": "none"})
+    record_run(str(folder), "RUN", dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"})
     (folder / "site.toml").write_text(f'root = "{folder}"\ndata = "folder:s3://bucket/pictures"\n')
     return folder / "site.toml"
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"fingerprints", "checks"},
     {"recipes", "executor_output"},
     {"storage", "tracking", "parallel"},
-    {"places"},
+    {"places", "request"},
     {"records"},
     {"data", "models", "losses"},
     {"methods", "fetch_weights", "convert_weights"},

@@ -13,8 +13,8 @@ from cmapkd_core.executor_output import write_executor_output
 from cmapkd_core.places import evaluation_url, report_url, run_url, stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import read_record, record_run, record_url
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
-from cmapkd_core.stages.common import Request
 
 REQUEST = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
 

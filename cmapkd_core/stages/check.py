@@ -24,7 +24,7 @@ from cmapkd_core import __version__, parallel, storage, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
 from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
-from cmapkd_core.stages.common import Request
+from cmapkd_core.request import Request
 from cmapkd_core.stages.workflows import workflows_seen
 
 Line = dict[str, Any]  # name, ok, text

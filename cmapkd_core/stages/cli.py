@@ -22,8 +22,8 @@ from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.fields import joined
+from cmapkd_core.request import STRINGS, Request, flag_of
 from cmapkd_core.stages import check
-from cmapkd_core.stages.common import Request
 
 
 def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
@@ -39,9 +39,7 @@ def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
     for field in dataclasses.fields(Request):
         required = field.default is dataclasses.MISSING
         adds: dict[str, Any] = {"action": _Adds} if field.name == "overrides" else {}
-        made.add_argument(
-            f"--{field.name.replace('_', '-')}", required=required, default=None if required else field.default, **adds
-        )
+        made.add_argument(flag_of(field.name), required=required, default=None if required else field.default, **adds)
     made.add_argument("--set", action=_Adds, dest="overrides", metavar="FIELD=VALUE", help="one more override")
     for name, parameter in inspect.signature(run, eval_str=True).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -49,7 +47,7 @@ def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
             default = None if required else parameter.default
             several: dict[str, Any] = {"nargs": "*", "action": _Pairs, "metavar": ("KEY", "VALUE")}
             shape = several if parameter.annotation == Mapping[str, str] else {}
-            made.add_argument(f"--{name.replace('_', '-')}", required=required, default=default, **shape)
+            made.add_argument(flag_of(name), required=required, default=default, **shape)
     made.add_argument("--artifact", default="", metavar="FILE")
     return made
 
@@ -81,7 +79,7 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = vars(parser(run).parse_args(argv))
     artifact = given.pop("artifact")
-    fields = {field.name: given.pop(field.name) for field in dataclasses.fields(Request)}
+    fields = {name: given.pop(name) for name in STRINGS}
     try:
         _refuse_placeholders(fields | given)
         request = Request(**fields)
@@ -150,7 +148,7 @@ def _refuse_placeholders(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name != "executor_input" and "{{$" in str(value):
             raise InputError(
-                f"--{name.replace('_', '-')} holds a placeholder that KFP did not fill in: {value}; submit the run "
+                f"{flag_of(name)} holds a placeholder that KFP did not fill in: {value}; submit the run "
                 "again with today's pipelines/submit.py"
             )
 

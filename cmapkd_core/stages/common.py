@@ -20,12 +20,10 @@ from cmapkd_core import __version__, parallel, storage, temporary
 from cmapkd_core.config import Recipe
 from cmapkd_core.data import copies
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import parse_overrides
 from cmapkd_core.fingerprints import fingerprint
-from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.identity import Identity
-from cmapkd_core.recipes import resolve
-from cmapkd_core.records import REQUEST, record_run
+from cmapkd_core.records import record_run
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import WORK, Artifact, find, look, retire, set_aside
 from cmapkd_core.stages.commit import commit
 from cmapkd_core.stages.ending import (
@@ -48,56 +46,6 @@ from cmapkd_core.view import Declared, view
 
 _GIVEN = 'add "{}" to the `fields` that it gives to execute'
 LOOK = 5.0  # seconds between two looks at an artifact that another task makes
-
-
-@dataclass(frozen=True)
-class Request:
-    """What every stage is told, as strings.
-
-    recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder (kept as an
-    absolute path, so that what is recorded holds in every working directory) or s3:// prefix of all artifacts.
-    run: the submission's name. tracking_uri: MLflow's, "" for none. redo: "yes" runs a stage again although it
-    is complete; "" does not, and nothing else is taken. own_overrides: of this task alone, such as the data set of an
-    evaluation; they win over the run's and are no part of its record. check: TASK:GPUS of `submit.py --check`: in
-    place of its work the stage looks whether it could do it in this pod, which shall see as many GPUs
-    (stages/check.py); "" is a stage that works.
-    """
-
-    recipe: str
-    root: str
-    ablation: str = "none"
-    overrides: str = ""
-    seed: str = ""
-    data: str = ""
-    run: str = ""
-    tracking_uri: str = ""
-    redo: str = ""
-    own_overrides: str = ""
-    check: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("root", "own_overrides", *REQUEST):  # all of them are recorded; the tracking URI is not
-            refuse_login(name, getattr(self, name))
-        if self.redo not in ("", "yes"):
-            raise InputError(
-                f"--redo {self.redo}: it takes yes, which runs this one stage again although it is complete; leave it "
-                "out to keep what is complete (of a whole run: submit.py --run RUN --only STAGE)"
-            )
-        object.__setattr__(self, "root", storage.absolute(self.root))
-
-    def resolved(self) -> Recipe:
-        """The full recipe."""
-        return resolve(self.recipe, self.ablation, self.all_overrides, self.seed, self.data)
-
-    @property
-    def all_overrides(self) -> str:
-        """The run's and the task's own."""
-        return f"{self.overrides} {self.own_overrides}".strip()
-
-    @property
-    def own_source(self) -> str:
-        """Source of the task's own data; "" where it reads the run's."""
-        return parse_overrides(self.own_overrides).get("data.source", "")
 
 
 @dataclass

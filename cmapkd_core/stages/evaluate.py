@@ -40,10 +40,11 @@ from cmapkd_core.places import (
     named_model,
     reads_data,
 )
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import look
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.naming import evaluation_name, evaluation_tags
 from cmapkd_core.stages.seen import refuse_seen

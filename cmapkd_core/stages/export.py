@@ -21,10 +21,11 @@ from cmapkd_core.export import FORMATS, Inexpressible, card, parity
 from cmapkd_core.export.quiet import quiet
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.places import export_fields, export_reads, export_url, named_model
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, provenance
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.evaluate import open_model
 from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.shards import open_shards

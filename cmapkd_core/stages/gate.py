@@ -18,9 +18,9 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import is_made
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.workflows import ENDED, workflow_state
 
 SECONDS = 30.0  # between two looks

@@ -24,10 +24,11 @@ from cmapkd_core.methods.base import require_teacher
 from cmapkd_core.methods.cmapkd import Cmapkd
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import levels_fields, levels_reads, levels_url
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import make_method
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.shards import open_shards
 

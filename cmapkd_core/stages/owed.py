@@ -20,7 +20,7 @@ from cmapkd_core.stages.artifact import WORK, Artifact, find
 from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker, chosen_server
 
 if TYPE_CHECKING:
-    from cmapkd_core.stages.common import Request
+    from cmapkd_core.request import Request
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.places import place
+from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.given import of_data
 from cmapkd_core.stages.shards import open_shards
 

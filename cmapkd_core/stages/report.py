@@ -19,9 +19,10 @@ from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.report import page, paper, results, suite, suite_page
 from cmapkd_core.report.section import Pages
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.owed import deliver_owed
 from cmapkd_core.stages.reported import Told, of_run, of_suite
 

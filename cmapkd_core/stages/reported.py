@@ -10,8 +10,9 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.inputs import Inputs, Source, no_pictures
 from cmapkd_core.report.suite import FORMS, SuiteInputs, Training
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context, Request
+from cmapkd_core.stages.common import Context
 from cmapkd_core.stages.shards import open_shards
 
 UNNAMED = "unnamed run"

@@ -35,9 +35,10 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
+from cmapkd_core.request import Request
 from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, run_plans, train_loader, write_skipped
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_teacher
 from cmapkd_core.stages.shards import open_shards

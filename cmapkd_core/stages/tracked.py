@@ -21,7 +21,7 @@ from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker
 from cmapkd_core.tracking.journal import Journal
 
 if TYPE_CHECKING:
-    from cmapkd_core.stages.common import Request
+    from cmapkd_core.request import Request
 
 logger = logging.getLogger(__name__)
 

@@ -33,6 +33,7 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.models.build import save_model
 from cmapkd_core.places import place
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import (
     METHOD_STATE,
@@ -44,7 +45,7 @@ from cmapkd_core.stages.assembly import (
     write_skipped,
 )
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.line import Line

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cmapkd_core import parallel, storage
 
 if TYPE_CHECKING:
-    from cmapkd_core.stages.common import Request
+    from cmapkd_core.request import Request
 
 
 TURN = "turn.json"

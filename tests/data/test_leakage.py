@@ -27,9 +27,9 @@ from cmapkd_core.data.shards import ShardSet, write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 ALL = ("ids", "exact", "perceptual")
 

@@ -8,8 +8,8 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.data.shards import ShardSet, TooManyBadError
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.prepare import run
 from cmapkd_core.stages.shards import open_shards
 

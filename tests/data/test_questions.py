@@ -15,9 +15,9 @@ from cmapkd_core.data.rows import Question, Row
 from cmapkd_core.data.shards import NoQuestionsError, ShardSet, TooManyBadError, write_shards
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare as prepare_stage
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 Make = Callable[..., bytes]
 Prepare = Callable[..., ShardSet]

@@ -20,9 +20,9 @@ from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.methods.base import Outcome
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 from cmapkd_core.tracking import Tracker
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages import train
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 
 @pytest.fixture

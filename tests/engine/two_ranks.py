@@ -16,8 +16,8 @@ from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.engine.session import Plan, Session
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages import assembly, train
-from cmapkd_core.stages.common import Request
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
 TIMED = "optim.batch=14 runtime.checkpoint_every=0 runtime.checkpoint_minutes=2.5"

@@ -24,9 +24,9 @@ from cmapkd_core.evaluate.caption_training import padded, train
 from cmapkd_core.evaluate.captioning import captioned, coco_results, describe, examples, most_frequent, run_captioning
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.shards import open_shards
 
 CPU = torch.device("cpu")

@@ -24,9 +24,9 @@ from cmapkd_core.models.construct import construct
 from cmapkd_core.models.headed import ImageHead
 from cmapkd_core.places import evaluation_url, reads_data
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 torch.set_num_threads(1)
 CPU, META = torch.device("cpu"), torch.device("meta")

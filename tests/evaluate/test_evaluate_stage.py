@@ -12,9 +12,9 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import count_parameters
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.recipes import RECIPES
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, naming, prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 SETTINGS = "data.test_share=0.3 evaluate.batch=8"
 

@@ -18,9 +18,9 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.places import evaluation_fields
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import cli, evaluate, prepare, train
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 ALLOW = "evaluate.leakage_action=allow"
 TRAINED = {f"t{at}": at for at in range(20)}

@@ -34,9 +34,9 @@ from cmapkd_core.evaluate.vqa_head import FusionHead, Targets, places, rate, tra
 from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs, asked
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.shards import open_shards
 
 torch.set_num_threads(1)

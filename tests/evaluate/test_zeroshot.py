@@ -10,9 +10,9 @@ from PIL import Image
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import imagenet_names, load_class_names
 from cmapkd_core.evaluate.zeroshot import TEMPLATES, accuracy, class_embeddings, load_templates
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 torch.set_num_threads(1)
 

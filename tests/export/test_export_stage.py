@@ -12,9 +12,9 @@ from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.build import load_model
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, export, train
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import torch
 
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.recipes import ROWS, WEIGHTS, resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 FOLDER = Path(__file__).parent
 OVERRIDES = "schedule.fine.epochs=2"  # ten steps of the joint phase, from the untrained student

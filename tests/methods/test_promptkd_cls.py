@@ -87,8 +87,8 @@ def test_it_stands_in_table_2_after_the_retrieval_form():
 
 
 def test_the_stage_gives_it_the_teachers_features_of_the_datas_classes(tmp_path, tiny_shards, tiny_teacher, capsys):
+    from cmapkd_core.request import Request
     from cmapkd_core.stages import train
-    from cmapkd_core.stages.common import Request
 
     request = Request("tiny", str(tmp_path), ablation="promptkd_cls", overrides="optim.batch=29")
     url = train.run(request, stage="joint", shards=tiny_shards, teacher=tiny_teacher)

@@ -9,7 +9,7 @@ import pytest
 
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
-from cmapkd_core.stages.common import Request
+from cmapkd_core.request import Request
 from pipelines.ir import load_package, steps
 from pipelines.package import PARAMETERS, Plan, build, defaults, select, write_package
 from pipelines.site import Site

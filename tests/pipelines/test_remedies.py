@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.records import REQUEST, record_run
+from cmapkd_core.records import record_run
+from cmapkd_core.request import DECIDING
 from pipelines import endpoint, submit
 from pipelines.site import load_site
 from pipelines.submission import decide
@@ -129,7 +130,7 @@ def test_what_a_refused_command_is_offered_leads_out(
     wrong: str, offer: str, remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(REPOSITORY / "site.example.toml", "copy.toml")
-    record_run("runs/local", "RUN", dict.fromkeys(REQUEST, "") | {"recipe": "tiny", "ablation": "none"})
+    record_run("runs/local", "RUN", dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"})
     assert main(["--dry-run", *shlex.split(wrong)]) == 2
     assert offer in capsys.readouterr().err
     assert main(["--dry-run", *shlex.split(remedy)]) == 0

@@ -16,9 +16,9 @@ import pytest
 from cmapkd_core import storage, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import without_login
+from cmapkd_core.request import Request
 from cmapkd_core.stages import check, prepare
 from cmapkd_core.stages.cli import main as stage_main
-from cmapkd_core.stages.common import Request
 from cmapkd_core.storage import s3
 from pipelines.site import load_site
 from pipelines.submit import main

@@ -14,8 +14,8 @@ from manifests import manifest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
-from cmapkd_core.recipes import resolve
-from cmapkd_core.records import REQUEST, read_record
+from cmapkd_core.records import read_record
+from cmapkd_core.request import recipe_of
 from pipelines import client, endpoint, submit
 from pipelines.package import PARAMETERS
 from pipelines.placeholders import refuse_placeholders
@@ -154,7 +154,7 @@ def test_a_site_s_files_take_the_place_of_what_a_hub_has(
     Path("site.toml").write_text(WEIGHTS)
     command = ["--recipe", "calibrated", "--data", "emoji", *given]
     job = decide(submit.parser().parse_args([*command, "--root", "s3://box/root"]))
-    recipe = resolve(*(job.request[name] for name in REQUEST))
+    recipe = recipe_of(job.request)
     assert (recipe.teacher.weights, recipe.student.weights) == (teacher, student)
     assert recipe.teacher.model.startswith("local-dir:s3://box/siglip") == (teacher == "own")
     fetched = capsys.readouterr().err

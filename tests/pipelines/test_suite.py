@@ -14,10 +14,10 @@ import pytest
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import FULL, ROWS, SUITES, resolve
 from cmapkd_core.records import record_run
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import parser
-from cmapkd_core.stages.common import Request
 from pipelines import submit
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.package import Plan, build, defaults, select, write_package

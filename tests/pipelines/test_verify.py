@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from cmapkd_core import storage
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from pipelines.submission import decide, started_as
 from pipelines.submit import main, parser
 

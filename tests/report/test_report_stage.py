@@ -7,9 +7,9 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, prepare, report
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import read_record
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, report
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 from pipelines.suite import lay_out
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cmapkd_core.recipes import ROWS
+from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher, train
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from functools import partial
 import torch.distributed as dist
 
 from cmapkd_core import parallel
+from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Request
 
 
 def run(request: Request, *, mode: str) -> str:

@@ -14,9 +14,9 @@ from cmapkd_core import storage
 from cmapkd_core.data import copies
 from cmapkd_core.errors import InputError, again
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import cli, prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.shards import open_shards
 from pipelines.submission import decide
 from pipelines.submit import parser

@@ -11,8 +11,9 @@ from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.places import evaluation_fields, evaluation_url
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 
 
 @pytest.fixture

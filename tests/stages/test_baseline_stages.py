@@ -11,10 +11,10 @@ from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.compose import text_state
 from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.recipes import BASELINES, resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import train_loader
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.taught import phase_seed
 

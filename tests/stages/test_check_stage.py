@@ -10,9 +10,9 @@ import pytest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.places import check_url
+from cmapkd_core.request import Request
 from cmapkd_core.stages import check
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.prepare import run
 
 GIVEN = {"stage": "check:stage", "shards": "check:shards", "teacher": "check:teacher", "init": "check:init"}

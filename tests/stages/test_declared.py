@@ -13,8 +13,9 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.kd import Kd
 from cmapkd_core.places import place, stage_url
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import find
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.view import UndeclaredReadError
 
 LINE = (

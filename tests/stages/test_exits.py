@@ -18,9 +18,10 @@ from cmapkd_core import parallel, storage
 from cmapkd_core.errors import Diverged, InputError, OutsideError
 from cmapkd_core.exits import ENDS, EXIT_FILE, lasts, left
 from cmapkd_core.models.weights import read_tensors
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.tracking.journal import Journal
 
 README = Path(__file__).parents[2] / "README.md"

@@ -11,8 +11,8 @@ import pytest
 from manifests import manifest
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages import gate, workflows
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.gate import AWAY, LOOKS, Closed, Maker, Watch, wait
 from cmapkd_core.stages.workflows import ENDED, RUNS, UNKNOWN, workflow_state, workflows_seen
 from cmapkd_core.storage import StorageError

@@ -14,10 +14,10 @@ import torch
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.places import levels_url
+from cmapkd_core.request import Request
 from cmapkd_core.stages import levels, report
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import make_method
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.shards import open_shards
 
 

@@ -14,8 +14,9 @@ from mlflow_at_fault import Faulty, faulty_server
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
+from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.owed import deliver_owed, find_owed
 from cmapkd_core.tracking import delivery, patience
 from pipelines.submission import decide

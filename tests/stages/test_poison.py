@@ -13,10 +13,10 @@ from cmapkd_core.engine.finite import not_finite
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import Diverged
+from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher, train
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Request
 
 SIX = "optim.batch=14 runtime.checkpoint_every=2"  # six updates
 

@@ -19,10 +19,10 @@ from cmapkd_core.data import inspection
 from cmapkd_core.data.layout import QUARANTINE
 from cmapkd_core.data.leakage import LeakageError
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Request
 
 ROWS, FILES, SHARD = 600, 40, 30
 OVERRIDES = f"data.samples_per_shard={SHARD} data.quarantine_bound=0.01 data.leakage=ids,exact"

@@ -11,9 +11,10 @@ from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.build import _fetched
 from cmapkd_core.places import place
+from cmapkd_core.request import Request
 from cmapkd_core.stages import refused
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 
 COUNT = "KFP_RETRY_INDEX"
 BAD = "data.source=folder: no picture in /data: put some there"

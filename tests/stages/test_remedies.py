@@ -12,8 +12,8 @@ from PIL import Image
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report import suite
+from cmapkd_core.request import Request
 from cmapkd_core.stages import gate, prepare, report, teacher, train
-from cmapkd_core.stages.common import Request
 
 QUICK = "teacher_fit.space.epochs=0 teacher_fit.pyramid.epochs=0 teacher_fit.batch=2 optim.batch=2 data.fraction=1 "
 QUICK += "schedule.coarse.epochs=1 schedule.medium.epochs=0 schedule.fine.epochs=1 "

@@ -8,9 +8,9 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.recipes import ROWS, WEIGHTS
+from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher
 from cmapkd_core.stages.artifact import Artifact, find
-from cmapkd_core.stages.common import Request
 
 # Six steps in one epoch; no checkpoint but SIGTERM's; utilities measured on both sides of the cut.
 SIX = "optim.batch=14 runtime.checkpoint_every=100 selector.every=2"

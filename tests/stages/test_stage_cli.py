@@ -10,9 +10,9 @@ import pytest
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
+from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, export, levels, prepare, report, teacher, train
 from cmapkd_core.stages.cli import main, parser
-from cmapkd_core.stages.common import Request
 
 STAGES = [prepare, teacher, train, evaluate, levels, export, report]
 SEVERAL = Mapping[str, str]  # artifacts by key

@@ -16,10 +16,11 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.build import load_model, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.recipes import BASELINES, ROWS, resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, stored, taught, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.assembly import LEVELS_STATE
-from cmapkd_core.stages.common import Context, Request
+from cmapkd_core.stages.common import Context
 from cmapkd_core.stages.shards import open_shards
 
 VIEWS = "teacher_fit.views=2"

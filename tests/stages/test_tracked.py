@@ -14,8 +14,9 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
+from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 
 AWAY = "http://127.0.0.1:9"
 

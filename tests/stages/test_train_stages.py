@@ -14,9 +14,9 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
+from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Request
 from cmapkd_core.stages.foreign import differing
 from cmapkd_core.stages.taught import phase_seed
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from cmapkd_core import storage
+from cmapkd_core.request import Request
 from cmapkd_core.stages import common, turn
-from cmapkd_core.stages.common import Context, Request, execute
+from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.turn import TURN, Turn
 
 
