@@ -161,6 +161,7 @@ class EvaluationEntry(Entry):
     trains: bool = False  # a probe, on the training split; of other sets one split is prepared
     timed: bool = False  # its result is a time, so nothing runs beside it
     once: bool = False  # every seed of a row answers it alike
+    facts: tuple[str, ...] = ()  # among its numbers, of the data: in a report every model must have been asked the same
 
     @property
     def reads_data(self) -> bool:
@@ -171,19 +172,25 @@ class EvaluationEntry(Entry):
 _PROBED = ("student", "reference", "teacher")  # a probe trains for minutes a model
 
 EVALUATIONS: dict[str, EvaluationEntry] = {
-    "retrieval": EvaluationEntry("cmapkd_core.evaluate.tasks:run_retrieval"),
+    "retrieval": EvaluationEntry("cmapkd_core.evaluate.tasks:run_retrieval", facts=("images", "captions")),
     "zeroshot": EvaluationEntry(
         "cmapkd_core.evaluate.tasks:run_zeroshot",
         reads=("evaluate.split", "evaluate.templates", "evaluate.classes"),
+        facts=("images", "classes", "majority"),
     ),
     "vqa": EvaluationEntry(
-        "cmapkd_core.evaluate.vqa:run_vqa", reads=("evaluate.split", "evaluate.vqa"), roles=_PROBED, trains=True
+        "cmapkd_core.evaluate.vqa:run_vqa",
+        reads=("evaluate.split", "evaluate.vqa"),
+        roles=_PROBED,
+        trains=True,
+        facts=("questions", "majority", "prior", "sayable"),
     ),
     "captioning": EvaluationEntry(
         "cmapkd_core.evaluate.captioning:run_captioning",
         reads=("evaluate.split", "evaluate.captioning"),
         roles=_PROBED,
         trains=True,
+        facts=("images", "baseline/CIDEr"),
     ),
     "efficiency": EvaluationEntry(
         "cmapkd_core.evaluate.efficiency:run_efficiency",

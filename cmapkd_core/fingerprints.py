@@ -38,8 +38,8 @@ _WHERE = {  # how a stage's field is declared; of a training stage, for one meth
     "teacher": 'add "{}" to _TEACHER in cmapkd_core/fingerprints.py',
 }
 _OF_METHOD = (
-    'add "{}" to `reads` of METHODS["%s"] in cmapkd_core/method_specs.py, or, where every method reads it, to '
-    "_training_prefixes in cmapkd_core/fingerprints.py"
+    'add "{}" to `reads` of METHODS["%s"] in cmapkd_core/method_specs.py (of a rate its group to `groups`, of a weight '
+    "its term to `terms`), or, where every method reads it, to _training_prefixes in cmapkd_core/fingerprints.py"
 )
 
 

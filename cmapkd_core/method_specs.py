@@ -1,7 +1,9 @@
 """The methods, a row each: what it reads and trains, and where its class is (one file a method in methods/). No torch.
 
 A new method is its file and its row here. All else follows from the row: the weights `method.weights.*` of its terms,
-the row of recipes.BASELINES that `--method` takes, its golden curve, its line among a report's deviations.
+the row of recipes.BASELINES that `--method` takes, its golden curve, its line among a report's deviations and in
+
+    python -m cmapkd_core.method_specs > docs/deviations.md
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmapkd_core.catalog import Entry
+from cmapkd_core.markup import plain
 
 
 @dataclass(frozen=True)
@@ -174,3 +177,24 @@ METHODS: dict[str, MethodSpec] = {
         "-S and for 12M: 1)",
     ),
 }
+
+
+def document() -> str:
+    """docs/deviations.md: every method with the weights of its terms and what deviates from its paper."""
+    lines = [
+        "# The methods, and what deviates from what was published",
+        "",
+        "Written by `python -m cmapkd_core.method_specs > docs/deviations.md` from the rows of `METHODS`,",
+        "which reports and model cards quote too.",
+        "",
+        "| method | row | terms with their weights | deviations |",
+        "|---|---|---|---|",
+    ]
+    for name, spec in METHODS.items():
+        weights = ", ".join(f"{term} {weight:g}" for term, weight in spec.terms.items())
+        lines.append(f"| {plain(name)} | {plain(spec.row or name)} | {plain(weights)} | {plain(spec.deviations)} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    print(document(), end="")

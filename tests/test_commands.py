@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -29,7 +30,9 @@ from pipelines.site import load_site
 from pipelines.submission import check_mode, cron, decide
 
 REPOSITORY = Path(__file__).parents[1]
-TEXTS = [REPOSITORY / name for name in ("README.md", "k8s/README.md", "site.example.toml", "Makefile")]
+TEXTS = [
+    REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "k8s/README.md", "site.example.toml", "Makefile")
+]
 TEXTS += sorted((REPOSITORY / "docs").glob("*.md"))
 CODE = [path for folder in ("cmapkd_core", "pipelines", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")]
 OURS = re.compile(
@@ -40,6 +43,10 @@ HOLES = {  # what a document leaves open: what stands there when somebody runs i
     r"--suite (NAME|\.\.)": "--suite smoke",
     r"make suite-NAME": "make suite-smoke",
     r"--ablation NAME": "--ablation no_alsn",
+    r"--method NAME": "--method kd",
+    r"regenerate.py NAME": "regenerate.py kd",
+    r"--data NAME": "--data scenes",
+    r"evaluate.sets=NAME": "evaluate.sets=vqa",
     r"--seeds n": "--seeds 2",
     r"SEEDS=n RECIPE=r": "SEEDS=2 RECIPE=tiny",
     r"--retry$": "--retry RUN",
@@ -128,6 +135,17 @@ def make_takes(argv: list[str], site: Path) -> None:
             submits(shlex.split(line.partition("submit.py ")[2]), site)
 
 
+def golden_takes(script: str, argv: list[str]) -> None:
+    spec = importlib.util.spec_from_file_location("golden", REPOSITORY / script)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    given = module.parser().parse_args(argv)
+    if argv and hasattr(module, "chosen"):
+        module.chosen(given.names)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
     head, *argv = shlex.split(command, comments=True)
@@ -140,6 +158,8 @@ def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
     elif head == "-m" and argv[0] == "cmapkd_core.fetch_weights":
         given = fetch_weights.parser().parse_args(argv[1:])
         fetch_weights._require_fetched(given.model, given.tag)
+    elif head == "-m" and argv[0] == "cmapkd_core.method_specs":
+        assert argv[1:] in ([], [">", "docs/deviations.md"])
     elif head == "-m" and argv[0] == "pytest":
         assert all((REPOSITORY / word).exists() for word in argv if "/" in word)
         assert "-m" not in argv or f'"{argv[argv.index("-m") + 1]}:' in (REPOSITORY / "pyproject.toml").read_text()
@@ -147,6 +167,8 @@ def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
         stage_takes(argv[0], argv[1:])
     elif head.startswith("benchmarks/"):
         importlib.import_module(head.removesuffix(".py").replace("/", ".")).parser().parse_args(argv)
+    elif head.startswith("tests/golden/"):
+        golden_takes(head, argv)
     else:
         assert (REPOSITORY / head).exists()
         assert not argv

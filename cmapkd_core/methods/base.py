@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from cmapkd_core import parallel
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
+from cmapkd_core.errors import InputError
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
@@ -58,6 +60,22 @@ class Method(nn.Module):
     def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
         """The terms of one local batch; in-batch terms see all ranks' pairs."""
         raise NotImplementedError
+
+    def __call__(self, *given: Any, **more: Any) -> Any:
+        """As a module's; what `forward` gives is held to the method's row.
+
+        Raises:
+            InputError: it gives other terms; names the row.
+        """
+        outcome = super().__call__(*given, **more)
+        name = self.recipe.method.name
+        ours, row = outcome.terms, METHODS[name].terms
+        if ours.keys() != row.keys():
+            raise InputError(
+                f"method '{name}' gives terms {', '.join(ours)}, and by its row {', '.join(row)}"
+                f': correct `terms` of METHODS["{name}"] in cmapkd_core/method_specs.py, or what its forward gives'
+            )
+        return outcome
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Names of the levels that the method uses in `phase`; none for a method without levels."""

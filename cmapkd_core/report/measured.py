@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.report.inputs import Missing, Source
 from cmapkd_core.report.statistics import Interval, interval
 from cmapkd_core.report.table import KS, same
@@ -14,14 +15,6 @@ from cmapkd_core.report.table import KS, same
 RECALLS = tuple(f"{side}/R@{k}" for side in ("i2t", "t2i") for k in KS)
 MEAN_RECALL = "mean_recall"
 GEOMETRIC_RANK = "geometric_rank"
-# Counts and rates of a task's data: every model must have been asked the same.
-FACTS = {
-    "retrieval": ("images", "captions"),
-    "zeroshot": ("images", "classes", "majority"),
-    "vqa": ("questions", "majority", "prior", "sayable"),
-    "captioning": ("images", "baseline/CIDEr"),
-    "efficiency": (),
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,7 @@ def _renamed(metrics: Mapping[str, float], name: str) -> Iterator[tuple[str, flo
 def _reasons(metrics: Mapping[str, float], source: Source) -> dict[str, str]:
     """What the tasks that gave no number say of it."""
     known = {key.partition("/")[0] for key in metrics}
-    details = {task: f"{task}.json" for task in FACTS if task not in known and f"{task}.json" in source.files}
+    details = {task: f"{task}.json" for task in EVALUATIONS if task not in known and f"{task}.json" in source.files}
     found = {task: source.json(file).get("missing") for task, file in details.items()}
     return {task: str(reason) for task, reason in found.items() if reason}
 
@@ -117,8 +110,8 @@ def facts(rows: Iterable[Measured]) -> dict[str, float]:
     """
     asked: dict[str, dict[str, float]] = {}
     for row in rows:
-        for task, wanted in FACTS.items():
-            for key in (f"{name}/{fact}" for name in row.names(task) for fact in wanted):
+        for task, evaluation in EVALUATIONS.items():
+            for key in (f"{name}/{fact}" for name in row.names(task) for fact in evaluation.facts):
                 for seed, value in row.values.get(key, {}).items():
                     asked.setdefault(f"{row.name} {seed}".strip(), {})[key] = value
     return same(asked)

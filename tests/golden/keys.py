@@ -1,12 +1,14 @@
 """Where every recipe's artifacts lie: the key (the place below a root) of each recipe x row x stage, in keys.tsv.
 
-    python tests/golden/keys.py        writes it anew; say in the commit which artifacts move, and why they must
+    python tests/golden/keys.py            says which keys have moved, and writes nothing
+    python tests/golden/keys.py --write    writes it anew; say in the commit which artifacts move, and why they must
 
 A key that moves trains everything below it again on every root that there is.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import sys
@@ -67,14 +69,22 @@ def moved(before: Keys, after: Keys) -> list[str]:
     ]
 
 
-def main() -> int:
-    """Write the golden file and say what moved."""
-    before, after = kept(), now()
-    with open(FILE, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
-        table.writeheader()
-        table.writerows({"recipe": recipe, "row": row, **found} for (recipe, row), found in after.items())
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--write", action="store_true", help="write the golden file anew")
+    return cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Say what moved, and write the golden file where that is asked for."""
+    args, before, after = parser().parse_args(argv), kept(), now()
     print("\n".join(moved(before, after)) or "no key has moved")
+    if args.write:
+        with open(FILE, "w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+            table.writeheader()
+            table.writerows({"recipe": recipe, "row": row, **found} for (recipe, row), found in after.items())
     return 0
 
 

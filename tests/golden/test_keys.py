@@ -13,7 +13,7 @@ def keys(command):
 def test_every_artifact_lies_where_it_lay(keys):
     moved = keys.moved(keys.kept(), keys.now())
     shown = "\n".join(moved[:20])
-    assert not moved, f"{len(moved)} keys have moved; where they must: python tests/golden/keys.py\n{shown}"
+    assert not moved, f"{len(moved)} keys have moved; where they must: python tests/golden/keys.py --write\n{shown}"
 
 
 def test_what_moves_is_shown_by_recipe_row_and_stage(keys):

@@ -48,7 +48,7 @@ def test_a_method_has_the_groups_and_terms_of_its_row_in_config(make_method, mak
         phase = getattr(recipe.schedule, name)
         assert tuple(method.groups(phase)) == spec.groups
         outcome = method(pairs, ask(teacher, pairs, method.active(phase)) if spec.teacher else None, phase, 0)
-        assert tuple(outcome.terms) == spec.terms
+        assert tuple(outcome.terms) == tuple(spec.terms)
         assert all(value.dim() == 0 and value.dtype is torch.float32 for value in outcome.terms.values())
         assert not any(value.requires_grad for value in outcome.stats.values())
 

@@ -1,5 +1,7 @@
 """Every row of the tables is complete: its code is where it says, recipes and rows fit each other."""
 
+from pathlib import Path
+
 import pytest
 
 from cmapkd_core import catalog
@@ -7,7 +9,7 @@ from cmapkd_core.catalog import Entry, load
 from cmapkd_core.config import STAGE_PHASES, Rates, Schedule, TermWeights
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
-from cmapkd_core.method_specs import METHODS
+from cmapkd_core.method_specs import METHODS, document
 from cmapkd_core.methods.base import Method
 from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, ROWS, WEIGHTS, as_published, resolve
 
@@ -77,6 +79,14 @@ def test_a_baseline_is_its_methods_row():
     assert BASELINES["finetune"] == as_published("contrastive")
     assert BASELINES["clip_kd"]["method.weights.mse"] == METHODS["clip_kd"].terms["mse"] == 2000.0
     assert BASELINES["fitnet_joint"].keys() < BASELINES["fitnet"].keys()
+
+
+def test_the_document_of_deviations_quotes_the_rows():
+    kept = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text()
+    assert kept == document(), "python -m cmapkd_core.method_specs > docs/deviations.md"
+    for name, spec in METHODS.items():
+        line = next(line for line in kept.splitlines() if line.startswith(f"| {name} |"))
+        assert line.endswith(f"| {spec.deviations} |")
 
 
 def test_no_row_hides_another():
