@@ -16,13 +16,13 @@ from cmapkd_core.fields import choose
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """A row whose code is at `code`, MODULE:NAME."""
 
     code: str
 
 
-def load(kind: str, name: str, table: Mapping[str, Entry]) -> Any:
+def load(kind: str, name: str, table: Mapping[str, TableEntry]) -> Any:
     """The class or function of a row, imported now.
 
     Args:
@@ -31,7 +31,7 @@ def load(kind: str, name: str, table: Mapping[str, Entry]) -> Any:
     Raises:
         InputError: no such row (with the nearest name), or one whose code is not where it says.
     """
-    entry: Entry = choose(kind, name, table)
+    entry: TableEntry = choose(kind, name, table)
     module, _, attribute = entry.code.partition(":")
     try:
         found = importlib.import_module(module)
@@ -54,7 +54,7 @@ def load(kind: str, name: str, table: Mapping[str, Entry]) -> Any:
 
 
 @dataclass(frozen=True)
-class SelectorEntry(Entry):
+class SelectorEntry(TableEntry):
     """learns: it has a policy, which stage alsn trains."""
 
     learns: bool = False
@@ -68,9 +68,9 @@ SELECTORS: dict[str, SelectorEntry] = {
     "reversed": SelectorEntry("cmapkd_core.models.selector:ReversedALSN", learns=True),
 }
 
-OBJECTIVES: dict[str, Entry] = {  # what a selector learns
-    "utility": Entry("cmapkd_core.methods.policy:utility_objective"),
-    "seed": Entry("cmapkd_core.methods.policy:seed_objective"),
+OBJECTIVES: dict[str, TableEntry] = {  # what a selector learns
+    "utility": TableEntry("cmapkd_core.methods.policy:utility_objective"),
+    "seed": TableEntry("cmapkd_core.methods.policy:seed_objective"),
 }
 
 # ---- what of the teacher is stored ----------------------------------------------------------------
@@ -90,7 +90,7 @@ STORES: dict[str, StoreEntry] = {"embeddings": StoreEntry(2048), "levels": Store
 
 
 @dataclass(frozen=True)
-class SourceEntry(Entry):
+class SourceEntry(TableEntry):
     """A source of rows: a function of a DataConfig; one that knows their number gives something with a length."""
 
     folder: str = ""  # what the folder holds that somebody has to name; "": it carries its data
@@ -142,18 +142,18 @@ SOURCES: dict[str, SourceEntry] = {
 }
 
 # How pictures of training and of evaluation are compared; rows of two tables of layout.SCHEMA in, pairs out.
-LEAKAGE_CHECKS: dict[str, Entry] = {
-    "ids": Entry("cmapkd_core.data.leakage:same_origin"),
-    "exact": Entry("cmapkd_core.data.leakage:same_bytes"),
-    "perceptual": Entry("cmapkd_core.data.leakage:alike"),
+LEAKAGE_CHECKS: dict[str, TableEntry] = {
+    "ids": TableEntry("cmapkd_core.data.leakage:same_origin"),
+    "exact": TableEntry("cmapkd_core.data.leakage:same_bytes"),
+    "perceptual": TableEntry("cmapkd_core.data.leakage:alike"),
 }
 
 # ---- what a model is measured on ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class EvaluationEntry(Entry):
-    """An evaluation: a function of an evaluate.Subject, which gives an Outcome."""
+class EvaluationEntry(TableEntry):
+    """An evaluation: a function of an evaluate.Subject, which gives an Evaluated."""
 
     reads: tuple[str, ...] = ("evaluate.split",)  # what of the recipe decides its result; a prefix: all below it
     # The models it is run on in a task of its own, where not all are of interest; empty: all of them.

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cmapkd_core.catalog import Entry
+from cmapkd_core.catalog import TableEntry
 from cmapkd_core.markup import plain
 
 
 @dataclass(frozen=True)
-class MethodSpec(Entry):
+class MethodSpec(TableEntry):
     """What a method reads and trains; `code` is its class, a methods.base.Method."""
 
     terms: Mapping[str, float]  # of its loss, each with its weight as published

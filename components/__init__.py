@@ -24,7 +24,7 @@ RANKS = ("processes", "shutdown_timeout", "job", "image")  # how a stage of seve
 ARTIFACT = {"artifact": "String"}
 # What the UI shows of a task. Numbers reach it only as metadata in KFP's executor output (kubeflow/pipelines#6116),
 # so a stage with these is also told the executor input, which says where that file goes.
-PAGES = {"html": "HTML", "markdown": "Markdown", "metrics": "Metrics"}
+SHOWN_IN_KFP = {"html": "HTML", "markdown": "Markdown", "metrics": "Metrics"}
 
 Launch = Callable[..., list[Any]]
 
@@ -54,7 +54,7 @@ def spread(module: str, processes: Any, shutdown_timeout: Any, job: Any, image: 
 class Component:
     """The component of a stage.
 
-    stage: module below cmapkd_core.stages. ranks: it can have several. shows: its outputs are PAGES too.
+    stage: module below cmapkd_core.stages. ranks: it can have several. shows: its outputs are SHOWN_IN_KFP too.
     """
 
     stage: str
@@ -77,7 +77,7 @@ class Component:
         held = {key: collected_name(key) for key in collects}
         ranks = RANKS if self.ranks else ()
         inputs = [*STRINGS, *told, *held.values(), *ranks]
-        outputs = ARTIFACT | (PAGES if self.shows else {})
+        outputs = ARTIFACT | (SHOWN_IN_KFP if self.shows else {})
         given = {one: {"inputValue": one} for one in inputs} | {one: {"outputPath": one} for one in outputs}
         parts: dict[str, list[Any]] = {one: [given[one]] for one in (*STRINGS, *told)}
         parts |= {"artifacts": [part for key, one in held.items() for part in (key, given[one])]} if held else {}

@@ -1,8 +1,8 @@
 """The runs of Kubeflow Pipelines that a suite is made of: what rows share, then a run for every row, last the report.
 
 One workflow cannot hold a suite: Argo ends a workflow of more than a mebibyte, and the UI's Retry answers only for
-one of about thirty finished tasks (pipelines/size.py). So no run has more than MOST. What a run reads of others it
-takes from their places, and its first task, a gate, waits until it is there (cmapkd_core/stages/gate.py).
+one of about thirty finished tasks (pipelines/size.py). So no run has more than TASKS_OF_A_RUN. What a run reads of
+others it takes from their places, and its first task, a gate, waits until it is there (cmapkd_core/stages/gate.py).
 
 Over all runs as many tasks work at a time as the site allows: what is shared uses all of them, then the rows' runs
 stand in lanes, in each of which one follows the other.
@@ -19,7 +19,7 @@ from components import GATE
 from pipelines.suite import REPORT, Shared, Suite, in_lanes
 from pipelines.tasks import Task
 
-MOST = 25  # of a run at most, its gate among them
+TASKS_OF_A_RUN = 25  # of a run at most, its gate among them
 WAIT = "gate"
 SHARED, LAST = "shared", "report"
 ALONE, DIGITS = -1, 12
@@ -87,8 +87,8 @@ def _by_seed(suite: Suite, row: str) -> list[Shared]:
 
 
 def _pieces(name: str, tasks: Sequence[Shared]) -> list[Run]:
-    """The tasks in runs of at most MOST with their gates, cut between seeds where a seed fits into one."""
-    room = MOST - 1
+    """The tasks in runs of at most TASKS_OF_A_RUN with their gates, cut between seeds where a seed fits into one."""
+    room = TASKS_OF_A_RUN - 1
     groups: list[list[Shared]] = []
     for one in tasks:
         if not groups or len(groups[-1]) == room or (one.cells != groups[-1][-1].cells):

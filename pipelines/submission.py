@@ -29,7 +29,7 @@ from pipelines.site import Site, load_site, on_this_machine
 from pipelines.tasks import Task, output_urls, tasks_of, timed
 
 # flags that decide the recipe
-CHOOSES = ("method", "suite", "seeds", *("set" if name == "overrides" else name for name in DECIDING))
+CHOOSES = (*("set" if name == "overrides" else name for name in DECIDING), "method", "suite", "seeds")
 OF_A_START = ("root", "run", "only", "from_stage", "parallel", "expectations")  # those that say how it is started
 SEEDS = "5"  # of a suite, when not given
 EXPERIMENT = 128  # characters of an experiment's name that Kubeflow Pipelines keeps

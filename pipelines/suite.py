@@ -31,7 +31,7 @@ from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name
 
 REPORT = "suite-report"
 ASKS = 16  # manifests asked for at a time: a suite has hundreds, each a round trip
-STAGES = tuple(task.name for task in TASKS if task.suite)
+STAGES_OF_A_CELL = tuple(task.name for task in TASKS if task.suite)
 
 Cell = tuple[str, str]  # row, seed
 
@@ -55,7 +55,7 @@ class Suite:
     rows: tuple[str, ...]
     seeds: tuple[str, ...]
     shared: tuple[Shared, ...]
-    stages: tuple[str, ...] = STAGES  # what a row with a seed takes alone
+    stages: tuple[str, ...] = STAGES_OF_A_CELL  # what a row with a seed takes alone
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -95,7 +95,7 @@ REPORTED = {
 # ---- evaluations of their own ---------------------------------------------------------------------
 
 # Role in the report -> the task whose artifact holds the model; what the recipe itself names has none.
-MODELS = {"student": "joint", "reference": "reference-joint", "teacher": "teacher", "before": ""}
+TASK_OF_ROLE = {"student": "joint", "reference": "reference-joint", "teacher": "teacher", "before": ""}
 IN_SUITES = ("student", "teacher")  # of a suite's rows
 
 
@@ -111,7 +111,7 @@ def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
     return (*(task for task in TASKS if task.suite), *own_tasks(recipe, IN_SUITES))
 
 
-def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[Task, ...]:
+def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(TASK_OF_ROLE)) -> tuple[Task, ...]:
     """Tasks that prepare the recipe's evaluation sets and run them, for the models in `roles`.
 
     The recipe's `evaluate.tasks` stay together in the tasks evaluate-*: they share the images' embeddings. A task
@@ -125,7 +125,7 @@ def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[Tas
         if data:
             only = "" if data in trained_on else f"data.splits={recipe.evaluate.split}"
             tasks.setdefault(shards, Task(shards, PREPARE, "prepare", data=data, own_overrides=only))
-        for role in EVALUATIONS[task].roles or tuple(MODELS):
+        for role in EVALUATIONS[task].roles or tuple(TASK_OF_ROLE):
             if role in roles:
                 made = _evaluation(task, data, shards, role)
                 tasks[made.name] = made
@@ -133,7 +133,7 @@ def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(MODELS)) -> tuple[Tas
 
 
 def _evaluation(task: str, data: str, shards: str, role: str) -> Task:
-    model = MODELS[role]
+    model = TASK_OF_ROLE[role]
     inputs = {"shards": shards, **({"model": model} if model else {})}
     values = {"task": task, **({} if model else {"model": RECIPE_STUDENT})}
     return Task(task_name(_called(task, data), role), EVALUATE, "evaluate", inputs, values, data=data, role=role)

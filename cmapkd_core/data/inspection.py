@@ -46,10 +46,10 @@ class Stored:
     sample: dict[str, Any]
 
 
-Outcome = Inspected | Stored | BadRow
+Inspection = Inspected | Stored | BadRow
 
 
-def inspected(rows: Iterable[Item], max_pixels: int, workers: int, saved: SavedShards) -> Iterator[Outcome]:
+def inspected(rows: Iterable[Item], max_pixels: int, workers: int, saved: SavedShards) -> Iterator[Inspection]:
     """What becomes of every row, in order.
 
     Args:
@@ -72,7 +72,7 @@ def inspected(rows: Iterable[Item], max_pixels: int, workers: int, saved: SavedS
     return in_order(fetched, lambda row: inspect(row, max_pixels), workers)
 
 
-def inspect(row: Row | Stored | BadRow, max_pixels: int) -> Outcome:
+def inspect(row: Row | Stored | BadRow, max_pixels: int) -> Inspection:
     """Decode and hash one picture; what cannot be decoded becomes a BadRow."""
     if not isinstance(row, Row):
         return row

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.inspection import Inspected, Outcome, Stored, inspected
+from cmapkd_core.data.inspection import Inspected, Inspection, Stored, inspected
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUARANTINE, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.order import split_of
 from cmapkd_core.data.questions import Checked, QuestionTable
@@ -88,7 +88,7 @@ class _Writer:
         self._captions = 0
         self._questions = QuestionTable(out / QUESTIONS)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Inspection) -> None:
         """Store the row, or list it as bad."""
         self.seen += 1
         key = outcome.key if isinstance(outcome, BadRow) else outcome.row.key

@@ -19,14 +19,14 @@ from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingSights, sights
 from cmapkd_core.evaluate.caption_tokens import Vocabulary
 from cmapkd_core.evaluate.caption_training import train
-from cmapkd_core.evaluate.tasks import NotApplicable, Outcome, Subject
+from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
 
 RESULTS = "captions_results.json"  # in COCO's results format
 _IMAGE_ID = re.compile(r"(?:coco-)?([0-9]+)")
 EXAMPLES = 12
 
 
-def run_captioning(subject: Subject) -> Outcome:
+def run_captioning(subject: Subject) -> Evaluated:
     """BLEU-1..4, ROUGE-L, CIDEr and METEOR, times 100, of captions for the split's images; all its captions count.
 
     `baseline/..`: always saying the most frequent training caption. `shuffled/..`: the decoder's captions, each given
@@ -66,7 +66,7 @@ def run_captioning(subject: Subject) -> Outcome:
         "baseline": frequent,
         "examples": examples(said, references),
     }
-    return Outcome(metrics, detail)
+    return Evaluated(metrics, detail)
 
 
 def scored(

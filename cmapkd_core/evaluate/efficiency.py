@@ -24,7 +24,7 @@ from cmapkd_core import temporary
 from cmapkd_core.config import EfficiencyConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import measure
-from cmapkd_core.evaluate.tasks import Outcome, Subject, count_parameters
+from cmapkd_core.evaluate.tasks import Evaluated, Subject, count_parameters
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import save_model
 
@@ -41,7 +41,7 @@ class Tower:
     parameters: int
 
 
-def run_efficiency(subject: Subject) -> Outcome:
+def run_efficiency(subject: Subject) -> Evaluated:
     """Parameters, FLOPs, latency and throughput of each tower; peak memory and size on disk of the model.
 
     The detail names the device, threads, versions, the convention of the FLOPs and their tool, and has the
@@ -71,7 +71,7 @@ def run_efficiency(subject: Subject) -> Outcome:
     detail["metrics"] = dict(metrics)
     for line in summary(metrics, detail):
         subject.say(f"efficiency: {line}\n")
-    return Outcome(metrics, detail)
+    return Evaluated(metrics, detail)
 
 
 def towers_of(backbone: Backbone, device: torch.device) -> tuple[Tower, Tower]:

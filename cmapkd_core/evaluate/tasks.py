@@ -62,14 +62,14 @@ class Subject:
 
 
 @dataclass
-class Outcome:
+class Evaluated:
     """What a task found: numbers for the table, and the detail that the report's examples need."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-def run_retrieval(subject: Subject) -> Outcome:
+def run_retrieval(subject: Subject) -> Evaluated:
     """Images to captions (i2t) and captions to images (t2i): R@k and chance in percent, median and mean rank.
 
     `protocol.py` says how texts that several images share are counted, and what `per_caption/` and `1k/` are. The
@@ -92,7 +92,7 @@ def run_retrieval(subject: Subject) -> Outcome:
     texts, rows = retrieval.distinct(captions)
     metrics, rankings = protocol.measure(subject.images, subject.texts(texts), rows)
     counts = {"images": len(keys), "captions": len(texts), "captions_merged": len(rows) - len(texts)}
-    outcome = Outcome({n: float(count) for n, count in counts.items()} | metrics, {"split": subject.config.split})
+    outcome = Evaluated({n: float(count) for n, count in counts.items()} | metrics, {"split": subject.config.split})
     pairs = rows.unique(dim=0)
     for name, correct, asked, answers in (("i2t", pairs, keys, texts), ("t2i", pairs.flip(1), texts, keys)):
         random = retrieval.chance(correct, len(asked), len(answers))
@@ -119,7 +119,7 @@ def _by_query(
     }
 
 
-def run_zeroshot(subject: Subject) -> Outcome:
+def run_zeroshot(subject: Subject) -> Evaluated:
     """Top-1 and top-5 in percent over the images that have a class; the others are counted and left out.
 
     The detail has a row a class: its names in the prompts, its images, its own top-1 and top-5.
@@ -145,7 +145,7 @@ def run_zeroshot(subject: Subject) -> Outcome:
     metrics |= {"images_without_class": float(len(names) - len(chosen)), "templates": float(len(templates))}
     rows = [{**row, "names": list(called)} for row, called in zip(rows, spoken, strict=True)]
     detail = {"split": subject.config.split, "templates": list(templates), "metrics": metrics, "classes": rows}
-    return Outcome(metrics, detail)
+    return Evaluated(metrics, detail)
 
 
 def count_parameters(backbone: Backbone) -> dict[str, float]:

@@ -16,9 +16,9 @@ import torch
 
 from cmapkd_core.data.order import hash64
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate.tasks import NotApplicable, Outcome, Subject
+from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import accuracy, soft_targets, vocabulary
-from cmapkd_core.evaluate.vqa_head import FusionHead, Lesson, Targets, best_answers, train
+from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, Lesson, best_answers, train
 from cmapkd_core.evaluate.vqa_inputs import Asked, FrozenInputs, asked
 
 RESULTS = "vqa_results.json"  # in the official format: [{"question_id": int, "answer": str}]
@@ -28,7 +28,7 @@ T = TypeVar("T")
 _NAMES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # metrics of the answer types
 
 
-def run_vqa(subject: Subject) -> Outcome:
+def run_vqa(subject: Subject) -> Evaluated:
     """Train the head on split train, answer the evaluated split's questions, score the answers.
 
     Metrics in percent: overall and each answer type's official accuracy; `majority`, of always saying the most
@@ -65,7 +65,7 @@ def run_vqa(subject: Subject) -> Outcome:
         "question_types": _by_question_type(scores, tested),
         "examples": _examples(scores, said, tested),
     }
-    return Outcome(metrics, detail)
+    return Evaluated(metrics, detail)
 
 
 def _answer(
@@ -96,7 +96,7 @@ def _held_out(subject: Subject, place: dict[str, int], bound: int) -> Lesson | N
 
 
 def _lesson(subject: Subject, questions: Asked, place: dict[str, int], bound: int) -> Lesson:
-    targets = Targets([soft_targets(own, place) for own in questions.heard], len(place))
+    targets = AnswerTargets([soft_targets(own, place) for own in questions.heard], len(place))
     return Lesson(FrozenInputs(subject, questions, bound), targets)
 
 

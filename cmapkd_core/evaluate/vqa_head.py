@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cmapkd_core.config import VqaConfig
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs
+from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, QuestionInputs
 
 HEAD = 64  # channels of an attention head, where the width divides by it
 _WARMUP = 0.05  # share of the budget with a rising learning rate, before the cosine
@@ -61,7 +61,7 @@ class FusionHead(nn.Module):
         with torch.no_grad():
             last.bias.copy_(prior.clamp(1e-4, 1 - 1e-4).logit())
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: QuestionInputs) -> Tensor:
         """Logits [B, A]; several answers of a question may be right."""
         batch = len(inputs.mask)
         position, picture, word = self.kinds
@@ -88,7 +88,7 @@ def places(grid: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
-class Targets:
+class AnswerTargets:
     """Soft targets by position of the question, dense for one batch at a time."""
 
     def __init__(self, targets: list[dict[int, float]], answers: int) -> None:
@@ -121,10 +121,10 @@ class Lesson:
     """Questions with what the towers say to them and what people answered."""
 
     inputs: FrozenInputs
-    targets: Targets
+    targets: AnswerTargets
 
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        """Inputs and dense targets, each question once; see `FrozenInputs.batches`."""
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[QuestionInputs, Tensor]]:
+        """QuestionInputs and dense targets, each question once; see `FrozenInputs.batches`."""
         for positions, inputs in self.inputs.batches(size, generator):
             yield inputs, self.targets.dense(positions).to(inputs.mask.device)
 
@@ -175,7 +175,9 @@ def rate(seen: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - _WARMUP) / (1 - _WARMUP)))
 
 
-def _step(head: FusionHead, optimiser: torch.optim.Optimizer, inputs: Inputs, targets: Tensor, lr: float) -> float:
+def _step(
+    head: FusionHead, optimiser: torch.optim.Optimizer, inputs: QuestionInputs, targets: Tensor, lr: float
+) -> float:
     for group in optimiser.param_groups:
         group["lr"] = lr
     loss = loss_of(head(inputs), targets)

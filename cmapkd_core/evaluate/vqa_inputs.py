@@ -66,7 +66,7 @@ def asked(subject: Subject, split: str, most: int = 0) -> Asked:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class QuestionInputs:
     """What the head gets of B questions, fp16; all but the mask is layer-normed, so that no tower's scale counts."""
 
     maps: Tensor  # [B, P, C], row by row
@@ -74,9 +74,9 @@ class Inputs:
     words: Tensor  # [B, N, D]
     mask: Tensor  # bool [B, N], True where there is a word
 
-    def to(self, device: torch.device) -> Inputs:
+    def to(self, device: torch.device) -> QuestionInputs:
         """The same on a device."""
-        return Inputs(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+        return QuestionInputs(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class FrozenInputs:
         """D."""
         return self._words[0].shape[1]
 
-    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Inputs]]:
+    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[tuple[Tensor, QuestionInputs]]:
         """(positions in the questions [B], their inputs on the subject's device), each question once.
 
         Args:
@@ -136,13 +136,13 @@ class FrozenInputs:
                 yield chosen, self._inputs(chosen, pictures).to(self.subject.device)
             del pictures  # before the next part is made: the bound is of one
 
-    def _inputs(self, positions: Tensor, pictures: _Pictures) -> Inputs:
+    def _inputs(self, positions: Tensor, pictures: _Pictures) -> QuestionInputs:
         place = torch.tensor([pictures.place[row] for row in self.questions.rows[positions].tolist()])
         words = [self._words[self._text_of[self.questions.texts[i]]] for i in positions.tolist()]
         lengths = torch.tensor([len(states) for states in words])
         padded = pad_sequence(words, batch_first=True)
         mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
-        return Inputs(pictures.maps[place], pictures.images[place], padded, mask)
+        return QuestionInputs(pictures.maps[place], pictures.images[place], padded, mask)
 
     def _pictures(self, rows: Sequence[int]) -> _Pictures:
         if self.kept and self._all is not None:

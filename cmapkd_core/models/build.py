@@ -43,7 +43,7 @@ OWN_FILES = (
 
 @dataclass(frozen=True)
 class Weights:
-    """`ModelConfig.weights`, read: a row of WEIGHTS, a pretrained tag, a file, or a file and the tag that it is of."""
+    """`ModelConfig.weights`, read: a row of FILLS, a pretrained tag, a file, or a file and the tag that it is of."""
 
     text: str
     tag: str = ""
@@ -67,7 +67,7 @@ def build(config: ModelConfig, seed: int, cache: Path) -> Backbone:
     weights = read_weights(config.model, config.weights)
     architecture = read_architecture(config.model, _facts(config.model, weights))
     backbone = construct(config.model, architecture.config, architecture.files, seed)
-    fill = WEIGHTS.get(weights.text, _from_file if weights.file else _from_tag)
+    fill = FILLS.get(weights.text, _from_file if weights.file else _from_tag)
     fill(backbone, architecture, weights, cache)
     return backbone
 
@@ -78,7 +78,7 @@ def read_weights(model: str, text: str) -> Weights:
     Raises:
         InputError: none of the forms that this module's docstring lists, or a tag that the model has not.
     """
-    if text in WEIGHTS:
+    if text in FILLS:
         return Weights(text)
     if tags.is_tag(model, text):
         return Weights(text, tag=text)
@@ -88,7 +88,7 @@ def read_weights(model: str, text: str) -> Weights:
         raise tags.unknown(model, tag, text)
     found = Weights(text, tag, file) if named else Weights(text, file=text)
     if not found.file.endswith((SUFFIX, *PICKLED)):
-        known = (*WEIGHTS, *tags.tags_of(model))
+        known = (*FILLS, *tags.tags_of(model))
         raise InputError(f"unknown weights '{text}' of {model}: {nearest(text, known)} A file ends in {SUFFIX}")
     refuse_other(found.file)
     return found
@@ -171,7 +171,7 @@ def _from_file(backbone: Backbone, architecture: Architecture, weights: Weights,
     fill_from_file(backbone.model, path, architecture.name)
 
 
-WEIGHTS: dict[str, Callable[[Backbone, Architecture, Weights, Path], None]] = {
+FILLS: dict[str, Callable[[Backbone, Architecture, Weights, Path], None]] = {
     "random": _random,
     "packages": _from_packages,
     "own": _from_own,

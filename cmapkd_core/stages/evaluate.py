@@ -27,7 +27,7 @@ from cmapkd_core.config import EvaluateConfig, ModelConfig
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import NotApplicable, Outcome, Subject, count_parameters
+from cmapkd_core.evaluate import Evaluated, NotApplicable, Subject, count_parameters
 from cmapkd_core.fields import choose
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
@@ -126,7 +126,7 @@ def body(
             if strict:
                 raise
             context.say(f"evaluate: {name} is left out: {reason}\n")
-            outcome = Outcome({}, {"missing": str(reason)})
+            outcome = Evaluated({}, {"missing": str(reason)})
         metrics |= {f"{name}/{metric}": value for metric, value in outcome.metrics.items()}
         (context.out / f"{name}.json").write_text(json.dumps(outcome.detail), encoding="utf-8")
     (context.out / "metrics.json").write_text(json.dumps(metrics, indent=1))

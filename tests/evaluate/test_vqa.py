@@ -30,8 +30,8 @@ from cmapkd_core.evaluate.vqa_answers import (
     vocabulary,
     without_punctuation,
 )
-from cmapkd_core.evaluate.vqa_head import FusionHead, Targets, places, rate, train
-from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, Inputs, asked
+from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, places, rate, train
+from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, QuestionInputs, asked
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
 from cmapkd_core.request import Request
@@ -367,16 +367,16 @@ def test_padding_and_company_change_no_answer(backbone, shards, tmp_path):
     with torch.no_grad():
         together = head(batch)
         for i in range(len(together)):
-            own = Inputs(*(tensor[i : i + 1] for tensor in vars(batch).values()))
+            own = QuestionInputs(*(tensor[i : i + 1] for tensor in vars(batch).values()))
             length = int(own.mask.sum())
-            alone = head(Inputs(own.maps, own.images, own.words[:, :length], own.mask[:, :length]))
+            alone = head(QuestionInputs(own.maps, own.images, own.words[:, :length], own.mask[:, :length]))
             torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-4)
 
 
 def test_an_untrained_head_says_each_answer_as_often_as_people_do(backbone, shards, tmp_path):
     subject = subject_of(backbone, shards, tmp_path)
     inputs = FrozenInputs(subject, asked(subject, "val"), 2**30)
-    targets = Targets([{0: 1.0}, {0: 1.0, 1: 0.5}, {0: 1.0}, {0: 1.0, 1: 0.5}], answers=2)
+    targets = AnswerTargets([{0: 1.0}, {0: 1.0, 1: 0.5}, {0: 1.0}, {0: 1.0, 1: 0.5}], answers=2)
     torch.testing.assert_close(targets.prior(), torch.tensor([1.0, 0.25]))
     torch.testing.assert_close(targets.dense(torch.tensor([1, 0])), torch.tensor([[1.0, 0.5], [1.0, 0.0]]))
     head = FusionHead(inputs, targets.prior(), VqaConfig(width=32, layers=1))

@@ -1,11 +1,12 @@
 """Every row of the tables is complete: its code is where it says, recipes and rows fit each other."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
 from cmapkd_core import catalog
-from cmapkd_core.catalog import Entry, load
+from cmapkd_core.catalog import TableEntry, load
 from cmapkd_core.config import STAGE_PHASES, Rates, Schedule, TermWeights
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
@@ -13,10 +14,13 @@ from cmapkd_core.method_specs import METHODS, document
 from cmapkd_core.methods.base import Method
 from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, ROWS, WEIGHTS, as_published, resolve
 
+REPOSITORY = Path(__file__).parents[2]
 TABLES = {
     name: table
     for name, table in {**vars(catalog), "METHODS": METHODS}.items()
-    if isinstance(table, dict) and not name.startswith("_") and all(isinstance(row, Entry) for row in table.values())
+    if isinstance(table, dict)
+    and not name.startswith("_")
+    and all(isinstance(row, TableEntry) for row in table.values())
 }
 CODE = [(table, row) for table in TABLES for row in TABLES[table]]
 
@@ -44,7 +48,7 @@ def test_no_two_rows_are_one_piece_of_code():
 )
 def test_code_that_is_not_there_is_said_with_its_place(code, told):
     with pytest.raises(InputError) as raised:
-        load("method", "toy", {"toy": Entry(code)})
+        load("method", "toy", {"toy": TableEntry(code)})
     assert str(raised.value).startswith(f"method 'toy' is {code} by its row, and ")
     assert told in str(raised.value)
 
@@ -53,7 +57,7 @@ def test_a_library_that_a_rows_code_lacks_is_not_taken_for_the_code(tmp_path, mo
     (tmp_path / "toy_with_a_library.py").write_text("import there_is_no_such_library\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_library"):
-        load("method", "toy", {"toy": Entry("toy_with_a_library:Toy")})
+        load("method", "toy", {"toy": TableEntry("toy_with_a_library:Toy")})
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -82,7 +86,7 @@ def test_a_baseline_is_its_methods_row():
 
 
 def test_the_document_of_deviations_quotes_the_rows():
-    kept = (Path(__file__).parents[2] / "docs" / "deviations.md").read_text()
+    kept = (REPOSITORY / "docs" / "deviations.md").read_text()
     assert kept == document(), "python -m cmapkd_core.method_specs > docs/deviations.md"
     for name, spec in METHODS.items():
         line = next(line for line in kept.splitlines() if line.startswith(f"| {name} |"))
@@ -111,3 +115,18 @@ def test_every_recipe_resolves_with_every_row(recipe, row):
 def test_every_phase_belongs_to_one_stage():
     phases = [name for names in STAGE_PHASES.values() for name in names]
     assert sorted(phases) == sorted(vars(Schedule()))
+
+
+def test_a_table_stands_once():
+    """Twins were kept equal by a test, and adding a thing found them one error at a time."""
+    names = {*TABLES, "STORES", "Request", "BASELINES", "ABLATIONS"}
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for path in (
+        path for folder in ("cmapkd_core", "components", "pipelines") for path in (REPOSITORY / folder).rglob("*.py")
+    ):
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            made = {target.id for target in targets if isinstance(target, ast.Name)}
+            for name in names & (made | {getattr(node, "name", "")}):
+                found[name].append(str(path))
+    assert {name: len(places) for name, places in found.items()} == dict.fromkeys(names, 1), found

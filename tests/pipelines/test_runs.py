@@ -11,7 +11,7 @@ import pytest
 from cmapkd_core.recipes import FULL, SUITES
 from pipelines import submit
 from pipelines.package import Plan, build, defaults, write_package
-from pipelines.runs import LAST, MOST, WAIT, Now, Run, behind, makers, split, tasks
+from pipelines.runs import LAST, TASKS_OF_A_RUN, WAIT, Now, Run, behind, makers, split, tasks
 from pipelines.site import Site
 from pipelines.size import LIMIT, RETRY_LIMIT, Size, measure, refuse_too_large
 from pipelines.submission import decide
@@ -37,7 +37,7 @@ def test_every_task_has_one_run_of_bounded_size_after_those_that_it_reads(
     suite = laid(name, seeds, overrides)
     runs = split(suite, parallel)
     assert Counter(task for run in runs for task in run.urls) == Counter(list(suite.urls))
-    assert max(len(run.shared) for run in runs) < MOST
+    assert max(len(run.shared) for run in runs) < TASKS_OF_A_RUN
     assert runs[-1].urls.keys() == {REPORT}
     seen: set[str] = set()
     for run in runs:

@@ -24,7 +24,7 @@ from pipelines.package import Plan, build, defaults, select, write_package
 from pipelines.site import Site
 from pipelines.submission import decide
 from pipelines.submit import main
-from pipelines.suite import REPORT, STAGES, Shared, Suite, in_lanes, lay_out, standing
+from pipelines.suite import REPORT, STAGES_OF_A_CELL, Shared, Suite, in_lanes, lay_out, standing
 from pipelines.tasks import Task, output_urls, tasks_of
 
 REQUEST = {"recipe": "tiny", "overrides": "", "data": ""}
@@ -276,7 +276,7 @@ def test_a_dry_run_counts_shared_and_naive_executions(capsys: pytest.CaptureFixt
     assert table["warmup"] == ["4", "4", "4"]
     assert table["alsn"] == ["2", "2", "4"]
     assert table["all"] == ["20", "20", "33"]
-    assert set(table) == {*STAGES, REPORT, "all"}
+    assert set(table) == {*STAGES_OF_A_CELL, REPORT, "all"}
     assert "1 prepare, run shared, shared by 4" in text
     assert re.search(r"none +2 at a time; behind shared; waits for shared\n +9 tasks, Workflow \d+ KiB", text)
     assert not list(Path().iterdir())

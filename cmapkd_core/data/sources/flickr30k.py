@@ -14,7 +14,7 @@ from cmapkd_core.data.files import find, picture, place
 from cmapkd_core.data.karpathy import Entry, karpathy_entries
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row, listed
 
-SPLITS = ("dataset_flickr30k.json", "annotations/dataset_flickr30k.json")
+SPLIT_FILES = ("dataset_flickr30k.json", "annotations/dataset_flickr30k.json")
 FOLDERS = ("flickr30k-images", "flickr30k_images", "images")
 LICENCE = "Flickr30K: research use; pictures under Flickr's terms, each with the licence of its photographer"
 
@@ -27,7 +27,7 @@ def flickr30k_rows(config: DataConfig) -> Iterable[Item]:
     """
     url = place(config)
     entries = karpathy_entries(
-        find(config, SPLITS, "it is in caption_datasets.zip of Karpathy's splits, beside dataset_coco.json")
+        find(config, SPLIT_FILES, "it is in caption_datasets.zip of Karpathy's splits, beside dataset_coco.json")
     )
     return listed(entries, lambda entry: _row(url, entry))
 
