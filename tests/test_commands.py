@@ -11,6 +11,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -135,12 +136,17 @@ def make_takes(argv: list[str], site: Path) -> None:
             submits(shlex.split(line.partition("submit.py ")[2]), site)
 
 
-def golden_takes(script: str, argv: list[str]) -> None:
+def golden(script: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("golden", REPOSITORY / script)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def golden_takes(script: str, argv: list[str]) -> None:
+    module = golden(script)
     given = module.parser().parse_args(argv)
     if argv and hasattr(module, "chosen"):
         module.chosen(given.names)
@@ -177,6 +183,7 @@ def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_-]+")
 FIELD = re.compile(r"(?<![\w./-])([a-z_]+\.[a-z_.]*[a-z_]+)(?![\w/(-]|\.\w)")
 FIELDS = flatten(Recipe())
+ADDED = {"method.weights.cosines": 0.0, "schedule.fine.lr.pyramids": 0.0}  # by CONTRIBUTING.md: not there yet, or wrong
 OTHERS = {  # of other programs
     *("--check", "--clean", "--from-literal", "--prefix", "--selector", "--tail"),  # kubectl, pg_restore
     *("--read-only", "--rm", "--secret", "--tmpfs"),  # docker
@@ -189,11 +196,13 @@ OTHERS = {  # of other programs
 
 
 def parsers() -> Iterator[argparse.ArgumentParser]:
-    """Of submit.py, of all stages and of the benchmarks."""
+    """Of submit.py, of all stages, of the golden files and of the benchmarks."""
     yield submit.parser()
     for path in sorted((REPOSITORY / "cmapkd_core/stages").glob("*.py")):
         if "sys.exit(main(run))" in path.read_text():
             yield cli.parser(importlib.import_module(f"cmapkd_core.stages.{path.stem}").run)
+    for script in ("keys", "regenerate"):
+        yield golden(f"tests/golden/{script}.py").parser()
     for path in sorted((REPOSITORY / "benchmarks").glob("*.py")):
         yield importlib.import_module(f"benchmarks.{path.stem}").parser()
 
@@ -218,7 +227,7 @@ def test_a_field_in_a_document_or_a_message_is_one() -> None:
     sections = {name.partition(".")[0] for name in FIELDS if "." in name}
     named = {(where, name) for where, text in shown() for name in FIELD.findall(text)}
     named = {one for one in named if one[1].partition(".")[0] in sections and not one[1].endswith(".safetensors")}
-    assert not {one for one in named if not any(f"{field}.".startswith(f"{one[1]}.") for field in FIELDS)}
+    assert not {one for one in named if not any(f"{field}.".startswith(f"{one[1]}.") for field in FIELDS | ADDED)}
     assert len(named) > 100
 
 
