@@ -8,8 +8,10 @@ from operator import attrgetter
 import pytest
 
 from cmapkd_core.config import MethodConfig, OptimConfig, Phase, SelectorConfig, TermWeights
+from cmapkd_core.errors import InputError
 from cmapkd_core.fields import flatten
 from cmapkd_core.fingerprints import declared, reads
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_fields, evaluation_reads, export_fields, export_reads
 from cmapkd_core.recipes import ROWS, resolve
 from cmapkd_core.view import Declared, UndeclaredReadError, view, with_part
@@ -119,3 +121,25 @@ def test_an_evaluations_and_an_exports_place_follow_from_what_they_may_read(mode
         fields = evaluation_fields("s3://root", model, "s3://root/prepare/0", recipe, task)
         assert set(fields) & set(leaves) - {"evaluate.tasks"} == evaluation_reads(model, recipe, task).names
     assert set(export_fields("s3://root", model, "", recipe)) & set(leaves) == export_reads(model).names
+
+
+def test_weights_of_terms_are_as_a_frozen_dataclass():
+    made = TermWeights(task=2.0)
+    assert made == TermWeights(task=2.0) != TermWeights()
+    assert hash(made) == hash(TermWeights(task=2.0))
+    assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.task = 3.0
+    with pytest.raises(AttributeError):
+        _ = made.tusk
+    with pytest.raises(InputError, match="unknown field 'tusk': did you mean 'task'"):
+        TermWeights(tusk=1.0)
+
+
+def test_a_term_that_is_new_in_the_table_is_a_weight_of_every_recipe(monkeypatch):
+    before = resolve("tiny")
+    spec = METHODS["kd"]
+    monkeypatch.setitem(METHODS, "kd", dataclasses.replace(spec, terms={**spec.terms, "toy": 3.0}))
+    assert flatten(before)["method.weights.toy"] == 0.0
+    assert resolve("tiny", overrides="method.weights.toy=2").method.weights.toy == 2.0
+    assert "method.weights.toy" in declared(resolve("tiny", "kd"), "joint").names
