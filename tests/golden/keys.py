@@ -84,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         with open(FILE, "w", newline="") as file:
             table = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
             table.writeheader()
-            table.writerows({"recipe": recipe, "row": row, **found} for (recipe, row), found in after.items())
+            cells = [cell for cell in dict.fromkeys((*before, *after)) if cell in after]  # what is new comes last
+            table.writerows({"recipe": cell[0], "row": cell[1], **after[cell]} for cell in cells)
     return 0
 
 

@@ -33,3 +33,15 @@ def test_a_row_that_is_new_is_shown(keys):
     first = next(iter(kept[cell].items()))
     moved = keys.moved({k: v for k, v in kept.items() if k != cell}, kept)
     assert moved[0] == f"tiny no_alsn {first[0]}: None -> {first[1]}"
+
+
+def test_the_file_is_written_where_that_is_asked_for_alone(keys, tmp_path, monkeypatch, capsys):
+    """What stands in it keeps its line; it once was written for `--help` too."""
+    text = keys.FILE.read_text()
+    monkeypatch.setattr(keys, "FILE", tmp_path / "keys.tsv")
+    keys.FILE.write_text(text.replace("tiny\tno_alsn\tprepare/", "tiny\tno_alsn\tother/"))
+    assert keys.main([]) == 0
+    assert "tiny no_alsn prepare: other/" in capsys.readouterr().out
+    assert keys.FILE.read_text() != text
+    assert keys.main(["--write"]) == 0
+    assert keys.FILE.read_text() == text
