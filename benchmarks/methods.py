@@ -5,7 +5,7 @@
 A step is what the loop does in the phase `fine`: the frozen teacher (where the method has one), the method's forward,
 backward and update, on one batch of random pictures and captions. All methods take turns in every round, so that
 what else the machine does falls on all of them; the median over the rounds is printed. With --stored the methods
-that hear no more of the teacher than can be stored are measured a second time with that (teacher_fit.views above 0,
+that need no more of the teacher than can be cached are measured a second time with that (teacher_fit.views above 0,
 teacher_fit.store=levels).
 """
 
@@ -73,26 +73,25 @@ def trained(method: Method) -> int:
 
 
 def stepper(method: Method, teacher: Teacher, batch: Batch, stored: bool = False) -> Callable[[int], None]:
-    """One whole update of the phase `fine`; `stored`: the teacher does not run in it."""
+    """One whole update of the phase `fine`; `stored`: the teacher's outputs are cached."""
     recipe, phase = method.recipe, method.recipe.schedule.fine
     groups = trainable(method.groups(phase), phase)
     freeze_all_but(method, [p for params in groups.values() for p in params])
     optimiser = Optimiser(groups, phase, recipe.optim, steps=100, scaled=False)
     weights = recipe.method.weights.within(phase)
-    taught = METHODS[recipe.method.name].teacher
 
     levels = method.active(phase)
     images, tokens = (side["teacher"] for side in (batch.images, batch.tokens))
-    kept = {**teacher.of_images(images, levels), **teacher.of_texts(tokens, levels)} if stored else {}
+    cached = {**teacher.image_outputs(images, levels), **teacher.text_outputs(tokens, levels)} if stored else {}
 
-    def ask() -> Embeddings | None:
-        if kept:
-            return teacher.recalled(kept, levels)
-        return teacher.targets(images, tokens, levels) if taught else None
+    def targets() -> Embeddings | None:
+        if cached:
+            return teacher.cached_targets(cached, levels)
+        return teacher.targets(images, tokens, levels) if METHODS[recipe.method.name].teacher else None
 
     def step(number: int) -> None:
         optimiser.set_rates(number)
-        optimiser.backward(weighted_total(method(batch, ask(), phase, number).terms, weights))
+        optimiser.backward(weighted_total(method(batch, targets(), phase, number).terms, weights))
         optimiser.clip()
         optimiser.update()
 

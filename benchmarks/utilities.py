@@ -20,19 +20,18 @@ from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import make_method
 from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.statistics import collect
-from cmapkd_core.stages.taught import hear
+from cmapkd_core.stages.training import TrainingSetup
 
 KEPT = ["key", *(f"u_{level}" for level in ALL_LEVELS)]
 
 
 def measured(context: Context, phase: str) -> pa.Table:
     """Utilities in the batches and crops of a phase's stream."""
-    method, teacher = make_method(context.recipe, context)
-    taught = hear(context, method, teacher)
-    return collect(method, taught.loader(phase, ALL_LEVELS), taught.targets)
+    setup = TrainingSetup(context, "joint", *build_method(context.recipe, context))
+    return collect(setup.method, setup.loader(phase, ALL_LEVELS), setup.targets)
 
 
 def parser() -> argparse.ArgumentParser:

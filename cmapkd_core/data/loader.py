@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cmapkd_core.data.augment import Rendering, View, eval_pixels, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
-from cmapkd_core.data.fixed import TeacherStore, fixed_pixels
+from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
 from cmapkd_core.data.images import BadImageError, shown
 from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
@@ -47,8 +47,8 @@ class Batch:
         images: float [b, 3, size, size] by side; all sides show the same crop.
         tokens: int64 [b, context length] by side, of the same caption.
         replaced: (key, reason) of corrupt samples that others stand in for.
-        stored: what the teacher said of these very crops and captions, [b, ...] by name, where the loader has a store:
-            unit embeddings `image` and `text` [b, E], and of a store with levels theirs.
+        cached: the teacher's outputs for these very crops and captions, [b, ...] by name, where the loader has a cache
+            of them: unit embeddings `image` and `text` [b, E], and of a cache with levels theirs.
     """
 
     keys: list[str]
@@ -56,14 +56,14 @@ class Batch:
     images: dict[str, Tensor]
     tokens: dict[str, Tensor]
     replaced: list[tuple[str, str]]
-    stored: dict[str, Tensor] = field(default_factory=dict)
+    cached: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         images = {name: tensor.to(device, non_blocking=True) for name, tensor in self.images.items()}
         tokens = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tokens.items()}
-        stored = {name: tensor.to(device, non_blocking=True) for name, tensor in self.stored.items()}
-        return replace(self, index=self.index.to(device), images=images, tokens=tokens, stored=stored)
+        cached = {name: tensor.to(device, non_blocking=True) for name, tensor in self.cached.items()}
+        return replace(self, index=self.index.to(device), images=images, tokens=tokens, cached=cached)
 
 
 class TrainLoader:
@@ -77,7 +77,7 @@ class TrainLoader:
         fraction: share of the split's pairs that take part, chosen by key and not by seed.
         crop_scale: share of the area that a crop keeps.
         crops: a picture's fixed crops, of which each epoch shows one; 0: a new crop every time.
-        store: what a teacher said of these crops, which the batches then carry.
+        cache: a teacher's outputs for these crops, which the batches then carry.
         workers: processes that decode; 0: none, in this one.
         max_pixels: a larger picture counts as corrupt.
         quarantine_bound: share of the samples that may turn out corrupt. A loader knows only what this rank met since
@@ -104,7 +104,7 @@ class TrainLoader:
         max_pixels: int,
         quarantine_bound: float,
         crops: int = 0,
-        store: TeacherStore | None = None,
+        cache: TeacherCache | None = None,
     ) -> None:
         shards.require_captions(split)
         key_hashes = hashes(shards.keys(split))
@@ -113,7 +113,7 @@ class TrainLoader:
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
         draw = _Draw(key_hashes, crop_scale, crops, seed)
-        self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, store), workers
+        self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
         self._feed, self._turn = Feed(self._items, workers), 0
         self._bound = quarantine_bound
 
@@ -149,11 +149,11 @@ class TableLoader:
     """Shuffled batches from columns in memory, with the interface of TrainLoader.
 
     Args:
-        columns: tensors of equal first dimension.
+        columns: tensors [n, ...] by name, of n rows each.
     """
 
     def __init__(self, columns: dict[str, Tensor], *, batch: int, rank: int, world: int, seed: int) -> None:
-        self.count = len(next(iter(columns.values())))
+        self.batch, self.count = batch, len(next(iter(columns.values())))
         rows = np.arange(self.count)
         self._order = Order(
             rows, rows.astype(np.uint64), np.zeros_like(rows), batch=batch, rank=rank, world=world, seed=seed
@@ -162,7 +162,7 @@ class TableLoader:
         self.steps_per_epoch = self._order.steps_per_epoch
 
     def batches(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
-        """This rank's rows of global steps start..stop-1."""
+        """This rank's rows [b, ...] by column, of global steps start..stop-1."""
         for number in range(start, stop):
             rows = torch.from_numpy(self._order.step(number)[1])
             yield {name: column[rows] for name, column in self._columns.items()}
@@ -222,10 +222,10 @@ class _TrainBatches(Items[Batch]):
         order: Order,
         draw: _Draw,
         max_pixels: int,
-        store: TeacherStore | None,
+        cache: TeacherCache | None,
     ) -> None:
         self.shards, self.sides, self.split, self.order = shards, sides, split, order
-        self.draw, self.max_pixels, self.store = draw, max_pixels, store
+        self.draw, self.max_pixels, self.cache = draw, max_pixels, cache
         self.renderings = sorted({side.view.rendering for side in sides.values()})
         self.keys = shards.table(split)["key"]
 
@@ -254,7 +254,7 @@ class _TrainBatches(Items[Batch]):
             images={name: normalise(pixels[view.rendering], view) for name, view in views.items()},
             tokens={name: side.tokenize(captions) for name, side in self.sides.items()},
             replaced=replaced,
-            stored=self.store.rows(used, crops, numbers) if self.store else {},
+            cached=self.cache.rows(used, crops, numbers) if self.cache else {},
         )
 
     def _sample(self, index: int, epoch: int, slot: int, pixels: dict[Rendering, Tensor]) -> tuple[int, int, str]:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from cmapkd_core.engine.finite import shortened
-from cmapkd_core.engine.session import ELSE, Plan, Session
+from cmapkd_core.engine.session import ELSE, PhasePlan, Session
 from cmapkd_core.errors import Diverged
 
 _STEPS, _SAMPLES = 24, 8  # that a message names
 
 
-def judge(session: Session, plan: Plan, step: int, norm: float, scale: Callable[[], float]) -> bool:
-    """True where the update that `step` completes is to be taken, on all ranks alike; one that is not is told.
+def judge(session: Session, plan: PhasePlan, step: int, norm: float, scale: Callable[[], float]) -> bool:
+    """True where the update that `step` completes is to be taken, on all ranks alike; one that is not is reported.
 
     Args:
         norm, scale: as `Watch.judge` takes them.
@@ -25,7 +25,7 @@ def judge(session: Session, plan: Plan, step: int, norm: float, scale: Callable[
         row = watch.skip(verdict, plan.name, step, total)
         count = len(watch.memory.skipped)
         session.tracker.log({"skipped_updates": count}, total)
-        session.say(f"{where}: update skipped ({count} of at most {optim.max_skipped}): {_told(row)}\n")
+        session.say(f"{where}: update skipped ({count} of at most {optim.max_skipped}): {_described(row)}\n")
     if median := watch.loss_spike(verdict.loss, optim.loss_spike, total):
         session.tracker.log({"loss_spikes": len(watch.memory.loss_spikes)}, total)
         session.say(f"{where}: loss {verdict.loss:.4g}, more than {optim.loss_spike:g} times its median {median:.4g}\n")
@@ -33,7 +33,7 @@ def judge(session: Session, plan: Plan, step: int, norm: float, scale: Callable[
     return not verdict.why
 
 
-def require_sound(session: Session, plan: Plan, step: int) -> None:
+def require_sound(session: Session, plan: PhasePlan, step: int) -> None:
     """Stop a stage that only seems to train, on all ranks at the same step.
 
     Raises:
@@ -49,14 +49,14 @@ def require_sound(session: Session, plan: Plan, step: int) -> None:
         text = (
             f"{count} update{'s were' if count > 1 else ' was'} skipped, more than {bound} (steps {steps}); the last: "
         )
-        text += _told(memory.skipped[-1])
+        text += _described(memory.skipped[-1])
     elif optim.rollbacks and session.watch.diverged():
         text = f"the loss stays above {optim.loss_spike:g} times its running median"
     if text:
         raise Diverged(f"{where}: {text}. {session.way_on()}. {ELSE}")
 
 
-def _told(row: dict[str, Any]) -> str:
+def _described(row: dict[str, Any]) -> str:
     """Of a skipped update: why, and its samples."""
     keys, count = row["keys"][:_SAMPLES], row["samples"]
     samples = ", ".join(keys) + (f" and {count - len(keys)} more" if count > len(keys) else "")

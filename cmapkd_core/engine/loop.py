@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -14,19 +14,44 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from cmapkd_core import parallel
+from cmapkd_core.config import Phase
+from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.finite import Buffers
 from cmapkd_core.engine.guard import judge, require_sound
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
-from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, Plan, Session
+from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, PhasePlan, Session
+from cmapkd_core.methods.base import Outcome
 from cmapkd_core.models.scales import bound, trained_scales
 
+Table = dict[str, Tensor]  # rows [b, ...] by column, of a loader without pictures
+BatchT = TypeVar("BatchT", Batch, Table)
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
+TargetsT = TypeVar("TargetsT")
+TargetsT_contra = TypeVar("TargetsT_contra", contravariant=True)
 
-class Loader(Protocol):
+
+class Trainable(Protocol[BatchT_contra, TargetsT_contra]):
+    """What a `nn.Module` needs beside torch's own members to be trained here: a method, or a part that is fitted alone.
+
+    amp: the autocast type of its towers, which the loop sets for each phase; None is full precision.
+    """
+
+    amp: torch.dtype | None
+
+    def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
+        """Parameters by group, each group with a learning rate of its own in `phase.lr`."""
+
+    def forward(self, batch: BatchT_contra, targets: TargetsT_contra, phase: Phase, step: int) -> Outcome:
+        """The unweighted terms of this rank's batch, a scalar each."""
+
+
+class Loader(Protocol[BatchT_co]):
     """Batches of a phase by global step number."""
 
     steps_per_epoch: int
 
-    def batches(self, start: int, stop: int) -> Iterator[Any]:
+    def batches(self, start: int, stop: int) -> Iterator[BatchT_co]:
         """The batches of steps start..stop-1; the same whatever came before."""
 
     def reorder(self, turn: int) -> None:
@@ -36,12 +61,18 @@ class Loader(Protocol):
         """Raises InputError where more pairs are corrupt than may be; `corrupt`: by key, with the reason."""
 
 
-def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], plan: Plan, session: Session) -> None:
+def run_phase(
+    trained: Trainable[BatchT, TargetsT],
+    loader: Loader[BatchT],
+    targets: Callable[[BatchT], TargetsT],
+    plan: PhasePlan,
+    session: Session,
+) -> None:
     """Train what `plan.phase` gives a rate, from the session's checkpoint or from step 0.
 
     Args:
-        module: forward(batch, targets, phase, step) -> Outcome, and groups(phase).
-        targets: what the frozen teacher says of a batch, `targets(batch, phase)`.
+        trained: a `nn.Module`, on any device.
+        targets: what a batch on the device is compared with, such as the frozen teacher's outputs.
 
     Raises:
         InputError: the phase trains nothing, has no whole update, or more pairs are corrupt than may be: of those that
@@ -49,53 +80,53 @@ def run_phase(module: nn.Module, loader: Loader, targets: Callable[..., Any], pl
         Interrupted: SIGTERM; the state is saved.
         Diverged: more updates than may be were skipped, or a checkpoint would have held a NaN or an Inf.
     """
-    device, phase = parallel.device(), plan.phase
+    module, device = as_module(trained), parallel.device()
     plan.require_updates()
     module.to(device).train()
-    module.amp = choose_precision(plan.optim.precision, device)  # type: ignore[assignment]
-    groups = trainable(module.groups(phase), phase, plan.name)  # type: ignore[operator]
+    trained.amp = choose_precision(plan.optim.precision, device)
+    groups = trainable(trained.groups(plan.phase), plan.phase, plan.name)
     freeze_all_but(module, [p for params in groups.values() for p in params])
     scales = trained_scales(module)
-    optimiser = Optimiser(groups, phase, plan.optim, plan.updates, scaled=module.amp is torch.float16)
+    optimiser = Optimiser(groups, plan.phase, plan.optim, plan.updates, scaled=trained.amp is torch.float16)
     step, norm = session.resume(plan, module, optimiser), 0.0
-    loader.reorder(session.rolled)
-    if plan.optim.rollbacks and session.saved is None and plan.index == 0:
-        session.save(plan, 0, module, optimiser)  # what diverges before the first one has a place to go back to
-    loader.require_few_corrupt(session.replaced)
-    session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
-    wrapped = distribute(module)
-    buffers = Buffers(module)
-    for batch in told(loader.batches(step, plan.steps), session, plan, step):
+    prepare_loader(loader, plan, session, lambda: session.save(plan, 0, module, optimiser))
+    wrapped, buffers = distribute(module), Buffers(module)
+    for batch in watched(loader.batches(step, plan.steps), session, plan, step):
         batch = to_device(batch, device)
         number, inside = divmod(step, plan.optim.accumulate)
         rates = optimiser.set_rates(number)
         last = inside == plan.optim.accumulate - 1
         if not inside:
             buffers.keep()
-        with contextlib.nullcontext() if last or wrapped is module else wrapped.no_sync():
-            outcome = wrapped(batch, targets(batch, phase), phase, step)
-            total = weighted_total(outcome.terms, plan.weights)
-            terms = numbers(outcome.terms)
-            weighted = {name: plan.weights[name] * value for name, value in terms.items()}
-            session.watch.see(terms, sum(weighted.values()), [] if isinstance(batch, dict) else batch.keys)
-            step += 1
-            shares = {}
-            if outcome.roots and session.due(session.runtime.shares_every, plan, step):
-                scale = optimiser.scaler.get_scale()
-                shares = gradient_shares(outcome.terms, plan.weights, outcome.roots, scale)
-            session.at(plan, step, BACKWARD)
-            optimiser.backward(total)
+        step += 1
+        with contextlib.nullcontext() if last else without_exchange(wrapped):
+            outcome: Outcome = wrapped(batch, targets(batch), plan.phase, step - 1)
+            point = backward(outcome, batch_keys(batch), session, plan, step, optimiser)
         session.at(plan, step, AFTER)
         if last:
             norm = update_weights(session, plan, step, optimiser, scales, buffers)
-        session.replaced.update(getattr(batch, "replaced", []))
-        point: dict[str, Any] = {"terms": terms, "weighted": weighted, "lr": rates}
-        point |= {"gradient_norm": norm, "shares": shares}
+        session.replaced.update(batch_replaced(batch))
+        point |= {"lr": rates, "gradient_norm": norm}
         session.after(plan, step, point, outcome.stats, module, optimiser)
         loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
 
 
-def told(batches: Iterator[Any], session: Session, plan: Plan, step: int) -> Iterator[Any]:
+def as_module(trained: Trainable[BatchT, TargetsT]) -> nn.Module:
+    """The same object by torch's members: a protocol cannot ask for a base class."""
+    assert isinstance(trained, nn.Module), f"{type(trained).__name__} is no nn.Module"
+    return trained
+
+
+def prepare_loader(loader: Loader[BatchT], plan: PhasePlan, session: Session, save: Callable[[], None]) -> None:
+    """Bring a loader to where the session stands, before its first batch forks workers."""
+    loader.reorder(session.rolled)
+    if plan.optim.rollbacks and session.saved is None and plan.index == 0:
+        save()  # what diverges before the first one has a place to go back to
+    loader.require_few_corrupt(session.replaced)
+    session.settle()  # not while a thread may hold a lock that the workers would inherit
+
+
+def watched(batches: Iterator[BatchT], session: Session, plan: PhasePlan, step: int) -> Iterator[BatchT]:
     """The batches after `step`, with a word to the watchdog when each is waited for and when it is there."""
     session.at(plan, step + 1, READ)
     for number, batch in enumerate(batches, step + 1):
@@ -105,8 +136,30 @@ def told(batches: Iterator[Any], session: Session, plan: Plan, step: int) -> Ite
     session.dog.rest()
 
 
+def backward(
+    outcome: Outcome, keys: list[str], session: Session, plan: PhasePlan, step: int, optimiser: Optimiser
+) -> dict[str, Any]:
+    """Add the gradient of one micro-batch's total; its terms, weighted terms and, where due, gradient shares.
+
+    Args:
+        keys: of the batch's samples, for a message.
+        step: this one's number in the phase, counted from 1.
+    """
+    total = weighted_total(outcome.terms, plan.weights)
+    terms = numbers(outcome.terms)
+    weighted = {name: plan.weights[name] * value for name, value in terms.items()}
+    session.watch.see(terms, sum(weighted.values()), keys)
+    shares = {}
+    if outcome.roots and session.due(session.runtime.shares_every, plan, step):
+        scale = optimiser.scaler.get_scale()
+        shares = gradient_shares(outcome.terms, plan.weights, outcome.roots, scale)
+    session.at(plan, step, BACKWARD)
+    optimiser.backward(total)
+    return {"terms": terms, "weighted": weighted, "shares": shares}
+
+
 def update_weights(
-    session: Session, plan: Plan, step: int, optimiser: Optimiser, scales: list[nn.Parameter], buffers: Buffers
+    session: Session, plan: PhasePlan, step: int, optimiser: Optimiser, scales: list[nn.Parameter], buffers: Buffers
 ) -> float:
     """Take the update whose gradients are there, or skip it on all ranks; returns the gradients' norm before clipping.
 
@@ -125,7 +178,7 @@ def update_weights(
 
 
 def weighted_total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """sum_t weight_t * term_t. Every term must have a weight."""
+    """sum_t weight_t * term_t, a scalar of scalars. Every term must have a weight."""
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
@@ -138,6 +191,8 @@ def gradient_shares(
     term that is off in effect shows as a share near 0. Towers that a phase freezes have no shares.
 
     Args:
+        terms: scalars with a graph.
+        roots: features [b, ...] that the terms were computed from.
         scale: the loss scaler's, without which towers in fp16 round small gradients to 0 and a term seems off. Where
             one overflows all the same, as the scaler finds out in its first steps, there are no shares.
     """
@@ -163,7 +218,7 @@ def freeze_all_but(module: nn.Module, trained: list[nn.Parameter]) -> None:
         p.requires_grad_(id(p) in chosen)
 
 
-def distribute(module: nn.Module) -> Any:
+def distribute(module: nn.Module) -> nn.Module:
     """The module under DDP where there are several processes; batch norms then share their statistics on GPUs."""
     if parallel.world() == 1:
         return module
@@ -171,6 +226,11 @@ def distribute(module: nn.Module) -> Any:
         module = share_batch_statistics(module)
         return DistributedDataParallel(module, device_ids=[parallel.local_rank()], broadcast_buffers=False)
     return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def without_exchange(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Inside it gradients stay with their rank; those of an update's last micro-batch are summed over all of them."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def share_batch_statistics(module: nn.Module) -> nn.Module:
@@ -190,11 +250,21 @@ def share_batch_statistics(module: nn.Module) -> nn.Module:
     return module
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """A Batch or a dict of tensors on `device`."""
-    if isinstance(batch, dict):
-        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    return batch.to(device)
+def to_device(batch: BatchT, device: torch.device) -> BatchT:
+    """The same batch with its tensors [b, ...] on `device`."""
+    if isinstance(batch, Batch):
+        return batch.to(device)
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def batch_keys(batch: Batch | Table) -> list[str]:
+    """Keys of the samples; rows of a table have none."""
+    return batch.keys if isinstance(batch, Batch) else []
+
+
+def batch_replaced(batch: Batch | Table) -> list[tuple[str, str]]:
+    """(key, reason) of the corrupt samples that others stand in for."""
+    return batch.replaced if isinstance(batch, Batch) else []
 
 
 def numbers(tensors: dict[str, Tensor]) -> dict[str, float]:

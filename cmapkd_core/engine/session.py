@@ -32,7 +32,7 @@ ELSE = (  # what can be done where training goes wrong at the same step each tim
 
 
 @dataclass(frozen=True)
-class Plan:
+class PhasePlan:
     """One phase of a stage, ready to run. steps: micro-batches; weights: of the terms in the total."""
 
     index: int
@@ -71,18 +71,18 @@ class Session:
 
     A checkpoint is written while training goes on; leaving the `with` block of a session waits for the last one.
 
-    Tensors of the module whose names begin with `apart` ("" for none) are in no checkpoint, and stay as they are when
+    Tensors of the module whose names begin with `unsaved` ("" for none) are in no checkpoint, and stay as they are when
     another run goes on from one.
     """
 
     stage: str
-    plans: list[Plan]
+    plans: list[PhasePlan]
     checkpoints: Checkpoints
     tracker: Tracker
     say: Callable[[str], None]
     runtime: RuntimeConfig
     stop: StopRequest
-    apart: str = ""
+    unsaved: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     replaced: dict[str, str] = field(default_factory=dict)  # corrupt pairs by key, with the reason
     saved: Saved | None = None
@@ -150,29 +150,29 @@ class Session:
         """What the stage took so far, with the attempts that it goes on from."""
         return self.earlier_seconds + time.monotonic() - self._began
 
-    def total(self, plan: Plan, step: int) -> int:
+    def total(self, plan: PhasePlan, step: int) -> int:
         """A step of a phase, counted from the stage's first."""
         return sum(earlier.steps for earlier in self.plans[: plan.index]) + step
 
-    def at(self, plan: Plan, step: int, part: str) -> None:
+    def at(self, plan: PhasePlan, step: int, part: str) -> None:
         """For the watchdog: this rank is in a part (of PARTS) of a step, counted from 1 in its phase."""
         first = step <= self._from + 1
         self.dog.at(f"phase {plan.name}, step {step}, {part}", plan.index, step, PARTS.index(part), first=first)
 
-    def finished(self, plan: Plan) -> bool:
+    def finished(self, plan: PhasePlan) -> bool:
         """True for a phase that the checkpoint has left behind; its effect is in the weights."""
         return self.saved is not None and self.saved.phase > plan.index
 
-    def resume(self, plan: Plan, module: nn.Module, optimiser: Optimiser) -> int:
+    def resume(self, plan: PhasePlan, module: nn.Module, optimiser: Optimiser) -> int:
         """Load the checkpoint where it belongs to this phase; returns the step to go on from."""
         self._clock, self._from = (0, time.monotonic()), 0
         if self.saved is None or self.saved.phase != plan.index:
             self.watch.begin()
             return 0
         saved = self.saved
-        _, apart = self._parted(module.state_dict())
-        kept, _ = self._parted(saved.tensors["weights.safetensors"])
-        module.load_state_dict(kept | apart)
+        _, own = self._split(module.state_dict())
+        kept, _ = self._split(saved.tensors["weights.safetensors"])
+        module.load_state_dict(kept | own)
         optimiser.load(saved.tensors["optimiser.safetensors"], saved.state["optimiser"])
         ours = f"{parallel.rank()}."
         states = {k[len(ours) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(ours)}
@@ -181,7 +181,7 @@ class Session:
         self._clock, self._from = (saved.step, time.monotonic()), saved.step
         return saved.step
 
-    def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
+    def save(self, plan: PhasePlan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
         """Begin a checkpoint after `step` steps of the phase; it waits for a copy in memory and for the one before.
 
         Raises:
@@ -191,14 +191,14 @@ class Session:
         with self._saver.holding_up():
             self._take(plan, step, module, optimiser)
 
-    def _take(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
+    def _take(self, plan: PhasePlan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
         self._saver.taken()
         everyone = parallel.all_objects(random_state())
         self.share_replaced()
         if parallel.rank() == 0:
             moments, optimiser_state = optimiser.state()
             tensors = {
-                "weights.safetensors": self._parted(module.state_dict())[0],
+                "weights.safetensors": self._split(module.state_dict())[0],
                 "optimiser.safetensors": moments,
                 "random.safetensors": {
                     f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()
@@ -221,19 +221,19 @@ class Session:
             with self.dog.busy("the checkpoint before, which is being written"):
                 failure = self._saver.wait()
             kind = next((kind for kind in (InputError, NotFinite) if isinstance(failure, kind)), RuntimeError)
-            said = parallel.broadcast((kind, str(failure)) if failure else None)
-        if said and said[0] is NotFinite:
-            raise Diverged(f"{self.stage}: not finite, so not saved: {said[1]}. {self.way_on()}. {ELSE}")
+            shared = parallel.broadcast((kind, str(failure)) if failure else None)
+        if shared and shared[0] is NotFinite:
+            raise Diverged(f"{self.stage}: not finite, so not saved: {shared[1]}. {self.way_on()}. {ELSE}")
         if failure:
             raise failure
-        if said:
-            kind, text = said
+        if shared:
+            kind, text = shared
             raise kind(f"rank 0 could not write a checkpoint: {text}")
 
-    def _parted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What belongs into a checkpoint, and what stays apart."""
-        apart = {k: v for k, v in state.items() if self.apart and k.startswith(self.apart)}
-        return {k: v for k, v in state.items() if k not in apart}, apart
+    def _split(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What belongs into a checkpoint, and what is `unsaved`."""
+        own = {k: v for k, v in state.items() if self.unsaved and k.startswith(self.unsaved)}
+        return {k: v for k, v in state.items() if k not in own}, own
 
     def share_replaced(self) -> None:
         """Corrupt pairs that one rank met become known to all."""
@@ -251,13 +251,13 @@ class Session:
         phase, step = good
         return f"The same command goes on from the last good checkpoint, phase {self.plans[phase].name}, step {step}"
 
-    def due(self, every: int, plan: Plan, step: int, within: int = 1) -> bool:
+    def due(self, every: int, plan: PhasePlan, step: int, within: int = 1) -> bool:
         """True at each `every` steps of a phase (0: none of them), or up to `within` steps later, and at its end."""
         return step == plan.steps or (every > 0 and step % every < within)
 
     def after(
         self,
-        plan: Plan,
+        plan: PhasePlan,
         step: int,
         point: dict[str, Any],
         stats: dict[str, Tensor],
@@ -291,7 +291,7 @@ class Session:
                 raise Interrupted(f"{self.stage} was asked to stop at {where}. {self.way_on()}")
             raise Interrupted(f"{self.stage} was asked to stop; saved at phase {plan.name}, step {step}")
 
-    def _report(self, plan: Plan, step: int, point: dict[str, Any]) -> None:
+    def _report(self, plan: PhasePlan, step: int, point: dict[str, Any]) -> None:
         numbers = (*point["terms"].values(), point["gradient_norm"])
         if not all(map(math.isfinite, numbers)):  # no point of a curve: the table of skipped updates has it
             return

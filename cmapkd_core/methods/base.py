@@ -16,12 +16,12 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Teacher
 
 if TYPE_CHECKING:
     from cmapkd_core.methods.policy import PolicyFit
 
-Said = TypeVar("Said", bound=Embeddings)
+TargetsT = TypeVar("TargetsT", bound=Embeddings)
 
 
 @dataclass
@@ -41,7 +41,8 @@ class Method(nn.Module):
     """A student and whatever is trained beside it.
 
     `method_specs.METHODS` names the terms and parameter groups of each method; a forward gives exactly
-    these terms. The teacher is no part of a method: what it says comes with the batch as targets.
+    these terms. The teacher is no part of a method: its outputs for a batch come with it as targets, as much of them as
+    the method's `targets` there names.
     """
 
     amp: torch.dtype | None = None  # set by the engine: the towers' autocast type; losses stay fp32
@@ -57,7 +58,7 @@ class Method(nn.Module):
         """Parameters by group, as far as `phase` can reach them: each of them gets a gradient."""
         return {"student": [p for name, p in self.student.named_parameters() if not name.endswith(self.fixed)]}
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """The terms of one local batch; in-batch terms see all ranks' pairs."""
         raise NotImplementedError
 
@@ -93,7 +94,7 @@ class Method(nn.Module):
         """The model that answers queries: what is evaluated and shipped, with all that inference needs."""
         return self.student
 
-    def statistics(self, batch: Batch, targets: Targets | None) -> dict[str, Tensor]:
+    def statistics(self, batch: Batch, targets: Embeddings | None) -> dict[str, Tensor]:
         """What a selector learns from, rows [b, ...] by column; nothing for a method without one."""
         return {}
 
@@ -116,9 +117,9 @@ def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractCont
     return contextlib.nullcontext() if dtype is None else torch.autocast(device, dtype)
 
 
-def require(targets: Said | None) -> Said:
-    """The targets of a method that cannot do without."""
-    assert targets is not None, "method_specs.METHODS says that this method has a teacher"
+def require(targets: Embeddings | None, kind: type[TargetsT]) -> TargetsT:
+    """The teacher targets of a method that needs this kind of them."""
+    assert isinstance(targets, kind), f"method_specs.METHODS says which targets a method has: this one {kind.__name__}"
     return targets
 
 

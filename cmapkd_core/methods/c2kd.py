@@ -23,7 +23,7 @@ from cmapkd_core.losses.kendall import kendall_tau, non_target, row_divergence
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Spec
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
 
 HIDDEN = 256  # of a proxy, as published
 
@@ -41,9 +41,9 @@ class C2Kd(Method):
         extra = [*self.student_proxies.parameters(), *self.teacher_proxies.parameters()]
         return super().groups(phase) | {"extra": extra}
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `proxy` and `nontarget`."""
-        theirs = require(targets)
+        theirs = require(targets, Targets)
         vision, text = self.towers(batch)
         image, caption, pooled_v, pooled_l = gathered(vision.embedding, text.embedding, vision.pooled, text.pooled)
         image_t, caption_t = gathered(theirs.image, theirs.text)

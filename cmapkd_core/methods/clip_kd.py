@@ -41,7 +41,7 @@ class ClipKd(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `mse` and `icl`."""
-        theirs = require(targets)
+        theirs = require(targets, Embeddings)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         logits = self.logits(image, caption)

@@ -30,7 +30,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.selector import Uniform
-from cmapkd_core.models.teacher import LevelTargets, Teacher
+from cmapkd_core.models.teacher import Embeddings, LevelTargets, Teacher
 
 # Factors of the goal before utilities are measured, by the towers' type; bf16 has the range of fp32 and needs none.
 SCALES: dict[torch.dtype | None, tuple[float, ...]] = {torch.float16: (2.0**16, 2.0**8, 1.0)}
@@ -76,9 +76,9 @@ class Cmapkd(Method):
         choosing = self.selector.learns and self.selector.used(levels)
         return PolicyFit(self.selector, self.recipe.selector, levels) if choosing else None
 
-    def forward(self, batch: Batch, targets: LevelTargets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """The terms of method_specs.METHODS["cmapkd"]."""
-        theirs, active = require(targets), self.active(phase)
+        theirs, active = require(targets, LevelTargets), self.active(phase)
         vision, text = self.towers(batch)
         mine = self._levels(vision, text, active)
         d_v, d_l = level_distances(mine, theirs.levels)
@@ -107,13 +107,13 @@ class Cmapkd(Method):
             return torch.zeros_like(self.memory.filled)
         return self.memory.loss(self.selector, active, self.recipe.selector)
 
-    def statistics(self, batch: Batch, targets: LevelTargets | None) -> dict[str, Tensor]:
+    def statistics(self, batch: Batch, targets: Embeddings | None) -> dict[str, Tensor]:
         """Rows for the ALSN stage at all of the recipe's levels, gathered over the ranks.
 
         Columns: d, u [B,8] (distances and utilities, P2..P5 then L1..L4), teacher_image and
         teacher_text [B,E], difficulty [B]: the teacher's minus the student's margin in the batch.
         """
-        theirs = require(targets)
+        theirs = require(targets, LevelTargets)
         vision, text = self.towers(batch)
         mine = self._levels(vision, text, self.active(self.recipe.schedule.fine))
         d_v, d_l = level_distances(mine, theirs.levels)

@@ -10,13 +10,13 @@ from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce
 from cmapkd_core.methods.base import Method, Outcome, gathered
-from cmapkd_core.models.teacher import Targets
+from cmapkd_core.models.teacher import Embeddings
 
 
 class Contrastive(Method):
     """L_clip on the embeddings that are evaluated."""
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `task`."""
         vision, text = self.towers(batch)
         logits = self.logits(*gathered(vision.embedding, text.embedding))

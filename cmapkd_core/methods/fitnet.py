@@ -23,7 +23,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.hierarchy import masked_mean
 from cmapkd_core.models.pyramid import resize
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
 
 HINT = 1  # the second of four taps: half the depth
 PROBE = ["a photo of two sleeping cats, one of them striped"]
@@ -51,9 +51,9 @@ class FitNet(Method):
             "extra": regressors if "hint" in counting else [],
         }
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `hint`, `task` and `kd`."""
-        theirs = require(targets)
+        theirs = require(targets, Targets)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         logits = self.logits(image, caption)

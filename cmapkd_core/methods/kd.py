@@ -18,7 +18,7 @@ class Kd(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `kd`."""
-        theirs = require(targets)
+        theirs = require(targets, Embeddings)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         logits = self.logits(image, caption)

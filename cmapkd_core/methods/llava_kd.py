@@ -25,7 +25,7 @@ from cmapkd_core.losses.patches import patch_relation, patch_responses
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.pyramid import resize
-from cmapkd_core.models.teacher import Targets, Teacher
+from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
 
 
 class LlavaKd(Method):
@@ -43,9 +43,9 @@ class LlavaKd(Method):
         parts = {"student": False, "heads": True}
         return {name: [p for p in everything if (id(p) in heads) is inside] for name, inside in parts.items()}
 
-    def forward(self, batch: Batch, targets: Targets | None, phase: Phase, step: int) -> Outcome:
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `patches` and `patch_relation`; the last two of local images, over all captions."""
-        theirs = require(targets)
+        theirs = require(targets, Targets)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         logits = self.logits(image, caption)

@@ -22,7 +22,7 @@ class MobileClip(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `soft`."""
-        theirs = require(targets)
+        theirs = require(targets, Embeddings)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         logits = self.logits(image, caption)

@@ -48,7 +48,7 @@ class PromptKdCls(InTeacherSpace):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
-        theirs = require(targets)
+        theirs = require(targets, Embeddings)
         with self.autocast():
             vision = self.student.vision(batch.images["student"])
         image, image_t = gathered(vision.embedding, theirs.image)

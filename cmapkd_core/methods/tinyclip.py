@@ -43,7 +43,7 @@ class TinyClip(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `kd`."""
-        theirs = require(targets)
+        theirs = require(targets, Embeddings)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
         kd = relative_entropy(SCALE * image_t @ caption_t.T, self.logits(image, caption), self.recipe.method.kd_tau)

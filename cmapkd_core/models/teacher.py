@@ -1,4 +1,4 @@
-"""The frozen teacher and what the losses hear of it.
+"""The frozen teacher and its outputs that losses take as targets.
 
 Shapes: b local batch, E the teacher's embedding width. The teacher is never a part of a method: it
 is in no optimiser, no checkpoint of a student, and gives every tensor without a graph.
@@ -21,7 +21,7 @@ from cmapkd_core.models.pyramid import needed
 
 @dataclass
 class Embeddings:
-    """What the teacher says of a batch of pairs by its embeddings alone, which may come from a store.
+    """The teacher's embeddings of a batch of pairs, computed live or read from a cache.
 
     image, text: unit embeddings [b,E]. scale: exp of its logit scale.
     """
@@ -33,7 +33,7 @@ class Embeddings:
 
 @dataclass
 class LevelTargets(Embeddings):
-    """Embeddings and levels, which may come from a store too.
+    """Embeddings and levels, computed live or read from a cache.
 
     level_scale: exp(s) of the teacher's bridge. levels: its active levels, mapped by its own bridge.
     alpha: [4,4] compatibility of P_i with L_j, sums to 1.
@@ -46,7 +46,7 @@ class LevelTargets(Embeddings):
 
 @dataclass
 class Targets(LevelTargets):
-    """All that the teacher says of a batch of pairs.
+    """All of the teacher's outputs for a batch of pairs; only live.
 
     vision, language: what its towers gave (taps, pooled states).
     """
@@ -81,7 +81,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def targets(self, images: Tensor, tokens: Tensor, levels: tuple[str, ...]) -> Targets:
-        """Images [b,3,h,w] and tokens [b,N] in the teacher's own form, at the active `levels`; fp32."""
+        """Live targets of images [b,3,h,w] and tokens [b,N] in the teacher's own form, at the active `levels`; fp32."""
         with self._autocast(images):
             vision, text = self.backbone.vision(images), self.backbone.text(tokens)
             found = self.levels(vision, text, levels).float()
@@ -90,29 +90,32 @@ class Teacher(nn.Module):
         return Targets(vision.embedding, text.embedding, scale, level_scale, found, self.alpha, vision, text)
 
     @torch.no_grad()
-    def of_images(self, images: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        """What a store keeps of images [b,3,h,w]: `image` [b,E] and the laterals [b,W,h,h] of `levels`."""
+    def image_outputs(self, images: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """What a cache keeps of images [b,3,h,w]: `image` [b,E] and the laterals [b,W,h,h] of `levels`."""
         with self._autocast(images):
             vision = self.backbone.vision(images)
             found = self.levels.pyramid.laterals_of(vision.taps, levels)
         return {"image": vision.embedding.float(), **{name: x.float() for name, x in found.items()}}
 
     @torch.no_grad()
-    def of_texts(self, tokens: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        """What a store keeps of captions [b,N]: `text` [b,E] and the vectors [b,W] of `levels`."""
+    def text_outputs(self, tokens: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """What a cache keeps of captions [b,N]: `text` [b,E] and the vectors [b,W] of `levels`."""
         with self._autocast(tokens):
             text = self.backbone.text(tokens)
             found = self.levels.hierarchy(text, levels)
         return {"text": text.embedding.float(), **{name: x.float() for name, x in found.items()}}
 
     @torch.no_grad()
-    def recalled(self, stored: dict[str, Tensor], levels: tuple[str, ...]) -> LevelTargets:
-        """The targets of a batch from what `of_images` and `of_texts` said of it; the towers do not run."""
-        with self._autocast(stored["image"]):
-            laterals = {name: stored[name].float() for name in needed(levels)}
-            states = {name: stored[name].float() for name in TEXT_LEVELS if name in levels}
+    def cached_targets(self, cached: dict[str, Tensor], levels: tuple[str, ...]) -> LevelTargets:
+        """The targets of a batch from what `image_outputs` and `text_outputs` gave once; the towers do not run.
+
+        cached: by name, `image` and `text` [b,E], laterals [b,W,h,h] and text levels [b,W]; fp32 or fp16.
+        """
+        with self._autocast(cached["image"]):
+            laterals = {name: cached[name].float() for name in needed(levels)}
+            states = {name: cached[name].float() for name in TEXT_LEVELS if name in levels}
             found = self.levels.bridged(self.levels.pyramid.merge(laterals, levels), states).float()
-        image, text = (stored[name].float() for name in ("image", "text"))
+        image, text = (cached[name].float() for name in ("image", "text"))
         scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
         return LevelTargets(image, text, scale.to(image.device), level_scale, found, self.alpha)
 

@@ -26,10 +26,10 @@ from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import levels_fields, levels_reads, levels_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import make_method
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.given import of_training
+from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.shards import open_shards
 
 
@@ -95,7 +95,7 @@ def measure(context: Context) -> dict[str, PooledLevels]:
 
 
 def _method(context: Context, inputs: dict[str, Artifact]) -> tuple[Cmapkd, Teacher]:
-    method, teacher = make_method(context.recipe, dataclasses.replace(context, inputs=inputs))
+    method, teacher = build_method(context.recipe, dataclasses.replace(context, inputs=inputs))
     assert isinstance(method, Cmapkd), "of the methods it is the one with a pyramid"
     return method.to(parallel.device()).eval(), require_teacher(teacher)
 

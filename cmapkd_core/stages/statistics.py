@@ -21,13 +21,16 @@ from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.errors import Diverged
 from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy import PolicyFit
+from cmapkd_core.models.teacher import Embeddings
 from cmapkd_core.stages.artifact import Artifact
 
 SAMPLE_STATS, WEIGHTS = "sample_stats.parquet", "weights.parquet"
 _ROWS = 4096  # of the table in memory at a time, and pairs whose weights are chosen together
 
 
-def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[str, ...]], Any]) -> pa.Table | None:
+def collect(
+    method: Method, loader: TrainLoader, targets: Callable[[Batch, tuple[str, ...]], Embeddings | None]
+) -> pa.Table | None:
     """Statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
 
     All ranks measure; rank 0 alone keeps the rows, the others get None.
@@ -35,7 +38,7 @@ def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[st
     The pairs of the epoch's last incomplete batch are missing, as in every epoch of training.
 
     Args:
-        said: what the teacher says of a batch, at the levels.
+        targets: the teacher targets of a batch at the levels.
 
     Raises:
         Diverged: a gradient overflowed, so that levels of some pairs have no utility.
@@ -47,7 +50,7 @@ def collect(method: Method, loader: TrainLoader, said: Callable[[Batch, tuple[st
     corrupt: dict[str, str] = {}
     for batch in loader.batches(0, loader.steps_per_epoch):
         batch = batch.to(device)
-        rows = method.statistics(batch, said(batch, ALL_LEVELS))
+        rows = method.statistics(batch, targets(batch, ALL_LEVELS))
         _require_finite(rows, batch.keys)
         every = parallel.all_objects((batch.keys, batch.replaced))
         corrupt.update(pair for _, replaced in every for pair in replaced)

@@ -3,29 +3,29 @@
     python -m cmapkd_core.stages.teacher --recipe demo --root runs/local --shards runs/local/prepare/88c2824ac398
 
 Artifact: model/ (the teacher), pyramid.safetensors (its levels and alpha), fit.json (per level retrieval
-R@1 and explained variance on held-out pairs, alpha), history.json; stored/ (what it says of the training pairs) where
-teacher_fit.views > 0; skipped_updates.jsonl where updates were skipped.
+R@1 and explained variance on held-out pairs, alpha), history.json; stored/ (its cached outputs for the training
+pairs) where teacher_fit.views > 0; skipped_updates.jsonl where updates were skipped.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cmapkd_core import parallel
-from cmapkd_core.config import ModelConfig, Phase, Recipe
-from cmapkd_core.data.loader import Batch, TableLoader, eval_batches
+from cmapkd_core.config import ModelConfig, Recipe
+from cmapkd_core.data.loader import Batch, TableLoader, TrainLoader, eval_batches
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.finite import require_finite
+from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.engine.runtime import seed_everything
-from cmapkd_core.engine.session import Plan
+from cmapkd_core.engine.session import PhasePlan, Session
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.levels import level_report
 from cmapkd_core.fingerprints import declared, reads
@@ -36,14 +36,16 @@ from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
 from cmapkd_core.request import Request
-from cmapkd_core.stages.assembly import LEVELS_STATE, common_grid, run_plans, train_loader, write_skipped
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_teacher
+from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL, common_grid
+from cmapkd_core.stages.phases import run_phases, write_skipped
 from cmapkd_core.stages.shards import open_shards
-from cmapkd_core.stages.stored import fill_store
+from cmapkd_core.stages.teacher_cache import write_cache
 from cmapkd_core.stages.tracked import told_to_mlflow
+from cmapkd_core.stages.training import train_loader
 
 
 def run(request: Request, *, shards: str) -> str:
@@ -71,31 +73,18 @@ def run(request: Request, *, shards: str) -> str:
 
 
 def body(context: Context) -> dict[str, float]:
-    """Phases `space` (heads, from stored pooled states) and `pyramid` (levels, from pictures)."""
-    recipe, fit, device = context.recipe, context.recipe.teacher_fit, parallel.device()
-    shards = open_shards(context.inputs["shards"])
-    seed_everything(fit.seed, rank=0)  # what is drawn here must be equal on every rank and after a restart
-    backbone = build(recipe.teacher, fit.seed, context.scratch).to(device)
-    backbone.requires_grad_(False)
-    context.introduce("teacher", backbone.identity)
-    # Of the student its shape alone: students of other weights share this artifact.
-    grid = common_grid(build(ModelConfig(recipe.student.model, "random"), fit.seed, context.scratch))
-    pyramid = PyramidFit(backbone, grid, recipe.pyramid.width, fit)
-    loader = train_loader(recipe, shards, {"teacher": side_of(backbone)}, batch=fit.batch, fraction=1.0, seed=fit.seed)
-    work: dict[str, Any] = {
-        "space": lambda: (SpaceFit(backbone, fit), stored_pairs(recipe, shards, backbone), _nothing),
-        "pyramid": lambda: (pyramid, loader, frozen(backbone, recipe)),
-    }
-    table_steps = _pairs(shards) // fit.batch
-    weights = {"contrast": 1.0, "reconstruction": fit.reconstruction, "prior": fit.alpha_prior, "task": 1.0}
-    rows = [("space", fit.space, table_steps), ("pyramid", fit.pyramid, loader.steps_per_epoch)]
-    session = run_plans(context, "teacher", _plans(recipe, rows, weights), work, fit.seed)
+    """Run the phases and write the artifact."""
+    fit, setup = context.recipe.teacher_fit, TeacherSetup.build(context)
+    session = run_phases(context, "teacher", setup.phases(), setup.run, fit.seed)
+    shards, backbone, pyramid = setup.shards, setup.backbone, setup.pyramid
     state = {**pyramid.levels.state_dict(), "alpha": pyramid.alpha().detach()}
     require_finite(backbone.state_dict() | state, "teacher: what it fitted")
-    report = level_report(pyramid, backbone, shards, side_of(backbone), device) if parallel.rank() == 0 else {}
-    save_model(backbone, context.out / "model")
+    report = {}
+    if parallel.rank() == 0:
+        report = level_report(pyramid, backbone, shards, side_of(backbone), parallel.device())
+    save_model(backbone, context.out / MODEL)
     save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, context.out / LEVELS_STATE)
-    fill_store(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
+    write_cache(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
     write_skipped(context, session)
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
     (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
@@ -103,29 +92,60 @@ def body(context: Context) -> dict[str, float]:
     return found | session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rolled)}
 
 
-def _plans(recipe: Recipe, rows: list[tuple[str, Phase, int]], weights: dict[str, float]) -> list[Plan]:
-    chosen = [row for row in rows if row[1].epochs]
-    batch = recipe.teacher_fit.batch
-    # Stage teacher fits a few layers: its whole batch is one micro-batch.
-    optim = replace(recipe.optim, batch=batch, accumulate=1)
-    return [Plan(i, name, phase, steps, weights, optim, batch) for i, (name, phase, steps) in enumerate(chosen)]
+@dataclass
+class TeacherSetup:
+    """What stage teacher fits on a frozen backbone, on which batches.
 
+    Phase `space`: the heads, from the towers' pooled states. Phase `pyramid`: the levels, from pictures.
+    """
 
-def _nothing(batch: Any, phase: Phase) -> None:
-    return None
+    recipe: Recipe
+    shards: ShardSet
+    backbone: Backbone
+    pyramid: PyramidFit
+    loader: TrainLoader
 
+    @classmethod
+    def build(cls, context: Context) -> TeacherSetup:
+        """The recipe's teacher on the device, with a pyramid on the patch grid of the recipe's student."""
+        recipe, fit = context.recipe, context.recipe.teacher_fit
+        shards = open_shards(context.inputs["shards"])
+        seed_everything(fit.seed, rank=0)  # what is drawn here must be equal on every rank and after a restart
+        backbone = build(recipe.teacher, fit.seed, context.scratch).to(parallel.device())
+        backbone.requires_grad_(False)
+        context.introduce("teacher", backbone.identity)
+        # Of the student its shape alone: students of other weights share this artifact.
+        grid = common_grid(build(ModelConfig(recipe.student.model, "random"), fit.seed, context.scratch))
+        pyramid, sides = PyramidFit(backbone, grid, recipe.pyramid.width, fit), {"teacher": side_of(backbone)}
+        loader = train_loader(recipe, shards, sides, batch=fit.batch, fraction=1.0, seed=fit.seed)
+        return cls(recipe, shards, backbone, pyramid, loader)
 
-def frozen(backbone: Backbone, recipe: Recipe) -> Any:
-    """targets(batch, phase): the teacher's own features, without a graph."""
-    dtype = choose_precision(recipe.optim.precision, parallel.device())
+    def phases(self) -> list[PhasePlan]:
+        """The phases that have epochs, in order."""
+        fit = self.recipe.teacher_fit
+        rows = [("space", fit.space, _pairs(self.shards) // fit.batch)]
+        rows += [("pyramid", fit.pyramid, self.loader.steps_per_epoch)]
+        weights = {"contrast": 1.0, "reconstruction": fit.reconstruction, "prior": fit.alpha_prior, "task": 1.0}
+        # Stage teacher fits a few layers: its whole batch is one micro-batch.
+        optim = replace(self.recipe.optim, batch=fit.batch, accumulate=1)
+        chosen = enumerate(row for row in rows if row[1].epochs)
+        return [PhasePlan(i, name, phase, steps, weights, optim, fit.batch) for i, (name, phase, steps) in chosen]
+
+    def run(self, plan: PhasePlan, session: Session) -> None:
+        """Train one phase."""
+        if plan.name == "space":
+            table = pooled_pairs(self.recipe, self.shards, self.backbone)
+            run_phase(SpaceFit(self.backbone, self.recipe.teacher_fit), table, lambda batch: None, plan, session)
+        else:
+            run_phase(self.pyramid, self.loader, self.features, plan, session)
 
     @torch.no_grad()
-    def targets(batch: Batch, phase: Phase) -> FrozenFeatures:
-        with precision(parallel.device().type, dtype):
-            backbone.eval()
-            return FrozenFeatures(backbone.vision(batch.images["teacher"]), backbone.text(batch.tokens["teacher"]))
-
-    return targets
+    def features(self, batch: Batch) -> FrozenFeatures:
+        """The teacher's own features of b pairs, taps and embeddings [b,E]."""
+        amp = choose_precision(self.recipe.optim.precision, parallel.device())
+        with precision(parallel.device().type, amp):
+            vision, text = self.backbone.eval().vision, self.backbone.text
+            return FrozenFeatures(vision(batch.images["teacher"]), text(batch.tokens["teacher"]))
 
 
 def _pairs(shards: ShardSet) -> int:
@@ -133,8 +153,8 @@ def _pairs(shards: ShardSet) -> int:
 
 
 @torch.no_grad()
-def stored_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone) -> TableLoader:
-    """Pooled states of every training picture with each of its captions, shuffled in batches.
+def pooled_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone) -> TableLoader:
+    """Pooled states of every training picture with each of its captions: rows `image` [b,D_v], `text` [b,D_l].
 
     The towers are locked, so they run once: heads then train in seconds.
     """

@@ -18,7 +18,7 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.runtime import StopRequest
-from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.engine.session import PhasePlan, Session
 from cmapkd_core.methods.base import Outcome
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
@@ -90,7 +90,7 @@ class Toy:
         scratch = self.folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
         self.plans = [
-            Plan(i, f"phase{i}", phase, 10, {"task": 1.0, "intra": 0.5}, self.optim, 4)
+            PhasePlan(i, f"phase{i}", phase, 10, {"task": 1.0, "intra": 0.5}, self.optim, 4)
             for i, phase in enumerate(self.phases)
         ]
         self.checkpoints = Checkpoints(str(self.folder / "work"), scratch, self.identity)
@@ -105,7 +105,7 @@ class Toy:
         with self.session() as session:
             for plan in self.plans:
                 if not session.finished(plan):
-                    run_phase(self.module, self.rows, lambda batch, phase: None, plan, session)
+                    run_phase(self.module, self.rows, lambda batch: None, plan, session)
         return session
 
 

@@ -14,8 +14,10 @@ import torch
 from cmapkd_core import parallel
 from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.checkpoint import Checkpoints
+from cmapkd_core.engine.loop import run_phase
+from cmapkd_core.engine.session import PhasePlan, Session
 from cmapkd_core.errors import Diverged
-from cmapkd_core.stages.assembly import run_plans
+from cmapkd_core.stages.phases import run_phases
 from cmapkd_core.tracking import Tracker
 
 STEPS = (6, 7)
@@ -90,8 +92,11 @@ def roll_back(module: Any, folder: Path) -> dict[str, Any]:
     recipe = SimpleNamespace(runtime=one.runtime, optim=optim)
     context = SimpleNamespace(recipe=recipe, tracker=tracker, workdir=str(folder / "work"), say=one.said.append)
     context.scratch, context.identity = one.folder / "scratch", "a"
-    work = {plan.name: lambda: (one.module, one.rows, lambda batch, phase: None) for plan in one.plans}
-    session = run_plans(context, "toy", one.plans, work, seed=0)  # type: ignore[arg-type]
+
+    def run(plan: PhasePlan, session: Session) -> None:
+        run_phase(one.module, one.rows, lambda batch: None, plan, session)
+
+    session = run_phases(context, "toy", one.plans, run, seed=0)  # type: ignore[arg-type]
     weights = {name: x.tolist() for name, x in one.module.state_dict().items()}
     return {"rolled": session.rolled, "skipped": session.watch.memory.skipped, "weights": weights, "said": one.said}
 

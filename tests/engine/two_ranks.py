@@ -14,10 +14,10 @@ from torch import nn
 from cmapkd_core import parallel, storage
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
-from cmapkd_core.engine.session import Plan, Session
+from cmapkd_core.engine.session import PhasePlan, Session
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
-from cmapkd_core.stages import assembly, train
+from cmapkd_core.stages import phases, train
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
 TIMED = "optim.batch=14 runtime.checkpoint_every=0 runtime.checkpoint_minutes=2.5"
@@ -88,18 +88,18 @@ class Timed(Session):
         self.now = lambda: len(self.history) * (60.0 if parallel.rank() == 0 else 1e6)
         super().__post_init__()
 
-    def save(self, plan: Plan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
+    def save(self, plan: PhasePlan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
         self.saves.append(step)
         super().save(plan, step, module, optimiser)
 
 
 def timed(*given: str) -> str:
     """A run with checkpoints by time."""
-    assembly.Session = Timed  # type: ignore[misc]
+    phases.Session = Timed  # type: ignore[misc]
     try:
         return run(*given)
     finally:
-        assembly.Session = Session  # type: ignore[misc]
+        phases.Session = Session  # type: ignore[misc]
 
 
 def stop_rank_one_after(updates: int) -> None:

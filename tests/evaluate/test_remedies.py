@@ -15,7 +15,7 @@ from torch import nn
 
 from cmapkd_core.config import EfficiencyConfig, OptimConfig, Phase, Rates
 from cmapkd_core.engine.optim import choose_precision, trainable
-from cmapkd_core.engine.session import Plan
+from cmapkd_core.engine.session import PhasePlan
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.efficiency import _check
@@ -44,7 +44,7 @@ def groups(rate: float, params: int = 1) -> Any:
 
 
 def updates(accumulate: int = 1, epochs: int = 1) -> None:
-    Plan(0, "fine", Phase(epochs), 2, {}, OptimConfig(accumulate=accumulate), 8).require_updates()
+    PhasePlan(0, "fine", Phase(epochs), 2, {}, OptimConfig(accumulate=accumulate), 8).require_updates()
 
 
 def efficiency(*batches: int, repeats: int = 1) -> None:

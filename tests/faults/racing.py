@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cmapkd_core.stages import common, stored
+from cmapkd_core.stages import common, teacher_cache
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.turn import Turn
 
@@ -28,7 +28,7 @@ if __name__ == "__main__":
     if mode != "turns":
         Turn.take = lambda self: ""
     if mode == "slow":
-        stored.write_part = slowly(stored.write_part)
+        teacher_cache.write_part = slowly(teacher_cache.write_part)
     run = importlib.import_module(module).run
     while not Path(go).exists():
         time.sleep(0.001)

@@ -15,7 +15,7 @@ from cmapkd_core.fingerprints import reads
 from cmapkd_core.models.build import load_model
 from cmapkd_core.recipes import BASELINES, SUITES, resolve
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import class_features
+from cmapkd_core.stages.method_io import class_features
 from cmapkd_core.stages.shards import open_shards
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,25 @@ from safetensors.torch import load_file
 
 from cmapkd_core.methods.base import Method
 from cmapkd_core.recipes import resolve
+from cmapkd_core.stages import training
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import make_method, run_plans
 from cmapkd_core.stages.common import Context
-from cmapkd_core.stages.train import on_statistics
+from cmapkd_core.stages.method_io import build_method
+from cmapkd_core.stages.phases import run_phases
+from cmapkd_core.stages.training import SelectorSetup
 from cmapkd_core.tracking import Tracker
 
 Fitted = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
 
 
 @pytest.fixture
-def fitted(tmp_path: Path, tiny_shards: str, tiny_teacher: str, tiny_warmup: str) -> Callable[[str], Fitted]:
+def fitted(
+    tmp_path: Path, tiny_shards: str, tiny_teacher: str, tiny_warmup: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Fitted]:
     """`fitted(overrides)`: history and selector of stage alsn on one warm-up's table, whatever the recipe's student."""
+
+    monkeypatch.setattr(training, "open_cache", lambda context: pytest.fail("no teacher output is read"))
+    monkeypatch.setattr(training, "open_shards", lambda artifact: pytest.fail("no pair is read"))
 
     def fit(overrides: str) -> Fitted:
         folder = tmp_path / overrides.replace(" ", "-")
@@ -34,11 +42,10 @@ def fitted(tmp_path: Path, tiny_shards: str, tiny_teacher: str, tiny_warmup: str
         tracker = Tracker.open("", run="r", stage="alsn", journal=folder / "journal.jsonl", params={})
         context = Context(recipe, opened, folder / "out", folder, tracker, str(folder / "work"), "a", lambda text: None)
         # A student of its own: the warm-up's state is of its micro-batch, and the selector is not in it.
-        method = make_method(
-            recipe, Context(**{**vars(context), "inputs": {n: opened[n] for n in urls if n != "init"}})
-        )[0]
-        plans, work, _ = on_statistics(context, "alsn", method, lambda: pytest.fail("no pair is read"))
-        session = run_plans(context, "alsn", plans, work, seed=1)
+        inputs = {name: artifact for name, artifact in opened.items() if name != "init"}
+        method, teacher = build_method(recipe, dataclasses.replace(context, inputs=inputs))
+        setup = SelectorSetup(context, "alsn", method, teacher)
+        session = run_phases(context, "alsn", setup.phases(), setup.run, seed=1)
         return session.history, selector(method)
 
     return fit

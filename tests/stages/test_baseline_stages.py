@@ -14,9 +14,8 @@ from cmapkd_core.recipes import BASELINES, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import train_loader
 from cmapkd_core.stages.shards import open_shards
-from cmapkd_core.stages.taught import phase_seed
+from cmapkd_core.stages.training import phase_seed, train_loader
 
 PHASES = ("coarse", "medium", "fine")
 SHORT = "optim.batch=29"

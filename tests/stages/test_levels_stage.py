@@ -17,7 +17,7 @@ from cmapkd_core.places import levels_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages import levels, report
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import make_method
+from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.shards import open_shards
 
 
@@ -65,7 +65,7 @@ def test_before_is_the_recipes_untrained_student(trained: tuple[Request, dict[st
     table = pq.read_table(Artifact.open(levels.run(request, **given)).fetch("levels.parquet"))
     known = {"inputs": {"teacher": Artifact.open(given["teacher"])}, "scratch": Path(request.root)}
     context = SimpleNamespace(**known, say=print, introduce=lambda role, identity: None)
-    method, _ = make_method(request.resolved(), context)  # type: ignore[arg-type]
+    method, _ = build_method(request.resolved(), context)  # type: ignore[arg-type]
     method.eval()
     shards, side = open_shards(Artifact.open(given["shards"])), side_of(method.student)
     _, images = next(iter(eval_batches(shards, "test", side, batch=1, workers=0)))

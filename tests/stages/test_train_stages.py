@@ -18,7 +18,7 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.foreign import differing
-from cmapkd_core.stages.taught import phase_seed
+from cmapkd_core.stages.training import phase_seed
 
 
 @pytest.fixture(scope="module")

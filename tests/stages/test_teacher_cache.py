@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.catalog import StoreEntry
-from cmapkd_core.data.fixed import STORE
+from cmapkd_core.data.fixed_crops import CACHE_FOLDER
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
@@ -17,10 +17,10 @@ from cmapkd_core.models.build import load_model, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.recipes import BASELINES, ROWS, resolve
 from cmapkd_core.request import Request
-from cmapkd_core.stages import prepare, stored, taught, teacher, train
+from cmapkd_core.stages import prepare, teacher, teacher_cache, train, training
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import LEVELS_STATE
 from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.method_io import LEVELS_STATE
 from cmapkd_core.stages.shards import open_shards
 
 VIEWS = "teacher_fit.views=2"
@@ -61,7 +61,7 @@ def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
     tmp_path, tiny_shards, storing, monkeypatch, row
 ):
     with monkeypatch.context() as online:
-        online.setattr(taught, "open_store", lambda context: None)
+        online.setattr(training, "open_cache", lambda context: None)
         expected = losses(joint(tmp_path / "online", row, tiny_shards, storing))
 
     def never(*given):
@@ -86,7 +86,7 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
         return [Artifact.open(warm), Artifact.open(train.run(request, stage="joint", init=warm, **given))]
 
     with monkeypatch.context() as online:
-        online.setattr(taught, "open_store", lambda context: None)
+        online.setattr(training, "open_cache", lambda context: None)
         expected = both("online")
     monkeypatch.setattr(Teacher, "targets", lambda *given: pytest.fail("the teacher ran"))
     for ours, theirs in zip(both("stored"), expected, strict=True):
@@ -98,14 +98,14 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
 def test_other_methods_run_on_the_same_crops(tmp_path, tiny_shards, storing, monkeypatch, row):
     """One that hears more than embeddings has the teacher beside it, one without a teacher none."""
     seen: dict[str, list] = {}
-    original = taught.train_loader
+    original = training.train_loader
 
     def watched(*given, **settings):
         loader = original(*given, **settings)
         seen.setdefault(current, []).extend(b.images["student"] for b in loader.batches(0, 3))
         return loader
 
-    monkeypatch.setattr(taught, "train_loader", watched)
+    monkeypatch.setattr(training, "train_loader", watched)
     for current in ("kd", row):
         joint(tmp_path, current, tiny_shards, storing)
     assert all(torch.equal(a, b) for a, b in zip(seen["kd"], seen[row], strict=False))
@@ -130,7 +130,7 @@ def test_a_store_on_s3_is_the_same(tmp_path, tiny_shards, storing, s3_root):
 
 def test_a_part_that_was_changed_is_refused(tmp_path, tiny_shards):
     fitted = teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS), shards=tiny_shards)
-    (part,) = (path for path in tmp_path.glob("teacher/*/out-*/*/*.safetensors") if path.parent.name == STORE)
+    (part,) = (path for path in tmp_path.glob("teacher/*/out-*/*/*.safetensors") if path.parent.name == CACHE_FOLDER)
     part.write_bytes(part.read_bytes() + b" ")
     with pytest.raises(InputError, match="was changed after it was written: run stage teacher again"):
         joint(tmp_path, "kd", tiny_shards, fitted)
@@ -164,8 +164,8 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
     tmp_path, tiny_shards, storing, monkeypatch, capsys
 ):
     """A stage that dies in the middle keeps its finished parts, and ranks share them; a damaged one is made again."""
-    monkeypatch.setitem(stored.STORES, "embeddings", StoreEntry(20))
-    original, done = stored.ask, []
+    monkeypatch.setitem(teacher_cache.STORES, "embeddings", StoreEntry(20))
+    original, done = teacher_cache.teacher_outputs, []
 
     def dies(context, shards, backbone, rows):
         if len(done) == 2:
@@ -177,14 +177,14 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
         return Artifact.open(teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS), shards=tiny_shards))
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "ask", dies)
+        patch.setattr(teacher_cache, "teacher_outputs", dies)
         with pytest.raises(KeyboardInterrupt):
             run()
         done.clear()
         with pytest.raises(KeyboardInterrupt):
             run()
         assert done == [40, 60]
-    damaged = sorted(tmp_path.glob(f"teacher/*/work/{STORE}/*-000001-*"))[0]
+    damaged = sorted(tmp_path.glob(f"teacher/*/work/{CACHE_FOLDER}/*-000001-*"))[0]
     flip(damaged)
     whole, found = (parts(a) for a in (Artifact.open(storing), run()))
     assert f"teacher: {damaged} is not what was saved: its pictures are asked for again\n" in capsys.readouterr().out
@@ -197,7 +197,7 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
 
 
 def parts(artifact: Artifact) -> list[dict[str, torch.Tensor]]:
-    return [load_file(artifact.fetch(name)) for name in sorted(artifact.files()) if name.startswith(f"{STORE}/")]
+    return [load_file(artifact.fetch(name)) for name in sorted(artifact.files()) if name.startswith(f"{CACHE_FOLDER}/")]
 
 
 def flip(path):
@@ -219,8 +219,8 @@ def fill(tmp_path, tiny_shards, storing, monkeypatch):
         image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
         return {"image": image.float().clone()}, {"text": torch.ones(captions, 4)}
 
-    monkeypatch.setitem(stored.STORES, "embeddings", StoreEntry(20))
-    monkeypatch.setattr(stored, "ask", part)
+    monkeypatch.setitem(teacher_cache.STORES, "embeddings", StoreEntry(20))
+    monkeypatch.setattr(teacher_cache, "teacher_outputs", part)
     monkeypatch.setattr(parallel, "world", lambda: 2)
     monkeypatch.setattr(parallel, "barrier", lambda: None)
 
@@ -232,14 +232,14 @@ def fill(tmp_path, tiny_shards, storing, monkeypatch):
         (out / LEVELS_STATE).write_text("of another test")
         asked.clear()
         recipe = resolve("tiny", overrides=VIEWS)
-        stored.fill_store(Context(recipe, {}, out, scratch, None, work, "identity", print), shards, backbone)
+        teacher_cache.write_cache(Context(recipe, {}, out, scratch, None, work, "identity", print), shards, backbone)
         return list(asked)
 
     return run
 
 
 def gathered(out):
-    found = [load_file(path)["crops/image"][:, 0, 0] for path in sorted((out / STORE).iterdir())]
+    found = [load_file(path)["crops/image"][:, 0, 0] for path in sorted((out / CACHE_FOLDER).iterdir())]
     return torch.cat(found).tolist()
 
 
@@ -247,19 +247,19 @@ def test_ranks_share_the_parts(tmp_path, fill):
     made = {rank: fill(rank, str(tmp_path / "work")) for rank in (1, 0)}
     assert made == {1: [20, 60], 0: [0, 40, 80]}
     assert gathered(tmp_path / "out0") == list(range(87))
-    assert not (tmp_path / "out1" / STORE).exists()
+    assert not (tmp_path / "out1" / CACHE_FOLDER).exists()
 
 
 def test_parts_that_went_up_to_s3_and_came_back_changed_are_made_again(tmp_path, s3_root, fill, capsys):
     assert fill(1, s3_root) == [20, 60]
-    first, second = storage.list_files(f"{s3_root}/{STORE}")
-    data = storage.read_bytes(f"{s3_root}/{STORE}/{first}")
-    storage.write_bytes(f"{s3_root}/{STORE}/{first}", data[:-1] + bytes([data[-1] ^ 1]))
-    storage.delete(f"{s3_root}/{STORE}/{second}")
+    first, second = storage.list_files(f"{s3_root}/{CACHE_FOLDER}")
+    data = storage.read_bytes(f"{s3_root}/{CACHE_FOLDER}/{first}")
+    storage.write_bytes(f"{s3_root}/{CACHE_FOLDER}/{first}", data[:-1] + bytes([data[-1] ^ 1]))
+    storage.delete(f"{s3_root}/{CACHE_FOLDER}/{second}")
     assert fill(0, s3_root) == [0, 40, 80, 20, 60]
     assert gathered(tmp_path / "out0") == list(range(87))
     said = capsys.readouterr().out
-    assert f"teacher: {s3_root}/{STORE}/{first} is not what was saved: its pictures are asked for again" in said
+    assert f"teacher: {s3_root}/{CACHE_FOLDER}/{first} is not what was saved: its pictures are asked for again" in said
     assert f"teacher: part 3 is gone from {s3_root}: its pictures are asked for again" in said
 
 

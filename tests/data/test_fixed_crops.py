@@ -1,4 +1,4 @@
-"""Fixed crops and the store of what a teacher says of them."""
+"""Fixed crops and the cache of a teacher's outputs for them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmapkd_core.data.augment import View, normalise
-from cmapkd_core.data.fixed import TeacherStore, crop_batches, fixed_pixels, write_part
+from cmapkd_core.data.fixed_crops import TeacherCache, crop_batches, fixed_pixels, write_part
 from cmapkd_core.data.images import decode
 from cmapkd_core.data.loader import Batch, Side, TrainLoader
 from cmapkd_core.data.order import crop_of, crop_seed, hash64, hashes
@@ -27,7 +27,7 @@ def tokenize(texts: list[str]) -> torch.Tensor:
 SIDES = {"student": Side(View(16, MEAN, STD), tokenize)}
 
 
-def loader(shards: ShardSet, store: TeacherStore | None = None, **changes: object) -> TrainLoader:
+def loader(shards: ShardSet, cache: TeacherCache | None = None, **changes: object) -> TrainLoader:
     settings: dict[str, object] = {
         "batch": 8,
         "rank": 0,
@@ -40,12 +40,12 @@ def loader(shards: ShardSet, store: TeacherStore | None = None, **changes: objec
         "quarantine_bound": 0.0,
         "crops": CROPS,
     }
-    return TrainLoader(shards, SIDES, store=store, **{**settings, **changes})  # type: ignore[arg-type]
+    return TrainLoader(shards, SIDES, cache=cache, **{**settings, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def numbered(scenes: ShardSet, tmp_path: Path) -> TeacherStore:
-    """A store whose entries say what they belong to: image (picture, crop), text (picture, caption)."""
+def numbered(scenes: ShardSet, tmp_path: Path) -> TeacherCache:
+    """A cache whose entries say what they belong to: image (picture, crop), text (picture, caption)."""
     count = scenes.count("train")
     captions = [len(scenes.captions("train", i)) for i in range(count)]
     image = torch.tensor([[[i, c] for c in range(CROPS)] for i in range(count)])
@@ -56,7 +56,7 @@ def numbered(scenes: ShardSet, tmp_path: Path) -> TeacherStore:
         said = text[first : first + sum(captions[own])]
         paths.append(tmp_path / f"{start}.safetensors")
         write_part(paths[-1], start, {"image": image[own].float()}, {"text": said.float()}, captions[own], MADE_FROM)
-    return TeacherStore.open(paths[::-1], MADE_FROM)
+    return TeacherCache.open(paths[::-1], MADE_FROM)
 
 
 def test_a_crop_follows_from_the_key_and_its_number_alone() -> None:
@@ -68,25 +68,25 @@ def test_a_crop_follows_from_the_key_and_its_number_alone() -> None:
     assert [crop_of(hash64("a"), 5, epoch, 1) for epoch in range(4)] == [0] * 4
 
 
-def test_a_batch_shows_the_crops_that_its_stored_embeddings_are_of(scenes: ShardSet, numbered: TeacherStore) -> None:
+def test_a_batch_shows_the_crops_that_its_cached_embeddings_are_of(scenes: ShardSet, numbered: TeacherCache) -> None:
     steps = 2 * loader(scenes).steps_per_epoch
     for batch in loader(scenes, numbered).batches(0, steps):
-        assert torch.equal(batch.stored["image"][:, 0], batch.index.float())
-        assert torch.equal(batch.stored["text"][:, 0], batch.index.float())
+        assert torch.equal(batch.cached["image"][:, 0], batch.index.float())
+        assert torch.equal(batch.cached["text"][:, 0], batch.index.float())
         for row, i in enumerate(batch.index.tolist()):
             image = decode(scenes.read_image("train", i), 1_000_000)
-            crop, caption = (int(batch.stored[name][row, 1]) for name in ("image", "text"))
+            crop, caption = (int(batch.cached[name][row, 1]) for name in ("image", "text"))
             (pixels,) = fixed_pixels(image, [(16, "bicubic")], SCALE, hash64(batch.keys[row]), crop)
             assert torch.equal(batch.images["student"][row], normalise(pixels, SIDES["student"].view))
             said = scenes.captions("train", i)[caption]
             assert torch.equal(batch.tokens["student"][row], tokenize([said])[0])
 
 
-def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, numbered: TeacherStore) -> None:
+def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, numbered: TeacherCache) -> None:
     def seen(seed: int) -> dict[str, set[int]]:
         some, found = loader(scenes, numbered, seed=seed), {}
         for batch in some.batches(0, 8 * some.steps_per_epoch):
-            for key, crop in zip(batch.keys, batch.stored["image"][:, 1].int().tolist(), strict=True):
+            for key, crop in zip(batch.keys, batch.cached["image"][:, 1].int().tolist(), strict=True):
                 found.setdefault(key, set()).add(crop)
         return found
 
@@ -95,22 +95,22 @@ def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, n
 
 
 def same(a: Batch, b: Batch) -> bool:
-    stored = all(torch.equal(a.stored[name], b.stored[name]) for name in ("image", "text"))
-    return a.keys == b.keys and stored and torch.equal(a.images["student"], b.images["student"])
+    cached = all(torch.equal(a.cached[name], b.cached[name]) for name in ("image", "text"))
+    return a.keys == b.keys and cached and torch.equal(a.images["student"], b.images["student"])
 
 
-def test_resumed_with_workers_and_over_ranks_the_stream_is_the_same(scenes: ShardSet, numbered: TeacherStore) -> None:
+def test_resumed_with_workers_and_over_ranks_the_stream_is_the_same(scenes: ShardSet, numbered: TeacherCache) -> None:
     whole = list(loader(scenes, numbered).batches(0, 9))
     rest = loader(scenes, numbered, workers=2).batches(4, 9)
     assert all(same(a, b) for a, b in zip(rest, whole[4:], strict=True))
     ranks = [list(loader(scenes, numbered, rank=rank, world=2).batches(0, 9)) for rank in range(2)]
     for one, *parts in zip(whole, *ranks, strict=True):
-        assert torch.equal(one.stored["image"], torch.cat([part.stored["image"] for part in parts]))
+        assert torch.equal(one.cached["image"], torch.cat([part.cached["image"] for part in parts]))
 
 
-def test_a_store_changes_neither_crops_nor_captions(scenes: ShardSet, numbered: TeacherStore) -> None:
+def test_a_cache_changes_neither_crops_nor_captions(scenes: ShardSet, numbered: TeacherCache) -> None:
     for a, b in zip(loader(scenes).batches(0, 4), loader(scenes, numbered).batches(0, 4), strict=True):
-        assert a.stored == {}
+        assert a.cached == {}
         assert torch.equal(a.images["student"], b.images["student"])
         assert torch.equal(a.tokens["student"], b.tokens["student"])
 
@@ -140,11 +140,11 @@ def test_equal_parts_are_equal_files(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
-def test_a_store_made_from_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_cache_made_from_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     write_part(path, 0, {"image": torch.zeros(2, 1, 4)}, {"text": torch.zeros(3, 4)}, [1, 2], MADE_FROM)
-    store = TeacherStore.open([path], MADE_FROM)
-    assert store.rows(np.array([1, 0]), [0, 0], [1, 0])["text"].shape == (2, 4)
-    assert set(store.only("text").rows(np.array([1, 0]), [0, 0], [1, 0])) == {"text"}
+    cache = TeacherCache.open([path], MADE_FROM)
+    assert cache.rows(np.array([1, 0]), [0, 0], [1, 0])["text"].shape == (2, 4)
+    assert set(cache.only("text").rows(np.array([1, 0]), [0, 0], [1, 0])) == {"text"}
     with pytest.raises(InputError, match="teacher: def -> xyz\nrun stage teacher"):
-        TeacherStore.open([path], MADE_FROM | {"teacher": "xyz"})
+        TeacherCache.open([path], MADE_FROM | {"teacher": "xyz"})

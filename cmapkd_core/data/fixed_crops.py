@@ -1,6 +1,6 @@
-"""Fixed crops of the training pictures, and what a teacher says of them, asked once (dataset reinforcement).
+"""Fixed crops of the training pictures, and a cache of a teacher's outputs for them (dataset reinforcement).
 
-A picture has crops 0..n-1; a crop's box follows from the picture's key and its number alone, so what is stored of it
+A picture has crops 0..n-1; a crop's box follows from the picture's key and its number alone, so what is cached of it
 serves every run. Training then draws one of them for each epoch (`order.crop_of`), and the student sees exactly
 the pixels that the teacher saw.
 
@@ -29,7 +29,7 @@ from cmapkd_core.data.order import crop_seed, hashes
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import InputError
 
-STORE = "stored"  # folder of a teacher's artifact; its files are the parts
+CACHE_FOLDER = "stored"  # of a teacher's artifact; its files are the parts
 
 
 def fixed_pixels(
@@ -90,11 +90,11 @@ class _CropBatches(Items[Tensor]):
             return torch.zeros(self.crops, 3, self.view.size, self.view.size, dtype=torch.uint8)
 
 
-class TeacherStore:
-    """What a frozen teacher said of the fixed crops and of the captions, in parts of consecutive pictures.
+class TeacherCache:
+    """A frozen teacher's outputs for the fixed crops and the captions, in parts of consecutive pictures.
 
     crops: tensors [k,n,...] by name; captions: tensors [c,...] by name, of the k pictures of a part. `open` makes a
-    store. The files stay on disk and are mapped into memory, for all loader workers together.
+    cache. The files stay on disk and are mapped into memory, for all loader workers together.
     """
 
     def __init__(self, parts: Sequence[_Part], names: Sequence[str] = ()) -> None:
@@ -102,20 +102,20 @@ class TeacherStore:
         self._firsts = np.array([part.first for part in parts])
 
     @classmethod
-    def open(cls, paths: Sequence[Path], made_from: Mapping[str, str]) -> TeacherStore:
-        """The store of these files.
+    def open(cls, paths: Sequence[Path], made_from: Mapping[str, str]) -> TeacherCache:
+        """The cache in these files.
 
         Args:
-            made_from: what it must have been made from, as `write_part` was told.
+            made_from: what it must have been made from, as given to `write_part`.
 
         Raises:
             InputError: it was made from something else.
         """
         return cls(sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first))
 
-    def only(self, *names: str) -> TeacherStore:
-        """The same store, which gives these tensors alone."""
-        return TeacherStore(self.parts, names)
+    def only(self, *names: str) -> TeacherCache:
+        """The same cache, which gives these tensors alone."""
+        return TeacherCache(self.parts, names)
 
     def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
         """Tensors [b,...] by name, of samples by position in the split, number of the crop and of the caption."""
@@ -135,7 +135,7 @@ class TeacherStore:
         }
 
 
-_TOLD = "part"  # of a file's metadata
+_ENTRY = "part"  # of a file's metadata
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class _Part:
 
 def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:
     with safe_open(path, framework="pt") as file:
-        told = _told(file.metadata() or {})
-        found = told.get("made_from", {})
+        described = _metadata(file.metadata() or {})
+        found = described.get("made_from", {})
         wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in made_from if found.get(n) != made_from[n]]
         if wrong:
             lines = "\n  ".join(wrong)
@@ -166,7 +166,7 @@ def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:
         kind, _, own = name.partition("/")
         if own:
             kinds[kind][own] = x
-    return _Part(int(told["first"]), kinds["crops"], kinds["captions"], tensors["offsets"])
+    return _Part(int(described["first"]), kinds["crops"], kinds["captions"], tensors["offsets"])
 
 
 def write_part(
@@ -177,11 +177,11 @@ def write_part(
     counts: Sequence[int],
     made_from: Mapping[str, str],
 ) -> None:
-    """Write one part of a `TeacherStore`.
+    """Write one part of a `TeacherCache`.
 
     Args:
         first: position of its first picture in the split.
-        crops, captions: as in the store.
+        crops, captions: as in the cache.
         counts: number of captions of each picture.
         made_from: what decides the contents, such as digests; `open` compares it.
     """
@@ -189,13 +189,13 @@ def write_part(
     assert all(int(offsets[-1]) == len(x) for x in captions.values()), "one row a caption"
     named = {"crops": crops, "captions": captions}
     tensors = {f"{kind}/{name}": x.contiguous() for kind, own in named.items() for name, x in own.items()}
-    told = {"made_from": dict(made_from), "first": first}
+    described = {"made_from": dict(made_from), "first": first}
     # One entry: safetensors writes several in random order, and the file's digest would tell two equal parts apart.
-    save_file({**tensors, "offsets": offsets}, path, {_TOLD: json.dumps(told, sort_keys=True)})
+    save_file({**tensors, "offsets": offsets}, path, {_ENTRY: json.dumps(described, sort_keys=True)})
 
 
-def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What `write_part` was told; parts of before have an entry for each."""
-    if _TOLD in metadata:
-        return dict(json.loads(metadata[_TOLD]))
+def _metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What `write_part` described; older parts have an entry for each."""
+    if _ENTRY in metadata:
+        return dict(json.loads(metadata[_ENTRY]))
     return {name: json.loads(value) for name, value in metadata.items()}

@@ -1,6 +1,6 @@
-"""What the frozen teacher says of fixed crops and of all captions: written by stage `teacher`, read by training.
+"""Cache of the frozen teacher's outputs for fixed crops and all captions: stage `teacher` writes, training reads.
 
-Methods that hear no more than is stored (`method_specs.METHODS`: targets) then never run the teacher's towers.
+Methods that need no more than is cached (`method_specs.METHODS`: targets) then never run the teacher's towers.
 Its embeddings are 3 KB a crop; its levels are the laterals of its pyramid before they are merged (fp16; about 326 KB
 a crop of ViT-L/14 beside ViT-B/16, a sixth of the merged maps), and its fitted pyramid merges them beside the student.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from cmapkd_core import parallel, storage
 from cmapkd_core.catalog import STORES
 from cmapkd_core.config import ALL_LEVELS, Recipe
-from cmapkd_core.data.fixed import STORE, TeacherStore, crop_batches, write_part
+from cmapkd_core.data.fixed_crops import CACHE_FOLDER, TeacherCache, crop_batches, write_part
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.engine.finite import require_finite
@@ -30,17 +30,17 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.folder import WEIGHTS
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.assembly import LEVELS_STATE, MODEL
 from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL
 from cmapkd_core.stages.shards import open_shards
 
 DOWNLOADS = 4  # parts at a time
 _PART = re.compile(r"(?P<identity>.+)-(?P<number>\d+)-(?P<digest>[0-9a-f]{64})\.safetensors")
-Said = tuple[dict[str, Tensor], dict[str, Tensor]]  # of crops [k,n,...] and of captions [c,...], by name
+Outputs = tuple[dict[str, Tensor], dict[str, Tensor]]  # for crops [k,n,...] and for captions [c,...], by name
 
 
 def made_from(recipe: Recipe, shards: ShardSet, teacher: str, levels: str) -> dict[str, str]:
-    """What decides a store's contents; `teacher` and `levels` are the sha256 of its weights and of its pyramid's."""
+    """What decides a cache's contents; `teacher` and `levels` are the sha256 of its weights and of its pyramid's."""
     fit = recipe.teacher_fit
     return {
         "shards": shards.manifest["index"]["sha256"],
@@ -52,8 +52,8 @@ def made_from(recipe: Recipe, shards: ShardSet, teacher: str, levels: str) -> di
     }
 
 
-def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
-    """Write the store into `context.out`, beside the teacher's saved weights; nothing where the recipe wants none.
+def write_cache(context: Context, shards: ShardSet, teacher: Teacher) -> None:
+    """Write the cache into `context.out`, beside the teacher's saved weights; nothing where the recipe wants none.
 
     The ranks share the parts, and a restarted stage finds those that are done.
     """
@@ -64,9 +64,9 @@ def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
     size = STORES[kind].size
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
     digests = (storage.sha256_file(context.out / name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
-    told = made_from(recipe, shards, *digests)
+    origin = made_from(recipe, shards, *digests)
     saved = _saved(context)
-    make = partial(_make, context, shards, teacher, told)
+    make = partial(_make, context, shards, teacher, origin)
     for number in range(parallel.rank(), len(parts), parallel.world()):
         if number not in saved:
             file = make(number, parts[number])
@@ -75,27 +75,29 @@ def fill_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
         context.say(f"teacher: {kind} of {parts[number].stop} of {count} pictures")
     parallel.barrier()
     if parallel.rank() == 0:
-        (context.out / STORE).mkdir()
+        (context.out / CACHE_FOLDER).mkdir()
         gathered = in_order(range(len(parts)), partial(_gather, context, _saved(context)), DOWNLOADS)
         for number, fault in [(number, fault) for number, fault in enumerate(gathered) if fault]:
             context.say(f"teacher: {fault}: its pictures are asked for again\n")
-            shutil.move(make(number, parts[number]), context.out / STORE / f"{number:06d}.safetensors")
+            shutil.move(make(number, parts[number]), context.out / CACHE_FOLDER / f"{number:06d}.safetensors")
         context.say(f"teacher: stored {kind} of {recipe.teacher_fit.views} crops each of {count} pictures\n")
 
 
-def _make(context: Context, shards: ShardSet, teacher: Teacher, told: dict[str, str], number: int, rows: range) -> Path:
+def _make(
+    context: Context, shards: ShardSet, teacher: Teacher, origin: dict[str, str], number: int, rows: range
+) -> Path:
     file = context.scratch / f"part-{number}.safetensors"
     counts = [len(shards.captions("train", i)) for i in rows]
-    images, texts = ask(context, shards, teacher, rows)
-    for kind, said in (("pictures", images), ("captions", texts)):
-        require_finite(said, f"teacher: what it says of the {kind} of {rows.start}..{rows.stop - 1}")
-    write_part(file, rows.start, images, texts, counts, told)
+    images, texts = teacher_outputs(context, shards, teacher, rows)
+    for kind, outputs in (("pictures", images), ("captions", texts)):
+        require_finite(outputs, f"teacher: what it says of the {kind} of {rows.start}..{rows.stop - 1}")
+    write_part(file, rows.start, images, texts, counts, origin)
     return file
 
 
 def _saved(context: Context) -> dict[int, str]:
     """Number -> digest of the parts in the workdir, which is in their names; one without is of before, and not used."""
-    found = (_PART.fullmatch(name) for name in storage.list_files(storage.join(context.workdir, STORE)))
+    found = (_PART.fullmatch(name) for name in storage.list_files(storage.join(context.workdir, CACHE_FOLDER)))
     return {int(name["number"]): name["digest"] for name in found if name and name["identity"] == context.identity}
 
 
@@ -103,7 +105,7 @@ def _gather(context: Context, saved: dict[int, str], number: int) -> str:
     """Bring a part from the workdir into `context.out`; why it has to be made again, or ""."""
     if number not in saved:
         return f"part {number} is gone from {context.workdir}"
-    url, target = _part_url(context, number, saved[number]), context.out / STORE / f"{number:06d}.safetensors"
+    url, target = _part_url(context, number, saved[number]), context.out / CACHE_FOLDER / f"{number:06d}.safetensors"
     try:
         # The part itself where the workdir is a local folder, else a download.
         part = storage.fetch(url, context.scratch / f"part-{number}.safetensors")
@@ -114,8 +116,11 @@ def _gather(context: Context, saved: dict[int, str], number: int) -> str:
     return "" if storage.sha256_file(target) == saved[number] else f"{url} is not what was saved"
 
 
-def ask(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Said:
-    """What the teacher says of the fixed crops of k pictures and of their c captions; levels of pictures in fp16."""
+def teacher_outputs(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Outputs:
+    """The teacher's outputs for the n fixed crops of k pictures, [k,n,...], and for their c captions, [c,...].
+
+    Embeddings are fp32; levels of pictures are laterals in fp16.
+    """
     recipe, device, side = context.recipe, parallel.device(), side_of(teacher.backbone)
     crops, batch = recipe.teacher_fit.views, recipe.teacher_fit.batch
     levels = ALL_LEVELS if STORES[recipe.teacher_fit.store].levels else ()
@@ -133,8 +138,8 @@ def ask(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Sa
     texts = [text for i in rows for text in shards.captions("train", i)]
     chunks = [texts[start : start + batch] for start in range(0, len(texts), batch)]
     teacher.amp = choose_precision(recipe.optim.precision, device)
-    image = _joined(teacher.of_images(x.flatten(0, 1).to(device), levels) for x in pictures)
-    text = _joined(teacher.of_texts(side.tokenize(chunk).to(device), levels) for chunk in chunks)
+    image = _joined(teacher.image_outputs(x.flatten(0, 1).to(device), levels) for x in pictures)
+    text = _joined(teacher.text_outputs(side.tokenize(chunk).to(device), levels) for chunk in chunks)
     half = {name: x if name == "image" else x.half() for name, x in image.items()}
     return {name: x.unflatten(0, (-1, crops)) for name, x in half.items()}, text
 
@@ -144,28 +149,28 @@ def _joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 
 
-def open_store(context: Context) -> TeacherStore | None:
-    """The store that the recipe's method trains from; None where the teacher runs beside the student, or there is none.
+def open_cache(context: Context) -> TeacherCache | None:
+    """The cache that the recipe's method trains from; None where the teacher runs beside the student, or there is none.
 
     Raises:
-        InputError: the teacher's artifact has no store, or one that was made from something else.
+        InputError: the teacher's artifact has no cache, or one that was made from something else.
     """
     recipe, fit, spec = context.recipe, context.recipe.teacher_fit, METHODS[context.recipe.method.name]
     if not spec.teacher or not fit.views or spec.targets not in ("embeddings", fit.store):
         return None
     artifact = context.inputs["teacher"]
-    parts = [name for name in artifact.files() if name.startswith(f"{STORE}/")]
+    parts = [name for name in artifact.files() if name.startswith(f"{CACHE_FOLDER}/")]
     if not parts:
         raise InputError(
             f"teacher_fit.views={fit.views} trains from what the teacher said, and {artifact.url} has nothing stored: "
             "run stage teacher with this recipe and give its artifact as --teacher, or set teacher_fit.views=0"
         )
     digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
-    told = made_from(recipe, open_shards(context.inputs["shards"]), *digests)
+    origin = made_from(recipe, open_shards(context.inputs["shards"]), *digests)
     # Each rank begins elsewhere, so that the ranks of a machine do not all download the same part.
     begin = parallel.rank() * len(parts) // parallel.world()
     turned = [*parts[begin:], *parts[:begin]]
-    return TeacherStore.open(list(in_order(turned, artifact.fetch, DOWNLOADS)), told)
+    return TeacherCache.open(list(in_order(turned, artifact.fetch, DOWNLOADS)), origin)
 
 
 def _digest(artifact: Artifact, name: str) -> str:
@@ -174,4 +179,4 @@ def _digest(artifact: Artifact, name: str) -> str:
 
 
 def _part_url(context: Context, number: int, digest: str) -> str:
-    return storage.join(context.workdir, STORE, f"{context.identity}-{number:06d}-{digest}.safetensors")
+    return storage.join(context.workdir, CACHE_FOLDER, f"{context.identity}-{number:06d}-{digest}.safetensors")

@@ -1,0 +1,234 @@
+"""Training set-up of the stages warmup, alsn and joint: student, teacher targets, loaders and phases."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+from cmapkd_core import parallel
+from cmapkd_core.config import STAGE_PHASES, OptimConfig, Phase, Recipe, SelectorConfig
+from cmapkd_core.data.fixed_crops import TeacherCache
+from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.engine.loop import run_phase
+from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.session import PhasePlan, Session
+from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.embed import side_of
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods import Method
+from cmapkd_core.methods.policy import PolicyFit
+from cmapkd_core.models.pyramid import needed
+from cmapkd_core.models.teacher import Embeddings, Teacher
+from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.method_io import build_method
+from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns
+from cmapkd_core.stages.teacher_cache import open_cache
+from cmapkd_core.view import with_part
+
+
+class TrainingSetup:
+    """What a stage trains, on which batches, towards which targets: a method on pictures and captions (warmup, joint).
+
+    Built with the student and the teacher alone. Shards and the teacher's cache are opened by the first `loader`, so
+    a stage that makes none reads neither.
+    """
+
+    def __init__(self, context: Context, stage: str, method: Method, teacher: Teacher | None) -> None:
+        self.context, self.recipe, self.stage = context, context.recipe, stage
+        self.method, self.teacher = method, teacher
+
+    @classmethod
+    def build(cls, context: Context, stage: str) -> TrainingSetup:
+        """The method with the student of the artifact `init`, or of the recipe, and the frozen teacher that it has."""
+        method, teacher = build_method(recipe_of_stage(context.recipe, stage), context)
+        return cls(context, stage, method, teacher)
+
+    @property
+    def trained(self) -> Method | PolicyFit:
+        """The module whose parameters the phases train."""
+        return self.method
+
+    def phases(self) -> list[PhasePlan]:
+        """The phases of the stage that have epochs, in order."""
+        names = [name for name in STAGE_PHASES[self.stage] if getattr(self.recipe.schedule, name).epochs]
+        steps_per_epoch = self.loader(names[0], ()).steps_per_epoch if names else 0
+        return self.plans(names, steps_per_epoch, self.recipe.optim, self.micro_batch)
+
+    def run(self, plan: PhasePlan, session: Session) -> None:
+        """Train one phase."""
+        levels = self.method.active(plan.phase)
+        loader = self.loader(plan.name, levels)
+        run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+
+    def loader(self, phase: str, levels: tuple[str, ...]) -> TrainLoader:
+        """A phase's own stream of batches, of the same pairs, crops and captions for all methods.
+
+        Beside the student's inputs they have the teacher's, or its cached outputs at the levels.
+        """
+        recipe, cache = self.recipe, self.teacher_cache
+        sides = {"student": side_of(self.method.student)}
+        if self.teacher is not None and cache is None:
+            sides["teacher"] = side_of(self.teacher.backbone)
+        return train_loader(
+            recipe,
+            open_shards(self.context.inputs["shards"]),
+            sides,
+            batch=self.micro_batch,
+            fraction=recipe.data.fraction,
+            seed=phase_seed(recipe.seed, phase),
+            crops=recipe.teacher_fit.views,
+            cache=cache.only("image", "text", *needed(levels), *levels) if cache else None,
+        )
+
+    def targets(self, batch: Batch, levels: tuple[str, ...]) -> Embeddings | None:
+        """The teacher targets of b pairs at the levels: cached, else computed live; None for a method without teacher.
+
+        Returns:
+            embeddings [b,E]; level maps [b,W,h,h] and text levels [b,W] where they are cached or the teacher runs.
+        """
+        if self.teacher is None:
+            return None
+        if self.teacher_cache is not None:
+            return self.teacher.cached_targets(batch.cached, levels)
+        return self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
+
+    @cached_property
+    def teacher_cache(self) -> TeacherCache | None:
+        """The teacher's cached outputs, opened once; None where it runs beside the student, or there is none.
+
+        The towers of a teacher whose outputs are cached leave the device.
+        """
+        cache = open_cache(self.context)
+        if self.teacher is not None:
+            self.teacher.amp = choose_precision(self.recipe.optim.precision, parallel.device())
+            if cache is not None:
+                self.teacher.backbone.cpu()
+        return cache
+
+    @property
+    def micro_batch(self) -> int:
+        """Pairs of a step, over all ranks; optim.accumulate steps are one update."""
+        return self.recipe.optim.batch // self.recipe.optim.accumulate
+
+    def plans(self, names: list[str], steps_per_epoch: int, optim: OptimConfig, batch: int) -> list[PhasePlan]:
+        """Phases of the recipe's schedule by name, ready to run."""
+        plans = []
+        for i, name in enumerate(names):
+            phase: Phase = getattr(self.recipe.schedule, name)
+            weights = self.recipe.method.weights.within(phase)
+            plans.append(PhasePlan(i, name, phase, steps_per_epoch, weights, optim, batch))
+        return plans
+
+    def trained_parameters(self, plans: list[PhasePlan]) -> int:
+        """Parameters that at least one of the phases gives a learning rate."""
+        groups = [(plan.phase, name, own) for plan in plans for name, own in self.trained.groups(plan.phase).items()]
+        moved = {id(p): p.numel() for phase, name, own in groups if getattr(phase.lr, name) > 0 for p in own}
+        return sum(moved.values())
+
+    def has_sample_stats(self) -> bool:
+        """Whether the stage's `init` has warm-up's table."""
+        return "init" in self.context.inputs and SAMPLE_STATS in self.context.inputs["init"].files()
+
+
+class SelectorSetup(TrainingSetup):
+    """Stage alsn: the selector of level weights alone, on the rows of warm-up's table; no picture and no teacher."""
+
+    @cached_property
+    def fit(self) -> PolicyFit | None:
+        """The selector as what is trained; None for a fixed one or a method without one."""
+        return self.method.policy_fit()
+
+    @cached_property
+    def table(self) -> TableLoader:
+        """Shuffled rows of the table, the same for all ranks of a machine.
+
+        Rows are small: a whole batch of them is one micro-batch, however pairs are split to fit a GPU.
+        """
+        columns, world, recipe = shared_columns(self.context.inputs["init"]), parallel.world(), self.recipe
+        batch = min(recipe.optim.batch, len(columns["u"]) // world * world)
+        return TableLoader(columns, batch=batch, rank=parallel.rank(), world=world, seed=recipe.seed)
+
+    @property
+    def trained(self) -> Method | PolicyFit:
+        """The selector; the method where there is none to train."""
+        return self.fit or self.method
+
+    def phases(self) -> list[PhasePlan]:
+        """The selector's phase; none where nothing is to be learned.
+
+        Raises:
+            InputError: the stage has no init with warm-up's table.
+        """
+        if self.fit is None or not self.recipe.schedule.alsn.epochs:
+            return []
+        if not self.has_sample_stats():
+            raise InputError(f"stage alsn learns from {SAMPLE_STATS}: give the warm-up's artifact as --init")
+        optim = dataclasses.replace(self.recipe.optim, accumulate=1)
+        return self.plans(list(STAGE_PHASES[self.stage]), self.table.steps_per_epoch, optim, self.table.batch)
+
+    def run(self, plan: PhasePlan, session: Session) -> None:
+        """Train the selector."""
+        assert self.fit is not None, "without a selector there is no phase"
+        run_phase(self.fit, self.table, lambda batch: None, plan, session)
+
+
+SETUPS: dict[str, type[TrainingSetup]] = {"warmup": TrainingSetup, "alsn": SelectorSetup, "joint": TrainingSetup}
+
+
+def recipe_of_stage(recipe: Recipe, stage: str) -> Recipe:
+    """In warm-up nobody chooses: it is the same for all selectors, which share it, so the method gets a fixed one."""
+    if stage != "warmup" or not METHODS[recipe.method.name].weighs_levels:
+        return recipe
+    return with_part(recipe, "selector", SelectorConfig(kind="fixed", toward=recipe.selector.toward))
+
+
+def phase_seed(seed: int, phase: str) -> int:
+    """The seed of a phase's stream: phases do not repeat each other's order and crops."""
+    names = [name for names in STAGE_PHASES.values() for name in names]
+    return seed * len(names) + names.index(phase)
+
+
+def train_loader(
+    recipe: Recipe,
+    shards: ShardSet,
+    sides: dict[str, Side],
+    *,
+    batch: int,
+    fraction: float,
+    seed: int,
+    crops: int = 0,
+    cache: TeacherCache | None = None,
+) -> TrainLoader:
+    """This rank's share of shuffled, augmented training pairs.
+
+    Args:
+        sides, batch, fraction, seed, crops, cache: as `TrainLoader` takes them.
+
+    Raises:
+        InputError: no training split, or fewer pairs than a batch.
+    """
+    if not shards.manifest["splits"].get("train", {}).get("count"):
+        known = ", ".join(shards.manifest["splits"])
+        raise InputError(
+            f"{shards.url} has no training pairs (splits: {known}): prepare data with train among data.splits; a "
+            "source that names splits itself must put rows into train"
+        )
+    data = recipe.data
+    return TrainLoader(
+        shards,
+        sides,
+        split="train",
+        batch=batch,
+        rank=parallel.rank(),
+        world=parallel.world(),
+        seed=seed,
+        fraction=fraction,
+        crop_scale=data.crop_scale,
+        workers=recipe.runtime.workers,
+        max_pixels=data.max_pixels,
+        quarantine_bound=data.quarantine_bound,
+        crops=crops,
+        cache=cache,
+    )
