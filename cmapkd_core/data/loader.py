@@ -48,7 +48,7 @@ class Batch:
         tokens: int64 [b, context length] by side, of the same caption.
         replaced: (key, reason) of corrupt samples that others stand in for.
         cached: the teacher's outputs for these very crops and captions, [b, ...] by name, where the loader has a cache
-            of them: unit embeddings `image` and `text` [b, E], and of a cache with levels theirs.
+            of them: unit embeddings `image` and `text` [b, E], and the levels, where the cache has them.
     """
 
     keys: list[str]

@@ -1,4 +1,4 @@
-"""What becomes of each update: taken, skipped and told, or the end of the stage."""
+"""What becomes of each update: taken, skipped and reported, or the end of the stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cmapkd_core.engine.finite import shortened
-from cmapkd_core.engine.session import ELSE, PhasePlan, Session
+from cmapkd_core.engine.phase_plan import PhasePlan
+from cmapkd_core.engine.session import ELSE, Session
 from cmapkd_core.errors import Diverged
 
 _STEPS, _SAMPLES = 24, 8  # that a message names

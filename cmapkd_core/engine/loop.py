@@ -19,7 +19,8 @@ from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.finite import Buffers
 from cmapkd_core.engine.guard import judge, require_sound
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
-from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, PhasePlan, Session
+from cmapkd_core.engine.phase_plan import PhasePlan
+from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, Session
 from cmapkd_core.methods.base import Outcome
 from cmapkd_core.models.scales import bound, trained_scales
 
@@ -83,14 +84,14 @@ def run_phase(
     module, device = as_module(trained), parallel.device()
     plan.require_updates()
     module.to(device).train()
-    trained.amp = choose_precision(plan.optim.precision, device)
-    groups = trainable(trained.groups(plan.phase), plan.phase, plan.name)
-    freeze_all_but(module, [p for params in groups.values() for p in params])
-    scales = trained_scales(module)
-    optimiser = Optimiser(groups, plan.phase, plan.optim, plan.updates, scaled=trained.amp is torch.float16)
+    optimiser = make_optimiser(trained, plan)
     step, norm = session.resume(plan, module, optimiser), 0.0
-    prepare_loader(loader, plan, session, lambda: session.save(plan, 0, module, optimiser))
-    wrapped, buffers = distribute(module), Buffers(module)
+    loader.reorder(session.rollbacks)
+    if plan.optim.rollbacks and session.saved is None and plan.index == 0:
+        session.save(plan, 0, module, optimiser)  # what diverges before the first one has a place to go back to
+    loader.require_few_corrupt(session.replaced)
+    session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
+    wrapped, buffers, scales = distribute(module), Buffers(module), trained_scales(module)
     for batch in watched(loader.batches(step, plan.steps), session, plan, step):
         batch = to_device(batch, device)
         number, inside = divmod(step, plan.optim.accumulate)
@@ -117,13 +118,12 @@ def as_module(trained: Trainable[BatchT, TargetsT]) -> nn.Module:
     return trained
 
 
-def prepare_loader(loader: Loader[BatchT], plan: PhasePlan, session: Session, save: Callable[[], None]) -> None:
-    """Bring a loader to where the session stands, before its first batch forks workers."""
-    loader.reorder(session.rolled)
-    if plan.optim.rollbacks and session.saved is None and plan.index == 0:
-        save()  # what diverges before the first one has a place to go back to
-    loader.require_few_corrupt(session.replaced)
-    session.settle()  # not while a thread may hold a lock that the workers would inherit
+def make_optimiser(trained: Trainable[BatchT, TargetsT], plan: PhasePlan) -> Optimiser:
+    """The optimiser of the groups that the phase gives a rate; everything else is frozen, and the precision is set."""
+    trained.amp = choose_precision(plan.optim.precision, parallel.device())
+    groups = trainable(trained.groups(plan.phase), plan.phase, plan.name)
+    freeze_all_but(as_module(trained), [p for params in groups.values() for p in params])
+    return Optimiser(groups, plan.phase, plan.optim, plan.updates, scaled=trained.amp is torch.float16)
 
 
 def watched(batches: Iterator[BatchT], session: Session, plan: PhasePlan, step: int) -> Iterator[BatchT]:
@@ -133,7 +133,7 @@ def watched(batches: Iterator[BatchT], session: Session, plan: PhasePlan, step: 
         session.at(plan, number, FORWARD)
         yield batch
         session.at(plan, number + 1, READ)
-    session.dog.rest()
+    session.watchdog.rest()
 
 
 def backward(

@@ -99,7 +99,7 @@ class Optimiser:
         return float(nn.utils.clip_grad_norm_(params, self.config.clip_norm or math.inf))
 
     def update(self, taken: bool = True) -> None:
-        """After `clip`: step and clear, or clear alone; the scaler hears of an overflow either way."""
+        """After `clip`: step and clear, or clear alone; the scaler learns of an overflow either way."""
         if taken:
             self.scaler.step(self.adamw)
         self.scaler.update()

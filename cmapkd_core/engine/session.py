@@ -13,10 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from cmapkd_core import parallel
-from cmapkd_core.config import OptimConfig, Phase, RuntimeConfig, Schedule
+from cmapkd_core.config import RuntimeConfig
 from cmapkd_core.engine.checkpoint import Checkpoints, NotFinite, Saved, Snapshot
 from cmapkd_core.engine.hang import Watchdog
 from cmapkd_core.engine.optim import Optimiser
+from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
 from cmapkd_core.engine.saving import Costs, Saver
 from cmapkd_core.engine.watch import Watch
@@ -29,40 +30,6 @@ ELSE = (  # what can be done where training goes wrong at the same step each tim
     "If it stops there again: lower the learning rates, look at the samples, or try optim.precision=fp32 or "
     "optim.rollbacks=1, which goes on with another order of the batches"
 )
-
-
-@dataclass(frozen=True)
-class PhasePlan:
-    """One phase of a stage, ready to run. steps: micro-batches; weights: of the terms in the total."""
-
-    index: int
-    name: str
-    phase: Phase
-    steps_per_epoch: int
-    weights: dict[str, float]
-    optim: OptimConfig
-    batch: int  # pairs a micro-batch, over all ranks
-
-    @property
-    def steps(self) -> int:
-        """All epochs, cut to whole updates."""
-        steps = self.phase.epochs * self.steps_per_epoch
-        return steps - steps % self.optim.accumulate
-
-    @property
-    def updates(self) -> int:
-        """Of all its steps."""
-        return self.steps // self.optim.accumulate
-
-    def require_updates(self) -> None:
-        """Raises InputError where the phase is too short for one whole update."""
-        if not self.steps:
-            batches = self.phase.epochs * self.steps_per_epoch
-            of = "schedule" if hasattr(Schedule(), self.name) else "teacher_fit"
-            raise InputError(
-                f"phase {self.name} would train nothing: one update takes optim.accumulate={self.optim.accumulate} "
-                f"micro-batches and the phase has {batches}; lower optim.accumulate or raise {of}.{self.name}.epochs"
-            )
 
 
 @dataclass
@@ -88,16 +55,16 @@ class Session:
     saved: Saved | None = None
     earlier_seconds: float = 0.0  # of the attempts that it goes on from, up to their checkpoints
     now: Callable[[], float] = time.monotonic  # by which checkpoints are due; rank 0's counts
-    rolled: int = 0  # times that the stage went back to a checkpoint for another order of the batches
+    rollbacks: int = 0  # times that the stage went back to a checkpoint for another order of the batches
     watch: Watch = field(default_factory=Watch)
-    dog: Watchdog = field(init=False)
+    watchdog: Watchdog = field(init=False)
     _clock: tuple[int, float] = (0, 0.0)
     _from: int = 0  # the step that this attempt's phase begins after
     _postponed: bool = False  # a checkpoint was due after a bad update
 
     def __post_init__(self) -> None:
         self._saver = Saver(self.checkpoints, self.runtime.checkpoint_minutes, self.now)
-        self.dog = Watchdog(self.stage, self.runtime.hang_minutes)
+        self.watchdog = Watchdog(self.stage, self.runtime.hang_minutes)
         self._began = time.monotonic()
         # Rank 0 chooses for all: what the ranks see and can read may differ, and their optimisers would then too.
         self.saved = self.checkpoints.latest() if parallel.rank() == 0 else None
@@ -112,7 +79,7 @@ class Session:
             self.earlier_seconds = self.saved.state.get("seconds", 0.0)
             self._saver.go_on_from(self.saved.state.get("checkpoints", {}))
             self.watch.load(self.saved.state.get("watch", {}))
-            self.rolled = max(self.rolled, self.saved.state.get("rolled", 0))
+            self.rollbacks = max(self.rollbacks, self.saved.state.get("rolled", 0))
             plan = self.plans[self.saved.phase]
             self.say(f"{self.stage}: going on from the checkpoint at phase {plan.name}, step {self.saved.step}\n")
             for point in self.history:
@@ -121,7 +88,7 @@ class Session:
                 self.tracker.log(metrics, step)
 
     def __enter__(self) -> Session:
-        self.dog.__enter__()
+        self.watchdog.__enter__()
         return self
 
     def __exit__(
@@ -130,7 +97,7 @@ class Session:
         try:
             self._end(error)
         finally:
-            self.dog.__exit__(kind, error, trace)
+            self.watchdog.__exit__(kind, error, trace)
 
     def _end(self, error: BaseException | None) -> None:
         if error is None:
@@ -157,7 +124,7 @@ class Session:
     def at(self, plan: PhasePlan, step: int, part: str) -> None:
         """For the watchdog: this rank is in a part (of PARTS) of a step, counted from 1 in its phase."""
         first = step <= self._from + 1
-        self.dog.at(f"phase {plan.name}, step {step}, {part}", plan.index, step, PARTS.index(part), first=first)
+        self.watchdog.at(f"phase {plan.name}, step {step}, {part}", plan.index, step, PARTS.index(part), first=first)
 
     def finished(self, plan: PhasePlan) -> bool:
         """True for a phase that the checkpoint has left behind; its effect is in the weights."""
@@ -174,8 +141,8 @@ class Session:
         kept, _ = self._split(saved.tensors["weights.safetensors"])
         module.load_state_dict(kept | own)
         optimiser.load(saved.tensors["optimiser.safetensors"], saved.state["optimiser"])
-        ours = f"{parallel.rank()}."
-        states = {k[len(ours) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(ours)}
+        rank = f"{parallel.rank()}."
+        states = {k[len(rank) :]: v for k, v in saved.tensors["random.safetensors"].items() if k.startswith(rank)}
         if states:  # a larger world than the one that saved: the new ranks keep their fresh streams
             restore_random_state(states, saved.state["random"][parallel.rank()])
         self._clock, self._from = (saved.step, time.monotonic()), saved.step
@@ -206,7 +173,7 @@ class Session:
             }
             state: dict[str, Any] = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
             state |= {"history": self.history, "replaced": self.replaced, "seconds": self.seconds}
-            state |= {"checkpoints": self._saver.state(), "watch": self.watch.state(), "rolled": self.rolled}
+            state |= {"checkpoints": self._saver.state(), "watch": self.watch.state(), "rolled": self.rollbacks}
             self._saver.begin(Snapshot.take(plan.index, step, tensors, state))
 
     def settle(self) -> None:
@@ -218,7 +185,7 @@ class Session:
             RuntimeError: on another rank, where rank 0 has an error of another kind.
         """
         with self._saver.holding_up():
-            with self.dog.busy("the checkpoint before, which is being written"):
+            with self.watchdog.busy("the checkpoint before, which is being written"):
                 failure = self._saver.wait()
             kind = next((kind for kind in (InputError, NotFinite) if isinstance(failure, kind)), RuntimeError)
             shared = parallel.broadcast((kind, str(failure)) if failure else None)
@@ -241,7 +208,7 @@ class Session:
 
     def way_on(self) -> str:
         """Asked on all ranks where a stage stops: what the same command goes on from. Waits for a write under way."""
-        with self.dog.busy("the checkpoint before, which is being written"):
+        with self.watchdog.busy("the checkpoint before, which is being written"):
             failure = self._saver.wait()
         if failure:
             log.warning("the last checkpoint could not be written: %s", failure)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from cmapkd_core import parallel
 from cmapkd_core.engine.checkpoint import Checkpoints
+from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, seed_everything
-from cmapkd_core.engine.session import PhasePlan, Session
+from cmapkd_core.engine.session import Session
 from cmapkd_core.errors import Diverged
 from cmapkd_core.stages.common import Context
 from cmapkd_core.stages.method_io import unsaved
@@ -35,11 +36,11 @@ def run_phases(context: Context, stage: str, plans: list[PhasePlan], run: RunPha
                 _run_in_order(session, run)
                 break
             except Diverged as error:
-                if session.rolled >= context.recipe.optim.rollbacks:
+                if session.rollbacks >= context.recipe.optim.rollbacks:
                     raise
                 context.say(f"{error}\n{stage}: goes back, and on with another order of the batches\n")
-                rolled, seconds = session.rolled + 1, session.seconds
-            session = _session(context, stage, plans, stop, seed, rolled)
+                rollbacks, seconds = session.rollbacks + 1, session.seconds
+            session = _session(context, stage, plans, stop, seed, rollbacks)
             session.earlier_seconds = seconds
     finally:
         stop.release()
@@ -49,7 +50,7 @@ def run_phases(context: Context, stage: str, plans: list[PhasePlan], run: RunPha
 
 
 def _session(
-    context: Context, stage: str, plans: list[PhasePlan], stop: StopRequest, seed: int, rolled: int = 0
+    context: Context, stage: str, plans: list[PhasePlan], stop: StopRequest, seed: int, rollbacks: int = 0
 ) -> Session:
     seed_everything(seed, rank=parallel.rank())
     return Session(
@@ -61,7 +62,7 @@ def _session(
         runtime=context.recipe.runtime,
         stop=stop,
         unsaved=unsaved(stage),
-        rolled=rolled,
+        rollbacks=rollbacks,
     )
 
 

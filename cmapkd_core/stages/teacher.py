@@ -24,8 +24,9 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import seed_everything
-from cmapkd_core.engine.session import PhasePlan, Session
+from cmapkd_core.engine.session import Session
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.levels import level_report
 from cmapkd_core.fingerprints import declared, reads
@@ -89,7 +90,7 @@ def body(context: Context) -> dict[str, float]:
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
     (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
     found = {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}
-    return found | session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rolled)}
+    return found | session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rollbacks)}
 
 
 @dataclass

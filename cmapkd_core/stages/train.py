@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.engine.finite import require_finite
-from cmapkd_core.engine.session import PhasePlan, Session
+from cmapkd_core.engine.phase_plan import PhasePlan
+from cmapkd_core.engine.session import Session
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import declared, reads, trains
 from cmapkd_core.method_specs import METHODS
@@ -154,7 +155,7 @@ def metrics(setup: TrainingSetup, plans: list[PhasePlan], session: Session) -> d
         "parameters/trained": float(setup.trained_parameters(plans)),
         **session.costs.metrics(),
         **session.watch.metrics(),
-        "rollbacks": float(session.rolled),
+        "rollbacks": float(session.rollbacks),
     }
 
 

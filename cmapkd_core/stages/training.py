@@ -12,7 +12,8 @@ from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.optim import choose_precision
-from cmapkd_core.engine.session import PhasePlan, Session
+from cmapkd_core.engine.phase_plan import PhasePlan
+from cmapkd_core.engine.session import Session
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS

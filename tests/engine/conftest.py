@@ -17,8 +17,9 @@ from cmapkd_core.config import OptimConfig, Phase, Rates, RuntimeConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.engine.loop import run_phase
+from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import StopRequest
-from cmapkd_core.engine.session import PhasePlan, Session
+from cmapkd_core.engine.session import Session
 from cmapkd_core.methods.base import Outcome
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare

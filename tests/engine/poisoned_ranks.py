@@ -15,7 +15,8 @@ from cmapkd_core import parallel
 from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.engine.loop import run_phase
-from cmapkd_core.engine.session import PhasePlan, Session
+from cmapkd_core.engine.phase_plan import PhasePlan
+from cmapkd_core.engine.session import Session
 from cmapkd_core.errors import Diverged
 from cmapkd_core.stages.phases import run_phases
 from cmapkd_core.tracking import Tracker
@@ -98,7 +99,7 @@ def roll_back(module: Any, folder: Path) -> dict[str, Any]:
 
     session = run_phases(context, "toy", one.plans, run, seed=0)  # type: ignore[arg-type]
     weights = {name: x.tolist() for name, x in one.module.state_dict().items()}
-    return {"rolled": session.rolled, "skipped": session.watch.memory.skipped, "weights": weights, "said": one.said}
+    return {"rolled": session.rollbacks, "skipped": session.watch.memory.skipped, "weights": weights, "said": one.said}
 
 
 def main(root: str) -> None:

@@ -349,7 +349,7 @@ def test_a_checkpoint_made_before_there_was_a_watch_is_gone_on_from(make, monkey
     del saved.state["watch"], saved.state["rolled"]
     one.checkpoints.write(Snapshot.take(0, 30, saved.tensors, saved.state))
     found = make().session()
-    assert (found.rolled, found.watch.metrics()["skipped_updates"]) == (0, 0)
+    assert (found.rollbacks, found.watch.metrics()["skipped_updates"]) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -15,7 +15,7 @@ from torch import nn
 
 from cmapkd_core.config import EfficiencyConfig, OptimConfig, Phase, Rates
 from cmapkd_core.engine.optim import choose_precision, trainable
-from cmapkd_core.engine.session import PhasePlan
+from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.efficiency import _check

@@ -25,10 +25,10 @@ def train_tiny(tmp_path: Path, tiny_shards: str, tiny_teacher: str) -> Callable[
     """`train_tiny(root, stage, row, overrides, init=..)`: a training stage of the tiny recipe's row below `root`."""
 
     def run(root: Path, stage: str, row: str = "none", overrides: str = "", init: str = "", **more: Any) -> str:
-        request, taught = Request("tiny", str(root), ablation=row, overrides=overrides, **more), tiny_teacher
+        request, fitted = Request("tiny", str(root), ablation=row, overrides=overrides, **more), tiny_teacher
         if any(name.startswith("teacher_fit.") for name in ROWS[row]):  # a row about the teacher has one of its own
-            taught = teacher.run(replace(request, root=str(tmp_path / "taught")), shards=tiny_shards)
-        return train.run(request, stage=stage, shards=tiny_shards, teacher=taught, init=init)
+            fitted = teacher.run(replace(request, root=str(tmp_path / "fitted")), shards=tiny_shards)
+        return train.run(request, stage=stage, shards=tiny_shards, teacher=fitted, init=init)
 
     return run
 

@@ -120,7 +120,7 @@ def bad_order(monkeypatch) -> Callable[[int], None]:
 
     def arrange(turns: int) -> None:
         def judge(session, plan, step, norm, scale):
-            bad = step == 4 and session.rolled < turns
+            bad = step == 4 and session.rollbacks < turns
             return original(session, plan, step, math.nan if bad else norm, scale)
 
         monkeypatch.setattr(loop, "judge", judge)
