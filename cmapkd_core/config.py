@@ -114,8 +114,8 @@ class TeacherFitConfig:
     alpha: str = "learned"  # compatibility of P_i with L_j: "learned", or "fixed" (1 / 0.5 normalised)
     alpha_prior: float = 1.0  # weight of KL(alpha || diagonal prior), so that the easiest pair does not win alone
     seed: int = 0  # apart from Recipe.seed: all student seeds share one teacher
-    # Fixed crops of a picture that students train on, a random one of them each epoch. What the teacher says of them is
-    # stored, and methods that hear no more than that train from it. 0: new crops, and a teacher that runs.
+    # Fixed crops of a picture that students train on, a random one of them each epoch. The teacher's
+    # outputs for them are cached, and methods that need no more train from the cache. 0: new crops, a live teacher.
     views: int = 0
     store: str = "embeddings"  # what of the teacher is stored, a row of catalog.STORES
 

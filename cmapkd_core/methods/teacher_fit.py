@@ -109,7 +109,7 @@ def _normed(x: Tensor) -> Tensor:
 
 
 class SpaceFit(nn.Module):
-    """The heads of locked towers into a joint space (LiT, Zhai et al. 2022), from stored pooled states.
+    """The heads of locked towers into a joint space (LiT, Zhai et al. 2022), from pooled states of one pass.
 
     Only for a teacher whose towers were never trained together; a CLIP brings its space along.
     """

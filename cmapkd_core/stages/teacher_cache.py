@@ -145,6 +145,7 @@ def teacher_outputs(context: Context, shards: ShardSet, teacher: Teacher, rows: 
 
 
 def _joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors [b,...] of several batches as [n,...] on the CPU, by name."""
     found = [{name: x.cpu() for name, x in batch.items()} for batch in batches]
     return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 

@@ -17,7 +17,7 @@ from cmapkd_core.engine.session import Session
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.methods import Method
+from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy import PolicyFit
 from cmapkd_core.models.pyramid import needed
 from cmapkd_core.models.teacher import Embeddings, Teacher
