@@ -78,7 +78,7 @@ OBJECTIVES: dict[str, TableEntry] = {  # what a selector learns
 
 @dataclass(frozen=True)
 class StoreEntry:
-    """What stage teacher stores of a crop (stages/stored.py). size: rows of a file of it, about 10 MB."""
+    """What stage teacher stores of a crop (stages/teacher_cache.py). size: rows of a file of it, about 10 MB."""
 
     size: int
     levels: bool = False  # the embeddings, and the laterals of the teacher's pyramid too
