@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from made_suites import suite_inputs
 from PIL import Image
 
 from cmapkd_core.config import ALL_LEVELS
@@ -20,6 +22,7 @@ from cmapkd_core.evaluate import pyramids
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.report.inputs import Inputs, Source, no_pictures
+from cmapkd_core.report.suite import SuiteInputs
 
 EVALUATIONS = {"teacher_eval": 50, "before_eval": 0, "reference_eval": 20, "student_eval": 30}
 KEYS = [f"k{i}" for i in range(20)]
@@ -284,3 +287,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     write_run(run)
     sources = {p.name: source(run, p.name) for p in sorted(run.iterdir())} | further_of(folder / "more")
     return Inputs(resolve("tiny"), "none", "run <one>", sources, picture)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., SuiteInputs]:
+    """Inputs of the made suite; see made_suites.suite_inputs."""
+    return partial(suite_inputs, tmp_path)

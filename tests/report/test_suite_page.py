@@ -12,19 +12,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from made_suites import EFFECTS, RECALLS, metrics_of, one_file
 from scipy.stats import ttest_1samp
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES, resolve
 from cmapkd_core.report import suite, suite_costs, suite_page, suite_sections
 from cmapkd_core.report.inputs import Source
-from cmapkd_core.report.measured import RECALLS as SHARES
 from cmapkd_core.report.names import label
 from cmapkd_core.report.papertable import Line, difference, measured
 from cmapkd_core.report.suite import SuiteInputs, SuiteTable, Training
-
-RECALLS = [f"retrieval/{key}" for key in SHARES]
-EFFECTS = {"no_pyramid": -2.0, "no_alsn": -0.6, "no_align": -1.1, "one_stage": 0.3, "none": 0.0}
 
 
 def pages(inputs: SuiteInputs, table: SuiteTable) -> tuple[str, str]:
@@ -32,76 +29,6 @@ def pages(inputs: SuiteInputs, table: SuiteTable) -> tuple[str, str]:
     headings, sections = suite_sections.build(inputs, table)
     given = inputs, table, headings, sections
     return suite_page.render(*given), suite_page.markdown(*given)
-
-
-def source(folder: Path, name: str, file: str, value: object) -> Source:
-    place = folder / name.replace(" ", "-").replace("/", "-")
-    place.mkdir(exist_ok=True)
-    (place / file).write_text(json.dumps(value))
-    return Source(name, f"s3://bucket/{name}", frozenset([file]), lambda wanted: place / wanted)
-
-
-def metrics_of(base: float) -> dict[str, float]:
-    """Recalls that rise by ten; base is R@1 of image to text."""
-    recalls = {key: base + 10.0 * i for i, key in enumerate(RECALLS)}
-    facts = {"retrieval/images": 500.0, "retrieval/captions": 480.0, "zeroshot/images": 500.0}
-    sizes = {"parameters/image": 4.0e6, "parameters/text": 17.0e6}
-    return {**recalls, **facts, **sizes, "zeroshot/top1": base / 2, "retrieval/i2t/chance/R@1": 0.2}
-
-
-def history(seed: int, steps: int = 40) -> dict[str, list[dict[str, object]]]:
-    point = {"phase": "fine", "samples_per_second": 64.0 + seed, "shares": {"intra": 0.75, "task": 0.25, "kd": 0.0}}
-    first = {"phase": "coarse", "samples_per_second": 500.0, "shares": {"intra": 0.1, "task": 0.9}, "step": 1}
-    return {"points": [first, *({**point, "step": step} for step in (1, steps))]}
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., SuiteInputs]:
-    """A suite over EFFECTS; `without` leaves evaluations out, `steps` sets the updates of single rows."""
-
-    def inputs(
-        seeds: int = 5, without: tuple[str, ...] = (), steps: dict[str, int] | None = None, **more: object
-    ) -> SuiteInputs:
-        draw = np.random.default_rng(0)
-        names, cells = [str(seed) for seed in range(seeds)], {}
-        for seed in names:
-            level = 40 + draw.normal(0, 1.5)
-            for row, effect in EFFECTS.items():
-                value = level + effect + draw.normal(0, 0.3)
-                name = f"evaluation {row}/{seed}"
-                cells[row, seed] = source(tmp_path, name, "metrics.json", metrics_of(value))
-                if f"{row}/{seed}" in without:
-                    cells[row, seed] = Source(name, f"s3://bucket/{name}")
-        trainings = {
-            (row, seed): Training(
-                source(
-                    tmp_path, f"training {row}/{seed}", "history.json", history(int(seed), (steps or {}).get(row, 40))
-                ),
-                seconds=90.0,
-                metrics={"parameters/trained": 23.0e6},
-            )
-            for row, seed in cells
-        }
-        before = {s: source(tmp_path, f"before {s}", "metrics.json", metrics_of(5.0)) for s in names}
-        teacher = source(tmp_path, "teacher", "metrics.json", metrics_of(45.0))
-        return SuiteInputs(
-            suite="table4",
-            run="suite <one>",
-            recipe=resolve("demo"),
-            overrides="optim.batch=32",
-            rows=tuple(EFFECTS),
-            seeds=tuple(names),
-            methods={row: resolve("demo", row) for row in EFFECTS},
-            evaluations=cells,
-            trainings=trainings,
-            before=before,
-            teacher=teacher,
-            executions=60,
-            naive=201,
-            **more,  # type: ignore[arg-type]
-        )
-
-    return inputs
 
 
 class Reader(HTMLParser):
@@ -218,7 +145,7 @@ def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteIn
 
 def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., SuiteInputs], tmp_path: Path) -> None:
     more = {
-        f"vqa/{row}/{seed}": source(
+        f"vqa/{row}/{seed}": one_file(
             tmp_path, f"vqa {row} {seed}", "metrics.json", {"vqa/overall": 50.0 + seed + effect}
         )
         for row, effect in EFFECTS.items()
@@ -227,7 +154,7 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
     for name, scale in (("teacher", 2.0), ("none", 1.0)):
         costs = {"efficiency/image/gflops": 3 * scale, "efficiency/image/latency_ms/b1": 7 * scale}
         costs |= {key: metrics_of(1.0)[key] for key in ("parameters/image", "parameters/text")}
-        more[f"efficiency/{name}"] = source(tmp_path, f"efficiency {name}", "metrics.json", costs)
+        more[f"efficiency/{name}"] = one_file(tmp_path, f"efficiency {name}", "metrics.json", costs)
     inputs = dataclasses.replace(make(more=more), suite="table2")
     table = suite.build(inputs)
     assert table.row("no_pyramid").interval("vqa/overall").mean == pytest.approx(50.0)
@@ -245,7 +172,7 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
 def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tmp_path: Path) -> None:
     """Of five seeds three have a VQA evaluation."""
     more = {
-        f"vqa/{row}/{seed}": source(tmp_path, f"vqa {row} {seed}", "metrics.json", {"vqa/overall": 50.0 + seed})
+        f"vqa/{row}/{seed}": one_file(tmp_path, f"vqa {row} {seed}", "metrics.json", {"vqa/overall": 50.0 + seed})
         for row in EFFECTS
         for seed in range(3)
     }
