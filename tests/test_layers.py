@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,34 @@ def test_a_part_imports_only_what_is_below_it(part):
             if used not in allowed:
                 wrong.append(f"{path.relative_to(ROOT)} imports {module}")
     assert not wrong
+
+
+# The floors of report/, from the ground up: what is read, its intervals, tables, figures, sections, forms, reports.
+FLOORS = ["read", "significance", "tables", "figures", "sections", "render", "reports"]
+
+
+def report_imports() -> dict[str, set[str]]:
+    """Module of report/ -> the modules of report/ that it imports, both as `tables.build`."""
+    prefix = f"{cmapkd_core.__name__}.report."
+    files = {path: path.relative_to(ROOT / "report").with_suffix("") for path in (ROOT / "report").rglob("*.py")}
+    modules = {".".join(name.parts): path for path, name in files.items() if name.name != "__init__"}
+    return {
+        module: {found.removeprefix(prefix) for found in imports(path)} & set(modules) - {module}
+        for module, path in modules.items()
+    }
+
+
+def test_a_report_is_made_in_one_direction():
+    found = report_imports()
+    height = {module: FLOORS.index(module.split(".")[0]) for module in found}
+    assert {FLOORS[floor] for floor in height.values()} == set(FLOORS)
+    wrong = [f"{one} imports {other}" for one, used in found.items() for other in used if height[other] > height[one]]
+    assert not wrong
+
+
+def test_modules_of_a_report_have_an_order():
+    """Also on one floor none leads back to itself."""
+    list(TopologicalSorter(report_imports()).static_order())
 
 
 def test_the_library_does_not_know_the_pipeline():

@@ -17,8 +17,11 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
-from cmapkd_core.report import page, paper, results, suite, suite_page
-from cmapkd_core.report.section import Pages
+from cmapkd_core.report import reports
+from cmapkd_core.report.read.run import check_run_names
+from cmapkd_core.report.read.suite import check_suite_names
+from cmapkd_core.report.render.folder import write_folder
+from cmapkd_core.report.reports import Pages
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
@@ -47,13 +50,13 @@ class Kind:
 
 
 RUN = Kind(
-    *("report", "report.html", "report.md", "table.json", results.check_names),
-    pages=lambda told, context: page.pages(of_run(told, context)),
+    *("report", "report.html", "report.md", "table.json", check_run_names),
+    pages=lambda told, context: reports.of_run(of_run(told, context)),
     whole=True,
 )
 SUITE = Kind(
-    *("suite_report", "suite.html", "suite.md", "suite.json", suite.check_names),
-    pages=lambda told, context: suite_page.pages(of_suite(told, context)),
+    *("suite_report", "suite.html", "suite.md", "suite.json", check_suite_names),
+    pages=lambda told, context: reports.of_suite(of_suite(told, context)),
     whole=False,
 )
 
@@ -136,7 +139,7 @@ def write(kind: Kind, told: Told, context: Context) -> dict[str, float]:
         (context.out / name).write_text(text, encoding="utf-8")
         context.tracker.artifact(context.out / name)
     context.say(f"{kind.stage}: writing the paper's folder")
-    context.tracker.artifact(paper.write(context.out, made.title, made.headings, made.sections))
+    context.tracker.artifact(write_folder(context.out, made.title, made.headings, made.sections))
     context.tracker.conclude(made.markdown, made.metrics, context.out / kind.html)
     return made.metrics
 

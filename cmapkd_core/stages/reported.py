@@ -8,8 +8,9 @@ from typing import Any
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.recipes import FULL, resolve, row_overrides
-from cmapkd_core.report.inputs import Inputs, Source, no_pictures
-from cmapkd_core.report.suite import FORMS, SuiteInputs, Training
+from cmapkd_core.report.read.artifacts import Source, no_pictures
+from cmapkd_core.report.read.run import RunInputs
+from cmapkd_core.report.read.suite import FORMS, SuiteInputs, Training
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context
@@ -47,9 +48,9 @@ class Told:
         return rows, seeds
 
 
-def of_run(told: Told, context: Context) -> Inputs:
+def of_run(told: Told, context: Context) -> RunInputs:
     """A run from its artifacts."""
-    return Inputs(
+    return RunInputs(
         recipe=context.recipe,
         ablation=told.request.ablation or "none",
         run=told.request.run or UNNAMED,

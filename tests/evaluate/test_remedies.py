@@ -20,8 +20,10 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.efficiency import _check
 from cmapkd_core.evaluate.zeroshot import load_templates
-from cmapkd_core.report import results, suite
-from cmapkd_core.report.table import paired, same
+from cmapkd_core.report.read.results import same
+from cmapkd_core.report.read.run import check_run_names
+from cmapkd_core.report.read.suite import check_suite_names
+from cmapkd_core.report.tables.table2_retrieval import recall_difference
 from cmapkd_core.stages import cli, evaluate
 
 CLASSES = ["n1", "n2"]
@@ -84,17 +86,17 @@ REMEDIES: list[tuple[Callable[[], Any], str, Callable[[], Any]]] = [
     (lambda: updates(4), "lower optim.accumulate", lambda: updates(2)),
     (lambda: updates(4), "or raise schedule.fine.epochs", lambda: updates(4, epochs=2)),
     (
-        lambda: results.check_names(["vqa/x"]),
+        lambda: check_run_names(["vqa/x"]),
         "TASK/ROLE with ROLE one of",
-        lambda: results.check_names(["vqa/student"]),
+        lambda: check_run_names(["vqa/student"]),
     ),
     (
-        lambda: suite.check_names(["evaluation/none/0", "vqa/nine/0"]),
+        lambda: check_suite_names(["evaluation/none/0", "vqa/nine/0"]),
         "'none'",
-        lambda: suite.check_names(["evaluation/none/0", "vqa/none/0"]),
+        lambda: check_suite_names(["evaluation/none/0", "vqa/none/0"]),
     ),
     (lambda: same({"a": {"n": 1}, "b": {"n": 2}}), "on the same shards", lambda: same({"a": {"n": 2}, "b": {"n": 2}})),
-    (lambda: paired(ONE, OTHER), "on the same shards and split", lambda: paired(ONE, ONE)),
+    (lambda: recall_difference(ONE, OTHER, 1), "on the same shards and split", lambda: recall_difference(ONE, ONE, 1)),
 ]
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from cmapkd_core.recipes import resolve
-from cmapkd_core.report.inputs import Source
-from cmapkd_core.report.measured import RECALLS as SHARES
-from cmapkd_core.report.suite import SuiteInputs, Training
+from cmapkd_core.report.read.artifacts import Source
+from cmapkd_core.report.read.results import RECALLS
+from cmapkd_core.report.read.suite import SuiteInputs, Training
 
 EFFECTS = {"no_pyramid": -2.0, "no_alsn": -0.6, "no_align": -1.1, "one_stage": 0.3, "none": 0.0}
-RECALLS = [f"retrieval/{key}" for key in SHARES]
+RECALLS = [f"retrieval/{key}" for key in RECALLS]
 
 
 def one_file(folder: Path, name: str, file: str, value: object) -> Source:

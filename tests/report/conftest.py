@@ -21,8 +21,9 @@ from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.evaluate import pyramids
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
-from cmapkd_core.report.inputs import Inputs, Source, no_pictures
-from cmapkd_core.report.suite import SuiteInputs
+from cmapkd_core.report.read.artifacts import Source, no_pictures
+from cmapkd_core.report.read.run import RunInputs
+from cmapkd_core.report.read.suite import SuiteInputs
 
 EVALUATIONS = {"teacher_eval": 50, "before_eval": 0, "reference_eval": 20, "student_eval": 30}
 KEYS = [f"k{i}" for i in range(20)]
@@ -249,20 +250,20 @@ def source(folder: Path, name: str) -> Source:
 
 
 @pytest.fixture
-def make_inputs(tmp_path: Path) -> Callable[..., Inputs]:
+def make_inputs(tmp_path: Path) -> Callable[..., RunInputs]:
     """Inputs of the made run; `without` leaves artifacts out, `ablation` names the recipe's row."""
     run = tmp_path / "run"
     run.mkdir()
     write_run(run)
 
-    def make(without: tuple[str, ...] = (), ablation: str = "none", more: dict[str, Source] | None = None) -> Inputs:
+    def make(without: tuple[str, ...] = (), ablation: str = "none", more: dict[str, Source] | None = None) -> RunInputs:
         return inputs_of(run, without, ablation, more)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def made_run(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def made_run(tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """The made run, for tests that only read it."""
     run = tmp_path_factory.mktemp("made")
     write_run(run)
@@ -271,22 +272,22 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 def inputs_of(
     run: Path, without: tuple[str, ...] = (), ablation: str = "none", more: dict[str, Source] | None = None
-) -> Inputs:
+) -> RunInputs:
     names = [p.name for p in sorted(run.iterdir()) if p.name not in without]
     sources = {name: source(run, name) for name in names} | (more or {})
     pictures = no_pictures if "shards" in without else picture
-    return Inputs(resolve("tiny", ablation), ablation, "run <one>", sources, pictures)
+    return RunInputs(resolve("tiny", ablation), ablation, "run <one>", sources, pictures)
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """The made run with its further evaluations, for tests that only read it."""
     folder = tmp_path_factory.mktemp("whole")
     run = folder / "run"
     run.mkdir()
     write_run(run)
     sources = {p.name: source(run, p.name) for p in sorted(run.iterdir())} | further_of(folder / "more")
-    return Inputs(resolve("tiny"), "none", "run <one>", sources, picture)
+    return RunInputs(resolve("tiny"), "none", "run <one>", sources, picture)
 
 
 @pytest.fixture

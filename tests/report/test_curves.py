@@ -4,52 +4,61 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cmapkd_core.report import history
-from cmapkd_core.report.inputs import Missing
-from cmapkd_core.report.weights import profile
+from cmapkd_core.report.figures.figure3_difficulty import difficulty_profile
+from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.read.history import (
+    POINTS,
+    STAGES,
+    active_points,
+    alongside,
+    last_weight,
+    logged_points,
+    reader,
+    training_curve,
+)
 
 VISION = ("P2", "P3", "P4", "P5")
 
 
 def test_phases_lie_end_to_end_and_absent_ones_take_no_room(make_inputs):
-    trace = history.points(make_inputs(), *history.STAGES)
-    curve = history.curve(trace, history.entry("terms", "intra"))
+    trace = logged_points(make_inputs(), *STAGES)
+    curve = training_curve(trace, reader("terms", "intra"))
     assert [segment.phase for segment in curve] == ["coarse", "medium", "fine"]
     assert [list(segment.steps) for segment in curve] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], list(range(10, 18))]
     np.testing.assert_allclose(curve[0].values, [1.95, 1.9, 1.85, 1.8, 1.75])
 
 
 def test_phases_in_which_a_term_is_always_zero_are_left_out(make_inputs):
-    trace = history.points(make_inputs(), *history.STAGES)
-    curve = history.curve(history.live(trace, "terms", "policy"), history.entry("terms", "policy"))
+    trace = logged_points(make_inputs(), *STAGES)
+    curve = training_curve(active_points(trace, "terms", "policy"), reader("terms", "policy"))
     assert [segment.phase for segment in curve] == ["alsn", "fine"]
 
 
 def test_weights_of_terms(make_inputs):
-    trace = history.points(make_inputs(), *history.STAGES)
-    assert history.weight(trace, "task") == pytest.approx(0.5)
-    assert history.weight(trace, "kd") == 0.0
-    assert history.weight(trace, "absent") is None
+    trace = logged_points(make_inputs(), *STAGES)
+    assert last_weight(trace, "task") == pytest.approx(0.5)
+    assert last_weight(trace, "kd") == 0.0
+    assert last_weight(trace, "absent") is None
 
 
 def test_another_run_is_laid_over_the_phase_of_the_same_name(make_inputs):
     inputs = make_inputs()
-    base = history.curve(history.points(inputs, *history.STAGES), history.entry("terms", "task"))
-    beside = history.alongside(history.points(inputs, "reference"), base, history.entry("terms", "task"))
+    base = training_curve(logged_points(inputs, *STAGES), reader("terms", "task"))
+    beside = alongside(logged_points(inputs, "reference"), base, reader("terms", "task"))
     assert [segment.phase for segment in beside] == ["fine"]
     assert list(beside[0].steps) == list(base[-1].steps)
 
 
 def test_long_curves_are_averaged_to_few_points():
     trace = [{"phase": "fine", "step": s, "terms": {"task": float(s % 2)}} for s in range(10_000)]
-    (segment,) = history.curve(trace, history.entry("terms", "task"))
-    assert len(segment.values) <= history.POINTS
+    (segment,) = training_curve(trace, reader("terms", "task"))
+    assert len(segment.values) <= POINTS
     assert segment.values.mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_no_history_names_the_stages_that_lack_it(make_inputs):
     with pytest.raises(Missing, match=r"no warmup artifact.*no alsn artifact"):
-        history.points(make_inputs(without=("warmup", "alsn")), "warmup", "alsn")
+        logged_points(make_inputs(without=("warmup", "alsn")), "warmup", "alsn")
 
 
 def table(difficulty, **weights):
@@ -58,7 +67,7 @@ def table(difficulty, **weights):
 
 def test_bins_and_rho_by_hand():
     difficulty = np.arange(20.0)[::-1].copy()  # rows from hard to easy
-    found = profile(table(difficulty, P2=difficulty / 100, P5=np.where(difficulty < 10, 0.8, 0.2)), VISION)
+    found = difficulty_profile(table(difficulty, P2=difficulty / 100, P5=np.where(difficulty < 10, 0.8, 0.2)), VISION)
     rising, step = found.levels
     assert (rising.name, step.name, found.samples) == ("P2", "P5", 20)
     np.testing.assert_allclose(rising.mean, [0.045, 0.145])
@@ -72,8 +81,8 @@ def test_bins_and_rho_by_hand():
 def test_shuffling_across_samples_removes_the_relation_and_keeps_the_weights():
     generator = np.random.default_rng(0)
     difficulty = generator.standard_normal(400)
-    real = profile(table(difficulty, P2=difficulty, P3=-difficulty), VISION)
-    control = profile(table(difficulty, P2=difficulty, P3=-difficulty), VISION, seed=0)
+    real = difficulty_profile(table(difficulty, P2=difficulty, P3=-difficulty), VISION)
+    control = difficulty_profile(table(difficulty, P2=difficulty, P3=-difficulty), VISION, seed=0)
     assert real.levels[0].rho == pytest.approx(1.0)
     assert abs(control.levels[0].rho) < 4 / 400**0.5
     assert control.levels[0].rho == pytest.approx(-control.levels[1].rho)  # a sample's weights stay together
@@ -81,12 +90,12 @@ def test_shuffling_across_samples_removes_the_relation_and_keeps_the_weights():
 
 
 def test_constant_weights_have_no_rank_correlation():
-    (level,) = profile(table(np.arange(30.0), P2=np.full(30, 0.25)), ("P2",)).levels
+    (level,) = difficulty_profile(table(np.arange(30.0), P2=np.full(30, 0.25)), ("P2",)).levels
     assert level.rho is None
 
 
 def test_too_few_samples_or_no_weights_are_missing():
     with pytest.raises(Missing, match="at least 8 samples"):
-        profile(table(np.arange(5.0), P2=np.arange(5.0)), VISION)
+        difficulty_profile(table(np.arange(5.0), P2=np.arange(5.0)), VISION)
     with pytest.raises(Missing, match="P2, P3, P4, P5"):
-        profile(table(np.arange(50.0), L1=np.arange(50.0)), VISION)
+        difficulty_profile(table(np.arange(50.0), L1=np.arange(50.0)), VISION)

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
-from cmapkd_core.report import sections, table
+from cmapkd_core.report.read.run import run_results
+from cmapkd_core.report.sections.run import RUN_HEADINGS
+from cmapkd_core.report.sections.section import build_sections
 
 
 def test_each_measured_model_has_its_row(whole_run):
-    section = sections.build(whole_run, table.build(whole_run))["models"]
+    section = build_sections(RUN_HEADINGS, whole_run, run_results(whole_run))["models"]
     (made,) = section.tables
     rows = {line.label: [cell.main for cell in line.cells] for line in made.lines}
     assert rows["Teacher"] == [
@@ -23,5 +25,5 @@ def test_each_measured_model_has_its_row(whole_run):
 
 def test_evaluations_of_an_older_version_say_that_they_lack_it(whole_run):
     old = {n: replace(source, files=source.files - {"model.json"}) for n, source in whole_run.sources.items()}
-    section = sections.build(replace(whole_run, sources=old), table.build(whole_run))["models"]
+    section = build_sections(RUN_HEADINGS, replace(whole_run, sources=old), run_results(whole_run))["models"]
     assert section.missing == ("Missing: no evaluation holds model.json; those of version 0.1 do not.",)

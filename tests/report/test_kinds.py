@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmapkd_core.report import kinds, weight_sections
-from cmapkd_core.report.inputs import Missing
-from cmapkd_core.report.kinds import Samples
+from cmapkd_core.report.figures.figure4_groups import RULES, choose_groups, nearest_other
+from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.read.samples import Samples, read_samples
+from cmapkd_core.report.sections.selector import groups_section
 
 
 def samples(n: int = 200, **more: object) -> Samples:
@@ -30,7 +31,7 @@ def samples(n: int = 200, **more: object) -> Samples:
 
 
 def test_each_rule_takes_its_extreme():
-    chosen = {kind.rule.name: kind for kind in kinds.choose(samples())}
+    chosen = {kind.rule.name: kind for kind in choose_groups(samples())}
     assert chosen["simple"].keys == [f"k{i}" for i in range(10)]  # 5 % of 200
     assert chosen["complex"].keys == [f"k{i}" for i in range(199, 189, -1)]
     assert set(chosen["fine-grained"].keys[:2]) == {"k6", "k7"}
@@ -43,7 +44,7 @@ def test_each_rule_takes_its_extreme():
 def test_ties_go_by_difficulty():
     n = 40
     same = samples(n, captions=[["one word"]] * n)
-    chosen = {kind.rule.name: kind.keys for kind in kinds.choose(same)}
+    chosen = {kind.rule.name: kind.keys for kind in choose_groups(same)}
     assert chosen["simple"] == [f"k{i}" for i in range(8)]  # all captions are as long: the easiest
     assert chosen["complex"] == [f"k{i}" for i in range(39, 31, -1)]  # the hardest
 
@@ -52,25 +53,25 @@ def test_a_neighbour_that_shares_a_caption_does_not_count():
     twins = samples()
     captions = [list(texts) for texts in twins.captions]
     captions[7] = [captions[6][0].upper()]
-    nearest = kinds.nearest_other(samples(captions=captions))
-    assert nearest[6] < kinds.nearest_other(twins)[6]
-    alone = kinds.nearest_other(samples(40, captions=[["the same"]] * 40))
+    nearest = nearest_other(samples(captions=captions))
+    assert nearest[6] < nearest_other(twins)[6]
+    alone = nearest_other(samples(40, captions=[["the same"]] * 40))
     assert (alone == -1).all()
 
 
 def test_the_rules_do_not_see_the_weights():
     flipped = samples(weights=samples().weights[::-1].copy())
-    assert [k.keys for k in kinds.choose(flipped)] == [k.keys for k in kinds.choose(samples())]
+    assert [k.keys for k in choose_groups(flipped)] == [k.keys for k in choose_groups(samples())]
 
 
 def test_too_few_samples_are_missing():
     with pytest.raises(Missing, match="at least 32 samples"):
-        kinds.choose(samples(31))
+        choose_groups(samples(31))
 
 
 def test_tables_are_joined_by_key(make_inputs):
     inputs = make_inputs()
-    found = kinds.read(inputs)
+    found = read_samples(inputs)
     assert found.keys[:2] == ["t0", "t1"]
     assert found.captions[2] == ["w2 w2 w2", "v2 v2 v2"]
     assert found.weights.shape == (64, 8)
@@ -78,8 +79,8 @@ def test_tables_are_joined_by_key(make_inputs):
 
 
 def test_the_section_states_its_rules_and_shows_pictures(make_inputs):
-    section = weight_sections.of_kinds(make_inputs())
-    for rule in kinds.RULES:
+    section = groups_section(make_inputs())
+    for rule in RULES:
         assert f"{rule.name}: {rule.words}" in section.caption
     assert [drawing.title for drawing in section.figures] == [
         f"{n}, n = 8" for n in ("Simple", "Complex", "Fine-grained", "Abstract")
@@ -94,6 +95,6 @@ def test_the_section_states_its_rules_and_shows_pictures(make_inputs):
 
 @pytest.mark.parametrize(("row", "words"), [("no_alsn", "The selector is fixed"), ("finetune", "has no levels")])
 def test_recipes_without_weights_say_so(make_inputs, row, words):
-    section = weight_sections.of_kinds(make_inputs(ablation=row))
+    section = groups_section(make_inputs(ablation=row))
     assert words in section.missing[0]
     assert not section.figures

@@ -7,21 +7,23 @@ import json
 import numpy as np
 import pytest
 
-from cmapkd_core.report import level_sections, space
-from cmapkd_core.report.inputs import Missing
+from cmapkd_core.report.figures.figure5_map import LevelMap, embed_levels
+from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.read.samples import MODELS, read_levels
+from cmapkd_core.report.sections.levels import crossmodal_section, map_section
 
 
 @pytest.fixture(scope="module")
-def embedded() -> dict[str, space.Map]:
+def embedded() -> dict[str, LevelMap]:
     """Maps by how they were made; a map takes seconds."""
     return {}
 
 
 def test_the_map_is_the_same_every_time(make_inputs, embedded):
-    table = space.read(make_inputs())
-    first, second = space.embed(table), space.embed(table)
+    table = read_levels(make_inputs())
+    first, second = embed_levels(table), embed_levels(table)
     embedded["made"] = first
-    for model in space.MODELS:
+    for model in MODELS:
         for name in ("P2", "P5"):
             np.testing.assert_array_equal(first.places[model][name], second.places[model][name])
     assert (first.samples, first.perplexity) == (16, 30.0)
@@ -31,7 +33,7 @@ def test_the_map_is_the_same_every_time(make_inputs, embedded):
 
 
 def test_trained_levels_lie_nearer_to_the_teachers_than_untrained_ones(make_inputs, embedded):
-    found = embedded.get("made") or space.embed(space.read(make_inputs()))
+    found = embedded.get("made") or embed_levels(read_levels(make_inputs()))
 
     def apart(model: str) -> float:
         pairs = (found.places["teacher"][n] - found.places[model][n] for n in ("P2", "P3", "P4", "P5"))
@@ -41,13 +43,13 @@ def test_trained_levels_lie_nearer_to_the_teachers_than_untrained_ones(make_inpu
 
 
 def test_few_points_lower_the_perplexity(make_inputs):
-    found = space.embed(space.read(make_inputs()).slice(0, 3))
+    found = embed_levels(read_levels(make_inputs()).slice(0, 3))
     assert found.perplexity == pytest.approx((3 * 12 - 1) / 3)
 
 
 def test_figure_five_has_distances_before_and_after(make_inputs):
     inputs = make_inputs()
-    section = level_sections.level_map(inputs)
+    section = map_section(inputs)
     assert [drawing.title for drawing in section.figures] == ["Before training", "After training"]
     (made,) = section.tables
     numbers = inputs.source("levels").json("metrics.json")
@@ -62,7 +64,7 @@ def test_figure_five_has_distances_before_and_after(make_inputs):
 
 
 def test_figure_six_has_means_and_one_pair_with_a_number_for_the_diagonal(make_inputs):
-    section = level_sections.crossmodal(make_inputs())
+    section = crossmodal_section(make_inputs())
     assert [drawing.title for drawing in section.figures] == [
         "Teacher, mean",
         "Student before training, mean",
@@ -80,17 +82,17 @@ def test_figure_six_has_means_and_one_pair_with_a_number_for_the_diagonal(make_i
 
 def test_the_pair_is_chosen_by_hash_alone(make_inputs):
     inputs = make_inputs()
-    first = level_sections.crossmodal(inputs).caption
-    table = space.read(inputs)
+    first = crossmodal_section(inputs).caption
+    table = read_levels(inputs)
     import pyarrow.parquet as pq
 
     pq.write_table(table.take(list(range(table.num_rows))[::-1]), inputs.source("levels").path("levels.parquet"))
-    assert level_sections.crossmodal(inputs).caption == first
+    assert crossmodal_section(inputs).caption == first
 
 
 def test_a_method_without_levels_is_a_sentence(make_inputs):
     inputs = make_inputs()
     inputs.source("levels").path("levels.json").write_text(json.dumps({"missing": "The method kd has no levels."}))
-    for make in (level_sections.level_map, level_sections.crossmodal):
+    for make in (map_section, crossmodal_section):
         with pytest.raises(Missing, match="The method kd has no levels"):
             make(inputs)

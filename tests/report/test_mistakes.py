@@ -6,14 +6,16 @@ import json
 
 import pytest
 
-from cmapkd_core.report import mistakes
+from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.sections.run import errors_section
+from cmapkd_core.report.tables.errors import OUTCOMES, classes_by_fall, outcome_shares
 
 
 def test_shares_by_hand():
     theirs = {q: {"rank": r} for q, r in {"a": 1, "b": 1, "c": 4, "d": 9}.items()}
     ours = {q: {"rank": r} for q, r in {"a": 1, "b": 2, "c": 1, "d": 12}.items()}
-    assert mistakes.shares(ours, theirs, 1) == dict.fromkeys(mistakes.OUTCOMES, 25.0)
-    assert mistakes.shares(ours, theirs, 10) == {
+    assert outcome_shares(ours, theirs, 1) == dict.fromkeys(OUTCOMES, 25.0)
+    assert outcome_shares(ours, theirs, 10) == {
         "both right": 75.0,
         "teacher alone": 25.0,
         "student alone": 0.0,
@@ -22,7 +24,7 @@ def test_shares_by_hand():
 
 
 def test_the_classes_that_fell_most(make_inputs):
-    section = mistakes.errors(make_inputs())
+    section = errors_section(make_inputs())
     queries, classes = section.tables
     # The teacher finds the first half of the queries, the student the first 30 % (see conftest).
     assert [cell.main for cell in queries.lines[0].cells] == ["30.0", "20.0", "0.0", "50.0", "20"]
@@ -34,7 +36,7 @@ def test_the_classes_that_fell_most(make_inputs):
 def test_without_classes_the_queries_stand(make_inputs):
     inputs = make_inputs()
     inputs.source("student_eval").path("zeroshot.json").write_text(json.dumps({"missing": "no class"}))
-    section = mistakes.errors(inputs)
+    section = errors_section(inputs)
     assert [made.key for made in section.tables] == ["errors_queries"]
     assert section.missing == ("Classes: no class",)
 
@@ -44,5 +46,5 @@ def test_small_classes_are_no_evidence(make_inputs):
     rows = {"classes": [{"class": "c", "images": 4, "top1": 50.0}]}
     for name in ("student_eval", "teacher_eval"):
         inputs.source(name).path("zeroshot.json").write_text(json.dumps(rows))
-    with pytest.raises(mistakes.Missing, match="no class has 5 test images"):
-        mistakes.classes(inputs)
+    with pytest.raises(Missing, match="no class has 5 test images"):
+        classes_by_fall(inputs)

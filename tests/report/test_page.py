@@ -7,8 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cmapkd_core.report import examples, markdown, page, sections, style, table
-from cmapkd_core.report.measured import RECALLS
+from cmapkd_core.report.figures.style import PAGE, painted
+from cmapkd_core.report.read.results import RECALLS
+from cmapkd_core.report.read.run import EVALUATIONS, ROLES
+from cmapkd_core.report.render import html as html_form
+from cmapkd_core.report.reports import of_run
+from cmapkd_core.report.sections.examples import GROUPS, choose_examples
+from cmapkd_core.report.sections.run import RUN_HEADINGS
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -52,14 +57,13 @@ class Reader(HTMLParser):
 
 
 def rendered(inputs):
-    found = table.build(inputs)
-    built = sections.build(inputs, found)
-    html = page.render(inputs, found, built)
+    made = of_run(inputs)
+    html = made.html
     reader = Reader()
     reader.feed(html)
     reader.close()
     assert reader.open == []
-    return html, reader, markdown.render(inputs, built)
+    return html, reader, made.markdown
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def test_figures_are_well_formed_and_take_the_pages_colours(made):
 
 def test_every_number_of_the_table_is_there_once(made_run, made):
     inputs, (_, reader, text) = made_run, made
-    for name, label in table.ROWS.items():
+    for name, label in ((role.evaluation, role.label) for role in ROLES.values()):
         metrics = inputs.source(name).json("metrics.json")
         first, second, *_ = [row for row in reader.rows if row and row[0] == label]
         wanted = [f"{metrics[f'retrieval/{key}']:.1f}" for key in RECALLS]
@@ -154,12 +158,12 @@ def test_names_are_escaped(made):
 
 def test_examples_show_hits_and_failures_by_a_rule():
     queries = {f"q{i}": {"rank": 1 if i % 4 == 0 else 3 if i % 4 == 1 else 9} for i in range(40)}
-    chosen = examples.choose(queries, 3)
+    chosen = choose_examples(queries, 3)
     assert [round(share) for share, _ in chosen.values()] == [25, 25, 50]
-    for (low, high), (_, members) in zip(examples.GROUPS.values(), chosen.values(), strict=True):
+    for (low, high), (_, members) in zip(GROUPS.values(), chosen.values(), strict=True):
         assert len(members) == 3
         assert all(low <= queries[q]["rank"] <= high for q in members)
-    assert chosen == examples.choose(dict(reversed(queries.items())), 3)
+    assert chosen == choose_examples(dict(reversed(queries.items())), 3)
 
 
 def test_examples_mark_right_answers_by_more_than_colour(made):
@@ -176,7 +180,7 @@ def test_examples_mark_right_answers_by_more_than_colour(made):
     }
 
 
-ALL = ("shards", "teacher", "warmup", "alsn", "joint", "reference", "levels", *table.ROWS)
+ALL = ("shards", "teacher", "warmup", "alsn", "joint", "reference", "levels", *EVALUATIONS)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -185,14 +189,14 @@ def test_one_missing_artifact_is_said_and_the_rest_stands(make_inputs, monkeypat
     figures = []
 
     def paint(drawing):
-        with style.painted(drawing, style.PAGE) as figure:
+        with painted(drawing, PAGE) as figure:
             figures.append(figure)
         return "<svg></svg>"
 
-    monkeypatch.setattr(page, "svg", paint)
+    monkeypatch.setattr(html_form, "svg", paint)
     _, reader, text = rendered(make_inputs(without=(name,)))
     assert f"s3://bucket/{name}/" not in words(reader)
-    assert reader.counts["h2"] == len(sections.HEADINGS) + 1  # and the list of artifacts
+    assert reader.counts["h2"] == len(RUN_HEADINGS) + 1  # and the list of artifacts
     assert f"no {name} artifact" in words(reader)
     assert f"no {name} artifact" in text
     assert len(figures) == reader.counts["svg"] >= 10

@@ -9,12 +9,15 @@ import re
 import pytest
 from PIL import Image
 
-from cmapkd_core.report import paper, sections, table
+from cmapkd_core.report.read.run import run_results
+from cmapkd_core.report.render.folder import write_folder
+from cmapkd_core.report.sections.run import RUN_HEADINGS
+from cmapkd_core.report.sections.section import build_sections
 
 
 def write(inputs, folder):
-    built = sections.build(inputs, table.build(inputs))
-    return built, paper.write(folder, "some run", sections.HEADINGS, built)
+    built = build_sections(RUN_HEADINGS, inputs, run_results(inputs))
+    return built, write_folder(folder, "some run", RUN_HEADINGS, built)
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +95,10 @@ def test_nothing_at_all_is_sentences(make_inputs, tmp_path):
 def test_the_same_run_gives_the_same_files(written, whole_run, tmp_path):
     built, _ = written
     part = {key: built[key] for key in ("vqa_zeroshot", "kinds", "map")}
-    again = sections.build(whole_run, table.build(whole_run))
+    again = build_sections(RUN_HEADINGS, whole_run, run_results(whole_run))
     other = {key: again[key] for key in part}
     first, second = (
-        paper.write(tmp_path / name, "some run", sections.HEADINGS, found)
-        for name, found in (("a", part), ("b", other))
+        write_folder(tmp_path / name, "some run", RUN_HEADINGS, found) for name, found in (("a", part), ("b", other))
     )
     files = [path.relative_to(first) for path in sorted(first.rglob("*")) if path.is_file()]
     assert len(files) > 15

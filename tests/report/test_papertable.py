@@ -7,14 +7,16 @@ import re
 
 import pytest
 
-from cmapkd_core.report import latex, markdown, page
-from cmapkd_core.report.papertable import Cell, Head, Line, PaperTable, difference, measured, plain
-from cmapkd_core.report.statistics import Interval, interval
+from cmapkd_core.report.render.html import environment
+from cmapkd_core.report.render.latex import _SPECIAL, MINUS, latex_escape, latex_table
+from cmapkd_core.report.render.markdown import of_table
+from cmapkd_core.report.significance import Interval, interval
+from cmapkd_core.report.tables.table import Cell, Head, Row, Table, difference_cell, mean_cell, number_cell
 
 ORIGIN = {"evaluation none/0": "s3://bucket/a_b"}
 
 
-def made() -> PaperTable:
+def made() -> Table:
     """Every kind of cell, and names with LaTeX's special characters."""
     heads = (
         Head("", "what it is", words=True),
@@ -23,16 +25,16 @@ def made() -> PaperTable:
         Head("", "minus full_method, a long heading", "points"),
     )
 
-    def line(label: str, values: list[float], kind: str = "") -> Line:
+    def line(label: str, values: list[float], kind: str = "") -> Row:
         found = interval(values)
         change = Interval(-found.mean, found.half, found.n)
         cells = (
             Cell("50 % & more_or_less"),
-            measured(found, f"{label}/R@1", ORIGIN),
+            mean_cell(found, f"{label}/R@1", ORIGIN),
             Cell("-"),
-            difference(change, "", {}),
+            difference_cell(change, "", {}),
         )
-        return Line(label, cells, kind)
+        return Row(label, cells, kind)
 
     lines = (
         line("Teacher #1", [58.0], "teacher"),
@@ -40,26 +42,26 @@ def made() -> PaperTable:
         line("ours_\\^~<>", [1.0, 1.0], "ours"),
         line("Chance", [0.25], "chance"),
     )
-    return PaperTable("table9_made", "Made on emoji, split “test”", heads, lines, ("n is 3; 95 %.",), stub="Row")
+    return Table("table9_made", "Made on emoji, split “test”", heads, lines, ("n is 3; 95 %.",), stub="Row")
 
 
-def in_html(table: PaperTable) -> list[list[str]]:
+def in_html(table: Table) -> list[list[str]]:
     text = page_of(table)
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text.split("<tbody>")[1], re.DOTALL)
     return [[_plain(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)] for row in rows]
 
 
-def page_of(table: PaperTable) -> str:
+def page_of(table: Table) -> str:
     source = '{% import "tables.html.j2" as parts %}{{ parts.table(made) }}'
-    return page.environment().from_string(source).render(made=table)
+    return environment().from_string(source).render(made=table)
 
 
 def _plain(cell: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", cell))
 
 
-def in_markdown(table: PaperTable) -> list[list[str]]:
-    text = "\n".join(markdown.of_table(table))
+def in_markdown(table: Table) -> list[list[str]]:
+    text = "\n".join(of_table(table))
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     parts = [re.split(r"(?<!\\) \| ", row[2:-2]) for row in rows]
     return [
@@ -67,8 +69,8 @@ def in_markdown(table: PaperTable) -> list[list[str]]:
     ]
 
 
-def in_latex(table: PaperTable) -> list[list[str]]:
-    text = latex.table(table)
+def in_latex(table: Table) -> list[list[str]]:
+    text = latex_table(table)
     body = text.split("\\midrule", 1)[1].split("\\bottomrule")[0]
     rows = [row for row in body.splitlines() if row.strip() and row != "\\midrule"]
     return [[_unescaped(cell) for cell in re.split(r"(?<!\\) & ", row.removesuffix(r" \\"))] for row in rows]
@@ -77,9 +79,9 @@ def in_latex(table: PaperTable) -> list[list[str]]:
 def _unescaped(cell: str) -> str:
     cell = re.sub(r"\\textbf\{((?:[^{}]|\\[{}])*)\}", r"\1", cell)
     cell = re.sub(r"\{\\scriptsize (.*)\}$", r"\1", cell)
-    for character, command in latex._SPECIAL.items():
+    for character, command in _SPECIAL.items():
         cell = cell.replace(command, character)
-    return cell.replace(latex.MINUS, "-")
+    return cell.replace(MINUS, "-")
 
 
 def test_the_three_forms_agree() -> None:
@@ -95,7 +97,7 @@ def test_the_three_forms_agree() -> None:
 
 def test_latex_is_well_formed() -> None:
     table = made()
-    text = latex.table(table)
+    text = latex_table(table)
     rows = [row for row in text.splitlines() if row.endswith(r" \\")]
     spans = [sum(int(n) for n in re.findall(r"multicolumn\{(\d+)\}", row)) for row in rows if "multicolumn" in row]
     assert spans == [len(table.heads)]
@@ -120,35 +122,35 @@ def test_latex_is_well_formed() -> None:
     ],
 )
 def test_escaping_by_hand(text: str, wanted: str) -> None:
-    assert latex.escape(text) == wanted
+    assert latex_escape(text) == wanted
 
 
 def test_long_headings_stand_in_lines_and_long_words_break() -> None:
-    text = latex.table(made())
+    text = latex_table(made())
     assert r"\shortstack[r]{minus \\ full\_method, a \\ long heading, \\ points}" in text
-    words = PaperTable("x", "x", (Head("", "here", words=True),), (Line("a", (Cell("word " * 30),)),))
-    assert r"{@{}lp{0.45\linewidth}@{}}" in latex.table(words)
+    words = Table("x", "x", (Head("", "here", words=True),), (Row("a", (Cell("word " * 30),)),))
+    assert r"{@{}lp{0.45\linewidth}@{}}" in latex_table(words)
 
 
 def test_a_table_without_lines_is_its_sentences() -> None:
-    table = PaperTable("table3_x", "VQA", missing=("Missing: no vqa evaluation was given.",))
-    assert r"\emph{VQA. Missing: no vqa evaluation was given.}" in latex.table(table)
-    assert "tabular" not in latex.table(table)
-    assert list(markdown.of_table(table)) == ["- Missing: no vqa evaluation was given."]
+    table = Table("table3_x", "VQA", missing=("Missing: no vqa evaluation was given.",))
+    assert r"\emph{VQA. Missing: no vqa evaluation was given.}" in latex_table(table)
+    assert "tabular" not in latex_table(table)
+    assert list(of_table(table)) == ["- Missing: no vqa evaluation was given."]
     assert "<table" not in page_of(table)
     assert '<p class="missing">Missing: no vqa' in page_of(table)
 
 
 def test_equal_values_of_all_seeds_are_no_interval_of_zero() -> None:
-    cell = measured(interval([5.0] * 5), "x", {})
+    cell = mean_cell(interval([5.0] * 5), "x", {})
     assert (cell.main, cell.spread) == ("5.0", "no spread")
 
 
 def test_cells() -> None:
-    assert measured(None, "", {}) == Cell()
-    assert measured(Interval(1e6, None, 1), "", {}, 2, 1e-6).text() == "1.00"
-    assert difference(Interval(0.5, 0.0, 3), "", {}).text() == "+0.5 [no spread]"
-    assert not difference(Interval(0.5, 0.0, 3), "", {}).bold
-    assert difference(Interval(-0.5, 0.25, 3), "", {}).bold
-    assert plain(None, "", {}, otherwise="constant").text() == "constant"
-    assert plain(1.5, "x", ORIGIN, 1, sign="+").text() == "+1.5"
+    assert mean_cell(None, "", {}) == Cell()
+    assert mean_cell(Interval(1e6, None, 1), "", {}, 2, 1e-6).text() == "1.00"
+    assert difference_cell(Interval(0.5, 0.0, 3), "", {}).text() == "+0.5 [no spread]"
+    assert not difference_cell(Interval(0.5, 0.0, 3), "", {}).bold
+    assert difference_cell(Interval(-0.5, 0.25, 3), "", {}).bold
+    assert number_cell(None, "", {}, otherwise="constant").text() == "constant"
+    assert number_cell(1.5, "x", ORIGIN, 1, sign="+").text() == "+1.5"

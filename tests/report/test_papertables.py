@@ -8,23 +8,26 @@ from typing import Any
 import pytest
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.report import efficiency, papertables, results, table
-from cmapkd_core.report.assemble import Report
-from cmapkd_core.report.papertable import PaperTable
+from cmapkd_core.report.read.results import Results
+from cmapkd_core.report.read.run import EVALUATIONS, check_run_names, run_results
+from cmapkd_core.report.tables.table import Table
+from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
+from cmapkd_core.report.tables.table3_probes import vqa_zeroshot_tables
+from cmapkd_core.report.tables.table5_efficiency import efficiency_tables
 
 
-def report_of(inputs: Any) -> Report:
-    return results.gather(inputs, table.build(inputs))
+def report_of(inputs: Any) -> Results:
+    return run_results(inputs)
 
 
-def cells(made: PaperTable, label: str) -> dict[str, str]:
+def cells(made: Table, label: str) -> dict[str, str]:
     """Heading -> text of one row; the group stands before the heading."""
     (row,) = [line for line in made.lines if line.label == label]
     return {f"{h.group} {h.label}".strip(): c.text() for h, c in zip(made.heads, row.cells, strict=True)}
 
 
 def test_table_two(make_inputs):
-    (made,) = papertables.retrieval(report_of(make_inputs()), "table2_retrieval", "Retrieval")
+    (made,) = retrieval_tables(report_of(make_inputs()), "table2_retrieval", "Retrieval")
     assert made.heading() == "Table 2. Retrieval on scenes, split “test”"
     assert [line.kind for line in made.lines] == ["teacher", "", "", "ours", "chance"]
     row = cells(made, "Student distilled")
@@ -42,7 +45,7 @@ def test_published_counting_is_a_table_for_the_folder(make_inputs, further):
     metrics |= {"retrieval/images": 5.0, "retrieval/captions": 25.0}
     source.path("metrics.json").write_text(json.dumps(metrics))
     more = {"retrieval-flickr/student": type(source)("retrieval-flickr/student", "s3://f", source.files, source.fetch)}
-    made = papertables.retrieval(report_of(make_inputs(more=more)), "table2_retrieval", "Retrieval")
+    made = retrieval_tables(report_of(make_inputs(more=more)), "table2_retrieval", "Retrieval")
     assert [(one.key, one.aside) for one in made] == [
         ("table2_retrieval", False),
         ("table2_retrieval_flickr", False),
@@ -54,7 +57,7 @@ def test_published_counting_is_a_table_for_the_folder(make_inputs, further):
 
 
 def test_table_three_has_a_group_for_each_data_set(make_inputs, further):
-    (made,) = papertables.vqa_zeroshot(report_of(make_inputs(more=further)), "table3_x", "Both")
+    (made,) = vqa_zeroshot_tables(report_of(make_inputs(more=further)), "table3_x", "Both")
     assert [group for group, _ in made.groups()] == ["VQA, easy_vqa", "Zero-shot"]
     assert cells(made, "Teacher")["VQA, easy_vqa overall"] == "61.0"
     assert cells(made, "Student fine-tuned, no teacher")["VQA, easy_vqa overall"] == "-"
@@ -66,28 +69,28 @@ def test_table_three_has_a_group_for_each_data_set(make_inputs, further):
 
 def test_what_is_missing_is_a_sentence_and_not_a_column(make_inputs):
     report = report_of(make_inputs())
-    (made,) = papertables.vqa_zeroshot(report, "table3_x", "Both")
+    (made,) = vqa_zeroshot_tables(report, "table3_x", "Both")
     assert [head.group for head in made.heads] == ["Zero-shot"] * 2
     (sentence,) = made.missing
     assert sentence.startswith("Missing: no vqa evaluation was given, which would hold overall, yes/no, number, other")
-    (costs,) = efficiency.efficiency(report, "table5_x", "Costs")
+    (costs,) = efficiency_tables(report, "table5_x", "Costs")
     assert costs.lines == ()
     assert "no efficiency evaluation was given, which would hold GFLOPs, latency, throughput" in costs.missing[0]
 
 
 def test_a_task_that_does_not_fit_the_data_says_why(make_inputs):
     inputs = make_inputs()
-    for name in table.ROWS:
+    for name in EVALUATIONS:
         source = inputs.source(name)
         metrics = {k: v for k, v in source.json("metrics.json").items() if not k.startswith("zeroshot/")}
         source.path("metrics.json").write_text(json.dumps(metrics))
         source.path("zeroshot.json").write_text('{"missing": "pictures without a class"}')
-    (made,) = papertables.vqa_zeroshot(report_of(inputs), "table3_x", "Both")
+    (made,) = vqa_zeroshot_tables(report_of(inputs), "table3_x", "Both")
     assert "Not measured: zeroshot. pictures without a class" in made.missing
 
 
 def test_table_five_by_hand(make_inputs, further):
-    (made,) = efficiency.efficiency(report_of(make_inputs(more=further)), "table5_efficiency", "Costs")
+    (made,) = efficiency_tables(report_of(make_inputs(more=further)), "table5_efficiency", "Costs")
     assert [line.label for line in made.lines] == ["Teacher", "Student distilled"]
     row = cells(made, "Student distilled")
     # The student has 4.23 + 14.45 M parameters, the teacher 1.23 + 11.45 M (see conftest): it saves -47.3 %.
@@ -128,11 +131,11 @@ def test_times_taken_beside_other_work_say_so(make_inputs, further):
 def test_models_that_were_asked_different_questions_are_refused(make_inputs, further):
     source = further["vqa-easy_vqa/teacher"]
     source.path("metrics.json").write_text(json.dumps(source.json("metrics.json") | {"vqa/questions": 99.0}))
-    with pytest.raises(InputError, match="teacher and student were measured on different data"):
+    with pytest.raises(InputError, match="vqa-easy_vqa/teacher and vqa-easy_vqa/student were measured on different"):
         report_of(make_inputs(more=further))
 
 
 @pytest.mark.parametrize("name", ["vqa", "vqa/pupil", "vqa/student/0"])
 def test_an_evaluation_of_no_model_is_refused(name):
     with pytest.raises(InputError, match="TASK/ROLE with ROLE one of teacher, before, reference, student"):
-        results.check_names([name])
+        check_run_names([name])

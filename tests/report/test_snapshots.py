@@ -15,11 +15,12 @@ import pytest
 from made_suites import EFFECTS, one_file, suite_inputs
 from report_snapshots import differences, folder_of, lines_of, plotted
 
-from cmapkd_core.report import page, paper, suite_page
-from cmapkd_core.report.inputs import Inputs
-from cmapkd_core.report.section import Pages
-from cmapkd_core.report.style import PAGE, Drawing, painted
-from cmapkd_core.report.suite import SuiteInputs
+from cmapkd_core.report.figures.style import PAGE, Drawing, painted
+from cmapkd_core.report.read.run import RunInputs
+from cmapkd_core.report.read.suite import SuiteInputs
+from cmapkd_core.report.render import folder as paper_folder
+from cmapkd_core.report.render import html
+from cmapkd_core.report.reports import Pages, of_run, of_suite
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -34,8 +35,8 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Calla
             path.touch()
         return paths
 
-    monkeypatch.setattr(page, "svg", lambda drawing: f"<svg>{drawing.title}</svg>")
-    monkeypatch.setattr(paper, "save", save)
+    monkeypatch.setattr(html, "svg", lambda drawing: f"<svg>{drawing.title}</svg>")
+    monkeypatch.setattr(paper_folder, "save", save)
 
     def take(make: Callable[[], Pages]) -> dict[str, Any]:
         made = make()
@@ -52,7 +53,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Calla
             "table": made.table,
             "metrics": made.metrics,
             "figures": figures,
-            "paper": folder_of(paper.write(tmp_path, made.title, made.headings, made.sections)),
+            "paper": folder_of(paper_folder.write_folder(tmp_path, made.title, made.headings, made.sections)),
         }
 
     return take
@@ -67,15 +68,15 @@ def check(name: str, found: dict[str, Any], folder: Path) -> None:
     assert not wrong, "\n".join([*wrong[:40], f"{len(wrong)} differences; where they are meant: cp {written} {kept}"])
 
 
-def test_a_whole_run(whole_run: Inputs, snapshot: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    check("run", snapshot(lambda: page.pages(whole_run)), tmp_path)
+def test_a_whole_run(whole_run: RunInputs, snapshot: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    check("run", snapshot(lambda: of_run(whole_run)), tmp_path)
 
 
 def test_a_run_of_a_fixed_selector_with_gaps(
-    make_inputs: Callable[..., Inputs], snapshot: Callable[..., dict[str, Any]], tmp_path: Path
+    make_inputs: Callable[..., RunInputs], snapshot: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     inputs = make_inputs(without=("reference_eval", "before_eval", "levels", "shards", "alsn"), ablation="no_alsn")
-    check("run_with_gaps", snapshot(lambda: page.pages(inputs)), tmp_path)
+    check("run_with_gaps", snapshot(lambda: of_run(inputs)), tmp_path)
 
 
 def further(folder: Path) -> dict[str, Any]:
@@ -95,9 +96,9 @@ def test_a_suite_over_seeds_with_gaps(
     make: Callable[..., SuiteInputs], snapshot: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     inputs = make(without=("no_align/1", *(f"one_stage/{s}" for s in range(5))), expectations=True)
-    check("suite", snapshot(lambda: suite_page.pages(inputs)), tmp_path)
+    check("suite", snapshot(lambda: of_suite(inputs)), tmp_path)
 
 
 def test_a_suite_of_one_seed(snapshot: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     inputs = dataclasses.replace(suite_inputs(tmp_path, seeds=1, more=further(tmp_path)), suite="table2")
-    check("suite_of_one_seed", snapshot(lambda: suite_page.pages(inputs)), tmp_path)
+    check("suite_of_one_seed", snapshot(lambda: of_suite(inputs)), tmp_path)

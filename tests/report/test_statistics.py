@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from cmapkd_core.report.statistics import interval, paired
+from cmapkd_core.report.significance import interval, paired
 
 
 def test_two_seeds_by_hand() -> None:

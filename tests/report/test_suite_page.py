@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,18 +17,33 @@ from scipy.stats import ttest_1samp
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES, resolve
-from cmapkd_core.report import suite, suite_costs, suite_page, suite_sections
-from cmapkd_core.report.inputs import Source
-from cmapkd_core.report.names import label
-from cmapkd_core.report.papertable import Line, difference, measured
-from cmapkd_core.report.suite import SuiteInputs, SuiteTable, Training
+from cmapkd_core.report.read.artifacts import Source
+from cmapkd_core.report.read.names import label
+from cmapkd_core.report.read.suite import (
+    MEAN,
+    RANK,
+    SuiteInputs,
+    Training,
+    check_suite_names,
+    suite_results,
+)
+from cmapkd_core.report.reports import of_suite
+from cmapkd_core.report.sections.section import Section, build_sections
+from cmapkd_core.report.sections.suite import EXPECTED, suite_headings, suite_notes
+from cmapkd_core.report.significance import differences, over_seeds
+from cmapkd_core.report.tables.costs import cost_base, gradient_shares, row_costs
+from cmapkd_core.report.tables.summary import suite_as_json, suite_text
+from cmapkd_core.report.tables.table import Row, difference_cell, mean_cell
 
 
-def pages(inputs: SuiteInputs, table: SuiteTable) -> tuple[str, str]:
+def pages(inputs: SuiteInputs) -> tuple[str, str]:
     """HTML and Markdown."""
-    headings, sections = suite_sections.build(inputs, table)
-    given = inputs, table, headings, sections
-    return suite_page.render(*given), suite_page.markdown(*given)
+    made = of_suite(inputs)
+    return made.html, made.markdown
+
+
+def sections_of(inputs: SuiteInputs) -> Mapping[str, Section]:
+    return build_sections(suite_headings(inputs.suite), inputs, suite_results(inputs))
 
 
 class Reader(HTMLParser):
@@ -66,31 +81,29 @@ class Reader(HTMLParser):
 
 
 def test_means_and_differences_are_those_of_scipy(make: Callable[..., SuiteInputs]) -> None:
-    table = suite.build(make())
+    table = suite_results(make())
     for name in EFFECTS:
         row = table.row(name)
         values = np.array(list(row.values["retrieval/i2t/R@1"].values()))
-        found = row.interval("retrieval/i2t/R@1")
+        found = over_seeds(row, "retrieval/i2t/R@1")
         expected = ttest_1samp(values, 0).confidence_interval(0.95)
         assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), expected.low, expected.high))
-        assert row.interval("retrieval/mean_recall").mean == pytest.approx(values.mean() + 25)
+        assert over_seeds(row, "retrieval/mean_recall").mean == pytest.approx(values.mean() + 25)
     ours, full = (list(table.row(n).values["zeroshot/top1"].values()) for n in ("no_pyramid", "none"))
-    paired = table.differences["no_pyramid"]["zeroshot/top1"]
+    paired = differences(table)["no_pyramid"]["zeroshot/top1"]
     expected = ttest_1samp(np.subtract(ours, full), 0).confidence_interval(0.95)
     assert (paired.low, paired.high, paired.n) == pytest.approx((expected.low, expected.high, 5))
-    assert "none" not in table.differences
+    assert "none" not in differences(table)
 
 
 def test_the_page_has_every_number_and_stands_alone(make: Callable[..., SuiteInputs]) -> None:
     inputs = make()
-    table = suite.build(inputs)
-    html, text = pages(inputs, table)
+    table = suite_results(inputs)
+    html, text = pages(inputs)
     reader = Reader(html)
     every = [line for line in reader.rows if line[:1] == ["w/o visual pyramid"] and "±" in "".join(line)]
     (row,) = [line for line in every if line[1] == "21.0"]
-    wanted = [
-        measured(table.row("no_pyramid").interval(key), "", {}).text() for key in (*RECALLS, suite.MEAN, suite.RANK)
-    ]
+    wanted = [mean_cell(over_seeds(table.row("no_pyramid"), key), "", {}).text() for key in (*RECALLS, MEAN, RANK)]
     assert row[2:-1] == wanted
     assert row[-1] == "5"
     assert f"| w/o visual pyramid | {' | '.join(row[1:])} |" in text
@@ -109,26 +122,26 @@ def test_the_page_has_every_number_and_stands_alone(make: Callable[..., SuiteInp
 
 def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteInputs]) -> None:
     inputs = make()
-    table = suite.build(inputs)
-    decided = {n: row["retrieval/i2t/R@1"].excludes_zero for n, row in table.differences.items()}
+    table = suite_results(inputs)
+    decided = {n: row["retrieval/i2t/R@1"].excludes_zero for n, row in differences(table).items()}
     assert decided["no_pyramid"]
     assert not all(decided.values())
-    html, text = pages(inputs, table)
-    shown = {f"{one.mean:+.1f}" for row in table.differences.values() for one in row.values() if one.excludes_zero}
+    html, text = pages(inputs)
+    shown = {f"{one.mean:+.1f}" for row in differences(table).values() for one in row.values() if one.excludes_zero}
     assert set(Reader(html).bold) == shown
-    for name, row in table.differences.items():
+    for name, row in differences(table).items():
         for key in ("retrieval/i2t/R@1", "zeroshot/top1"):
             (line,) = [
                 line for line in text.splitlines() if line.startswith(f"| {label(name)} |") and line.count("[") > 1
             ]
-            cell = difference(row[key], "", {})
+            cell = difference_cell(row[key], "", {})
             assert (f"**{cell.main}** {cell.spread}" in line) == row[key].excludes_zero
 
 
 def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteInputs]) -> None:
     inputs = make()
-    table = suite.build(inputs)
-    _, sections = suite_sections.build(inputs, table)
+    table = suite_results(inputs)
+    sections = sections_of(inputs)
     (made,) = sections["table4_ablations"].tables
     assert made.heading() == "Table 4. Component ablation"
     labels = [line.label for line in made.lines]
@@ -139,7 +152,7 @@ def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteIn
     cells = {line.label: line.cells[at] for line in made.lines}
     assert cells[label("none")].main == cells["Teacher"].main == "-"
     found = cells["w/o visual pyramid"].interval
-    assert found == table.differences["no_pyramid"][suite.MEAN]
+    assert found == differences(table)["no_pyramid"][MEAN]
     assert any("no vqa evaluation" in sentence for sentence in made.missing)
 
 
@@ -156,17 +169,17 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
         costs |= {key: metrics_of(1.0)[key] for key in ("parameters/image", "parameters/text")}
         more[f"efficiency/{name}"] = one_file(tmp_path, f"efficiency {name}", "metrics.json", costs)
     inputs = dataclasses.replace(make(more=more), suite="table2")
-    table = suite.build(inputs)
-    assert table.row("no_pyramid").interval("vqa/overall").mean == pytest.approx(50.0)
-    assert table.differences["no_pyramid"]["vqa/overall"].mean == pytest.approx(-2.0)
-    _, sections = suite_sections.build(inputs, table)
+    table = suite_results(inputs)
+    assert over_seeds(table.row("no_pyramid"), "vqa/overall").mean == pytest.approx(50.0)
+    assert differences(table)["no_pyramid"]["vqa/overall"].mean == pytest.approx(-2.0)
+    sections = sections_of(inputs)
     (made,) = sections["table5_efficiency"].tables
     assert [line.label for line in made.lines] == ["Teacher", label("none")]
     shown = dict(zip([head.label for head in made.heads], made.lines[1].cells, strict=True))
     assert (shown["GFLOPs, image"].main, shown["latency, image"].main) == ("2.00", "2.00")
     assert shown["i2t R@1"].interval.n == 5
     assert shown["image"].spread == ""  # the same size for every seed
-    assert table.row("none").interval("parameters/image").n == 5  # what no seed has is no sixth
+    assert over_seeds(table.row("none"), "parameters/image").n == 5  # what no seed has is no sixth
 
 
 def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tmp_path: Path) -> None:
@@ -177,10 +190,10 @@ def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tm
         for seed in range(3)
     }
     inputs = dataclasses.replace(make(more=more), suite="table2")
-    table = suite.build(inputs)
-    _, sections = suite_sections.build(inputs, table)
+    suite_results(inputs)
+    sections = sections_of(inputs)
 
-    def n(line: Line) -> str:
+    def n(line: Row) -> str:
         return line.cells[-1].main
 
     (both,) = sections["table3_vqa_zeroshot"].tables
@@ -194,28 +207,28 @@ def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tm
 @pytest.mark.parametrize("name", ["vqa", "vqa/no_such_row/0", "vqa/none/0/1"])
 def test_further_evaluations_of_no_row_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"--artifacts: {name} is"):
-        suite.check_names([name, *(f"evaluation/{row}/0" for row in EFFECTS)])
+        check_suite_names([name, *(f"evaluation/{row}/0" for row in EFFECTS)])
 
 
 def test_one_seed_has_no_interval_and_says_so(make: Callable[..., SuiteInputs]) -> None:
     inputs = make(seeds=1)
-    table = suite.build(inputs)
-    html, text = pages(inputs, table)
+    table = suite_results(inputs)
+    html, text = pages(inputs)
     reader = Reader(html)
     assert "One seed: there is no interval" in reader.words
     assert "One seed: there is no interval" in text
     assert not any("±" in cell for row in reader.rows for cell in row)
-    assert not any(found.excludes_zero for row in table.differences.values() for found in row.values())
+    assert not any(found.excludes_zero for row in differences(table).values() for found in row.values())
 
 
 def test_what_is_missing_is_named_and_the_rest_stands(make: Callable[..., SuiteInputs]) -> None:
     inputs = make(without=("no_align/1", "no_align/4", *(f"one_stage/{s}" for s in range(5))))
     inputs = dataclasses.replace(inputs, teacher=Source("teacher"))
-    table = suite.build(inputs)
+    table = suite_results(inputs)
     assert table.row("no_align").seeds == ("0", "2", "3")
-    assert table.differences["no_align"]["retrieval/mean_recall"].n == 3
-    assert table.differences["one_stage"] == {}
-    html, text = pages(inputs, table)
+    assert differences(table)["no_align"]["retrieval/mean_recall"].n == 3
+    assert differences(table)["one_stage"] == {}
+    html, text = pages(inputs)
     for words in (Reader(html).words, text):
         assert (
             f"Missing: {label('no_align')}, seed 1, 4, is not measured yet: s3://bucket/evaluation no_align/1" in words
@@ -226,8 +239,8 @@ def test_what_is_missing_is_named_and_the_rest_stands(make: Callable[..., SuiteI
 
 def test_without_the_full_method_nothing_is_compared(make: Callable[..., SuiteInputs]) -> None:
     inputs = make(without=tuple(f"none/{s}" for s in range(5)))
-    table = suite.build(inputs)
-    page = Reader(pages(inputs, table)[0]).words
+    suite_results(inputs)
+    page = Reader(pages(inputs)[0]).words
     assert "The full method was not measured, so no difference to it can be given." in page
     assert "no measured row to compare with the full method" in page
 
@@ -237,25 +250,23 @@ def test_evaluations_of_different_data_are_refused(make: Callable[..., SuiteInpu
     path = inputs.evaluations["no_alsn", "2"].path("metrics.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"retrieval/images": 21.0}))
     with pytest.raises(InputError, match=r"no_alsn 2 were measured on different data"):
-        suite.build(inputs)
+        suite_results(inputs)
 
 
 def test_gradient_shares_are_means_of_the_last_phase(make: Callable[..., SuiteInputs]) -> None:
-    found = suite_costs.shares(make())
+    found = gradient_shares(make())
     assert found["no_alsn"] == pytest.approx({"intra": 75.0, "task": 25.0})  # kd never left 0, coarse is not the last
 
 
 def test_costs_and_an_unequal_budget(make: Callable[..., SuiteInputs]) -> None:
     inputs = make(steps={"no_align": 39})
-    table = suite.build(inputs)
-    cost = {one.row: one for one in suite_costs.costs(inputs, table)}
+    table = suite_results(inputs)
+    cost = {one.row: one for one in row_costs(inputs, table)}
     assert (cost["none"].inference, cost["none"].trained, cost["none"].updates) == (21.0e6, 23.0e6, (40,))
     assert cost["none"].step == pytest.approx(np.mean([64 / (64 + seed) for seed in range(5)]))
     assert cost["no_alsn"].relative == pytest.approx(1.0)
-    assert any(
-        "not train for the same number of student updates (39, 40)" in n for n in suite_page.notes(inputs, table)
-    )
-    assert not any("updates" in note for note in suite_page.notes(make(), table=suite.build(make())))
+    assert any("not train for the same number of student updates (39, 40)" in n for n in suite_notes(inputs, table))
+    assert not any("updates" in note for note in suite_notes(make(), suite_results(make())))
 
 
 def test_a_step_is_compared_with_a_row_that_has_one(make: Callable[..., SuiteInputs]) -> None:
@@ -277,19 +288,19 @@ def test_a_step_is_compared_with_a_row_that_has_one(make: Callable[..., SuiteInp
         if not trained:
             unfinished = {("kd", s): Training(Source(f"training kd/{s}", "s3://b/x")) for s in inputs.seeds}
             inputs = dataclasses.replace(inputs, trainings=inputs.trainings | unfinished)
-        table = suite.build(inputs)
-        _, sections = suite_sections.build(inputs, table)
+        table = suite_results(inputs)
+        sections = sections_of(inputs)
         (made,) = sections["costs"].tables
         assert expected in [head.label for head in made.heads]
-        costs = suite_costs.costs(inputs, table)
-        assert {cost.row: cost.relative for cost in costs}[suite_costs.base(costs)] == 1.0
+        costs = row_costs(inputs, table)
+        assert {cost.row: cost.relative for cost in costs}[cost_base(costs)] == 1.0
 
 
 def test_the_papers_numbers_stand_apart_and_only_when_asked_for(make: Callable[..., SuiteInputs]) -> None:
-    plain = pages(make(), suite.build(make()))[0]
+    plain = pages(make())[0]
     assert "expectation" not in plain
     asked = make(expectations=True)
-    html = pages(asked, suite.build(asked))[0]
+    html = pages(asked)[0]
     assert (
         plain.split("<h2>Executions")[0].rstrip() == html.split("<h2>Paper's expectations (not ours)</h2>")[0].rstrip()
     )
@@ -299,7 +310,7 @@ def test_the_papers_numbers_stand_apart_and_only_when_asked_for(make: Callable[.
 
 
 def test_the_printed_table_is_aligned(make: Callable[..., SuiteInputs]) -> None:
-    lines = suite_page.text(suite.build(make())).splitlines()
+    lines = suite_text(suite_results(make())).splitlines()
     assert len({len(line) for line in lines[:-1]}) == 1
     assert lines[1].split()[0] == "no_pyramid"
     assert lines[-1].split()[0] == "teacher"
@@ -307,8 +318,8 @@ def test_the_printed_table_is_aligned(make: Callable[..., SuiteInputs]) -> None:
 
 def test_json_holds_values_intervals_and_sources(make: Callable[..., SuiteInputs]) -> None:
     inputs = make()
-    table = suite.build(inputs)
-    found = json.loads(json.dumps(suite.as_json(inputs, table, suite_page.text)))
+    table = suite_results(inputs)
+    found = json.loads(json.dumps(suite_as_json(inputs, table)))
     assert found["executions"] == {"shared": 60, "naive": 201}
     assert found["urls"]["evaluation no_alsn/1"] == "s3://bucket/evaluation no_alsn/1"
     assert len(found["rows"][0]["values"]["retrieval/mean_recall"]) == 5
@@ -316,7 +327,6 @@ def test_json_holds_values_intervals_and_sources(make: Callable[..., SuiteInputs
 
 
 def test_the_expectations_name_rows_of_their_suite() -> None:
-    from cmapkd_core.report.expectations import EXPECTED
 
     for name, (titles, rows) in EXPECTED.items():
         assert set(rows) <= set(SUITES[name])
@@ -325,7 +335,7 @@ def test_the_expectations_name_rows_of_their_suite() -> None:
 
 def test_a_difference_names_the_artifacts_of_both_sides(make: Callable[..., SuiteInputs]) -> None:
     inputs = make()
-    _, sections = suite_sections.build(inputs, suite.build(inputs))
+    sections = sections_of(inputs)
     (made,) = sections["table4_ablations"].tables
     line = next(line for line in made.lines if line.label == label("no_align"))
     cell = next(cell for cell in line.cells if "minus full method" in cell.number)

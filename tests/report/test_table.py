@@ -3,33 +3,37 @@
 import json
 
 import pytest
+from scipy.stats import t, ttest_rel
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.report import table
+from cmapkd_core.report.read.run import run_results
+from cmapkd_core.report.significance import standard_error
+from cmapkd_core.report.tables.summary import run_as_json, run_text
+from cmapkd_core.report.tables.table2_retrieval import recall_difference
 
 
 def test_rows_in_order_with_their_numbers(make_inputs):
-    found = table.build(make_inputs())
+    found = run_results(make_inputs())
     assert [row.label for row in found.rows] == [
         "Teacher",
         "Student before training",
         "Student fine-tuned, no teacher",
         "Student distilled",
     ]
-    assert found.row("student_eval").values["retrieval/i2t/R@1"] == 30.0
-    assert found.chance.values["retrieval/t2i/R@5"] == 25.0
+    assert found.row("student").values["retrieval/i2t/R@1"] == {"": 30.0}
+    assert found.chance.values["retrieval/t2i/R@5"] == {"": 25.0}
     assert found.facts["zeroshot/majority"] == 35.0
 
 
 def test_a_method_without_a_teacher_is_not_called_distilled(make_inputs):
-    assert table.build(make_inputs(ablation="scratch")).row("student_eval").label == "Student, scratch"
+    assert run_results(make_inputs(ablation="scratch")).row("student").label == "Student, scratch"
 
 
 def test_a_missing_evaluation_is_a_row_that_says_so(make_inputs):
-    found = table.build(make_inputs(without=("reference_eval",)))
-    row = found.row("reference_eval")
-    assert row.values == {}
-    assert row.missing == "Missing: the report was given no reference_eval artifact, which would hold metrics.json."
+    inputs = make_inputs(without=("reference_eval",))
+    row = run_as_json(inputs, run_results(inputs))["rows"][2]
+    assert row["values"] == {}
+    assert row["missing"] == "Missing: the report was given no reference_eval artifact, which would hold metrics.json."
 
 
 def test_evaluations_of_different_data_are_refused(make_inputs):
@@ -37,35 +41,37 @@ def test_evaluations_of_different_data_are_refused(make_inputs):
     path = inputs.source("before_eval").path("metrics.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"retrieval/images": 21.0}))
     with pytest.raises(InputError, match=r"teacher_eval and before_eval were measured on different data"):
-        table.build(inputs)
+        run_results(inputs)
 
 
 def test_the_small_table_is_aligned_and_complete(make_inputs):
-    lines = table.text(table.build(make_inputs())).splitlines()
+    lines = run_text(run_results(make_inputs())).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[-2].split() == ["Student", "distilled", "30.0", "61.3", "71.3", "30.0", "62.3", "72.3"]
     assert lines[-1].split() == ["Chance", "5.0", "25.0", "55.0", "5.0", "25.0", "55.0"]
 
 
 def test_standard_error_of_a_share():
-    assert table.standard_error(50.0, 100) == pytest.approx(5.0)
-    assert table.standard_error(100.0, 100) == 0.0
+    assert standard_error(50.0, 100) == pytest.approx(5.0)
+    assert standard_error(100.0, 100) == 0.0
 
 
 def test_paired_difference_by_hand():
     ours = {"a": {"rank": 1}, "b": {"rank": 1}, "c": {"rank": 4}, "d": {"rank": 1}}
     theirs = {"a": {"rank": 1}, "b": {"rank": 2}, "c": {"rank": 1}, "d": {"rank": 3}}
     # Differences 0, 1, -1, 1: mean 1/4, standard deviation sqrt(11/12), over sqrt(4).
-    difference, half = table.paired(ours, theirs)
-    assert difference == pytest.approx(25.0)
-    assert half == pytest.approx(196 * (11 / 12) ** 0.5 / 2)
+    found = recall_difference(ours, theirs, 1)
+    assert found.mean == pytest.approx(25.0)
+    expected = ttest_rel([100, 100, 0, 100], [100, 0, 100, 0]).confidence_interval(0.95)
+    assert (found.low, found.high, found.n) == pytest.approx((expected.low, expected.high, 4))
+    assert found.half == pytest.approx(t.ppf(0.975, 3) * 100 * (11 / 12) ** 0.5 / 2)
     with pytest.raises(InputError, match="different queries"):
-        table.paired(ours, {"a": {"rank": 1}})
+        recall_difference(ours, {"a": {"rank": 1}}, 1)
 
 
 def test_json_holds_the_numbers_and_where_they_are_from(make_inputs):
     inputs = make_inputs()
-    found = json.loads(json.dumps(table.as_json(table.build(inputs), inputs)))
+    found = json.loads(json.dumps(run_as_json(inputs, run_results(inputs))))
     assert (found["run"], found["recipe"], found["seed"]) == ("run <one>", "tiny", 0)
     student = found["rows"][-1]
     assert student["url"] == "s3://bucket/student_eval/0123"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.report import suite
+from cmapkd_core.report.read.suite import check_suite_names
 from cmapkd_core.request import Request
 from cmapkd_core.stages import gate, prepare, report, teacher, train
 
@@ -126,14 +126,14 @@ REMEDIES: dict[str, tuple[Call, str, Call]] = {
         lambda w: prepare.run(w.request()),
     ),
     "no row of a report": (
-        lambda w: suite.check_names([]),
+        lambda w: check_suite_names([]),
         "has no evaluation/ROW/SEED",
-        lambda w: suite.check_names(["evaluation/no_alsn/0"]),
+        lambda w: check_suite_names(["evaluation/no_alsn/0"]),
     ),
     "a row without a seed": (
-        lambda w: suite.check_names(["evaluation/no_alsn"]),
+        lambda w: check_suite_names(["evaluation/no_alsn"]),
         "none of evaluation/ROW/SEED",
-        lambda w: suite.check_names(["evaluation/no_alsn/0"]),
+        lambda w: check_suite_names(["evaluation/no_alsn/0"]),
     ),
     "no number": (lambda w: report.number("naive", "x"), "such as 20", lambda w: report.number("naive", "20")),
     "a maker that ended": (  # of a suite with a point in its name

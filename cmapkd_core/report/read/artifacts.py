@@ -1,0 +1,65 @@
+"""An artifact of a report, of which any file may be missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class Missing(Exception):
+    """An input that a section needs is not there; the message is the sentence that the reader gets."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input artifact of the report."""
+
+    name: str  # the stage's argument, such as "student_eval"
+    url: str = ""  # "": not given
+    files: frozenset[str] = frozenset()
+    fetch: Callable[[str], Path] = Path
+
+    def path(self, file: str) -> Path:
+        """A readable local copy of one of the artifact's files.
+
+        Raises:
+            Missing: the artifact was not given, or it has no such file.
+        """
+        if reason := self.lack(file):
+            raise Missing(reason)
+        return self.fetch(file)
+
+    def lack(self, file: str) -> str:
+        """Why there is no such file: the sentence that the reader gets; "" where there is one."""
+        if not self.url:
+            return f"Missing: the report was given no {self.name} artifact, which would hold {file}."
+        return "" if file in self.files else f"Missing: the {self.name} artifact {self.url} holds no {file}."
+
+    def json(self, file: str) -> Any:
+        """A JSON file's value."""
+        return json.loads(self.path(file).read_text(encoding="utf-8"))
+
+    def parquet(self, file: str) -> pa.Table:
+        """A parquet file's table."""
+        return pq.read_table(self.path(file))
+
+    def head(self, file: str, rows: int, columns: list[str]) -> pa.Table:
+        """The first rows of a parquet file's columns, without reading the others."""
+        reader = pq.ParquetFile(self.path(file))
+        batches = [next(reader.iter_batches(rows, columns=columns))] if reader.metadata.num_rows else []
+        return pa.Table.from_batches(batches, reader.schema_arrow.empty_table().select(columns).schema)
+
+
+def no_pictures(key: str) -> bytes:
+    """`Inputs.picture` where there are no shards.
+
+    Raises:
+        Missing: always.
+    """
+    raise Missing("Missing: the report was given no shards artifact, which would hold the pictures.")

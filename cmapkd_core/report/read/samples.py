@@ -1,0 +1,92 @@
+"""Tables with a row a sample: level weights with the teacher's embeddings, and pooled levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cmapkd_core.config import ALL_LEVELS, VISION_LEVELS
+from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.read.run import RunInputs
+
+WEIGHTS_FILE, STATISTICS_FILE = "weights.parquet", "sample_stats.parquet"  # both in one artifact
+
+
+MOST_SAMPLES = 5000  # the first of a data set, in the table's shuffled order: neighbours are looked for among them
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Training samples with their weights: keys, captions by sample, weights [n,8], teacher embeddings [n,E]."""
+
+    keys: list[str]
+    captions: list[list[str]]
+    names: tuple[str, ...]
+    weights: np.ndarray
+    difficulty: np.ndarray
+    image: np.ndarray
+    text: np.ndarray
+
+
+def read_samples(inputs: RunInputs) -> Samples:
+    """Weights and statistics of the training samples, joined by key with their captions.
+
+    Raises:
+        Missing: one of the tables is not there.
+    """
+    source = inputs.first(WEIGHTS_FILE, "joint", "alsn")
+    weights = source.parquet(WEIGHTS_FILE).slice(0, MOST_SAMPLES)
+    statistics = source.head(STATISTICS_FILE, MOST_SAMPLES, ["key", "teacher_image", "teacher_text"])
+    captions = captions_of(inputs, "train")
+    places = {key: i for i, key in enumerate(statistics["key"].to_pylist())}
+    kept = [i for i, key in enumerate(weights["key"].to_pylist()) if key in places and key in captions]
+    chosen = weights.take(kept)
+    keys = chosen["key"].to_pylist()
+    rows = statistics.take([places[key] for key in keys])
+    names = tuple(name for name in ALL_LEVELS if f"w_{name}" in weights.column_names)
+    return Samples(
+        keys,
+        [captions[key] for key in keys],
+        names,
+        np.stack([chosen[f"w_{name}"].to_numpy() for name in names], axis=1).astype(float),
+        chosen["difficulty"].to_numpy().astype(float),
+        unit(rows["teacher_image"]),
+        unit(rows["teacher_text"]),
+    )
+
+
+def captions_of(inputs: RunInputs, split: str) -> Mapping[str, list[str]]:
+    """Captions by key, from the shards' index."""
+    index = inputs.source("shards").parquet("index.parquet")
+    index = index.filter(pc.equal(index["split"], split))
+    return dict(zip(index["key"].to_pylist(), index["captions"].to_pylist(), strict=True))
+
+
+def unit(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of lists as rows of length 1, [n,E]."""
+    rows = np.stack(column.to_numpy()).astype(np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+MODELS = ("teacher", "before", "after")
+
+
+def read_levels(inputs: RunInputs) -> pa.Table:
+    """The table of stage levels.
+
+    Raises:
+        Missing: it was not given, or the method has no levels.
+    """
+    source = inputs.source("levels")
+    if "levels.json" in source.files and "missing" in (told := source.json("levels.json")):
+        raise Missing(str(told["missing"]))
+    return source.parquet("levels.parquet")
+
+
+def levels_in(table: pa.Table) -> tuple[str, ...]:
+    """Image levels that the table has, finest first."""
+    return tuple(name for name in VISION_LEVELS if f"teacher_{name}" in table.column_names)

@@ -1,0 +1,1 @@
+"""One report in its forms: HTML, Markdown, LaTeX, SVG, PDF and PNG."""

@@ -1,0 +1,153 @@
+"""A table of the paper as data: rows, columns, values, intervals, and what each value was made from.
+
+One object gives the page's HTML (tables.html.j2), Markdown and LaTeX, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cmapkd_core.report.significance import Interval
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column: the heading over several columns, the heading, and its unit ("" of words and counts)."""
+
+    group: str
+    label: str
+    unit: str = ""
+    words: bool = False  # text, so aligned to the left
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table. main: the number; spread: its interval, `± 0.4` or `[-2.0 to -0.4]`."""
+
+    main: str = "-"
+    spread: str = ""
+    bold: bool = False
+    interval: Interval | None = None
+    number: str = ""  # its name in numbers.json, ROW/KEY
+    origins: dict[str, str] = field(default_factory=dict)  # artifact's name -> URL
+
+    def text(self) -> str:
+        """Number and interval as they stand in every form of the table."""
+        return f"{self.main} {self.spread}".strip()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row. kind: "ours", "teacher", "chance", or "" for the others; a table has a rule where the kind changes."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its notes; one without lines has `missing` sentences in their place.
+
+    key: what its files are called; one that begins with `table2` is the paper's Table 2. title: without a full stop.
+    stub: the heading of the column that names the rows.
+    """
+
+    key: str
+    title: str
+    heads: tuple[Head, ...] = ()
+    lines: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    stub: str = ""
+    aside: bool = False  # for the paper's folder alone, not for the page
+
+    def heading(self) -> str:
+        """Number and title: `Table 2. Image-text retrieval`; an own counting or data set of it has the same number."""
+        number = re.match(r"table(\d+)", self.key)
+        return f"Table {number[1]}. {self.title}" if number else self.title
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Headings over the columns and how many neighbours each spans."""
+        spans: list[tuple[str, int]] = []
+        for head in self.heads:
+            if spans and spans[-1][0] == head.group:
+                spans[-1] = (head.group, spans[-1][1] + 1)
+            else:
+                spans.append((head.group, 1))
+        return spans
+
+    def opens(self, column: int) -> bool:
+        """True for the first column of a group, in a table that has groups."""
+        if not any(head.group for head in self.heads):
+            return False
+        return column == 0 or self.heads[column].group != self.heads[column - 1].group
+
+    def width(self) -> int:
+        """Characters of the widest row, about."""
+        rows = [[line.label, *(cell.text() for cell in line.cells)] for line in self.lines]
+        return sum(max(map(len, column)) for column in zip(*rows, strict=True))
+
+    def units(self) -> list[str]:
+        """Headings with their units: `R@1, %`."""
+        return [f"{head.label}, {head.unit}" if head.unit else head.label for head in self.heads]
+
+    def origins(self) -> dict[str, str]:
+        """Every artifact that a value is from, name -> URL."""
+        return {name: url for line in self.lines for cell in line.cells for name, url in cell.origins.items()}
+
+
+def mean_cell(
+    found: Interval | None,
+    number: str,
+    origins: dict[str, str],
+    digits: int = 1,
+    scale: float = 1.0,
+) -> Cell:
+    """`31.2 ± 1.4`; the mean alone of one seed; a dash for nothing. `scale`: from the stored unit to the table's.
+
+    Where all seeds gave one value no interval is claimed, as in `difference`.
+    """
+    if found is None:
+        return Cell()
+    half = None if found.half is None else found.half * scale
+    scaled = Interval(found.mean * scale, half, found.n)
+    spread = "" if half is None else f"± {half:.{digits}f}" if half else "no spread"
+    return Cell(f"{scaled.mean:.{digits}f}", spread, interval=scaled, number=number, origins=origins)
+
+
+def number_cell(
+    value: float | None, number: str, origins: dict[str, str], digits: int = 2, otherwise: str = "-", sign: str = ""
+) -> Cell:
+    """A number without an interval; `otherwise` for one that is not known. sign: "+" shows it of positive ones too."""
+    if value is None:
+        return Cell(otherwise)
+    return Cell(f"{value:{sign}.{digits}f}", interval=Interval(value, None, 1), number=number, origins=origins)
+
+
+def difference_cell(found: Interval | None, number: str, origins: dict[str, str], digits: int = 1) -> Cell:
+    """`-1.20 [-2.03 to -0.37]`, bold where the interval excludes zero; the difference alone of one seed."""
+    if found is None:
+        return Cell()
+    return Cell(f"{found.mean:+.{digits}f}", ends(found, digits), found.excludes_zero, found, number, origins)
+
+
+def ends(found: Interval, digits: int = 2) -> str:
+    """`[-2.03 to -0.37]`, `[no spread]` where all seeds gave the same value, nothing of one seed."""
+    if found.half is None:
+        return ""
+    return f"[{found.low:+.{digits}f} to {found.high:+.{digits}f}]" if found.half else "[no spread]"
+
+
+def ruled(lines: Iterable[Row]) -> list[list[Row]]:
+    """The lines in groups of neighbours of one kind; our own rows belong to those before them."""
+    groups: list[list[Row]] = []
+    for line in lines:
+        kind = "" if line.kind == "ours" else line.kind
+        if groups and ("" if groups[-1][0].kind == "ours" else groups[-1][0].kind) == kind:
+            groups[-1].append(line)
+        else:
+            groups.append([line])
+    return groups

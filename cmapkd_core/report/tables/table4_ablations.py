@@ -1,0 +1,54 @@
+"""The paper's Table 4: what each row of a suite is, and its difference to the full method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cmapkd_core.report.read.names import FULL_METHOD, meaning
+from cmapkd_core.report.read.results import GEOMETRIC_RANK, MEAN_RECALL, SIDES, ModelResults, Results
+from cmapkd_core.report.significance import LEVEL, differences
+from cmapkd_core.report.tables.build import Extra, Field, absent, build_table, columns_of
+from cmapkd_core.report.tables.table import Cell, Head, Table, difference_cell
+from cmapkd_core.report.tables.table2_retrieval import LOWER, MEAN_FIELD, RANK_FIELD
+from cmapkd_core.report.tables.table3_probes import VQA, ZEROSHOT
+
+MAIN = (
+    *(Field(f"{side}/R@1", "Retrieval", f"{side} R@1") for side in SIDES),
+    *(replace(one, group="Retrieval") for one in (MEAN_FIELD, RANK_FIELD)),
+)
+
+
+def ablation_tables(report: Results, key: str, title: str) -> list[Table]:
+    """Table 4: what each row is, its main numbers, and its difference to the full method, seed by seed."""
+    parts = {"retrieval": MAIN, "zeroshot": ZEROSHOT[:1], "vqa": VQA[:1]}
+    compared_by = {Head("", f"mean recall minus {FULL_METHOD}", "points"): f"retrieval/{MEAN_RECALL}"}
+    compared_by |= {Head("", f"geometric mean rank minus {FULL_METHOD}"): f"retrieval/{GEOMETRIC_RANK}"}
+
+    changes = differences(report)
+    full = next((row.origins for row in report.rows if row.kind == "ours"), {})
+
+    def told(row: ModelResults) -> tuple[Cell, ...]:
+        return (Cell(meaning(row.name) if row.kind in ("", "ours") else ""),)
+
+    def compared(row: ModelResults) -> tuple[Cell, ...]:
+        found = changes.get(row.name, {})
+        names = {number: f"{row.name}/minus full method/{number}" for number in compared_by.values()}
+        return tuple(
+            difference_cell(found.get(key), name, row.origins.get(key, {}) | full.get(key, {}))
+            for key, name in names.items()
+        )
+
+    last = Extra(tuple(compared_by), compared)
+    note = f"Bold: the {100 * LEVEL:.0f} % interval of the difference, taken seed by seed, excludes zero. {LOWER}"
+    return [
+        build_table(
+            report,
+            key,
+            title,
+            columns_of(report, parts),
+            notes=[note] if changes and report.several else [],
+            missing=absent(report, parts),
+            before=Extra((Head("", "what it is", words=True),), told),
+            after=last if changes else Extra(),
+        )
+    ]
