@@ -20,8 +20,6 @@ from cmapkd_core.report.read.results import (
 )
 
 LEVEL = 0.95
-
-
 ROUNDING = 1e-9  # relative; far above that of a difference of percentages, far below one query in millions
 
 
@@ -119,15 +117,15 @@ def over_seeds(row: ModelResults, key: str) -> Interval | None:
 
 def compared(rows: Iterable[ModelResults]) -> dict[str, Compared]:
     """The numbers that rows are compared by, as far as one of them has it."""
-    found: dict[str, Compared] = {}
+    numbers: dict[str, Compared] = {}
     for row in rows:
         for one in COMPARED:
             for name in row.names(one.task):
                 if f"{name}/{one.metric}" in row.values:
                     dataset = name.partition("-")[2]
                     group = f"{one.group}, {dataset}" if dataset else one.group
-                    found.setdefault(f"{name}/{one.metric}", replace(one, group=group))
-    return found
+                    numbers.setdefault(f"{name}/{one.metric}", replace(one, group=group))
+    return numbers
 
 
 def differences(results: Results) -> dict[str, dict[str, Interval]]:
@@ -139,14 +137,14 @@ def differences(results: Results) -> dict[str, dict[str, Interval]]:
     for row in results.trained:
         if row.name != FULL:
             pairs = {key: paired(row.values.get(key, {}), base.values.get(key, {})) for key in compared([base])}
-            every[row.name] = {key: found for key, found in pairs.items() if found}
+            every[row.name] = {key: change for key, change in pairs.items() if change}
     return every
 
 
 def counted(ns: Iterable[int]) -> str:
     """Numbers of seeds as a table prints them: "5", "3 to 5" where they differ, "0" where there are none."""
-    found = sorted(set(ns)) or [0]
-    return f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
+    numbers = sorted(set(ns)) or [0]
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
 
 
 def standard_error(percent: float, n: float) -> float:

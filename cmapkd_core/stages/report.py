@@ -27,7 +27,7 @@ from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.owed import deliver_owed
-from cmapkd_core.stages.reported import Told, of_run, of_suite
+from cmapkd_core.stages.reported import ReportArgs, of_run, of_suite
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -45,18 +45,18 @@ class Kind:
     markdown: str
     table: str
     check: Callable[[Iterable[str]], None]
-    pages: Callable[[Told, Context], Pages]
+    pages: Callable[[ReportArgs, Context], Pages]
     whole: bool
 
 
 RUN = Kind(
     *("report", "report.html", "report.md", "table.json", check_run_names),
-    pages=lambda told, context: reports.of_run(of_run(told, context)),
+    pages=lambda args, context: reports.of_run(of_run(args, context)),
     whole=True,
 )
 SUITE = Kind(
     *("suite_report", "suite.html", "suite.md", "suite.json", check_suite_names),
-    pages=lambda told, context: reports.of_suite(of_suite(told, context)),
+    pages=lambda args, context: reports.of_suite(of_suite(args, context)),
     whole=False,
 )
 
@@ -98,7 +98,7 @@ def run(
         )
     counts = number("executions", executions), number("naive", naive)
     kind.check(artifacts)
-    told = Told(request, artifacts, suite, bool(expectations), *counts)
+    args = ReportArgs(request, artifacts, suite, bool(expectations), *counts)
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
     url = report_url(request.root, request.run, expectations)
     execute(
@@ -106,9 +106,9 @@ def run(
         kind.stage,
         url=url,
         fields=fields,
-        inputs={name: where for name, where in told.urls.items() if where and (kind.whole or find(where))},
-        body=lambda context: write(kind, told, context),
-        suite={"suite": suite, "seeds": str(len(told.cells[1]))} if suite else None,
+        inputs={name: where for name, where in args.urls.items() if where and (kind.whole or find(where))},
+        body=lambda context: write(kind, args, context),
+        suite={"suite": suite, "seeds": str(len(args.cells[1]))} if suite else None,
     )
     artifact = Artifact.open(url)
     pages = {copy: artifact.fetch(name).read_bytes() for copy, name in ((html, kind.html), (markdown, kind.markdown))}
@@ -129,11 +129,11 @@ def number(name: str, text: str) -> int:
     return int(text)
 
 
-def write(kind: Kind, told: Told, context: Context) -> dict[str, float]:
+def write(kind: Kind, args: ReportArgs, context: Context) -> dict[str, float]:
     """The files; returns the small numbers, such as `student/retrieval/i2t/R@1` or a row's mean `no_alsn/..`."""
-    deliver_owed(told.request, context.inputs.values())
+    deliver_owed(args.request, context.inputs.values())
     context.say(f"{kind.stage}: reading the artifacts")
-    made = kind.pages(told, context)
+    made = kind.pages(args, context)
     texts = {kind.html: made.html, kind.markdown: made.markdown, kind.table: json.dumps(made.table, indent=1)}
     for name, text in texts.items():
         (context.out / name).write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ UNNAMED = "unnamed run"
 
 
 @dataclass(frozen=True)
-class Told:
+class ReportArgs:
     """What stage report is told; see there."""
 
     request: Request
@@ -48,12 +48,12 @@ class Told:
         return rows, seeds
 
 
-def of_run(told: Told, context: Context) -> RunInputs:
+def of_run(args: ReportArgs, context: Context) -> RunInputs:
     """A run from its artifacts."""
     return RunInputs(
         recipe=context.recipe,
-        ablation=told.request.ablation or "none",
-        run=told.request.run or UNNAMED,
+        ablation=args.request.ablation or "none",
+        run=args.request.run or UNNAMED,
         sources={name: _source(name, artifact.url, artifact) for name, artifact in context.inputs.items()},
         picture=_pictures(context),
     )
@@ -69,22 +69,22 @@ def _pictures(context: Context) -> Callable[[str], bytes]:
     return lambda key: shards.read_image(*places[key])
 
 
-def of_suite(told: Told, context: Context) -> SuiteInputs:
+def of_suite(args: ReportArgs, context: Context) -> SuiteInputs:
     """A suite from its artifacts, of which those that are not complete are not among the context's."""
-    request, (rows, seeds) = told.request, told.cells
+    request, (rows, seeds) = args.request, args.cells
     every = [(row, seed) for row in rows for seed in seeds]
 
     def recipe(row: str, seed: str = "") -> Recipe:
         return resolve(request.recipe, row, row_overrides(row, request.overrides), seed, request.data)
 
     def source(name: str) -> Source:
-        return _source(name, told.urls.get(name, ""), context.inputs.get(name))
+        return _source(name, args.urls.get(name, ""), context.inputs.get(name))
 
     def named(kind: str) -> dict[str, Source]:
-        return {name.partition(" ")[2]: source(name) for name in told.urls if name.startswith(f"{kind} ")}
+        return {name.partition(" ")[2]: source(name) for name in args.urls if name.startswith(f"{kind} ")}
 
     return SuiteInputs(
-        suite=told.suite,
+        suite=args.suite,
         run=request.run or UNNAMED,
         recipe=recipe(FULL),
         overrides=request.overrides,
@@ -97,9 +97,9 @@ def of_suite(told: Told, context: Context) -> SuiteInputs:
         },
         before=named("before"),
         teacher=source("teacher"),
-        executions=told.executions,
-        naive=told.naive,
-        expectations=told.expectations,
+        executions=args.executions,
+        naive=args.naive,
+        expectations=args.expectations,
         more={name: replace(one, name=name) for name, one in named("more").items()},
     )
 

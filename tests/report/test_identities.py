@@ -10,7 +10,7 @@ from cmapkd_core.report.sections.section import build_sections
 def test_each_measured_model_has_its_row(whole_run):
     section = build_sections(RUN_HEADINGS, whole_run, run_results(whole_run))["models"]
     (made,) = section.tables
-    rows = {line.label: [cell.main for cell in line.cells] for line in made.lines}
+    rows = {line.label: [cell.main for cell in line.cells] for line in made.rows}
     assert rows["Teacher"] == [
         "ViT-L-14",
         "quick_gelu",

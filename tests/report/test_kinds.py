@@ -86,11 +86,11 @@ def test_the_section_states_its_rules_and_shows_pictures(make_inputs):
         f"{n}, n = 8" for n in ("Simple", "Complex", "Fine-grained", "Abstract")
     ]
     (made,) = section.tables
-    assert [line.label for line in made.lines] == ["simple", "complex", "fine-grained", "abstract", "all samples"]
+    assert [line.label for line in made.rows] == ["simple", "complex", "fine-grained", "abstract", "all samples"]
     # P2's weight rises with difficulty, and the words with it (see conftest).
-    first, second = (line.cells[0].interval for line in made.lines[:2])
+    first, second = (line.cells[0].interval for line in made.rows[:2])
     assert first.mean < 0.25 < second.mean
-    assert made.lines[0].cells[0].origins == {"joint": "s3://bucket/joint/0123", "shards": "s3://bucket/shards/0123"}
+    assert made.rows[0].cells[0].origins == {"joint": "s3://bucket/joint/0123", "shards": "s3://bucket/shards/0123"}
 
 
 @pytest.mark.parametrize(("row", "words"), [("no_alsn", "The selector is fixed"), ("finetune", "has no levels")])

@@ -53,7 +53,7 @@ def test_figure_five_has_distances_before_and_after(make_inputs):
     assert [drawing.title for drawing in section.figures] == ["Before training", "After training"]
     (made,) = section.tables
     numbers = inputs.source("levels").json("metrics.json")
-    rows = {line.label: [cell.main for cell in line.cells] for line in made.lines}
+    rows = {line.label: [cell.main for cell in line.cells] for line in made.rows}
     assert rows["P3"] == [
         f"{numbers[f'{kind}/P3/{when}']:.3f}" for kind in ("cosine", "cka") for when in ("before", "after")
     ]
@@ -73,7 +73,7 @@ def test_figure_six_has_means_and_one_pair_with_a_number_for_the_diagonal(make_i
         "Student, one pair",
     ]
     (made,) = section.tables
-    teacher, before, after = (cell.interval.mean for cell in made.lines[0].cells)
+    teacher, before, after = (cell.interval.mean for cell in made.rows[0].cells)
     assert teacher == pytest.approx(1.0, abs=0.02)
     assert before == pytest.approx(0.0, abs=0.02)
     assert after == pytest.approx(0.8, abs=0.02)

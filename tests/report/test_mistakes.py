@@ -27,9 +27,9 @@ def test_the_classes_that_fell_most(make_inputs):
     section = errors_section(make_inputs())
     queries, classes = section.tables
     # The teacher finds the first half of the queries, the student the first 30 % (see conftest).
-    assert [cell.main for cell in queries.lines[0].cells] == ["30.0", "20.0", "0.0", "50.0", "20"]
-    assert [line.label for line in classes.lines] == [f"c{i}" for i in range(12, 4, -1)]
-    assert [cell.main for cell in classes.lines[0].cells] == ["90.0", "54.0", "-36.0", "12"]
+    assert [cell.main for cell in queries.rows[0].cells] == ["30.0", "20.0", "0.0", "50.0", "20"]
+    assert [line.label for line in classes.rows] == [f"c{i}" for i in range(12, 4, -1)]
+    assert [cell.main for cell in classes.rows[0].cells] == ["90.0", "54.0", "-36.0", "12"]
     assert "Of 8 classes with at least 5 test images" in classes.notes[0]
 
 

@@ -63,7 +63,7 @@ def test_figures_are_vectors_with_embedded_fonts_and_sharp_pictures(written):
 def test_every_number_has_a_value_and_an_artifact(written):
     built, folder = written
     found = json.loads((folder / "numbers.json").read_text())["numbers"]
-    shown = [c for s in built.values() for made in s.tables for line in made.lines for c in line.cells if c.interval]
+    shown = [c for s in built.values() for made in s.tables for line in made.rows for c in line.cells if c.interval]
     assert len(found) == len(shown)  # each has a name of its own
     assert all(one["from"] and all(url.startswith("s3://") for url in one["from"].values()) for one in found.values())
     one = found["table3_vqa_zeroshot/student/vqa-easy_vqa/overall"]

@@ -86,7 +86,7 @@ def _unescaped(cell: str) -> str:
 
 def test_the_three_forms_agree() -> None:
     table = made()
-    wanted = [[line.label, *(cell.text() for cell in line.cells)] for line in table.lines]
+    wanted = [[line.label, *(cell.text() for cell in line.cells)] for line in table.rows]
     assert wanted[1] == ["w/o {x} | $y", "50 % & more_or_less", "52.0 ± 5.0", "-", "-52.0 [-57.0 to -47.0]"]
     assert in_html(table) == wanted
     assert in_markdown(table) == wanted
@@ -108,7 +108,7 @@ def test_latex_is_well_formed() -> None:
     assert bare.count("{") == bare.count("}")
     assert not re.search(r"(?<!\\)[#$](?!-|\\pm)", bare.replace("$\\pm$", "").replace("$-$", ""))
     assert text.count(r"\midrule") == 3  # below the headings, below the teacher, above chance
-    assert text.count(r"\textbf{") == 1 + sum(cell.bold for line in table.lines for cell in line.cells)
+    assert text.count(r"\textbf{") == 1 + sum(cell.bold for line in table.rows for cell in line.cells)
     assert r"\cmidrule(lr){3-4}" in text
 
 

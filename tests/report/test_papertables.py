@@ -22,14 +22,14 @@ def report_of(inputs: Any) -> Results:
 
 def cells(made: Table, label: str) -> dict[str, str]:
     """Heading -> text of one row; the group stands before the heading."""
-    (row,) = [line for line in made.lines if line.label == label]
+    (row,) = [line for line in made.rows if line.label == label]
     return {f"{h.group} {h.label}".strip(): c.text() for h, c in zip(made.heads, row.cells, strict=True)}
 
 
 def test_table_two(make_inputs):
     (made,) = retrieval_tables(report_of(make_inputs()), "table2_retrieval", "Retrieval")
     assert made.heading() == "Table 2. Retrieval on scenes, split “test”"
-    assert [line.kind for line in made.lines] == ["teacher", "", "", "ours", "chance"]
+    assert [line.kind for line in made.rows] == ["teacher", "", "", "ours", "chance"]
     row = cells(made, "Student distilled")
     # 30, 61.3, 71.3, 30, 62.3, 72.3: a mean of 54.5333
     assert row["Both ways mean recall"] == "54.5"
@@ -52,7 +52,7 @@ def test_published_counting_is_a_table_for_the_folder(make_inputs, further):
         ("table2_retrieval_flickr_per_caption", True),
     ]
     assert cells(made[2], "Student distilled")["Image to text, flickr R@1"] == "39.0"
-    assert [line.label for line in made[1].lines] == ["Student distilled"]
+    assert [line.label for line in made[1].rows] == ["Student distilled"]
     assert "Not measured for this table: Teacher, Student before training" in made[1].notes[-1]
 
 
@@ -74,7 +74,7 @@ def test_what_is_missing_is_a_sentence_and_not_a_column(make_inputs):
     (sentence,) = made.missing
     assert sentence.startswith("Missing: no vqa evaluation was given, which would hold overall, yes/no, number, other")
     (costs,) = efficiency_tables(report, "table5_x", "Costs")
-    assert costs.lines == ()
+    assert costs.rows == ()
     assert "no efficiency evaluation was given, which would hold GFLOPs, latency, throughput" in costs.missing[0]
 
 
@@ -91,7 +91,7 @@ def test_a_task_that_does_not_fit_the_data_says_why(make_inputs):
 
 def test_table_five_by_hand(make_inputs, further):
     (made,) = efficiency_tables(report_of(make_inputs(more=further)), "table5_efficiency", "Costs")
-    assert [line.label for line in made.lines] == ["Teacher", "Student distilled"]
+    assert [line.label for line in made.rows] == ["Teacher", "Student distilled"]
     row = cells(made, "Student distilled")
     # The student has 4.23 + 14.45 M parameters, the teacher 1.23 + 11.45 M (see conftest): it saves -47.3 %.
     assert row["Parameters both"] == "18.7"
@@ -104,7 +104,7 @@ def test_table_five_by_hand(make_inputs, further):
     assert "Times: medians on a machine, 1 thread, float32, torch 2." in made.notes
     (latency,) = [
         c
-        for line in made.lines
+        for line in made.rows
         for h, c in zip(made.heads, line.cells, strict=True)
         if c.interval and h.label == "latency, image"
     ]

@@ -144,12 +144,12 @@ def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteIn
     sections = sections_of(inputs)
     (made,) = sections["table4_ablations"].tables
     assert made.heading() == "Table 4. Component ablation"
-    labels = [line.label for line in made.lines]
+    labels = [line.label for line in made.rows]
     assert labels[:2] == ["Teacher", "Student before training"]
     assert labels[2:-1] == [label(name) for name in EFFECTS]
     assert labels[-1] == "Chance"
     at = [head.label for head in made.heads].index("mean recall minus full method")
-    cells = {line.label: line.cells[at] for line in made.lines}
+    cells = {line.label: line.cells[at] for line in made.rows}
     assert cells[label("none")].main == cells["Teacher"].main == "-"
     found = cells["w/o visual pyramid"].interval
     assert found == differences(table)["no_pyramid"][MEAN]
@@ -174,8 +174,8 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
     assert differences(table)["no_pyramid"]["vqa/overall"].mean == pytest.approx(-2.0)
     sections = sections_of(inputs)
     (made,) = sections["table5_efficiency"].tables
-    assert [line.label for line in made.lines] == ["Teacher", label("none")]
-    shown = dict(zip([head.label for head in made.heads], made.lines[1].cells, strict=True))
+    assert [line.label for line in made.rows] == ["Teacher", label("none")]
+    shown = dict(zip([head.label for head in made.heads], made.rows[1].cells, strict=True))
     assert (shown["GFLOPs, image"].main, shown["latency, image"].main) == ("2.00", "2.00")
     assert shown["i2t R@1"].interval.n == 5
     assert shown["image"].spread == ""  # the same size for every seed
@@ -197,11 +197,11 @@ def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tm
         return line.cells[-1].main
 
     (both,) = sections["table3_vqa_zeroshot"].tables
-    assert {n(line) for line in both.lines if line.label == label("no_align")} == {"3 to 5"}
+    assert {n(line) for line in both.rows if line.label == label("no_align")} == {"3 to 5"}
     (paired,) = sections["differences"].tables
-    assert {n(line) for line in paired.lines} == {"3 to 5"}
+    assert {n(line) for line in paired.rows} == {"3 to 5"}
     (retrieval,) = sections["table2_retrieval"].tables
-    assert {n(line) for line in retrieval.lines if line.label == label("no_align")} == {"5"}
+    assert {n(line) for line in retrieval.rows if line.label == label("no_align")} == {"5"}
 
 
 @pytest.mark.parametrize("name", ["vqa", "vqa/no_such_row/0", "vqa/none/0/1"])
@@ -337,7 +337,7 @@ def test_a_difference_names_the_artifacts_of_both_sides(make: Callable[..., Suit
     inputs = make()
     sections = sections_of(inputs)
     (made,) = sections["table4_ablations"].tables
-    line = next(line for line in made.lines if line.label == label("no_align"))
+    line = next(line for line in made.rows if line.label == label("no_align"))
     cell = next(cell for cell in line.cells if "minus full method" in cell.number)
     wanted = {f"evaluation {row}/{seed}" for row in ("no_align", "none") for seed in range(5)}
     assert set(cell.origins) == wanted

@@ -56,15 +56,15 @@ def _draw_recalls(
     return figure
 
 
-def draw_differences(title: str, found: dict[str, Interval], base: str, unit: str = "points") -> Drawing:
+def draw_differences(title: str, intervals: dict[str, Interval], base: str, unit: str = "points") -> Drawing:
     """Differences to the row `base` as dots with their intervals, the worst at the bottom; no whisker of one seed.
 
     A filled dot has an interval without zero, a hollow one does not: grey print keeps the message. Of ranks lower is
     better, so their axis runs from right to left: better is always to the right.
     """
-    ordered = sorted(found.items(), key=lambda item: item[1].mean if unit == "ranks" else -item[1].mean)
-    said = ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
-    description = f"{title}, differences to {base} in {unit}: {said}"
+    ordered = sorted(intervals.items(), key=lambda item: item[1].mean if unit == "ranks" else -item[1].mean)
+    values_in_words = ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
+    description = f"{title}, differences to {base} in {unit}: {values_in_words}"
     return Drawing(title, description, partial(_draw_differences, title, ordered, base, unit))
 
 

@@ -17,14 +17,8 @@ from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.samples import Samples
 
 SHARE = 0.05  # of the samples that a kind takes, the most extreme ones
-
-
 LEAST = 8  # samples of a kind at least
-
-
 NEIGHBOURS = 10  # of a picture that are looked through for one with other captions
-
-
 SHOWN = 3  # pictures of a kind
 
 
@@ -62,12 +56,12 @@ def nearest_other(samples: Samples) -> np.ndarray:
     np.fill_diagonal(cosines, -np.inf)
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
     texts = [{text.casefold() for text in captions} for captions in samples.captions]
-    found = np.full(len(texts), -1.0)
+    nearest = np.full(len(texts), -1.0)
     for i, row in enumerate(order):
         others = [j for j in row if j != i and not texts[i] & texts[j]]
         if others:
-            found[i] = cosines[i, others[0]]
-    return found
+            nearest[i] = cosines[i, others[0]]
+    return nearest
 
 
 def agreement(samples: Samples) -> np.ndarray:
@@ -95,14 +89,14 @@ def choose_groups(samples: Samples, rules: Sequence[Rule] = RULES) -> list[Sampl
     count = max(LEAST, round(SHARE * n))
     if n < 4 * LEAST:
         raise Missing(f"Missing: weights of at least {4 * LEAST} samples, to choose kinds among; there are {n}.")
-    kinds = []
+    groups = []
     for rule in rules:
         order = np.lexsort((-rule.tie(samples), -rule.score(samples)))[:count]
         rows = samples.weights[order]
         mean = dict(zip(samples.names, rows.mean(0).tolist(), strict=True))
         error = dict(zip(samples.names, (rows.std(0, ddof=1) / len(rows) ** 0.5).tolist(), strict=True))
-        kinds.append(SampleGroup(rule, [samples.keys[i] for i in order], mean, error))
-    return kinds
+        groups.append(SampleGroup(rule, [samples.keys[i] for i in order], mean, error))
+    return groups
 
 
 _SPOKES = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]], dtype=float)  # the finest level points up, then clockwise
@@ -121,9 +115,11 @@ def draw_radar(
     Args:
         polygons: name -> its value on each spoke. top: the outer ring's value.
     """
-    said = "; ".join(f"{name} {', '.join(f'{v:.2f}' for v in values)}" for name, values in polygons.items())
+    values_in_words = "; ".join(f"{name} {', '.join(f'{v:.2f}' for v in values)}" for name, values in polygons.items())
     return Drawing(
-        title, f"{title}, weights: {said}", partial(_draw_radar, title, polygons, spokes, top, uniform, pictures)
+        title,
+        f"{title}, weights: {values_in_words}",
+        partial(_draw_radar, title, polygons, spokes, top, uniform, pictures),
     )
 
 

@@ -19,11 +19,7 @@ from cmapkd_core.report.figures.style import MARKERS, Drawing, Look
 from cmapkd_core.report.read.samples import MODELS, levels_in, unit
 
 PAIRS = 120  # pairs whose levels are shown: twelve points each
-
-
 PERPLEXITY = 30.0
-
-
 SEED = 0
 
 
@@ -85,10 +81,12 @@ def _draw_map(
     for side in ("top", "right", "bottom", "left"):
         axes.spines[side].set_visible(True)
         axes.spines[side].set_color(look.rule)
-    for place, (theirs, ours) in enumerate(points.values()):
+    for place, (teacher, student) in enumerate(points.values()):
         colour, shape = look.series[place], MARKERS[place]
-        axes.plot(*theirs.T, shape, markersize=3.2, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=0.6)
-        axes.plot(*ours.T, shape, markersize=2.8, color=colour, markeredgewidth=0)
+        axes.plot(
+            *teacher.T, shape, markersize=3.2, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=0.6
+        )
+        axes.plot(*student.T, shape, markersize=2.8, color=colour, markeredgewidth=0)
     _key(axes, list(points), look)
     return figure
 

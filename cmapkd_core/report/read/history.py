@@ -12,11 +12,7 @@ from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.run import RunInputs
 
 STAGES = ("warmup", "alsn", "joint")
-
-
 POINTS = 150  # a curve has at most about this many; more are averaged in groups of neighbours
-
-
 Point = dict[str, Any]
 
 
@@ -38,7 +34,7 @@ def logged_points(inputs: RunInputs, *names: str) -> list[Point]:
     Raises:
         Missing: none of the stages left a history.
     """
-    found: dict[tuple[str, int], Point] = {}
+    points: dict[tuple[str, int], Point] = {}
     reasons = []
     for name in names:
         try:
@@ -46,10 +42,10 @@ def logged_points(inputs: RunInputs, *names: str) -> list[Point]:
         except Missing as reason:
             reasons.append(str(reason))
             continue
-        found |= {(point["phase"], point["step"]): point for point in history}
-    if not found:
+        points |= {(point["phase"], point["step"]): point for point in history}
+    if not points:
         raise Missing(" ".join(reasons) or "Missing: the stages logged no point.")
-    return list(found.values())
+    return list(points.values())
 
 
 def missing_histories(inputs: RunInputs, *names: str) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from cmapkd_core.recipes import FULL
 
 FULL_METHOD = "full method"  # in sentences and figures
-
-
 # Row -> its name in a table, what it is.
 NAMES: dict[str, tuple[str, str]] = {
     "scratch": ("Scratch", "random weights, no teacher"),

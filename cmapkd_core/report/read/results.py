@@ -14,11 +14,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.artifacts import Missing, Source
 
 SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
-
-
 KS = (1, 5, 10)
-
-
 METRICS = "metrics.json"  # of an evaluation
 
 
@@ -37,11 +33,7 @@ def same(values: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 RECALLS = tuple(f"{side}/R@{k}" for side in ("i2t", "t2i") for k in KS)
-
-
 MEAN_RECALL = "mean_recall"
-
-
 GEOMETRIC_RANK = "geometric_rank"
 
 
@@ -79,23 +71,23 @@ class ModelResults:
 
 def measure(name: str, label: str, evaluations: Iterable[Evaluation], kind: str = "") -> ModelResults:
     """All numbers of a model; of a number that two evaluations give, the first counts."""
-    found = ModelResults(name, label, {})
+    model = ModelResults(name, label, {})
     seeds: list[str] = []
     for one in evaluations:
         try:
             metrics = one.source.json(METRICS)
         except Missing:
             if not one.name:
-                found.missing[one.seed] = one.source.url
+                model.missing[one.seed] = one.source.url
             continue
         if not one.name:
             seeds.append(one.seed)
         for key, value in _renamed(metrics, one.name):
-            if one.seed not in found.values.setdefault(key, {}):
-                found.values[key][one.seed] = value
-                found.origins.setdefault(key, {})[one.source.name] = one.source.url
-        found.reasons.update(_reasons(metrics, one.source))
-    return ModelResults(name, label, found.values, found.origins, tuple(seeds), found.missing, found.reasons, kind)
+            if one.seed not in model.values.setdefault(key, {}):
+                model.values[key][one.seed] = value
+                model.origins.setdefault(key, {})[one.source.name] = one.source.url
+        model.reasons.update(_reasons(metrics, one.source))
+    return ModelResults(name, label, model.values, model.origins, tuple(seeds), model.missing, model.reasons, kind)
 
 
 def _renamed(metrics: Mapping[str, float], name: str) -> Iterator[tuple[str, float]]:
@@ -117,8 +109,8 @@ def _reasons(metrics: Mapping[str, float], source: Source) -> dict[str, str]:
     """What the tasks that gave no number say of it."""
     known = {key.partition("/")[0] for key in metrics}
     details = {task: f"{task}.json" for task in EVALUATIONS if task not in known and f"{task}.json" in source.files}
-    found = {task: source.json(file).get("missing") for task, file in details.items()}
-    return {task: str(reason) for task, reason in found.items() if reason}
+    reasons = {task: source.json(file).get("missing") for task, file in details.items()}
+    return {task: str(reason) for task, reason in reasons.items() if reason}
 
 
 def facts(rows: Iterable[ModelResults]) -> dict[str, float]:
@@ -211,23 +203,25 @@ def efficiency_tools(sources: Iterable[Source]) -> dict[str, str]:
     every: dict[str, dict[str, None]] = {}
     for source in sources:
         try:
-            told = _tools_of(source.json(f"{EFFICIENCY}.json"))
+            tools = _tools_of(source.json(f"{EFFICIENCY}.json"))
         except Missing:
             continue
-        for what, words in told.items():
+        for what, words in tools.items():
             every.setdefault(what, {})[words] = None
     apart = "; or, so that models are not to be compared, "
     return {what: apart.join(words) for what, words in every.items()}
 
 
 def _tools_of(detail: dict[str, Any]) -> dict[str, str]:
-    found = {}
+    tools = {}
     if "flops" in detail:
-        found["FLOPs"] = f"{detail['flops']['convention']} ({detail['flops']['tool']})"
+        tools["FLOPs"] = f"{detail['flops']['convention']} ({detail['flops']['tool']})"
     if "environment" in detail:
-        where = detail["environment"]
-        threads = f"{where['threads']} thread" + ("s" if where["threads"] != 1 else "")
-        found["Times"] = f"medians on {where['device']}, {threads}, {where['precision']}, torch {where['torch']}"
-        if where.get("load_average", 0) > where["threads"] + 0.5:
-            found["Beware"] = "other work had the processor while some of these times were taken; measure again alone"
-    return found
+        environment = detail["environment"]
+        threads = f"{environment['threads']} thread" + ("s" if environment["threads"] != 1 else "")
+        tools["Times"] = (
+            f"medians on {environment['device']}, {threads}, {environment['precision']}, torch {environment['torch']}"
+        )
+        if environment.get("load_average", 0) > environment["threads"] + 0.5:
+            tools["Beware"] = "other work had the processor while some of these times were taken; measure again alone"
+    return tools

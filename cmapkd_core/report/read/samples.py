@@ -14,8 +14,6 @@ from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.run import RunInputs
 
 WEIGHTS_FILE, STATISTICS_FILE = "weights.parquet", "sample_stats.parquet"  # both in one artifact
-
-
 MOST_SAMPLES = 5000  # the first of a data set, in the table's shuffled order: neighbours are looked for among them
 
 
@@ -82,8 +80,8 @@ def read_levels(inputs: RunInputs) -> pa.Table:
         Missing: it was not given, or the method has no levels.
     """
     source = inputs.source("levels")
-    if "levels.json" in source.files and "missing" in (told := source.json("levels.json")):
-        raise Missing(str(told["missing"]))
+    if "levels.json" in source.files and "missing" in (details := source.json("levels.json")):
+        raise Missing(str(details["missing"]))
     return source.parquet("levels.parquet")
 
 

@@ -25,15 +25,9 @@ from cmapkd_core.report.read.results import (
 )
 
 MEAN = f"retrieval/{MEAN_RECALL}"
-
-
 RANK = f"retrieval/{GEOMETRIC_RANK}"
-
-
 # How artifacts are called, by what stands first and how many parts follow; any other begins with its TASK[-DATASET].
 FORMS = {"evaluation": 2, "training": 2, "before": 1, "teacher": 0}
-
-
 WRITTEN = "evaluation/ROW/SEED, training/ROW/SEED, before/SEED, teacher, TASK/ROW/SEED, TASK/ROW, TASK/teacher"
 
 
@@ -103,9 +97,9 @@ def suite_results(inputs: SuiteInputs) -> Results:
 
 
 def _row(inputs: SuiteInputs, name: str, words: str, main: dict[str, Source], kind: str = "") -> ModelResults:
-    found = [Evaluation("", seed, source) for seed, source in main.items()]
-    found += [Evaluation(task, seed, source) for task, row, seed, source in _further(inputs) if row == name]
-    return measure(name, words, found, kind or ("ours" if name == FULL else ""))
+    evaluations = [Evaluation("", seed, source) for seed, source in main.items()]
+    evaluations += [Evaluation(task, seed, source) for task, row, seed, source in _further(inputs) if row == name]
+    return measure(name, words, evaluations, kind or ("ours" if name == FULL else ""))
 
 
 def _further(inputs: SuiteInputs) -> Iterator[tuple[str, str, str, Source]]:

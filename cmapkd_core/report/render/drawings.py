@@ -16,8 +16,6 @@ from cmapkd_core.report.figures.style import PAGE, PRINT, Drawing, painted
 _VARIABLES = {PAGE.ink: "--ink", PAGE.muted: "--muted", PAGE.rule: "--rule", PAGE.blank: "--page"} | {
     colour: f"--c{i}" for i, colour in enumerate(PAGE.series, 1)
 }
-
-
 DPI = 300
 
 

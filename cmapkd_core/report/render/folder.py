@@ -43,8 +43,8 @@ def write_folder(out: Path, title: str, headings: Mapping[str, Heading], section
         entries += _figures(folder, key, headings[key], section)
     inputs = [file for entry in entries for file in entry.files if file.endswith(".tex")]
     (folder / "all.tex").write_text(latex_document(inputs), encoding="utf-8")
-    told = {made.key: {"title": made.heading(), "notes": made.notes} for made in tables}  # what an interval is, too
-    numbers = {"report": title, "tables": told, "numbers": numbers_of(tables)}
+    titles = {made.key: {"title": made.heading(), "notes": made.notes} for made in tables}  # what an interval is, too
+    numbers = {"report": title, "tables": titles, "numbers": numbers_of(tables)}
     (folder / "numbers.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     missing = [
         f"{headings[key].text()}: {sentence}" for key, section in sections.items() for sentence in _missing(section)
@@ -56,7 +56,7 @@ def write_folder(out: Path, title: str, headings: Mapping[str, Heading], section
 def _table(folder: Path, made: Table) -> Entry:
     name = f"tables/{made.key}.tex"
     (folder / name).write_text(latex_table(made), encoding="utf-8")
-    return Entry((name,), made.heading() if made.lines else f"{made.heading()} (a sentence: see what is missing)")
+    return Entry((name,), made.heading() if made.rows else f"{made.heading()} (a sentence: see what is missing)")
 
 
 def _figures(folder: Path, key: str, heading: Heading, section: Section) -> list[Entry]:
@@ -77,14 +77,14 @@ def _figures(folder: Path, key: str, heading: Heading, section: Section) -> list
 
 def numbers_of(tables: Iterable[Table]) -> dict[str, dict[str, Any]]:
     """`KEY/NAME` -> value, interval, n and the artifacts that it was made from, for every number of every table."""
-    found = {}
+    numbers = {}
     for made in tables:
-        for line in made.lines:
-            for head, cell in zip(made.heads, line.cells, strict=True):
+        for row in made.rows:
+            for head, cell in zip(made.heads, row.cells, strict=True):
                 if cell.interval is None:
                     continue
                 one = cell.interval
-                found[f"{made.key}/{cell.number}"] = {
+                numbers[f"{made.key}/{cell.number}"] = {
                     "value": one.mean,
                     "low": one.low,
                     "high": one.high,
@@ -93,7 +93,7 @@ def numbers_of(tables: Iterable[Table]) -> dict[str, dict[str, Any]]:
                     "as_shown": cell.text(),
                     "from": cell.origins,
                 }
-    return found
+    return numbers
 
 
 def _missing(section: Section) -> list[str]:

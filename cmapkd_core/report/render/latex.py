@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from cmapkd_core.report.tables.table import Cell, Row, Table, ruled
 
 MINUS = "\N{MINUS SIGN}"
-
-
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -28,17 +26,9 @@ _SPECIAL = {
     "\N{GREEK SMALL LETTER RHO}": r"$\rho$",
     "≥": r"$\geq$",
 } | {character: "\\" + character for character in "&%$#_{}"}
-
-
 HEADING = 16  # characters of a heading that stay on one line
-
-
 LONGEST = 45  # characters of words that stay on one line
-
-
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
-
-
 _NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")  # a minus, not a hyphen: R-1 keeps its own
 
 
@@ -51,7 +41,7 @@ def latex_table(made: Table) -> str:
     """A `table` environment, or the sentences that say what is missing. Needs \\usepackage{booktabs}."""
     head = [f"% {made.heading()}", f"% what each number was made from: numbers.json, {made.key}/.."]
     sentences = " ".join(made.missing)
-    if not made.lines:
+    if not made.rows:
         return "\n".join([*head, rf"\emph{{{latex_escape(f'{made.title}. {sentences}')}}}"]) + "\n"
     notes = " ".join((*made.notes, *made.missing))
     return "\n".join(
@@ -76,11 +66,11 @@ def latex_table(made: Table) -> str:
 
 def latex_columns(made: Table) -> str:
     """Alignment of the columns, the first of which names the row; long words break into lines."""
-    found = "l"
+    alignment = "l"
     for place, head in enumerate(made.heads):
-        longest = max(len(line.cells[place].main) for line in made.lines)
-        found += "r" if not head.words else "l" if longest <= LONGEST else r"p{0.45\linewidth}"
-    return found
+        longest = max(len(row.cells[place].main) for row in made.rows)
+        alignment += "r" if not head.words else "l" if longest <= LONGEST else r"p{0.45\linewidth}"
+    return alignment
 
 
 def latex_headings(made: Table) -> list[str]:
@@ -105,13 +95,13 @@ def _heading(text: str) -> str:
 
 def latex_body(made: Table) -> list[str]:
     """The rows, with a rule between the teacher, the students and chance."""
-    groups = [[_row(line) for line in group] for group in ruled(made.lines)]
+    groups = [[_row(row) for row in group] for group in ruled(made.rows)]
     return [row for i, group in enumerate(groups) for row in ([r"\midrule"] if i else []) + group]
 
 
-def _row(line: Row) -> str:
-    label = rf"\textbf{{{latex_escape(line.label)}}}" if line.kind == "ours" else latex_escape(line.label)
-    return " & ".join([label, *map(_cell, line.cells)]) + r" \\"
+def _row(row: Row) -> str:
+    label = rf"\textbf{{{latex_escape(row.label)}}}" if row.kind == "ours" else latex_escape(row.label)
+    return " & ".join([label, *map(_cell, row.cells)]) + r" \\"
 
 
 def _cell(cell: Cell) -> str:

@@ -41,16 +41,16 @@ def section_markdown(heading: Heading, section: Section) -> Iterator[str]:
 
 def of_table(made: Table) -> Iterator[str]:
     """The table with its heading and notes."""
-    if made.lines:
+    if made.rows:
         heads = [
             f"{head.group}: {unit}" if head.group else unit for head, unit in zip(made.heads, made.units(), strict=True)
         ]
         yield f"**{plain(made.heading())}**"
         words = [True, *(head.words for head in made.heads)]
-        yield grid((made.stub, *heads), ([line.label, *map(_text, line.cells)] for line in made.lines), words)
-    said = [f"- {plain(sentence)}" for sentence in (*made.notes, *made.missing)]
-    if said:
-        yield "\n".join(said)
+        yield grid((made.stub, *heads), ([row.label, *map(_text, row.cells)] for row in made.rows), words)
+    sentences = [f"- {plain(sentence)}" for sentence in (*made.notes, *made.missing)]
+    if sentences:
+        yield "\n".join(sentences)
 
 
 def _text(cell: Cell) -> str:

@@ -12,16 +12,12 @@ from cmapkd_core.report.read.run import EVALUATIONS, ROLES, RunInputs, origins
 from cmapkd_core.report.sections.section import Section
 
 Queries = dict[str, dict[str, Any]]  # i2t or t2i of retrieval.json
-
-
 # Place of the best correct answer -> name of the group: its lowest and its highest place.
 GROUPS: dict[str, tuple[int, float]] = {
     "Right answer first": (1, 1),
     "Right answer second to fifth": (2, 5),
     "Right answer not among the first five": (6, float("inf")),
 }
-
-
 OTHERS = ("teacher", "before", "reference")
 
 
@@ -81,11 +77,11 @@ def collect(inputs: RunInputs, side: str, count: int) -> list[Group]:
     for name, (share, members) in choose_examples(queries, count).items():
         group = Group(name, share)
         for query in members:
-            found, picture = queries[query], (show if side == "i2t" else _none)(query)
-            correct = set(found["correct"])
-            answers = [Answer(a, a in correct, (_none if side == "i2t" else show)(a)) for a, _ in found["top"]]
+            ranking, picture = queries[query], (show if side == "i2t" else _none)(query)
+            correct = set(ranking["correct"])
+            answers = [Answer(a, a in correct, (_none if side == "i2t" else show)(a)) for a, _ in ranking["top"]]
             ranks = {label: table[query]["rank"] for label, table in others.items() if query in table}
-            group.examples.append(Example(query, answers, found["rank"], sorted(correct), ranks, picture))
+            group.examples.append(Example(query, answers, ranking["rank"], sorted(correct), ranks, picture))
         groups.append(group)
     return groups
 
@@ -106,8 +102,6 @@ def _none(key: str) -> str:
 
 
 EXAMPLES = {"i2t": 4, "t2i": 2}  # per group of examples.GROUPS
-
-
 CHOICE = (
     "Test queries in an order by hash, not by looks, so many of each kind. Right answers are bold with a tick; below "
     "stands the place of the best right answer for the student, and for the other models in brackets."

@@ -26,24 +26,24 @@ WHEN = {"before": "before training", "after": "after training"}
 def map_section(inputs: RunInputs) -> Section:
     """Figure 5: one t-SNE map of the image levels, before and after; their distance in numbers."""
     table = read_levels(inputs)
-    found, names, urls = embed_levels(table), levels_in(table), origins(inputs, "levels")
+    level_map, names, urls = embed_levels(table), levels_in(table), origins(inputs, "levels")
     plots = [
         draw_map(
             words.capitalize(),
-            {name: (found.places["teacher"][name], found.places[when][name]) for name in names},
-            found.limits,
+            {name: (level_map.places["teacher"][name], level_map.places[when][name]) for name in names},
+            level_map.limits,
         )
         for when, words in WHEN.items()
     ]
     numbers = inputs.source("levels").json("metrics.json")
-    lines = [Row(name, _distance_cells(name, numbers, urls)) for name in (*names, "image")]
-    lines[-1] = Row("mean", lines[-1].cells, "chance")
+    rows = [Row(name, _distance_cells(name, numbers, urls)) for name in (*names, "image")]
+    rows[-1] = Row("mean", rows[-1].cells, "chance")
     heads = tuple(
         Head(title, words) for title in ("1 - cosine, mean", "1 - linear CKA") for words in ("before", "after")
     )
     caption = (
-        f"t-SNE of the pooled image levels of teacher and student, {found.samples} held-out pictures, one map for both "
-        f"panels (perplexity {found.perplexity:.0f}, started from the principal components, seed {SEED}): the "
+        f"t-SNE of the pooled image levels of teacher and student, {level_map.samples} held-out pictures, one map for "
+        f"both panels (perplexity {level_map.perplexity:.0f}, started from the principal components, seed {SEED}): the "
         "teacher's points are the same in both. Before: the untrained student with its levels as they start. Distances "
         "in a t-SNE map have no unit; the table has those between the levels themselves."
     )
@@ -52,7 +52,7 @@ def map_section(inputs: RunInputs) -> Section:
         "depends on the basis; 1 - linear CKA sees only which pictures are alike."
     )
     made = Table(
-        "figure5", "Distance of the student's levels to the teacher's", heads, tuple(lines), (note,), stub="Level"
+        "figure5", "Distance of the student's levels to the teacher's", heads, tuple(rows), (note,), stub="Level"
     )
     return Section(caption, tuple(plots), (made,), wide=True, urls=urls)
 

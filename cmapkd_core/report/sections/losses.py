@@ -30,8 +30,6 @@ LOSSES_CAPTION = (
     "One panel a term, phases side by side; phases in which a term is not active are left out. Between phases the "
     "active levels change, so a step there is no progress or loss of it."
 )
-
-
 HEADS = ("weight", "raw, first", "raw, last", "weighted, first", "weighted, last", "share of gradient, last phase")
 
 

@@ -23,8 +23,6 @@ from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeros
 from cmapkd_core.report.tables.table5_efficiency import efficiency_tables
 
 DOTS = "Dots: R@1, R@5, R@10 from left to right with one standard error. Dashed: R@1 by chance."
-
-
 NO_SUITE = (
     "Missing: Table 4 compares recipes, and this is one run: submit.py --suite table4 --seeds 5 trains them all "
     "and ends in a report with that table."
@@ -82,11 +80,7 @@ def errors_section(inputs: RunInputs) -> Section:
 
 
 MODEL_FILE = "model.json"  # of an evaluation: models/identity.py
-
-
 MODEL_HEADS = ("Config", "Activation", "Pictures", "Mean, deviation", "Captions", "Embedding")
-
-
 MODEL_NOTE = (
     "Equal weights with another activation, normalisation or resize mode are another model; student and teacher may "
     "differ in all of it."
@@ -95,33 +89,33 @@ MODEL_NOTE = (
 
 def models_section(inputs: RunInputs, results: Results) -> Section:
     """A row for each model that was measured."""
-    lines, absent = [], []
+    rows, absent = [], []
     for row in results.rows:
         try:
-            told = inputs.source(ROLES[row.name].evaluation).json(MODEL_FILE)
+            identity = inputs.source(ROLES[row.name].evaluation).json(MODEL_FILE)
         except Missing as reason:
             absent.append(f"{row.label}: {reason}")
             continue
-        lines.append(Row(row.label, tuple(Cell(words) for words in model_cells(told))))
-    if not lines:
+        rows.append(Row(row.label, tuple(Cell(words) for words in model_cells(identity))))
+    if not rows:
         raise Missing(f"Missing: no evaluation holds {MODEL_FILE}; those of version 0.1 do not.")
     heads = tuple(Head("", label, words=True) for label in MODEL_HEADS)
-    made = Table("models", "As they were built", heads, tuple(lines), (MODEL_NOTE,), stub="Model")
+    made = Table("models", "As they were built", heads, tuple(rows), (MODEL_NOTE,), stub="Model")
     return Section(tables=(made,), missing=tuple(absent), urls=origins(inputs, *EVALUATIONS))
 
 
-def model_cells(told: Mapping[str, Any]) -> tuple[str, ...]:
+def model_cells(identity: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns of HEADS."""
-    towers = told["activations"]
+    towers = identity["activations"]
     same = len(set(towers.values())) == 1
-    mean, std = (" ".join(f"{value:.3g}" for value in told[name]) for name in ("mean", "std"))
+    mean, std = (" ".join(f"{value:.3g}" for value in identity[name]) for name in ("mean", "std"))
     return (
-        told["architecture"],
+        identity["architecture"],
         towers["image"] if same else f"{towers['image']} (image), {towers['text']} (text)",
-        f"{told['image_size']} px, {told['resize_mode']}, {told['interpolation']}",
+        f"{identity['image_size']} px, {identity['resize_mode']}, {identity['interpolation']}",
         f"{mean}, {std}",
-        f"{told['context_length']} tokens, {told['tokenizer']}",
-        f"{told['embed_dim']}{', logit bias' if told['logit_bias'] else ''}",
+        f"{identity['context_length']} tokens, {identity['tokenizer']}",
+        f"{identity['embed_dim']}{', logit bias' if identity['logit_bias'] else ''}",
     )
 
 

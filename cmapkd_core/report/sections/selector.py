@@ -21,8 +21,6 @@ from cmapkd_core.report.significance import Interval
 from cmapkd_core.report.tables.table import Cell, Head, Row, Table, mean_cell, number_cell
 
 MODALITIES = {"Image levels": VISION_LEVELS, "Text levels": TEXT_LEVELS}
-
-
 SHUFFLE_SEED = 0  # of the control that shuffles the weights across samples
 
 
@@ -90,20 +88,20 @@ def groups_section(inputs: RunInputs) -> Section:
     urls = origins(inputs, inputs.first(WEIGHTS_FILE, "joint", "alsn").name, "shards")
     known = [tuple(name for name in names if name in samples.names) for names in MODALITIES.values()]
     spokes = [" / ".join(pair) for pair in zip(*known, strict=True)]
-    top = 0.05 * np.ceil(max(value for kind in chosen for value in kind.mean.values()) / 0.05)
+    top = 0.05 * np.ceil(max(value for group in chosen for value in group.mean.values()) / 0.05)
     plots = []
-    for kind in chosen:
+    for group in chosen:
         polygons = {
-            title.lower(): [kind.mean[n] for n in names] for title, names in zip(MODALITIES, known, strict=True)
+            title.lower(): [group.mean[n] for n in names] for title, names in zip(MODALITIES, known, strict=True)
         }
-        pictures = [square_picture(inputs, key) for key in kind.keys[:SHOWN]]
-        title = f"{kind.rule.name.capitalize()}, n = {len(kind.keys)}"
+        pictures = [square_picture(inputs, key) for key in group.keys[:SHOWN]]
+        title = f"{group.rule.name.capitalize()}, n = {len(group.keys)}"
         plots.append(draw_radar(title, polygons, spokes, float(top), 1 / len(spokes), pictures))
     every = {name: samples.weights[:, i] for i, name in enumerate(samples.names)}
     overall = tuple(_mean_cell(f"all/{name}", values, urls) for name, values in every.items())
-    lines = [Row(kind.rule.name, _group_cells(kind, urls)) for kind in chosen]
-    lines.append(Row("all samples", (*overall, Cell(str(len(samples.keys)))), "chance"))
-    rules = "; ".join(f"{kind.rule.name}: {kind.rule.words}" for kind in chosen)
+    rows = [Row(group.rule.name, _group_cells(group, urls)) for group in chosen]
+    rows.append(Row("all samples", (*overall, Cell(str(len(samples.keys)))), "chance"))
+    rules = "; ".join(f"{group.rule.name}: {group.rule.words}" for group in chosen)
     caption = (
         f"Mean level weights of four kinds of training sample. A kind is the {100 * SHARE:.0f} % of the "
         f"{len(samples.keys)} samples (at least {LEAST}) that come first by a rule: {rules}. The rules read "
@@ -112,17 +110,19 @@ def groups_section(inputs: RunInputs) -> Section:
     )
     notes = ("Mean weight ± one standard error over the kind's samples; a sample may be of several kinds.",)
     heads = (*(Head("", name) for name in samples.names), Head("", "n"))
-    table = Table("figure4", "Mean weights of each kind", heads, tuple(lines), notes, stub="Kind")
-    told = {kind.rule.name: [samples.captions[samples.keys.index(k)] for k in kind.keys[:SHOWN]] for kind in chosen}
-    return Section(caption, tuple(plots), (table,), wide=True, urls=urls, content=told)
+    table = Table("figure4", "Mean weights of each kind", heads, tuple(rows), notes, stub="Kind")
+    captions = {
+        group.rule.name: [samples.captions[samples.keys.index(k)] for k in group.keys[:SHOWN]] for group in chosen
+    }
+    return Section(caption, tuple(plots), (table,), wide=True, urls=urls, content=captions)
 
 
-def _group_cells(kind: SampleGroup, urls: dict[str, str]) -> tuple[Cell, ...]:
+def _group_cells(group: SampleGroup, urls: dict[str, str]) -> tuple[Cell, ...]:
     cells = [
-        mean_cell(Interval(kind.mean[name], kind.error[name], len(kind.keys)), f"{kind.rule.name}/{name}", urls, 3)
-        for name in kind.mean
+        mean_cell(Interval(group.mean[name], group.error[name], len(group.keys)), f"{group.rule.name}/{name}", urls, 3)
+        for name in group.mean
     ]
-    return (*cells, Cell(str(len(kind.keys))))
+    return (*cells, Cell(str(len(group.keys))))
 
 
 def _mean_cell(number: str, values: np.ndarray, urls: dict[str, str]) -> Cell:
@@ -135,14 +135,14 @@ def policy_section(inputs: RunInputs) -> Section:
     if reason := no_levels(inputs):
         return Section(missing=(reason,))
     trace = logged_points(inputs, "alsn", "joint")
-    found = set(logged_names(trace, "stats"))
+    logged = set(logged_names(trace, "stats"))
     plots = []
     for title, names in MODALITIES.items():
         read = {name: training_curve(trace, reader("stats", f"weight/{name}")) for name in names}
         lines = {name: curve for name, curve in read.items() if curve}
         if lines:
             plots.append(draw_curves(f"{title}: mean weight", "mean weight", lines))
-    entropies = {name: f"entropy/{name}" for name in ("vision", "text") if f"entropy/{name}" in found}
+    entropies = {name: f"entropy/{name}" for name in ("vision", "text") if f"entropy/{name}" in logged}
     if not plots or not entropies:
         raise Missing("Missing: the stages alsn and joint logged no weights of levels.")
     lines = {name: training_curve(trace, reader("stats", key)) for name, key in entropies.items()}

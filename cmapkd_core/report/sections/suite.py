@@ -23,23 +23,15 @@ PLOTTED = {
     "retrieval/i2t/R@1": "Image to text R@1",
     "retrieval/t2i/R@1": "Text to image R@1",
 }
-
-
 NO_SPREAD = (
     "No spread: every seed gave the same value, as counts of few queries do; that is no interval, and nothing follows."
 )
-
-
 _RETRIEVAL = ("table2_retrieval", "Image-text retrieval", retrieval_tables)
-
-
 _COMMON: tuple[tuple[str, str, TableMaker], ...] = (
     ("table3_vqa_zeroshot", "VQA and zero-shot classification", vqa_zeroshot_tables),
     ("captioning", "Captions by a probe, beyond the paper", captioning_tables),
     ("table5_efficiency", "Efficiency", efficiency_tables),
 )
-
-
 # Suite -> its tables: what its files are called, title, maker. A suite that has no row has those of Table 2's.
 TABLES: dict[str, tuple[tuple[str, str, TableMaker], ...]] = {
     "table2": (_RETRIEVAL, *_COMMON),
@@ -61,8 +53,8 @@ TABLES: dict[str, tuple[tuple[str, str, TableMaker], ...]] = {
 def suite_headings(suite_name: str) -> dict[str, Heading]:
     """The page's headings in their order, for a suite."""
     tables = TABLES.get(suite_name, TABLES["table2"])
-    found = {key: Heading(title, table_section(make, key, title, sources=False)) for key, title, make in tables}
-    return found | {
+    of_tables = {key: Heading(title, table_section(make, key, title, sources=False)) for key, title, make in tables}
+    return of_tables | {
         "differences": Heading(f"Differences to the {FULL_METHOD}, seed by seed", differences_section),
         "costs": Heading("What each row takes", costs_section),
         "shares": Heading("Which terms move the student", shares_section),
@@ -79,33 +71,33 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
     columns = compared([base])
     plots = []
     for key, title in PLOTTED.items():
-        found = {results.row(name).label: row[key] for name, row in changes.items() if key in row}
-        if found:
-            plots.append(draw_differences(title, found, FULL_METHOD, columns[key].unit))
+        intervals = {results.row(name).label: row[key] for name, row in changes.items() if key in row}
+        if intervals:
+            plots.append(draw_differences(title, intervals, FULL_METHOD, columns[key].unit))
     caption = (
         f"Row minus the {FULL_METHOD}: below zero the row is worse, but for ranks, of which lower is better. Two runs "
         "with one seed share the order of the pairs, the crops and the untrained student, so their difference varies "
         f"less than either does. Bold, and a filled dot: the {100 * LEVEL:.0f} % paired t-interval over the seeds "
         "excludes zero. Each interval stands for itself: of twenty, one excludes zero by chance alone."
     )
-    lines = []
-    for name, found in changes.items():
+    rows = []
+    for name, intervals in changes.items():
         row = results.row(name)
         cells = [
-            difference_cell(found.get(k), f"{name}/minus full method/{k}", row.origins.get(k, {}) | base.origins[k])
+            difference_cell(intervals.get(k), f"{name}/minus full method/{k}", row.origins.get(k, {}) | base.origins[k])
             for k in columns
         ]
-        lines.append(Row(row.label, (*cells, Cell(counted(one.n for one in found.values())))))
+        rows.append(Row(row.label, (*cells, Cell(counted(one.n for one in intervals.values())))))
     notes = (NO_SPREAD,) if any(one.half == 0 for row in changes.values() for one in row.values()) else ()
     heads = (*(Head(one.group, one.label, one.unit) for one in columns.values()), Head("", "n"))
-    made = Table("differences", f"Differences to the {FULL_METHOD}", heads, tuple(lines), notes)
+    made = Table("differences", f"Differences to the {FULL_METHOD}", heads, tuple(rows), notes)
     return Section(caption, tuple(plots), (made,), wide=True)
 
 
 def costs_section(inputs: SuiteInputs, results: Results) -> Section:
     """Parameters, updates, time, and what each row changes in the recipe."""
-    found = row_costs(inputs, results)
-    base = cost_base(found)
+    measured = row_costs(inputs, results)
+    base = cost_base(measured)
     heads = (
         Head("", "row", words=True),
         Head("", "inference", "M parameters"),
@@ -115,8 +107,8 @@ def costs_section(inputs: SuiteInputs, results: Results) -> Section:
         Head("", f"step, {FULL_METHOD if base == FULL else base} = 1"),
         Head("", "changes in the recipe", words=True),
     )
-    lines = []
-    for cost in found:
+    rows = []
+    for cost in measured:
         training = {f"training {cost.row}/{s}": inputs.trainings[cost.row, s].source.url for s in inputs.seeds}
         where = {name: url for name, url in training.items() if url}
         cells = (
@@ -132,14 +124,14 @@ def costs_section(inputs: SuiteInputs, results: Results) -> Section:
             number_cell(cost.relative, f"{cost.row}/step", where),
             Cell(recipe_changes(cost.row) or "nothing"),
         )
-        lines.append(Row(results.row(cost.row).label, cells, results.row(cost.row).kind))
+        rows.append(Row(results.row(cost.row).label, cells, results.row(cost.row).kind))
     note = (
         "Inference: both towers as exported, with what the method needs beside them. Trained: what the last stage gave "
         "a learning rate, the method's own modules among them. Training: seconds of all its stages, shared ones "
         "counted for each row. Step: from the logged speed of the last stage; runs that shared a machine with others "
         "are not comparable."
     )
-    return Section(tables=(Table("costs", "Size, budget and time", heads, tuple(lines), (note,)),))
+    return Section(tables=(Table("costs", "Size, budget and time", heads, tuple(rows), (note,)),))
 
 
 def _millions(count: float | None) -> float | None:
@@ -148,36 +140,36 @@ def _millions(count: float | None) -> float | None:
 
 def shares_section(inputs: SuiteInputs, results: Results) -> Section:
     """The terms' shares of the gradient in the last phase."""
-    found = gradient_shares(inputs)
-    terms = list(dict.fromkeys(term for row in found.values() for term in row))
+    by_row = gradient_shares(inputs)
+    terms = list(dict.fromkeys(term for row in by_row.values() for term in row))
     if not terms:
         return Section(missing=("Missing: no training logged the terms' shares of the gradient.",))
-    lines = []
-    for name, row in found.items():
+    rows = []
+    for name, row in by_row.items():
         urls = {f"training {name}/{s}": inputs.trainings[name, s].source.url for s in inputs.seeds}
         cells = tuple(number_cell(row.get(term), f"{name}/{term}", urls, 1) for term in terms)
-        lines.append(Row(results.row(name).label, cells, results.row(name).kind))
+        rows.append(Row(results.row(name).label, cells, results.row(name).kind))
     note = (
         "Share of the sum of the terms' gradient norms at the towers' first taps, in the last phase, mean over seeds. "
         "A term of weight above 0 with a share near 0 is off in effect."
     )
     heads = tuple(Head("", term, "%") for term in terms)
-    return Section(tables=(Table("gradient_shares", "Shares of the gradient", heads, tuple(lines), (note,)),))
+    return Section(tables=(Table("gradient_shares", "Shares of the gradient", heads, tuple(rows), (note,)),))
 
 
 def deviations_section(inputs: SuiteInputs, results: Results) -> Section:
     """In what each method is not what was published."""
-    said = {cost.method: cost.deviations for cost in row_costs(inputs, results)}
-    lines = tuple(Row(method, (Cell(words),)) for method, words in said.items())
-    made = Table("deviations", "Deviations by method", (Head("", "here", words=True),), lines, stub="Method")
+    by_method = {cost.method: cost.deviations for cost in row_costs(inputs, results)}
+    rows = tuple(Row(method, (Cell(words),)) for method, words in by_method.items())
+    made = Table("deviations", "Deviations by method", (Head("", "here", words=True),), rows, stub="Method")
     return Section(tables=(made,))
 
 
 def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
     """What is missing, what one seed cannot say, and a budget that is not the same for all."""
-    said = []
+    notes = []
     if max((len(row.seeds) for row in results.trained), default=0) == 1:
-        said.append(
+        notes.append(
             "One seed: there is no interval, and a difference between two rows is one between two runs, which another "
             "seed may turn round. Run the suite with more seeds before anything is concluded."
         )
@@ -185,18 +177,18 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
         if row.missing:
             seeds = f", seed {', '.join(row.missing)}," if any(row.missing) else ""
             urls = " ".join(url or "(not given)" for url in row.missing.values())
-            said.append(f"Missing: {row.label}{seeds} is not measured yet: {urls}")
+            notes.append(f"Missing: {row.label}{seeds} is not measured yet: {urls}")
     gone = [f"{name}: {source.url}" for name, source in inputs.more.items() if not source.files]
-    said += [f"Missing: these evaluations are not complete yet: {'; '.join(gone)}"] if gone else []
+    notes += [f"Missing: these evaluations are not complete yet: {'; '.join(gone)}"] if gone else []
     if FULL in inputs.rows and not results.row(FULL).seeds:
-        said.append(f"The {FULL_METHOD} was not measured, so no difference to it can be given.")
+        notes.append(f"The {FULL_METHOD} was not measured, so no difference to it can be given.")
     budgets = {budget for cost in row_costs(inputs, results) for budget in cost.updates}
     if len(budgets) > 1:
-        said.append(
+        notes.append(
             f"The rows did not train for the same number of student updates ({', '.join(map(str, sorted(budgets)))}): "
             "they are not compared under one budget."
         )
-    return said
+    return notes
 
 
 # Suite -> title of the numbers' columns, and row -> numbers in percent. From the outline's Tables 2 and 4.

@@ -42,19 +42,17 @@ class Extra:
 
 
 NOTHING = Extra()
-
-
 SIZE = Column("parameters/both", Head("", "parameters", "M"), 1, 1e-6, exact=True)
 
 
-def columns_of(report: Results, parts: Mapping[str, Sequence[Field]]) -> list[Column]:
+def columns_of(results: Results, parts: Mapping[str, Sequence[Field]]) -> list[Column]:
     """The columns of the tasks that were measured; each data set of a task has its own group."""
-    found = []
+    columns = []
     for task, fields in parts.items():
-        for name in report.names(task):
-            wanted = [one for one in fields if any(f"{name}/{one.metric}" in row.values for row in report.rows)]
-            found += [column(name, one) for one in wanted]
-    return found
+        for name in results.names(task):
+            wanted = [one for one in fields if any(f"{name}/{one.metric}" in row.values for row in results.rows)]
+            columns += [column(name, one) for one in wanted]
+    return columns
 
 
 def column(name: str, one: Field) -> Column:
@@ -64,25 +62,25 @@ def column(name: str, one: Field) -> Column:
     return Column(f"{name}/{one.metric}", Head(group, one.label, one.unit), one.digits)
 
 
-def absent(report: Results, parts: Mapping[str, Sequence[Field]]) -> list[str]:
+def absent(results: Results, parts: Mapping[str, Sequence[Field]]) -> list[str]:
     """A sentence for each task that nobody was measured on: why, or which evaluation is missing."""
-    said = []
+    sentences = []
     for task, fields in parts.items():
-        if report.names(task):
+        if results.names(task):
             continue
-        reasons = dict.fromkeys(row.reasons[task] for row in report.rows if task in row.reasons)
+        reasons = dict.fromkeys(row.reasons[task] for row in results.rows if task in row.reasons)
         labels = ", ".join(one.label for one in fields)
-        said.append(
+        sentences.append(
             f"Not measured: {task}. {' '.join(reasons)}"
             if reasons
             else f"Missing: no {task} evaluation was given, which would hold {labels} "
             f"(python -m cmapkd_core.stages.evaluate --task {task})."
         )
-    return said
+    return sentences
 
 
 def build_table(
-    report: Results,
+    results: Results,
     key: str,
     title: str,
     columns: Sequence[Column],
@@ -101,40 +99,40 @@ def build_table(
     """
     if not columns:
         return Table(key, title, missing=tuple(missing))
-    shown = [row for row in report.rows if any(column.key in row.values for column in columns)]
-    left = [row.label for row in report.rows if row not in shown]
-    shown += [report.chance] if any(column.key in report.chance.values for column in columns) else []
+    shown = [row for row in results.rows if any(column.key in row.values for column in columns)]
+    left = [row.label for row in results.rows if row not in shown]
+    shown += [results.chance] if any(column.key in results.chance.values for column in columns) else []
     every = [*(c for c in lead if any(c.key in row.values for row in shown)), *columns]
-    n = Extra((Head("", "n"),), partial(_seeds, every)) if report.several else NOTHING
+    n = Extra((Head("", "n"),), partial(_seeds, every)) if results.several else NOTHING
     heads = (*before.heads, *(column.head for column in every), *after.heads, *n.heads)
-    lines = [
+    rows = [
         Row(row.label, (*before.cells(row), *_numbers(row, every), *after.cells(row), *n.cells(row)), row.kind)
         for row in shown
     ]
-    said = [*notes, *([spread_note()] if report.several else [])]
-    said += [f"Not measured for this table: {', '.join(left)}."] if left else []
-    return Table(key, title, heads, tuple(lines), tuple(said), tuple(missing))
+    all_notes = [*notes, *([spread_note()] if results.several else [])]
+    all_notes += [f"Not measured for this table: {', '.join(left)}."] if left else []
+    return Table(key, title, heads, tuple(rows), tuple(all_notes), tuple(missing))
 
 
 def _numbers(row: ModelResults, columns: Sequence[Column]) -> tuple[Cell, ...]:
-    found = {c: over_seeds(row, c.key) for c in columns}
-    known = {c: without_interval(one) if one and c.exact and not one.half else one for c, one in found.items()}
+    estimates = {c: over_seeds(row, c.key) for c in columns}
+    known = {c: without_interval(one) if one and c.exact and not one.half else one for c, one in estimates.items()}
     return tuple(
         mean_cell(one, f"{row.name}/{c.key}", row.origins.get(c.key, {}), c.digits, c.scale) for c, one in known.items()
     )
 
 
-def without_interval(found: Interval) -> Interval:
+def without_interval(estimate: Interval) -> Interval:
     """The mean of what is the same for every seed."""
-    return Interval(found.mean, None, found.n)
+    return Interval(estimate.mean, None, estimate.n)
 
 
 def _seeds(columns: Sequence[Column], row: ModelResults) -> tuple[Cell, ...]:
     """How many seeds the row's means are over, which may differ where some evaluations are missing."""
     if row.kind in ("teacher", "chance"):
         return (Cell(""),)
-    found = [over_seeds(row, column.key) for column in columns if not column.exact]
-    return (Cell(counted([one.n for one in found if one] or [len(row.seeds)])),)
+    estimates = [over_seeds(row, column.key) for column in columns if not column.exact]
+    return (Cell(counted([one.n for one in estimates if one] or [len(row.seeds)])),)
 
 
 def spread_note() -> str:

@@ -39,14 +39,14 @@ class Cost:
 
 def row_costs(inputs: SuiteInputs, results: Results) -> list[Cost]:
     """One line a row."""
-    found = [_cost(inputs, results.row(row)) for row in inputs.rows]
-    one = {cost.row: cost.step for cost in found}.get(cost_base(found))
-    return [dataclasses.replace(c, relative=c.step / one if c.step and one else None) for c in found]
+    costs = [_cost(inputs, results.row(row)) for row in inputs.rows]
+    one = {cost.row: cost.step for cost in costs}.get(cost_base(costs))
+    return [dataclasses.replace(c, relative=c.step / one if c.step and one else None) for c in costs]
 
 
-def cost_base(found: Iterable[Cost]) -> str:
+def cost_base(costs: Iterable[Cost]) -> str:
     """The row whose step takes 1: BASE where its steps were measured, or else the full method."""
-    return BASE if any(cost.row == BASE and cost.step for cost in found) else FULL
+    return BASE if any(cost.row == BASE and cost.step for cost in costs) else FULL
 
 
 def _cost(inputs: SuiteInputs, row: ModelResults) -> Cost:
@@ -68,7 +68,7 @@ def _cost(inputs: SuiteInputs, row: ModelResults) -> Cost:
 
 def gradient_shares(inputs: SuiteInputs) -> dict[str, dict[str, float]]:
     """Row -> term -> its share of the gradient in the last phase that has one, in percent, a mean over seeds."""
-    found: dict[str, dict[str, float]] = {}
+    by_row: dict[str, dict[str, float]] = {}
     for row in inputs.rows:
         terms: dict[str, list[float]] = {}
         for seed in inputs.seeds:
@@ -76,8 +76,8 @@ def gradient_shares(inputs: SuiteInputs) -> dict[str, dict[str, float]]:
             last = [point["shares"] for point in trace if point["phase"] == trace[-1]["phase"]]
             for term in {term for point in last for term in point}:
                 terms.setdefault(term, []).append(100 * float(np.mean([point.get(term, 0.0) for point in last])))
-        found[row] = {term: float(np.mean(values)) for term, values in sorted(terms.items()) if any(values)}
-    return found
+        by_row[row] = {term: float(np.mean(values)) for term, values in sorted(terms.items()) if any(values)}
+    return by_row
 
 
 def costs_as_json(inputs: SuiteInputs, results: Results) -> dict[str, Any]:

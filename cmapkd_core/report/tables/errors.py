@@ -10,38 +10,30 @@ from cmapkd_core.report.read.run import RunInputs, origins
 from cmapkd_core.report.tables.table import Cell, Head, Row, Table, number_cell
 
 FIRST = (1, 10)  # a query is right where a right answer is among the first 1, or 10
-
-
 OUTCOMES = ("both right", "teacher alone", "student alone", "neither")
-
-
 LEAST_IMAGES = 5  # a class with fewer is no evidence
-
-
 CLASSES = 8  # shown
-
-
 COMPARED_EVALUATIONS = ("teacher_eval", "student_eval")
 
 
 def queries_by_outcome(inputs: RunInputs) -> Table:
     """Shares of the queries by outcome."""
-    theirs, ours = (inputs.source(name).json("retrieval.json") for name in COMPARED_EVALUATIONS)
+    teacher, student = (inputs.source(name).json("retrieval.json") for name in COMPARED_EVALUATIONS)
     urls = origins(inputs, *COMPARED_EVALUATIONS)
     lines = []
     for side, title in SIDES.items():
         for k in FIRST:
-            found = outcome_shares(ours[side], theirs[side], k)
+            found = outcome_shares(student[side], teacher[side], k)
             cells = [number_cell(found[name], f"{side}/R@{k}/{name}", urls, 1) for name in OUTCOMES]
-            lines.append(Row(f"{title}, first {k}", (*cells, Cell(str(len(ours[side]))))))
+            lines.append(Row(f"{title}, first {k}", (*cells, Cell(str(len(student[side]))))))
     heads = (*(Head("", name, "%") for name in OUTCOMES), Head("", "queries"))
     return Table("errors_queries", "Queries by who answers them", heads, tuple(lines), stub="Right answer in")
 
 
-def outcome_shares(ours: dict[str, Any], theirs: dict[str, Any], k: int) -> dict[str, float]:
+def outcome_shares(student: dict[str, Any], teacher: dict[str, Any], k: int) -> dict[str, float]:
     """Percent of the queries by outcome; queries of the student that the teacher was not asked are left out."""
-    known = [query for query in ours if query in theirs]
-    pairs = [(theirs[q]["rank"] <= k, ours[q]["rank"] <= k) for q in known]
+    known = [query for query in student if query in teacher]
+    pairs = [(teacher[q]["rank"] <= k, student[q]["rank"] <= k) for q in known]
     wanted = dict(zip(OUTCOMES, ((True, True), (True, False), (False, True), (False, False)), strict=True))
     return {name: 100 * pairs.count(outcome) / max(1, len(pairs)) for name, outcome in wanted.items()}
 
@@ -52,19 +44,19 @@ def classes_by_fall(inputs: RunInputs) -> Table:
     Raises:
         Missing: one of the two has no zero-shot result.
     """
-    theirs, ours = (_by_class(inputs, name) for name in COMPARED_EVALUATIONS)
+    teacher, student = (_by_class(inputs, name) for name in COMPARED_EVALUATIONS)
     urls = origins(inputs, *COMPARED_EVALUATIONS)
-    known = [name for name, row in ours.items() if name in theirs and row["images"] >= LEAST_IMAGES]
+    known = [name for name, row in student.items() if name in teacher and row["images"] >= LEAST_IMAGES]
     if not known:
         raise Missing(f"Not shown: no class has {LEAST_IMAGES} test images, so no class is evidence by itself.")
-    fall = {name: theirs[name]["top1"] - ours[name]["top1"] for name in known}
+    fall = {name: teacher[name]["top1"] - student[name]["top1"] for name in known}
     worst = sorted(known, key=lambda name: (-fall[name], name))[:CLASSES]
     lines = []
     for name in worst:
-        values = {"teacher": theirs[name]["top1"], "student": ours[name]["top1"]}
+        values = {"teacher": teacher[name]["top1"], "student": student[name]["top1"]}
         cells = [number_cell(value, f"{name}/{who}", urls, 1) for who, value in values.items()]
         change = number_cell(-fall[name], f"{name}/change", urls, 1, sign="+")
-        lines.append(Row(name, (*cells, change, Cell(str(ours[name]["images"])))))
+        lines.append(Row(name, (*cells, change, Cell(str(student[name]["images"])))))
     heads = (*(Head("", who, "%") for who in ("teacher", "student")), Head("", "change", "points"), Head("", "images"))
     title = f"Zero-shot top-1 of the {len(worst)} classes with the greatest fall"
     note = f"Of {len(known)} classes with at least {LEAST_IMAGES} test images; the others are too few to say anything."

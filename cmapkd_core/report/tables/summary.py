@@ -31,8 +31,8 @@ PRINTED = {
 
 def values_of(row: ModelResults, keys: Iterable[str] = KEYS) -> dict[str, float]:
     """Those of a run's numbers that were measured."""
-    found = ((key, over_seeds(row, key)) for key in keys)
-    return {key: one.mean for key, one in found if one}
+    estimates = ((key, over_seeds(row, key)) for key in keys)
+    return {key: one.mean for key, one in estimates if one}
 
 
 def run_text(results: Results) -> str:
@@ -63,8 +63,8 @@ def run_as_json(inputs: RunInputs, results: Results) -> dict[str, Any]:
 
 def _run_row(inputs: RunInputs, row: ModelResults) -> dict[str, Any]:
     source = inputs.source(ROLES[row.name].evaluation)
-    found = {"name": source.name, "label": row.label, "url": source.url}
-    return found | {"values": values_of(row), "missing": source.lack(METRICS)}
+    facts = {"name": source.name, "label": row.label, "url": source.url}
+    return facts | {"values": values_of(row), "missing": source.lack(METRICS)}
 
 
 def run_metrics(results: Results) -> dict[str, float]:
@@ -108,13 +108,13 @@ def _suite_row(row: ModelResults) -> dict[str, Any]:
 
 
 def _intervals_as_json(row: ModelResults, keys: Iterable[str]) -> dict[str, Any]:
-    found = {key: over_seeds(row, key) for key in keys}
-    return {key: _interval_as_json(one) if one else None for key, one in found.items()}
+    estimates = {key: over_seeds(row, key) for key in keys}
+    return {key: _interval_as_json(one) if one else None for key, one in estimates.items()}
 
 
-def _interval_as_json(found: Interval) -> dict[str, Any]:
-    ends = {"low": found.low, "high": found.high, "n": found.n, "excludes_zero": found.excludes_zero}
-    return {"mean": found.mean, **ends}
+def _interval_as_json(estimate: Interval) -> dict[str, Any]:
+    ends = {"low": estimate.low, "high": estimate.high, "n": estimate.n, "excludes_zero": estimate.excludes_zero}
+    return {"mean": estimate.mean, **ends}
 
 
 def suite_text(results: Results) -> str:

@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its notes; one without lines has `missing` sentences in their place.
+    """A table with its notes; one without rows has `missing` sentences in their place.
 
     key: what its files are called; one that begins with `table2` is the paper's Table 2. title: without a full stop.
     stub: the heading of the column that names the rows.
@@ -58,7 +58,7 @@ class Table:
     key: str
     title: str
     heads: tuple[Head, ...] = ()
-    lines: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     stub: str = ""
@@ -87,7 +87,7 @@ class Table:
 
     def width(self) -> int:
         """Characters of the widest row, about."""
-        rows = [[line.label, *(cell.text() for cell in line.cells)] for line in self.lines]
+        rows = [[line.label, *(cell.text() for cell in line.cells)] for line in self.rows]
         return sum(max(map(len, column)) for column in zip(*rows, strict=True))
 
     def units(self) -> list[str]:
@@ -96,11 +96,11 @@ class Table:
 
     def origins(self) -> dict[str, str]:
         """Every artifact that a value is from, name -> URL."""
-        return {name: url for line in self.lines for cell in line.cells for name, url in cell.origins.items()}
+        return {name: url for row in self.rows for cell in row.cells for name, url in cell.origins.items()}
 
 
 def mean_cell(
-    found: Interval | None,
+    estimate: Interval | None,
     number: str,
     origins: dict[str, str],
     digits: int = 1,
@@ -110,10 +110,10 @@ def mean_cell(
 
     Where all seeds gave one value no interval is claimed, as in `difference`.
     """
-    if found is None:
+    if estimate is None:
         return Cell()
-    half = None if found.half is None else found.half * scale
-    scaled = Interval(found.mean * scale, half, found.n)
+    half = None if estimate.half is None else estimate.half * scale
+    scaled = Interval(estimate.mean * scale, half, estimate.n)
     spread = "" if half is None else f"± {half:.{digits}f}" if half else "no spread"
     return Cell(f"{scaled.mean:.{digits}f}", spread, interval=scaled, number=number, origins=origins)
 
@@ -127,27 +127,29 @@ def number_cell(
     return Cell(f"{value:{sign}.{digits}f}", interval=Interval(value, None, 1), number=number, origins=origins)
 
 
-def difference_cell(found: Interval | None, number: str, origins: dict[str, str], digits: int = 1) -> Cell:
+def difference_cell(estimate: Interval | None, number: str, origins: dict[str, str], digits: int = 1) -> Cell:
     """`-1.20 [-2.03 to -0.37]`, bold where the interval excludes zero; the difference alone of one seed."""
-    if found is None:
+    if estimate is None:
         return Cell()
-    return Cell(f"{found.mean:+.{digits}f}", ends(found, digits), found.excludes_zero, found, number, origins)
+    return Cell(
+        f"{estimate.mean:+.{digits}f}", ends(estimate, digits), estimate.excludes_zero, estimate, number, origins
+    )
 
 
-def ends(found: Interval, digits: int = 2) -> str:
+def ends(estimate: Interval, digits: int = 2) -> str:
     """`[-2.03 to -0.37]`, `[no spread]` where all seeds gave the same value, nothing of one seed."""
-    if found.half is None:
+    if estimate.half is None:
         return ""
-    return f"[{found.low:+.{digits}f} to {found.high:+.{digits}f}]" if found.half else "[no spread]"
+    return f"[{estimate.low:+.{digits}f} to {estimate.high:+.{digits}f}]" if estimate.half else "[no spread]"
 
 
-def ruled(lines: Iterable[Row]) -> list[list[Row]]:
+def ruled(rows: Iterable[Row]) -> list[list[Row]]:
     """The lines in groups of neighbours of one kind; our own rows belong to those before them."""
     groups: list[list[Row]] = []
-    for line in lines:
-        kind = "" if line.kind == "ours" else line.kind
+    for row in rows:
+        kind = "" if row.kind == "ours" else row.kind
         if groups and ("" if groups[-1][0].kind == "ours" else groups[-1][0].kind) == kind:
-            groups[-1].append(line)
+            groups[-1].append(row)
         else:
-            groups.append([line])
+            groups.append([row])
     return groups

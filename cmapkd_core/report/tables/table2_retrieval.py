@@ -17,20 +17,10 @@ from cmapkd_core.report.tables.table import Head, Row, Table, difference_cell
 RECALL_FIELDS = {
     side: tuple(Field(f"{side}/R@{k}", group, f"R@{k}") for k in (1, 5, 10)) for side, group in SIDES.items()
 }
-
-
 MEDIANS = {side: (Field(f"{side}/median_rank", group, "median rank", ""),) for side, group in SIDES.items()}
-
-
 MEAN_FIELD = Field(MEAN_RECALL, "Both ways", "mean recall")
-
-
 RANK_FIELD = Field(GEOMETRIC_RANK, "Both ways", "geometric mean rank", "")
-
-
 LOWER = "Of ranks lower is better; their geometric mean hears every query, and varies less between seeds than R@k."
-
-
 # Other countings of the same rankings, for the folder alone: below TASK[-DATASET], and what they are.
 COUNTINGS = {
     "per_caption": "every caption a candidate of its own, as published figures are counted",
@@ -39,49 +29,49 @@ COUNTINGS = {
 }
 
 
-def retrieval_tables(report: Results, key: str, title: str) -> list[Table]:
+def retrieval_tables(results: Results, key: str, title: str) -> list[Table]:
     """Table 2, one a data set; with median ranks where no interval takes their room. Other countings are asides."""
-    fields = [one for side in SIDES for one in (*RECALL_FIELDS[side], *(() if report.several else MEDIANS[side]))]
+    fields = [one for side in SIDES for one in (*RECALL_FIELDS[side], *(() if results.several else MEDIANS[side]))]
     made = []
-    for name in report.names("retrieval"):
+    for name in results.names("retrieval"):
         columns = [column(name, one) for one in (*fields, MEAN_FIELD, RANK_FIELD)]
-        own, where = _file(key, name.partition("-")[2]), f"{title} on {report.where(name)}"
-        notes = _retrieval_notes(report, name)
-        made.append(build_table(report, own, where, columns, notes=notes, lead=[SIZE]))
+        own, where = _file(key, name.partition("-")[2]), f"{title} on {results.where(name)}"
+        notes = _retrieval_notes(results, name)
+        made.append(build_table(results, own, where, columns, notes=notes, lead=[SIZE]))
         for counting, meant in COUNTINGS.items():
             columns = [
                 column(name, replace(one, metric=f"{counting}/{one.metric}"))
                 for one in (*fields, MEAN_FIELD, RANK_FIELD)
             ]
-            if any(c.key in row.values for c in columns for row in report.rows):
+            if any(c.key in row.values for c in columns for row in results.rows):
                 other = build_table(
-                    report, _file(own, counting.replace("/", "_")), f"{where}: {meant}", columns, lead=[SIZE]
+                    results, _file(own, counting.replace("/", "_")), f"{where}: {meant}", columns, lead=[SIZE]
                 )
                 made.append(replace(other, aside=True))
-    return made or [Table(key, title, missing=tuple(absent(report, {"retrieval": fields})))]
+    return made or [Table(key, title, missing=tuple(absent(results, {"retrieval": fields})))]
 
 
 def _file(key: str, part: str) -> str:
     return f"{key}_{part}" if part else key
 
 
-def _retrieval_notes(report: Results, name: str) -> list[str]:
-    images, captions = (report.facts[f"{name}/{fact}"] for fact in ("images", "captions"))
+def _retrieval_notes(results: Results, name: str) -> list[str]:
+    images, captions = (results.facts[f"{name}/{fact}"] for fact in ("images", "captions"))
     notes = [
         f"{images:.0f} images, {captions:.0f} distinct captions. R@k: share of the queries with a right answer among "
         "the first k; captions that several images share are right for all of them, ties count against the model. "
         + LOWER
     ]
-    ours = next((row for row in report.rows if row.kind == "ours" and f"{name}/i2t/R@1" in row.values), None)
-    if ours and not report.several:
+    student = next((row for row in results.rows if row.kind == "ours" and f"{name}/i2t/R@1" in row.values), None)
+    if student and not results.several:
         errors = [
-            f"{standard_error(found.mean, n):.1f} ({group.lower()})"
+            f"{standard_error(recall.mean, n):.1f} ({group.lower()})"
             for (side, group), n in zip(SIDES.items(), (images, captions), strict=True)
-            if (found := over_seeds(ours, f"{name}/{side}/R@1"))
+            if (recall := over_seeds(student, f"{name}/{side}/R@1"))
         ]
         notes.append(
-            f"One seed. One binomial standard error of R@1 of “{ours.label}”, in points: {' and '.join(errors)}, the "
-            "queries taken as independent."
+            f"One seed. One binomial standard error of R@1 of “{student.label}”, in points: {' and '.join(errors)}, "
+            "the queries taken as independent."
         )
     return notes
 

@@ -18,23 +18,23 @@ MAIN = (
 )
 
 
-def ablation_tables(report: Results, key: str, title: str) -> list[Table]:
+def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
     """Table 4: what each row is, its main numbers, and its difference to the full method, seed by seed."""
     parts = {"retrieval": MAIN, "zeroshot": ZEROSHOT[:1], "vqa": VQA[:1]}
     compared_by = {Head("", f"mean recall minus {FULL_METHOD}", "points"): f"retrieval/{MEAN_RECALL}"}
     compared_by |= {Head("", f"geometric mean rank minus {FULL_METHOD}"): f"retrieval/{GEOMETRIC_RANK}"}
 
-    changes = differences(report)
-    full = next((row.origins for row in report.rows if row.kind == "ours"), {})
+    changes = differences(results)
+    full = next((row.origins for row in results.rows if row.kind == "ours"), {})
 
-    def told(row: ModelResults) -> tuple[Cell, ...]:
+    def meaning_cell(row: ModelResults) -> tuple[Cell, ...]:
         return (Cell(meaning(row.name) if row.kind in ("", "ours") else ""),)
 
     def compared(row: ModelResults) -> tuple[Cell, ...]:
-        found = changes.get(row.name, {})
+        differences_of_row = changes.get(row.name, {})
         names = {number: f"{row.name}/minus full method/{number}" for number in compared_by.values()}
         return tuple(
-            difference_cell(found.get(key), name, row.origins.get(key, {}) | full.get(key, {}))
+            difference_cell(differences_of_row.get(key), name, row.origins.get(key, {}) | full.get(key, {}))
             for key, name in names.items()
         )
 
@@ -42,13 +42,13 @@ def ablation_tables(report: Results, key: str, title: str) -> list[Table]:
     note = f"Bold: the {100 * LEVEL:.0f} % interval of the difference, taken seed by seed, excludes zero. {LOWER}"
     return [
         build_table(
-            report,
+            results,
             key,
             title,
-            columns_of(report, parts),
-            notes=[note] if changes and report.several else [],
-            missing=absent(report, parts),
-            before=Extra((Head("", "what it is", words=True),), told),
+            columns_of(results, parts),
+            notes=[note] if changes and results.several else [],
+            missing=absent(results, parts),
+            before=Extra((Head("", "what it is", words=True),), meaning_cell),
             after=last if changes else Extra(),
         )
     ]

@@ -13,11 +13,7 @@ from cmapkd_core.report.tables.build import SIZE, Column, Extra, Field, absent, 
 from cmapkd_core.report.tables.table import Cell, Head, Table, mean_cell
 
 TOWERS = ("image", "text")
-
-
 R1 = "retrieval/i2t/R@1"
-
-
 _BATCH = re.compile(rf"{EFFICIENCY}/image/(?:latency_ms|throughput)/b(\d+)")
 
 
@@ -42,40 +38,42 @@ def times(teacher: float, own: float) -> float:
     return teacher / own
 
 
-def efficiency_tables(report: Results, key: str, title: str) -> list[Table]:
+def efficiency_tables(results: Results, key: str, title: str) -> list[Table]:
     """Parameters, FLOPs, latency and throughput beside R@1, and ratios to the teacher where it was measured."""
     wanted = tuple(Field("", "", label) for label in ("GFLOPs", "latency", "throughput"))
-    costs = _costs(report)
+    costs = _costs(results)
     sizes = {f"parameters/{tower}": tower for tower in TOWERS} | {SIZE.key: "both"}
     lead = [Column(name, Head("Parameters", label, "M"), 1, 1e-6, exact=True) for name, label in sizes.items()]
     return [
         build_table(
-            report,
+            results,
             key,
             title,
             costs,
-            notes=_notes(report),
-            missing=absent(report, {EFFICIENCY: wanted}),
+            notes=_notes(results),
+            missing=absent(results, {EFFICIENCY: wanted}),
             lead=lead,
-            after=_against(report, costs),
+            after=_against(results, costs),
         )
     ]
 
 
-def _costs(report: Results) -> list[Column]:
+def _costs(results: Results) -> list[Column]:
     """Work of each tower; latency at the smallest measured batch, throughput at the largest."""
-    batches = sorted({int(m[1]) for row in report.rows for key in row.values if (m := _BATCH.fullmatch(key))})
-    found = [Column(f"{EFFICIENCY}/{tower}/gflops", Head("GFLOPs", tower), 2, exact=True) for tower in TOWERS]
+    batches = sorted({int(m[1]) for row in results.rows for key in row.values if (m := _BATCH.fullmatch(key))})
+    columns = [Column(f"{EFFICIENCY}/{tower}/gflops", Head("GFLOPs", tower), 2, exact=True) for tower in TOWERS]
     if batches:
         least, most = batches[0], batches[-1]
-        found.append(Column(f"{EFFICIENCY}/image/latency_ms/b{least}", Head("Image tower", f"batch {least}", "ms")))
-        found.append(Column(f"{EFFICIENCY}/image/throughput/b{most}", Head("Image tower", f"batch {most}", "images/s")))
-    return [column for column in found if any(column.key in row.values for row in report.rows)]
+        columns.append(Column(f"{EFFICIENCY}/image/latency_ms/b{least}", Head("Image tower", f"batch {least}", "ms")))
+        columns.append(
+            Column(f"{EFFICIENCY}/image/throughput/b{most}", Head("Image tower", f"batch {most}", "images/s"))
+        )
+    return [column for column in columns if any(column.key in row.values for row in results.rows)]
 
 
-def _against(report: Results, costs: list[Column]) -> Extra:
+def _against(results: Results, costs: list[Column]) -> Extra:
     """R@1, and what the model saves against the teacher."""
-    teacher = report.teacher
+    teacher = results.teacher
     latency = next((column.key for column in costs if "latency" in column.key), "")
     ratios = [
         Ratio(SIZE.key, "parameters saved", "%", 1, saved),
@@ -100,12 +98,12 @@ def _ratio(teacher: ModelResults | None, row: ModelResults, ratio: Ratio) -> Cel
     if teacher is None or row is teacher or ratio.key not in row.values:
         return Cell()
     (base,) = teacher.values[ratio.key].values()
-    found = interval([ratio.of(base, value) for value in row.values[ratio.key].values()])
-    found = found if found.half else without_interval(found)  # of sizes
+    estimate = interval([ratio.of(base, value) for value in row.values[ratio.key].values()])
+    estimate = estimate if estimate.half else without_interval(estimate)  # of sizes
     origins = {**teacher.origins[ratio.key], **row.origins[ratio.key]}
-    return mean_cell(found, f"{row.name}/against teacher/{ratio.key}", origins, ratio.digits)
+    return mean_cell(estimate, f"{row.name}/against teacher/{ratio.key}", origins, ratio.digits)
 
 
-def _notes(report: Results) -> list[str]:
-    said = [f"{what}: {report.tools[what]}." for what in ("FLOPs", "Times", "Beware") if what in report.tools]
-    return [*said, "Work and times are those of one tower on samples of the size that the model takes."]
+def _notes(results: Results) -> list[str]:
+    tools = [f"{what}: {results.tools[what]}." for what in ("FLOPs", "Times", "Beware") if what in results.tools]
+    return [*tools, "Work and times are those of one tower on samples of the size that the model takes."]
