@@ -38,12 +38,12 @@ def of_run(inputs: RunInputs) -> Pages:
     Raises:
         InputError: models were measured on different data.
     """
-    main, results, recipe = run_results(inputs.main()), run_results(inputs), inputs.recipe
+    main, results, recipe = run_results(inputs.without_further()), run_results(inputs), inputs.recipe
     sections = build_sections(RUN_HEADINGS, inputs, results)
     facts = f"recipe {recipe.name}, ablation {inputs.ablation}, seed {recipe.seed}"
     return Pages(
         title=f"{inputs.run}: {facts}",
-        html=page("report.html.j2", RUN_HEADINGS, sections, inputs=inputs, facts=main.facts, sides=SIDES),
+        html=page("run.html.j2", RUN_HEADINGS, sections, inputs=inputs, facts=main.facts, sides=SIDES),
         markdown=document(inputs.run, f"{facts}, method {recipe.method.name}", RUN_HEADINGS, sections),
         table=run_as_json(inputs, main),
         headings=RUN_HEADINGS,

@@ -1,4 +1,8 @@
-"""Every interval that a report shows: means over seeds, paired differences, sampling errors. Pure functions."""
+"""Every interval that a report shows: means over seeds, paired differences, sampling errors. Pure functions.
+
+One t-interval serves all: over seeds for a model's numbers and for a suite's differences, over queries for the gain of
+a run's student. The quantiles are scipy's; what is paired with what, the note below each table says.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n seeds; `half` is half the width of its interval, None of a single seed."""
+    """A mean over n values, one a seed or one a query; `half` is half the width of its interval, None of one value."""
 
     mean: float
     half: float | None
@@ -66,8 +70,8 @@ class Interval:
     def excludes_zero(self) -> bool:
         """True where 0 lies outside of the interval.
 
-        Never of a single seed, and never where all seeds gave the very same value: that is no spread of 0 but one
-        that the seeds at hand do not show (accuracies are counts, and few seeds agree by chance).
+        Never of one value, and never where all values are the very same: that is no spread of 0 but one that the
+        seeds at hand do not show (accuracies are counts, and few seeds agree by chance).
         """
         return self.half is not None and self.half > 0 and abs(self.mean) > self.half
 
@@ -76,7 +80,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Mean and two-sided t-interval with n - 1 degrees of freedom: mean +- t * s / sqrt(n).
 
     Args:
-        values: one number a seed, taken as independent and about normal.
+        values: one number a seed, or one a query; taken as independent, their mean as about normal.
 
     Raises:
         ValueError: no value.

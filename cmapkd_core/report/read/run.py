@@ -27,7 +27,7 @@ class RunInputs:
         """The artifact of that name; one that was not given has no file."""
         return self.sources.get(name, Source(name))
 
-    def main(self) -> RunInputs:
+    def without_further(self) -> RunInputs:
         """The run without its further evaluations."""
         return replace(self, sources={name: one for name, one in self.sources.items() if "/" not in name})
 
@@ -86,8 +86,8 @@ def run_results(inputs: RunInputs) -> Results:
 
 def _label(inputs: RunInputs, name: str) -> str:
     """The student is called distilled where its method has a teacher."""
-    taught = METHODS[inputs.recipe.method.name].teacher
-    return ROLES[name].label if taught or name != "student" else f"Student, {inputs.ablation}"
+    has_teacher = METHODS[inputs.recipe.method.name].teacher
+    return ROLES[name].label if has_teacher or name != "student" else f"Student, {inputs.ablation}"
 
 
 def check_run_names(names: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ def page(template: str, headings: Mapping[str, Heading], sections: Mapping[str, 
     """The page as text.
 
     Args:
-        template: report.html.j2 of a run, suite.html.j2 of a suite. content: what it shows beside the sections.
+        template: run.html.j2 of a run, suite.html.j2 of a suite. content: what it shows beside the sections.
     """
     return environment().get_template(template).render(headings=headings, sections=sections, **content)
 

@@ -142,7 +142,7 @@ RUN_HEADINGS: dict[str, Heading] = {
     "errors": Heading("Where it errs", _alone(errors_section)),
     "losses": Heading("Losses and learning rates", _alone(losses_section)),
     "difficulty": Heading("Level weights against difficulty", _alone(difficulty_section), "Figure 3"),
-    "kinds": Heading("Level weights of four kinds of sample", _alone(groups_section), "Figure 4", "kinds.html.j2"),
+    "kinds": Heading("Level weights of four kinds of sample", _alone(groups_section), "Figure 4", "figure4.html.j2"),
     "policy": Heading("Level weights over training", _alone(policy_section)),
     "map": Heading("Levels of teacher and student", _alone(map_section), "Figure 5"),
     "crossmodal": Heading("Image levels and text levels", _alone(crossmodal_section), "Figure 6"),
