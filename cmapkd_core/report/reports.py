@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cmapkd_core.report.read.names import FULL_METHOD, label
 from cmapkd_core.report.read.results import SIDES
 from cmapkd_core.report.read.run import RunInputs, run_results
-from cmapkd_core.report.read.suite import SuiteInputs, suite_results, suite_urls
+from cmapkd_core.report.read.suite import FULL_METHOD, SuiteInputs, label, suite_results, suite_urls
 from cmapkd_core.report.render.html import page
 from cmapkd_core.report.render.markdown import document
 from cmapkd_core.report.sections.run import RUN_HEADINGS

@@ -128,6 +128,7 @@ def test_sampling_error_counts_and_sources_are_named(made):
     # R@1 of 30 % over 20 queries: sqrt(0.3 * 0.7 / 20) = 10.2 points.
     assert "10.2 (image to text) and 10.2 (text to image)" in words_
     assert "20 images and 20 distinct captions" in words_
+    assert "Paired t-intervals over the test queries at 95 %" in words_
     assert "| Image to text | +10.0 [" in text
     for name in ("teacher_eval", "student_eval", "shards", "warmup", "joint", "teacher", "levels"):
         assert f"s3://bucket/{name}/0123" in words_

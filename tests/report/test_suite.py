@@ -18,13 +18,13 @@ from scipy.stats import ttest_1samp
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES, resolve
 from cmapkd_core.report.read.artifacts import Source
-from cmapkd_core.report.read.names import label
 from cmapkd_core.report.read.suite import (
     MEAN,
     RANK,
     SuiteInputs,
     Training,
     check_suite_names,
+    label,
     suite_results,
 )
 from cmapkd_core.report.reports import of_suite
@@ -129,6 +129,7 @@ def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteIn
     html, text = pages(inputs)
     shown = {f"{one.mean:+.1f}" for row in differences(table).values() for one in row.values() if one.excludes_zero}
     assert set(Reader(html).bold) == shown
+    assert "the 95 % paired t-interval over the seeds excludes zero" in Reader(html).words
     for name, row in differences(table).items():
         for key in ("retrieval/i2t/R@1", "zeroshot/top1"):
             (line,) = [

@@ -1,17 +1,57 @@
-"""Tables with a row a sample: level weights with the teacher's embeddings, and pooled levels."""
+"""What a report shows of single samples: their pictures, level weights with the teacher's embeddings, pooled levels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from cmapkd_core.config import ALL_LEVELS, VISION_LEVELS
+from cmapkd_core.data.images import shown
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.run import RunInputs
+
+THUMBNAIL = 112  # pixels; shown at half of that and less, so that it is sharp on dense screens
+
+
+def square_picture(inputs: RunInputs, key: str) -> Image.Image:
+    """One picture, shrunk and centred.
+
+    Raises:
+        Missing: the report was given no shards.
+        BadImageError: the stored picture cannot be read.
+    """
+    with shown(inputs.picture(key), inputs.recipe.data.max_pixels) as image:
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        paper = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
+        paper.paste(image, ((THUMBNAIL - image.width) // 2, (THUMBNAIL - image.height) // 2))
+    return paper
+
+
+def data_url(image: Image.Image) -> str:
+    """The image as a small JPEG in a data URL."""
+    out = io.BytesIO()
+    image.save(out, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def thumbnails(inputs: RunInputs) -> Callable[[str], str]:
+    """A function from an image's key to its data URL; each picture is read and shrunk once."""
+    known: dict[str, str] = {}
+
+    def show(key: str) -> str:
+        if key not in known:
+            known[key] = data_url(square_picture(inputs, key))
+        return known[key]
+
+    return show
+
 
 WEIGHTS_FILE, STATISTICS_FILE = "weights.parquet", "sample_stats.parquet"  # both in one artifact
 MOST_SAMPLES = 5000  # the first of a data set, in the table's shuffled order: neighbours are looked for among them

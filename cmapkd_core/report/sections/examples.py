@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.read.pictures import thumbnails
 from cmapkd_core.report.read.run import EVALUATIONS, ROLES, RunInputs, origins
+from cmapkd_core.report.read.samples import thumbnails
 from cmapkd_core.report.sections.section import Section
 
 Queries = dict[str, dict[str, Any]]  # i2t or t2i of retrieval.json

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cmapkd_core.report.read.names import FULL_METHOD, meaning
 from cmapkd_core.report.read.results import GEOMETRIC_RANK, MEAN_RECALL, SIDES, ModelResults, Results
+from cmapkd_core.report.read.suite import FULL_METHOD, meaning
 from cmapkd_core.report.significance import LEVEL, differences
 from cmapkd_core.report.tables.build import Extra, Field, absent, build_table, columns_of
 from cmapkd_core.report.tables.table import Cell, Head, Table, difference_cell
@@ -39,7 +39,7 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
         )
 
     last = Extra(tuple(compared_by), compared)
-    note = f"Bold: the {100 * LEVEL:.0f} % interval of the difference, taken seed by seed, excludes zero. {LOWER}"
+    note = f"Bold: the {100 * LEVEL:.0f} % paired t-interval of the difference over the seeds excludes zero. {LOWER}"
     return [
         build_table(
             results,
