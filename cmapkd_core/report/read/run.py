@@ -60,7 +60,7 @@ ROLES = {
     "reference": Role("reference_eval", "Student fine-tuned, no teacher", "no teacher"),
     "student": Role("student_eval", "Student distilled", "student", "ours"),
 }
-EVALUATIONS = tuple(role.evaluation for role in ROLES.values())
+MAIN_EVALUATIONS = tuple(role.evaluation for role in ROLES.values())
 ARTIFACTS = (
     *("shards", "teacher", "warmup", "alsn", "joint", "reference"),
     *("teacher_eval", "before_eval", "student_eval", "reference_eval", "levels"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.read.run import EVALUATIONS, ROLES, RunInputs, origins
+from cmapkd_core.report.read.run import MAIN_EVALUATIONS, ROLES, RunInputs, origins
 from cmapkd_core.report.read.samples import thumbnails
 from cmapkd_core.report.sections.section import Section
 
@@ -111,4 +111,4 @@ CHOICE = (
 def examples_section(inputs: RunInputs) -> Section:
     """Pictures with the captions found, and captions with the pictures found."""
     groups = {side: collect(inputs, side, count) for side, count in EXAMPLES.items()}
-    return Section(CHOICE, urls=origins(inputs, "shards", *EVALUATIONS), content=groups)
+    return Section(CHOICE, urls=origins(inputs, "shards", *MAIN_EVALUATIONS), content=groups)

@@ -10,7 +10,7 @@ from cmapkd_core.report.figures.comparisons import draw_recalls
 from cmapkd_core.report.figures.style import Drawing
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import METRICS, SIDES, Results
-from cmapkd_core.report.read.run import EVALUATIONS, ROLES, RunInputs, origins
+from cmapkd_core.report.read.run import MAIN_EVALUATIONS, ROLES, RunInputs, origins
 from cmapkd_core.report.sections.examples import examples_section
 from cmapkd_core.report.sections.levels import crossmodal_section, map_section, teacher_section
 from cmapkd_core.report.sections.losses import losses_section
@@ -35,7 +35,7 @@ def retrieval_section(inputs: RunInputs, results: Results) -> Section:
     reasons = {row.label: inputs.source(ROLES[row.name].evaluation).lack(METRICS) for row in results.rows}
     absent = tuple(f"{label}: {reason}" for label, reason in reasons.items() if reason)
     plots = tuple(dots(results))
-    urls = {name: url for one in made for name, url in one.origins().items()} | origins(inputs, *EVALUATIONS)
+    urls = {name: url for one in made for name, url in one.origins().items()} | origins(inputs, *MAIN_EVALUATIONS)
     tables = (*made, *gain_tables(inputs, results))
     return Section(DOTS if plots else "", plots, tables, absent, wide=True, tables_first=True, urls=urls)
 
@@ -101,7 +101,7 @@ def models_section(inputs: RunInputs, results: Results) -> Section:
         raise Missing(f"Missing: no evaluation holds {MODEL_FILE}; those of version 0.1 do not.")
     heads = tuple(Head("", label, words=True) for label in MODEL_HEADS)
     made = Table("models", "As they were built", heads, tuple(rows), (MODEL_NOTE,), stub="Model")
-    return Section(tables=(made,), missing=tuple(absent), urls=origins(inputs, *EVALUATIONS))
+    return Section(tables=(made,), missing=tuple(absent), urls=origins(inputs, *MAIN_EVALUATIONS))
 
 
 def model_cells(identity: Mapping[str, Any]) -> tuple[str, ...]:
