@@ -31,7 +31,7 @@ KEPT = ["key", *(f"u_{level}" for level in ALL_LEVELS)]
 def measured(context: Context, phase: str) -> pa.Table:
     """Utilities in the batches and crops of a phase's stream."""
     setup = TrainingSetup(context, "joint", *build_method(context.recipe, context))
-    return collect(setup.method, setup.loader(phase, ALL_LEVELS), setup.targets)
+    return collect(setup.method, setup.loader(phase, ALL_LEVELS), setup.targets, lambda done: None)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, r
 from cmapkd_core.engine.saving import Costs, Saver
 from cmapkd_core.engine.watch import Watch
 from cmapkd_core.errors import Diverged, InputError
+from cmapkd_core.progress import Say, State, clock
 from cmapkd_core.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Session:
     plans: list[PhasePlan]
     checkpoints: Checkpoints
     tracker: Tracker
-    say: Callable[[str], None]
+    say: Say
     runtime: RuntimeConfig
     stop: StopRequest
     unsaved: str = ""
@@ -272,19 +273,14 @@ class Session:
         point = {"step": total, "phase": plan.name, "epoch": epoch, "samples_per_second": speed, **point}
         self.history.append(point)
         self.tracker.log(_flat(point), total)
+        whole = sum(p.steps * p.batch for p in self.plans)
         left = sum(p.steps * p.batch for p in self.plans[plan.index :]) - step * plan.batch
         loss = sum(point["weighted"].values())
-        self.say(
+        text = (
             f"{self.stage} {plan.name}: epoch {epoch}/{plan.phase.epochs}  step {step}/{plan.steps}  "
             f"loss {loss:.4f}  {speed:.0f} samples/s  ETA {clock(left / max(speed, 1e-9))}"
         )
-
-
-def clock(seconds: float) -> str:
-    """`h:mm:ss` or `m:ss`."""
-    whole = int(seconds + 0.5)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+        self.say(State.of(text, 1 - left / whole))
 
 
 def _flat(point: dict[str, Any]) -> dict[str, float]:

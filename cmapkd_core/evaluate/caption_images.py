@@ -14,6 +14,7 @@ from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.memory import free_memory
 from cmapkd_core.evaluate.tasks import Subject
 from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.progress import Progress
 
 HELD = 12 * 2**30  # bytes kept at most, and never more than half of the free memory; COCO with ViT-B/16 takes 8.7 GB
 
@@ -84,11 +85,12 @@ class TrainingSights:
             embeddings.new_empty(count, embeddings.shape[1], device="cpu"),
         )
         batch, done = self._subject.config.batch, 0
+        progress = Progress(self._subject.say, "captioning", count, "images")
         for part in sights(self._subject, "train", self._rows, batch):
             place = slice(done, done + len(part.maps))
             whole.maps[place], whole.embeddings[place] = part.maps.cpu(), part.embeddings.cpu()
             done = place.stop
-            self._subject.say(f"captioning: {done}/{count} training images seen")
+            progress(done, f"{done}/{count} training images seen")
         return whole
 
     def batches(self, order: Tensor, batch: int) -> Iterator[tuple[Tensor, Sight]]:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cmapkd_core.data.shards import ShardSet
@@ -20,6 +20,7 @@ from cmapkd_core.evaluate.caption_images import TrainingSights, sights
 from cmapkd_core.evaluate.caption_tokens import Vocabulary
 from cmapkd_core.evaluate.caption_training import train
 from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
+from cmapkd_core.progress import Progress, Say
 
 RESULTS = "captions_results.json"  # in COCO's results format
 _IMAGE_ID = re.compile(r"(?:coco-)?([0-9]+)")
@@ -70,7 +71,7 @@ def run_captioning(subject: Subject) -> Evaluated:
 
 
 def scored(
-    references: dict[str, list[str]], said: dict[str, str], frequent: str, say: Callable[[str], None]
+    references: dict[str, list[str]], said: dict[str, str], frequent: str, say: Say
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of the captions and, by prefix, of the two that look at no image; the tokenizer and what was left out.
 
@@ -111,9 +112,10 @@ def describe(subject: Subject, decoder: PrefixDecoder, rows: Sequence[int], voca
     """A caption for each of the split's pictures at `rows`, by beam search."""
     said: list[str] = []
     batch = max(1, subject.config.batch // subject.config.captioning.beams)
+    progress = Progress(subject.say, "captioning", len(rows), "images")
     for sight in sights(subject, subject.config.split, rows, batch):
         said += [vocabulary.decode(ids) for ids in decoder.describe(sight).tolist()]
-        subject.say(f"captioning: {len(said)}/{len(rows)} images described")
+        progress(len(said), f"{len(said)}/{len(rows)} images described")
     return said
 
 

@@ -18,13 +18,23 @@ def side_of(backbone: Backbone) -> Side:
     return Side(View.of(backbone.identity.plain()), backbone.tokenize)
 
 
-def embed_texts(backbone: Backbone, texts: Sequence[str], batch: int, device: torch.device) -> Tensor:
-    """Unit-norm embeddings of `texts`, [n,E] float32 on the device, in their order."""
+def embed_texts(
+    backbone: Backbone,
+    texts: Sequence[str],
+    batch: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Unit-norm embeddings of `texts`, [n,E] float32 on the device, in their order.
+
+    `progress` is called with the number of texts done after each batch.
+    """
     parts = []
     with torch.inference_mode():
         for start in range(0, len(texts), batch):
             tokens = backbone.tokenize(list(texts[start : start + batch]))
             parts.append(backbone.encode_text(tokens.to(device)).float())
+            progress(min(start + batch, len(texts)))
     return torch.cat(parts)
 
 

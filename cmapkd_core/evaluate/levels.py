@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,9 +43,17 @@ class Variance:
 
 @torch.no_grad()
 def level_report(
-    fit: PyramidFit, backbone: Backbone, shards: ShardSet, side: Side, device: torch.device
+    fit: PyramidFit,
+    backbone: Backbone,
+    shards: ShardSet,
+    side: Side,
+    device: torch.device,
+    progress: Callable[[int], None],
 ) -> dict[str, Any]:
     """Per level: explained variance, and R@1 of P_i with its L_i both ways, on up to PAIRS validation pairs.
+
+    Args:
+        progress: called with the number of pairs done after each batch.
 
     Returns:
         {"pairs": n, "chance_r1": 1/n, "levels": {"P2": {"explained_variance": .., "r1": ..}, ..},
@@ -64,7 +73,9 @@ def level_report(
         for name, pair in fit.reconstructions(levels, features).items():
             variances[name].add(*pair)
         parts.append(Levels({}, levels.vectors, levels.mapped))
-        if sum(len(p.vectors["P5"]) for p in parts) >= PAIRS:
+        done = sum(len(p.vectors["P5"]) for p in parts)
+        progress(min(done, PAIRS))
+        if done >= PAIRS:
             break
     whole = Levels(
         {}, *({n: torch.cat([getattr(p, t)[n] for p in parts]) for n in ALL_LEVELS} for t in ("vectors", "mapped"))

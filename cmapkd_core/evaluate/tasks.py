@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from cmapkd_core.evaluate import protocol, retrieval, zeroshot
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.embed import embed_images, embed_texts
 from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.progress import Progress, Say
 
 
 class NotApplicable(InputError):
@@ -34,9 +34,8 @@ class Subject:
     config: EvaluateConfig
     workers: int
     device: torch.device
-    progress: Callable[[int], None]  # images embedded so far
     out: Path  # folder of the evaluation's artifact, for files beyond the task's detail
-    say: Callable[[str], None]  # a line for the person who watches; one that ends in a new line stays
+    say: Say  # a line for the person who watches
 
     @cached_property
     def images(self) -> Tensor:
@@ -49,12 +48,13 @@ class Subject:
             batch=config.batch,
             workers=self.workers,
             device=self.device,
-            progress=self.progress,
+            progress=Progress(self.say, "evaluate", self.shards.count(config.split), "images"),
         )
 
     def texts(self, texts: list[str]) -> Tensor:
         """[len(texts),E]."""
-        return embed_texts(self.backbone, texts, self.config.batch, self.device)
+        progress = Progress(self.say, "evaluate", len(texts), "texts")
+        return embed_texts(self.backbone, texts, self.config.batch, self.device, progress)
 
     def column(self, name: str) -> list[Any]:
         """One column of the split's table."""

@@ -23,6 +23,7 @@ from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.memory import free_memory
 from cmapkd_core.evaluate.tasks import NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import heard
+from cmapkd_core.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,10 @@ class FrozenInputs:
     def _pictures(self, rows: Sequence[int]) -> _Pictures:
         if self.kept and self._all is not None:
             return self._all
-        split, count, say = self.questions.split, len(rows), self.subject.say
+        split, count = self.questions.split, len(rows)
+        progress = Progress(self.subject.say, "vqa", count, "pictures")
         found = _layer_normed_pictures(
-            self.subject, split, rows, lambda done: say(f"vqa: {done}/{count} pictures of split {split}")
+            self.subject, split, rows, lambda done: progress(done, f"{done}/{count} pictures of split {split}")
         )
         if self.kept:
             self._all = found
@@ -177,11 +179,13 @@ def _layer_normed_texts(subject: Subject, texts: Sequence[str]) -> list[Tensor]:
     """States [N, D] of every text's own tokens."""
     found: list[Tensor] = []
     backbone, batch = subject.backbone, subject.config.batch
+    progress = Progress(subject.say, "vqa", len(texts), "questions")
     for start in range(0, len(texts), batch):
         features = backbone.text(backbone.tokenize(list(texts[start : start + batch])).to(subject.device))
         assert features.mask is not None, "text features carry their mask"
         states, lengths = _layer_norm(features.taps[-1]), features.mask.sum(dim=1).tolist()
         found += [own[:length].clone() for own, length in zip(states, lengths, strict=True)]
+        progress(len(found))
     return found
 
 

@@ -22,6 +22,7 @@ from cmapkd_core.data import copies
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.models.identity import Identity
+from cmapkd_core.progress import ProgressDisplay, Say
 from cmapkd_core.records import record_run
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import WORK, Artifact, find, look, retire, set_aside
@@ -35,7 +36,6 @@ from cmapkd_core.stages.ending import (
     theirs_stands,
 )
 from cmapkd_core.stages.identities import Identities, Paths, changed, identities
-from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.manifest import DamagedError
 from cmapkd_core.stages.owed import JOURNAL, deliver_owed
 from cmapkd_core.stages.refused import Refusals
@@ -63,7 +63,7 @@ class Context:
     tracker: Tracker
     workdir: str
     identity: str
-    say: Callable[[str], None]
+    say: Say
     earlier_seconds: float = 0.0  # of the attempts that this one goes on from
     models: dict[str, Any] = field(default_factory=dict)  # what the stage's models are, by role; kept in the manifest
 
@@ -103,7 +103,7 @@ def execute(
             before this one found bad input (stages/refused.py).
     """
     parallel.start()
-    say = Line(quiet=parallel.rank() > 0)
+    say = ProgressDisplay(quiet=parallel.rank() > 0)
     if parallel.local_rank() == 0 and (cleared := temporary.clear() + copies.clear()).folders:
         say(f"{stage}: {cleared}\n")
     if parallel.rank() == 0:
@@ -129,7 +129,7 @@ def execute(
             raise
 
 
-def _answered(turn: Turn, answer: Callable[[], bool], say: Line) -> bool:
+def _answered(turn: Turn, answer: Callable[[], bool], say: Say) -> bool:
     """True where the artifact stands, maybe after another task has made it; False once it is this one's to make."""
     said = ""
     while True:
@@ -155,7 +155,7 @@ def _run(
     opened: dict[str, Artifact],
     digests: dict[str, dict[str, str]],
     body: Body,
-    say: Line,
+    say: ProgressDisplay,
     recipe: Recipe,
     files: Identities,
 ) -> str:
@@ -204,7 +204,9 @@ def _run(
     return url
 
 
-def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], paths: Paths, say: Line) -> bool:
+def _answer(
+    request: Request, stage: str, url: str, digests: dict[str, Any], paths: Paths, say: ProgressDisplay
+) -> bool:
     """True when the artifact at `url` stands; an outdated one is set aside, and so is a damaged manifest."""
     left = leftovers(url)
     try:
@@ -227,7 +229,9 @@ def _answer(request: Request, stage: str, url: str, digests: dict[str, Any], pat
     return True
 
 
-def _stands(request: Request, stage: str, found: Artifact, digests: dict[str, Any], paths: Paths, say: Line) -> bool:
+def _stands(
+    request: Request, stage: str, found: Artifact, digests: dict[str, Any], paths: Paths, say: ProgressDisplay
+) -> bool:
     """Whether a complete artifact is what the stage would make now; says why it is not."""
     url = found.url
     if request.redo == "yes":

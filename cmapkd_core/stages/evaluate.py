@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from cmapkd_core import parallel
 from cmapkd_core.catalog import EVALUATIONS, load
-from cmapkd_core.config import EvaluateConfig, ModelConfig
+from cmapkd_core.config import ModelConfig
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
@@ -114,7 +112,6 @@ def body(
         recipe.evaluate,
         recipe.runtime.workers,
         device,
-        _progress(context.say, shards, recipe.evaluate),
         context.out,
         context.say,
     )
@@ -156,21 +153,6 @@ def _open(context: Context, model: str) -> Backbone:
 def _no_data(cache: Path) -> ShardSet:
     """A data set without a split, for tasks that read none (`places.reads_data`)."""
     return ShardSet("", cache, {"classes": [], "max_pixels": 0, "splits": {}}, SCHEMA.empty_table())
-
-
-def _progress(say: Callable[[str], None], shards: ShardSet, config: EvaluateConfig) -> Callable[[int], None]:
-    """Says how many of the split's images are embedded, how fast, and how long the rest takes.
-
-    The split is read when there is something to say: a task without data has not declared it.
-    """
-    started = time.monotonic()
-
-    def show(done: int) -> None:
-        count = shards.count(config.split)
-        speed = done / max(time.monotonic() - started, 1e-9)
-        say(f"evaluate: {done}/{count} images  {speed:.0f} images/s  ETA {(count - done) / speed:.0f} s")
-
-    return show
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from cmapkd_core.methods.base import require_teacher
 from cmapkd_core.methods.cmapkd import Cmapkd
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import levels_fields, levels_reads, levels_url
+from cmapkd_core.progress import Progress
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
@@ -110,7 +111,7 @@ def _pooled(context: Context, model: LevelSide, names: tuple[str, ...], name: st
         recipe.evaluate.split,
         parallel.device(),
         batch=min(recipe.evaluate.batch, 64),
-        progress=lambda done: context.say(f"levels: {name}, {done}/{count} pairs"),
+        progress=Progress(context.say, f"levels: {name}", count, "pairs"),
     )
 
 

@@ -70,6 +70,8 @@ def _run_in_order(session: Session, run: RunPhase) -> None:
     with session:
         for plan in session.plans:
             if not session.finished(plan):
+                if parallel.any_rank(session.stop.asked):
+                    raise Interrupted(f"{session.stage} was asked to stop before phase {plan.name}. {session.way_on()}")
                 run(plan, session)
         session.share_replaced()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-import time
 from collections.abc import Callable
 
 from cmapkd_core import storage
@@ -26,6 +25,7 @@ from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.places import place
+from cmapkd_core.progress import Progress, Say
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, execute
@@ -68,6 +68,9 @@ def body(context: Context) -> dict[str, float]:
     stop = StopRequest().listen()
     try:
         counts = _write(context, stop)
+        stop.release()  # nobody looks while pictures are compared
+        if stop.asked:
+            raise Interrupted("prepare was asked to stop after its last row; its finished shards are kept")
         against = {url: open_shards(other) for url, other in zip(config.against, context.inputs.values(), strict=True)}
         counts = gate(context.out, config, against, counts)
     except (TooManyBadError, LeakageError) as error:
@@ -109,25 +112,16 @@ def _write(context: Context, stop: StopRequest) -> dict[str, int]:
         saved.wait()
 
 
-def _progress(say: Callable[[str], None], total: int, before: int, stop: StopRequest) -> Callable[[int], None]:
-    """Says how many rows are done, how fast, and how long the rest takes where their number is known; ends when asked.
+def _progress(say: Say, total: int, before: int, stop: StopRequest) -> Callable[[int], None]:
+    """Says how many rows are done, `before` of them in an earlier attempt; `total` 0: of how many is not known."""
+    show = Progress(say, "prepare", total, "rows", before=before, every=_EVERY)
 
-    Args:
-        total: of the rows, 0 where it is not known.
-        before: rows that an earlier attempt stored; they take no time.
-    """
-    started = time.monotonic()
-
-    def show(seen: int) -> None:
+    def progress(seen: int) -> None:
         if stop.asked:
             raise Interrupted(f"prepare was asked to stop after {seen} rows; its finished shards are kept")
-        if seen % _EVERY == 0:
-            speed = max(seen - before, 1) / max(time.monotonic() - started, 1e-9)
-            known = f"/{total}" if total else ""
-            rest = f"  ETA {max(total - seen, 0) / speed:.0f} s" if total else ""
-            say(f"prepare: {seen}{known} rows  {speed:.0f} rows/s{rest}")
+        show(seen)
 
-    return show
+    return progress
 
 
 def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> list[str]:

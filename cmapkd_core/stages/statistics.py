@@ -29,7 +29,10 @@ _ROWS = 4096  # of the table in memory at a time, and pairs whose weights are ch
 
 
 def collect(
-    method: Method, loader: TrainLoader, targets: Callable[[Batch, tuple[str, ...]], Embeddings | None]
+    method: Method,
+    loader: TrainLoader,
+    targets: Callable[[Batch, tuple[str, ...]], Embeddings | None],
+    progress: Callable[[int], None],
 ) -> pa.Table | None:
     """Statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
 
@@ -39,6 +42,7 @@ def collect(
 
     Args:
         targets: the teacher targets of a batch at the levels.
+        progress: called with the number of batches done after each.
 
     Raises:
         Diverged: a gradient overflowed, so that levels of some pairs have no utility.
@@ -48,7 +52,7 @@ def collect(
     method.eval().requires_grad_(True)
     device, columns, keys = parallel.device(), [], []
     corrupt: dict[str, str] = {}
-    for batch in loader.batches(0, loader.steps_per_epoch):
+    for done, batch in enumerate(loader.batches(0, loader.steps_per_epoch), 1):
         batch = batch.to(device)
         rows = method.statistics(batch, targets(batch, ALL_LEVELS))
         _require_finite(rows, batch.keys)
@@ -58,6 +62,7 @@ def collect(
         if parallel.rank() == 0:
             columns.append({name: value.detach().cpu() for name, value in rows.items()})
             keys += [key for own, _ in every for key in own]
+        progress(done)
     if parallel.rank() > 0:
         return None
     whole = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,7 +29,7 @@ from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.engine.session import Session
 from cmapkd_core.evaluate.embed import side_of
-from cmapkd_core.evaluate.levels import level_report
+from cmapkd_core.evaluate.levels import PAIRS, level_report
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.methods.base import precision
 from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
@@ -36,6 +37,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.places import place
+from cmapkd_core.progress import Progress, Say
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, execute
@@ -80,9 +82,7 @@ def body(context: Context) -> dict[str, float]:
     shards, backbone, pyramid = setup.shards, setup.backbone, setup.pyramid
     state = {**pyramid.levels.state_dict(), "alpha": pyramid.alpha().detach()}
     require_finite(backbone.state_dict() | state, "teacher: what it fitted")
-    report = {}
-    if parallel.rank() == 0:
-        report = level_report(pyramid, backbone, shards, side_of(backbone), parallel.device())
+    report = _report(context, pyramid, backbone, shards) if parallel.rank() == 0 else {}
     save_model(backbone, context.out / MODEL)
     save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, context.out / LEVELS_STATE)
     write_cache(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
@@ -135,7 +135,8 @@ class TeacherSetup:
     def run(self, plan: PhasePlan, session: Session) -> None:
         """Train one phase."""
         if plan.name == "space":
-            table = pooled_pairs(self.recipe, self.shards, self.backbone)
+            with session.stop.paused():  # all the data goes through the towers
+                table = pooled_pairs(self.recipe, self.shards, self.backbone, session.say)
             run_phase(SpaceFit(self.backbone, self.recipe.teacher_fit), table, lambda batch: None, plan, session)
         else:
             run_phase(self.pyramid, self.loader, self.features, plan, session)
@@ -149,34 +150,42 @@ class TeacherSetup:
             return FrozenFeatures(vision(batch.images["teacher"]), text(batch.tokens["teacher"]))
 
 
+def _report(context: Context, pyramid: PyramidFit, backbone: Backbone, shards: ShardSet) -> dict[str, Any]:
+    count = min(PAIRS, shards.count("val")) if "val" in shards.manifest["splits"] else 0
+    progress = Progress(context.say, "teacher: levels of held-out pairs", count, "pairs")
+    return level_report(pyramid, backbone, shards, side_of(backbone), parallel.device(), progress)
+
+
 def _pairs(shards: ShardSet) -> int:
     return sum(len(captions) for captions in shards.table("train")["captions"].to_pylist())
 
 
 @torch.no_grad()
-def pooled_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone) -> TableLoader:
+def pooled_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone, say: Say) -> TableLoader:
     """Pooled states of every training picture with each of its captions: rows `image` [b,D_v], `text` [b,D_l].
 
     The towers are locked, so they run once: heads then train in seconds.
     """
     device, side = parallel.device(), side_of(backbone)
     shards.require_captions("train")
-    pictures = [
-        backbone.vision(images.to(device)).pooled.cpu()
-        for _, images in eval_batches(
-            shards, "train", side, batch=recipe.teacher_fit.batch, workers=recipe.runtime.workers
-        )
-    ]
+    batch, workers = recipe.teacher_fit.batch, recipe.runtime.workers
+    progress = Progress(say, "teacher space", shards.count("train"), "pictures")
+    pictures: list[Tensor] = []
+    for index, images in eval_batches(shards, "train", side, batch=batch, workers=workers):
+        pictures.append(backbone.vision(images.to(device)).pooled.cpu())
+        progress(int(index[-1]) + 1)
     captions = shards.table("train")["captions"].to_pylist()
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own])
     texts = [text for own in captions for text in own]
+    progress = Progress(say, "teacher space", len(texts), "captions")
     states: list[Tensor] = []
-    for start in range(0, len(texts), recipe.teacher_fit.batch):
-        tokens = backbone.tokenize(texts[start : start + recipe.teacher_fit.batch]).to(device)
+    for start in range(0, len(texts), batch):
+        tokens = backbone.tokenize(texts[start : start + batch]).to(device)
         states.append(backbone.text(tokens).pooled.cpu())
+        progress(min(start + batch, len(texts)))
     columns = {"image": torch.cat(pictures)[owners], "text": torch.cat(states)}
-    fit = recipe.teacher_fit
-    return TableLoader(columns, batch=fit.batch, rank=parallel.rank(), world=parallel.world(), seed=fit.seed)
+    seed = recipe.teacher_fit.seed
+    return TableLoader(columns, batch=batch, rank=parallel.rank(), world=parallel.world(), seed=seed)
 
 
 if __name__ == "__main__":

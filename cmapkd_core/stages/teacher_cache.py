@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.folder import WEIGHTS
 from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.progress import Progress
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.common import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL
@@ -67,28 +68,44 @@ def write_cache(context: Context, shards: ShardSet, teacher: Teacher) -> None:
     origin = made_from(recipe, shards, *digests)
     saved = _saved(context)
     make = partial(_make, context, shards, teacher, origin)
-    for number in range(parallel.rank(), len(parts), parallel.world()):
+    own = range(parallel.rank(), len(parts), parallel.world())
+    progress = _progress(context, count, sum(len(parts[number]) for number in own if number in saved))
+    for number in own:
         if number not in saved:
-            file = make(number, parts[number])
+            file = make(number, parts[number], progress)
             storage.put(file, _part_url(context, number, storage.sha256_file(file)))
             file.unlink()
-        context.say(f"teacher: {kind} of {parts[number].stop} of {count} pictures")
     parallel.barrier()
     if parallel.rank() == 0:
         (context.out / CACHE_FOLDER).mkdir()
         gathered = in_order(range(len(parts)), partial(_gather, context, _saved(context)), DOWNLOADS)
         for number, fault in [(number, fault) for number, fault in enumerate(gathered) if fault]:
             context.say(f"teacher: {fault}: its pictures are asked for again\n")
-            shutil.move(make(number, parts[number]), context.out / CACHE_FOLDER / f"{number:06d}.safetensors")
+            shutil.move(
+                make(number, parts[number], lambda done: None), context.out / CACHE_FOLDER / f"{number:06d}.safetensors"
+            )
         context.say(f"teacher: stored {kind} of {recipe.teacher_fit.views} crops each of {count} pictures\n")
 
 
+def _progress(context: Context, count: int, before: int) -> Callable[[int], None]:
+    """Says up to which of the `count` pictures of all ranks the parts are done, given a position among them."""
+    kind = context.recipe.teacher_fit.store
+    show = Progress(context.say, "teacher", count, "pictures", before=before * parallel.world())
+    return lambda done: show(done, f"{kind} of {done} of {count} pictures")
+
+
 def _make(
-    context: Context, shards: ShardSet, teacher: Teacher, origin: dict[str, str], number: int, rows: range
+    context: Context,
+    shards: ShardSet,
+    teacher: Teacher,
+    origin: dict[str, str],
+    number: int,
+    rows: range,
+    progress: Callable[[int], None],
 ) -> Path:
     file = context.scratch / f"part-{number}.safetensors"
     counts = [len(shards.captions("train", i)) for i in rows]
-    images, texts = teacher_outputs(context, shards, teacher, rows)
+    images, texts = teacher_outputs(context, shards, teacher, rows, progress)
     for kind, outputs in (("pictures", images), ("captions", texts)):
         require_finite(outputs, f"teacher: what it says of the {kind} of {rows.start}..{rows.stop - 1}")
     write_part(file, rows.start, images, texts, counts, origin)
@@ -116,10 +133,13 @@ def _gather(context: Context, saved: dict[int, str], number: int) -> str:
     return "" if storage.sha256_file(target) == saved[number] else f"{url} is not what was saved"
 
 
-def teacher_outputs(context: Context, shards: ShardSet, teacher: Teacher, rows: range) -> Outputs:
+def teacher_outputs(
+    context: Context, shards: ShardSet, teacher: Teacher, rows: range, progress: Callable[[int], None]
+) -> Outputs:
     """The teacher's outputs for the n fixed crops of k pictures, [k,n,...], and for their c captions, [c,...].
 
-    Embeddings are fp32; levels of pictures are laterals in fp16.
+    Embeddings are fp32; levels of pictures are laterals in fp16. `progress` is called after each batch, with the
+    position in the split up to which pictures are done.
     """
     recipe, device, side = context.recipe, parallel.device(), side_of(teacher.backbone)
     crops, batch = recipe.teacher_fit.views, recipe.teacher_fit.batch
@@ -138,10 +158,20 @@ def teacher_outputs(context: Context, shards: ShardSet, teacher: Teacher, rows: 
     texts = [text for i in rows for text in shards.captions("train", i)]
     chunks = [texts[start : start + batch] for start in range(0, len(texts), batch)]
     teacher.amp = choose_precision(recipe.optim.precision, device)
-    image = _joined(teacher.image_outputs(x.flatten(0, 1).to(device), levels) for x in pictures)
+    shown = _counted(pictures, rows, progress)
+    image = _joined(teacher.image_outputs(x.flatten(0, 1).to(device), levels) for x in shown)
     text = _joined(teacher.text_outputs(side.tokenize(chunk).to(device), levels) for chunk in chunks)
     half = {name: x if name == "image" else x.half() for name, x in image.items()}
     return {name: x.unflatten(0, (-1, crops)) for name, x in half.items()}, text
+
+
+def _counted(pictures: Iterable[Tensor], rows: range, progress: Callable[[int], None]) -> Iterator[Tensor]:
+    """The batches as they are; each is done when the next one is asked for."""
+    done = rows.start
+    for batch in pictures:
+        yield batch
+        done += len(batch)
+        progress(done)
 
 
 def _joined(batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:

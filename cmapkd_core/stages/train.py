@@ -26,13 +26,13 @@ from cmapkd_core.fingerprints import declared, reads, trains
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.build import save_model
 from cmapkd_core.places import place
+from cmapkd_core.progress import Progress, ProgressDisplay
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
-from cmapkd_core.stages.line import Line
 from cmapkd_core.stages.method_io import METHOD_STATE, MODEL, STUDENT, save_method_state
 from cmapkd_core.stages.phases import run_phases, write_skipped
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights
@@ -86,7 +86,7 @@ def handed_on(stage: str, init: str) -> str:
     """
     parallel.start()
     found = Artifact.open(init)
-    Line(quiet=parallel.rank() > 0)(f"{stage}: nothing to train for this recipe; it hands on {found.url}\n")
+    ProgressDisplay(quiet=parallel.rank() > 0)(f"{stage}: nothing to train for this recipe; it hands on {found.url}\n")
     return found.url
 
 
@@ -114,7 +114,9 @@ def write_tables(setup: TrainingSetup) -> None:
     path = context.out / SAMPLE_STATS
     if stage == "warmup":
         context.say("warmup: measuring every sample's levels for the selector")
-        table = collect(method.to(parallel.device()), setup.loader("alsn", ALL_LEVELS), setup.targets)
+        loader = setup.loader("alsn", ALL_LEVELS)
+        progress = Progress(context.say, "warmup: levels for the selector", loader.steps_per_epoch, "batches")
+        table = collect(method.to(parallel.device()), loader, setup.targets, progress)
         if table is not None:
             pq.write_table(table, path)
     elif not setup.has_sample_stats():

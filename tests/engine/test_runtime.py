@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cmapkd_core.engine.runtime import StopRequest, random_state, restore_random_state, seed_everything
-from cmapkd_core.engine.session import clock
+from cmapkd_core.progress import clock
 
 
 def draw() -> list[float]:
@@ -72,3 +72,17 @@ def test_sigterm_is_given_back():
 
 def test_time_left_is_readable():
     assert [clock(s) for s in (0, 9.6, 61, 3600, 45296)] == ["0:00", "0:10", "1:01", "1:00:00", "12:34:56"]
+
+
+def test_sigterm_is_not_kept_in_a_pause_and_is_again_after_it():
+    seen: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    stop = StopRequest().listen()
+    with stop.paused():
+        signal.raise_signal(signal.SIGTERM)
+    assert (len(seen), stop.asked) == (1, False)
+    signal.raise_signal(signal.SIGTERM)
+    assert (len(seen), stop.asked) == (1, True)
+    stop.release()
+    signal.raise_signal(signal.SIGTERM)
+    assert len(seen) == 2

@@ -94,7 +94,7 @@ def subject(shards, tmp_path, one_thread):
         config = dataclasses.replace(recipe.evaluate, captioning=captioning)
         backbone = build(recipe.student, 0, tmp_path).eval()
         said: list[str] = []
-        return Subject(backbone, shards, config, 0, CPU, lambda done: None, tmp_path, said.append), said
+        return Subject(backbone, shards, config, 0, CPU, tmp_path, said.append), said
 
     return make
 

@@ -37,7 +37,7 @@ def subject_of(backbone, tmp_path, config=FAST, said=None):
     shards = ShardSet("", tmp_path, {"classes": [], "max_pixels": 0, "splits": {}}, SCHEMA.empty_table())
     settings = EvaluateConfig(efficiency=config)
     say = (lambda line: None) if said is None else said.append
-    return Subject(backbone, shards, settings, 0, CPU, lambda done: None, tmp_path, say)
+    return Subject(backbone, shards, settings, 0, CPU, tmp_path, say)
 
 
 def cost(tower, n=1):

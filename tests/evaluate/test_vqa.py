@@ -218,7 +218,7 @@ PLAIN = VqaConfig()
 def subject_of(backbone, shards: ShardSet, out: Path, vqa: VqaConfig = PLAIN) -> Subject:
     config = EvaluateConfig(batch=16, vqa=vqa)
     nothing = lambda line: None  # noqa: E731
-    return Subject(backbone, shards, config, 0, torch.device("cpu"), nothing, out, nothing)
+    return Subject(backbone, shards, config, 0, torch.device("cpu"), out, nothing)
 
 
 def drawn(inputs, size=16, seed=0):

@@ -133,7 +133,7 @@ class TwoBatches(TrainLoader):
 
 def test_a_utility_that_is_no_number_stops_warmup_and_not_the_stage_after_it() -> None:
     with pytest.raises(FloatingPointError, match=r"column u of sample_stats\.parquet is not finite on the batch c, d"):
-        collect(Overflowing(), TwoBatches(), lambda batch, levels: None)
+        collect(Overflowing(), TwoBatches(), lambda batch, levels: None, lambda done: None)
 
 
 class Even(Overflowing):
@@ -143,4 +143,4 @@ class Even(Overflowing):
 
 def test_corrupt_pairs_count_against_the_bound_where_levels_are_measured_too() -> None:
     with pytest.raises(InputError, match=r"2 of 4 training samples are corrupt(.|\n)*x: torn(.|\n)*y: torn"):
-        collect(Even(), TwoBatches(), lambda batch, levels: None)
+        collect(Even(), TwoBatches(), lambda batch, levels: None, lambda done: None)

@@ -167,11 +167,11 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
     monkeypatch.setitem(teacher_cache.STORES, "embeddings", StoreEntry(20))
     original, done = teacher_cache.teacher_outputs, []
 
-    def dies(context, shards, backbone, rows):
+    def dies(context, shards, backbone, rows, progress):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(rows.start)
-        return original(context, shards, backbone, rows)
+        return original(context, shards, backbone, rows, progress)
 
     def run() -> Artifact:
         return Artifact.open(teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS), shards=tiny_shards))
@@ -213,7 +213,7 @@ def fill(tmp_path, tiny_shards, storing, monkeypatch):
     backbone = load_model(Artifact.open(storing).fetch_folder("model"))
     asked: list[int] = []
 
-    def part(context, shards, backbone, rows):
+    def part(context, shards, backbone, rows, progress):
         asked.append(rows.start)
         captions = sum(len(shards.captions("train", i)) for i in rows)
         image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
