@@ -117,14 +117,13 @@ class Progress:
         """`done` units are done; `state` stands in place of how many."""
         if done % self.every:
             return
-        speed = max(done - self.before, 1) / max(self.now() - self.started, 1e-9)
         counted = f"{done}/{self.total}" if self.total else str(done)
-        text = f"{self.name}: {state or f'{counted} {self.unit}'}  {per_second(speed)} {self.unit}/s"
-        if not self.total:
-            self.say(text)
-            return
-        rest = max(self.total - done, 0) / speed
-        self.say(State.of(f"{text}  ETA {in_words(rest)}", done / self.total))
+        text = f"{self.name}: {state or f'{counted} {self.unit}'}"
+        if done > self.before:
+            speed = (done - self.before) / max(self.now() - self.started, 1e-9)
+            text += f"  {per_second(speed)} {self.unit}/s"
+            text += f"  ETA {in_words(max(self.total - done, 0) / speed)}" if self.total else ""
+        self.say(State.of(text, done / self.total) if self.total else text)
 
 
 def per_second(speed: float) -> str:

@@ -34,6 +34,7 @@ def test_the_number_the_speed_and_the_rest():
 def test_what_an_earlier_attempt_did_takes_no_time_and_others_than_every_are_not_said():
     assert said_at(2.0, 150, 200, before=100) == ["prepare: 150/200 rows  25 rows/s  ETA 2 s"]
     assert said_at(2.0, 49, 200, every=50) == []
+    assert said_at(2.0, 100, 200, before=100) == ["prepare: 100/200 rows"]  # nothing tells the speed yet
 
 
 def test_a_text_knows_its_share():

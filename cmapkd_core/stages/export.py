@@ -21,6 +21,7 @@ from cmapkd_core.export import FORMATS, Inexpressible, card, parity
 from cmapkd_core.export.quiet import quiet
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.places import export_fields, export_reads, export_url, named_model
+from cmapkd_core.progress import Progress
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, provenance
 from cmapkd_core.stages.artifact import Artifact
@@ -99,8 +100,9 @@ def compare(context: Context, backbone: Backbone, data: ShardSet) -> dict[str, A
     """
     given = _probe(backbone, data, context.recipe)
     formats: dict[str, dict[str, Any]] = {}
-    for name, form in FORMATS.items():
-        context.say(f"export: {name}")
+    progress = Progress(context.say, "export", len(FORMATS), "formats")
+    for done, (name, form) in enumerate(FORMATS.items()):
+        progress(done, name)
         folder = context.out / name
         try:
             with quiet():
