@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from cmapkd_core.config import CaptioningConfig
-from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingSights
 from cmapkd_core.evaluate.caption_tokens import END, START, Vocabulary
+from cmapkd_core.evaluate.probe import Training, fit, risen_cosine, seeded
+from cmapkd_core.progress import Say
 
-WARMUP = 0.05  # share of the updates with a rising learning rate, before the cosine
 WEIGHT_DECAY = 0.05
 IGNORED = -100  # cross entropy's mark for what stands behind the end of a caption
 
@@ -28,56 +26,32 @@ def train(
     vocabulary: Vocabulary,
     config: CaptioningConfig,
     device: torch.device,
-    say: Callable[[str], None],
+    say: Say,
 ) -> tuple[PrefixDecoder, list[float]]:
     """A decoder after config.epochs over the images, with one of its captions drawn for each, and every epoch's loss.
 
     Weights, order, captions and dropout follow from config.seed; the process's random state stays as it was.
 
     Raises:
-        InputError: a loss or a gradient was NaN or Inf in some epoch.
+        InputError: a loss or a gradient that is NaN or Inf.
     """
     encoded = [[vocabulary.encode(text, config.length) for text in group] for group in captions]
-    total, started, losses = config.epochs * math.ceil(len(encoded) / config.batch), time.monotonic(), []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+    updates = config.epochs * math.ceil(len(encoded) / config.batch)
+    with seeded(config.seed, device):
         draw = torch.Generator().manual_seed(config.seed)
-        decoder = PrefixDecoder(seen.example, len(vocabulary), config).to(device).train()
-        optimizer = torch.optim.AdamW(decoder.parameters(), config.lr, (0.9, 0.98), weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total))
-        for epoch in range(1, config.epochs + 1):
-            mean, longest = torch.zeros((), device=device), torch.zeros((), device=device)
-            for loss, share in _losses(decoder, seen, encoded, config.batch, draw):
-                optimizer.zero_grad()
-                loss.backward()
-                longest = longest.maximum(clip_grad_norm_(decoder.parameters(), 1.0))  # NaN where one is
-                optimizer.step()
-                schedule.step()
-                mean += share * loss.detach()
-            losses.append(_finite(epoch, mean, longest))
-            rest = (time.monotonic() - started) / epoch * (config.epochs - epoch)
-            say(f"captioning: epoch {epoch}/{config.epochs}  loss {losses[-1]:.3f}  ETA {rest:.0f} s")
-    return decoder.eval(), losses
-
-
-def _finite(epoch: int, mean: Tensor, longest: Tensor) -> float:
-    """The epoch's loss; one transfer an epoch tells of its gradients too.
-
-    A probe skips no update: it is the same for every model, or no comparison.
-    """
-    loss, norm = torch.stack([mean, longest]).tolist()
-    if not math.isfinite(loss + norm):
-        raise InputError(
-            f"captioning: in epoch {epoch} the decoder's mean loss is {loss} and the largest norm of its gradients "
-            f"{norm}: lower evaluate.captioning.lr, or look at the model's own training"
+        decoder = PrefixDecoder(seen.example, len(vocabulary), config).to(device)
+        training = Training(
+            name="captioning",
+            epochs=config.epochs,
+            lr=config.lr,
+            examples=len(encoded),
+            unit="images",
+            betas=(0.9, 0.98),
+            decay=WEIGHT_DECAY,
+            rate=lambda examples, done: risen_cosine(done, updates),
         )
-    return float(loss)
-
-
-def rate(step: int, total: int) -> float:
-    """Share of the learning rate: a linear rise, then a cosine to 0."""
-    rise = min(1.0, (step + 1) / max(1, round(WARMUP * total)))
-    return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+        history = fit(decoder, training, lambda epoch: _losses(decoder, seen, encoded, config.batch, draw), say)
+    return decoder.eval(), [row["loss"] for row in history]
 
 
 def _losses(
@@ -86,8 +60,8 @@ def _losses(
     encoded: list[list[list[int]]],
     batch: int,
     draw: torch.Generator,
-) -> Iterator[tuple[Tensor, float]]:
-    """One epoch: the mean cross entropy of each batch's words, and the batch's share of the images."""
+) -> Iterator[tuple[Tensor, int]]:
+    """One epoch: the mean cross entropy of each batch's words, and its images."""
     order = torch.randperm(len(encoded), generator=draw)
     choice = torch.rand(len(encoded), generator=draw).tolist()
     for places, sight in seen.batches(order, batch):
@@ -95,7 +69,7 @@ def _losses(
         inputs, targets = (part.to(sight.maps.device) for part in padded(ids))
         logits = decoder(sight, inputs)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        yield loss, len(ids) / len(encoded)
+        yield loss, len(ids)
 
 
 def padded(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-import torch
-
 from cmapkd_core.data.order import hash64
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.probe import seeded
 from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import accuracy, soft_targets, vocabulary
 from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, Lesson, best_answers, train
@@ -75,9 +74,7 @@ def _answer(
     config, bound = subject.config.vqa, int(subject.config.vqa.memory_gb * 2**30)
     place = {answer: number for number, answer in enumerate(answers)}
     lesson = _lesson(subject, training, place, bound)
-    devices = [subject.device] if subject.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed, subject.device):
         head = FusionHead(lesson.inputs, lesson.targets.prior(), config).to(subject.device)
         history = train(head, lesson, _held_out(subject, place, bound), config, subject.say)
     del lesson  # the test split's features may need its room

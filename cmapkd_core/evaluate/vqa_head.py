@@ -6,8 +6,7 @@ Shapes: B questions, P = g * g positions of a picture, N tokens, W width of the 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 
 from cmapkd_core.config import VqaConfig
 from cmapkd_core.errors import InputError
+from cmapkd_core.evaluate.probe import Training, fit, rise_then_cosine
 from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, QuestionInputs
+from cmapkd_core.progress import Say
 
 HEAD = 64  # channels of an attention head, where the width divides by it
-_WARMUP = 0.05  # share of the budget with a rising learning rate, before the cosine
-_DECAY, _CLIP = 0.01, 1.0
+_DECAY = 0.01
 
 
 class FusionHead(nn.Module):
@@ -133,7 +133,7 @@ class Lesson:
 
 
 def train(
-    head: FusionHead, lesson: Lesson, held_out: Lesson | None, config: VqaConfig, say: Callable[[str], None]
+    head: FusionHead, lesson: Lesson, held_out: Lesson | None, config: VqaConfig, say: Say
 ) -> list[dict[str, float]]:
     """Fit the head; only `config` decides how long and in which order.
 
@@ -148,50 +148,26 @@ def train(
     Raises:
         InputError: a loss or a gradient that is NaN or Inf.
     """
-    optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=_DECAY)
-    budget, seen, history = config.epochs * len(lesson), 0, []
-    started = time.monotonic()
-    for epoch in range(config.epochs):
-        generator = torch.Generator().manual_seed(1_000_003 * config.seed + epoch)
-        total = 0.0
-        head.train()
+    budget = config.epochs * len(lesson)
+
+    def losses(epoch: int) -> Iterator[tuple[Tensor, int]]:
+        generator = torch.Generator().manual_seed(1_000_003 * config.seed + epoch - 1)
         for inputs, targets in lesson.batches(config.batch, generator):
-            loss = _step(head, optimiser, inputs, targets, config.lr * rate(seen, budget))
-            total, seen = total + loss * len(targets), seen + len(targets)
-            speed = seen / (time.monotonic() - started)
-            left = (budget - seen) / speed
-            say(f"vqa: epoch {epoch + 1}/{config.epochs}  loss {loss:.4f}  {speed:.0f} questions/s  ETA {left:.0f} s")
-        history.append({"epoch": epoch + 1.0, "loss": total / len(lesson)})
-        if held_out:
-            history[-1]["val_loss"] = mean_loss(head, held_out, config.batch)
-    return history
+            yield loss_of(head(inputs), targets), len(targets)
 
-
-def rate(seen: int, total: int) -> float:
-    """Learning rate as a share of its maximum, when `seen` of `total` questions have been trained on."""
-    share = seen / total
-    if share < _WARMUP:
-        return (share + 0.1 * _WARMUP) / (1.1 * _WARMUP)
-    return 0.5 * (1 + math.cos(math.pi * (share - _WARMUP) / (1 - _WARMUP)))
-
-
-def _step(
-    head: FusionHead, optimiser: torch.optim.Optimizer, inputs: QuestionInputs, targets: Tensor, lr: float
-) -> float:
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    loss = loss_of(head(inputs), targets)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(head.parameters(), _CLIP)
-    value, length = torch.stack([loss.detach(), norm]).tolist()
-    if not math.isfinite(value + length):  # a probe skips no update: it is the same for every model, or no comparison
-        raise InputError(
-            f"vqa: the head's loss is {value} and the norm of its gradient {length}: lower evaluate.vqa.lr, or look at "
-            "the model's own training"
-        )
-    optimiser.step()
-    return float(value)
+    training = Training(
+        name="vqa",
+        epochs=config.epochs,
+        lr=config.lr,
+        examples=len(lesson),
+        unit="questions",
+        betas=(0.9, 0.999),
+        decay=_DECAY,
+        rate=lambda seen, updates: rise_then_cosine(seen, budget),
+    )
+    return fit(
+        head, training, losses, say, lambda: {"val_loss": mean_loss(head, held_out, config.batch)} if held_out else {}
+    )
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from cmapkd_core.config import EvaluateConfig, VqaConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import NotApplicable, Subject, memory, vqa_inputs
+from cmapkd_core.evaluate.probe import rise_then_cosine
 from cmapkd_core.evaluate.vqa import run_vqa
 from cmapkd_core.evaluate.vqa_answers import (
     CONTRACTIONS,
@@ -30,7 +31,7 @@ from cmapkd_core.evaluate.vqa_answers import (
     vocabulary,
     without_punctuation,
 )
-from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, places, rate, train
+from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, places, train
 from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, QuestionInputs, asked
 from cmapkd_core.models.build import build
 from cmapkd_core.recipes import RECIPES
@@ -394,7 +395,7 @@ def test_every_position_of_every_grid_has_its_own_place():
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():
-    rates = [rate(seen, 1000) for seen in range(1000)]
+    rates = [rise_then_cosine(seen, 1000) for seen in range(1000)]
     assert rates.index(max(rates)) == 50
     assert max(rates) == 1.0
     assert rates[0] < 0.1
@@ -428,7 +429,7 @@ def test_a_gradient_that_is_not_finite_is_no_head(update, value):
 
     head.weight.register_hook(poisoned)
     with pytest.raises(
-        InputError, match=r"vqa: the head's loss is \d\.\d+ and the norm of its gradient .*: lower eval"
+        InputError, match=r"vqa: in epoch \d the probe's loss is \d\.\d+ and the norm of its gradient .*: lower eval"
     ):
         train(head, Four(), None, VqaConfig(epochs=3), lambda line: None)
     assert all(p.isfinite().all() for p in head.parameters())
