@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from cmapkd_core.config import STAGE_PHASES
@@ -21,6 +20,7 @@ from cmapkd_core.models.features import Spec
 from cmapkd_core.models.identity import Identity
 
 TEMPLATE = "card.md.j2"
+TASK = "zero-shot-image-classification"  # of the hub's list
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,11 @@ def render(facts: Facts) -> str:
         keep_trailing_newline=True,
         loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
     )
-    environment.filters |= {"brief": brief, "code": code, "markdown": Markdown, "yaml": _yaml}
+    environment.filters |= {"brief": brief, "code": code, "markdown": Markdown}
     formats = facts.parity["formats"]
     return environment.get_template(TEMPLATE).render(
         **vars(facts),
+        header=_header(facts.licence),
         student=facts.training.model("student") or facts.name,
         teacher=facts.training.model("teacher"),
         tolerance=f"{TOLERANCE:g}",
@@ -152,6 +153,8 @@ def brief(text: str) -> str:
     return " ".join(text.split())[:120]
 
 
-def _yaml(text: str) -> Markdown:
-    """A text in the header, which is no Markdown: JSON's spelling of it where YAML could take it for anything else."""
-    return Markdown(text if re.fullmatch(r"[a-z][\w.-]*", text) else json.dumps(text))
+def _header(licence: str) -> str:
+    """What Hugging Face reads, as YAML; a licence that nobody named is `other` with a name, as the hub asks for."""
+    named = {"license": licence} if licence else {"license": "other", "license_name": "not-decided"}
+    tags = ["clip", "knowledge-distillation", "cmapkd"]
+    return ModelCardData(library_name="open_clip", pipeline_tag=TASK, tags=tags, **named).to_yaml()

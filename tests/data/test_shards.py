@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import pickle
 import random
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import webdataset
+from PIL import Image
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
@@ -51,6 +53,18 @@ def test_webdataset_reads_the_same_samples(scenes: ShardSet, scenes_url: str) ->
         for i, sample in enumerate(samples):
             assert sample["png"] == scenes.read_image(split, i)
             assert json.loads(sample["json"])["captions"] == scenes.captions(split, i)
+
+
+def test_a_loop_of_one_s_own_reads_pairs_as_the_docs_say(scenes: ShardSet, scenes_url: str) -> None:
+    manifest = json.loads((Path(scenes_url) / "shards.json").read_text())
+    files = [f"{scenes_url}/{shard['file']}" for shard in manifest["splits"]["train"]["shards"]]
+    data = webdataset.WebDataset(files, shardshuffle=False).decode("pil").to_tuple("jpg;png;webp", "json")
+    pairs = [(image, said["captions"]) for image, said in data]
+    assert len(pairs) == scenes.count("train")
+    for i, (image, captions) in enumerate(pairs):
+        with Image.open(io.BytesIO(scenes.read_image("train", i))) as stored:
+            assert image.tobytes() == stored.convert("RGB").tobytes()
+        assert captions == scenes.captions("train", i)
 
 
 def test_the_manifest_counts_what_is_there(scenes: ShardSet, scenes_url: str) -> None:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from cmapkd_core.export import licences
 from cmapkd_core.export.card import Cost, Facts, Training, brief, render
@@ -70,6 +71,14 @@ def test_a_licence_that_was_given_is_in_the_header(plain):
     assert header(card)["license"] == "mit"
     assert "license_name" not in header(card)
     assert "given under mit" in card
+
+
+@pytest.mark.parametrize("licence", ["", "mit", "no: 1"])
+def test_hugging_face_reads_the_header(plain, licence):
+    data = ModelCard(make(plain, licence=licence)).data
+    assert (data.license, data.library_name) == (licence or "other", "open_clip")
+    assert data.pipeline_tag == "zero-shot-image-classification"
+    assert data.tags == ["clip", "knowledge-distillation", "cmapkd"]
 
 
 def test_method_data_and_cost(plain):
