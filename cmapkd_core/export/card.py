@@ -155,6 +155,12 @@ def brief(text: str) -> str:
 
 def _header(licence: str) -> str:
     """What Hugging Face reads, as YAML; a licence that nobody named is `other` with a name, as the hub asks for."""
-    named = {"license": licence} if licence else {"license": "other", "license_name": "not-decided"}
     tags = ["clip", "knowledge-distillation", "cmapkd"]
-    return ModelCardData(library_name="open_clip", pipeline_tag=TASK, tags=tags, **named).to_yaml()
+    data = ModelCardData(
+        library_name="open_clip",
+        pipeline_tag=TASK,
+        license=licence or "other",
+        license_name=None if licence else "not-decided",
+        tags=tags,
+    )
+    return data.to_yaml()
