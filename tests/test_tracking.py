@@ -24,6 +24,7 @@ import pytest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.tracking import Tracker, check_reachable, delivery, mark_killed, patience, reach, read_journal
+from cmapkd_core.tracking.journal import Journal
 from cmapkd_core.tracking.patience import SILENCE, Patience
 
 REPOSITORY = Path(__file__).parents[1]
@@ -133,6 +134,24 @@ def test_journal_alone(open_tracker: Callable[..., Tracker], tmp_path: Path) -> 
     assert (second.step, second.metrics) == (1, {"loss": 2.0})
     assert second.time >= first.time
     assert tracker.run_id == ""
+
+
+def test_the_journal_is_the_queue_of_what_is_to_be_delivered(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for step in range(4):
+        journal.append({"loss": float(step)}, step)
+    first, second, *_ = batch = journal.waiting()
+    assert [one.point.step for one in batch] == [0, 1, 2, 3]
+    journal.delivered(second)
+    assert [one.point.step for one in journal.waiting()] == [2, 3]
+    journal.rewind(2)  # a batch is under way meanwhile: its offset is of the file before
+    journal.delivered(batch[-1])
+    assert [one.point.step for one in journal.waiting()] == [0, 1]
+    journal.append({"loss": 9.0}, 2)
+    assert [one.point.metrics["loss"] for one in journal.waiting()] == [0.0, 1.0, 9.0]
+    journal.close()
+    assert [one.point.step for one in Journal(journal.path).waiting()] == [0, 1, 2]
+    assert first.end == len(first.point.line())
 
 
 def test_rewind_and_reopen(open_tracker: Callable[..., Tracker], tmp_path: Path) -> None:
@@ -620,7 +639,11 @@ def slowest_log(tracker: Tracker, steps: range) -> float:
 
 
 def test_away_then_delivered_once(
-    open_tracker: Callable[..., Tracker], client: Any, mlflow_database: str, caplog: pytest.LogCaptureFixture
+    open_tracker: Callable[..., Tracker],
+    client: Any,
+    mlflow_database: str,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     away = f"http://user:secret@127.0.0.1:{free_port()}"
     tracker = open_tracker(away)
@@ -637,7 +660,7 @@ def test_away_then_delivered_once(
         late = open_tracker(mlflow_database)
         late.close()
     assert history(client, late.run_id, "loss") == [(step, float(step)) for step in range(100)]
-    times = {p.step: p.time for p in late._journal.points_before}
+    times = {p.step: p.time for p in read_journal(tmp_path / "journal.jsonl")}
     assert all(m.timestamp == times[m.step] for m in client.get_metric_history(late.run_id, "loss"))
 
 

@@ -94,13 +94,11 @@ class Tracker:
         if target is None:
             return cls(written, None)
         _settle()
-        return cls(written, Delivery(target, written.points_before, written.mark()))
+        return cls(written, Delivery(target, written))
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Record metrics of `step`; in MLflow a name has one value a step, the first."""
-        point = self._journal.append(metrics, step)
-        if self._delivery:
-            self._delivery.add(point)
+        self._journal.append(metrics, step)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Queue a file or folder for upload below `folder`; it is read before `close` returns.
@@ -129,8 +127,6 @@ class Tracker:
         Points that MLflow holds cannot be deleted there; when the stage logs their steps again they are left out.
         """
         self._journal.rewind(step)
-        if self._delivery:
-            self._delivery.forget(step)
 
     def close(
         self, status: str = "FINISHED", reason: str = "", seconds: float = FLUSH_SECONDS, hurried: bool = True
@@ -152,7 +148,7 @@ class Tracker:
         self._journal.close()
         if not self._delivery:
             return Left()
-        return self._delivery.close(status, without_login(reason), seconds, self._journal.mark(), hurried)
+        return self._delivery.close(status, without_login(reason), seconds, hurried)
 
     @property
     def place(self) -> dict[str, str]:
@@ -172,7 +168,7 @@ class Tracker:
     @property
     def undelivered(self) -> int:
         """Points in the journal that wait for MLflow."""
-        return self._delivery.undelivered if self._delivery else 0
+        return len(self._journal.waiting()) if self._delivery else 0
 
 
 def register_model(uri: str, *, name: str, source: str, digest: str, tags: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cmapkd_core.logins import without_login
-from cmapkd_core.tracking.journal import Point
+from cmapkd_core.tracking.journal import Journal
 from cmapkd_core.tracking.limits import Names
 from cmapkd_core.tracking.patience import GaveUp, Patience
 from cmapkd_core.tracking.reach import GONE, Unusable, explained, is_outage, wants_login
@@ -48,23 +48,21 @@ class Left:
 
 
 class Delivery:
-    """Takes points and jobs at once, delivers them in batches, connects again for as long as it takes.
+    """Delivers a journal's points in batches, and jobs; connects again for as long as it takes.
 
-    A failure drops the connection, unless a single job fails. The next one asks the server which points it holds, so a
-    batch whose answer got lost is not delivered twice.
+    The journal is the only queue of points. A failure drops the connection, unless a single job fails. The next one
+    asks the server which points it holds, so a batch whose answer got lost is not delivered twice.
     """
 
-    def __init__(self, target: Target, backlog: list[Point], mark: str) -> None:
-        """`mark` tells the journal that has the `backlog` from others, see `Journal.mark`."""
-        self._target = target
-        self._mark = mark
-        self._points = deque(backlog)
+    def __init__(self, target: Target, journal: Journal) -> None:
+        self._target, self._journal = target, journal
+        self._mark = journal.mark()  # as it was opened
         self._jobs: deque[tuple[str, Job]] = deque()
         self._remote: StageRun | None = None
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._patience = Patience(target.uri)
-        self._refused = 0
+        self._refused: set[tuple[int, int]] = set()  # step and time of the points
         self._trouble = self._told = ""  # why the latest attempt failed, and what was told of it
         self._since = float("inf")  # when the first of the failures in a row was
         self._ended: tuple[str, Job] | None = None  # the job that has ended the run
@@ -75,22 +73,14 @@ class Delivery:
         _quiet()
         self._thread.start()
 
-    def add(self, point: Point) -> None:
-        with self._lock:
-            self._points.append(point)
-
     def do(self, name: str, job: Job) -> None:
         """Queue a call; `name` is for the message, should it never be delivered."""
         with self._lock:
             self._jobs.append((name, job))
 
-    def forget(self, step: int) -> None:
-        """Drop what is not delivered yet of `step` and later."""
-        with self._lock:
-            self._points = deque(point for point in self._points if point.step < step)
-
-    def close(self, status: str, reason: str, seconds: float, mark: str, hurried: bool) -> Left:
+    def close(self, status: str, reason: str, seconds: float, hurried: bool) -> Left:
         """Deliver what is left and end the run, within `seconds`; what could not be, for the caller to tell."""
+        mark = self._journal.mark()
         self.do(f"{STATUS} {status}", lambda remote: remote.finish(status, reason, mark))
         self._patience.begin(seconds, hurried)
         self._closing.set()
@@ -98,12 +88,12 @@ class Delivery:
             self._thread.join(LOOK)
         with self._lock:
             jobs = tuple(name for name, _ in self._jobs)
-            lost = len(self._points)
+        lost = len(self._journal.waiting())
         if not (lost or jobs or self._refused):
             return Left()
         parts = [f"{lost} points"] * bool(lost) + list(jobs)
         if self._refused:
-            parts.append(f"{self._refused} points that it refuses, which are in the journal alone")
+            parts.append(f"{len(self._refused)} points that it refuses, which are in the journal alone")
         text = f"MLflow at {without_login(self._target.uri)} lacks {', '.join(parts)}"
         if lost or jobs:
             text += f" ({self._trouble or 'it has not answered in time'})"
@@ -118,12 +108,6 @@ class Delivery:
             "experiment": self._target.experiment,
             "parent": self._target.parent_id,
         }
-
-    @property
-    def undelivered(self) -> int:
-        """Points that wait."""
-        with self._lock:
-            return len(self._points)
 
     def _work(self) -> None:
         failures = 0
@@ -177,19 +161,19 @@ class Delivery:
         return kept
 
     def _deliver_points(self, remote: StageRun) -> None:
-        with self._lock:
-            batch = list(self._points)
+        batch = self._journal.waiting()
         if not batch:
             return
         try:
-            remote.send(batch)
+            remote.send([one.point for one in batch])
         except Exception as error:
             if not _is_refusal(error):
                 raise
-            for point in batch:  # find the ones that MLflow does not take, and deliver the rest
-                self._refused += not self._guarded(f"point of step {point.step}", partial(remote.send, [point]))
-                self._drop([point])
-        self._drop(batch)
+            for one in batch:  # find the ones that MLflow does not take, and deliver the rest
+                if not self._guarded(f"point of step {one.point.step}", partial(remote.send, [one.point])):
+                    self._refused.add((one.point.step, one.point.time))
+                self._journal.delivered(one)
+        self._journal.delivered(batch[-1])
 
     def _guarded(self, name: str, call: Callable[[], object]) -> bool:
         """True after success, False when MLflow will never take it; other failures are worth another attempt."""
@@ -201,12 +185,6 @@ class Delivery:
                 raise
             logger.warning("MLflow does not take %s: %s", name, _cause(error))
             return False
-
-    def _drop(self, batch: list[Point]) -> None:
-        """Take delivered points off the queue; `forget` may have dropped some of them meanwhile."""
-        done = {id(point) for point in batch}
-        with self._lock:
-            self._points = deque(point for point in self._points if id(point) not in done)
 
     def _note(self, error: Exception | None, failures: int) -> None:
         """Say once that delivery fails, and why; of a stage that ends, the one who closes says it, in its place."""

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -54,8 +55,19 @@ def _parse(line: str) -> Point | None:
         return None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A point that has not been delivered, and where its line ends in the journal of this `edition`."""
+
+    point: Point
+    end: int
+    edition: int
+
+
 class Journal:
-    """A journal open for appending.
+    """A journal open for appending, and the queue of what is still to be delivered: the lines behind an offset.
+
+    One thread appends, another one may deliver.
 
     Raises:
         InputError: the file cannot be written (no permission, disk full).
@@ -63,10 +75,11 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()
+        self._delivered = self._edition = 0  # an offset in bytes; how often the file was written anew
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.points_before = read_journal(path)
-            self._file = self._rewrite(self.points_before)
+            self._file = self._rewrite(read_journal(path))
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -74,16 +87,41 @@ class Journal:
         """Write one point and hand it to the operating system, so that it outlives this process."""
         point = Point(int(step), time.time_ns() // 1_000_000, {name: float(v) for name, v in metrics.items()})
         try:
-            self._file.write(point.line())
-            self._file.flush()
+            with self._lock:
+                self._file.write(point.line())
+                self._file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
         return point
 
     def rewind(self, step: int) -> None:
-        """Drop the points of `step` and later; the file is the old one or the new one at any moment."""
-        self._file.close()
-        self._file = self._rewrite([point for point in read_journal(self.path) if point.step < step])
+        """Drop the points of `step` and later; the file is the old one or the new one at any moment.
+
+        All that is left waits again: who delivers knows what the server holds, and sends no point twice.
+        """
+        with self._lock:
+            self._file.close()
+            self._file = self._rewrite([point for point in read_journal(self.path) if point.step < step])
+            self._delivered, self._edition = 0, self._edition + 1
+
+    def waiting(self) -> list[Waiting]:
+        """The points that are not delivered, in the order of logging."""
+        with self._lock, self.path.open("rb") as file:
+            end, edition = self._delivered, self._edition
+            file.seek(end)
+            lines = file.read().splitlines(keepends=True)
+        found = []
+        for line in lines:
+            end += len(line)
+            if point := _parse(line.decode(errors="replace")):
+                found.append(Waiting(point, end, edition))
+        return found
+
+    def delivered(self, last: Waiting) -> None:
+        """This one and those before it wait no more; nothing is changed where a rewind has come between."""
+        with self._lock:
+            if last.edition == self._edition:
+                self._delivered = last.end
 
     def close(self) -> None:
         self._file.close()
