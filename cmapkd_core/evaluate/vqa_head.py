@@ -124,7 +124,7 @@ class Lesson:
     targets: AnswerTargets
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[QuestionInputs, Tensor]]:
-        """QuestionInputs and dense targets, each question once; see `FrozenInputs.batches`."""
+        """Inputs and dense targets, each question once; see `FrozenInputs.batches`."""
         for positions, inputs in self.inputs.batches(size, generator):
             yield inputs, self.targets.dense(positions).to(inputs.mask.device)
 
