@@ -20,7 +20,7 @@ from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.statistics import collect
 from cmapkd_core.stages.training import TrainingSetup

@@ -21,8 +21,8 @@ from cmapkd_core.fields import flatten
 from cmapkd_core.fingerprints import declared, fingerprint, reads, trains
 from cmapkd_core.view import Declared
 
-# How a model's training pictures are compared with those that it is tested on (stages/seen.py). Left out where they
-# have their defaults, so that evaluations made before the fields existed keep their places.
+# How a model's training pictures are compared with those that it is tested on (stages/evaluation_leakage.py). Left out
+# where they have their defaults, so that evaluations made before the fields existed keep their places.
 _SEEN = ("data.leakage", "evaluate.leakage_action")
 
 RUN_DIGITS = 12  # of the digest in the place of a run's name in another script

@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.fft import dct
 
 from cmapkd_core.data.images import EXTENSIONS, BadImageError, format_of, shown
+from cmapkd_core.data.prepare_resume import SavedShards
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row
-from cmapkd_core.data.saved import SavedShards
 from cmapkd_core.data.threads import in_order
 
 _AHEAD = 16  # pictures read at a time: what hides the latency of S3

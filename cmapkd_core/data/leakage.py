@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.catalog import LEAKAGE_CHECKS, SOURCES, load
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.drop import drop_samples
 from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST, SCHEMA
+from cmapkd_core.data.leakage_removal import drop_samples
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError, again
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from cmapkd_core.data.saved import SavedShards, SourceChangedError
+from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
 
 _PLAIN_KEY = re.compile(r"\w[\w-]{0,79}", re.ASCII)
 

@@ -16,9 +16,9 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.inspection import Inspected, Inspection, Stored, inspected
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUARANTINE, QUESTIONS, SCHEMA, VERSION
 from cmapkd_core.data.order import split_of
+from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
 from cmapkd_core.data.questions import Checked, QuestionTable
 from cmapkd_core.data.rows import SPLITS, BadRow, Item, Row
-from cmapkd_core.data.saved import SavedShards, SourceChangedError
 from cmapkd_core.data.tar import RestoredShard, Shard
 from cmapkd_core.data.texts import checked, text, texts
 from cmapkd_core.data.verdict import Reasons, judge

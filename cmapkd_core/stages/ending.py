@@ -19,7 +19,7 @@ from cmapkd_core.stages.manifest import sealed
 from cmapkd_core.stages.tracked import reason
 
 if TYPE_CHECKING:
-    from cmapkd_core.stages.common import Context
+    from cmapkd_core.stages.execute import Context
 
 OUT = "out-"
 UPLOADS = 4  # files at a time; a store of levels has hundreds of parts

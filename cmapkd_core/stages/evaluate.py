@@ -42,10 +42,10 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import look
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.evaluation_leakage import refuse_seen
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.naming import evaluation_name, evaluation_tags
-from cmapkd_core.stages.seen import refuse_seen
 from cmapkd_core.stages.shards import open_shards
 
 

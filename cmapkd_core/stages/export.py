@@ -23,11 +23,11 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.places import export_fields, export_reads, export_url, named_model
 from cmapkd_core.progress import Progress
 from cmapkd_core.request import Request
-from cmapkd_core.stages import prepare, provenance
+from cmapkd_core.stages import export_facts, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
 from cmapkd_core.stages.evaluate import open_model
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.tracking import RegistryError, register_model
@@ -71,11 +71,11 @@ def run(
 
 def body(context: Context, model: str, licence: str) -> dict[str, float]:
     """Write every format, compare it, write the card; the metrics are the bounds, `onnx/image/max_difference`."""
-    training = provenance.training_of(context, model)
+    training = export_facts.training_of(context, model)
     backbone = open_model(context, model).eval()
     data = open_shards(context.inputs["shards"])
     found = compare(context, backbone, data)
-    facts = provenance.facts(context, backbone, data, training, found, licence)
+    facts = export_facts.facts(context, backbone, data, training, found, licence)
     for name, text in (
         (PARITY, json.dumps(found, indent=1)),
         (TRAINING, json.dumps(vars(training), indent=1)),

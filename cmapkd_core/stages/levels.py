@@ -28,7 +28,7 @@ from cmapkd_core.progress import Progress
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.shards import open_shards

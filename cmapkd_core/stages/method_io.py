@@ -24,7 +24,7 @@ from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.shards import open_shards
 
 METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"

@@ -11,7 +11,7 @@ from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import Interrupted, StopRequest, seed_everything
 from cmapkd_core.engine.session import Session
 from cmapkd_core.errors import Diverged
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import unsaved
 
 SKIPPED = "skipped_updates.jsonl"

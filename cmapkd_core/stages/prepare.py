@@ -18,7 +18,7 @@ from cmapkd_core.catalog import SOURCES
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.layout import LEAKAGE, QUARANTINE
 from cmapkd_core.data.leakage import LeakageError, gate
-from cmapkd_core.data.saved import SavedShards, SourceChangedError
+from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
 from cmapkd_core.data.shards import ShardSet, TooManyBadError, write_shards
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
@@ -28,7 +28,7 @@ from cmapkd_core.places import place
 from cmapkd_core.progress import Progress, Say
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.given import of_data
 from cmapkd_core.stages.shards import open_shards
 

@@ -25,7 +25,7 @@ from cmapkd_core.report.reports import Pages
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.owed import deliver_owed
 from cmapkd_core.stages.reported import ReportArgs, of_run, of_suite
 

@@ -13,7 +13,7 @@ from cmapkd_core.report.read.run import RunInputs
 from cmapkd_core.report.read.suite import FORMS, SuiteInputs, Training
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.shards import open_shards
 
 UNNAMED = "unnamed run"

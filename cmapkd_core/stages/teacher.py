@@ -40,7 +40,7 @@ from cmapkd_core.places import place
 from cmapkd_core.progress import Progress, Say
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_teacher
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL, common_grid

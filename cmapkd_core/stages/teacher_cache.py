@@ -31,7 +31,7 @@ from cmapkd_core.models.folder import WEIGHTS
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.progress import Progress
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL
 from cmapkd_core.stages.shards import open_shards
 

@@ -30,7 +30,7 @@ from cmapkd_core.progress import Progress, ProgressDisplay
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.method_io import METHOD_STATE, MODEL, STUDENT, save_method_state

@@ -21,7 +21,7 @@ from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy import PolicyFit
 from cmapkd_core.models.pyramid import needed
 from cmapkd_core.models.teacher import Embeddings, Teacher
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cmapkd_core.stages import common, teacher_cache
+from cmapkd_core.stages import execute, teacher_cache
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.turn import Turn
 
@@ -24,7 +24,7 @@ def slowly(work):
 
 if __name__ == "__main__":
     mode, go, module = sys.argv[1:4]
-    common.LOOK = 0.02
+    execute.LOOK = 0.02
     if mode != "turns":
         Turn.take = lambda self: ""
     if mode == "slow":

@@ -12,7 +12,7 @@ import struct, zlib
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.inspection import Inspected, inspected
 from cmapkd_core.data.rows import Row
-from cmapkd_core.data.saved import SavedShards
+from cmapkd_core.data.prepare_resume import SavedShards
 from cmapkd_core.data.sources import open_rows
 
 def held(name):

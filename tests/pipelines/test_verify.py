@@ -11,7 +11,7 @@ from cmapkd_core import storage
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from pipelines.submission import decide, started_as
 from pipelines.submit import main, parser
 

@@ -15,7 +15,7 @@ from cmapkd_core.methods.base import Method
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages import training
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.phases import run_phases
 from cmapkd_core.stages.training import SelectorSetup

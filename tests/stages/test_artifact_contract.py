@@ -13,7 +13,7 @@ from cmapkd_core.places import evaluation_fields, evaluation_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ def test_a_complete_stage_answers_at_once_and_says_so(stage, capsys):
     ],
 )
 def test_a_result_of_other_code_stands_and_says_so(stage, monkeypatch, capsys, then, now, says):
-    monkeypatch.setattr("cmapkd_core.stages.common.commit", lambda: then)
+    monkeypatch.setattr("cmapkd_core.stages.execute.commit", lambda: then)
     url = stage()
     assert Artifact.open(url).manifest["commit"] == then
-    monkeypatch.setattr("cmapkd_core.stages.common.commit", lambda: now)
+    monkeypatch.setattr("cmapkd_core.stages.execute.commit", lambda: now)
     capsys.readouterr()
     stage()
     assert stage.ran == 1

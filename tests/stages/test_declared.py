@@ -15,7 +15,7 @@ from cmapkd_core.places import place, stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import find
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.view import UndeclaredReadError
 
 LINE = (

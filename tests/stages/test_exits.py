@@ -21,7 +21,7 @@ from cmapkd_core.models.weights import read_tensors
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.tracking.journal import Journal
 
 README = Path(__file__).parents[2] / "README.md"

@@ -17,7 +17,7 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import given, prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from components import EVALUATE
 from pipelines.suite import Shared, Suite, standing
 from pipelines.tasks import Task

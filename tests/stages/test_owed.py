@@ -16,7 +16,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.owed import deliver_owed, find_owed
 from cmapkd_core.tracking import delivery, patience
 from pipelines.submission import decide

@@ -14,7 +14,7 @@ from cmapkd_core.places import place
 from cmapkd_core.request import Request
 from cmapkd_core.stages import refused
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 
 COUNT = "KFP_RETRY_INDEX"
 BAD = "data.source=folder: no picture in /data: put some there"

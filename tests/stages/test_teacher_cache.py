@@ -19,7 +19,7 @@ from cmapkd_core.recipes import BASELINES, ROWS, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, teacher_cache, train, training
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE
 from cmapkd_core.stages.shards import open_shards
 

@@ -16,7 +16,7 @@ from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages.execute import Context, execute
 
 AWAY = "http://127.0.0.1:9"
 

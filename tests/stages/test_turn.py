@@ -14,8 +14,9 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.request import Request
-from cmapkd_core.stages import common, turn
-from cmapkd_core.stages.common import Context, execute
+from cmapkd_core.stages import execute as execution
+from cmapkd_core.stages import turn
+from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.turn import TURN, Turn
 
 
@@ -150,7 +151,7 @@ def test_it_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_of_two_runs_that_want_the_same_one_works_and_the_other_takes_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(common, "LOOK", 0.02)
+    monkeypatch.setattr(execution, "LOOK", 0.02)
     url, worked = str(tmp_path / "levels" / "1"), []
     inside, go_on = threading.Event(), threading.Event()
 

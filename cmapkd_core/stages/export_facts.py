@@ -17,7 +17,7 @@ from cmapkd_core.export.licences import Licence, of_data, of_weights
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 
 LOOKED_AT = 1000  # pictures of each split whose licence is read: those that lie first, so that few shards are fetched
 SIDES = {"teacher": "teacher", "student": "student before training"}

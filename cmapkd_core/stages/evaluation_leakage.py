@@ -29,7 +29,7 @@ from cmapkd_core.data.leakage import (
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.common import Context
+from cmapkd_core.stages.execute import Context
 
 NOTE = "leakage.json"
 _COMPARED = ["key", "origins", "sha256", "phash"]  # columns of the training index, which may have millions of lines
