@@ -65,7 +65,7 @@ class ProgressDisplay:
         self.pending, self._bar = "", None
 
 
-class _Bar(tqdm):
+class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """tqdm's bar, which is told the share and the words."""
 
     monitor_interval = 0  # no thread of its own beside those of a stage

@@ -241,7 +241,8 @@ def no_limit(source: str) -> dict[str, str]:
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested plain values, for run records."""
-    return _plain(recipe)
+    values: dict[str, Any] = _plain(recipe)
+    return values
 
 
 def _plain(part: Any) -> Any:

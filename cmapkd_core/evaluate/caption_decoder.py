@@ -61,7 +61,8 @@ class PrefixDecoder(nn.Module):
         x = self.dropout(x + self.places[:size])
         for block in self.blocks:
             x = block(x, src_mask=self.blocked[:size, :size])  # type: ignore[index]
-        return self.norm(x[:, prefix.shape[1] :])
+        states: Tensor = self.norm(x[:, prefix.shape[1] :])
+        return states
 
     def forward(self, sight: Sight, tokens: Tensor) -> Tensor:
         """Logits of the next word, [B, T, V]."""

@@ -76,7 +76,8 @@ class FusionHead(nn.Module):
         )
         seen = inputs.mask.new_ones(batch, tokens.shape[1] - inputs.mask.shape[1])
         mixed = self.blocks(tokens, src_key_padding_mask=~torch.cat([seen, inputs.mask], dim=1))
-        return self.classifier(mixed[:, 0])
+        scores: Tensor = self.classifier(mixed[:, 0])
+        return scores
 
 
 def places(grid: int, width: int) -> Tensor:

@@ -95,7 +95,7 @@ def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool 
 def _of_others(owed: Owed, request: Request) -> bool:
     """Whether another run owes it to another MLflow; a run that has a new one tells that."""
     asked = without_login(chosen_server(request.tracking_uri))
-    return owed.told["run"] != (request.run or "unnamed") and owed.told.get("server", asked) != asked
+    return bool(owed.told["run"] != (request.run or "unnamed") and owed.told.get("server", asked) != asked)
 
 
 def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:

@@ -142,7 +142,8 @@ def _rows(rows: pa.RecordBatch, name: str) -> np.ndarray:
     """A column of `shared_columns` in some rows of the table, [rows, width]."""
     if name in ("u", "d"):
         return np.stack([rows[f"{name}_{level}"].to_numpy() for level in ALL_LEVELS], axis=1)
-    return rows[name].flatten().to_numpy().reshape(len(rows), -1)
+    values: np.ndarray = rows[name].flatten().to_numpy()
+    return values.reshape(len(rows), -1)
 
 
 @torch.no_grad()

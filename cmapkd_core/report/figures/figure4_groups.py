@@ -66,7 +66,8 @@ def nearest_other(samples: Samples) -> np.ndarray:
 
 def agreement(samples: Samples) -> np.ndarray:
     """Cosine of the teacher's embeddings of picture and caption, [n]."""
-    return np.einsum("ne,ne->n", samples.image, samples.text)
+    cosines: np.ndarray = np.einsum("ne,ne->n", samples.image, samples.text)
+    return cosines
 
 
 RULES = (

@@ -106,8 +106,9 @@ def captions_of(inputs: RunInputs, split: str) -> Mapping[str, list[str]]:
 
 def unit(column: pa.ChunkedArray) -> np.ndarray:
     """A column of lists as rows of length 1, [n,E]."""
-    rows = np.stack(column.to_numpy()).astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    rows: np.ndarray = np.stack(column.to_numpy()).astype(np.float32)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 MODELS = ("teacher", "before", "after")
