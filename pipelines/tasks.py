@@ -115,7 +115,7 @@ def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(TASK_OF_ROLE)) -> tup
     """Tasks that prepare the recipe's evaluation sets and run them, for the models in `roles`.
 
     The recipe's `evaluate.tasks` stay together in the tasks evaluate-*: they share the images' embeddings. A task
-    refuses a model that was trained on pictures of its data set (cmapkd_core.stages.evaluation_leakage.py).
+    refuses a model that was trained on pictures of its data set (cmapkd_core/stages/evaluation_leakage.py).
     """
     tasks: dict[str, Task] = {}
     own = recipe.evaluate.own()
