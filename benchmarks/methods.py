@@ -110,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Measure and print."""
     args = parser().parse_args()
     torch.set_num_threads(args.threads)
     recipes = {row: resolve(args.recipe, row, f"optim.batch={args.batch}") for row in ["none", *BASELINES]}

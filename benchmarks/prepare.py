@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Measure and print."""
     given = parser().parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Measure and print."""
     args = parser().parse_args()
     torch.set_num_threads(args.threads)
     count = args.images * args.captions

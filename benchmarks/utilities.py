@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Measure and print."""
     args = parser().parse_args()
     recipe = resolve(args.recipe, args.ablation, args.overrides, args.seed)
     inputs = {"shards": "prepare", "teacher": "teacher", "init": args.stage}

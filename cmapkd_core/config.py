@@ -143,6 +143,8 @@ class TermWeights(FromTable):
 
 @dataclass(frozen=True)
 class MethodConfig:
+    """What is optimised: a method with the weights of its terms; other methods leave what they do not read."""
+
     name: str = METHOD  # a row of method_specs.METHODS
     weights: TermWeights = field(default_factory=TermWeights)
     tau: float = 1.0  # temperature of the align term's KL, on top of the learned scale
@@ -169,6 +171,8 @@ class SelectorConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """Batches, AdamW, precision, and what happens to an update that goes wrong; the same for all methods."""
+
     batch: int = 256  # global: the in-batch contrastive terms see all of it
     accumulate: int = 1  # micro-batches per update; the contrastive terms then see one micro-batch
     weight_decay: float = 0.05
@@ -229,6 +233,8 @@ class EfficiencyConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
+    """Which tasks every model is measured on, on which data, and how."""
+
     tasks: tuple[str, ...] = ("retrieval", "zeroshot")  # on the recipe's own data
     sets: tuple[str, ...] = ()  # TASK[=SOURCE[:URL]]: tasks of their own, on other data where they name it
     split: str = "test"

@@ -38,7 +38,7 @@ def replaced(weights: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
 
 
 def fetched(recipe: Recipe) -> Iterable[str]:
-    """ "teacher ViT-L-14 openai" of each model that its pod would fetch from a hub."""
+    """Of each model that its pod would fetch from a hub: "teacher ViT-L-14 openai"."""
     for side, model in _sides(recipe):
         stored = model.weights in ("packages", "random") or "@" in model.weights or model.weights.endswith(_HERE)
         if model.model.startswith(HUB) or not (stored or model.model.startswith(FOLDER)):

@@ -139,8 +139,11 @@ def makers(run: Run, runs: Sequence[Run], left: Collection[str]) -> dict[str, tu
 
 
 def behind(run: Run, runs: Sequence[Run], now: Now) -> list[Run]:
-    """Runs that have ended before a run begins: the last one before it in its lane that has something to do, and those
-    of its lane that work since an earlier submission."""
+    """Runs that have ended before a run begins.
+
+    The last one before it in its lane that has something to do, and those of its lane that work since an earlier
+    submission.
+    """
     table = {other.name: other for other in runs}
     before = table.get(run.follows)
     while before is not None and not _left(before, now):

@@ -1,6 +1,6 @@
-"""A training task as a Kubeflow Trainer TrainJob, on one pod or several, started and waited for by a small pod.
+r"""A training task as a Kubeflow Trainer TrainJob, on one pod or several, started and waited for by a small pod.
 
-    python -m pipelines.trainjob --job JSON --image IMAGE --processes 8 --shutdown-timeout 25 \\
+    python -m pipelines.trainjob --job JSON --image IMAGE --processes 8 --shutdown-timeout 25 \
         -- MODULE --recipe .. --artifact FILE
 
 What the pods have in common is a TrainingRuntime named by its content; the TrainJob adds image, size and command.

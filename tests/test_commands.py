@@ -210,7 +210,7 @@ def parsers() -> Iterator[argparse.ArgumentParser]:
 def shown() -> list[tuple[str, str]]:
     """Texts that somebody reads, each with its file's name: the documents, and the strings in the code."""
     found = [(path.name, path.read_text()) for path in TEXTS if path.name != "Makefile"]
-    for path in (path for path in CODE if path.name not in ("drawings.py", "trainjob.py")):  # CSS; only a package calls it
+    for path in (path for path in CODE if path.name not in ("drawings.py", "trainjob.py")):  # CSS; called by a package
         nodes = list(ast.walk(ast.parse(path.read_text())))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         texts = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]

@@ -177,11 +177,13 @@ def require_hashes(name: str, manifest: Mapping[str, Any]) -> None:
 
 
 def same_origin(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
+    """Pictures that name the same original, such as a COCO id."""
     lists = train["origins"].to_pylist(), held["origins"].to_pylist()
     yield from _same_value(*([(i, value) for i, row in enumerate(rows) for value in row or ()] for rows in lists))
 
 
 def same_bytes(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
+    """Pictures whose files have the same sha256."""
     for i, j, _ in _same_value(*(list(enumerate(table["sha256"].to_pylist())) for table in (train, held))):
         yield i, j, "the same file"
 

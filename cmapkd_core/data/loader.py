@@ -88,7 +88,7 @@ class TrainLoader:
             that does not divide.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what a stream of batches depends on, by name
         self,
         shards: ShardSet,
         sides: dict[str, Side],

@@ -92,8 +92,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the card says. pixels: what is done to a picture, in words. identity: what
-    the model is beside its tensors. parity: as parity.json. usage: Python by format. data: counts of shards.json."""
+    """Everything that the card says.
+
+    pixels: what is done to a picture, in words. identity: what the model is beside its tensors. parity: as parity.json.
+    usage: Python by format. data: counts of shards.json.
+    """
 
     name: str
     spec: Spec

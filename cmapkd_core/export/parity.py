@@ -45,8 +45,10 @@ class ParityError(InputError):
 
 @dataclass(frozen=True)
 class Towers:
-    """A model that another library has loaded. image: [B,3,H,H] normalised pixels -> unit [B,E]. text: int64 [B,N] ->
-    unit [B,E]. tokenize: n captions -> [n,N]. pixels: an RGB picture -> [3,H,H] normalised.
+    """A model that another library has loaded.
+
+    image: [B,3,H,H] normalised pixels -> unit [B,E]. text: int64 [B,N] -> unit [B,E]. tokenize: n captions -> [n,N].
+    pixels: an RGB picture -> [3,H,H] normalised.
     """
 
     image: Callable[[Tensor], Tensor]

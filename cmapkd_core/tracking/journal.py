@@ -124,6 +124,7 @@ class Journal:
                 self._delivered = last.end
 
     def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
 
     def mark(self) -> str:

@@ -37,6 +37,7 @@ class Names:
         self._taken: dict[str, str] = {}
 
     def __call__(self, name: str) -> str:
+        """MLflow's name for it; one that is taken by another gets a digest."""
         plain = mlflow_name(name)
         if self._taken.setdefault(plain, name) == name:
             return plain

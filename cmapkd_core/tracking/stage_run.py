@@ -195,6 +195,7 @@ class StageRun:
         self._delivered.update(metrics)
 
     def tag(self, name: str, value: str) -> None:
+        """Set a tag; of one that is too long the rest is in a file."""
         plain = mlflow_name(name)
         file = f"tags/{plain.replace('/', '_')}.txt"
         self._client.set_tag(self.run_id, plain, cut(value, limits.TAG, f"all of it in {file}"))
@@ -213,6 +214,7 @@ class StageRun:
         self._client.log_artifact(parent, str(page))
 
     def artifact(self, path: Path, folder: str) -> None:
+        """Store a file, or a folder with its files."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder or None)
 

@@ -38,7 +38,7 @@ def latex_escape(text: str) -> str:
 
 
 def latex_table(made: Table) -> str:
-    """A `table` environment, or the sentences that say what is missing. Needs \\usepackage{booktabs}."""
+    """A `table` environment, or the sentences that say what is missing. Needs the package booktabs."""
     head = [f"% {made.heading()}", f"% what each number was made from: numbers.json, {made.key}/.."]
     sentences = " ".join(made.missing)
     if not made.rows:
@@ -110,7 +110,7 @@ def _cell(cell: Cell) -> str:
 
 
 def latex_figure(key: str, caption: str, files: Iterable[str]) -> str:
-    """A `figure` environment of panels side by side. Needs \\usepackage{graphicx}."""
+    """A `figure` environment of panels side by side. Needs the package graphicx."""
     files = list(files)
     width = 0.49 if len(files) > 1 else 0.8
     panels = [rf"\includegraphics[width={width}\linewidth]{{{file}}}" for file in files]
