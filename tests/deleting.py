@@ -1,9 +1,10 @@
 """What another process does in test_temporary.py: `deleting.py FOLDER` deletes that, again and again."""
 
 import sys
-import time
 
 from cmapkd_core import storage
+
+PACE = 3  # writes between two deletions, so that the other one finds its moment on a slow disk as well
 
 if __name__ == "__main__":
     storage.write_bytes(f"{sys.argv[1]}/go", b"")
@@ -11,4 +12,5 @@ if __name__ == "__main__":
         pass
     while True:
         storage.delete_tree(sys.argv[1])
-        time.sleep(0.001)  # without a pause nobody else would find a moment in which the folder is there
+        for _ in range(PACE):
+            storage.write_bytes(f"{sys.argv[1]}-beside/pace", b"data")

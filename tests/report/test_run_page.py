@@ -9,7 +9,7 @@ import pytest
 
 from cmapkd_core.report.figures.style import PAGE, painted
 from cmapkd_core.report.read.results import RECALLS
-from cmapkd_core.report.read.run import EVALUATIONS, ROLES
+from cmapkd_core.report.read.run import MAIN_EVALUATIONS, ROLES
 from cmapkd_core.report.render import html as html_form
 from cmapkd_core.report.reports import of_run
 from cmapkd_core.report.sections.examples import GROUPS, choose_examples
@@ -181,7 +181,7 @@ def test_examples_mark_right_answers_by_more_than_colour(made):
     }
 
 
-ALL = ("shards", "teacher", "warmup", "alsn", "joint", "reference", "levels", *EVALUATIONS)
+ALL = ("shards", "teacher", "warmup", "alsn", "joint", "reference", "levels", *MAIN_EVALUATIONS)
 
 
 @pytest.mark.parametrize("name", ALL)

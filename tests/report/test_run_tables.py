@@ -9,7 +9,7 @@ import pytest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.run import EVALUATIONS, check_run_names, run_results
+from cmapkd_core.report.read.run import MAIN_EVALUATIONS, check_run_names, run_results
 from cmapkd_core.report.tables.table import Table
 from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import vqa_zeroshot_tables
@@ -80,7 +80,7 @@ def test_what_is_missing_is_a_sentence_and_not_a_column(make_inputs):
 
 def test_a_task_that_does_not_fit_the_data_says_why(make_inputs):
     inputs = make_inputs()
-    for name in EVALUATIONS:
+    for name in MAIN_EVALUATIONS:
         source = inputs.source(name)
         metrics = {k: v for k, v in source.json("metrics.json").items() if not k.startswith("zeroshot/")}
         source.path("metrics.json").write_text(json.dumps(metrics))
