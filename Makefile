@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test check lock images clean
+.PHONY: faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,11 @@ TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist 
 
 test: install ## the tests
 	$(TESTS)
+
+# Losses, methods, models, engine, data, evaluation and report, but for what needs a server, a finished stage or minutes.
+FAST := losses methods models engine data evaluate report $(notdir $(wildcard tests/test_*.py))
+test-fast: install ## a minute's worth of them, for the inner loop
+	$(TESTS) --fast $(addprefix tests/,$(FAST))
 
 check: install ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .

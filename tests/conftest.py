@@ -26,7 +26,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; the process
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often each fault of tests/faults is made; here, since pytest asks before it looks into that folder."""
     parser.addoption("--faults", choices=("few", "all"), default="few", help="counts of tests/faults")
+    parser.addoption("--fast", action="store_true", help="without servers, stages and compiled packages")
     parser.addoption("--fault-seed", type=int, default=0, help="of the faults' times and places")
+
+
+# What takes seconds to make: servers, finished stages, ranks and packages.
+HEAVY = {"s3_endpoint", "mlflow_made", "tiny_shards", "quick_stack", "start_ranks"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`--fast`: what is left is the inner loop (`make test-fast`)."""
+    if config.getoption("--fast"):
+        heavy = [item for item in items if HEAVY & {*getattr(item, "fixturenames", ())}]
+        config.hook.pytest_deselected(items=heavy)
+        items[:] = [item for item in items if not HEAVY & {*getattr(item, "fixturenames", ())}]
 
 
 def _one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
