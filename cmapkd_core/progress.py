@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+BAR = 10  # columns of a bar that tells something
 Say = Callable[[str], None]  # shows a text in place of the one before; one that ends in a new line stays
 
 
@@ -58,7 +59,7 @@ class ProgressDisplay:
     def end(self) -> None:
         """Leave the newest text where it is, so that a stage's last state is seen."""
         if self._bar is not None:
-            self._bar.close()
+            self.pending = self._bar.cleared()
         if self.pending:
             sys.stdout.write(self.pending + "\n")
             sys.stdout.flush()
@@ -71,16 +72,32 @@ class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
     monitor_interval = 0  # no thread of its own beside those of a stage
 
     def __init__(self) -> None:
+        self.text = ""
         columns, lines = shutil.get_terminal_size()  # a container's terminal may have no size, and tqdm no bar for it
         super().__init__(total=1.0, file=sys.stdout, ncols=columns, nrows=lines, bar_format="{desc}")
 
     def show(self, text: str) -> None:
-        """Draw `text`, behind it a bar where it is a `State`."""
+        """Draw `text`, behind it a bar where it is a `State` and there is room; a long one without its middle."""
         share = getattr(text, "share", None)
-        self.ncols = shutil.get_terminal_size().columns - 1  # the last column would begin a new line in some terminals
-        self.bar_format = "{desc}" if share is None else "{desc}  |{bar}|"
+        self.text, self.ncols = text, shutil.get_terminal_size().columns - 1  # the last would begin a new line in some
+        room = len(text) + BAR <= self.ncols
+        self.bar_format = "{desc}" if share is None or not room else "{desc}  |{bar}|"
         self.n = share or 0.0
-        self.set_description_str(text, refresh=True)
+        self.set_description_str(shortened(text, self.ncols), refresh=True)
+
+    def cleared(self) -> str:
+        """The line is free again; the newest text, whole."""
+        self.leave = False
+        self.close()
+        return self.text
+
+
+def shortened(text: str, columns: int) -> str:
+    """What has room: its beginning, which names the work, and its end, which has the speed and the rest."""
+    if len(text) <= columns:
+        return text
+    tail = max(0, min(columns // 2, columns - 2))
+    return f"{text[: columns - tail - 2]}..{text[len(text) - tail :]}"
 
 
 class Progress:

@@ -81,3 +81,16 @@ def test_a_terminal_has_a_bar_that_is_drawn_over_and_texts_that_stay(monkeypatch
     assert bars.endswith("\n")
     assert "\rb" in after
     assert after.endswith("\n")
+
+
+def test_a_narrow_terminal_shows_how_long_it_takes_and_leaves_the_whole_text(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "60")
+    text = "warmup foundation: epoch 10/30  step 12340/45000  loss 12.3456  1234 samples/s  ETA 12:34:56"
+    show = ProgressDisplay(quiet=False)
+    show(State.of(text, 0.5))
+    shown = sys.stdout.getvalue().split("\r")[-1].rstrip()
+    assert shown == "warmup foundation: epoch 10/.. 1234 samples/s  ETA 12:34:56"
+    assert len(shown) == 59
+    show.end()
+    assert sys.stdout.getvalue().endswith(f"{text}\n")

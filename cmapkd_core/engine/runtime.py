@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -41,19 +39,9 @@ class StopRequest:
         return self
 
     def release(self) -> None:
-        """Give SIGTERM back: outside the loop nobody looks, and a stop must not wait for nobody."""
-        signal.signal(signal.SIGTERM, self._before if self._before is not None else signal.SIG_DFL)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """For long work between two loops, where nobody looks: SIGTERM does there what it does without `listen`."""
-        signal.signal(signal.SIGTERM, self._before if self._before is not None else signal.SIG_DFL)
-        try:
-            yield
-        except BaseException:
-            self._before = signal.getsignal(signal.SIGTERM)  # as a handler that raised has left it
-            raise
-        signal.signal(signal.SIGTERM, self._ask)
+        """Give SIGTERM back, once: outside the loop nobody looks, and a stop must not wait for nobody."""
+        if signal.getsignal(signal.SIGTERM) == self._ask:  # a handler that has done its work stays as it left itself
+            signal.signal(signal.SIGTERM, self._before if self._before is not None else signal.SIG_DFL)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -116,6 +116,7 @@ def compare(context: Context, backbone: Backbone, data: ShardSet) -> dict[str, A
         for tower in parity.TOWERS:
             context.say(f"export: {name}: {tower} embeddings: {parity.Bound(**formats[name][tower])}\n")
         parity.check(name, formats[name])
+    progress(len(FORMATS))
     counts = {"pictures": len(given.pictures), "random_images": parity.NOISE}
     counts |= {"captions": len(given.captions), "hard_captions": len(parity.HARD)}
     return {"tolerance": parity.TOLERANCE, "inputs": counts, "formats": formats}

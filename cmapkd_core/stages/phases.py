@@ -70,10 +70,19 @@ def _run_in_order(session: Session, run: RunPhase) -> None:
     with session:
         for plan in session.plans:
             if not session.finished(plan):
-                if parallel.any_rank(session.stop.asked):
-                    raise Interrupted(f"{session.stage} was asked to stop before phase {plan.name}. {session.way_on()}")
+                require_no_stop(plan, session)
                 run(plan, session)
         session.share_replaced()
+
+
+def require_no_stop(plan: PhasePlan, session: Session) -> None:
+    """Called by all ranks at the same place before a phase's first step, and between batches of what precedes it.
+
+    Raises:
+        Interrupted: on all of them, where one was asked to stop.
+    """
+    if session.stop.anywhere():
+        raise Interrupted(f"{session.stage} was asked to stop before phase {plan.name}. {session.way_on()}")
 
 
 def write_skipped(context: Context, session: Session) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +46,7 @@ from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_teacher
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL, common_grid
-from cmapkd_core.stages.phases import run_phases, write_skipped
+from cmapkd_core.stages.phases import require_no_stop, run_phases, write_skipped
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.teacher_cache import write_cache
 from cmapkd_core.stages.tracked import told_to_mlflow
@@ -135,8 +137,8 @@ class TeacherSetup:
     def run(self, plan: PhasePlan, session: Session) -> None:
         """Train one phase."""
         if plan.name == "space":
-            with session.stop.paused():  # all the data goes through the towers
-                table = pooled_pairs(self.recipe, self.shards, self.backbone, session.say)
+            going_on = partial(require_no_stop, plan, session)  # all the data goes through the towers
+            table = pooled_pairs(self.recipe, self.shards, self.backbone, session.say, going_on)
             run_phase(SpaceFit(self.backbone, self.recipe.teacher_fit), table, lambda batch: None, plan, session)
         else:
             run_phase(self.pyramid, self.loader, self.features, plan, session)
@@ -161,10 +163,12 @@ def _pairs(shards: ShardSet) -> int:
 
 
 @torch.no_grad()
-def pooled_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone, say: Say) -> TableLoader:
+def pooled_pairs(
+    recipe: Recipe, shards: ShardSet, backbone: Backbone, say: Say, between: Callable[[], None]
+) -> TableLoader:
     """Pooled states of every training picture with each of its captions: rows `image` [b,D_v], `text` [b,D_l].
 
-    The towers are locked, so they run once: heads then train in seconds.
+    The towers are locked, so they run once: heads then train in seconds. All ranks call `between` after each batch.
     """
     device, side = parallel.device(), side_of(backbone)
     shards.require_captions("train")
@@ -174,6 +178,7 @@ def pooled_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone, say: Say)
     for index, images in eval_batches(shards, "train", side, batch=batch, workers=workers):
         pictures.append(backbone.vision(images.to(device)).pooled.cpu())
         progress(int(index[-1]) + 1)
+        between()
     captions = shards.table("train")["captions"].to_pylist()
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own])
     texts = [text for own in captions for text in own]
@@ -183,6 +188,7 @@ def pooled_pairs(recipe: Recipe, shards: ShardSet, backbone: Backbone, say: Say)
         tokens = backbone.tokenize(texts[start : start + batch]).to(device)
         states.append(backbone.text(tokens).pooled.cpu())
         progress(min(start + batch, len(texts)))
+        between()
     columns = {"image": torch.cat(pictures)[owners], "text": torch.cat(states)}
     seed = recipe.teacher_fit.seed
     return TableLoader(columns, batch=batch, rank=parallel.rank(), world=parallel.world(), seed=seed)

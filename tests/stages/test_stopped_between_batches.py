@@ -23,6 +23,10 @@ WORK: dict[str, tuple[Callable[..., str], str, tuple[str, ...]]] = {
 }
 
 
+# Before a phase all ranks stop at the same batch, as within one.
+SAID = {"teacher space": "teacher was asked to stop before phase space. There is no checkpoint yet"}
+
+
 @pytest.mark.parametrize("name", WORK)
 def test_a_stop_is_answered_between_two_batches(
     name: str,
@@ -50,4 +54,4 @@ def test_a_stop_is_answered_between_two_batches(
     assert main(run, argv) == 143
     ((done, total),) = told
     assert 0 < done < total
-    assert "was asked to stop; the same command goes on from what is saved" in capsys.readouterr().err
+    assert SAID.get(name, "was asked to stop; the same command goes on from what is saved") in capsys.readouterr().err
