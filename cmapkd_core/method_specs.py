@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cmapkd_core.catalog import TableEntry
+from cmapkd_core.catalog import STORES, TableEntry
 from cmapkd_core.markup import plain
+
+TARGETS = ("towers", *STORES)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class MethodSpec(TableEntry):
     settings: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that it is published with, beside weights
     row: str = ""  # of recipes.ROWS that is this method as published, where it is not called as the method
     deviations: str = "none"  # from what was published; the only wording, which reports, cards and docs quote
+
+    def __post_init__(self) -> None:
+        if self.targets not in TARGETS:
+            raise ValueError(f"the row of {self.code}: targets='{self.targets}': one of {', '.join(TARGETS)}")
 
     @property
     def weighs_levels(self) -> bool:
@@ -56,7 +62,10 @@ METHODS: dict[str, MethodSpec] = {
         targets="levels",
         reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
         row="none",
-        deviations="the README's table of what differs from the paper",
+        deviations="the teacher's pyramid is fitted first and then frozen; levels are compared by direction, position "
+        "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, fd "
+        "and icl as further terms there; single levels are aligned with the teacher's; relations between levels are "
+        "linear CKA; one schedule of 25 epochs (docs/decisions says why)",
     ),
     "contrastive": MethodSpec(
         "cmapkd_core.methods.contrastive:Contrastive",

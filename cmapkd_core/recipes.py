@@ -154,7 +154,10 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "clip_kd_32000": {**BASELINES["clip_kd"], "method.weights.mse": 32000.0},
 }
 
-# All of them, as the tables are now; a name in two of them would hide one (tests/test_config.py).
+for _name in [*BASELINES.keys() & WEIGHTS.keys(), *(BASELINES.keys() | WEIGHTS.keys() | {"none"}) & ABLATIONS.keys()]:
+    raise ValueError(f"row '{_name}' stands in two tables of recipes.py, where one would hide the other: rename it")
+
+# All of them, as the tables are now.
 ROWS: Mapping[str, dict[str, Any]] = ChainMap(BASELINES, WEIGHTS, ABLATIONS, {"none": {}})
 
 # The control that stands beside every distilled student: same data, same updates, no teacher. Its fields win over the

@@ -18,6 +18,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
 from cmapkd_core.folders import check_data, reads_folder
 from cmapkd_core.logins import refuse_login
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES
 from cmapkd_core.records import SUITE, read_record
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
@@ -254,9 +255,12 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
         raise InputError(
             f"--method {args.method} and --ablation {args.ablation}: give one; --set changes single fields"
         )
-    if args.method:
-        choose("method", args.method, BASELINES, "METHODS in cmapkd_core/method_specs.py")
-    row = args.method or args.ablation or FULL
+    row = args.ablation or FULL
+    if args.method:  # a row as it is called, or the method that a row is as published
+        row = METHODS[args.method].row if args.method in METHODS else ""
+        row = row or args.method
+        if row != FULL:
+            choose("method", row, BASELINES, "METHODS in cmapkd_core/method_specs.py")
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
     strings |= {"seed": args.seed, "data": args.data or site_data(site, args.recipe)}
     return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))

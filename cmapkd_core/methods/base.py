@@ -119,13 +119,22 @@ def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractCont
 
 def require(targets: Embeddings | None, kind: type[TargetsT]) -> TargetsT:
     """The teacher targets of a method that needs this kind of them."""
-    assert isinstance(targets, kind), f"method_specs.METHODS says which targets a method has: this one {kind.__name__}"
+    if not isinstance(targets, kind):
+        given = "no teacher" if targets is None else f"its {type(targets).__name__}"
+        raise InputError(
+            f"the method asks for {kind.__name__} of its teacher, and has {given} by its row of METHODS in "
+            "cmapkd_core/method_specs.py: set the row's `teacher` and `targets`"
+        )
     return targets
 
 
 def require_teacher(teacher: Teacher | None) -> Teacher:
     """The same for the teacher itself, which some methods read when they are made."""
-    assert teacher is not None, "method_specs.METHODS says that this method has a teacher"
+    if teacher is None:
+        raise InputError(
+            "the method reads its teacher, and has none by its row of METHODS in cmapkd_core/method_specs.py: set the "
+            "row's `teacher`"
+        )
     return teacher
 
 

@@ -84,12 +84,12 @@ def left_in_work(root: Path) -> list[Path]:
     return [path for path in found if path.is_file() and not any(part.startswith(".") for part in path.parts[-3:])]
 
 
-def killed_after_it_left_something(world: World, stage: str, root: Path, draw: random.Random) -> list[Path]:
+def killed_after_it_left_something(world: World, stage: str, root: Path, wait: float) -> list[Path]:
     """Kill it soon after its first file to go on from; all of these files, [] where it was done before."""
     with ended(world.start(stage, str(root), LEAVING[stage])) as (process,):
         while process.poll() is None and not left_in_work(root):
             time.sleep(0.002)
-        time.sleep(draw.uniform(0, 0.4) * world.seconds[stage])
+        time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     return left_in_work(root)
@@ -108,7 +108,8 @@ def test_what_a_killed_stage_has_left_is_looked_at(
     for number in range(tried):
         for attempt in range(ATTEMPTS):
             root = tmp_path / f"root{number}-{attempt}"
-            if left := killed_after_it_left_something(world, stage, root, draw):
+            wait = draw.uniform(0, 0.4) * world.seconds[stage] / 4**attempt  # less where it was done before
+            if left := killed_after_it_left_something(world, stage, root, wait):
                 break
         else:
             pytest.fail(f"{stage} was done before it left anything, {ATTEMPTS} times")
