@@ -10,8 +10,8 @@ from cmapkd_core.errors import InputError
 # user:password@ up to the last @ before the path. After a colon that begins no port, slashes belong to the password:
 # S3's secret keys have them.
 LOGIN = re.compile(r"://(?:[^/\s]+|[^/\s:]+:(?!\d+/)\S+)@")
-# A parameter of a query, and which ones are of a login: by a part of the name, or by all of it.
-_PARAMETER = re.compile(r"(?P<name>[?&][^=&?\s]+=)[^&\s]+")
+# A parameter of a query, a path or a fragment, and which ones are of a login: by a part of the name, or by all of it.
+_PARAMETER = re.compile(r"(?P<name>[?&;#][^=&?;#\s]+=)[^&;#\s]+")
 _PART = re.compile(r"pass|pwd|token|secret|signature|credential|auth(?!or(?!i[sz]))|odbc_connect", re.IGNORECASE)
 _WHOLE = re.compile(
     r"(.*[_-])?key|(api|access|secret|private)key(id)?|.*accesskeyid|sig|user(name)?|login", re.IGNORECASE
@@ -29,7 +29,7 @@ def _hidden(found: re.Match[str]) -> str:
 
 
 def _is_login(parameter: str) -> bool:
-    """Whether `?name=` or `&name=` says who calls."""
+    """Whether `?name=`, `&name=`, `;name=` or `#name=` says who calls."""
     name = unquote(parameter[1:-1])
     return bool(_PART.search(name) or _WHOLE.fullmatch(name))
 

@@ -17,7 +17,7 @@ _WORD = r"[^\W_]"
 _INTERVAL = r"\[[-+.\d]+(?: to |, )[-+.\d]+\](?![(\[:])"
 _SIGNS = re.compile(rf"{_INTERVAL}|[\\`*\[\]|~$]|(?<!{_WORD})_|_(?!{_WORD})|&(?=[#\w])|[<>]")
 _START = re.compile(r"^(#|[-+=] |[-=]{3,}|\d+(?=[.)] ))")  # of a heading, a list, a rule
-_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_TURNS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Markdown(str):
@@ -43,6 +43,11 @@ def code(value: Any) -> Markdown:
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     room = " " if "`" in text else ""
     return Markdown(f"{fence}{room}{text}{room}{fence}") if text else Markdown("")
+
+
+def without_turns(text: str) -> str:
+    """The text without signs that turn the direction of writing: they would turn what stands beside it too."""
+    return "".join(sign for sign in text if sign not in _TURNS)
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import Diverged
 from cmapkd_core.progress import Progress, Say
 
 WARMUP = 0.05  # share of the work with a rising learning rate
@@ -63,7 +63,7 @@ def fit(
         One row an epoch: epoch, loss (mean over the examples), and what `after` gave.
 
     Raises:
-        InputError: a loss or a gradient that is NaN or Inf.
+        Diverged: a loss or a gradient that is NaN or Inf.
     """
     optimiser = torch.optim.AdamW(module.parameters(), training.lr, training.betas, weight_decay=training.decay)
     progress = Progress(say, training.name, training.epochs * training.examples, training.unit)
@@ -88,7 +88,7 @@ def _update(module: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, n
     norm = clip_grad_norm_(module.parameters(), CLIP)
     value, length = torch.stack([loss.detach(), norm]).tolist()
     if not math.isfinite(value + length):
-        raise InputError(
+        raise Diverged(
             f"{name}: in epoch {epoch} the probe's loss is {value} and the norm of its gradient {length}: lower "
             f"evaluate.{name}.lr, or look at the model's own training"
         )

@@ -83,7 +83,7 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
     try:
         _refuse_placeholders(fields | given)
         request = Request(**fields)
-        with _stopped_by_sigterm(run.__module__.rpartition(".")[2]):
+        with _stopped_by_sigterm(_stage(run)):
             url = check.run(request, given) if request.check else run(request, **given)
     except (InputError, Diverged) as error:
         print(f"error: {_told(error)}{room(error)}", file=sys.stderr)
@@ -117,6 +117,12 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
 
 class _Stopped(Interrupted):
     """SIGTERM came where no step has to be finished first."""
+
+
+def _stage(run: Callable[..., str]) -> str:
+    """What messages call the stage: its module, which is `__main__` where it was started by that."""
+    spec = getattr(sys.modules.get(run.__module__), "__spec__", None)
+    return (spec.name if spec else run.__module__).rpartition(".")[2]
 
 
 @contextmanager

@@ -28,8 +28,10 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.evaluate import open_model
 from cmapkd_core.stages.execute import Context, execute
+from cmapkd_core.stages.foreign import refuse_evaluation_of_another
 from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.tracked import told_to_mlflow
 from cmapkd_core.tracking import RegistryError, register_model
 
 CARD, PARITY, TRAINING = "README.md", "parity.json", "training.json"
@@ -49,11 +51,13 @@ def run(
         licence: of the exported weights, an identifier of Hugging Face such as mit; "" leaves it open.
 
     Raises:
-        InputError: an artifact that is not complete, or a model that is no student.
+        InputError: an artifact that is not complete, a model that is no student, or another model's evaluation.
         ParityError: a format gives other embeddings than the student.
     """
     shards = shards or prepare.run(request)
     given = {"shards": shards, "model": "" if named_model(model) else model, "evaluation": evaluation, "suite": suite}
+    with told_to_mlflow(request, "export"):
+        refuse_evaluation_of_another("--evaluation", evaluation, given["model"])
     told = (request.root, model, shards, request.resolved(), evaluation, suite, licence)
     url = execute(
         request,

@@ -38,6 +38,24 @@ def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None
             )
 
 
+def refuse_evaluation_of_another(name: str, evaluation: str, model: str) -> None:
+    """Hold an evaluation to the model that its numbers will stand beside; what is not there is not judged.
+
+    Raises:
+        InputError: it is of another model.
+    """
+    found, own = find(evaluation) if evaluation else None, find(model) if model else None
+    if found is None or own is None or not found.manifest["inputs"]:
+        return
+    given = found.manifest["inputs"].get("model")
+    if given is None or given["digest"] != own.digest:
+        of = given["url"] if given else "a model that no stage has trained"
+        raise InputError(
+            f"{name} {evaluation} is an evaluation of {of}, and not of {model}: give that model's, or run stage evaluate "
+            "with it"
+        )
+
+
 def differing(recipe: Recipe, artifact: Artifact) -> list[str]:
     """`field: as it was made -> as the recipe has it`, of what the artifact's stage reads.
 

@@ -29,9 +29,11 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Context, execute
+from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.tracked import told_to_mlflow
 
 
 def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
@@ -46,6 +48,8 @@ def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
     recipe = request.resolved()
     inputs = {"shards": shards, "joint": joint} | ({"teacher": teacher} if METHODS[recipe.method.name].teacher else {})
     url, fields = levels_url(request.root, recipe), levels_fields(recipe)
+    with told_to_mlflow(request, "levels"):
+        refuse_foreign(recipe, request.root, inputs)
     return execute(
         request,
         "levels",

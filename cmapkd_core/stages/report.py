@@ -26,6 +26,7 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Context, execute
+from cmapkd_core.stages.foreign import refuse_evaluation_of_another
 from cmapkd_core.stages.owed import deliver_owed
 from cmapkd_core.stages.reported import ReportArgs, of_run, of_suite
 
@@ -61,6 +62,10 @@ SUITE = Kind(
 )
 
 
+# A run's evaluations, and the artifacts whose models they are of.
+OF_MODEL = {"student_eval": "joint", "teacher_eval": "teacher", "reference_eval": "reference"}
+
+
 def run(
     request: Request,
     *,
@@ -89,7 +94,7 @@ def run(
 
     Raises:
         InputError: a name of another form, a count that is no number, a run's artifact that is not complete, or
-            evaluations of different data.
+            evaluations of different data, or of another model than its role's.
     """
     kind = SUITE if suite else RUN
     if expectations and not suite:
@@ -98,6 +103,11 @@ def run(
         )
     counts = number("executions", executions), number("naive", naive)
     kind.check(artifacts)
+    if kind is RUN:
+        for evaluation, model in OF_MODEL.items():
+            refuse_evaluation_of_another(
+                f"--artifacts {evaluation}", artifacts.get(evaluation, ""), artifacts.get(model, "")
+            )
     args = ReportArgs(request, artifacts, suite, bool(expectations), *counts)
     fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
     url = report_url(request.root, request.run, expectations)

@@ -15,7 +15,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.shards import ShardSet, write_shards
 from cmapkd_core.data.sources import open_rows
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import Diverged
 from cmapkd_core.evaluate import NotApplicable, Subject, caption_scores, caption_training
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingSights, see
@@ -139,7 +139,7 @@ def test_a_gradient_that_is_not_finite_is_no_decoder(subject, monkeypatch, updat
     monkeypatch.setattr(caption_training, "PrefixDecoder", decoder)
     captions = [group[:1] for group in captioned(one.shards, "train").values()][:8]
     epoch = (update + 1) // 2
-    with pytest.raises(InputError, match=rf"captioning: in epoch {epoch} .*: lower evaluate\.captioning\.lr"):
+    with pytest.raises(Diverged, match=rf"captioning: in epoch {epoch} .*: lower evaluate\.captioning\.lr"):
         learn(one, list(range(8)), captions)
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from cmapkd_core import storage
 from cmapkd_core.config import EvaluateConfig, VqaConfig
 from cmapkd_core.data.shards import ShardSet
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import Diverged, InputError
 from cmapkd_core.evaluate import NotApplicable, Subject, memory, vqa_inputs
 from cmapkd_core.evaluate.probe import rise_then_cosine
 from cmapkd_core.evaluate.vqa import run_vqa
@@ -429,7 +429,7 @@ def test_a_gradient_that_is_not_finite_is_no_head(update, value):
 
     head.weight.register_hook(poisoned)
     with pytest.raises(
-        InputError, match=r"vqa: in epoch \d the probe's loss is \d\.\d+ and the norm of its gradient .*: lower eval"
+        Diverged, match=r"vqa: in epoch \d the probe's loss is \d\.\d+ and the norm of its gradient .*: lower eval"
     ):
         train(head, Four(), None, VqaConfig(epochs=3), lambda line: None)
     assert all(p.isfinite().all() for p in head.parameters())

@@ -180,6 +180,9 @@ def test_storage_keeps_a_login_in_its_endpoint_to_itself(
         f"https://me:{CANARY}@host/x",
         f"https://host/x?password={CANARY}",
         f"s3://box/x?password={CANARY}",
+        f"https://host/x;password={CANARY}",
+        f"https://host/x#access_token={CANARY}",
+        f"https://host/x?a=1;pwd={CANARY}",
     ],
 )
 def test_a_place_has_no_login(url: str) -> None:

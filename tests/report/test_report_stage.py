@@ -8,7 +8,7 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
-from cmapkd_core.stages import evaluate, prepare, report
+from cmapkd_core.stages import evaluate, export, prepare, report
 from cmapkd_core.stages.artifact import Artifact
 
 
@@ -46,6 +46,20 @@ def test_files_copies_and_the_printed_table(run, tmp_path, capsys):
     written = json.loads((tmp_path / "output.json").read_text())
     assert written["artifacts"]["metrics"]["artifacts"][0]["metadata"] == metrics
     assert "data:image/jpeg;base64," in artifact.fetch(report.RUN.html).read_text()
+
+
+def test_an_evaluation_of_another_model_is_refused(run, tiny_warmup, tiny_teacher):
+    request, shards, before = run
+    for evaluation, model, url in (("student_eval", "joint", tiny_warmup), ("teacher_eval", "teacher", tiny_teacher)):
+        said = f"{evaluation} {before} is an evaluation of a model that no stage has trained, and not of {url}: give"
+        with pytest.raises(InputError, match=said):
+            report.run(request, artifacts={"shards": shards, evaluation: before, model: url})
+
+
+def test_an_export_has_its_own_models_results(run, tiny_warmup):
+    request, shards, before = run
+    with pytest.raises(InputError, match=f"--evaluation {before} is an evaluation of .*, and not of {tiny_warmup}"):
+        export.run(request, model=tiny_warmup, shards=shards, evaluation=before)
 
 
 def test_again_prints_the_same_from_the_finished_report(run, tmp_path, capsys):

@@ -11,6 +11,7 @@ from cmapkd_core.report.figures.style import PAGE, painted
 from cmapkd_core.report.read.results import RECALLS
 from cmapkd_core.report.read.run import MAIN_EVALUATIONS, ROLES
 from cmapkd_core.report.render import html as html_form
+from cmapkd_core.report.render.html import environment
 from cmapkd_core.report.reports import of_run
 from cmapkd_core.report.sections.examples import GROUPS, choose_examples
 from cmapkd_core.report.sections.run import RUN_HEADINGS
@@ -155,6 +156,10 @@ def test_names_are_escaped(made):
     assert "run &lt;one&gt;" in html
     assert "caption &lt;0&gt; &amp; more" in html
     assert "<one>" not in html
+
+
+def test_a_text_turns_nothing_that_stands_beside_it():
+    assert environment().from_string("<h1>{{ name }}</h1>").render(name="a\u202eb\u200f<") == "<h1>ab&lt;</h1>"
 
 
 def test_examples_show_hits_and_failures_by_a_rule():

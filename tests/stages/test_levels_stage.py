@@ -112,8 +112,13 @@ def test_a_report_with_levels_has_figures_five_and_six(trained: tuple[Request, d
     assert "data:image/png;base64" in text  # the pair's picture stands in the figure
 
 
-def test_levels_of_another_width_are_refused(trained: tuple[Request, dict[str, str]]) -> None:
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [({"overrides": "pyramid.width=24"}, "pyramid.width: 16 -> 24"), ({"seed": "7"}, "seed: 0 -> 7")],
+)
+def test_levels_of_another_recipe_are_refused(
+    trained: tuple[Request, dict[str, str]], other: dict[str, str], differs: str
+) -> None:
     request, given = trained
-    other = Request("tiny", request.root, overrides="pyramid.width=24")
-    with pytest.raises(InputError, match="was fitted for other levels than pyramid.width=24"):
-        levels.run(other, **given)
+    with pytest.raises(InputError, match=f"--joint .* was made by another recipe than this one .*\n.*{differs}"):
+        levels.run(Request("tiny", request.root, **other), **given)

@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -86,6 +88,32 @@ def test_the_url_goes_to_the_artifact_file(tmp_path):
     file = tmp_path / "deep" / "url"
     assert main(told, [*BASE, "--thing", "t", "--artifact", str(file)]) == 0
     assert file.read_text() == os.path.abspath("r/t/x")
+
+
+def test_a_stage_that_is_stopped_says_its_name_however_it_was_started(tmp_path):
+    """As a module it is `__main__`."""
+    package = tmp_path / "stopped_stages"
+    package.mkdir()
+    (package / "thing.py").write_text(
+        "import signal, sys\n"
+        "from cmapkd_core.request import Request\n"
+        "from cmapkd_core.stages.cli import main\n\n\n"
+        "def run(request: Request) -> str:\n"
+        '    """A stage."""\n'
+        "    signal.raise_signal(signal.SIGTERM)\n\n\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main(run))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *filter(None, sys.path)))}
+    done = subprocess.run(
+        [sys.executable, "-m", "stopped_stages.thing", *BASE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 143
+    assert done.stderr.startswith("thing was asked to stop; the same command goes on")
 
 
 def test_bad_input_exits_2_with_the_message_alone(tmp_path, capsys):

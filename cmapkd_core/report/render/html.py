@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from cmapkd_core.markup import without_turns
 from cmapkd_core.report.render.drawings import svg
 from cmapkd_core.report.sections.section import Heading, Section
 
@@ -23,11 +24,17 @@ def page(template: str, headings: Mapping[str, Heading], sections: Mapping[str, 
     return environment().get_template(template).render(headings=headings, sections=sections, **content)
 
 
+def _shown(value: Any) -> Any:
+    """A text of others as it may stand in the page; what is Markup is ours."""
+    return without_turns(value) if type(value) is str else value
+
+
 def environment() -> Environment:
     """Where templates of this package are found; whatever is no Markup is escaped."""
     made = Environment(
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
         loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
