@@ -51,8 +51,8 @@ def refuse_evaluation_of_another(name: str, evaluation: str, model: str) -> None
     if given is None or given["digest"] != own.digest:
         of = given["url"] if given else "a model that no stage has trained"
         raise InputError(
-            f"{name} {evaluation} is an evaluation of {of}, and not of {model}: give that model's, or run stage evaluate "
-            "with it"
+            f"{name} {evaluation} is an evaluation of {of}, and not of {model}: give that model's, or run stage "
+            "evaluate with it"
         )
 
 
