@@ -61,10 +61,10 @@ def end_of(error: BaseException) -> End:
     for one in chain:
         if name := _particular(one):
             return ENDS[name]
-    lost = any(isinstance(one, _LOST) or getattr(one, "end", "") == "server" for one in chain)
+    lost = any(isinstance(one, _LOST) or _said(one) == "server" for one in chain)
     if lost and not (isinstance(error, InputError) and not isinstance(error, OutsideError)):
         return ENDS["server"]
-    return ENDS[next((name for one in chain if (name := getattr(one, "end", ""))), "other")]
+    return ENDS[next((name for one in chain if (name := _said(one))), "other")]
 
 
 def room(error: BaseException) -> str:
@@ -99,8 +99,17 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _said(error: BaseException) -> str:
+    """The name in ENDS that the error's class gives; "" of one that has none, or an `end` of its own meaning.
+
+    That of a UnicodeDecodeError is a place in its bytes.
+    """
+    name = getattr(error, "end", "")
+    return name if isinstance(name, str) and name in ENDS else ""
+
+
 def _particular(error: BaseException) -> str:
-    name: str = getattr(error, "end", "")
+    name = _said(error)
     if name not in _GENERAL:
         return name
     if isinstance(error, OSError) and (name := _ERRNO.get(error.errno or 0, "")):

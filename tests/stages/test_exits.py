@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.errors import Diverged, InputError, OutsideError
-from cmapkd_core.exits import ENDS, EXIT_FILE, lasts, left
+from cmapkd_core.exits import ENDS, EXIT_FILE, end_of, lasts, left
 from cmapkd_core.models.weights import read_tensors
 from cmapkd_core.request import Request
+from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Context, execute
@@ -141,6 +142,18 @@ def test_a_stage_ends_with_the_code_of_its_fault(
             rf"error: .*scratch files lie in {scratch}\S*, where \d+ MiB of \d+ MiB are free.*TMPDIR", said
         )
         assert "Traceback" not in said
+
+
+def test_the_place_of_a_bad_byte_is_no_name_of_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """UnicodeDecodeError has an attribute `end` of its own."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "captions.jsonl").write_bytes(b'{"key": "a", "file": "a.png", "caption": "caf\xe9"}\n')
+    argv = ["--recipe", "tiny", "--root", str(tmp_path / "root"), "--data", f"folder:{data}"]
+    assert main(prepare.run, argv) == ENDS["input"].code
+    assert "captions.jsonl is not UTF-8" in capsys.readouterr().err
+    bare = pytest.raises(UnicodeDecodeError, b"caf\xe9".decode).value
+    assert end_of(bare) == ENDS["other"]
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
