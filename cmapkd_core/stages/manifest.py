@@ -9,6 +9,7 @@ from typing import Any
 from cmapkd_core.errors import DamagedInput
 
 SEAL = "sha256"
+_SINCE_SEALS = "files"  # a key that is younger than seals: a manifest with it was sealed
 _SHAPE: dict[str, tuple[type, ...]] = {
     "stage": (str,),
     "fields": (dict,),
@@ -47,7 +48,7 @@ def sealed(manifest: dict[str, Any]) -> bytes:
 
 
 def opened(url: str, raw: bytes) -> dict[str, Any]:
-    """The manifest of the artifact at `url`; one of before, without a digest, needs the right shape alone.
+    """The manifest of the artifact at `url`; one of before there were digests needs the right shape alone.
 
     Raises:
         DamagedError: it is torn, of another shape, or not what was written.
@@ -59,6 +60,8 @@ def opened(url: str, raw: bytes) -> dict[str, Any]:
         raise DamagedError(url, what, raw) from None
     if why := _misshapen(manifest):
         raise DamagedError(url, why, raw)
+    if SEAL not in manifest and _SINCE_SEALS in manifest:
+        raise DamagedError(url, f"it has lost its {SEAL}", raw)
     if SEAL in manifest and manifest[SEAL] != _digest({k: v for k, v in manifest.items() if k != SEAL}):
         raise DamagedError(url, f"it does not have the {SEAL} that it names", raw)
     return dict(manifest)

@@ -327,7 +327,7 @@ def test_an_artifact_finds_what_it_was_made_from_below_a_moved_root(stage, tmp_p
     assert moved.source("init").url == str(tmp_path / "moved/first/0123")
     manifest = storage.read_json(f"{moved.url}/manifest.json")  # as it was written before paths were made absolute
     manifest["inputs"]["init"]["url"] = "moved/first/0123"
-    del manifest["sha256"]
+    del manifest["sha256"], manifest["files"]
     storage.write_json(f"{moved.url}/manifest.json", manifest)
     monkeypatch.chdir("/")
     assert Artifact.open(moved.url).source("init").url == str(tmp_path / "moved/first/0123")
@@ -370,8 +370,14 @@ DAMAGES = {
         lambda raw: edited(raw, outputs={"../x": {"bytes": 1, "sha256": ""}}),
         "its outputs name '../x', which leads out",
     ),
+    "no digest": (lambda raw: without(raw, "sha256"), "it has lost its sha256"),
+    "a bit of the digest's name": (lambda raw: b"sha257".join(raw.rsplit(b"sha256", 1)), "it has lost its sha256"),
     "a bit": (lambda raw: raw.replace(b"42.0", b"40.0"), "it does not have the sha256 that it names"),
 }
+
+
+def without(raw: bytes, name: str) -> bytes:
+    return json.dumps({key: value for key, value in json.loads(raw).items() if key != name}).encode()
 
 
 def edited(raw: bytes, **fields: object) -> bytes:
@@ -413,7 +419,7 @@ def test_no_flipped_bit_of_a_manifest_gives_other_values(stage):
 def test_a_manifest_of_before_which_has_no_digest_stands(stage, capsys):
     url = stage()
     manifest = Artifact.open(url).manifest
-    del manifest["sha256"]
+    del manifest["sha256"], manifest["files"]
     storage.write_json(f"{url}/manifest.json", manifest)
     stage()
     assert stage.ran == 1
