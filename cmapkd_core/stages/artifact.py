@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,13 @@ def look(url: str) -> Artifact | None:
     """
     url = storage.absolute(url)
     try:
-        raw = storage.read_bytes(storage.join(url, MANIFEST))
-    except FileNotFoundError:
-        return None
+        raw = storage.read_bytes(place := storage.join(url, MANIFEST))
+    except (FileNotFoundError, storage.StorageError) as error:
+        if why := storage.misfit(place):
+            raise DamagedError(url, why, None) from None
+        if isinstance(error, FileNotFoundError):
+            return None
+        raise
     digest = hashlib.sha256(raw).hexdigest()
     return Artifact(url, opened(url, raw), digest, cache_of(f"{url}#{digest}"))
 
@@ -146,6 +151,10 @@ def set_aside(damaged: DamagedError) -> str:
 
     Checkpoints of an attempt that came after it stay: they hold what is still good.
     """
+    if damaged.raw is None:
+        kept = storage.join(damaged.url, f"{DAMAGED}{uuid.uuid4().hex[:8]}")
+        storage.rename_misfit(storage.join(damaged.url, MANIFEST), kept)
+        return kept
     return _set_aside(damaged.url, f"{DAMAGED}{hashlib.sha256(damaged.raw).hexdigest()[:8]}.json", damaged.raw)
 
 

@@ -26,10 +26,10 @@ class DamagedError(DamagedInput):
     """A manifest that is there and cannot be used; the message says where, why, and what mends it.
 
     Attributes:
-        url, why, raw: of the artifact; the fault; the bytes that were found.
+        url, why, raw: of the artifact; the fault; the bytes that were found, None of what is no file.
     """
 
-    def __init__(self, url: str, why: str, raw: bytes) -> None:
+    def __init__(self, url: str, why: str, raw: bytes | None) -> None:
         super().__init__(url, why, raw)
         self.url, self.why, self.raw = url, why, raw
 

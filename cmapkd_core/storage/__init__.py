@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.logins import refuse_login, refuse_password, without_login
 from cmapkd_core.storage import local
 from cmapkd_core.storage.entry import Entry
@@ -37,9 +37,12 @@ __all__ = [
     "fetch",
     "join",
     "list_files",
+    "misfit",
     "put",
     "read_bytes",
     "read_json",
+    "read_object",
+    "rename_misfit",
     "sha256",
     "sha256_file",
     "size",
@@ -49,6 +52,8 @@ __all__ = [
 ]
 
 S3_SCHEME = "s3://"
+Shape = dict[str, type]  # names of a JSON object -> what their values are
+NO_MORE: Shape = {}
 
 
 class _Store(Protocol):
@@ -127,6 +132,48 @@ def read_json(url: str) -> Any:
         raise StorageError(f"{url} is no JSON ({error}): delete it and run the stage that wrote it again") from error
 
 
+def read_object(url: str, shape: Shape, more: Shape = NO_MORE) -> dict[str, Any]:
+    """The object parsed as a JSON object of a known shape.
+
+    Args:
+        shape: what it has, by the kind of each value.
+        more: what it may have beside them; other names are left to the caller.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedInput: it is no such thing; says where and why, the caller knows the way out.
+        StorageError: it cannot be read.
+    """
+    try:
+        raw = read_bytes(url)
+    except (FileNotFoundError, StorageError):
+        if why := misfit(url):
+            raise DamagedInput(f"{url} is damaged ({why})") from None
+        raise
+    if why := _misshapen(found := _parsed(raw), shape, more):
+        raise DamagedInput(f"{url} is damaged ({'it is empty' if not raw.strip() else why})")
+    return dict(found)
+
+
+def _parsed(raw: bytes) -> Any:
+    """The value, or None of what is no JSON."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _misshapen(found: Any, shape: Shape, more: Shape) -> str:
+    if not isinstance(found, dict):
+        return "it is no JSON object"
+    for name, kind in (shape | more).items():
+        if name in found and not isinstance(found[name], kind):
+            return f"its {name} is of another kind"
+        if name in shape and name not in found:
+            return f"its {name} is missing"
+    return ""
+
+
 def write_json(url: str, value: Any) -> None:
     """Write or replace the object with `value` as indented JSON."""
     write_bytes(url, (json.dumps(value, indent=1) + "\n").encode())
@@ -143,6 +190,19 @@ def create(url: str, data: bytes) -> bool:
 def exists(url: str) -> bool:
     """Whether there is an object (not a folder) of exactly this name."""
     return _store(url).exists(url)
+
+
+def misfit(url: str) -> str:
+    """What lies in an object's place and is none, such as a folder or a link to itself; "" of an object or nothing.
+
+    On S3 there can be none.
+    """
+    return "" if "://" in url else local.misfit(url)
+
+
+def rename_misfit(url: str, target: str) -> None:
+    """Make room for an object where a misfit lies; it is kept as `target`."""
+    local.rename(url, target)
 
 
 def size(url: str) -> int:

@@ -39,6 +39,7 @@ _WAYS_OUT = {
     errno.EEXIST: "a part of the path is a file: choose another folder",
     errno.EISDIR: "it is a folder: name a file in it",
 }
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing is there, or a link leads to nothing or to itself
 
 
 @contextmanager
@@ -179,6 +180,22 @@ def exists(url: str) -> bool:
         return Path(url).is_file()
 
 
+def misfit(url: str) -> str:
+    """What lies in an object's place and is none; "" of an object, and of nothing."""
+    path = Path(url)
+    if path.is_file() or not os.path.lexists(url):
+        return ""
+    if path.is_dir():
+        return "it is a folder"
+    return "it is a link that leads nowhere" if path.is_symlink() else "it is no regular file"
+
+
+def rename(url: str, target: str) -> None:
+    with _named("write", target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        os.rename(url, target)
+
+
 def size(url: str) -> int:
     if not exists(url):
         raise FileNotFoundError(url)
@@ -222,15 +239,16 @@ def entries(url: str) -> dict[str, Entry]:
         for name in [""] if Path(url).is_file() else list_files(url):
             try:
                 told = Path(url, name).stat()
-            except FileNotFoundError:  # gone since, or a link to nothing
+            except OSError as error:
+                _unless_gone(error)
                 continue
             found[name] = Entry(told.st_size, str(told.st_mtime_ns), told.st_mtime)
     return found
 
 
 def _unless_gone(error: OSError) -> None:
-    """A folder that another process deletes meanwhile holds nothing to list."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+    """What another process deletes meanwhile, and a link that leads nowhere, holds nothing to list."""
+    if error.errno not in _NOWHERE:
         raise error
 
 

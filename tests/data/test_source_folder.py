@@ -142,6 +142,19 @@ def test_links_out_of_the_folder_and_pipes_are_not_read(folder: Path, tmp_path_f
     assert "no regular file" in reason(folder, {"key": "a", "file": "pipe.png", "caption": "x"})
 
 
+def test_links_that_lead_nowhere_are_of_no_matter_to_others(folder: Path) -> None:
+    """To itself, to nothing, below a file, of a folder: the listing leaves them out, the row that names one is bad."""
+    for name, target in (("loop.png", "loop.png"), ("gone.png", "nothing"), ("under.png", "a.png/x"), ("sub/l", "l")):
+        (folder / name).symlink_to(target)
+    files = ("loop.png", "gone.png", "under.png", "a.png")
+    jsonl(folder, *({"key": file, "file": file, "caption": "x"} for file in files))
+    assert sorted(storage.entries(str(folder))) == ["a.png", "b.jpg", "captions.jsonl", "sub/c.webp"]
+    assert storage.entries(str(folder / "loop.png")) == {}
+    *bad, row = read(folder)
+    assert [one.reason for one in bad] == [f"file {file} is not there" for file in files[:3]]
+    assert isinstance(row, Row)
+
+
 def test_one_broken_line_of_a_csv_is_one_bad_row(folder: Path) -> None:
     long = "x" * 10_000_000
     lines = ["key,file,caption", 'a,a.png,"a "quoted" dog"', "b,b.jpg,y", f"d,sub/c.webp,{long}", 'c,a.png,"open']

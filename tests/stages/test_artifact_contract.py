@@ -14,6 +14,7 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.execute import Context, execute
+from cmapkd_core.stages.manifest import DamagedError
 
 
 @pytest.fixture
@@ -400,6 +401,33 @@ def test_a_damaged_manifest_is_set_aside_and_the_stage_runs(stage, capsys, damag
     assert f"so it runs again; the damaged one is kept as {url}/{kept}\n" in capsys.readouterr().out
     assert Artifact.open(url).fetch("deep/file.txt").read_text() == "attempt 2"
     stage("reader", {"thing": url})
+
+
+MISFITS = {
+    "folder": (Path.mkdir, "it is a folder"),
+    "full folder": (lambda path: (path / "deep").mkdir(parents=True), "it is a folder"),
+    "link to itself": (lambda path: path.symlink_to(path.name), "it is a link that leads nowhere"),
+    "link to nothing": (lambda path: path.symlink_to("gone"), "it is a link that leads nowhere"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_manifest_that_is_no_file_is_set_aside_and_the_stage_runs(stage, capsys, misfit):
+    url = stage()
+    place = Path(url, "manifest.json")
+    place.unlink()
+    lay, why = MISFITS[misfit]
+    lay(place)
+    assert find(url) is None
+    with pytest.raises(DamagedError, match=rf"^{url}/manifest\.json is damaged \({why}\)"):
+        Artifact.open(url)
+    stage()
+    assert stage.ran == 2
+    assert Artifact.open(url).fetch("deep/file.txt").read_text() == "attempt 2"
+    (kept,) = Path(url, "damaged").iterdir()
+    assert f"its manifest is damaged ({why}), so it runs again; the damaged one is kept as {kept}\n" in (
+        capsys.readouterr().out
+    )
 
 
 def test_no_flipped_bit_of_a_manifest_gives_other_values(stage):
