@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmapkd_core import storage
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.fields import differences, flatten, nearest
 from cmapkd_core.places import RUN_DIGITS, run_url
 from cmapkd_core.request import DECIDING, recipe_of
 
 _OF_ANOTHER_SCRIPT = re.compile(rf".+-[0-9a-f]{{{RUN_DIGITS}}}")
 SUITE = ("suite", "seeds")  # what the record of a suite has beside it
+_SHAPE: dict[str, type] = {**dict.fromkeys(("run", *DECIDING), str), "fields": dict}
+_MORE: dict[str, type] = dict.fromkeys(SUITE, str)
 
 
 def record_url(root: str, run: str) -> str:
@@ -39,6 +41,7 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
 
     Raises:
         InputError: the run exists with another recipe; names the differing fields.
+        DamagedInput: the run's record cannot be used.
     """
     if not run:
         return
@@ -49,7 +52,7 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     url = record_url(root, run)
     if storage.create(url, json.dumps(record, indent=2).encode()):
         return
-    earlier = storage.read_json(url)
+    earlier = _read(url)
     # A field that is younger than the record had no other value then than the one that its strings give it now.
     recorded = _result_fields(earlier) | earlier["fields"]
     changed = differences(fields, {name: value for name, value in recorded.items() if name in fields})
@@ -67,10 +70,10 @@ def read_record(root: str, run: str) -> dict[str, Any]:
 
     Raises:
         InputError: no such run; names the nearest one below the root.
+        DamagedInput: its record cannot be used.
     """
     try:
-        record: dict[str, Any] = storage.read_json(record_url(root, run))
-        return record
+        return _read(record_url(root, run))
     except FileNotFoundError:
         folder, known = storage.join(root, "runs"), run_names(root)
         hint = nearest(run, known) if known else "there is none yet"
@@ -88,7 +91,20 @@ def _called(folder: str, name: str) -> str:
     place = name.split("/")[0]
     if not _OF_ANOTHER_SCRIPT.fullmatch(place):
         return place
-    return str(storage.read_json(storage.join(folder, name)).get("run", place))
+    try:
+        return str(_read(storage.join(folder, name))["run"])
+    except DamagedInput:
+        return place
+
+
+def _read(url: str) -> dict[str, Any]:
+    try:
+        return storage.read_object(url, _SHAPE, _MORE)
+    except DamagedInput as error:
+        raise DamagedInput(
+            f"{error}: delete it and give the run's first command again, with "
+            "its recipe, which writes it anew and goes on with what is complete; or give another --run name"
+        ) from None
 
 
 def _result_fields(strings: Mapping[str, str]) -> dict[str, Any]:

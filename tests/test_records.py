@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+from manifests import TORN
 
 from cmapkd_core import storage
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.executor_output import write_executor_output
+from cmapkd_core.exits import ENDS
 from cmapkd_core.places import evaluation_url, report_url, run_url, stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import read_record, record_run, record_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
+from cmapkd_core.stages.cli import main
 
 REQUEST = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
 
@@ -148,3 +151,27 @@ def test_metrics_reach_kfp_as_metadata(tmp_path: Path) -> None:
     assert artifacts["metrics"]["artifacts"] == [{"name": "metrics", "uri": "s3://b/metrics", "metadata": {"r1": 0.5}}]
     assert artifacts["html"]["artifacts"][0]["metadata"] == {}
     write_executor_output("", {"r1": 0.5})
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_damaged_record_is_told_with_a_way_out_that_leads_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], torn: str
+) -> None:
+    root, name = str(tmp_path), "실험"  # in another script: the list of runs reads the record for its name
+    record_run(root, name, REQUEST)
+    whole = storage.read_bytes(url := record_url(root, name))
+    storage.write_bytes(url, TORN[torn])
+    with pytest.raises(DamagedInput, match=r"run\.json is damaged \(it"):
+        read_record(root, name)
+    with pytest.raises(InputError, match="no run 'other'"):
+        read_record(root, "other")
+    argv = ["--recipe", "tiny", "--root", root, "--run", name]
+    assert main(prepare.run, argv) == ENDS["damaged"].code
+    said = capsys.readouterr().err
+    assert f"error: {url} is damaged (it" in said
+    assert "): delete it and give the run's first command again, with its recipe" in said
+    assert "or give another --run name" in said
+    record_run(root, "another", REQUEST)
+    storage.delete(url)
+    record_run(root, name, REQUEST)
+    assert storage.read_bytes(url) == whole

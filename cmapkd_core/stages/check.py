@@ -87,10 +87,10 @@ def _earlier(request: Request, url: str) -> list[Line]:
     if not request.run:
         return []
     try:
-        stored = storage.read_json(url)
-    except (FileNotFoundError, InputError):
+        stored = storage.read_object(url, {"check": str, "lines": list})
+        well = stored["check"] == request.check and all(line["ok"] for line in stored["lines"])
+    except (FileNotFoundError, InputError, KeyError, TypeError):
         return []
-    well = stored["check"] == request.check and all(line["ok"] for line in stored["lines"])
     return list(stored["lines"]) if well else []
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import parallel, storage, temporary
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError, again
 from cmapkd_core.logins import without_login
 from cmapkd_core.stages.artifact import WORK, Artifact, find
-from cmapkd_core.tracking import FLUSH_SECONDS, Left, Tracker, chosen_server
+from cmapkd_core.tracking import FLUSH_SECONDS, STATUSES, Left, Tracker, chosen_server
 
 if TYPE_CHECKING:
     from cmapkd_core.request import Request
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 JOURNAL, OWED = "journal.jsonl", "owed.json"
 LATER = "submit.py --deliver {run} (with the run's --root, and --local)"
+_SHAPE: dict[str, type] = {"run": str, "stage": str, "params": dict}
+_MORE: dict[str, type] = dict.fromkeys(("server", "experiment", "parent", "status", "reason"), str)
 LOOKS = 16  # places asked at a time
 
 
@@ -65,11 +67,28 @@ def find_owed(url: str) -> Owed | None:
     folder = url if found else storage.join(url, WORK)
     place = storage.join(folder, OWED)
     try:
-        told = storage.read_json(place)
+        told = _note(place, found.manifest["stage"] if found else "")
         journal = found.fetch(JOURNAL).read_bytes() if found else storage.read_bytes(storage.join(folder, JOURNAL))
     except FileNotFoundError:
         return None
     return Owed(place, told, journal)
+
+
+def _note(place: str, stage: str) -> dict[str, Any]:
+    """A note as `owe` writes it. Raises DamagedInput of another, FileNotFoundError where there is none."""
+    try:
+        told = storage.read_object(place, _SHAPE, _MORE)
+        if strange := [name for name in told if name not in _SHAPE | _MORE]:
+            raise DamagedInput(f"{place} is damaged (it has the unknown {strange[0]!r})")
+        if told.get("status", "FINISHED") not in STATUSES:
+            raise DamagedInput(f"{place} is damaged (its status is {told['status']!r})")
+    except DamagedInput as error:
+        anew = again(stage) if stage else "start the stage again"
+        raise DamagedInput(
+            f"{error}, so it is not known what MLflow lacks: delete it where MLflow has enough, or have all told anew: "
+            f"{anew}"
+        ) from None
+    return told
 
 
 def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool = True) -> Left:

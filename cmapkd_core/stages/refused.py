@@ -16,7 +16,7 @@ import shlex
 from typing import Any
 
 from cmapkd_core import __version__, parallel, storage
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.exits import lasts
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.stages.commit import commit
@@ -48,9 +48,10 @@ class Refusals:
         if not self.attempts:
             storage.delete(self.url)
             return ""
-        if not storage.exists(self.url):
+        try:
+            kept = storage.read_object(self.url, {"text": str, "key": dict})
+        except (FileNotFoundError, DamagedInput):  # a damaged one says nothing of the attempt before
             return ""
-        kept = storage.read_json(self.url)
         return str(kept["text"]) if kept["key"] == self.key else ""
 
     def keep(self, error: InputError) -> None:

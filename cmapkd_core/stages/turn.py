@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import parallel, storage
+from cmapkd_core.errors import DamagedInput
 
 if TYPE_CHECKING:
     from cmapkd_core.request import Request
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TURN = "turn.json"
 BEAT, SILENT = 20.0, 120.0
+SHAPE = {"owner": str, "seat": str, "run": str, "host": str, "pid": int, "beat": int}
 SETTLE = 1.0  # seconds after which the last one of several that pass a silent task is the one
 
 
@@ -72,13 +74,25 @@ class Turn:
         self._asked = True
         if storage.create(self._url, json.dumps(self._record).encode()):
             return ""
-        other = storage.read_json(self._url)
+        other = self._there()
         if not self._may_pass(other):
             return self._who(other)
         began = time.monotonic()
         storage.write_json(self._url, self._record)
         time.sleep(SETTLE + time.monotonic() - began)  # as slow as the store is for us, it may be for another
-        return "" if storage.read_json(self._url)["owner"] == self._record["owner"] else "another task that waited too"
+        return "" if self._there()["owner"] == self._record["owner"] else "another task that waited too"
+
+    def _there(self) -> dict[str, Any]:
+        """The record that lies there; ours in place of a damaged one, which holds the turn for nobody.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StorageError: the store does not answer.
+        """
+        try:
+            return storage.read_object(self._url, SHAPE)
+        except DamagedInput:
+            return self._record
 
     def __enter__(self) -> Turn:
         return self
@@ -93,7 +107,7 @@ class Turn:
         if self._beating is not None:
             self._beating.join()
         try:
-            if storage.read_json(self._url)["owner"] == self._record["owner"]:
+            if self._there()["owner"] == self._record["owner"]:
                 storage.delete(self._url)
         except (FileNotFoundError, storage.StorageError):
             pass
@@ -102,7 +116,7 @@ class Turn:
         while not self._over.wait(BEAT):
             self._record["beat"] += 1
             try:
-                if storage.read_json(self._url)["owner"] != self._record["owner"]:
+                if self._there()["owner"] != self._record["owner"]:
                     return  # passed while we were silent; the first manifest counts, as ever
                 storage.write_json(self._url, self._record)
             except FileNotFoundError:  # its place was cleared
@@ -134,7 +148,7 @@ def _alive(pid: int) -> bool:
     """Whether a process of this machine lives."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # gone, or the number of none
         return False
     except PermissionError:
         pass

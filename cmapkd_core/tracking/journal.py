@@ -51,7 +51,7 @@ def _parse(line: str) -> Point | None:
         fields = json.loads(line)
         metrics = {str(name): float(value) for name, value in fields["metrics"].items()}
         return Point(int(fields["step"]), int(fields["time"]), metrics)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 

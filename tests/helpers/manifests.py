@@ -24,6 +24,20 @@ def manifest(**fields: Any) -> bytes:
     return sealed({**usual, **fields})
 
 
+# What a crash of a machine or somebody's editor leaves of a small JSON object.
+TORN: dict[str, bytes] = {
+    "empty": b"",
+    "zeros": b"\0" * 40,
+    "torn": b'{"owner": "',
+    "latin": b'{"run": "caf\xe9"}',
+    "deep": b"[" * 100_000,
+    "nothing in it": b"{}",
+    "list": b"[1]",
+    "null": b"null",
+    "another": b'{"owner": 1, "run": [], "text": {}, "check": 0}',
+}
+
+
 def rewrite(url: str, name: str, data: bytes) -> None:
     """Another content for a file of the artifact at `url`, which its manifest then tells of as if it were made so."""
     artifact = Artifact.open(url)

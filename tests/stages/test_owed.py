@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from manifests import TORN
 from mlflow_at_fault import Faulty, faulty_server
 
 from cmapkd_core import storage
@@ -243,3 +244,41 @@ def test_what_cannot_be_delivered_says_why(
     said = capsys.readouterr().err
     assert says in said
     assert "canary" not in said
+
+
+STRANGE = {
+    "another key": b'{"run": "a", "stage": "b", "params": {}, "experimenu": "1"}',
+    "status": b'{"run": "a", "stage": "b", "params": {}, "status": "DONE"}',
+}
+
+
+def test_a_note_that_is_damaged_ends_no_stage_and_is_kept_and_named(
+    server: Faulty,
+    laid: tuple[str, dict[str, str]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, urls = laid
+    url = stage("warmup", urls["warmup"], "", run)
+    for raw in (TORN | STRANGE).values():
+        storage.write_bytes(f"{url}/owed.json", raw)
+        caplog.clear()
+        assert stage("warmup", url, "", run) == url
+        assert f"MLflow cannot be told of {url}: {url}/owed.json is damaged (it" in caplog.text
+        assert main(["--deliver", run, "--root", str(tmp_path), "--tracking-uri", server.uri]) == 1
+        assert ": " + f"{url}/owed.json is damaged (it" in capsys.readouterr().out
+        assert storage.read_bytes(f"{url}/owed.json") == raw
+    storage.delete(f"{url}/owed.json")  # the one way out; the other is that the stage runs again
+    assert main(["--deliver", run, "--root", str(tmp_path), "--tracking-uri", server.uri]) == 0
+
+
+def test_a_journal_of_an_earlier_attempt_that_is_no_journal_is_left_out(
+    laid: tuple[str, dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    run, urls = laid
+    lines = [*TORN.values(), b'{"step": 1, "time": 1, "metrics": {"a": 1' + b"0" * 400 + b"}}"]
+    storage.write_bytes(f"{urls['warmup']}/work/journal.jsonl", b"\n".join(lines) + b"\n")
+    url = stage("warmup", urls["warmup"], "", run)
+    assert f"{len(lines)} of {len(lines)} lines are broken and left out" in caplog.text
+    assert len(journal(Artifact.open(url).fetch("journal.jsonl").read_bytes())) == 2 * STEPS + 1

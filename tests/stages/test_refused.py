@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from manifests import TORN
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
@@ -186,3 +187,12 @@ def test_its_exit_code_is_that_of_bad_input(
     first, second = capsys.readouterr().err.splitlines()
     assert first.removeprefix("error: ") in second
     assert second.startswith("error: prepare: the attempt before this one failed with the same input and code")
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_damaged_record_counts_as_none(stage: Stage, torn: str) -> None:
+    fails(lambda: stage(0))
+    stage.record.write_bytes(TORN[torn])
+    stage.error = None
+    stage(1)
+    assert stage.ran == 2

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import TORN
 
 from cmapkd_core import storage
 from cmapkd_core.request import Request
@@ -193,3 +195,35 @@ def test_a_stage_that_fails_gives_its_turn_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no"):
         execute(asked(tmp_path, "first"), "levels", url=url, fields={}, inputs={}, body=body)
     assert not storage.exists(f"{url}/{TURN}")
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_damaged_record_holds_the_turn_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str) -> None:
+    monkeypatch.setattr(turn, "SETTLE", 0.0)
+    monkeypatch.setattr(turn, "BEAT", 0.01)
+    url = str(tmp_path / "joint")
+    storage.write_bytes(f"{url}/{TURN}", TORN[torn])
+    with Turn(asked(tmp_path, "first"), "joint", url) as mine:
+        assert mine.take() == ""
+        assert record(url)["owner"] == mine._record["owner"]
+        storage.write_bytes(f"{url}/{TURN}", TORN[torn])  # while it works: its next beat writes it anew
+        deadline = time.monotonic() + 10
+        while Path(url, TURN).read_bytes() == TORN[torn] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert record(url)["owner"] == mine._record["owner"]
+    assert not storage.exists(f"{url}/{TURN}")
+
+
+def test_a_link_in_the_records_place_and_the_number_of_no_process_are_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turn, "SETTLE", 0.0)
+    place = tmp_path / "joint" / TURN
+    place.parent.mkdir()
+    for target in (TURN, "gone"):
+        place.symlink_to(target)
+        with Turn(asked(tmp_path, "first"), "joint", str(place.parent)) as mine:
+            assert mine.take() == ""
+            storage.write_json(str(place), mine._record | {"pid": 1 << 70})
+            with Turn(asked(tmp_path, "second"), "joint", str(place.parent)) as second:
+                assert second.take() == ""
