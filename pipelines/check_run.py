@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core import storage, temporary
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.places import OF_ITSELF, check_url
 from cmapkd_core.recipes import resolve
 from components import Component
@@ -180,8 +180,8 @@ class CheckRun:
 
     def _found(self, name: str) -> list[dict[str, Any]]:
         try:
-            return list(storage.read_json(check_url(self.site.root, self.name, name))["lines"])
-        except (FileNotFoundError, storage.StorageError):
+            return list(storage.read_object(check_url(self.site.root, self.name, name), {"lines": list})["lines"])
+        except (FileNotFoundError, DamagedInput, storage.StorageError):
             return list(self._logged(name))
 
     def _beside(
