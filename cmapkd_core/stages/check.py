@@ -88,8 +88,10 @@ def _earlier(request: Request, url: str) -> list[Line]:
         return []
     try:
         stored = storage.read_object(url, {"check": str, "lines": list})
-        well = stored["check"] == request.check and all(line["ok"] for line in stored["lines"])
-    except (FileNotFoundError, InputError, KeyError, TypeError):
+        well = stored["check"] == request.check and all(
+            line["ok"] and {"name", "text"} <= line.keys() for line in stored["lines"]
+        )
+    except (FileNotFoundError, InputError, KeyError, TypeError, AttributeError):
         return []
     return list(stored["lines"]) if well else []
 

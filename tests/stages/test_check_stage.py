@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import TORN
 
+from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.places import check_url
 from cmapkd_core.request import Request
@@ -16,6 +18,8 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.prepare import run
 
 GIVEN = {"stage": "check:stage", "shards": "check:shards", "teacher": "check:teacher", "init": "check:init"}
+
+SHAPES = ("[1]", '[{"ok": true}]', '["ok"]', '{"ok": 1}')  # of lines that no check has written
 
 
 def request(root: Path, asked: str = "train:0:4", **more: str) -> Request:
@@ -52,6 +56,13 @@ def test_an_input_that_got_lost_or_came_to_another(tmp_path: Path, change: dict[
     ok, text = lines(tmp_path)["arguments"]
     assert not ok
     assert text.startswith(says)
+
+
+@pytest.mark.parametrize("raw", [*TORN.values(), *(f'{{"check": "train:0:4", "lines": {x}}}'.encode() for x in SHAPES)])
+def test_an_earlier_result_that_is_damaged_is_made_anew(tmp_path: Path, raw: bytes) -> None:
+    storage.write_bytes(check_url(str(tmp_path), "c", "train"), raw)
+    check.run(request(tmp_path), GIVEN)
+    assert list(lines(tmp_path)) == ["image", "root", "arguments", "MLflow", "GPUs"]
 
 
 def test_results_of_other_tasks_are_looked_for(tmp_path: Path) -> None:
