@@ -19,7 +19,8 @@ from cmapkd_core.stages.prepare import run
 
 GIVEN = {"stage": "check:stage", "shards": "check:shards", "teacher": "check:teacher", "init": "check:init"}
 
-SHAPES = ("[1]", '[{"ok": true}]', '["ok"]', '{"ok": 1}')  # of lines that no check has written
+_STRANGE = ("[1]", '[{"ok": true}]', '["ok"]', '{"ok": 1}')  # lines that no check has written
+DAMAGED = TORN | {lines: f'{{"check": "train:0:4", "lines": {lines}}}'.encode() for lines in _STRANGE}
 
 
 def request(root: Path, asked: str = "train:0:4", **more: str) -> Request:
@@ -58,7 +59,7 @@ def test_an_input_that_got_lost_or_came_to_another(tmp_path: Path, change: dict[
     assert text.startswith(says)
 
 
-@pytest.mark.parametrize("raw", [*TORN.values(), *(f'{{"check": "train:0:4", "lines": {x}}}'.encode() for x in SHAPES)])
+@pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
 def test_an_earlier_result_that_is_damaged_is_made_anew(tmp_path: Path, raw: bytes) -> None:
     storage.write_bytes(check_url(str(tmp_path), "c", "train"), raw)
     check.run(request(tmp_path), GIVEN)
