@@ -21,7 +21,10 @@ _FOLDERS = 2  # STAGE/KEY below the root; a report's is runs/RUN/report
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check the artifacts of one run, or all below the root; prints a line each and returns 1 where one is damaged.
+    """Check the artifacts of one run, or all below the root; prints a line each.
+
+    Returns:
+        1 where one is damaged, or the run has one still to make.
 
     Raises:
         InputError: no root, no such run, or nothing that could be checked.
@@ -36,17 +39,24 @@ def verify(args: argparse.Namespace) -> int:
         raise InputError(f"nothing to verify: {where} has no complete artifact below {root}")
     damaged = 0
     for url in found:
-        name, faults = url.removeprefix(f"{root.rstrip('/')}/"), list(_faults(url))
+        faults = list(_faults(url))
         damaged += bool(faults)
-        print(f"{'damaged' if faults else 'ok':8}{name}", flush=True)
+        print(f"{'damaged' if faults else 'ok':8}{_name(url, root)}", flush=True)
         for fault in faults:
             print(f"        {fault}")
         if faults:
             print(f"        then: {_way_out(args, root, url, makers)}", flush=True)
-    print(
-        f"{len(found)} artifacts, {damaged} damaged" + (": first ones first, what follows runs again" * bool(damaged))
-    )
-    return 1 if damaged else 0
+    missing = [url for url in order if args.verify and url not in found]
+    for url in missing:
+        print(f"missing {_name(url, root)}\n        then: {_way_out(args, root, url, makers)}", flush=True)
+    lacks = f", {len(missing)} missing" * bool(missing)
+    first = ": first ones first, what follows runs again" * bool(damaged or missing)
+    print(f"{len(found)} artifacts, {damaged} damaged{lacks}{first}")
+    return 1 if damaged or missing else 0
+
+
+def _name(url: str, root: str) -> str:
+    return url.removeprefix(f"{root.rstrip('/')}/")
 
 
 def _artifacts(root: str) -> list[str]:

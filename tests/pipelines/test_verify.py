@@ -61,7 +61,11 @@ def test_a_root_as_it_was_written_is_well(root: Path, capsys: pytest.CaptureFixt
     storage.write_json(f"{root}/joint/1/work/checkpoints/a/manifest.json", {})  # no artifact
     ok = [f"ok      prepare/{key}", "ok      levels/0123"]
     assert verified(capsys, root) == (0, [*ok, "2 artifacts, 0 damaged"])
-    assert verified(capsys, root, "first") == (0, [ok[0], "1 artifacts, 0 damaged"])
+    code, lines = verified(capsys, root, "first")
+    assert (code, lines[0]) == (1, ok[0])
+    assert lines[1].startswith("missing teacher/")  # and all that the run has still to make
+    assert "--run first --only teacher" in lines[2]
+    assert lines[-1] == "1 artifacts, 0 damaged, 13 missing: first ones first, what follows runs again"
 
 
 def test_a_damaged_file_and_the_command_that_makes_it_anew(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +78,7 @@ def test_a_damaged_file_and_the_command_that_makes_it_anew(root: Path, capsys: p
         "        index.parquet: it is gone",
         "        train-00000.tar: it is not what was written",
     ]
-    assert lines[-1] == "1 artifacts, 1 damaged: first ones first, what follows runs again"
+    assert lines[-1] == "1 artifacts, 1 damaged, 13 missing: first ones first, what follows runs again"
     command = shlex.split(lines[3].removeprefix("        then: "))
     assert command[:2] == started_as()
     job = decide(parser().parse_args(command[2:]))  # starting the stage as a process would take many seconds more
