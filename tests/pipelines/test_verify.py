@@ -84,7 +84,7 @@ def test_a_damaged_file_and_the_command_that_makes_it_anew(root: Path, capsys: p
     job = decide(parser().parse_args(command[2:]))  # starting the stage as a process would take many seconds more
     assert [(task.name, job.urls[task.name]) for task in job.plan.tasks] == [("prepare", str(path.parents[1]))]
     prepare.run(Request(run=job.run, root=job.arguments["root"], redo=job.plan.redo, **job.request))
-    assert verified(capsys, root, "first")[0] == 0
+    assert verified(capsys, root, "first")[1][0] == f"ok      prepare/{path.parents[1].name}"
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "out-*/deep/file.txt"])
