@@ -1,4 +1,4 @@
-"""What one training run is made of: frozen dataclasses, and what each method reads and trains.
+"""What one training run is made of: frozen dataclasses.
 
 No torch here: a dry run, the submit command and the components read recipes without loading a model.
 A `Recipe` is the full named configuration of one run. Every field is either part of the fingerprint

@@ -58,29 +58,29 @@ def task_name(*parts: str) -> str:
 
 
 DATA = {"shards": "prepare"}
-TAUGHT = {**DATA, "teacher": "teacher"}
+WITH_TEACHER = {**DATA, "teacher": "teacher"}
 CONTROL: dict[str, Any] = {"row": REFERENCE, "own_overrides": as_overrides(ROWS[REFERENCE]), "suite": False}
 WARMUP, ALSN, JOINT = {"stage": "warmup"}, {"stage": "alsn"}, {"stage": "joint"}
 
 TASKS = (
     Task("prepare", PREPARE, "prepare"),
     Task("teacher", TEACHER, "train", DATA),
-    Task("warmup", TRAIN, "train", TAUGHT, WARMUP),
-    Task("alsn", TRAIN, "train", {**TAUGHT, "init": "warmup"}, ALSN),
-    Task("joint", TRAIN, "train", {**TAUGHT, "init": "alsn"}, JOINT),
+    Task("warmup", TRAIN, "train", WITH_TEACHER, WARMUP),
+    Task("alsn", TRAIN, "train", {**WITH_TEACHER, "init": "warmup"}, ALSN),
+    Task("joint", TRAIN, "train", {**WITH_TEACHER, "init": "alsn"}, JOINT),
     Task("evaluate-student", EVALUATE, "evaluate", {**DATA, "model": "joint"}),
-    Task("levels", LEVELS, "evaluate", {**TAUGHT, "joint": "joint"}, suite=False),
+    Task("levels", LEVELS, "evaluate", {**WITH_TEACHER, "joint": "joint"}, suite=False),
     Task("export", EXPORT, "report", {**DATA, "model": "joint", "evaluation": "evaluate-student"}, suite=False),
     # the branch without a teacher
-    Task("reference-warmup", TRAIN, "train", TAUGHT, WARMUP, **CONTROL),
-    Task("reference-joint", TRAIN, "train", {**TAUGHT, "init": "reference-warmup"}, JOINT, **CONTROL),
+    Task("reference-warmup", TRAIN, "train", WITH_TEACHER, WARMUP, **CONTROL),
+    Task("reference-joint", TRAIN, "train", {**WITH_TEACHER, "init": "reference-warmup"}, JOINT, **CONTROL),
     Task("evaluate-reference", EVALUATE, "evaluate", {**DATA, "model": "reference-joint"}, suite=False),
     Task("evaluate-teacher", EVALUATE, "evaluate", {**DATA, "model": "teacher"}),
     Task("evaluate-before", EVALUATE, "evaluate", DATA, {"model": RECIPE_STUDENT}),
 )
 
 REPORTED = {
-    **TAUGHT,
+    **WITH_TEACHER,
     "warmup": "warmup",
     "alsn": "alsn",
     "joint": "joint",

@@ -26,7 +26,7 @@ Losses = Callable[[int], Iterable[tuple[Tensor, int]]]  # epoch from 1 -> a batc
 
 @dataclass(frozen=True)
 class Training:
-    """How a probe is trained; the first five come from evaluate.NAME, the others are the task's own."""
+    """How a probe is trained; epochs and lr come from evaluate.NAME, the others are the task's own."""
 
     name: str
     epochs: int

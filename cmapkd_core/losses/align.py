@@ -1,4 +1,4 @@
-"""Cross-modal alignment distillation (paper 4.4.2 as the design reads it).
+"""Cross-modal alignment distillation (paper 4.4.2; docs/decisions/0005).
 
 Shapes: B global batch; similarities [K,J,B,B] for K vision and J text levels, rows images.
 """

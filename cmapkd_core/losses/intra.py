@@ -1,4 +1,4 @@
-"""Intra-modal pyramid distillation (paper 4.4.1 with the distance of the design).
+"""Intra-modal pyramid distillation (paper 4.4.1; the distance is docs/decisions/0002).
 
 Shapes: B local batch, W width, K levels.
 """

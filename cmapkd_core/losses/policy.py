@@ -1,4 +1,4 @@
-"""What ALSN learns from: the utility of each level for a sample (design, section 4).
+"""What ALSN learns from: the utility of each level for a sample (docs/decisions/0003).
 
 Shapes: B samples, K levels of one modality.
 """

@@ -1,4 +1,4 @@
-"""Relational structure distillation (paper 4.4.3 as the design reads it).
+"""Relational structure distillation (paper 4.4.3; docs/decisions/0006).
 
 Shapes: B global batch; vectors [B,D] of any width, since only their cosines are compared.
 """

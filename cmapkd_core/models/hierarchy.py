@@ -1,4 +1,4 @@
-"""Language hierarchy L1..L4 from four tapped token maps (paper 4.2.2, read as in the design).
+"""Language hierarchy L1..L4 from four tapped token maps (paper 4.2.2; at the end of text, not at position 0).
 
 Shapes: B samples, N tokens, D_k width of tap k, W common width. `mask` [B,N] is true from the start
 to the end-of-text token; padding never enters. Every level is one vector [B,W].

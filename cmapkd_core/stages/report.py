@@ -1,8 +1,8 @@
 """Stage report: table, figures and page of a run, or of a suite over its seeds, from their artifacts.
 
 Artifact: a page that stands alone (report.html, suite.html), Markdown for the KFP UI, JSON for programs, paper/ (tables
-in LaTeX, figures as PDF and PNG, every number with its origin; see report/paper.py). A run and a suite differ in what
-is read and in the pages: a row of KINDS each. Ends by printing the small table and where the page is.
+in LaTeX, figures as PDF and PNG, every number with its origin; see report/render/folder.py). A run and a suite differ
+in what is read and in the pages: RUN and SUITE. Ends by printing the small table and where the page is.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def run(
     """Write the report of a run or, with the name of a suite, of that.
 
     Args:
-        artifacts: URLs by what they are. Of a run those of results.ARTIFACTS, where one that is "" or not given makes a
-            sentence that says so, and further evaluations as `TASK[-DATASET]/ROLE`, ROLE one of teacher, before,
+        artifacts: URLs by what they are. Of a run those of read/run.ARTIFACTS, where one that is "" or not given makes
+            a sentence that says so, and further evaluations as `TASK[-DATASET]/ROLE`, ROLE one of teacher, before,
             reference, student, such as vqa-easy_vqa/student. Of a suite `evaluation/ROW/SEED` and `training/ROW/SEED`
             (the joint stage), `before/SEED` (the untrained student), `teacher`, and further evaluations as
             `TASK[-DATASET]/ROW/SEED`, `TASK/ROW` for what every seed answers alike, `TASK/teacher`.

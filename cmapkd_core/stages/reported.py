@@ -1,4 +1,4 @@
-"""What a report reads: a run's or a suite's artifacts as report/inputs.py and report/suite.py want them."""
+"""What a report reads: a run's or a suite's artifacts as report/read/run.py and read/suite.py want them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data set that a stage reads. Not in training.py, which imports torch and models: seconds that a report spares."""
+"""The data set that a stage reads. Not in training.py, which imports models: seconds that a report spares."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Source:
 
 
 def no_pictures(key: str) -> bytes:
-    """`Inputs.picture` where there are no shards.
+    """`RunInputs.picture` where there are no shards.
 
     Raises:
         Missing: always.

@@ -101,7 +101,7 @@ def _none(key: str) -> str:
     return ""
 
 
-EXAMPLES = {"i2t": 4, "t2i": 2}  # per group of examples.GROUPS
+EXAMPLES = {"i2t": 4, "t2i": 2}  # per group of GROUPS
 CHOICE = (
     "Test queries in an order by hash, not by looks, so many of each kind. Right answers are bold with a tick; below "
     "stands the place of the best right answer for the student, and for the other models in brackets."

@@ -105,7 +105,7 @@ def models_section(inputs: RunInputs, results: Results) -> Section:
 
 
 def model_cells(identity: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns of HEADS."""
+    """The columns of MODEL_HEADS."""
     towers = identity["activations"]
     same = len(set(towers.values())) == 1
     mean, std = (" ".join(f"{value:.3g}" for value in identity[name]) for name in ("mean", "std"))

@@ -81,7 +81,7 @@ def gradient_shares(inputs: SuiteInputs) -> dict[str, dict[str, float]]:
 
 
 def costs_as_json(inputs: SuiteInputs, results: Results) -> dict[str, Any]:
-    """For programs, beside `suite.as_json`: costs by row, and the terms' shares of the gradient in percent."""
+    """For programs, beside `suite_as_json`: costs by row, and the terms' shares of the gradient in percent."""
     return {
         "costs": [dataclasses.asdict(cost) for cost in row_costs(inputs, results)],
         "shares": gradient_shares(inputs),

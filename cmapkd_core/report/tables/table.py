@@ -108,7 +108,7 @@ def mean_cell(
 ) -> Cell:
     """`31.2 ± 1.4`; the mean alone of one seed; a dash for nothing. `scale`: from the stored unit to the table's.
 
-    Where all seeds gave one value no interval is claimed, as in `difference`.
+    Where all seeds gave one value no interval is claimed, as in `difference_cell`.
     """
     if estimate is None:
         return Cell()
