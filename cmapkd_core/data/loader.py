@@ -145,6 +145,18 @@ class TrainLoader:
             )
 
 
+class Rows(dict[str, Tensor]):
+    """Some rows of a table by column, [b, ...]. numbers: their places in it."""
+
+    def __init__(self, columns: Mapping[str, Tensor], numbers: list[int]) -> None:
+        super().__init__(columns)
+        self.numbers = numbers
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on `device`."""
+        return Rows({name: x.to(device, non_blocking=True) for name, x in self.items()}, self.numbers)
+
+
 class TableLoader:
     """Shuffled batches from columns in memory, with the interface of TrainLoader.
 
@@ -161,11 +173,11 @@ class TableLoader:
         self._columns = columns
         self.steps_per_epoch = self._order.steps_per_epoch
 
-    def batches(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+    def batches(self, start: int, stop: int) -> Iterator[Rows]:
         """This rank's rows [b, ...] by column, of global steps start..stop-1."""
         for number in range(start, stop):
             rows = torch.from_numpy(self._order.step(number)[1])
-            yield {name: column[rows] for name, column in self._columns.items()}
+            yield Rows({name: column[rows] for name, column in self._columns.items()}, rows.tolist())
 
     def reorder(self, turn: int) -> None:
         """The rows of each epoch in another order; 0 is the usual one."""

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cmapkd_core import parallel
 from cmapkd_core.config import Phase
-from cmapkd_core.data.loader import Batch
+from cmapkd_core.data.loader import Batch, Rows
 from cmapkd_core.engine.finite import Buffers
 from cmapkd_core.engine.guard import judge, require_sound
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
@@ -252,13 +252,15 @@ def share_batch_statistics(module: nn.Module) -> nn.Module:
 
 def to_device(batch: BatchT, device: torch.device) -> BatchT:
     """The same batch with its tensors [b, ...] on `device`."""
-    if isinstance(batch, Batch):
+    if isinstance(batch, Batch | Rows):
         return batch.to(device)
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def batch_keys(batch: Batch | Table) -> list[str]:
-    """Keys of the samples; rows of a table have none."""
+    """Keys of the samples; of rows of a table their numbers there."""
+    if isinstance(batch, Rows):
+        return [f"row {number}" for number in batch.numbers]
     return batch.keys if isinstance(batch, Batch) else []
 
 

@@ -81,7 +81,7 @@ def require_no_stop(plan: PhasePlan, session: Session) -> None:
     Raises:
         Interrupted: on all of them, where one was asked to stop.
     """
-    if session.stop.anywhere():
+    if parallel.any_rank(session.stop.asked):
         raise Interrupted(f"{session.stage} was asked to stop before phase {plan.name}. {session.way_on()}")
 
 
