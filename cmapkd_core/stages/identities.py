@@ -1,9 +1,10 @@
 """Whether the files and folders that a stage read by path are still what they were. No torch.
 
 A place follows from strings, so other content under the same path would answer "already complete". Each has an
-identity in the manifest's `files`: of a local file its size, mtime and sha256 (read again only where the first two
-differ); of an object on S3 its size and ETag; of a folder or prefix the number and bytes of its files and a digest of
-their names, sizes and stamps. Asking a finished stage costs a `stat` a file, on S3 a request for a thousand objects.
+identity in the manifest's `files`: of a local file its size, mtime and sha256 (a large one is read again only where
+the first two differ); of an object on S3 its size and ETag; of a folder or prefix the number and bytes of its files
+and a digest of their names, sizes and stamps. Asking a finished stage costs a `stat` a file, on S3 a request for a
+thousand objects.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from cmapkd_core import storage
 
 Paths = dict[str, str]  # what of the recipe or the command names it -> the path
 Identities = dict[str, dict[str, Any]]
+READ = 2**26  # bytes of a local file that is read each time: a copy may keep size and time
 SHOWN = 3  # changed files of a folder that are named
 
 
@@ -70,7 +72,8 @@ def _difference(then: dict[str, Any], url: str, entries: dict[str, storage.Entry
     one = entries[""]
     if one.bytes != then["bytes"]:
         return f"has {one.bytes} bytes and had {then['bytes']}"
-    if one.stamp == then["stamp"] or ("sha256" in then and storage.sha256_file(url) == then["sha256"]):
+    trusted = one.stamp == then["stamp"] and (one.bytes > READ or "sha256" not in then)
+    if trusted or ("sha256" in then and storage.sha256_file(url) == then["sha256"]):
         return ""
     return f"has other content in its {one.bytes} bytes"
 

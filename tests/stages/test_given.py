@@ -15,7 +15,7 @@ from cmapkd_core.config import ModelConfig
 from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
-from cmapkd_core.stages import given, prepare
+from cmapkd_core.stages import given, identities, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context, execute
 from components import EVALUATE
@@ -59,6 +59,17 @@ def later(path: str, seconds: int = 5) -> None:
         os.utime(path, (told.st_atime, told.st_mtime + seconds))
 
 
+def test_a_copy_that_keeps_size_and_time_is_other_content(stage: Run, ran: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "templates.txt"
+    file.write_text("a photo of a {}")
+    stage({"evaluate.templates": str(file)})
+    told = os.stat(file)
+    file.write_text("a image of a {}")
+    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
+    stage({"evaluate.templates": str(file)})
+    assert len(ran) == 2
+
+
 def test_a_file_of_another_size_or_content_makes_the_stage_run_again(
     stage: Run, ran: list[str], place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,10 +104,11 @@ def test_a_local_file_that_was_only_touched_stands(stage: Run, ran: list[str], t
     assert len(ran) == 1
 
 
-def test_of_a_finished_stage_no_local_file_is_read(stage: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_finished_stage_no_large_file_is_read(stage: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of an answer: a `stat`."""
     file = tmp_path / "large.safetensors"
-    file.write_bytes(b"gigabytes")
+    with file.open("wb") as made:
+        made.truncate(identities.READ + 1)
     stage({"teacher.weights": str(file)})
     monkeypatch.setattr(storage, "sha256_file", lambda path: pytest.fail(f"{path} was read"))
     stage({"teacher.weights": str(file)})
