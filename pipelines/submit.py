@@ -154,7 +154,7 @@ def run_there(job: Submission, wait: bool, every: str = "") -> int:
         keep_record(job)
     if job.suite:
         ids = suite_runs.start(api, job)
-        return see_suite(api, job.site, suite_runs.Progress(job.run, ids, urls_of(job), job.old), wait)
+        return see_suite(api, job.site, suite_runs.SuiteProgress(job.run, ids, urls_of(job), job.old), wait)
     with temporary.folder() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
         size.refuse_too_large(package, suite_runs.WAY_OUT)
@@ -201,7 +201,7 @@ def retry_there(site: Site, name: str, wait: bool) -> int:
     return see(api, site, name, run_id, tasks, wait)
 
 
-def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.Progress, wait: bool) -> int:
+def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.SuiteProgress, wait: bool) -> int:
     """Where asked to, follow a suite's runs; returns the exit code."""
     if not wait or not progress.ids:
         return 0

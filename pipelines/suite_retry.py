@@ -21,7 +21,7 @@ from pipelines.endpoint import Client
 from pipelines.runs import LAST, WAIT, called
 from pipelines.site import Site
 from pipelines.submission import finished
-from pipelines.suite_runs import DELETED, ENDS, Progress, root_of, seen, state_of
+from pipelines.suite_runs import DELETED, ENDS, SuiteProgress, root_of, seen, state_of
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Turns:
         names = ", ".join(called(self.name, name) for name in self.left)
         return f"not retried yet: {names}; then: submit.py --retry {shlex.quote(self.name)}" if names else ""
 
-    def progress(self) -> Progress:
+    def progress(self) -> SuiteProgress:
         """All that go on, or will, as one table. Of which tasks are done KFP has the details, else the manifests."""
         urls, old = self._places()
         counted = {
@@ -122,7 +122,7 @@ class Turns:
             for name in self.ids
         }
         places = {name: {task: urls.get(task, "") for task in tasks} for name, tasks in counted.items()}
-        return Progress(self.name, self.ids, places, old, turns=self)
+        return SuiteProgress(self.name, self.ids, places, old, turns=self)
 
     def _places(self) -> tuple[dict[str, str], dict[str, str]]:
         """URLs of the artifacts by task, and digests of those that are replaced; none where the record is not seen."""

@@ -169,7 +169,7 @@ class InTurn(Protocol):
 
 
 @dataclass
-class Progress:
+class SuiteProgress:
     """A suite as one table: for each run its state and how many of its tasks are done.
 
     Kubeflow Pipelines says which tasks are done while it has their details; it has none of larger runs. Then the
@@ -227,7 +227,7 @@ class Progress:
         }
 
 
-def follow(api: Client, site: Site, progress: Progress, interval: float = 15.0) -> dict[str, str]:
+def follow(api: Client, site: Site, progress: SuiteProgress, interval: float = 15.0) -> dict[str, str]:
     """Print the progress until every run has ended; returns their last states by name.
 
     Raises:

@@ -22,7 +22,7 @@ _NO_SPLIT = "it is in split"
 
 
 @dataclass(frozen=True)
-class Entry:
+class KarpathyEntry:
     """One picture. number: its COCO id; -1 in other data sets. problem: why it cannot be used, "" if it can."""
 
     folder: str
@@ -33,7 +33,7 @@ class Entry:
     problem: str = ""
 
 
-def karpathy_entries(url: str) -> list[Entry]:
+def karpathy_entries(url: str) -> list[KarpathyEntry]:
     """All pictures in the order of the file.
 
     Raises:
@@ -47,10 +47,10 @@ def karpathy_entries(url: str) -> list[Entry]:
     return entries
 
 
-def _entry(image: dict[str, Any], url: str) -> Entry:
+def _entry(image: dict[str, Any], url: str) -> KarpathyEntry:
     """A picture; what could be read of it where a value is none."""
     file, split, sentences = required(image, ("filename", "split", "sentences"), url)
-    entry = Entry("", shown(file), -1, "", ())
+    entry = KarpathyEntry("", shown(file), -1, "", ())
     try:
         entry = replace(entry, number=number(image["cocoid"], "cocoid") if "cocoid" in image else -1)
         entry = replace(entry, file=text(file, "filename"), folder=optional(image.get("filepath"), "filepath"))

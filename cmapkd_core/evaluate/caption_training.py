@@ -13,7 +13,7 @@ from cmapkd_core.config import CaptioningConfig
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingSights
 from cmapkd_core.evaluate.caption_tokens import END, START, Vocabulary
-from cmapkd_core.evaluate.probe import Training, fit, risen_cosine, seeded
+from cmapkd_core.evaluate.probe import ProbeSettings, fit, risen_cosine, seeded
 from cmapkd_core.progress import Say
 
 WEIGHT_DECAY = 0.05
@@ -40,7 +40,7 @@ def train(
     with seeded(config.seed, device):
         draw = torch.Generator().manual_seed(config.seed)
         decoder = PrefixDecoder(seen.example, len(vocabulary), config).to(device)
-        training = Training(
+        training = ProbeSettings(
             name="captioning",
             epochs=config.epochs,
             lr=config.lr,

@@ -25,7 +25,7 @@ Losses = Callable[[int], Iterable[tuple[Tensor, int]]]  # epoch from 1 -> a batc
 
 
 @dataclass(frozen=True)
-class Training:
+class ProbeSettings:
     """How a probe is trained; epochs and lr come from evaluate.NAME, the others are the task's own."""
 
     name: str
@@ -48,7 +48,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def fit(
     module: nn.Module,
-    training: Training,
+    training: ProbeSettings,
     losses: Losses,
     say: Say,
     after: Callable[[], dict[str, float]] = dict,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cmapkd_core.config import VqaConfig
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate.probe import Training, fit, rise_then_cosine
+from cmapkd_core.evaluate.probe import ProbeSettings, fit, rise_then_cosine
 from cmapkd_core.evaluate.vqa_inputs import FrozenInputs, QuestionInputs
 from cmapkd_core.progress import Say
 
@@ -156,7 +156,7 @@ def train(
         for inputs, targets in lesson.batches(config.batch, generator):
             yield loss_of(head(inputs), targets), len(targets)
 
-    training = Training(
+    training = ProbeSettings(
         name="vqa",
         epochs=config.epochs,
         lr=config.lr,

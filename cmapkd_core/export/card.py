@@ -35,7 +35,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingFacts:
     """How the weights came about: the request of the training stage and the flattened fields that it read.
 
     method: "" of a model that was not trained here; its fields are the recipe's.
@@ -103,7 +103,7 @@ class Facts:
     pixels: str
     identity: Identity
     parameters: Mapping[str, float]
-    training: Training
+    training: TrainingFacts
     data: Mapping[str, Any]
     parity: Mapping[str, Any]
     titles: Mapping[str, str]

@@ -27,7 +27,7 @@ from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages.workflows import workflows_seen
 
-Line = dict[str, Any]  # name, ok, text
+CheckResult = dict[str, Any]  # name, ok, text
 ASKED = re.compile(r"(?P<task>[\w-]+):(?P<gpus>\d+)(?::((?P<inputs>\d+)|(?P<once>once)))?")
 PAGES = ("html", "markdown")  # local files of a stage that shows something in KFP's UI
 OTHERS = "make images from this checkout, put its line into the site file, and check again"
@@ -79,7 +79,7 @@ def _once(request: Request, task: str, url: str) -> str:
     return url
 
 
-def _earlier(request: Request, url: str) -> list[Line]:
+def _earlier(request: Request, url: str) -> list[CheckResult]:
     """Lines of the pods of a TrainJob, of which this process is the launcher, or of a retried pod, if all were well.
 
     None also where the root cannot be read: the lines tell why.
@@ -98,7 +98,7 @@ def _earlier(request: Request, url: str) -> list[Line]:
 
 def _lines(
     request: Request, given: Mapping[str, Any], found: list[dict[str, Any]], asked: re.Match[str]
-) -> Iterator[Line]:
+) -> Iterator[CheckResult]:
     versions = f"cmapkd {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
     yield _line("image", lambda: f"{versions}, user {os.getuid()}")
     yield _line("root", lambda: _root(request.root))
@@ -112,7 +112,7 @@ def _lines(
         yield _line("ranks", lambda: f"{len(found)} on {hosts} machine{'s'[: hosts - 1]} hear each other")
 
 
-def _line(name: str, check: Callable[[], str]) -> Line:
+def _line(name: str, check: Callable[[], str]) -> CheckResult:
     try:
         return {"name": name, "ok": True, "text": check()}
     except InputError as error:

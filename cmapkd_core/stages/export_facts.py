@@ -12,7 +12,7 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import count_parameters
 from cmapkd_core.export import FORMATS, results
-from cmapkd_core.export.card import Cost, Facts, Training
+from cmapkd_core.export.card import Cost, Facts, TrainingFacts
 from cmapkd_core.export.licences import Licence, of_data, of_weights
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.places import RECIPE_STUDENT, named_model
@@ -23,7 +23,7 @@ LOOKED_AT = 1000  # pictures of each split whose licence is read: those that lie
 SIDES = {"teacher": "teacher", "student": "student before training"}
 
 
-def training_of(context: Context, model: str) -> Training:
+def training_of(context: Context, model: str) -> TrainingFacts:
     """The request of the stage that made the model, from its manifest; of an untrained one, what it is.
 
     Raises:
@@ -34,17 +34,17 @@ def training_of(context: Context, model: str) -> Training:
         if told["stage"] not in STAGE_PHASES:
             known = ", ".join(STAGE_PHASES)
             raise InputError(f"{model} is an artifact of stage {told['stage']}: a student comes from one of {known}")
-        return Training(told["fields"], told["recipe"], told["ablation"], told["overrides"])
+        return TrainingFacts(told["fields"], told["recipe"], told["ablation"], told["overrides"])
     if model == RECIPE_STUDENT:
         student, seed = context.recipe.student, context.recipe.seed
-        return Training({"student.model": student.model, "student.weights": student.weights, "seed": seed})
+        return TrainingFacts({"student.model": student.model, "student.weights": student.weights, "seed": seed})
     named = named_model(model)
     assert named is not None, "what is no artifact is a name"
-    return Training({"student.model": named[0], "student.weights": named[1] or "random"})
+    return TrainingFacts({"student.model": named[0], "student.weights": named[1] or "random"})
 
 
 def facts(
-    context: Context, backbone: Backbone, data: ShardSet, training: Training, found: dict[str, Any], licence: str
+    context: Context, backbone: Backbone, data: ShardSet, training: TrainingFacts, found: dict[str, Any], licence: str
 ) -> Facts:
     """Everything that the card says; `found` is what parity.json holds."""
     licences = _licences(data)
@@ -69,7 +69,7 @@ def facts(
     )
 
 
-def _data(artifact: Artifact, data: ShardSet, training: Training) -> dict[str, Any]:
+def _data(artifact: Artifact, data: ShardSet, training: TrainingFacts) -> dict[str, Any]:
     fields = artifact.manifest["fields"]
     return {
         "source": fields["data.source"],
@@ -87,7 +87,7 @@ def _licences(data: ShardSet) -> dict[str, int]:
     return dict(Counter(data.read_note(*place).get("licence", "") for place in places))
 
 
-def _licences_of_weights(training: Training) -> list[tuple[str, Licence]]:
+def _licences_of_weights(training: TrainingFacts) -> list[tuple[str, Licence]]:
     found = []
     for side, role in SIDES.items():
         if model := training.fields.get(f"{side}.model"):
@@ -95,7 +95,7 @@ def _licences_of_weights(training: Training) -> list[tuple[str, Licence]]:
     return found
 
 
-def _results(context: Context, training: Training) -> tuple[list[results.Result], str]:
+def _results(context: Context, training: TrainingFacts) -> tuple[list[results.Result], str]:
     """The table of results and what its intervals are; [] without an evaluation."""
     if "suite" in context.inputs:
         row = training.ablation or "none"

@@ -61,7 +61,7 @@ def run(request: Request, *, waits: str, follows: str = "") -> str:
     makers = [_maker(request.root, entry) for entry in _read("waits", waits)]
     before = [_maker(request.root, entry) for entry in _read("follows", follows)]
     try:
-        wait(Watch(makers, before, workflow_state))
+        wait(GateWatch(makers, before, workflow_state))
     except Closed as closed:
         print(f"error: {closed}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -86,7 +86,7 @@ def _maker(root: str, entry: Any) -> Maker:
 
 
 @dataclass
-class Watch:
+class GateWatch:
     """What is waited for, and what was seen of it so far. state: RUNS, ENDED or why neither is known, of a run's id."""
 
     makers: Sequence[Maker]
@@ -128,11 +128,11 @@ class Watch:
         return found
 
 
-def wait(watch: Watch, pause: Callable[[float], None] = time.sleep) -> None:
+def wait(watch: GateWatch, pause: Callable[[float], None] = time.sleep) -> None:
     """Look until nothing is waited for; a store that is away for a while is waited for too.
 
     Raises:
-        Closed: see Watch.lines.
+        Closed: see GateWatch.lines.
         StorageError: the store was away for AWAY looks in a row.
     """
     began, said, told, away = time.monotonic(), "", 0.0, 0

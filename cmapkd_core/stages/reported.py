@@ -10,7 +10,7 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.read.artifacts import Source, no_pictures
 from cmapkd_core.report.read.run import RunInputs
-from cmapkd_core.report.read.suite import FORMS, SuiteInputs, Training
+from cmapkd_core.report.read.suite import FORMS, RowTraining, SuiteInputs
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
@@ -108,14 +108,14 @@ def _source(name: str, url: str, artifact: Artifact | None) -> Source:
     return Source(name, url, frozenset(artifact.files()), artifact.fetch) if artifact else Source(name, url)
 
 
-def _training(source: Source, artifact: Artifact | None) -> Training:
+def _training(source: Source, artifact: Artifact | None) -> RowTraining:
     """A training with the stages before it, which its manifest names."""
     if artifact is None:
-        return Training(source)
+        return RowTraining(source)
     stages = [artifact]
     while "init" in stages[0].manifest["inputs"]:
         stages.insert(0, stages[0].source("init"))
     seconds = sum(stage.manifest["seconds"] for stage in stages)
     earlier = tuple(_source(stage.manifest["stage"], stage.url, stage) for stage in stages[:-1])
     metrics: dict[str, Any] = artifact.manifest["metrics"]
-    return Training(source, seconds, metrics, earlier)
+    return RowTraining(source, seconds, metrics, earlier)

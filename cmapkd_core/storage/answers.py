@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from botocore.exceptions import BotoCoreError
 
-from cmapkd_core.storage.errors import Answer
+from cmapkd_core.storage.errors import ServerAnswer
 
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title>|<h1[^>]*>(.*?)</h1>", re.IGNORECASE | re.DOTALL)
 _ELSEWHERE = re.compile(rb"<Endpoint>\s*([^<\s]+)\s*</Endpoint>")
@@ -29,7 +29,7 @@ class NotS3(BotoCoreError):  # type: ignore[misc]  # botocore has no types
 
     fmt = "{answer}"
 
-    def __init__(self, operation: str, answer: Answer) -> None:
+    def __init__(self, operation: str, answer: ServerAnswer) -> None:
         super().__init__(answer=answer)
         self.answer = answer
         self.operation_name = operation
@@ -99,7 +99,7 @@ def _leads_away(operation: str, http: Any, parsed: dict[str, Any]) -> bool:
     return not named and (operation == "HeadBucket" or not _is_marked(http) or "location" not in http.headers)
 
 
-def _answer(request: dict[str, Any], http: Any, page: bytes) -> Answer:
+def _answer(request: dict[str, Any], http: Any, page: bytes) -> ServerAnswer:
     headers, found = http.headers, _TITLE.search(page)
     shown = b" ".join(part for part in found.groups() if part) if found else b"" if b"<" in page else page
     text = " ".join(unescape(shown.decode("utf-8", "replace")).split())
@@ -107,7 +107,7 @@ def _answer(request: dict[str, Any], http: Any, page: bytes) -> Answer:
     location = urljoin(http.url, headers.get("location", ""))
     if elsewhere:
         location = f"{urlsplit(http.url).scheme}://{elsewhere[1].decode('ascii', 'replace')}"
-    return Answer(
+    return ServerAnswer(
         status=http.raw.status,
         server=headers.get("server", "")[:_SHOWN],
         text="".join(letter for letter in text if letter.isprintable())[:_SHOWN],

@@ -70,7 +70,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServerAnswer:
     """What another server than S3 said: `text` is its page's title or words, `sent` the request's length in bytes."""
 
     status: int
@@ -104,14 +104,14 @@ def s3_failure(call: Call, error: Exception) -> StorageError:
     return failure
 
 
-def _end(answer: Answer | None, error: Exception, response: dict[str, Any]) -> str:
+def _end(answer: ServerAnswer | None, error: Exception, response: dict[str, Any]) -> str:
     """Of exits.ENDS."""
     if answer is not None:
         return {401: "login", 403: "denied", 407: "login", 507: "full"}.get(answer.status, "server")
     return ENDS.get(_told(error, response), "server")
 
 
-def _redirected(call: Call, answer: Answer, operation: str) -> tuple[str, str]:
+def _redirected(call: Call, answer: ServerAnswer, operation: str) -> tuple[str, str]:
     """The same request elsewhere, or a page for people."""
     to = urlsplit(without_login(answer.location))
     shown = f"{to.scheme}://{to.netloc}{to.path}"
@@ -125,7 +125,7 @@ def _redirected(call: Call, answer: Answer, operation: str) -> tuple[str, str]:
     return cause, f"set AWS_ENDPOINT_URL={address}"
 
 
-def _foreign(call: Call, answer: Answer) -> tuple[str, str]:
+def _foreign(call: Call, answer: ServerAnswer) -> tuple[str, str]:
     """What a proxy, a gateway or another web server said."""
     who = answer.server or "a proxy or web server"
     cause = f"not S3 but {who} answers at {call.endpoint}: {answer}"

@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from cmapkd_core.export import licences
-from cmapkd_core.export.card import Cost, Facts, Training, brief, render
+from cmapkd_core.export.card import Cost, Facts, TrainingFacts, brief, render
 from cmapkd_core.export.licences import UNKNOWN, Licence, of_data, of_weights
 
 BOUND = {"max_difference": 1.5e-7, "min_cosine": 0.9999999, "inputs": 19}
@@ -36,7 +36,7 @@ def make(plain_student, **changes):
         "pixels": "shortest side to 32 px, centre crop, bicubic",
         "identity": plain_student.identity,
         "parameters": {"image": 86.2e6, "text": 63.4e6},
-        "training": Training(FIELDS, "demo", "none", "optim.batch=64"),
+        "training": TrainingFacts(FIELDS, "demo", "none", "optim.batch=64"),
         "data": {
             "source": "folder",
             "url": "s3://b/p",
@@ -104,7 +104,7 @@ def test_formats_with_bounds_or_reasons(plain):
 
 
 def test_an_untrained_model_claims_no_method(plain):
-    card = make(plain, training=Training({"student.model": "ViT-B-16", "student.weights": "openai", "seed": 0}))
+    card = make(plain, training=TrainingFacts({"student.model": "ViT-B-16", "student.weights": "openai", "seed": 0}))
     assert "as it was before any training here" in card
     assert "teacher" not in card.split("## Licences")[0].split("## Method")[1]
 
@@ -116,7 +116,7 @@ def test_words_of_others_cannot_break_the_card(plain):
         plain,
         name=odd,
         licence="mit\nevil: yes",
-        training=Training({**fields, "teacher.weights": odd}, "demo", odd, odd),
+        training=TrainingFacts({**fields, "teacher.weights": odd}, "demo", odd, odd),
         data={"source": odd, "url": odd, "fraction": 0.5, "splits": {odd: 1}, "quarantined": 0, "seen": 1},
         licences=[("data", Licence(odd, odd, odd))],
         costs=[Cost(odd, None, odd, odd, odd)],

@@ -10,7 +10,7 @@ import numpy as np
 from cmapkd_core.recipes import resolve
 from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.results import RECALLS
-from cmapkd_core.report.read.suite import SuiteInputs, Training
+from cmapkd_core.report.read.suite import RowTraining, SuiteInputs
 
 EFFECTS = {"no_pyramid": -2.0, "no_alsn": -0.6, "no_align": -1.1, "one_stage": 0.3, "none": 0.0}
 RECALLS = [f"retrieval/{key}" for key in RECALLS]
@@ -56,7 +56,7 @@ def suite_inputs(
             if f"{row}/{seed}" in without:
                 cells[row, seed] = Source(name, f"s3://bucket/{name}")
     trainings = {
-        (row, seed): Training(
+        (row, seed): RowTraining(
             one_file(folder, f"training {row}/{seed}", "history.json", history(int(seed), (steps or {}).get(row, 40))),
             seconds=90.0,
             metrics={"parameters/trained": 23.0e6},

@@ -418,7 +418,7 @@ def test_the_progress_is_one_table_whatever_kfp_tells(
         none = next(run for run in job.runs if run.name == "none")
         storage.write_bytes(f"{none.urls['warmup-none']}/manifest.json", manifest())
     ids = {name: f"run-{number}" for number, name in enumerate(ALL)}
-    progress = suite_runs.Progress(NAME, ids, submit.urls_of(job))
+    progress = suite_runs.SuiteProgress(NAME, ids, submit.urls_of(job))
     site = load_site("site.toml")
     connected = endpoint.connect(site)
     assert progress.look(connected, site)
@@ -449,7 +449,7 @@ def test_a_run_that_is_deleted_meanwhile_ends_for_who_waits(
     assert main(SUITE) == 0
     end(api, **dict.fromkeys(ALL, "SUCCEEDED"))
     ids = {"none": "run-2", "gone": "run-9"}
-    progress = suite_runs.Progress(NAME, ids)
+    progress = suite_runs.SuiteProgress(NAME, ids)
     site = load_site("site.toml")
     assert not progress.look(endpoint.connect(site), site)
     assert progress.states == {"none": "SUCCEEDED", "gone": "DELETED"}

@@ -21,8 +21,8 @@ from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.suite import (
     MEAN,
     RANK,
+    RowTraining,
     SuiteInputs,
-    Training,
     check_suite_names,
     label,
     suite_results,
@@ -287,7 +287,7 @@ def test_a_step_is_compared_with_a_row_that_has_one(make: Callable[..., SuiteInp
     )
     for trained, expected in ((True, "step, kd = 1"), (False, "step, full method = 1")):
         if not trained:
-            unfinished = {("kd", s): Training(Source(f"training kd/{s}", "s3://b/x")) for s in inputs.seeds}
+            unfinished = {("kd", s): RowTraining(Source(f"training kd/{s}", "s3://b/x")) for s in inputs.seeds}
             inputs = dataclasses.replace(inputs, trainings=inputs.trainings | unfinished)
         table = suite_results(inputs)
         sections = sections_of(inputs)

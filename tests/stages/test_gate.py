@@ -13,7 +13,7 @@ from manifests import manifest
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
 from cmapkd_core.stages import gate, workflows
-from cmapkd_core.stages.gate import AWAY, LOOKS, Closed, Maker, Watch, wait
+from cmapkd_core.stages.gate import AWAY, LOOKS, Closed, GateWatch, Maker, wait
 from cmapkd_core.stages.workflows import ENDED, RUNS, UNKNOWN, workflow_state, workflows_seen
 from cmapkd_core.storage import StorageError
 
@@ -45,7 +45,7 @@ def pauses(*acts: Callable[[], object]) -> Callable[[float], None]:
 
 def test_it_opens_when_every_artifact_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = made(tmp_path / "a"), str(tmp_path / "b")
-    watch = Watch([Maker(NOW, "id-1", (first, second))], [], script(RUNS))
+    watch = GateWatch([Maker(NOW, "id-1", (first, second))], [], script(RUNS))
     wait(watch, pauses(lambda: None, lambda: made(tmp_path / "b")))
     said = capsys.readouterr().out.splitlines()
     assert said == ["gate: since 0 h 00 min waiting for 1 of 2 artifacts of run shared, which runs"]  # once, not again
@@ -76,7 +76,7 @@ def test_an_artifact_that_is_made_again_is_there_when_it_is_another_one(
 
 
 def test_a_run_that_ended_without_its_artifacts_closes_it_by_name(tmp_path: Path) -> None:
-    watch = Watch([Maker("table 2.0.shared", "id-1", (str(tmp_path / "a"),))], [], script(ENDED))
+    watch = GateWatch([Maker("table 2.0.shared", "id-1", (str(tmp_path / "a"),))], [], script(ENDED))
     with pytest.raises(
         Closed, match=r"run table 2\.0\.shared has ended without .*/a: .*submit\.py --retry 'table 2\.0' "
     ):
@@ -85,14 +85,14 @@ def test_a_run_that_ended_without_its_artifacts_closes_it_by_name(tmp_path: Path
 
 def test_a_retry_takes_a_workflow_away_for_a_moment_and_an_artifact_may_come_last(tmp_path: Path) -> None:
     states = script(ENDED, ENDED, RUNS, *[ENDED] * (LOOKS - 1), RUNS)
-    watch = Watch([Maker(NOW, "id-1", (str(tmp_path / "a"),))], [], states)
+    watch = GateWatch([Maker(NOW, "id-1", (str(tmp_path / "a"),))], [], states)
     wait(watch, pauses(*[lambda: None] * (LOOKS + 2), lambda: made(tmp_path / "a")))
 
 
 def test_the_run_before_in_its_lane_may_fail_and_need_not_be_seen(tmp_path: Path) -> None:
     before = Maker(AFTER, "id-2", (str(tmp_path / "last"),))
-    wait(Watch([], [before], script(ENDED)), pauses(*[lambda: None] * (LOOKS - 1)))
-    unseen = Watch([], [before], script(f"{UNKNOWN}: no right"))
+    wait(GateWatch([], [before], script(ENDED)), pauses(*[lambda: None] * (LOOKS - 1)))
+    unseen = GateWatch([], [before], script(f"{UNKNOWN}: no right"))
     wait(unseen, pauses(lambda: None, lambda: made(tmp_path / "last")))
 
 
@@ -100,7 +100,7 @@ def test_it_holds_its_lane_until_the_run_before_it_has_ended_though_it_can_only_
     """The next run in the lane follows this one alone: closed early, it would let that one in beside the one before."""
     maker, before = (Maker(run, run, (str(tmp_path / run),)) for run in (NOW, AFTER))
     states = {NOW: ENDED, AFTER: RUNS}
-    watch = Watch([maker], [before], lambda run_id: states[run_id])
+    watch = GateWatch([maker], [before], lambda run_id: states[run_id])
     with pytest.raises(Closed, match="run shared has ended without"):
         wait(watch, pauses(*[lambda: None] * (LOOKS + 2), lambda: made(tmp_path / AFTER)))
     assert (tmp_path / AFTER).exists()
@@ -109,7 +109,7 @@ def test_it_holds_its_lane_until_the_run_before_it_has_ended_though_it_can_only_
 def test_a_run_may_be_waited_for_and_followed_at_once(tmp_path: Path) -> None:
     """Its looks count once each time, for either."""
     maker = Maker(NOW, "id-1", (str(tmp_path / "a"),))
-    watch = Watch([maker], [maker], script(ENDED))
+    watch = GateWatch([maker], [maker], script(ENDED))
     for _ in range(LOOKS - 1):
         assert len(watch.lines()) == 2
     with pytest.raises(Closed):
@@ -124,12 +124,12 @@ def test_a_store_that_is_away_is_waited_for_up_to_a_bound(
 
     is_made = gate.is_made
     monkeypatch.setattr(gate, "is_made", away)
-    watch = Watch([Maker(NOW, "id-1", (made(tmp_path / "a"),))], [], script(RUNS))
+    watch = GateWatch([Maker(NOW, "id-1", (made(tmp_path / "a"),))], [], script(RUNS))
     wait(watch, pauses(lambda: None, lambda: monkeypatch.setattr(gate, "is_made", is_made)))
     assert "waiting for the store: s3 does not answer" in capsys.readouterr().out
     monkeypatch.setattr(gate, "is_made", away)
     with pytest.raises(StorageError):
-        wait(Watch(watch.makers, [], script(RUNS)), pauses(*[lambda: None] * (AWAY - 1)))
+        wait(GateWatch(watch.makers, [], script(RUNS)), pauses(*[lambda: None] * (AWAY - 1)))
 
 
 def test_the_stage_reads_places_below_its_root_and_ends_with_1(

@@ -24,7 +24,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.annotations import json_items, number, required
 from cmapkd_core.data.files import below, find, picture, place
-from cmapkd_core.data.karpathy import Entry, karpathy_entries
+from cmapkd_core.data.karpathy import KarpathyEntry, karpathy_entries
 from cmapkd_core.data.order import split_of
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row, listed
 from cmapkd_core.data.texts import BadValueError, texts
@@ -81,7 +81,7 @@ def _karpathy(url: str) -> list[_Picture | BadRow]:
     return [_known(entry) for entry in entries]
 
 
-def _known(entry: Entry) -> _Picture | BadRow:
+def _known(entry: KarpathyEntry) -> _Picture | BadRow:
     if entry.problem or entry.number < 0:
         key = entry.file if entry.number < 0 else f"coco-{entry.number}"
         return BadRow(key, entry.problem or "it has no cocoid", entry.split)

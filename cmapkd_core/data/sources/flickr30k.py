@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.files import find, picture, place
-from cmapkd_core.data.karpathy import Entry, karpathy_entries
+from cmapkd_core.data.karpathy import KarpathyEntry, karpathy_entries
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row, listed
 
 SPLIT_FILES = ("dataset_flickr30k.json", "annotations/dataset_flickr30k.json")
@@ -32,7 +32,7 @@ def flickr30k_rows(config: DataConfig) -> Iterable[Item]:
     return listed(entries, lambda entry: _row(url, entry))
 
 
-def _row(url: str, entry: Entry) -> LazyRow | BadRow:
+def _row(url: str, entry: KarpathyEntry) -> LazyRow | BadRow:
     number = PurePosixPath(entry.file).stem  # the picture's id at Flickr
     key = f"flickr-{number}"
     if entry.problem:

@@ -90,7 +90,7 @@ WRITTEN = "evaluation/ROW/SEED, training/ROW/SEED, before/SEED, teacher, TASK/RO
 
 
 @dataclass(frozen=True)
-class Training:
+class RowTraining:
     """One training: the joint stage's artifact, and the stages that led to it, first to last."""
 
     source: Source
@@ -111,7 +111,7 @@ class SuiteInputs:
     seeds: tuple[str, ...]
     methods: dict[str, Recipe]  # every row's recipe, with the first seed
     evaluations: dict[tuple[str, str], Source]
-    trainings: dict[tuple[str, str], Training]
+    trainings: dict[tuple[str, str], RowTraining]
     before: dict[str, Source]
     teacher: Source
     executions: int

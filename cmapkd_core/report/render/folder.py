@@ -25,7 +25,7 @@ FOLDER = "paper"
 
 
 @dataclass(frozen=True)
-class Entry:
+class FolderEntry:
     """A line of the README."""
 
     files: tuple[str, ...]
@@ -53,13 +53,13 @@ def write_folder(out: Path, title: str, headings: Mapping[str, Heading], section
     return folder
 
 
-def _table(folder: Path, made: Table) -> Entry:
+def _table(folder: Path, made: Table) -> FolderEntry:
     name = f"tables/{made.key}.tex"
     (folder / name).write_text(latex_table(made), encoding="utf-8")
-    return Entry((name,), made.heading() if made.rows else f"{made.heading()} (a sentence: see what is missing)")
+    return FolderEntry((name,), made.heading() if made.rows else f"{made.heading()} (a sentence: see what is missing)")
 
 
-def _figures(folder: Path, key: str, heading: Heading, section: Section) -> list[Entry]:
+def _figures(folder: Path, key: str, heading: Heading, section: Section) -> list[FolderEntry]:
     """The panels of a section and the environment that holds them; a figure of the paper is called by its number."""
     if not section.figures:
         return []
@@ -68,11 +68,11 @@ def _figures(folder: Path, key: str, heading: Heading, section: Section) -> list
     for drawing in section.figures:
         name = f"{key}_{drawing.slug}"
         saved = save(drawing, folder / "figures", name)
-        entries.append(Entry(tuple(f"figures/{path.name}" for path in saved), drawing.title))
+        entries.append(FolderEntry(tuple(f"figures/{path.name}" for path in saved), drawing.title))
         files.append(f"figures/{name}.pdf")
     name = f"figures/{key}.tex"
     (folder / name).write_text(latex_figure(key, f"{heading.title}. {section.caption}", files), encoding="utf-8")
-    return [Entry((name,), f"{heading.text()}: the panels below with their caption"), *entries]
+    return [FolderEntry((name,), f"{heading.text()}: the panels below with their caption"), *entries]
 
 
 def numbers_of(tables: Iterable[Table]) -> dict[str, dict[str, Any]]:
@@ -100,7 +100,7 @@ def _missing(section: Section) -> list[str]:
     return [*section.missing, *(sentence for made in section.tables for sentence in made.missing)]
 
 
-def _readme(title: str, entries: Iterable[Entry], missing: Iterable[str]) -> str:
+def _readme(title: str, entries: Iterable[FolderEntry], missing: Iterable[str]) -> str:
     lines = [title, "", "Tables need \\usepackage{booktabs}, figures \\usepackage{graphicx}. all.tex shows everything."]
     lines += ["numbers.json: every number, its interval, and the artifacts that it was made from.", ""]
     lines += [f"{'  '.join(entry.files)}\n    {entry.words}" for entry in entries]

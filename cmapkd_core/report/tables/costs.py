@@ -23,7 +23,7 @@ BASE = "kd"  # the row whose step time is 1, where a suite has measured it
 
 
 @dataclass(frozen=True)
-class Cost:
+class RowCost:
     """What a row takes, as measured in its artifacts; None where they do not say."""
 
     row: str
@@ -37,24 +37,24 @@ class Cost:
     relative: float | None = None  # to the row that `base` names
 
 
-def row_costs(inputs: SuiteInputs, results: Results) -> list[Cost]:
+def row_costs(inputs: SuiteInputs, results: Results) -> list[RowCost]:
     """One line a row."""
     costs = [_cost(inputs, results.row(row)) for row in inputs.rows]
     one = {cost.row: cost.step for cost in costs}.get(cost_base(costs))
     return [dataclasses.replace(c, relative=c.step / one if c.step and one else None) for c in costs]
 
 
-def cost_base(costs: Iterable[Cost]) -> str:
+def cost_base(costs: Iterable[RowCost]) -> str:
     """The row whose step takes 1: BASE where its steps were measured, or else the full method."""
     return BASE if any(cost.row == BASE and cost.step for cost in costs) else FULL
 
 
-def _cost(inputs: SuiteInputs, row: ModelResults) -> Cost:
+def _cost(inputs: SuiteInputs, row: ModelResults) -> RowCost:
     recipe = inputs.methods[row.name]
     trainings = [inputs.trainings[row.name, seed] for seed in inputs.seeds if inputs.trainings[row.name, seed].seconds]
     size = over_seeds(row, "parameters/both")
     updates = {sum(_updates(source, recipe) for source in (*t.earlier, t.source)) for t in trainings}
-    return Cost(
+    return RowCost(
         row.name,
         recipe.method.name,
         METHODS[recipe.method.name].deviations,
