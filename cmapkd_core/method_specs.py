@@ -25,7 +25,7 @@ class MethodSpec(TableEntry):
     terms: Mapping[str, float]  # of its loss, each with its weight as published
     groups: tuple[str, ...] = ("student",)  # of parameters, those of config.Rates
     teacher: bool = True
-    targets: str = "towers"  # what of the teacher it hears: all of its towers, or what may be stored (catalog.STORES)
+    targets: str = "towers"  # teacher outputs it trains on: all of its towers', or what may be cached (catalog.STORES)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
     settings: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that it is published with, beside weights

@@ -137,7 +137,9 @@ def test_a_library_has_one_place(library):
     assert users == OUTSIDE[library]
 
 
-@pytest.mark.parametrize("module", ["config", "recipes", "places", "records", "storage"])
+@pytest.mark.parametrize(
+    "module", ["catalog", "config", "fields", "method_specs", "places", "recipes", "records", "request", "storage"]
+)
 def test_a_dry_run_loads_no_torch(module):
     """Also not by way of something else: looked at in a fresh interpreter."""
     heavy = "torch", "open_clip", "transformers", "mlflow", "boto3"

@@ -156,7 +156,7 @@ def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:
         if wrong:
             lines = "\n  ".join(wrong)
             raise InputError(
-                f"{path} holds what a teacher said of something else than this run has:\n  {lines}\n"
+                f"{path} caches teacher outputs of something else than this run has:\n  {lines}\n"
                 "run stage teacher with this recipe and these shards and give its artifact as --teacher, or set "
                 "teacher_fit.views=0"
             )

@@ -107,7 +107,7 @@ def _make(
     counts = [len(shards.captions("train", i)) for i in rows]
     images, texts = teacher_outputs(context, shards, teacher, rows, progress)
     for kind, outputs in (("pictures", images), ("captions", texts)):
-        require_finite(outputs, f"teacher: what it says of the {kind} of {rows.start}..{rows.stop - 1}")
+        require_finite(outputs, f"teacher outputs of the {kind} of {rows.start}..{rows.stop - 1}")
     write_part(file, rows.start, images, texts, counts, origin)
     return file
 
@@ -193,7 +193,7 @@ def open_cache(context: Context) -> TeacherCache | None:
     parts = [name for name in artifact.files() if name.startswith(f"{CACHE_FOLDER}/")]
     if not parts:
         raise InputError(
-            f"teacher_fit.views={fit.views} trains from what the teacher said, and {artifact.url} has nothing stored: "
+            f"teacher_fit.views={fit.views} trains on cached teacher outputs, and {artifact.url} has none: "
             "run stage teacher with this recipe and give its artifact as --teacher, or set teacher_fit.views=0"
         )
     digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))

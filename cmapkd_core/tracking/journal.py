@@ -83,7 +83,7 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def append(self, metrics: dict[str, float], step: int) -> Point:
+    def append(self, metrics: dict[str, float], step: int) -> None:
         """Write one point and hand it to the operating system, so that it outlives this process."""
         point = Point(int(step), time.time_ns() // 1_000_000, {name: float(v) for name, v in metrics.items()})
         try:
@@ -92,7 +92,6 @@ class Journal:
                 self._file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
-        return point
 
     def rewind(self, step: int) -> None:
         """Drop the points of `step` and later; the file is the old one or the new one at any moment.
