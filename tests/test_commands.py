@@ -231,6 +231,42 @@ def test_a_field_in_a_document_or_a_message_is_one() -> None:
     assert len(named) > 100
 
 
+# A path of a file with a folder, without a capital as in NAME but for README; no URL, no pattern, no absolute path.
+FILE = re.compile(r"(?<![\w./:{}<>*-])[\w.-]+(?:/[\w.-]+)+\.(?:py|md|toml|yaml|sh)(?![\w/])")
+HOLE = re.compile(r"[A-Z]{2,}\.")
+MADE = {  # by who follows CONTRIBUTING.md
+    "cmapkd_core/data/sources/dots.py",
+    "cmapkd_core/evaluate/spread.py",
+    "cmapkd_core/methods/cosines.py",
+}
+
+
+def files_of(document: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Files with a folder that a document names between backticks, each with the places where it may be.
+
+    Those are below the repository, the package, the tests, the document's folder, and a folder named before it.
+    """
+    folders = [REPOSITORY, REPOSITORY / "cmapkd_core", REPOSITORY / "tests", document.parent]
+    for span in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)):
+        for name in FILE.findall(span):
+            if not HOLE.search(name.removesuffix("README.md")):
+                yield name, [folder / name for folder in folders]
+        named = REPOSITORY / span
+        if "/" in span and " " not in span and named.is_dir():
+            folders.append(named)
+
+
+def test_a_file_that_a_document_names_is_there() -> None:
+    documents = [path for path in TEXTS if path.suffix == ".md"] + sorted((REPOSITORY / "docs/decisions").glob("*.md"))
+    found = [(path.name, *one) for path in documents for one in files_of(path)]
+    assert not {
+        (where, name) for where, name, places in found if name not in MADE and not any(map(Path.exists, places))
+    }
+    assert {name for _, name, _ in found} >= MADE
+    assert not [name for name in MADE if (REPOSITORY / name).exists()]
+    assert len(found) > 60
+
+
 def test_commands_are_found() -> None:
     """Of each kind, where they are known to stand."""
     for known in (
