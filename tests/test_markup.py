@@ -33,7 +33,7 @@ def test_what_is_escaped_is_shown_as_it_is(text: str) -> None:
 
 
 def test_it_stays_one_line_and_hides_nothing() -> None:
-    assert plain("a\n# b\r\n\x1b[2Jc \u202ed\x00\x9b\u200f") == "a # b \\[2Jc d"
+    assert plain("a\n# b\r\n\x1b[2Jc \u202ed\x00\x9b\u200e\u200f\u061c") == "a # b \\[2Jc d"
     assert code("a\n\nb\x1b") == "`a b`"
     assert plain(Markdown("**x**")) == "**x**"
     assert plain(plain("a_ *")) == plain("a_ *")

@@ -40,10 +40,13 @@ _MARKS = (  # byte order marks; UTF-32's begin with UTF-16's
 )
 _BOM = "\ufeff"
 _REPLACED = "\ufffd"
-# Control characters but those that str.split takes for white space; embeddings, overrides and isolates; then what no
-# text has.
-_STRANGE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufffd-\uffff\ud800-\udfff]")
-_TURNS = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
+_TURNING = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks, embeddings, overrides and isolates
+# Control characters but those that str.split takes for white space; signs that turn; then what no text has.
+_STRANGE = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
+    rf"{_TURNING}\ufffd-\uffff\ud800-\udfff]"
+)
+_TURNS = re.compile(f"[{_TURNING}]")
 
 _QUOTED = r"""u?'(?:[^'\\]|\\.)*+'|u?"(?:[^"\\]|\\.)*+\""""
 _ITEM = rf"(?:np\.str_\((?:{_QUOTED})\)|{_QUOTED}|None|nan|null)"

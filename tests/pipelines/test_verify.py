@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cmapkd_core import storage
-from cmapkd_core.request import Request
+from cmapkd_core.records import record_run
+from cmapkd_core.request import DECIDING, Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context, execute
@@ -66,6 +67,17 @@ def test_a_root_as_it_was_written_is_well(root: Path, capsys: pytest.CaptureFixt
     assert lines[1].startswith("missing teacher/")  # and all that the run has still to make
     assert "--run first --only teacher" in lines[2]
     assert lines[-1] == "1 artifacts, 0 damaged, 13 missing: first ones first, what follows runs again"
+
+
+def test_a_run_that_was_stopped_before_its_first_artifact_lacks_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = Request("tiny", str(tmp_path), overrides="data.size=60")
+    record_run(str(tmp_path), "begun", {name: getattr(request, name) for name in DECIDING})
+    code, lines = verified(capsys, tmp_path, "begun")
+    assert (code, lines[-1]) == (1, "0 artifacts, 0 damaged, 14 missing: first ones first, what follows runs again")
+    assert lines[0].startswith("missing prepare/")
+    assert "--run begun --only prepare" in lines[1]
 
 
 def test_a_damaged_file_and_the_command_that_makes_it_anew(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
