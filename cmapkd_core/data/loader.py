@@ -6,7 +6,7 @@ wherever the run was resumed: everything follows from (seed, n) and the keys, se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -145,16 +145,31 @@ class TrainLoader:
             )
 
 
-class Rows(dict[str, Tensor]):
-    """Some rows of a table by column, [b, ...]. numbers: their places in it."""
+Named = Callable[[np.ndarray], list[str]]  # numbers of rows, int64 [b] -> what the rows are called
 
-    def __init__(self, columns: Mapping[str, Tensor], numbers: list[int]) -> None:
+
+class TableBatch(dict[str, Tensor]):
+    """One rank's rows [b, ...] of a step by column, and what they are called: looked up where someone asks."""
+
+    def __init__(self, columns: dict[str, Tensor], rows: np.ndarray, named: Named) -> None:
         super().__init__(columns)
-        self.numbers = numbers
+        self.names = RowNames(rows, named)
 
-    def to(self, device: torch.device) -> Rows:
-        """The same rows on `device`."""
-        return Rows({name: x.to(device, non_blocking=True) for name, x in self.items()}, self.numbers)
+
+@dataclass(frozen=True)
+class RowNames(Iterable[str]):
+    """Names of rows, which may cost a look into a file: of a skipped update alone they are wanted."""
+
+    rows: np.ndarray
+    named: Named
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.named(self.rows))
+
+
+def numbered(rows: np.ndarray) -> list[str]:
+    """Names of rows that have no other."""
+    return [f"row {number}" for number in rows]
 
 
 class TableLoader:
@@ -162,22 +177,33 @@ class TableLoader:
 
     Args:
         columns: tensors [n, ...] by name, of n rows each.
+        named: gives the keys of rows, for messages.
     """
 
-    def __init__(self, columns: dict[str, Tensor], *, batch: int, rank: int, world: int, seed: int) -> None:
+    def __init__(
+        self,
+        columns: dict[str, Tensor],
+        *,
+        batch: int,
+        rank: int,
+        world: int,
+        seed: int,
+        named: Named = numbered,
+    ) -> None:
         self.batch, self.count = batch, len(next(iter(columns.values())))
         rows = np.arange(self.count)
         self._order = Order(
             rows, rows.astype(np.uint64), np.zeros_like(rows), batch=batch, rank=rank, world=world, seed=seed
         )
-        self._columns = columns
+        self._columns, self._named = columns, named
         self.steps_per_epoch = self._order.steps_per_epoch
 
-    def batches(self, start: int, stop: int) -> Iterator[Rows]:
+    def batches(self, start: int, stop: int) -> Iterator[TableBatch]:
         """This rank's rows [b, ...] by column, of global steps start..stop-1."""
         for number in range(start, stop):
-            rows = torch.from_numpy(self._order.step(number)[1])
-            yield Rows({name: column[rows] for name, column in self._columns.items()}, rows.tolist())
+            rows = self._order.step(number)[1]
+            index = torch.from_numpy(rows)
+            yield TableBatch({name: column[index] for name, column in self._columns.items()}, rows, self._named)
 
     def reorder(self, turn: int) -> None:
         """The rows of each epoch in another order; 0 is the usual one."""

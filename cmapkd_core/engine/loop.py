@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cmapkd_core import parallel
 from cmapkd_core.config import Phase
-from cmapkd_core.data.loader import Batch, Rows
+from cmapkd_core.data.loader import Batch, TableBatch
 from cmapkd_core.engine.finite import Buffers
 from cmapkd_core.engine.guard import judge, require_sound
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
@@ -93,7 +93,7 @@ def run_phase(
     session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
     wrapped, buffers, scales = distribute(module), Buffers(module), trained_scales(module)
     for batch in watched(loader.batches(step, plan.steps), session, plan, step):
-        batch = to_device(batch, device)
+        keys, batch = batch_keys(batch), to_device(batch, device)
         number, inside = divmod(step, plan.optim.accumulate)
         rates = optimiser.set_rates(number)
         last = inside == plan.optim.accumulate - 1
@@ -102,7 +102,7 @@ def run_phase(
         step += 1
         with contextlib.nullcontext() if last else without_exchange(wrapped):
             outcome: Outcome = wrapped(batch, targets(batch), plan.phase, step - 1)
-            point = backward(outcome, batch_keys(batch), session, plan, step, optimiser)
+            point = backward(outcome, keys, session, plan, step, optimiser)
         session.at(plan, step, AFTER)
         if last:
             norm = update_weights(session, plan, step, optimiser, scales, buffers)
@@ -137,7 +137,7 @@ def watched(batches: Iterator[BatchT], session: Session, plan: PhasePlan, step: 
 
 
 def backward(
-    outcome: Outcome, keys: list[str], session: Session, plan: PhasePlan, step: int, optimiser: Optimiser
+    outcome: Outcome, keys: Iterable[str], session: Session, plan: PhasePlan, step: int, optimiser: Optimiser
 ) -> dict[str, Any]:
     """Add the gradient of one micro-batch's total; its terms, weighted terms and, where due, gradient shares.
 
@@ -252,16 +252,16 @@ def share_batch_statistics(module: nn.Module) -> nn.Module:
 
 def to_device(batch: BatchT, device: torch.device) -> BatchT:
     """The same batch with its tensors [b, ...] on `device`."""
-    if isinstance(batch, Batch | Rows):
+    if isinstance(batch, Batch):
         return batch.to(device)
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def batch_keys(batch: Batch | Table) -> list[str]:
-    """Keys of the samples; of rows of a table their numbers there."""
-    if isinstance(batch, Rows):
-        return [f"row {number}" for number in batch.numbers]
-    return batch.keys if isinstance(batch, Batch) else []
+def batch_keys(batch: Batch | Table) -> Iterable[str]:
+    """Keys of the samples, or names of a table's rows."""
+    if isinstance(batch, Batch):
+        return batch.keys
+    return batch.names if isinstance(batch, TableBatch) else ()
 
 
 def batch_replaced(batch: Batch | Table) -> list[tuple[str, str]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 from cmapkd_core import parallel
@@ -57,7 +58,8 @@ class Watch:
         self._new_update()
 
     def _new_update(self) -> None:
-        self._loss, self._bad, self._keys, self._bad_keys = 0.0, list[str](), list[str](), list[str]()
+        self._loss, self._bad = 0.0, list[str]()
+        self._keys, self._bad_keys = list[Iterable[str]](), list[Iterable[str]]()
 
     def begin(self) -> None:
         """A phase begins: another loss."""
@@ -81,13 +83,13 @@ class Watch:
         found = {"skipped_updates": len(memory.skipped), "loss_spikes": len(memory.loss_spikes)}
         return {name: float(value) for name, value in (found | {"overflows": memory.overflows}).items()}
 
-    def see(self, terms: dict[str, float], loss: float, keys: list[str]) -> None:
-        """One micro-batch of the update under way: raw terms, their weighted sum, the batch's samples."""
+    def see(self, terms: dict[str, float], loss: float, keys: Iterable[str]) -> None:
+        """One micro-batch of the update under way: raw terms, their weighted sum; keys are read if it is skipped."""
         bad = [name for name, value in terms.items() if not math.isfinite(value)]
         self._bad += [name for name in bad if name not in self._bad]
         self._loss += loss
-        self._keys += keys
-        self._bad_keys += keys if bad else []
+        self._keys.append(keys)
+        self._bad_keys += [keys] if bad else []
 
     def judge(self, norm: float, optim: OptimConfig, scale: Callable[[], float]) -> Verdict:
         """The verdict on the update whose micro-batches were seen; the same on all ranks.
@@ -150,7 +152,8 @@ class Watch:
         Args:
             step: the last micro-batch's, counted from 1 in the phase; total: the same, counted in the stage.
         """
-        found = parallel.all_objects((self._bad, self._bad_keys, self._keys))
+        bad_keys, own_keys = (list(chain.from_iterable(parts)) for parts in (self._bad_keys, self._keys))
+        found = parallel.all_objects((self._bad, bad_keys, own_keys))
         terms = list(dict.fromkeys(name for bad, _, _ in found for name in bad))
         keys = [key for _, bad, _ in found for key in bad] or [key for _, _, own in found for key in own]
         why = f"{', '.join(terms)} of the loss is not finite" if terms else verdict.why

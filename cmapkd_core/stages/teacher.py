@@ -179,7 +179,7 @@ def pooled_pairs(
         pictures.append(backbone.vision(images.to(device)).pooled.cpu())
         progress(int(index[-1]) + 1)
         between()
-    captions = shards.table("train")["captions"].to_pylist()
+    captions, keys = shards.table("train")["captions"].to_pylist(), shards.table("train")["key"]
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own])
     texts = [text for own in captions for text in own]
     progress = Progress(say, "teacher space", len(texts), "captions")
@@ -191,7 +191,14 @@ def pooled_pairs(
         between()
     columns = {"image": torch.cat(pictures)[owners], "text": torch.cat(states)}
     seed = recipe.teacher_fit.seed
-    return TableLoader(columns, batch=batch, rank=parallel.rank(), world=parallel.world(), seed=seed)
+    return TableLoader(
+        columns,
+        batch=batch,
+        rank=parallel.rank(),
+        world=parallel.world(),
+        seed=seed,
+        named=lambda rows: list(keys.take(owners.numpy()[rows]).to_pylist()),
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from functools import cached_property
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cmapkd_core import parallel
 from cmapkd_core.config import STAGE_PHASES, OptimConfig, Phase, Recipe, SelectorConfig
 from cmapkd_core.data.fixed_crops import TeacherCache
@@ -149,7 +153,18 @@ class SelectorSetup(TrainingSetup):
         """
         columns, world, recipe = shared_columns(self.context.inputs["init"]), parallel.world(), self.recipe
         batch = min(recipe.optim.batch, len(columns["u"]) // world * world)
-        return TableLoader(columns, batch=batch, rank=parallel.rank(), world=world, seed=recipe.seed)
+        return TableLoader(
+            columns, batch=batch, rank=parallel.rank(), world=world, seed=recipe.seed, named=self._keys_of
+        )
+
+    def _keys_of(self, rows: np.ndarray) -> list[str]:
+        """Keys of the table's rows."""
+        return list(self._keys.take(rows).to_pylist())
+
+    @cached_property
+    def _keys(self) -> pa.ChunkedArray:
+        """Keys of the whole table; only a stage that skips an update reads them."""
+        return pq.read_table(self.context.inputs["init"].fetch(SAMPLE_STATS), columns=["key"])["key"]
 
     @property
     def trained(self) -> Method | PolicyFit:

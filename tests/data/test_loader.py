@@ -248,6 +248,7 @@ def test_a_table_is_shuffled_by_whole_rows_and_resumes() -> None:
     seen = torch.cat([b["index"] for b in whole[:6]])
     assert len(seen.unique()) == 48
     assert not torch.equal(seen, torch.cat([b["index"] for b in whole[6:12]]))
+    assert list(whole[0].names) == [f"row {row}" for row in whole[0]["index"].tolist()]
     late = next(TableLoader(columns(), batch=8, rank=0, world=1, seed=0).batches(13, 14))
     assert torch.equal(late["index"], whole[13]["index"])
 

@@ -159,7 +159,9 @@ def test_names_are_escaped(made):
 
 
 def test_a_text_turns_nothing_that_stands_beside_it():
-    assert environment().from_string("<h1>{{ name }}</h1>").render(name="a\u202eb\u200e\u200f\u061c<") == "<h1>ab&lt;</h1>"
+    assert (
+        environment().from_string("<h1>{{ name }}</h1>").render(name="a\u202eb\u200e\u200f\u061c<") == "<h1>ab&lt;</h1>"
+    )
 
 
 def test_examples_show_hits_and_failures_by_a_rule():

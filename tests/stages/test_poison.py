@@ -4,19 +4,23 @@ import json
 import math
 from collections.abc import Callable
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from cmapkd_core.data.loader import TableLoader
 from cmapkd_core.engine import loop
 from cmapkd_core.engine.finite import not_finite
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import Diverged
+from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher, train
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
+from cmapkd_core.stages.shards import open_shards
 
 SIX = "optim.batch=14 runtime.checkpoint_every=2"  # six updates
 
@@ -66,6 +70,30 @@ def test_a_gradient_that_is_not_finite_leaves_no_trace_but_in_the_table(tmp_path
     points = json.loads(artifact.fetch("history.json").read_text())["points"]
     assert len(points) == 5  # its norm is no point of a curve
     assert "final/task" in artifact.manifest["metrics"]
+
+
+def skipped(url):
+    return [json.loads(line) for line in Artifact.open(url).fetch("skipped_updates.jsonl").read_text().splitlines()]
+
+
+def test_an_update_on_rows_of_a_table_names_their_pairs(tmp_path, tiny_warmup, tiny_shards, train_tiny, fault):
+    fault("gradient", 3, math.nan)
+    (row,) = skipped(train_tiny(tmp_path, "alsn", init=tiny_warmup))
+    known = pq.read_table(Artifact.open(tiny_warmup).fetch("sample_stats.parquet"))["key"].to_pylist()
+    recipe = resolve("tiny")
+    size = min(recipe.optim.batch, len(known))
+    rows = TableLoader({"n": torch.arange(len(known))}, batch=size, rank=0, world=1, seed=recipe.seed)
+    (third,) = rows.batches(2, 3)
+    assert row["keys"] == [known[n] for n in third["n"].tolist()]
+
+
+def test_a_skipped_update_of_the_teachers_space_names_its_pictures(tmp_path, tiny_shards, fault):
+    fault("gradient", 2, math.nan)
+    heads = "teacher_fit.batch=20 teacher_fit.space.epochs=1 teacher_fit.space.lr.heads=1e-3"
+    (row,) = skipped(teacher.run(Request("tiny", str(tmp_path), overrides=heads), shards=tiny_shards))
+    known = open_shards(Artifact.open(tiny_shards)).keys("train")
+    assert (row["phase"], len(row["keys"])) == ("space", 20)
+    assert set(row["keys"]) <= set(known)
 
 
 @pytest.mark.parametrize(
