@@ -57,7 +57,7 @@ def run(
     shards = shards or prepare.run(request)
     given = {"shards": shards, "model": "" if named_model(model) else model, "evaluation": evaluation, "suite": suite}
     with told_to_mlflow(request, "export"):
-        refuse_evaluation_of_another("--evaluation", evaluation, given["model"])
+        refuse_evaluation_of_another("--evaluation", evaluation, model)
     told = (request.root, model, shards, request.resolved(), evaluation, suite, licence)
     url = execute(
         request,

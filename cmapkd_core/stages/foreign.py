@@ -10,7 +10,7 @@ from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import differences, flatten
 from cmapkd_core.fingerprints import reads
-from cmapkd_core.places import stage_url
+from cmapkd_core.places import named_model, stage_url
 from cmapkd_core.stages.artifact import Artifact, find
 
 _STAGES = ("prepare", "teacher", *STAGE_PHASES)  # those whose fields follow from the recipe alone
@@ -41,15 +41,24 @@ def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None
 def refuse_evaluation_of_another(name: str, evaluation: str, model: str) -> None:
     """Hold an evaluation to the model that its numbers will stand beside; what is not there is not judged.
 
+    model: URL of an artifact, or a model's name (`places.named_model`).
+
     Raises:
         InputError: it is of another model.
     """
-    found, own = find(evaluation) if evaluation else None, find(model) if model else None
-    if found is None or own is None or not found.manifest["inputs"]:
+    found = find(evaluation) if evaluation else None
+    if found is None or not model:
         return
-    given = found.manifest["inputs"].get("model")
-    if given is None or given["digest"] != own.digest:
-        of = given["url"] if given else "a model that no stage has trained"
+    given, called = found.manifest["inputs"].get("model"), found.manifest["fields"].get("model", model)
+    if named_model(model):
+        same = given is None and called == model
+    else:
+        own = find(model)
+        if own is None or not found.manifest["inputs"]:
+            return
+        same = given is not None and given["digest"] == own.digest
+    if not same:
+        of = given["url"] if given else f"{called}, a model that no stage has trained"
         raise InputError(
             f"{name} {evaluation} is an evaluation of {of}, and not of {model}: give that model's, or run stage "
             "evaluate with it"
