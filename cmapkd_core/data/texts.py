@@ -40,7 +40,7 @@ _MARKS = (  # byte order marks; UTF-32's begin with UTF-16's
 )
 _BOM = "\ufeff"
 _REPLACED = "\ufffd"
-_TURNING = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks, embeddings, overrides and isolates
+_TURNING = r"\u202a-\u202e\u2066-\u2069"  # embeddings, overrides, isolates; Arabic and Hebrew texts have mere marks
 # Control characters but those that str.split takes for white space; signs that turn; then what no text has.
 _STRANGE = re.compile(
     r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
