@@ -83,7 +83,7 @@ class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         room = len(text) + BAR <= self.ncols
         self.bar_format = "{desc}" if share is None or not room else "{desc}  |{bar}|"
         self.n = share or 0.0
-        self.set_description_str(shortened(text, self.ncols), refresh=True)
+        self.set_description_str(without_middle(text, self.ncols), refresh=True)
 
     def cleared(self) -> str:
         """The line is free again; the newest text, whole."""
@@ -92,7 +92,7 @@ class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         return self.text
 
 
-def shortened(text: str, columns: int) -> str:
+def without_middle(text: str, columns: int) -> str:
     """What has room: its beginning, which names the work, and its end, which has the speed and the rest."""
     if len(text) <= columns:
         return text
