@@ -9,7 +9,10 @@ import io
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, get_type_hints
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from cmapkd_core.errors import InputError
 
@@ -31,10 +34,12 @@ def choose(kind: str, name: str, table: Mapping[str, Any], new: str = "") -> Any
 class FromTable:
     """A part of a recipe whose fields a table lists; else as a frozen dataclass.
 
-    Each made is given values by name; others have the table's. `new` says where another field is written.
+    Each made is given values by name; others have the table's. `new` says where another field is written, `each` what
+    each of them may be.
     """
 
     new = "a row of its table"
+    each: Any = Any
 
     def __init__(self, **given: Any) -> None:
         known = self.defaults()
@@ -99,19 +104,23 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
     """`text` as the type of the field it replaces; typed values pass through when they fit."""
-    wanted = type(current)
+    if kind is bool:  # of the texts that pydantic takes for one, those that `as_text` writes
+        given = {"true": True, "false": False}.get(str(text).lower())
+    elif isinstance(current, tuple):
+        kind = tuple[get_args(kind)[0], ...]  # how many there must be is a bound, as other bounds are: values.py
+        given = [part for part in (_parts(text) if isinstance(text, str) else text) if part != ""]
+    else:
+        given = text
     try:
-        if wanted is bool:
-            return {"true": True, "false": False}[str(text).lower()]
-        if wanted is tuple:
-            item = next((t for t in (float, int) if t.__name__ in str(kind)), str)
-            parts = _parts(text) if isinstance(text, str) else text
-            return tuple(item(part) for part in parts if part != "")
-        if wanted is int and isinstance(text, float) and text != int(text):
-            raise ValueError(text)
-        return wanted(text)
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{name}={text}: expected {wanted.__name__}, such as {name}={as_text(current)}") from None
+        return _reader(kind).validate_python(given)
+    except ValidationError:
+        wanted = type(current).__name__
+        raise InputError(f"{name}={text}: expected {wanted}, such as {name}={as_text(current)}") from None
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def override(config: Any, changes: dict[str, Any]) -> Any:

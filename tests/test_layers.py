@@ -19,7 +19,7 @@ REPOSITORY = ROOT.parent
 LAYERS = [
     {"errors"},
     {"fields", "logins", "exits", "temporary", "markup", "progress"},
-    {"catalog"},
+    {"catalog", "values"},
     {"method_specs"},
     {"config", "view"},
     {"folders"},
@@ -43,6 +43,7 @@ OUTSIDE = {
     "webdataset": {"data"},
     "open_clip": {"models", "evaluate", "export", "data"},  # its lists of prompt templates and of ImageNet's classes
     "ijson": {"data"},
+    "pydantic": {"fields", "values", "config"},
     "transformers": {"models", "export"},
     "onnxruntime": {"export"},
     "pycocoevalcap": {"evaluate"},
