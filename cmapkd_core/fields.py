@@ -10,7 +10,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from types import GenericAlias
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -104,13 +105,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
     """`text` as the type of the field it replaces; typed values pass through when they fit."""
+    given = text
     if kind is bool:  # of the texts that pydantic takes for one, those that `as_text` writes
         given = {"true": True, "false": False}.get(str(text).lower())
     elif isinstance(current, tuple):
-        kind = tuple[get_args(kind)[0], ...]  # how many there must be is a bound, as other bounds are: values.py
         given = [part for part in (_parts(text) if isinstance(text, str) else text) if part != ""]
-    else:
-        given = text
     try:
         return _reader(kind).validate_python(given)
     except ValidationError:
@@ -120,6 +119,9 @@ def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
 
 @cache
 def _reader(kind: Any) -> TypeAdapter[Any]:
+    """Of a tuple as many as there are: how many there must be is a bound, and values.py looks at those."""
+    if get_origin(kind) is tuple:
+        kind = GenericAlias(tuple, (get_args(kind)[0], ...))
     return TypeAdapter(kind)
 
 

@@ -64,12 +64,11 @@ def check_values(config: Any, prefix: str = "") -> None:
     Raises:
         InputError: names the first that breaks it by its dotted name, its value, and what it must be.
     """
-    for item in names_of(config):
+    for item, hint in hints_of(config).items():
         value, name = getattr(config, item), prefix + item
         if is_part(value):
             check_values(value, name + ".")
             continue
-        hint = hint_of(config, item)
         try:
             _adapter(hint).validate_python(value)
         except ValidationError as error:
@@ -86,14 +85,14 @@ def sentence(fault: Mapping[str, Any], hint: Any) -> str:
     return own or SENTENCES.get(kind, "").format(**context) or str(fault["msg"])
 
 
-def hint_of(part: Any, item: str) -> Any:
-    """The annotation of a field of a part of a configuration, with its bounds."""
-    return type(part).each if isinstance(part, FromTable) else hints_of(type(part))[item]
+def hints_of(part: Any) -> dict[str, Any]:
+    """The annotations of the fields of a part of a configuration, with their bounds."""
+    kind: Any = type(part)
+    return dict.fromkeys(names_of(part), kind.each) if isinstance(part, FromTable) else _hints(kind)
 
 
 @cache
-def hints_of(kind: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, with their bounds."""
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
+
+from pydantic import Field
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.values import Must
 
 # KFP's template for containers of tasks with a retry policy and as many labels as ours (argocompiler/container.go).
 TEMPLATE = "metadata-0-2-retry-system-container-impl"
@@ -24,6 +28,11 @@ PATCH = {
 UNITS = {"s": 1, "m": 60, "h": 3600}
 WAIT = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[smh])")
 MOST = 100  # retries, and the largest factor
+LIKE_WAIT = "a whole number of seconds, minutes or hours, like '60s'"
+WHOLE = (
+    f"a whole number from 1 to {MOST}, as Argo parses it as one (Atoi) and ends a task in an error, without a retry, "
+    "where it cannot"
+)
 WEEK = 7 * 24 * 3600
 GONE = "longest"  # a field of earlier site files
 
@@ -32,15 +41,15 @@ GONE = "longest"  # a field of earlier site files
 class Retry:
     """A container that failed starts again and goes on from its last checkpoint, where the cluster retries those."""
 
-    count: int = 3
-    wait: str = "60s"
-    factor: float = 2.0  # a whole number, as Argo reads it
+    count: Annotated[int, Field(ge=0, le=MOST), Must(f"0 (no retries) to {MOST}")] = 3
+    wait: Annotated[str, Field(pattern=f"^{WAIT.pattern}$"), Must(LIKE_WAIT)] = "60s"
+    factor: Annotated[float, Field(ge=1, le=MOST, multiple_of=1), Must(WHOLE)] = 2.0
 
     @property
     def seconds(self) -> int:
         """The wait before the first retry."""
         match = WAIT.fullmatch(self.wait)
-        assert match is not None  # refuse_retry has looked
+        assert match is not None  # its pattern
         return int(match["number"]) * UNITS[match["unit"]]
 
 
@@ -67,19 +76,8 @@ def refuse_gone(path: str) -> None:
     )
 
 
-def refuse_retry(retry: Retry, path: str) -> None:
-    """Raises InputError for what Argo, or nobody, could do."""
-    if not 0 <= retry.count <= MOST:
-        raise InputError(f"{path}: retry.count = {retry.count}: 0 (no retries) to {MOST}")
-    if not WAIT.fullmatch(retry.wait):
-        raise InputError(
-            f"{path}: retry.wait = '{retry.wait}': a whole number of seconds, minutes or hours, like '60s'"
-        )
-    if not (1 <= retry.factor <= MOST and retry.factor == int(retry.factor)):
-        raise InputError(
-            f"{path}: retry.factor = {retry.factor:g}: a whole number from 1 to {MOST}, as Argo parses it as one "
-            "(Atoi) and ends a task in an error, without a retry, where it cannot"
-        )
+def refuse_waits(retry: Retry, path: str) -> None:
+    """Raises InputError for waits that nobody would wait for."""
     if _waits(retry) > WEEK:
         raise InputError(
             f"{path}: [retry] count = {retry.count}, wait = '{retry.wait}' and factor = {retry.factor:g} wait "

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.logins import refuse_login
+from cmapkd_core.values import EXACT, Must, Whole, hints_of, sentence
 from pipelines.mirror import check_weights
-from pipelines.retries import GONE, Retry, refuse_gone, refuse_retry
+from pipelines.retries import GONE, Retry, refuse_gone, refuse_waits
 
 PART_OF = {"app.kubernetes.io/part-of": "cmapkd"}  # label of every pod; the network policies in k8s/ know ours by it
 COMPONENT = "app.kubernetes.io/component"  # label of a task's pods: its name
-PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 YEAR = 365 * 24 * 3600  # seconds
 GRACE = 30  # seconds from SIGTERM until Kubernetes kills a TrainJob's pod; what KFP starts itself is killed after one
+BELOW_GRACE = (
+    f"1 to {GRACE - 1} seconds, as Kubernetes kills a TrainJob's pod {GRACE} s after SIGTERM and torchrun must have "
+    "ended its ranks before"
+)
 GANGS = {"coscheduling": "scheduler-plugins-scheduler", "volcano": "volcano"}  # podGroupPolicy: its scheduler's name
-CPU, MEMORY = re.compile(r"[0-9]*\.?[0-9]+m?"), re.compile(r"[0-9]+([EPTGMK]i?)?")
 # Names of variables that hold a secret, not those that say in which file one is.
 SECRET = re.compile(
     r"(?!.*_(FILE|PATH|DIR)$|GOOGLE_APPLICATION_CREDENTIALS$)(.*(SECRET|PASSWORD|PASSWD|PASSPHRASE|APIKEY|_PWD$)"
     r"|(.*_)?((TOKEN|PASS|PAT|(ACCESS|API|PRIVATE)_KEY|CREDENTIALS?|CREDS)(_|$)|KEY$))",
     re.IGNORECASE,
 )
+
+_SIZE, _LIKE_SIZE = "[0-9]+([EPTGMK]i?)?", Must("write a size like '16Gi'")
+Size = Annotated[str, Field(pattern=f"^{_SIZE}$"), _LIKE_SIZE]
+SizeOrNone = Annotated[str, Field(pattern=f"^({_SIZE})?$"), _LIKE_SIZE]
+Gang = Annotated[str, Field(pattern=f"^({'|'.join(GANGS)})?$"), Must(f"'' or one of {', '.join(GANGS)}")]
+Policy = Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$"), Must("one of Always, IfNotPresent, Never")]
+Cores = Annotated[str, Field(pattern=r"^[0-9]*\.?[0-9]+m?$"), Must("write cores ('8') or millicores ('500m')")]
 
 
 @dataclass(frozen=True)
@@ -58,16 +72,19 @@ TABLES = {  # an entry of each list of tables, as the site file writes it
 class Pod:
     """What one kind of task asks of the cluster."""
 
-    gpus: int = 0
-    cpu: str = "4"
-    memory: str = "16Gi"
-    shm: str = ""  # size of /dev/shm in memory; "" leaves the container's own 64 MB
-    scratch: str = ""  # size of the disk at /tmp; "" leaves the node's, without a bound
-    hours: float = 24.0  # a pod that runs longer is ended: a failure like another, which `retry` may start again
-    processes: int = 0  # ranks of a training task in a pod; 0: one per GPU
-    nodes: int = 1  # pods of a training task; above 1 they are a Kubeflow Trainer TrainJob
+    gpus: Whole = 0
+    cpu: Cores = "4"
+    memory: Size = "16Gi"
+    shm: SizeOrNone = ""  # size of /dev/shm in memory; "" leaves the container's own 64 MB
+    scratch: SizeOrNone = ""  # size of the disk at /tmp; "" leaves the node's, without a bound
+    hours: Annotated[  # a pod that runs longer is ended: a failure like another, which `retry` may start again
+        float, Field(ge=1 / 3600, le=YEAR / 3600), Must("after how long a pod is ended: a second to a year")
+    ] = 24.0
+    processes: Whole = 0  # ranks of a training task in a pod; 0: one per GPU
+    # Pods of a training task; above 1 they are a Kubeflow Trainer TrainJob.
+    nodes: Annotated[int, Field(ge=1), Must("1, or more for pods.train alone")] = 1
     trainjob: bool = False  # a TrainJob for one node too: its pod has GRACE to save in, KFP's own have a second
-    gang: str = ""  # of GANGS: all pods of a TrainJob are placed at once, or none
+    gang: Gang = ""  # all pods of a TrainJob are placed at once, or none
     scheduler: str = ""  # of a TrainJob's pods; "": the gang's usual one, without a gang the cluster's
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
@@ -100,12 +117,14 @@ class Local:
 
     root: str = "runs/local"
     tracking_uri: str = ""  # "": SQLite below the root
-    processes: int = 1  # ranks of a training task
+    processes: Whole = 1  # ranks of a training task; 0: as many as `pods.train` has GPUs
 
 
 @dataclass(frozen=True)
 class Site:
     """All that a submission takes from the place it runs in."""
+
+    __pydantic_config__ = ConfigDict(**EXACT, extra="forbid")
 
     endpoint: str = ""
     namespace: str = ""
@@ -117,11 +136,13 @@ class Site:
     root: str = ""
     tracking_uri: str = ""
     image: str = ""
-    image_pull_policy: str = "IfNotPresent"
+    image_pull_policy: Policy = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     accelerator: str = "nvidia.com/gpu"
-    parallel: int = 4  # tasks of a suite that run at a time
-    shutdown_timeout: int = 25  # seconds that a TrainJob's or local ranks have after SIGTERM, below GRACE
+    # Tasks of a suite that run at a time.
+    parallel: Annotated[int, Field(ge=1), Must("at least one task at a time")] = 4
+    # Seconds that a TrainJob's or local ranks have after SIGTERM.
+    shutdown_timeout: Annotated[int, Field(ge=1, lt=GRACE), Must(BELOW_GRACE)] = 25
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
     weights: dict[str, str] = field(default_factory=dict)  # "MODEL TAG" -> a file in place of the hub's
@@ -147,7 +168,11 @@ def load_site(path: str, required: bool = False) -> Site:
         raise InputError(f"site file '{path}' cannot be read: {error}") from None
     if isinstance(table.get("retry"), dict) and GONE in table["retry"]:
         refuse_gone(path)
-    site: Site = _merge(Site(), table, "", path)
+    given = json.dumps(_over(dataclasses.asdict(Site()), table), default=lambda date: None)  # which no field takes
+    try:
+        site = TypeAdapter(Site).validate_json(given)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_said(error.errors(include_url=False)[0], table)}") from None
     _check(site, path)
     return site
 
@@ -166,43 +191,40 @@ def on_this_machine(site: Site, root: str = "", parallel: int = 1) -> Site:
     )
 
 
-def _merge(config: Any, table: dict[str, Any], where: str, path: str) -> Any:
-    hints = get_type_hints(type(config))
-    changes = {}
+def _over(defaults: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """`table` with the defaults of what it leaves out; table in table."""
     for key, value in table.items():
-        name = f"{where}{key}"
-        if key not in hints:
-            raise InputError(f"{path}: unknown key '{name}': {nearest(key, tuple(hints))}")
-        current = getattr(config, key)
-        if dataclasses.is_dataclass(current) and isinstance(value, dict):
-            changes[key] = _merge(current, value, f"{name}.", path)
-        else:
-            changes[key] = _value(value, current, hints[key], name, path)
-    return dataclasses.replace(config, **changes)
+        own = defaults.get(key)
+        defaults[key] = _over(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
+    return defaults
 
 
-def _value(value: Any, current: Any, hint: Any, name: str, path: str) -> Any:
-    if isinstance(current, tuple) and isinstance(value, list):
-        item = get_args(hint)[0]
-        if item is not str and all(isinstance(part, dict) for part in value):
-            return tuple(_merge(item(), part, f"{name}.", path) for part in value)
-        if item is str and all(isinstance(part, str) for part in value):
-            return tuple(value)
-    elif isinstance(current, dict) and isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
-        return dict(value)
-    elif type(value) is type(current) or (isinstance(current, float) and type(value) is int):
-        return type(current)(value)
+def _said(fault: Mapping[str, Any], table: Any) -> str:
+    """What is wrong with a site file's table, in words. fault: of pydantic's `errors()`, the first."""
+    part: Any = Site()
+    hint, default, value, names = None, None, table, []
+    for step in fault["loc"]:
+        if isinstance(step, int):  # an entry of a list, of texts or of tables
+            part, table = get_args(hint)[0](), table[step]
+        elif dataclasses.is_dataclass(part):
+            names.append(step)
+            if step not in (known := hints_of(part)):
+                return f"unknown key '{'.'.join(names)}': {nearest(step, tuple(known))}"
+            hint, table = known[step], table[step]
+            part = default = getattr(part, step)
+            value = table
+    name = ".".join(names)
     given = "a table" if isinstance(value, dict) else repr(value)  # a table under a wrong name may hold secrets
-    raise InputError(f"{path}: {name} = {given}: expected {_like(current, hint, name)} (see site.example.toml)")
+    if fault["type"].endswith("_type"):
+        return f"{name} = {given}: expected {_like(default, hint, name)} (see site.example.toml)"
+    return f"{name} = {given}: {sentence(fault, hint)}"
 
 
 def _like(current: Any, hint: Any, name: str) -> str:
     """The default of a field in TOML's words, where it shows how another value is written."""
     if isinstance(current, tuple):
-        item = get_args(hint)[0]
-        return (
-            'a list of texts like ["a"]' if item is str else f"a list of tables, such as {TABLES[item]} or [[{name}]]"
-        )
+        entry = TABLES.get(get_args(hint)[0])
+        return f"a list of tables, such as {entry} or [[{name}]]" if entry else 'a list of texts like ["a"]'
     if isinstance(current, dict):
         return f"a table of texts like {{ name = 'text' }} or [{name}]"
     if dataclasses.is_dataclass(current):
@@ -211,44 +233,18 @@ def _like(current: Any, hint: Any, name: str) -> str:
 
 
 def _check(site: Site, path: str) -> None:
-    if site.image_pull_policy not in PULL_POLICIES:
-        raise InputError(f"{path}: image_pull_policy = '{site.image_pull_policy}': one of {', '.join(PULL_POLICIES)}")
-    if site.parallel < 1:
-        raise InputError(f"{path}: parallel = {site.parallel}: at least one task at a time")
-    if not 1 <= site.shutdown_timeout < GRACE:
-        raise InputError(
-            f"{path}: shutdown_timeout = {site.shutdown_timeout}: 1 to {GRACE - 1} seconds, as Kubernetes kills a "
-            f"TrainJob's pod {GRACE} s after SIGTERM and torchrun must have ended its ranks before"
-        )
-    refuse_retry(site.retry, path)
+    refuse_waits(site.retry, path)
     _check_secrets(site, path)
     check_weights(site.weights, path)
     for kind in dataclasses.fields(site.pods):
-        _check_pod(getattr(site.pods, kind.name), kind.name, path)
-
-
-def _check_pod(pod: Pod, kind: str, path: str) -> None:
-    if min(pod.gpus, pod.processes) < 0:
-        raise InputError(f"{path}: pods.{kind}: gpus and processes cannot be below 0")
-    if not 1 <= pod.hours * 3600 <= YEAR:
-        raise InputError(
-            f"{path}: pods.{kind}.hours = {pod.hours:g}: after how long a pod is ended: a second to a year"
-        )
-    if pod.nodes < 1 or (pod.nodes > 1 and kind != "train"):
-        raise InputError(f"{path}: pods.{kind}.nodes = {pod.nodes}: 1, or more for pods.train alone")
-    _check_trainjob(pod, kind, path)
-    if not CPU.fullmatch(pod.cpu):
-        raise InputError(f"{path}: pods.{kind}.cpu = '{pod.cpu}': write cores ('8') or millicores ('500m')")
-    for name, size in (("memory", pod.memory), ("shm", pod.shm or "1"), ("scratch", pod.scratch or "1")):
-        if not MEMORY.fullmatch(size):
-            raise InputError(f"{path}: pods.{kind}.{name} = '{size}': write a size like '16Gi'")
+        _check_trainjob(getattr(site.pods, kind.name), kind.name, path)
 
 
 def _check_trainjob(pod: Pod, kind: str, path: str) -> None:
+    if pod.nodes > 1 and kind != "train":
+        raise InputError(f"{path}: pods.{kind}.nodes = {pod.nodes}: 1, or more for pods.train alone")
     if pod.trainjob and kind != "train":
         raise InputError(f"{path}: pods.{kind}.trainjob = true: for pods.train alone")
-    if pod.gang and pod.gang not in GANGS:
-        raise InputError(f"{path}: pods.{kind}.gang = '{pod.gang}': '' or one of {', '.join(GANGS)}")
     if (pod.gang or pod.scheduler) and not pod.as_trainjob:
         name = "gang" if pod.gang else "scheduler"
         raise InputError(

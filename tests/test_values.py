@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, get_args, get_origin
+import dataclasses
+from typing import Any
 
 import pytest
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic.fields import FieldInfo
+from annotations import bounds, hints, kinds, outside
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import flatten, is_part, names_of, override
+from cmapkd_core.fields import flatten, override
 from cmapkd_core.recipes import RECIPES, resolve
-from cmapkd_core.values import AnyNumber, check_values, hint_of
-
-
-def hints(part: Any, prefix: str = "") -> dict[str, Any]:
-    """The annotation of every leaf, by dotted name."""
-    found: dict[str, Any] = {}
-    for item in names_of(part):
-        value = getattr(part, item)
-        found |= hints(value, f"{prefix}{item}.") if is_part(value) else {prefix + item: hint_of(part, item)}
-    return found
-
-
-def kinds(hint: Any) -> set[type]:
-    """What a leaf holds once bounds and tuples are taken off."""
-    if get_origin(hint) is Annotated:
-        return kinds(get_args(hint)[0])
-    return {kind for part in get_args(hint) if part is not ... for kind in kinds(part)} or {hint}
-
-
-def bounds(hint: Any) -> list[Ge | Gt | Le | Lt]:
-    """The bounds of a number, or of the parts of a tuple."""
-    extras = [
-        extra for part in getattr(hint, "__metadata__", ()) if isinstance(part, FieldInfo) for extra in part.metadata
-    ]
-    own = [extra for extra in extras if isinstance(extra, Ge | Gt | Le | Lt)]
-    return own or [bound for part in get_args(hint)[:1] if hint is not part for bound in bounds(part)]
-
-
-def outside(bound: Any, kind: type) -> float:
-    """The nearest number that a bound refuses."""
-    if isinstance(bound, Gt | Lt):
-        return kind(bound.gt if isinstance(bound, Gt) else bound.lt)
-    edge, way = (bound.ge, -1) if isinstance(bound, Ge) else (bound.le, 1)
-    return edge + way if kind is int else math.nextafter(edge, way * math.inf)
-
+from cmapkd_core.values import AnyNumber, check_values
 
 HINTS = hints(Recipe())
 NUMBERS = {name: kinds(hint).pop() for name, hint in HINTS.items() if kinds(hint) & {int, float}}
@@ -102,8 +67,6 @@ def test_what_is_said(override_text: str, message: str) -> None:
 
 def test_a_row_in_code_is_held_to_the_types_exactly() -> None:
     """A text in place of a number in a table of rows is no number, though an override spells it so."""
-    import dataclasses
-
     tiny = RECIPES["tiny"]
     with pytest.raises(InputError, match=r"^optim\.batch=8: "):
         check_values(dataclasses.replace(tiny, optim=dataclasses.replace(tiny.optim, batch="8")))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from annotations import bounds, hints, kinds, outside
 
 from cmapkd_core.errors import InputError
 from pipelines.site import Pod, Secret, Site, Toleration, load_site, on_this_machine
@@ -79,11 +81,36 @@ def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
         ("[weights]\n'ViT-L-14 openai' = 'laion@s3://b/l.pt'", '"MODEL TAG" = "TAG@FILE"'),
         ("[weights]\n'ViT-L-14 openai' = 'openai@s3://me:word@b/l.pt'", r'weights."ViT-L-14 openai"'),
         ("root = ", "cannot be read"),
+        ("[env]\nPORT = 80", r"env = a table: expected a table of texts like { name = 'text' } or \[env\]"),
+        ("[weights]\n'ViT-L-14 openai' = 1", "weights = a table: expected a table of texts"),
+        ("[pods.train.node_selector]\npool = 1", "pods.train.node_selector = a table: expected a table of texts"),
+        ("secrets = [{ name = 'x', env = { A = 1 } }]", "secrets.env = a table: expected a table of texts"),
+        ("secrets = [3]", r"secrets = \[3\]: expected a list of tables, such as \[{ name = 'secret'"),
+        ("[pods.train]\ntolerations = [{ key = 3 }]", "pods.train.tolerations.key = 3: expected a value like ''"),
+        ("image_pull_secrets = ['a', 1]", r"image_pull_secrets = \['a', 1\]: expected a list of texts"),
+        ("namespace = 2026-01-01", r"namespace = datetime.date\(2026, 1, 1\): expected a value like ''"),
+        ("pods = 3", r"pods = 3: expected a table \[pods\]"),
+        ("[pods.train]\ngpus = true", "pods.train.gpus = True: expected a value like 8"),
+        ("[pods.train]\ngpus = 1.0", "pods.train.gpus = 1.0: expected a value like 8"),
+        ("[local]\nprocesses = -1", "local.processes = -1: it cannot be below 0"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_site(written(tmp_path, text))
+
+
+HINTS = hints(Site())
+NUMBERS = {name: kinds(hint).pop() for name, hint in HINTS.items() if kinds(hint) & {int, float}}
+BOUNDS = [(name, bound) for name in NUMBERS for bound in bounds(HINTS[name])]
+
+
+def test_every_number_has_its_bounds_and_is_refused_outside_of_them(tmp_path: Path) -> None:
+    assert {name for name, _ in BOUNDS} == {*NUMBERS} >= {"parallel", "retry.factor", "pods.gate.hours"}
+    for name, bound in BOUNDS:
+        value = outside(bound, NUMBERS[name])
+        with pytest.raises(InputError, match=re.escape(f": {name} = {value!r}: ")):
+            load_site(written(tmp_path, f"{name} = {value!r}"))
 
 
 def test_a_gang_has_two_ways_to_a_trainjob(tmp_path: Path) -> None:
