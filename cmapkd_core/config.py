@@ -230,7 +230,7 @@ class VqaConfig:
     epochs: Count = 20  # over all training questions, whatever data.fraction
     batch: Count = 512  # questions
     lr: Amount = 5e-4
-    # Of its heads, four.
+    # Its heads, four, share it evenly.
     width: Annotated[int, Field(ge=4, multiple_of=4), Must("it must be a multiple of 4")] = 512
     layers: Count = 2
     dropout: Share = 0.1
