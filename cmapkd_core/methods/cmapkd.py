@@ -47,6 +47,8 @@ class Cmapkd(Method):
         # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
         self.lifts = Lifts(student, teacher)
         self.selector = load("selector", recipe.selector.kind, SELECTORS)(theirs, theirs, recipe.selector)
+        # With one level a modality it has nothing to choose, and no phase trains it.
+        self.selector.requires_grad_(bool(self.selector.used(self.active(Phase()))))
         self.uniform = Uniform()
         self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, theirs)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from cmapkd_core import parallel
 from cmapkd_core.catalog import load
-from cmapkd_core.config import Recipe
+from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.errors import InputError
@@ -76,12 +76,38 @@ def build_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | No
         if METHODS[recipe.method.name].classes:
             teacher.classes = class_features(teacher.backbone, open_shards(context.inputs["shards"]), recipe)
     method: Method = load("method", recipe.method.name, METHODS)(recipe, student, teacher)
+    require_grouped(method, recipe.method.name)
     if init:
         load_method_state(method, init.fetch(METHOD_STATE), init.file_url(METHOD_STATE))
     else:
         for line in method.begin(teacher):
             context.say(f"{recipe.method.name}: {line}\n")
     return method, teacher
+
+
+def require_grouped(method: Method, name: str) -> None:
+    """Each of a method's modules and parameters beside the student is in one of its groups, or is frozen on purpose.
+
+    Asked of a phase of all levels and terms, and of none of the recipe's: a stage may read its own phases alone.
+
+    Raises:
+        InputError: one is in none, so that no phase would ever train it; names it, and the file.
+    """
+    grouped = {id(p) for params in method.groups(Phase(selects=True)).values() for p in params}
+    own: dict[str, list[torch.nn.Parameter]] = {}
+    for place, parameter in method.named_parameters():
+        own.setdefault(place.partition(".")[0], []).append(parameter)
+    own.pop("student", None)
+    for part, params in own.items():
+        if any(p.requires_grad for p in params) and not any(id(p) in grouped for p in params):
+            spec = METHODS[name]
+            path, class_name = spec.code.replace(".", "/").split(":")
+            raise InputError(
+                f"method '{name}' has parameters in self.{part}, and its groups() gives them in no group, so no phase "
+                f"would train them: give them in groups() of {class_name} in {path}.py under one of its row's groups "
+                f"({', '.join(spec.groups)}; METHODS in cmapkd_core/method_specs.py), or, where they are to stay as "
+                f"they are, self.{part}.requires_grad_(False) where they are made"
+            )
 
 
 def class_features(teacher: Backbone, shards: ShardSet, recipe: Recipe) -> torch.Tensor:

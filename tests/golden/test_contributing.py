@@ -103,11 +103,26 @@ def test_a_method(tmp_path, monkeypatch, regenerate, write, tiny_shards, tiny_te
             regenerate.run_curve(name, str(tmp_path / f"{len(met)}"), tiny_shards, tiny_teacher)
         chapter.says(raised.value, met)
 
+    doc = '    """L_clip and the distance of the cosines."""\n'
+    lift = "import torch; self.lift = torch.nn.Linear(2, 2)"
+    made = f"{doc}\n    def __init__(self, *given):\n        super().__init__(*given)\n        {lift}\n"
+    frozen = made.replace(lift, f"{lift}.requires_grad_(False)")
+    grouped = f"{made}\n    def groups(self, phase):\n        return {{'extra': list(self.lift.parameters())}}\n"
+    assert doc in code
+    for wrong in (made, grouped):  # of no group, and of a group that the row does not declare
+        write(spec.code.partition(":")[0], code.replace(doc, wrong))
+        with pytest.raises((InputError, UndeclaredReadError)) as raised:
+            regenerate.run_curve(name, str(tmp_path / "ungrouped"), tiny_shards, tiny_teacher)
+        chapter.says(raised.value, met)
+    write(spec.code.partition(":")[0], code.replace(doc, frozen))
+    with_frozen = regenerate.run_curve(name, str(tmp_path / "frozen"), tiny_shards, tiny_teacher)
+
     write(spec.code.partition(":")[0], code)
     with pytest.raises(InputError) as raised:
         regenerate.read_file(name, tmp_path)
     chapter.says(raised.value, met)
     curve = regenerate.run_curve(name, str(tmp_path), tiny_shards, tiny_teacher)
+    assert regenerate.alike(with_frozen, curve)
     assert curve[0]["total"] == pytest.approx(curve[0]["task"] + 10 * curve[0]["cosines"], rel=1e-4)
     assert regenerate.write(name, curve, tmp_path) == f"{name}.json: written"
     assert regenerate.alike(curve, regenerate.read_file(name, tmp_path))

@@ -13,6 +13,7 @@ from cmapkd_core.fields import flatten
 from cmapkd_core.method_specs import METHODS, document
 from cmapkd_core.methods.base import Method
 from cmapkd_core.recipes import ABLATIONS, BASELINES, RECIPES, ROWS, WEIGHTS, as_published, resolve
+from cmapkd_core.stages.method_io import require_grouped
 
 REPOSITORY = Path(__file__).parents[2]
 TABLES = {
@@ -130,3 +131,16 @@ def test_a_table_stands_once():
             for name in names & (made | {getattr(node, "name", "")}):
                 found[name].append(str(path))
     assert {name: len(places) for name, places in found.items()} == dict.fromkeys(names, 1), found
+
+
+def test_a_selector_that_has_nothing_to_choose_is_in_no_group(make_method, make_teacher):
+    one_level = (
+        "pyramid.vision_levels=P5 pyramid.text_levels=L4 schedule.coarse.levels=P5,L4 schedule.fine.levels=P5,L4"
+    )
+    method = make_method(resolve("tiny", overrides=one_level), make_teacher())
+    assert method.policy_fit() is None
+    assert list(method.selector.parameters())
+    require_grouped(method, "cmapkd")
+    method.selector.requires_grad_(True)
+    with pytest.raises(InputError, match=r"^method 'cmapkd' has parameters in self.selector, and its groups\(\)"):
+        require_grouped(method, "cmapkd")
