@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,10 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.teacher import Embeddings, Teacher
+from cmapkd_core.models.teacher import Embeddings, TargetsT, Teacher
 
 if TYPE_CHECKING:
     from cmapkd_core.methods.policy import PolicyFit
-
-TargetsT = TypeVar("TargetsT", bound=Embeddings)
 
 
 @dataclass

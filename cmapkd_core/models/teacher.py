@@ -7,7 +7,8 @@ is in no optimiser, no checkpoint of a student, and gives every tensor without a
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,15 @@ class Embeddings:
     image: Tensor
     text: Tensor
     scale: Tensor
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Tensor:
+            """Only called for what the targets lack."""
+            raise AttributeError(
+                f"the method reads '{name}' of its teacher targets, which are {type(self).__name__} by its row of "
+                "METHODS in cmapkd_core/method_specs.py: set the row's `targets`"
+            )
 
 
 @dataclass
@@ -53,6 +63,19 @@ class Targets(LevelTargets):
 
     vision: Features
     language: Features
+
+
+TargetsT = TypeVar("TargetsT", bound=Embeddings)
+# What a method's row may declare as its `targets`, and what it then gets.
+KINDS: dict[str, type[Embeddings]] = {"towers": Targets, "levels": LevelTargets, "embeddings": Embeddings}
+
+
+def narrowed(targets: Embeddings, kind: type[TargetsT]) -> TargetsT:
+    """Of the targets of b pairs what `kind` has and no more, the same tensors [b,...].
+
+    So a method meets the same live, where the teacher gives all that it has, as with a cache.
+    """
+    return kind(**{field.name: getattr(targets, field.name) for field in fields(kind)})
 
 
 def diagonal_prior() -> Tensor:

@@ -24,7 +24,7 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy import PolicyFit
 from cmapkd_core.models.pyramid import needed
-from cmapkd_core.models.teacher import Embeddings, Teacher
+from cmapkd_core.models.teacher import KINDS, Embeddings, Teacher, narrowed
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.shards import open_shards
@@ -91,13 +91,14 @@ class TrainingSetup:
         """The teacher targets of b pairs at the levels: cached, else computed live; None for a method without teacher.
 
         Returns:
-            embeddings [b,E]; level maps [b,W,h,h] and text levels [b,W] where they are cached or the teacher runs.
+            as much as the method's row declares: embeddings [b,E]; level maps [b,W,h,h] and text levels [b,W]; towers.
         """
         if self.teacher is None:
             return None
+        kind = KINDS[METHODS[self.recipe.method.name].targets]
         if self.teacher_cache is not None:
-            return self.teacher.cached_targets(batch.cached, levels)
-        return self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
+            return narrowed(self.teacher.cached_targets(batch.cached, levels), kind)
+        return narrowed(self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels), kind)
 
     @cached_property
     def teacher_cache(self) -> TeacherCache | None:

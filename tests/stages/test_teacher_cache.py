@@ -1,5 +1,6 @@
 """Training from what a teacher said once: the same losses as beside the teacher, which then never runs."""
 
+import dataclasses
 import json
 
 import pytest
@@ -13,8 +14,10 @@ from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import require
+from cmapkd_core.methods.kd import Kd
 from cmapkd_core.models.build import load_model, save_model
-from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.models.teacher import Embeddings, LevelTargets, Teacher
 from cmapkd_core.recipes import BASELINES, ROWS, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, teacher_cache, train, training
@@ -109,6 +112,42 @@ def test_other_methods_run_on_the_same_crops(tmp_path, tiny_shards, storing, mon
     for current in ("kd", row):
         joint(tmp_path, current, tiny_shards, storing)
     assert all(torch.equal(a, b) for a, b in zip(seen["kd"], seen[row], strict=False))
+
+
+LIVE = "optim.batch=14 teacher_fit.views=0"
+
+
+@pytest.mark.parametrize("kind", ["live", "embeddings", "levels"])
+def test_a_method_that_asks_for_more_than_its_row_says_fails_alike_live_and_cached(
+    tmp_path, request, tiny_shards, tiny_teacher, monkeypatch, kind
+):
+    """Live it had the towers' outputs too, and failed the day somebody set teacher_fit.views."""
+    fitted = (
+        tiny_teacher if kind == "live" else request.getfixturevalue({"embeddings": "storing"}.get(kind, "with_levels"))
+    )
+    overrides = {"live": LIVE, "embeddings": SIX, "levels": f"{SIX} teacher_fit.store=levels"}[kind]
+
+    original = Kd.forward
+
+    def asks(self, batch, targets, phase, step):
+        return require(targets, LevelTargets)
+
+    def reads(self, batch, targets, phase, step):
+        return require(targets, Embeddings).levels
+
+    for number, (forward, told) in enumerate(
+        {
+            asks: "the method asks for LevelTargets of its teacher, and has its Embeddings by its row of METHODS in",
+            reads: "the method reads 'levels' of its teacher targets, which are Embeddings by its row of METHODS in",
+        }.items()
+    ):
+        monkeypatch.setattr(Kd, "forward", forward)
+        with pytest.raises((InputError, AttributeError), match=told):
+            joint(tmp_path / str(number), "kd", tiny_shards, fitted, overrides)
+    # the way out
+    monkeypatch.setattr(Kd, "forward", lambda *given: require(given[2], LevelTargets) and original(*given))
+    monkeypatch.setitem(METHODS, "kd", dataclasses.replace(METHODS["kd"], targets="levels"))
+    assert len(losses(joint(tmp_path / "levels", "kd", tiny_shards, fitted, overrides))) == 6
 
 
 def test_a_stopped_joint_stage_resumes_bit_for_bit(tmp_path, tiny_shards, storing, terminate_after):
