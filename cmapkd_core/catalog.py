@@ -6,9 +6,11 @@ says what readers of recipes know without torch, and where the code is, which is
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 from cmapkd_core.errors import InputError
@@ -31,23 +33,48 @@ def load(kind: str, name: str, table: Mapping[str, TableEntry]) -> Any:
     Raises:
         InputError: no such row (with the nearest name), or one whose code is not where it says.
     """
-    entry: TableEntry = choose(kind, name, table)
+    require_file(kind, name, table)
+    entry = table[name]
     module, _, attribute = entry.code.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # it is there, a library is not
-            raise
-        path = module.replace(".", "/")
-        raise InputError(
-            f"{kind} '{name}' is {entry.code} by its row, and there is no {path}.py: write it, with {attribute} in it"
-        ) from None
+    found = importlib.import_module(module)
     if not hasattr(found, attribute):
         raise InputError(
             f"{kind} '{name}' is {entry.code} by its row, and {found.__file__} has no {attribute}: write it there, or "
             "correct the row"
         )
     return getattr(found, attribute)
+
+
+def require_file(kind: str, name: str, table: Mapping[str, TableEntry]) -> None:
+    """The file of a row's code is looked for and not imported, so that a command says at once what is to be written.
+
+    Args:
+        kind: as for `load`.
+
+    Raises:
+        InputError: no such row, or no such file; names it.
+    """
+    entry: TableEntry = choose(kind, name, table)
+    module, _, attribute = entry.code.partition(":")
+    if not _exists(module):
+        path = module.replace(".", "/")
+        raise InputError(
+            f"{kind} '{name}' is {entry.code} by its row, and there is no {path}.py: write it, with {attribute} in it"
+        )
+
+
+def _exists(module: str) -> bool:
+    return module in sys.modules or _spec(module) is not None
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """As `importlib.util.find_spec`, which imports the packages above, and torch with some of them."""
+    package = module.rpartition(".")[0]
+    if not package:
+        return importlib.util.find_spec(module)
+    above = sys.modules.get(package)
+    spec = above.__spec__ if above else _spec(package)
+    return PathFinder.find_spec(module, spec.submodule_search_locations or []) if spec else None
 
 
 # ---- who weighs a sample's levels -----------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
+from cmapkd_core.catalog import TableEntry, require_file
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import FromTable, as_text, choose, is_part, names_of
 
@@ -41,8 +42,10 @@ class Named:
     new: str = ""
 
     def __call__(self, name: str) -> str:
-        """`name`, or an InputError with the nearest of the table."""
+        """`name`, or an InputError: with the nearest of the table, or with the file that its row says and is not there."""
         choose(self.kind, name, dict.fromkeys(self.table), self.new)
+        if isinstance(self.table, Mapping) and isinstance(self.table[name], TableEntry):
+            require_file(self.kind, name, self.table)
         return name
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

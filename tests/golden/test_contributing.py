@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cmapkd_core.catalog import EVALUATIONS, SOURCES, EvaluationEntry, SourceEntry, load
+from cmapkd_core.catalog import EVALUATIONS, SOURCES, EvaluationEntry, SourceEntry
 from cmapkd_core.errors import InputError
 from cmapkd_core.method_specs import METHODS, MethodSpec, document
 from cmapkd_core.recipes import ABLATIONS, BASELINES, as_published, resolve
@@ -86,16 +86,18 @@ def test_a_method(tmp_path, monkeypatch, regenerate, write, tiny_shards, tiny_te
 
     monkeypatch.setitem(METHODS, name, spec)
     monkeypatch.setitem(BASELINES, name, as_published(name))  # as it is made when recipes.py is imported
+    with pytest.raises(InputError) as raised:
+        decide(args)
+    chapter.says(raised.value, met)
+
+    (code,) = chapter.files
+    write(spec.code.partition(":")[0], code)
     assert resolve("tiny", name).method.weights.cosines == spec.terms["cosines"]
     assert resolve("tiny", name, f"method.weights.{name}=2").method.weights.cosines == 2.0
     assert decide(args).recipes["run"].method.name == name
     assert f"| {name} | {name} | task 1, cosines 10 |" in document()
     assert name in regenerate.curves()
-    with pytest.raises(InputError) as raised:
-        load("method", name, METHODS)
-    chapter.says(raised.value, met)
 
-    (code,) = chapter.files
     for part, wrong in ((', "cosines": apart', ""), ("apart = F", "self.recipe.method.kd_tau; apart = F")):
         assert part in code
         write(spec.code.partition(":")[0], code.replace(part, wrong))
@@ -185,13 +187,14 @@ def test_an_evaluation(tmp_path, monkeypatch, write, tiny_shards):
         resolve("tiny", overrides=f"evaluate.sets={name}")
     chapter.says(raised.value, met)
     monkeypatch.setitem(EVALUATIONS, name, entry)
+    with pytest.raises(InputError) as raised:
+        resolve("tiny", overrides=f"evaluate.sets={name}")
+    chapter.says(raised.value, met)
+    (code,) = chapter.files
+    write(entry.code.partition(":")[0], code)
     recipe = resolve("tiny", overrides=f"evaluate.sets={name}")
     models = {f"{name}-{role}" for role in ("student", "reference", "teacher", "before")}
     assert models <= {task.name for task in tasks_of(recipe)}
-    with pytest.raises(InputError) as raised:
-        measured(tmp_path / "none")
-    chapter.says(raised.value, met)
-    (code,) = chapter.files
     write(entry.code.partition(":")[0], code.replace("cosines = ", "subject.config.templates; cosines = "))
     with pytest.raises(UndeclaredReadError) as raised:
         measured(tmp_path / "undeclared")

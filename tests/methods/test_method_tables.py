@@ -1,6 +1,7 @@
 """Every row of the tables is complete: its code is where it says, recipes and rows fit each other."""
 
 import ast
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,25 @@ def test_code_that_is_not_there_is_said_with_its_place(code, told):
         load("method", "toy", {"toy": TableEntry(code)})
     assert str(raised.value).startswith(f"method 'toy' is {code} by its row, and ")
     assert told in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "code", "told"),
+    [
+        (METHODS, "kd", "cmapkd_core.methods.toy:Toy", "method 'kd' is .* there is no cmapkd_core/methods/toy.py"),
+        (catalog.SELECTORS, "alsn", "cmapkd_core.models.toy:Toy", "selector 'alsn' is .* cmapkd_core/models/toy.py"),
+        (catalog.SOURCES, "folder", "cmapkd_core.toys.toy:toy", "data source 'folder' .* cmapkd_core/toys/toy.py"),
+        (catalog.EVALUATIONS, "vqa", "cmapkd_core.evaluate.toy:toy", "task 'vqa' .* cmapkd_core/evaluate/toy.py"),
+        (catalog.LEAKAGE_CHECKS, "ids", "cmapkd_core.data.toy:toy", "leakage check 'ids' .* cmapkd_core/data/toy.py"),
+    ],
+)
+def test_a_recipe_that_names_code_without_a_file_is_refused_before_anything_runs(monkeypatch, table, row, code, told):
+    """It was found by the stage that loads it, after those before it."""
+    asked = "method.name=kd data.source=folder evaluate.sets=vqa schedule.coarse.epochs=0"
+    resolve("tiny", overrides=asked)
+    monkeypatch.setitem(table, row, dataclasses.replace(table[row], code=code))
+    with pytest.raises(InputError, match=f"{told}: write it, with {code.partition(':')[2]} in it"):
+        resolve("tiny", overrides=asked)
 
 
 def test_a_library_that_a_rows_code_lacks_is_not_taken_for_the_code(tmp_path, monkeypatch):
