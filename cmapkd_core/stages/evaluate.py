@@ -119,6 +119,7 @@ def body(
     for name in tasks:
         try:
             outcome = load("evaluation task", name, EVALUATIONS)(subject)
+            require_facts(name, outcome)
         except NotApplicable as reason:
             if strict:
                 raise
@@ -129,6 +130,20 @@ def body(
     (context.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
     (context.out / IDENTITY).write_text(json.dumps(backbone.identity.plain(), indent=1))
     return metrics
+
+
+def require_facts(name: str, outcome: Evaluated) -> None:
+    """What the row calls facts of the data is among the numbers, or a report could not hold its models to them.
+
+    Raises:
+        InputError: one is not; names the row.
+    """
+    if missing := [fact for fact in EVALUATIONS[name].facts if fact not in outcome.metrics]:
+        raise InputError(
+            f"evaluation task '{name}' gives no metric {', '.join(missing)}, which its row has among `facts` (it gives "
+            f"{', '.join(outcome.metrics)}): correct `facts` of {name} in EVALUATIONS of cmapkd_core/catalog.py, or "
+            f"what {EVALUATIONS[name].code} gives"
+        )
 
 
 def open_model(context: Context, model: str) -> Backbone:

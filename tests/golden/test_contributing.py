@@ -199,6 +199,10 @@ def test_an_evaluation(tmp_path, monkeypatch, write, tiny_shards):
     with pytest.raises(UndeclaredReadError) as raised:
         measured(tmp_path / "undeclared")
     chapter.says(raised.value, met)
+    write(entry.code.partition(":")[0], code.replace('"images"', '"pictures"'))
+    with pytest.raises(InputError) as raised:
+        measured(tmp_path / "facts")
+    chapter.says(raised.value, met)
     write(entry.code.partition(":")[0], code)
     metrics = json.loads(Artifact.open(measured(tmp_path)).fetch("metrics.json").read_text())
     assert metrics[f"{name}/images"] > 1
