@@ -14,7 +14,14 @@ if test "$TARGET" = cpu && test -z "${TORCH_INDEX:-}"; then
     exit 2
 fi
 VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' cmapkd_core/__init__.py)
-COMMIT=$(git rev-parse --short=12 HEAD)$(test -z "$(git status --porcelain -- cmapkd_core components pipelines docker)" || echo -dirty)
+COMMIT=$(git rev-parse --short=12 HEAD)
+CODE="cmapkd_core components pipelines docker"
+if test -n "$(git status --porcelain -- $CODE)"; then  # with a digest of what differs: two states are not one image
+    COMMIT=$COMMIT-dirty-$({
+        git diff --no-ext-diff --binary HEAD -- $CODE
+        git ls-files -z --others --exclude-standard -- $CODE | xargs -0 -r sha256sum
+    } | sha256sum | cut -c 1-8)
+fi
 IMAGE=${REGISTRY:+$REGISTRY/}cmapkd
 TAG=$VERSION-$COMMIT-$TARGET
 

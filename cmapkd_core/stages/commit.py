@@ -6,6 +6,8 @@ no environment variable: it belongs to the code that it names, and no pod's sett
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,7 @@ UNKNOWN = "unknown"  # what a build writes that was not told
 
 @cache
 def commit() -> str:
-    """Twelve digits, with `-dirty` where the code differs from that commit; "" where nothing says it."""
+    """Twelve digits, with `-dirty-` and a digest where the code differs from that commit; "" where nothing says it."""
     return commit_of(PACKAGE)
 
 
@@ -32,13 +34,22 @@ def commit_of(package: Path) -> str:
     if not (package.parent / ".git").exists():  # installed: a repository further up is somebody else's
         return ""
     try:
-        head = _git(package.parent, "rev-parse", "--short=12", "HEAD")
-        return head + ("-dirty" if _git(package.parent, "status", "--porcelain", "--", *CODE) else "")
+        return _git(package.parent, "rev-parse", "--short=12", "HEAD").decode().strip() + _difference(package.parent)
     except (OSError, subprocess.CalledProcessError):  # no git, or one that does not trust the folder's owner
         return ""
 
 
-def _git(folder: Path, *command: str) -> str:
+def _difference(checkout: Path) -> str:
+    """Nothing where the code is that of HEAD, else `-dirty-` and a digest of what differs: two states are not one."""
+    if not _git(checkout, "status", "--porcelain", "--", *CODE):
+        return ""
+    digest = hashlib.sha256(_git(checkout, "diff", "--no-ext-diff", "--binary", "HEAD", "--", *CODE))
+    for name in _git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE).split(b"\0")[:-1]:
+        digest.update(b"\0" + name + b"\0" + (checkout / os.fsdecode(name)).read_bytes())
+    return f"-dirty-{digest.hexdigest()[:8]}"
+
+
+def _git(folder: Path, *command: str) -> bytes:
     """Without locks: nobody's `git commit` has to wait for a stage that looks."""
     argv = ["git", "--no-optional-locks", "-C", str(folder), *command]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(argv, capture_output=True, check=True).stdout
