@@ -19,7 +19,7 @@ from cmapkd_core.fields import as_overrides, choose, joined
 from cmapkd_core.folders import check_data, reads_folder
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES
+from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES
 from cmapkd_core.records import SUITE, read_record
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
 from cmapkd_core.storage import StorageError
@@ -27,7 +27,7 @@ from pipelines import mirror, package, runs, suite
 from pipelines.package import Plan, select, without
 from pipelines.runs import Now, Run
 from pipelines.site import Site, load_site, on_this_machine
-from pipelines.tasks import Task, output_urls, tasks_of, timed
+from pipelines.tasks import CONTROL, Task, output_urls, own_recipe, tasks_of, timed
 
 # flags that decide the recipe
 CHOOSES = (*("set" if name == "overrides" else name for name in DECIDING), "method", "suite", "seeds")
@@ -135,15 +135,15 @@ def decide_run(
     args: argparse.Namespace, site: Site, root: str, request: dict[str, str], part: Part | None
 ) -> Submission:
     """One recipe with one seed; `part` chooses the tasks of an earlier run to run again."""
-    control = request | {"ablation": REFERENCE, "overrides": f"{request['overrides']} {as_overrides(ROWS[REFERENCE])}"}
-    recipes = {
-        "run": recipe_of(request),
-        "reference": recipe_of(control),
-    }
+    recipes = {"run": recipe_of(request), "reference": recipe_of(reference_of(request))}
     run = args.run or default_run(f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}", args.local)
     arguments = package.defaults(site) | request | {"root": root}
     tasks = tasks_of(recipes["run"])
-    urls = output_urls(tasks, lambda t: recipes["reference" if t.row else "run"], root or "{root}", run)
+
+    def of_task(task: Task) -> Recipe:
+        return recipes["reference"] if task.row else own_recipe(task, recipes["run"])
+
+    urls = output_urls(tasks, of_task, root or "{root}", run)
     plan = Plan(tasks)
     if args.schedule:  # each time the source is read anew, and what follows from new shards is trained anew
         anew = tuple(replace(task, redo="yes") if task.pod == "prepare" else task for task in tasks)
@@ -156,6 +156,12 @@ def decide_run(
     elif args.run and args.compile_only:
         plan = Plan(tasks, run=run)  # a submitted run has its name from KFP, so that one package serves them all
     return Submission(site, args.local, plan, run, request, arguments, urls, tasks, recipes)
+
+
+def reference_of(request: Mapping[str, str]) -> dict[str, str]:
+    """The strings of the control beside a run: as the run's, and its own fields win over the run's overrides."""
+    overrides = f"{request['overrides']} {CONTROL['own_overrides']}".strip()
+    return {**request, "ablation": REFERENCE, "overrides": overrides}
 
 
 def decide_suite(
@@ -270,7 +276,7 @@ def with_weights(request: dict[str, str], site: Site) -> dict[str, str]:
     """The request with the site's files for what its models would fetch; tells what is fetched all the same."""
     given = as_overrides(mirror.replaced(site.weights, recipe_of(request)))
     request = request | {"overrides": " ".join(filter(None, (request["overrides"], given)))}
-    rows = (request, request | {"ablation": REFERENCE})
+    rows = (request, reference_of(request))
     fetched = {what for row in rows for what in mirror.fetched(recipe_of(row))}
     for what in sorted(fetched):
         print(f"note: {what} is not in [weights] of the site file: its pod fetches it from the hub", file=sys.stderr)

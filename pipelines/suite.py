@@ -27,7 +27,7 @@ from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.identities import changed
 from components import REPORT as REPORTS
-from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, task_name, tasks_of_cell
+from pipelines.tasks import TASKS, Task, output_urls, own_evaluations, own_recipe, task_name, tasks_of_cell
 
 REPORT = "suite-report"
 ASKS = 16  # manifests asked for at a time: a suite has hundreds, each a round trip
@@ -119,7 +119,7 @@ def lay_out(
 
 def _places(recipe: Recipe, root: str) -> dict[str, str]:
     """URL of every stage of one row with one seed."""
-    return output_urls(tasks_of_cell(recipe), lambda task: recipe, root, run="")
+    return output_urls(tasks_of_cell(recipe), lambda task: own_recipe(task, recipe), root, run="")
 
 
 def _name(stage: str, users: Sequence[Cell], cells: Sequence[Cell]) -> str:

@@ -1,7 +1,7 @@
 """The tasks of a run, a row each: which stage it is, in which pod, what it reads of which others and what it is told.
 
     prepare -> teacher -> warmup -> alsn -> joint -> evaluate-student -> report, export
-    prepare, teacher -> reference-warmup -> reference-joint -> evaluate-reference -> report
+    prepare -> reference-warmup -> reference-joint -> evaluate-reference -> report
     teacher -> evaluate-teacher -> report;  the recipe's untrained student -> evaluate-before -> report
 
 All else follows from these rows: the components' arguments, the places of the artifacts, the dry run, the local run,
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import Recipe
 from cmapkd_core.fields import as_overrides, override, parse_overrides
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
 from cmapkd_core.recipes import REFERENCE, ROWS, data_fields
 from components import EVALUATE, EXPORT, LEVELS, PREPARE, REPORT, TEACHER, TRAIN, Component
@@ -71,9 +72,9 @@ TASKS = (
     Task("evaluate-student", EVALUATE, "evaluate", {**DATA, "model": "joint"}),
     Task("levels", LEVELS, "evaluate", {**WITH_TEACHER, "joint": "joint"}, suite=False),
     Task("export", EXPORT, "report", {**DATA, "model": "joint", "evaluation": "evaluate-student"}, suite=False),
-    # the branch without a teacher
-    Task("reference-warmup", TRAIN, "train", WITH_TEACHER, WARMUP, **CONTROL),
-    Task("reference-joint", TRAIN, "train", {**WITH_TEACHER, "init": "reference-warmup"}, JOINT, **CONTROL),
+    # the branch without a teacher, which waits for none
+    Task("reference-warmup", TRAIN, "train", DATA, WARMUP, **CONTROL),
+    Task("reference-joint", TRAIN, "train", {**DATA, "init": "reference-warmup"}, JOINT, **CONTROL),
     Task("evaluate-reference", EVALUATE, "evaluate", {**DATA, "model": "reference-joint"}, suite=False),
     Task("evaluate-teacher", EVALUATE, "evaluate", {**DATA, "model": "teacher"}),
     Task("evaluate-before", EVALUATE, "evaluate", DATA, {"model": RECIPE_STUDENT}),
@@ -107,8 +108,18 @@ def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
 
 
 def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
-    """The tasks of one row with one seed that a suite takes; its report is of all of them."""
-    return (*(task for task in TASKS if task.suite), *own_tasks(recipe, IN_SUITES))
+    """The tasks of one row with one seed that a suite takes; its report is of all of them.
+
+    A row without a teacher does not wait for one. Of a run that is not known: its form may name another row.
+    """
+    tasks = (*(task for task in TASKS if task.suite), *own_tasks(recipe, IN_SUITES))
+    return tasks if METHODS[recipe.method.name].teacher else tuple(map(_without_teacher, tasks))
+
+
+def _without_teacher(task: Task) -> Task:
+    if task.component is not TRAIN:
+        return task
+    return replace(task, inputs={name: source for name, source in task.inputs.items() if name != "teacher"})
 
 
 def own_tasks(recipe: Recipe, roles: Sequence[str] = tuple(TASK_OF_ROLE)) -> tuple[Task, ...]:
@@ -159,11 +170,20 @@ def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
 # ---- places ---------------------------------------------------------------------------------------
 
 
+def own_recipe(task: Task, recipe: Recipe) -> Recipe:
+    """A task's recipe, from its run's: with its own data and fields."""
+    return override(recipe, data_fields(task.data) | parse_overrides(task.own_overrides))
+
+
 def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root: str, run: str) -> dict[str, str]:
-    """URL of every task's artifact, by the functions that the stages themselves use."""
+    """URL of every task's artifact, by the functions that the stages themselves use.
+
+    Args:
+        recipe_of: what the task's stage resolves, its own fields among it (`own_recipe`).
+    """
     urls: dict[str, str] = {}
     for task in tasks:
-        recipe = override(recipe_of(task), data_fields(task.data) | parse_overrides(task.own_overrides))
+        recipe = recipe_of(task)
         told = task.values | {name: urls[source] for name, source in task.inputs.items()}
         urls[task.name] = PLACES.get(task.component, _stage_place)(root, recipe, told, run)
     return urls

@@ -21,6 +21,7 @@ from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import Session
+from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import declared, reads, trains
 from cmapkd_core.method_specs import METHODS
@@ -40,12 +41,12 @@ from cmapkd_core.stages.tracked import told_to_mlflow
 from cmapkd_core.stages.training import SETUPS, TrainingSetup
 
 
-def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = "") -> str:
+def run(request: Request, *, stage: str, shards: str, teacher: str = "", init: str = "") -> str:
     """Train one stage of a student.
 
     Args:
         stage: warmup, alsn or joint.
-        shards, teacher: URLs of the prepare and teacher artifacts.
+        shards, teacher: URLs of the prepare and teacher artifacts; a method without a teacher reads none.
         init: URL of the stage's predecessor; "" starts from the recipe's student.
 
     Returns:
@@ -62,7 +63,7 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
     fields = reads(recipe, stage)
     inputs = {"shards": shards, **({"init": init} if init else {})}
     if METHODS[recipe.method.name].teacher:
-        inputs["teacher"] = teacher
+        inputs["teacher"] = require_given(teacher, stage, recipe.method.name)
     with told_to_mlflow(request, stage):
         refuse_foreign(recipe, request.root, inputs)
     url = place(request.root, stage, fields)
@@ -76,6 +77,16 @@ def run(request: Request, *, stage: str, shards: str, teacher: str, init: str = 
         declared=declared(recipe, stage),
         paths=of_training(recipe, init),
     )
+
+
+def require_given(teacher: str, stage: str, method: str) -> str:
+    """Raises InputError where a method that has a teacher is given none."""
+    if not teacher:
+        raise InputError(
+            f"stage {stage} of method '{method}' trains towards its teacher: give the artifact of stage teacher as "
+            "--teacher URL"
+        )
+    return teacher
 
 
 def handed_on(stage: str, init: str) -> str:

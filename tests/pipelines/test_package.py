@@ -13,7 +13,7 @@ from cmapkd_core.request import Request
 from pipelines.ir import load_package, steps
 from pipelines.package import PARAMETERS, Plan, build, defaults, select, write_package
 from pipelines.site import Site
-from pipelines.tasks import output_urls, tasks_of
+from pipelines.tasks import output_urls, own_recipe, tasks_of
 
 # every kind of evaluation of its own, on the run's data and on another set
 SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"
@@ -48,7 +48,7 @@ def test_of_a_set_that_is_only_asked_the_split_of_the_questions_is_prepared(sets
     tasks = tasks_of(resolve("tiny", overrides=f"evaluate.sets={sets},zeroshot=scenes_vqa"))
     (prepared,) = (task for task in tasks if task.name == "prepare-scenes-vqa")
     assert prepared.own_overrides == splits
-    urls = output_urls(tasks, lambda task: resolve("tiny"), "root", "run")
+    urls = output_urls(tasks, lambda task: own_recipe(task, resolve("tiny")), "root", "run")
     wanted = resolve("tiny", overrides=splits, data="scenes_vqa")
     assert urls[prepared.name] == stage_url("root", "prepare", wanted)
 
@@ -70,6 +70,7 @@ def test_tasks_and_what_they_wait_for(tasks: dict) -> None:
     waits = {name: {key_to_name[key] for key in step.needs} for name, (step, _) in tasks.items()}
     assert waits == {task.name: task.sources() for task in TASKS}
     assert waits["joint"] == {"prepare", "teacher", "alsn"}
+    assert waits["reference-warmup"] == {"prepare"}  # which reads no teacher, so its fit takes the reference no time
     assert waits["evaluate-reference"] == {"prepare", "reference-joint"}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import FULL, ROWS, SUITES, resolve
 from cmapkd_core.records import record_run
@@ -25,7 +26,7 @@ from pipelines.site import Site
 from pipelines.submission import decide
 from pipelines.submit import main
 from pipelines.suite import REPORT, STAGES_OF_A_CELL, Shared, Suite, in_lanes, lay_out, standing
-from pipelines.tasks import Task, output_urls, tasks_of
+from pipelines.tasks import Task, output_urls, own_recipe, tasks_of
 
 REQUEST = {"recipe": "tiny", "overrides": "", "data": ""}
 SITE = Site(root="s3://bucket/root", image="registry.test/cmapkd@sha256:1")
@@ -89,13 +90,13 @@ def test_a_suite_reads_what_its_rows_alone_would_read(name: str) -> None:
     for row in SUITES[name]:
         for seed in range(2):
             recipe = resolve("tiny", row, seed=seed)
-            alone = output_urls(tasks_of(recipe), lambda task, r=recipe: r, "/root", "a-run")  # type: ignore[misc]
+            alone = output_urls(tasks_of(recipe), lambda task, r=recipe: own_recipe(task, r), "/root", "a-run")  # type: ignore[misc]
             joint = tasks[suite.tasks[-1].collects[f"training/{row}/{seed}"]]
             assert urls[joint.name] == alone["joint"]
             assert {n: urls[source] for n, source in joint.inputs.items()} == {
                 "shards": alone["prepare"],
-                "teacher": alone["teacher"],
                 "init": alone["alsn"],
+                **({"teacher": alone["teacher"]} if METHODS[recipe.method.name].teacher else {}),
             }
 
 

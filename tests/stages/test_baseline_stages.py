@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.errors import InputError
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.compose import text_state
 from cmapkd_core.places import RECIPE_STUDENT
@@ -14,6 +15,7 @@ from cmapkd_core.recipes import BASELINES, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.training import phase_seed, train_loader
 
@@ -38,6 +40,26 @@ def test_every_row_gives_the_same_batches_and_the_same_number_of_updates(tiny_sh
     assert len(wanted) == 3 * 5
     for row in BASELINES:
         assert keys(resolve("tiny", row), shards) == wanted, row
+
+
+def test_a_teacher_is_given_to_methods_that_have_one(tmp_path, tiny_shards, tiny_teacher):
+    """As a pod gives it: the reference's has no --teacher."""
+    from cmapkd_core.stages import train
+
+    def stage(row: str, teacher: str = "") -> str:
+        given = {"--recipe": "tiny", "--root": str(tmp_path), "--ablation": row, "--overrides": SHORT}
+        given |= {"--stage": "warmup", "--shards": tiny_shards, "--artifact": str(tmp_path / row)}
+        pairs = {**given, **({"--teacher": teacher} if teacher else {})}.items()
+        return main(train.run, [part for pair in pairs for part in pair])
+
+    assert stage("finetune") == 0
+    alone = (tmp_path / "finetune").read_text()
+    assert "teacher" not in Artifact.open(alone).manifest["inputs"]
+    assert stage("finetune", tiny_teacher) == 0
+    assert (tmp_path / "finetune").read_text() == alone
+    with pytest.raises(InputError, match="stage warmup of method 'kd' trains towards its teacher: .* --teacher URL"):
+        train.run(Request("tiny", str(tmp_path), ablation="kd", overrides=SHORT), stage="warmup", shards=tiny_shards)
+    assert stage("kd", tiny_teacher) == 0
 
 
 @pytest.fixture(scope="module")
