@@ -93,7 +93,7 @@ def search(queries: Tensor, candidates: Tensor, pairs: Tensor, k: int = 5, chunk
 def recall(places: Tensor, ks: Sequence[int] = KS) -> dict[str, float]:
     """R@k in percent; median (mean of the middle two of an even number), mean and geometric mean of [Q] ranks.
 
-    The geometric mean hears every query, and a rank that halves counts the same at the top and far below it. Between
+    The geometric mean takes in every query, and a rank that halves counts the same at the top and far below it. Between
     seeds it varies far less than R@k does, which sees only those queries that cross k.
     """
     values = {f"R@{k}": 100 * (places <= k).double().mean().item() for k in ks}

@@ -34,6 +34,7 @@ from cmapkd_core.report.significance import differences, over_seeds
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, row_costs
 from cmapkd_core.report.tables.summary import suite_as_json, suite_text
 from cmapkd_core.report.tables.table import Row, difference_cell, mean_cell
+from cmapkd_core.report.tables.table4_ablations import ablation_tables
 
 
 def pages(inputs: SuiteInputs) -> tuple[str, str]:
@@ -155,6 +156,13 @@ def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteIn
     found = cells["w/o visual pyramid"].interval
     assert found == differences(table)["no_pyramid"][MEAN]
     assert any("no vqa evaluation" in sentence for sentence in made.missing)
+    # a difference that no row has makes no column
+    ranks = "geometric mean rank minus full method"
+    assert ranks not in [head.label for head in made.heads]
+    for row in table.trained:
+        row.values["retrieval/geometric_rank"] = dict.fromkeys(row.values.get(MEAN, {}), 7.0)
+    (made,) = ablation_tables(table, "table4", "with ranks")
+    assert ranks in [head.label for head in made.heads]
 
 
 def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., SuiteInputs], tmp_path: Path) -> None:
@@ -312,9 +320,11 @@ def test_the_papers_numbers_stand_apart_and_only_when_asked_for(make: Callable[.
 
 def test_the_printed_table_is_aligned(make: Callable[..., SuiteInputs]) -> None:
     lines = suite_text(suite_results(make())).splitlines()
-    assert len({len(line) for line in lines[:-1]}) == 1
+    assert len({len(line) for line in lines[:-2]}) == 1
     assert lines[1].split()[0] == "no_pyramid"
-    assert lines[-1].split()[0] == "teacher"
+    assert lines[-2].split()[0] == "teacher"
+    assert "no spread" in lines[-3]
+    assert lines[-1].startswith("No spread: all values that a mean is over are the very same")
 
 
 def test_json_holds_values_intervals_and_sources(make: Callable[..., SuiteInputs]) -> None:

@@ -10,7 +10,7 @@ from cmapkd_core.report.read.results import KS, METRICS, SIDES, ModelResults, Re
 from cmapkd_core.report.read.run import ROLES, RunInputs
 from cmapkd_core.report.read.suite import MEAN, SuiteInputs, suite_urls
 from cmapkd_core.report.significance import Interval, compared, differences, over_seeds
-from cmapkd_core.report.tables.table import mean_cell
+from cmapkd_core.report.tables.table import NO_SPREAD, NO_SPREAD_NOTE, mean_cell
 
 PRINTED_RECALLS = {side: [f"retrieval/{side}/R@{k}" for k in KS] for side in SIDES}
 # Of a run, by their names in metrics.json.
@@ -128,7 +128,8 @@ def suite_text(results: Results) -> str:
     aligned = (
         [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))] for line in lines
     )
-    return "\n".join("  ".join(line).rstrip() for line in aligned)
+    text = "\n".join("  ".join(line).rstrip() for line in aligned)
+    return f"{text}\n{NO_SPREAD_NOTE}" if NO_SPREAD in text else text
 
 
 def _shown(row: ModelResults, keys: Iterable[str]) -> list[str]:

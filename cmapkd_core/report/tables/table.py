@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 
 from cmapkd_core.report.significance import Interval
 
+NO_SPREAD = "no spread"  # where an interval would stand
+NO_SPREAD_NOTE = (
+    "No spread: all values that a mean is over are the very same, so they show no interval; that is not one of width 0."
+)
+
 
 @dataclass(frozen=True)
 class Head:
@@ -51,6 +56,8 @@ class Row:
 class Table:
     """A table with its notes; one without rows has `missing` sentences in their place.
 
+    What its cells alone say nothing of, `no spread`, gets a note by itself.
+
     key: what its files are called; one that begins with `table2` is the paper's Table 2. title: without a full stop.
     stub: the heading of the column that names the rows.
     """
@@ -63,6 +70,11 @@ class Table:
     missing: tuple[str, ...] = ()
     stub: str = ""
     aside: bool = False  # for the paper's folder alone, not for the page
+
+    def __post_init__(self) -> None:
+        unspread = any(NO_SPREAD in cell.spread for row in self.rows for cell in row.cells)
+        if unspread and NO_SPREAD_NOTE not in self.notes:
+            object.__setattr__(self, "notes", (*self.notes, NO_SPREAD_NOTE))
 
     def heading(self) -> str:
         """Number and title: `Table 2. Image-text retrieval`; an own counting or data set of it has the same number."""
@@ -114,7 +126,7 @@ def mean_cell(
         return Cell()
     half = None if estimate.half is None else estimate.half * scale
     scaled = Interval(estimate.mean * scale, half, estimate.n)
-    spread = "" if half is None else f"± {half:.{digits}f}" if half else "no spread"
+    spread = "" if half is None else f"± {half:.{digits}f}" if half else NO_SPREAD
     return Cell(f"{scaled.mean:.{digits}f}", spread, interval=scaled, number=number, origins=origins)
 
 
@@ -140,7 +152,7 @@ def ends(estimate: Interval, digits: int = 2) -> str:
     """`[-2.03 to -0.37]`, `[no spread]` where all seeds gave the same value, nothing of one seed."""
     if estimate.half is None:
         return ""
-    return f"[{estimate.low:+.{digits}f} to {estimate.high:+.{digits}f}]" if estimate.half else "[no spread]"
+    return f"[{estimate.low:+.{digits}f} to {estimate.high:+.{digits}f}]" if estimate.half else f"[{NO_SPREAD}]"
 
 
 def ruled(rows: Iterable[Row]) -> list[list[Row]]:

@@ -20,7 +20,7 @@ RECALL_FIELDS = {
 MEDIANS = {side: (Field(f"{side}/median_rank", group, "median rank", ""),) for side, group in SIDES.items()}
 MEAN_FIELD = Field(MEAN_RECALL, "Both ways", "mean recall")
 RANK_FIELD = Field(GEOMETRIC_RANK, "Both ways", "geometric mean rank", "")
-LOWER = "Of ranks lower is better; their geometric mean hears every query, and varies less between seeds than R@k."
+LOWER = "Of ranks lower is better; their geometric mean takes in every query, and varies less between seeds than R@k."
 # Other countings of the same rankings, for the folder alone: below TASK[-DATASET], and what they are.
 COUNTINGS = {
     "per_caption": "every caption a candidate of its own, as published figures are counted",

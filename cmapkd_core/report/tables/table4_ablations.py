@@ -25,6 +25,9 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
     compared_by |= {Head("", f"geometric mean rank minus {FULL_METHOD}"): f"retrieval/{GEOMETRIC_RANK}"}
 
     changes = differences(results)
+    compared_by = {
+        head: number for head, number in compared_by.items() if any(number in row for row in changes.values())
+    }
     full = next((row.origins for row in results.rows if row.kind == "ours"), {})
 
     def meaning_cell(row: ModelResults) -> tuple[Cell, ...]:
