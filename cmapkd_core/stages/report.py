@@ -29,6 +29,7 @@ from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_evaluation_of_another
 from cmapkd_core.stages.owed import deliver_owed
 from cmapkd_core.stages.reported import ReportArgs, of_run, of_suite
+from cmapkd_core.stages.tracked import told_to_mlflow
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -103,8 +104,8 @@ def run(
         )
     counts = number("executions", executions), number("naive", naive)
     kind.check(artifacts)
-    if kind is RUN:
-        for evaluation, model in OF_MODEL.items():
+    with told_to_mlflow(request, kind.stage):
+        for evaluation, model in OF_MODEL.items() if kind is RUN else ():
             refuse_evaluation_of_another(
                 f"--artifacts {evaluation}", artifacts.get(evaluation, ""), artifacts.get(model, "")
             )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -48,14 +49,25 @@ def test_files_copies_and_the_printed_table(run, tmp_path, capsys):
     assert "data:image/jpeg;base64," in artifact.fetch(report.RUN.html).read_text()
 
 
-def test_an_evaluation_of_another_model_is_refused(run, tiny_warmup, tiny_teacher):
+def test_an_evaluation_of_another_model_is_refused_and_mlflow_is_told(
+    run, tiny_warmup, tiny_teacher, mlflow_database, monkeypatch
+):
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     request, shards, before = run
+    request = dataclasses.replace(request, run="refused", tracking_uri=mlflow_database)
     for evaluation, model, url in (("student_eval", "joint", tiny_warmup), ("teacher_eval", "teacher", tiny_teacher)):
         said = (
             f"{evaluation} {before} is an evaluation of .*, a model that no stage has trained, and not of {url}: give"
         )
         with pytest.raises(InputError, match=said):
             report.run(request, artifacts={"shards": shards, evaluation: before, model: url})
+        client = MlflowClient(tracking_uri=mlflow_database)
+        where = [one.experiment_id for one in client.search_experiments()]
+        told = client.search_runs(where, "tags.`cmapkd.run` = 'refused' and tags.`cmapkd.stage` = 'report'")
+        assert [one.info.status for one in told] == ["FAILED"]
+        assert re.search(said, told[0].data.tags["cmapkd.end"])
 
 
 def test_an_export_has_its_own_models_results(run, tiny_warmup):
