@@ -32,7 +32,7 @@ from cmapkd_core.config import (
     TermWeights,
     VqaConfig,
 )
-from cmapkd_core.fields import as_overrides, choose, is_part, names_of, override, parse_overrides
+from cmapkd_core.fields import as_overrides, choose, override, parse_overrides
 from cmapkd_core.method_specs import METHODS
 
 # The weights that did best on held-out pairs of the demo's data (docs/method.md); no ViT was trained with them here.
@@ -240,13 +240,3 @@ def no_limit(source: str) -> dict[str, str]:
     """What takes back the number of pictures that a recipe has generated, where `source` has pictures of its own."""
     generated = source in SOURCES and SOURCES[source].generated
     return {"data.size": "0"} if source and not generated else {}
-
-
-def as_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested plain values, for run records."""
-    values: dict[str, Any] = _plain(recipe)
-    return values
-
-
-def _plain(part: Any) -> Any:
-    return {name: _plain(getattr(part, name)) for name in names_of(part)} if is_part(part) else part

@@ -210,7 +210,7 @@ assert "mlflow" not in sys.modules
 tracker = Tracker.open("sqlite:///deep/mlflow.db", run="r", stage="s", journal=Path("j"), params={"a": 1})
 tracker.log({"loss": 1.0}, 0)
 left = tracker.close(seconds=120)
-print(len(tracker.run_id), tracker.undelivered, left.text)
+print(len(tracker.run_id), left.journal, left.text)
 """
 
 

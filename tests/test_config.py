@@ -16,7 +16,6 @@ from cmapkd_core.recipes import (
     REFERENCE,
     ROWS,
     WEIGHTS,
-    as_json,
     data_fields,
     resolve,
     row_overrides,
@@ -263,12 +262,6 @@ def test_differences_name_the_field_and_both_values():
     assert differences(two, one) == ["selector.kind: alsn -> fixed", "optim.batch: 16 -> 8"]
     assert differences({"a": (1,)}, {"a": [1]}) == []  # JSON has no tuples
     assert differences({"new": 1}, {}) == ["new: None -> 1"]
-
-
-def test_as_json_is_plain():
-    import json
-
-    assert json.loads(json.dumps(as_json(resolve("tiny"))))["optim"]["batch"] == 16
 
 
 # ---- what cannot run ------------------------------------------------------------------------------

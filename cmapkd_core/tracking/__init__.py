@@ -165,11 +165,6 @@ class Tracker:
         """The stage's run in MLflow; "" until the server has answered."""
         return self._delivery.run_id if self._delivery else ""
 
-    @property
-    def undelivered(self) -> int:
-        """Points in the journal that wait for MLflow."""
-        return len(self._journal.waiting()) if self._delivery else 0
-
 
 def register_model(uri: str, *, name: str, source: str, digest: str, tags: dict[str, str]) -> str:
     """Make a finished artifact a version of the registered model `name`; asked again, the same version answers.
