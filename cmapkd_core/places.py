@@ -115,7 +115,7 @@ def levels_url(root: str, recipe: Recipe) -> str:
 def export_fields(
     root: str, model_ref: str, shards_url: str, recipe: Recipe, evaluation: str = "", suite: str = "", licence: str = ""
 ) -> dict[str, Any]:
-    """What decides an export: the model, the data that it is compared on and its card names, what the card is told."""
+    """What decides an export: the model, the data that it is compared on and its card names, what the card is given."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), export_reads(model_ref).names
     younger = () if model_ref == RECIPE_STUDENT else ("seed",)
     return {

@@ -67,7 +67,7 @@ class ProgressDisplay:
 
 
 class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """tqdm's bar, which is told the share and the words."""
+    """tqdm's bar, which is given the share and the words."""
 
     monitor_interval = 0  # no thread of its own beside those of a stage
 

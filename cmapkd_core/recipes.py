@@ -138,7 +138,7 @@ _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "rela
 WEIGHTS: dict[str, dict[str, Any]] = {
     "outline": {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()},
     "fd_alone": _NO_LEVELS,
-    # Do levels add to an embedding term that is heard in full?
+    # Do levels add to an embedding term of full weight?
     "fd_64_alone": {**_NO_LEVELS, "method.weights.fd": 64.0},
     "no_fd": {"method.weights.fd": 0.0},
     "fd_64": {"method.weights.fd": 64.0},

@@ -31,7 +31,7 @@ def record_url(root: str, run: str) -> str:
 def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "") -> None:
     """Write the run's record, or hold the request to the one that is there.
 
-    Fields of `runtime` change no result and may differ. Tasks that are told something of their own
+    Fields of `runtime` change no result and may differ. Tasks that are given something of their own
     (`Request.own_overrides`: the reference, data of an evaluation) do not ask. A stage started by hand with `run=""`
     has no record.
 

@@ -1,4 +1,4 @@
-"""What a run and each of its stages are told, as strings. This dataclass is the list of them, and the only one.
+"""What a run and each of its stages are given, as strings. This dataclass is the list of them, and the only one.
 
 A stage's command line, a component's inputs, the form in the KFP UI, the flags of submit.py and the strings of a run's
 record are made from its fields. No torch.
@@ -32,7 +32,7 @@ def _string(default: Any = dataclasses.MISSING, **said: Any) -> Any:
 
 @dataclass(frozen=True)
 class Request:
-    """What every stage is told, as strings.
+    """What every stage is given, as strings.
 
     recipe, ablation, overrides, seed, data: as `recipes.resolve` reads them. root: the folder (kept as an
     absolute path, so that what is recorded holds in every working directory) or s3:// prefix of all artifacts.

@@ -1,6 +1,6 @@
 """The Kubeflow container component of every stage: an argv and nothing else.
 
-A row for a stage. Its component has the strings of a Request, which all stages are told, and what the task gives
+A row for a stage. Its component has the strings of a Request, which all stages are given, and what the task gives
 (pipelines/tasks.py), no more: KFP 2.17 resolves an argv with what a task gives, and refuses a placeholder of an input
 that it leaves to the component's default (backend/src/v2/driver/util.go). Each writes the URL of its artifact into an
 output file. The image is set by the pipeline; it needs no ENTRYPOINT.
@@ -20,10 +20,10 @@ from kfp.components import load_component_from_text
 from cmapkd_core.request import STRINGS, flag_of
 
 IMAGE = "set-by-the-pipeline"
-RANKS = ("processes", "shutdown_timeout", "job", "image")  # how a stage of several ranks is started; it is not told
+RANKS = ("processes", "shutdown_timeout", "job", "image")  # how a stage of several ranks is started; no argument of its
 ARTIFACT = {"artifact": "String"}
 # What the UI shows of a task. Numbers reach it only as metadata in KFP's executor output (kubeflow/pipelines#6116),
-# so a stage with these is also told the executor input, which says where that file goes.
+# so a stage with these also gets the executor input, which says where that file goes.
 SHOWN_IN_KFP = {"html": "HTML", "markdown": "Markdown", "metrics": "Metrics"}
 
 Launch = Callable[..., list[Any]]
@@ -61,7 +61,7 @@ class Component:
     ranks: bool = False
     shows: bool = False
 
-    def made(self, name: str, launch: Launch, told: Sequence[str], collects: Iterable[str] = ()) -> Any:
+    def made(self, name: str, launch: Launch, arguments: Sequence[str], collects: Iterable[str] = ()) -> Any:
         """KFP's component of a task.
 
         Each collected artifact is an input of its own, and a whole element of the argv. In a longer string KFP finds a
@@ -71,15 +71,15 @@ class Component:
         Args:
             name: the task's: KFP makes the task's key of it, which kubectl, logs and the API show.
             launch: how its ranks are started.
-            told: names of the stage's arguments beside the request.
+            arguments: names of the stage's arguments beside the request.
             collects: keys of its argument `artifacts`, which holds an artifact for each of them.
         """
         held = {key: collected_name(key) for key in collects}
         ranks = RANKS if self.ranks else ()
-        inputs = [*STRINGS, *told, *held.values(), *ranks]
+        inputs = [*STRINGS, *arguments, *held.values(), *ranks]
         outputs = ARTIFACT | (SHOWN_IN_KFP if self.shows else {})
         given = {one: {"inputValue": one} for one in inputs} | {one: {"outputPath": one} for one in outputs}
-        parts: dict[str, list[Any]] = {one: [given[one]] for one in (*STRINGS, *told)}
+        parts: dict[str, list[Any]] = {one: [given[one]] for one in (*STRINGS, *arguments)}
         parts |= {"artifacts": [part for key, one in held.items() for part in (key, given[one])]} if held else {}
         parts |= {one: [given[one]] for one in outputs}
         if self.shows:

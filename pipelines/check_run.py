@@ -68,7 +68,7 @@ def _name(component: Component) -> str:
     return TASK + component.stage.replace("_", "-")
 
 
-def _told(task: Task) -> tuple[str, ...]:
+def _arguments(task: Task) -> tuple[str, ...]:
     """Its stage's arguments, but for what is collected."""
     return tuple(dict.fromkeys((*task.inputs, *task.values)))
 
@@ -77,7 +77,7 @@ def _tried(task: Task, site: Site, tried: Mapping[str, str]) -> Task:
     """A task with check in place of work; `tried` names for every task the one that has its component here."""
     component, name = task.component, _name(task.component)
     collects = {key: tried[of] for key, of in task.collects.items()}
-    values = {argument: OF_ITSELF + argument for argument in _told(task)}
+    values = {argument: OF_ITSELF + argument for argument in _arguments(task)}
     check = f"{name}:{getattr(site.pods, task.pod).gpus}:{len(values) + len(collects)}"
     return Task(name, component, task.pod, values=values, collects=collects, check=check)
 
@@ -91,7 +91,7 @@ def pipeline(site: Site, minutes: float) -> Any:
 
 
 class CheckRun:
-    """The run in the cluster: started, followed to its end, told."""
+    """The run in the cluster: started, followed to its end, printed."""
 
     def __init__(
         self,
@@ -163,18 +163,20 @@ class CheckRun:
 
         A line that is not ok names its tasks, unless it is that of all.
         """
-        told: dict[tuple[str, str, str], list[str]] = {}
+        lines: dict[tuple[str, str, str], list[str]] = {}
         for task in of_kind:
             found = self._found(task.name)
             for line in found:
                 own = line["name"] == ARGUMENTS
                 label = f"stage {task.name.removeprefix(TASK)}" if own else f"pod {kind}"
                 key = ("ok" if line["ok"] else "failed", label, f"{line['name']}: {line['text']}")
-                told.setdefault(key, []).append("" if own else task.name)
+                lines.setdefault(key, []).append("" if own else task.name)
             if not (found and _says_all(found, states.get(task.name))):
                 answer, text = self._beside(bool(found), task, states, reasons)
-                told.setdefault((answer, f"pod {kind}", text), []).append(task.name)
-        for (answer, label, text), whose in sorted(told.items(), key=lambda one: one[0][1]):  # the pod, then its stages
+                lines.setdefault((answer, f"pod {kind}", text), []).append(task.name)
+        for (answer, label, text), whose in sorted(
+            lines.items(), key=lambda one: one[0][1]
+        ):  # the pod, then its stages
             some = answer != "ok" and len(whose) < len(of_kind)
             self.say(answer, label, f"{', '.join(whose)} {text}".lstrip() if some else text)
 

@@ -93,8 +93,8 @@ class Cluster:
             for container in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]:
                 waiting = container.state.waiting
                 if waiting and waiting.reason in NEVER:
-                    told = f"{waiting.reason}: {waiting.message or container.image}; {NEVER[waiting.reason]}"
-                    yield name, told, True
+                    text = f"{waiting.reason}: {waiting.message or container.image}; {NEVER[waiting.reason]}"
+                    yield name, text, True
 
     def said(self, run_id: str, task: str) -> list[str]:
         """The last lines that a task of a run has logged; [] where there is no such pod."""

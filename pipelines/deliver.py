@@ -1,4 +1,4 @@
-"""`submit.py --deliver RUN`: tells MLflow what it could not be told of a run's stages in their time."""
+"""`submit.py --deliver RUN`: delivers to MLflow what it did not get of a run's stages in their time."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def deliver_run(args: argparse.Namespace) -> int:
         trouble = _deliver(uri, one)
         left += bool(trouble)
         print(f"{'left' if trouble else 'told':6}{url.removeprefix(root.rstrip('/') + '/')}{trouble}", flush=True)
-    told = f"{len(owed) - left} of {len(owed)} told to it now"
-    print(f"MLflow lacked something of {len(owed)} stages, {told}" if owed else f"MLflow has all of run {args.deliver}")
+    counts = f"{len(owed) - left} of {len(owed)} told to it now"
+    print(
+        f"MLflow lacked something of {len(owed)} stages, {counts}" if owed else f"MLflow has all of run {args.deliver}"
+    )
     return 1 if left else 0
 
 

@@ -59,8 +59,8 @@ def _runs(job: Submission) -> Iterator[str]:
         several = waits if len(waits) < 4 else [f"{len(waits)} runs"]
         before = ", ".join(one.name for one in runs.behind(run, job.runs, now))
         behind = f"; behind {before}" if before else ""
-        told = f"; waits for {', '.join(several)}" if waits else ""
-        yield f"  {run.name:24}{run.lanes} at a time{behind}{told}"
+        waiting = f"; waits for {', '.join(several)}" if waits else ""
+        yield f"  {run.name:24}{run.lanes} at a time{behind}{waiting}"
         yield f"  {'':24}{sizes[run.name]}" + ("" if sizes[run.name].fits else "  TOO LARGE FOR ONE RUN")
 
 

@@ -110,12 +110,12 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
     steps: dict[str, Any] = {}
     for task in plan.tasks:
         pod: Pod = getattr(site.pods, task.pod)
-        told = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo, "check": task.check}
-        told |= _own(task)
+        given = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo, "check": task.check}
+        given |= _own(task)
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         inputs |= {collected_name(key): outputs[source] for key, source in task.collects.items()}
         made = task.component.made(task.name, _launch(task, pod), (*task.inputs, *task.values), task.collects)
-        step = made(**told, **inputs, **task.values, **_ranks(task, pod, site, image))
+        step = made(**given, **inputs, **task.values, **_ranks(task, pod, site, image))
         step.after(*(steps[name] for name in task.after if name in steps))
         here = replace(LAUNCHER, hours=pod.hours) if _spreads(task, pod) else pod
         _place(step.set_display_name(task.name).set_container_image(image), here, site)
@@ -133,11 +133,11 @@ def label_of(name: str) -> str:
 
 
 def _own(task: Task) -> dict[str, str]:
-    """What a task is told otherwise than the run."""
-    # Data of its own is told as overrides: as in `output_urls`, it wins over the run's.
+    """What a task is given otherwise than the run."""
+    # Data of its own is given as overrides: as in `own_recipe`, it wins over the run's.
     alone = " ".join(filter(None, (as_overrides(data_fields(task.data)), task.own_overrides)))
-    told = {"own_overrides": alone} | ({} if task.overrides is None else {"overrides": task.overrides})
-    return told | {name: value for name, value in (("ablation", task.row), ("seed", task.seed)) if value}
+    given = {"own_overrides": alone} | ({} if task.overrides is None else {"overrides": task.overrides})
+    return given | {name: value for name, value in (("ablation", task.row), ("seed", task.seed)) if value}
 
 
 def _spreads(task: Task, pod: Pod) -> bool:

@@ -156,16 +156,16 @@ class _Lines:
 class _Child:
     process: subprocess.Popen[bytes]
     lines: list[_Lines] = field(default_factory=list)
-    told: int = 0
+    forwarded: int = 0
 
     def pass_on(self, asked: int) -> None:
         """Tell it once for each of the `asked` signals: the first time it shall save, then it is killed."""
-        if self.told < asked and self.process.poll() is None:
+        if self.forwarded < asked and self.process.poll() is None:
             if asked == 1:
                 self.process.terminate()
             else:
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.told = asked
+            self.forwarded = asked
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""`[retry]` of a site file, and what Argo is told of it."""
+"""`[retry]` of a site file, and what Argo gets of it."""
 
 from __future__ import annotations
 

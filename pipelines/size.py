@@ -145,15 +145,15 @@ class _Task:
         needs = " && ".join(f"{name}.Succeeded" for name in self.task.get("dependentTasks", []))
         yield driver | ({"depends": needs} if needs else {})
         output = f"{{{{tasks.{self.name}-driver.outputs.parameters."
-        told = {"pod-spec-patch": output + "pod-spec-patch}}", "cached-decision": output + "cached-decision}}"}
+        outputs = {"pod-spec-patch": output + "pod-spec-patch}}", "cached-decision": output + "cached-decision}}"}
         yield {
             "name": self.name,
             "template": "metadata-0-2-retry-system-container-executor",
             "depends": f"{self.name}-driver.Succeeded",
-            **_arguments(told | self._told()),
+            **_arguments(outputs | self._metadata()),
         }
 
-    def _told(self) -> dict[str, str]:
+    def _metadata(self) -> dict[str, str]:
         """Labels and retries, which go to the container's template as parameters."""
         found: dict[str, str] = {}
         labels = sorted(self.platform.get("podMetadata", {}).get("labels", {}).items())
@@ -167,7 +167,7 @@ class _Task:
         folder = f"minio://mlpipeline/v2/artifacts/cmapkd/{_noise(36, 'run')}/{self.name}/{_noise(36, self.name)}"
         values = {name: self._value(one) for name, one in self.task.get("inputs", {}).get("parameters", {}).items()}
         outputs = self.component.get("outputDefinitions", {})
-        told: dict[str, Any] = {
+        executor_input: dict[str, Any] = {
             "inputs": {"parameterValues": values},
             "outputs": {
                 "parameters": {n: {"outputFile": f"/tmp/kfp/outputs/{n}"} for n in outputs.get("parameters", {})},
@@ -178,7 +178,13 @@ class _Task:
                 "outputFile": f"/minio/{folder[8:]}/output_metadata.json",
             },
         }
-        launcher = ["/kfp-launcher/launch", "--executor_input", _json(told), "--component_spec", _json(self.component)]
+        launcher = [
+            "/kfp-launcher/launch",
+            "--executor_input",
+            _json(executor_input),
+            "--component_spec",
+            _json(self.component),
+        ]
         rest = "x" * 420  # the launcher's other flags
         argv = [self._filled(text, values) for text in self.container.get("command", []) + self.container["args"]]
         secrets = self.platform.get("secretAsEnv", [])
@@ -211,17 +217,17 @@ class _Task:
 
     def nodes(self) -> Iterator[dict[str, Any]]:
         """What Argo's status holds of it: driver, executor and container, each with its retry's node."""
-        patch, told = self._patch(), self._told()
+        patch, metadata = self._patch(), self._metadata()
         given = {"component": _json(self.component), "task": _json(self.task), "container": _json(self.container)}
         given |= {"task-name": self.name, "parent-dag-id": "2", "kubernetes-config": _json(self.platform)}
         decided = {"pod-spec-patch": patch, "cached-decision": "false"}
         answered = {"outputs": {"parameters": _listed(decided | {"condition": "true"}), **_log(self.name)}}
         yield self._node("-driver", given, answered)
         yield self._node("-driver(0)", given, answered)
-        yield self._node("", decided | told, {})
-        yield self._node("(0)", decided | told, {})
+        yield self._node("", decided | metadata, {})
+        yield self._node("(0)", decided | metadata, {})
         for name in ("(0).executor", "(0).executor(0)"):
-            yield self._node(name, {"pod-spec-patch": patch, **told}, {"outputs": _log(self.name + name)})
+            yield self._node(name, {"pod-spec-patch": patch, **metadata}, {"outputs": _log(self.name + name)})
 
     def _node(self, suffix: str, inputs: Mapping[str, str], more: Mapping[str, Any]) -> dict[str, Any]:
         name = f"cmapkd-abcde(0).root(0).{self.name}{suffix}"

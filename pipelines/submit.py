@@ -44,8 +44,8 @@ from pipelines.submission import Submission, check_mode, cron, decide, started_a
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, told in FLAGS.items():
-        cli.add_argument(flag_of(name), default="", metavar=METAVARS.get(name), help=told)
+    for name, text in FLAGS.items():
+        cli.add_argument(flag_of(name), default="", metavar=METAVARS.get(name), help=text)
     cli.add_argument("--method", default="", help="a baseline, row of BASELINES")
     cli.add_argument("--suite", default="", help=f"all rows of a table: {', '.join(SUITES)}")
     cli.add_argument("--seeds", default="", metavar="N", help="number of a suite's seeds; default: 5")

@@ -37,7 +37,7 @@ class Turns:
     runs: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
     left: list[str]
-    told: set[str] = field(default_factory=set)
+    printed: set[str] = field(default_factory=set)
     refused: list[endpoint.EndpointError] = field(default_factory=list)
 
     @property
@@ -101,8 +101,8 @@ class Turns:
         return what == "retried"
 
     def _tell(self, name: str, others: Collection[str], why: str) -> None:
-        if name not in self.told:
-            self.told.add(name)
+        if name not in self.printed:
+            self.printed.add(name)
             after = ", ".join(called(self.name, other) for other in others)
             print(
                 f"run {called(self.name, name)} is {state_of(self.runs[name])}, and has its turn after {after}: {why}",

@@ -184,7 +184,7 @@ class SuiteProgress:
     turns: InTurn | None = None
     done: dict[str, set[str]] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
 
     def look(self, api: Client, site: Site) -> bool:
         """Ask for every run that has not ended, print the lines that changed; False once all have ended."""
@@ -194,8 +194,8 @@ class SuiteProgress:
             if self.states.get(run) not in ENDS:
                 self._ask(api, site, run, run_id)
             line = self.line(run)
-            if self.told.get(run) != line:
-                self.told[run] = line
+            if self.printed.get(run) != line:
+                self.printed[run] = line
                 print(f"  {time.strftime('%H:%M:%S')} {line}", flush=True)
         return any(self.states[run] not in ENDS for run in self.ids) or bool(self.turns and self.turns.left)
 

@@ -1,4 +1,4 @@
-"""The tasks of a run, a row each: which stage it is, in which pod, what it reads of which others and what it is told.
+"""The tasks of a run, a row each: which stage it is, in which pod, what it reads of which others and what it is given.
 
     prepare -> teacher -> warmup -> alsn -> joint -> evaluate-student -> report, export
     prepare -> reference-warmup -> reference-joint -> evaluate-reference -> report
@@ -172,7 +172,8 @@ def timed(tasks: Sequence[Task], recipe: Recipe) -> tuple[str, ...]:
 
 def own_recipe(task: Task, recipe: Recipe) -> Recipe:
     """A task's recipe, from its run's: with its own data and fields."""
-    return override(recipe, data_fields(task.data) | parse_overrides(task.own_overrides))
+    own: Recipe = override(recipe, data_fields(task.data) | parse_overrides(task.own_overrides))
+    return own
 
 
 def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root: str, run: str) -> dict[str, str]:
@@ -184,23 +185,25 @@ def output_urls(tasks: Sequence[Task], recipe_of: Callable[[Task], Recipe], root
     urls: dict[str, str] = {}
     for task in tasks:
         recipe = recipe_of(task)
-        told = task.values | {name: urls[source] for name, source in task.inputs.items()}
-        urls[task.name] = PLACES.get(task.component, _stage_place)(root, recipe, told, run)
+        given = task.values | {name: urls[source] for name, source in task.inputs.items()}
+        urls[task.name] = PLACES.get(task.component, _stage_place)(root, recipe, given, run)
     return urls
 
 
-def _stage_place(root: str, recipe: Recipe, told: Mapping[str, str], run: str) -> str:
-    return stage_url(root, told["stage"], recipe)
+def _stage_place(root: str, recipe: Recipe, given: Mapping[str, str], run: str) -> str:
+    return stage_url(root, given["stage"], recipe)
 
 
-# Component -> URL of its artifact, from the root, the recipe, what the task is told, and the run.
+# Component -> URL of its artifact, from the root, the recipe, what the task is given, and the run.
 PLACES: dict[Component, Callable[[str, Recipe, Mapping[str, str], str], str]] = {
-    PREPARE: lambda root, recipe, told, run: stage_url(root, "prepare", recipe),
-    TEACHER: lambda root, recipe, told, run: stage_url(root, "teacher", recipe),
-    EVALUATE: lambda root, recipe, told, run: evaluation_url(
-        root, told["model"], told["shards"], recipe, told.get("task", "")
+    PREPARE: lambda root, recipe, given, run: stage_url(root, "prepare", recipe),
+    TEACHER: lambda root, recipe, given, run: stage_url(root, "teacher", recipe),
+    EVALUATE: lambda root, recipe, given, run: evaluation_url(
+        root, given["model"], given["shards"], recipe, given.get("task", "")
     ),
-    EXPORT: lambda root, recipe, told, run: export_url(root, told["model"], told["shards"], recipe, told["evaluation"]),
-    LEVELS: lambda root, recipe, told, run: levels_url(root, recipe),
-    REPORT: lambda root, recipe, told, run: report_url(root, run, told.get("expectations", "")),
+    EXPORT: lambda root, recipe, given, run: export_url(
+        root, given["model"], given["shards"], recipe, given["evaluation"]
+    ),
+    LEVELS: lambda root, recipe, given, run: levels_url(root, recipe),
+    REPORT: lambda root, recipe, given, run: report_url(root, run, given.get("expectations", "")),
 }

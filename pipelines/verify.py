@@ -95,12 +95,12 @@ def _faults(url: str) -> Iterator[str]:
 
 
 def _fault(artifact: Artifact, output: tuple[str, dict[str, Any]]) -> str:
-    name, told = output
+    name, written = output
     try:
         digest = storage.sha256(artifact.file_url(name))
     except FileNotFoundError:
         return f"{name}: it is gone"
-    return "" if digest == told["sha256"] else f"{name}: it is not what was written"
+    return "" if digest == written["sha256"] else f"{name}: it is not what was written"
 
 
 def _way_out(args: argparse.Namespace, root: str, url: str, makers: dict[str, tuple[str, str]]) -> str:

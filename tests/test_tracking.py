@@ -723,7 +723,7 @@ def test_how_long_a_stage_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         for tenth in range(400):
             clock[0] = tenth / 10
             if one.over:
-                one.heard()
+                one.answered()
                 assert one.over, "an answer that comes too late changes nothing"
                 return clock[0]
             while left and left[0][0] <= clock[0]:
@@ -735,11 +735,11 @@ def test_how_long_a_stage_waits(monkeypatch: pytest.MonkeyPatch) -> None:
                     getattr(one, what)()
         raise AssertionError("it never ends")
 
-    far, answers = "http://far", [(float(n), "heard") for n in range(40)]
+    far, answers = "http://far", [(float(n), "answered") for n in range(40)]
     assert ends(far) == patience.SILENCE
-    assert ends(far, (2.0, "heard")) == 2 + patience.SILENCE
+    assert ends(far, (2.0, "answered")) == 2 + patience.SILENCE
     assert ends(far, *answers) == patience.QUICK
-    assert ends(far, (2.0, "heard"), (3.0, "failed"), *answers[4:]) == 2 + patience.SILENCE
+    assert ends(far, (2.0, "answered"), (3.0, "failed"), *answers[4:]) == 2 + patience.SILENCE
     assert ends(far, (3.0, "failed upload")) == patience.SILENCE
     assert ends("sqlite:///m.db") == ends(far, hurried=False) == 30.0
 
@@ -749,7 +749,7 @@ def test_a_wait_that_has_not_begun_is_never_over(monkeypatch: pytest.MonkeyPatch
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     patience = Patience("http://mlflow")
-    patience.heard()
+    patience.answered()
     now = 1000.0
     assert not patience.over
     patience.begin(30.0, hurried=True)

@@ -39,7 +39,7 @@ class Mark:
 
 @dataclass
 class Seen:
-    """What a rank has last told of itself, as seen here. still: seconds without a move, silent: without a word."""
+    """What a rank has last written of itself, as seen here. still: seconds without a move, silent: without a word."""
 
     where: str = ""
     order: tuple[int, ...] = ()
@@ -128,16 +128,16 @@ class Watchdog:
                 self._give_up()
 
     def _exchange(self, mark: Mark, passed: float) -> None:
-        """Tell the others where we stand, and hear them; a board that does not answer is silence of all."""
+        """Tell the others where we stand, and read how they stand; a board that does not answer is silence of all."""
         own = Seen(mark.where, mark.order, mark.allowed, parallel.waits(), self._still, self._beat)
         found = [asdict(rank) | {"silent": rank.silent + passed} for rank in self._seen]
         if self._board is not None:
             with suppress(Exception):
                 self._board.write(parallel.rank(), json.dumps(asdict(own)))
                 for rank, text in enumerate(self._board.read()):
-                    told = json.loads(text) if text else {}
-                    if told and told["beat"] != found[rank]["beat"]:
-                        found[rank] = told | {"order": tuple(told["order"]), "silent": 0.0}
+                    report = json.loads(text) if text else {}
+                    if report and report["beat"] != found[rank]["beat"]:
+                        found[rank] = report | {"order": tuple(report["order"]), "silent": 0.0}
         self._seen = [Seen(**rank) for rank in found]
         self._seen[parallel.rank()] = own
 

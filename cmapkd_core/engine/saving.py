@@ -74,7 +74,7 @@ class Saver:
         began = self._now()
         try:
             self._checkpoints.write(snapshot)
-        except BaseException as error:  # nobody else hears what a thread dies of
+        except BaseException as error:  # nobody else sees what a thread dies of
             self._failure = error
         self.costs.written += self._now() - began
 

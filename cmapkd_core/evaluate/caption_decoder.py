@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmapkd_core.config import CaptioningConfig
-from cmapkd_core.evaluate.caption_images import Sight
+from cmapkd_core.evaluate.caption_images import ImageFeatures
 from cmapkd_core.evaluate.caption_tokens import END, START, UNKNOWN
 
 HEAD = 64  # channels of an attention head, where the width divides
@@ -27,13 +27,13 @@ class PrefixDecoder(nn.Module):
     test has seen other data.
     """
 
-    def __init__(self, sight: Sight, vocabulary: int, config: CaptioningConfig) -> None:
-        """`sight` is an example of what the tower gives; its values do not matter."""
+    def __init__(self, features: ImageFeatures, vocabulary: int, config: CaptioningConfig) -> None:
+        """`features` is an example of what the tower gives; its values do not matter."""
         super().__init__()
         width = config.width
-        self.config, self.positions = config, 1 + sight.maps.shape[1]
-        self.from_map = nn.Linear(sight.maps.shape[2], width)
-        self.from_embedding = nn.Linear(sight.embeddings.shape[1], width)
+        self.config, self.positions = config, 1 + features.maps.shape[1]
+        self.from_map = nn.Linear(features.maps.shape[2], width)
+        self.from_embedding = nn.Linear(features.embeddings.shape[1], width)
         self.places = nn.Parameter(torch.randn(self.positions + config.length, width) * 0.02)
         self.words = nn.Embedding(vocabulary, width)  # also what says the next word
         nn.init.normal_(self.words.weight, std=0.02)
@@ -50,9 +50,11 @@ class PrefixDecoder(nn.Module):
         blocked = (place[None] > place[:, None]) & (place[None] >= self.positions)  # the prefix sees itself both ways
         self.register_buffer("blocked", blocked, persistent=False)
 
-    def prefix(self, sight: Sight) -> Tensor:
+    def prefix(self, features: ImageFeatures) -> Tensor:
         """The pooled embedding and the map, [B, P, W]."""
-        return torch.cat((self.from_embedding(sight.embeddings.float())[:, None], self.from_map(sight.maps.float())), 1)
+        return torch.cat(
+            (self.from_embedding(features.embeddings.float())[:, None], self.from_map(features.maps.float())), 1
+        )
 
     def states(self, prefix: Tensor, tokens: Tensor) -> Tensor:
         """[B, P, W] and ids [B, T] with START first -> [B, T, W], each to say the word after its own."""
@@ -64,9 +66,9 @@ class PrefixDecoder(nn.Module):
         states: Tensor = self.norm(x[:, prefix.shape[1] :])
         return states
 
-    def forward(self, sight: Sight, tokens: Tensor) -> Tensor:
+    def forward(self, features: ImageFeatures, tokens: Tensor) -> Tensor:
         """Logits of the next word, [B, T, V]."""
-        return F.linear(self.states(self.prefix(sight), tokens), self.words.weight)
+        return F.linear(self.states(self.prefix(features), tokens), self.words.weight)
 
     def next_word(self, prefix: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities [B, V] of what may follow: a word, or END after at least one word."""
@@ -76,15 +78,15 @@ class PrefixDecoder(nn.Module):
         return logits.log_softmax(dim=-1)
 
     @torch.inference_mode()
-    def describe(self, sight: Sight) -> Tensor:
+    def describe(self, features: ImageFeatures) -> Tensor:
         """Ids [B, config.length] of each image's best caption, END from its end on.
 
         The whole sequence runs again for each word: no cache to keep and reorder, and captions are short.
         """
         beams, length = self.config.beams, self.config.length
-        prefix = self.prefix(sight).repeat_interleave(beams, dim=0)
+        prefix = self.prefix(features).repeat_interleave(beams, dim=0)
         found, _ = beam_search(
-            lambda tokens: self.next_word(prefix, tokens), len(sight.maps), beams, length, prefix.device
+            lambda tokens: self.next_word(prefix, tokens), len(features.maps), beams, length, prefix.device
         )
         return found
 

@@ -1,4 +1,4 @@
-"""Training of the caption decoder: cross entropy on frozen sights, the same number of updates for every model."""
+"""Training of the caption decoder: cross entropy on frozen image features, equally many updates for every model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cmapkd_core.config import CaptioningConfig
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
-from cmapkd_core.evaluate.caption_images import TrainingSights
+from cmapkd_core.evaluate.caption_images import TrainingFeatures
 from cmapkd_core.evaluate.caption_tokens import END, START, Vocabulary
 from cmapkd_core.evaluate.probe import ProbeSettings, fit, risen_cosine, seeded
 from cmapkd_core.progress import Say
@@ -21,7 +21,7 @@ IGNORED = -100  # cross entropy's mark for what stands behind the end of a capti
 
 
 def train(
-    seen: TrainingSights,
+    seen: TrainingFeatures,
     captions: Sequence[Sequence[str]],
     vocabulary: Vocabulary,
     config: CaptioningConfig,
@@ -56,7 +56,7 @@ def train(
 
 def _losses(
     decoder: PrefixDecoder,
-    seen: TrainingSights,
+    seen: TrainingFeatures,
     encoded: list[list[list[int]]],
     batch: int,
     draw: torch.Generator,
@@ -64,10 +64,10 @@ def _losses(
     """One epoch: the mean cross entropy of each batch's words, and its images."""
     order = torch.randperm(len(encoded), generator=draw)
     choice = torch.rand(len(encoded), generator=draw).tolist()
-    for places, sight in seen.batches(order, batch):
+    for places, features in seen.batches(order, batch):
         ids = [encoded[i][int(choice[i] * len(encoded[i]))] for i in places.tolist()]
-        inputs, targets = (part.to(sight.maps.device) for part in padded(ids))
-        logits = decoder(sight, inputs)
+        inputs, targets = (part.to(features.maps.device) for part in padded(ids))
+        logits = decoder(features, inputs)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         yield loss, len(ids)
 

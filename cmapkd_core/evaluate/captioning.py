@@ -16,7 +16,7 @@ from typing import Any
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.evaluate import caption_scores
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
-from cmapkd_core.evaluate.caption_images import TrainingSights, sights
+from cmapkd_core.evaluate.caption_images import TrainingFeatures, image_features
 from cmapkd_core.evaluate.caption_tokens import Vocabulary
 from cmapkd_core.evaluate.caption_training import train
 from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
@@ -42,7 +42,7 @@ def run_captioning(subject: Subject) -> Evaluated:
     learned, asked = captioned(subject.shards, "train"), captioned(subject.shards, split)
     texts = [text for captions in learned.values() for text in captions]
     vocabulary = Vocabulary.of(texts, config.vocabulary)
-    seen = TrainingSights(subject, list(learned))
+    seen = TrainingFeatures(subject, list(learned))
     decoder, losses = train(seen, list(learned.values()), vocabulary, config, subject.device, subject.say)
     keys = subject.column("key")
     references = {keys[i]: captions for i, captions in asked.items()}
@@ -113,8 +113,8 @@ def describe(subject: Subject, decoder: PrefixDecoder, rows: Sequence[int], voca
     said: list[str] = []
     batch = max(1, subject.config.batch // subject.config.captioning.beams)
     progress = Progress(subject.say, "captioning", len(rows), "images")
-    for sight in sights(subject, subject.config.split, rows, batch):
-        said += [vocabulary.decode(ids) for ids in decoder.describe(sight).tolist()]
+    for features in image_features(subject, subject.config.split, rows, batch):
+        said += [vocabulary.decode(ids) for ids in decoder.describe(features).tolist()]
         progress(len(said), f"{len(said)}/{len(rows)} images described")
     return said
 

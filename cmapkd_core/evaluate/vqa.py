@@ -17,7 +17,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.probe import seeded
 from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import accuracy, soft_targets, vocabulary
-from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, Lesson, best_answers, train
+from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, LabelledQuestions, best_answers, train
 from cmapkd_core.evaluate.vqa_inputs import Asked, FrozenInputs, asked
 
 RESULTS = "vqa_results.json"  # in the official format: [{"question_id": int, "answer": str}]
@@ -44,7 +44,7 @@ def run_vqa(subject: Subject) -> Evaluated:
     if min(config.answers, config.epochs, config.batch, config.layers) < 1 or config.memory_gb <= 0:
         raise InputError("evaluate.vqa: answers, epochs, batch and layers must be at least 1, memory_gb above 0")
     training, tested = asked(subject, "train"), asked(subject, subject.config.split)
-    answers = vocabulary(training.heard, config.answers)
+    answers = vocabulary(training.comparable, config.answers)
     said, history = _answer(subject, training, tested, answers)
     results = [{"question_id": n, "answer": a} for n, a in zip(tested.numbers, said, strict=True)]
     (subject.out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
@@ -52,7 +52,7 @@ def run_vqa(subject: Subject) -> Evaluated:
     metrics = _by_answer_type(scores, tested)
     metrics["majority"] = _percent(_scores([answers[0]] * len(tested), tested))
     metrics["prior"] = _percent(_scores(_prior(training, tested), tested))
-    metrics["sayable"] = _percent([not set(own).isdisjoint(answers) for own in tested.heard])
+    metrics["sayable"] = _percent([not set(own).isdisjoint(answers) for own in tested.comparable])
     metrics |= {"questions": float(len(tested)), "answers": float(len(answers))}
     detail = {
         "split": tested.split,
@@ -73,28 +73,28 @@ def _answer(
     """What the trained head says to each question of `tested`, and its losses by epoch; all of it from config.seed."""
     config, bound = subject.config.vqa, int(subject.config.vqa.memory_gb * 2**30)
     place = {answer: number for number, answer in enumerate(answers)}
-    lesson = _lesson(subject, training, place, bound)
+    labelled = _labelled(subject, training, place, bound)
     with seeded(config.seed, subject.device):
-        head = FusionHead(lesson.inputs, lesson.targets.prior(), config).to(subject.device)
-        history = train(head, lesson, _held_out(subject, place, bound), config, subject.say)
-    del lesson  # the test split's features may need its room
+        head = FusionHead(labelled.inputs, labelled.targets.prior(), config).to(subject.device)
+        history = train(head, labelled, _held_out(subject, place, bound), config, subject.say)
+    del labelled  # the test split's features may need its room
     losses = ", ".join(f"{name} {value:.4f}" for name, value in history[-1].items() if name != "epoch")
     subject.say(f"vqa: head trained on {len(training)} questions for {config.epochs} epochs, {losses}\n")
     best = best_answers(head, FrozenInputs(subject, tested, bound), config.batch)
     return [answers[number] for number in best.tolist()], history
 
 
-def _held_out(subject: Subject, place: dict[str, int], bound: int) -> Lesson | None:
+def _held_out(subject: Subject, place: dict[str, int], bound: int) -> LabelledQuestions | None:
     """Questions of split val; None where there are none."""
     try:
-        return _lesson(subject, asked(subject, "val", most=VALIDATION), place, bound)
+        return _labelled(subject, asked(subject, "val", most=VALIDATION), place, bound)
     except NotApplicable:
         return None
 
 
-def _lesson(subject: Subject, questions: Asked, place: dict[str, int], bound: int) -> Lesson:
-    targets = AnswerTargets([soft_targets(own, place) for own in questions.heard], len(place))
-    return Lesson(FrozenInputs(subject, questions, bound), targets)
+def _labelled(subject: Subject, questions: Asked, place: dict[str, int], bound: int) -> LabelledQuestions:
+    targets = AnswerTargets([soft_targets(own, place) for own in questions.comparable], len(place))
+    return LabelledQuestions(FrozenInputs(subject, questions, bound), targets)
 
 
 def _scores(said: Iterable[str], questions: Asked) -> list[float]:
@@ -119,9 +119,9 @@ def _by_question_type(scores: list[float], questions: Asked) -> dict[str, dict[s
 
 def _prior(training: Asked, tested: Asked) -> list[str]:
     """The most frequent training answer of each question's type; of all questions where training has no such type."""
-    groups = _grouped(training.heard, training.question_types)
+    groups = _grouped(training.comparable, training.question_types)
     common = {kind: vocabulary(own, 1)[0] for kind, own in groups.items()}
-    most = vocabulary(training.heard, 1)[0]
+    most = vocabulary(training.comparable, 1)[0]
     return [common.get(kind, most) for kind in tested.question_types]
 
 

@@ -72,7 +72,7 @@ def unanimous(answers: Sequence[str]) -> bool:
     return len({_one_line(answer) for answer in answers}) == 1
 
 
-def heard(answers: Sequence[str]) -> list[str]:
+def comparable(answers: Sequence[str]) -> list[str]:
     """People's answers as the evaluation compares them: normalised, but as written where all are the same."""
     return [_one_line(a) for a in answers] if unanimous(answers) else [normalise(a) for a in answers]
 
@@ -84,7 +84,7 @@ def accuracy(said: str, answers: Sequence[str]) -> float:
     An answer of ten people counts in full from the fourth; of three who say it, 0.9.
     """
     mine = _one_line(said) if unanimous(answers) else normalise(said)
-    same, people = heard(answers).count(mine), len(answers)
+    same, people = comparable(answers).count(mine), len(answers)
     return (same * min(1.0, (same - 1) / 3) + (people - same) * min(1.0, same / 3)) / people
 
 
@@ -95,12 +95,12 @@ def vocabulary(training: Iterable[Sequence[str]], size: int) -> list[str]:
     question goes first where counts are equal.
 
     Args:
-        training: `heard` answers of every training question.
+        training: `comparable` answers of every training question.
     """
     counts = Counter(Counter(answers).most_common(1)[0][0] for answers in training)
     return [answer for answer, _ in counts.most_common(size)]
 
 
 def soft_targets(answers: Sequence[str], places: dict[str, int]) -> dict[int, float]:
-    """min(n / 3, 1) of every answer that can be said, n people having said it; `answers` as `heard`."""
+    """min(n / 3, 1) of every answer that can be said, n people having said it; `answers` as `comparable`."""
     return {places[a]: min(n / 3, 1.0) for a, n in Counter(answers).items() if a in places}

@@ -118,7 +118,7 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LabelledQuestions:
     """Questions with what the towers say to them and what people answered."""
 
     inputs: FrozenInputs
@@ -134,7 +134,7 @@ class Lesson:
 
 
 def train(
-    head: FusionHead, lesson: Lesson, held_out: Lesson | None, config: VqaConfig, say: Say
+    head: FusionHead, labelled: LabelledQuestions, held_out: LabelledQuestions | None, config: VqaConfig, say: Say
 ) -> list[dict[str, float]]:
     """Fit the head; only `config` decides how long and in which order.
 
@@ -149,18 +149,18 @@ def train(
     Raises:
         InputError: a loss or a gradient that is NaN or Inf.
     """
-    budget = config.epochs * len(lesson)
+    budget = config.epochs * len(labelled)
 
     def losses(epoch: int) -> Iterator[tuple[Tensor, int]]:
         generator = torch.Generator().manual_seed(1_000_003 * config.seed + epoch - 1)
-        for inputs, targets in lesson.batches(config.batch, generator):
+        for inputs, targets in labelled.batches(config.batch, generator):
             yield loss_of(head(inputs), targets), len(targets)
 
     training = ProbeSettings(
         name="vqa",
         epochs=config.epochs,
         lr=config.lr,
-        examples=len(lesson),
+        examples=len(labelled),
         unit="questions",
         betas=(0.9, 0.999),
         decay=_DECAY,
@@ -172,11 +172,11 @@ def train(
 
 
 @torch.no_grad()
-def mean_loss(head: FusionHead, lesson: Lesson, batch: int) -> float:
+def mean_loss(head: FusionHead, labelled: LabelledQuestions, batch: int) -> float:
     """`loss_of` over all questions, without dropout."""
     head.eval()
-    total = sum(loss_of(head(inputs), targets).item() * len(targets) for inputs, targets in lesson.batches(batch))
-    return total / len(lesson)
+    total = sum(loss_of(head(inputs), targets).item() * len(targets) for inputs, targets in labelled.batches(batch))
+    return total / len(labelled)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.memory import free_memory
 from cmapkd_core.evaluate.tasks import NotApplicable, Subject
-from cmapkd_core.evaluate.vqa_answers import heard
+from cmapkd_core.evaluate.vqa_answers import comparable
 from cmapkd_core.progress import Progress
 
 
@@ -43,9 +43,9 @@ class Asked:
         return len(self.numbers)
 
     @cached_property
-    def heard(self) -> list[list[str]]:
+    def comparable(self) -> list[list[str]]:
         """The answers as the official evaluation compares them."""
-        return [heard(answers) for answers in self.answers]
+        return [comparable(answers) for answers in self.answers]
 
 
 def asked(subject: Subject, split: str, most: int = 0) -> Asked:

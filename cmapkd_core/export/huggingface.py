@@ -79,18 +79,18 @@ def write(backbone: Backbone, folder: Path) -> None:
     CLIPImageProcessor(**processing(backbone.identity)).save_pretrained(folder)
 
 
-def processing(told: Identity) -> dict[str, Any]:
+def processing(identity: Identity) -> dict[str, Any]:
     """CLIPImageProcessor's arguments for a model's pixels; it knows no padding, which `obstacles` refuses."""
-    square = {"height": told.image_size, "width": told.image_size}
-    whole = told.resize_mode == "squash"
-    bilinear = told.interpolation == "bilinear"
+    square = {"height": identity.image_size, "width": identity.image_size}
+    whole = identity.resize_mode == "squash"
+    bilinear = identity.interpolation == "bilinear"
     return {
-        "size": square if whole else {"shortest_edge": told.image_size},
+        "size": square if whole else {"shortest_edge": identity.image_size},
         "do_center_crop": not whole,
         "crop_size": square,
         "resample": (Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC).value,
-        "image_mean": list(told.mean),
-        "image_std": list(told.std),
+        "image_mean": list(identity.mean),
+        "image_std": list(identity.std),
     }
 
 

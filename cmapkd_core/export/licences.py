@@ -1,4 +1,4 @@
-"""Under what licence weights and data are, as far as it can be told here, and who says so.
+"""Under what licence weights and data are, as far as it is known here, and who says so.
 
 A distilled student is made from the teacher's outputs, its own initial weights and the data. What their licences
 ask of it is a question for people; the card brings the facts together and decides nothing.

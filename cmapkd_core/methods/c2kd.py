@@ -43,12 +43,12 @@ class C2Kd(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `proxy` and `nontarget`."""
-        theirs = require(targets, Targets)
+        teacher = require(targets, Targets)
         vision, text = self.towers(batch)
         image, caption, pooled_v, pooled_l = gathered(vision.embedding, text.embedding, vision.pooled, text.pooled)
-        image_t, caption_t = gathered(theirs.image, theirs.text)
-        pooled_vt, pooled_lt = gathered(theirs.vision.pooled, theirs.language.pooled)
-        scale, scale_t = self.student.scale(), theirs.scale
+        image_t, caption_t = gathered(teacher.image, teacher.text)
+        pooled_vt, pooled_lt = gathered(teacher.vision.pooled, teacher.language.pooled)
+        scale, scale_t = self.student.scale(), teacher.scale
         logits, logits_t = self.logits(image, caption), scale_t * image_t @ caption_t.T
         mine = proxied(self.student_proxies, (pooled_v, pooled_l), (image, caption), scale)
         others = proxied(self.teacher_proxies, (pooled_vt, pooled_lt), (image_t, caption_t), scale_t)

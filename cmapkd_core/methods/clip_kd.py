@@ -41,15 +41,15 @@ class ClipKd(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `mse` and `icl`."""
-        theirs = require(targets, Embeddings)
+        teacher = require(targets, Embeddings)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         logits = self.logits(image, caption)
         lifted = self.lifts(vision, text, image, caption)
         scale = self.log_scale.exp()
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(teacher.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
             "mse": squared_error(lifted[0], image_t) + squared_error(lifted[1], caption_t),
             "icl": interactive(scale * lifted[0] @ caption_t.T, scale * lifted[1] @ image_t.T),
         }

@@ -42,15 +42,15 @@ class Cmapkd(Method):
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
         teacher = require_teacher(teacher)
-        theirs, spec = teacher.backbone.spec.embed_dim, student.spec
+        teacher_width, spec = teacher.backbone.spec.embed_dim, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
         # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
         self.lifts = Lifts(student, teacher)
-        self.selector = load("selector", recipe.selector.kind, SELECTORS)(theirs, theirs, recipe.selector)
+        self.selector = load("selector", recipe.selector.kind, SELECTORS)(teacher_width, teacher_width, recipe.selector)
         # With one level a modality it has nothing to choose, and no phase trains it.
         self.selector.requires_grad_(bool(self.selector.used(self.active(Phase()))))
         self.uniform = Uniform()
-        self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, theirs)
+        self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, teacher_width)
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """The student, the parts of its pyramid that the phase's levels reach, the selector."""
@@ -61,11 +61,11 @@ class Cmapkd(Method):
         """Start the level modules from the teacher's where the recipe says so; says how many tensors fit."""
         if not self.recipe.pyramid.inherit:
             return []
-        theirs = require_teacher(teacher).levels.state_dict()
-        ours = self.levels.state_dict()
-        fitting = {name: x for name, x in theirs.items() if x.shape == ours[name].shape}
-        self.levels.load_state_dict(ours | fitting)
-        return [f"{len(fitting)} of the {len(ours)} tensors of the student's levels start from the teacher's"]
+        teacher_state = require_teacher(teacher).levels.state_dict()
+        own_state = self.levels.state_dict()
+        fitting = {name: x for name, x in teacher_state.items() if x.shape == own_state[name].shape}
+        self.levels.load_state_dict(own_state | fitting)
+        return [f"{len(fitting)} of the {len(own_state)} tensors of the student's levels start from the teacher's"]
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Levels that both the phase and the recipe have, finest first."""
@@ -80,23 +80,23 @@ class Cmapkd(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """The terms of method_specs.METHODS["cmapkd"]."""
-        theirs, active = require(targets, LevelTargets), self.active(phase)
+        teacher, active = require(targets, LevelTargets), self.active(phase)
         vision, text = self.towers(batch)
-        mine = self._levels(vision, text, active)
-        d_v, d_l = level_distances(mine, theirs.levels)
+        student_levels = self._levels(vision, text, active)
+        d_v, d_l = level_distances(student_levels, teacher.levels)
         selector = self.selector if phase.selects else self.uniform
-        w_v, w_l = selector.choose(theirs.image, theirs.text, active)
-        embeddings = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        w_v, w_l = selector.choose(teacher.image, teacher.text, active)
+        embeddings = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         image, caption, image_t, caption_t = embeddings
-        levels_s, levels_t = gathered_levels(mine), gathered_levels(theirs.levels)
-        on_embeddings = self._on_embeddings(vision, text, embeddings, theirs.scale)
+        levels_s, levels_t = gathered_levels(student_levels), gathered_levels(teacher.levels)
+        on_embeddings = self._on_embeddings(vision, text, embeddings, teacher.scale)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
             u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text, self.amp), dim=1)
             d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
             self.memory.keep({"teacher_image": image_t, "teacher_text": caption_t, "u": u, "d": d})
         terms = {
             "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
-            "align": self._align(levels_s, levels_t, theirs),
+            "align": self._align(levels_s, levels_t, teacher),
             "relation": self._relation(levels_s, levels_t, (image, caption), (image_t, caption_t)),
             **on_embeddings,
             "policy": self._policy(phase, active),
@@ -115,13 +115,13 @@ class Cmapkd(Method):
         Columns: d, u [B,8] (distances and utilities, P2..P5 then L1..L4), teacher_image and
         teacher_text [B,E], difficulty [B]: the teacher's minus the student's margin in the batch.
         """
-        theirs = require(targets, LevelTargets)
+        teacher = require(targets, LevelTargets)
         vision, text = self.towers(batch)
-        mine = self._levels(vision, text, self.active(self.recipe.schedule.fine))
-        d_v, d_l = level_distances(mine, theirs.levels)
-        embeddings = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        student_levels = self._levels(vision, text, self.active(self.recipe.schedule.fine))
+        d_v, d_l = level_distances(student_levels, teacher.levels)
+        embeddings = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         image, caption, image_t, caption_t = embeddings
-        goal = self._goal(self._on_embeddings(vision, text, embeddings, theirs.scale))
+        goal = self._goal(self._on_embeddings(vision, text, embeddings, teacher.scale))
         u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
@@ -158,37 +158,44 @@ class Cmapkd(Method):
         weights = vars(self.recipe.method.weights)
         return torch.stack([weights[name] * on_embeddings[name] for name in self.recipe.selector.toward]).sum()
 
-    def _align(self, mine: Levels, theirs: Levels, targets: LevelTargets) -> Tensor:
+    def _align(self, student: Levels, teacher: Levels, targets: LevelTargets) -> Tensor:
         """L_align over the gathered levels; the coarsest active levels stand for P5 and L4."""
         scale = self.levels.bridge.scale()
-        ours, others = mine.coarsest(), theirs.coarsest()
-        crossed = similarities(ours, others, scale)[0, 0], similarities(others, ours, scale)[0, 0]
-        rows = [VISION_LEVELS.index(n) for n in mine.vision()]
-        columns = [TEXT_LEVELS.index(n) for n in mine.text()]
+        student_coarsest, teacher_coarsest = student.coarsest(), teacher.coarsest()
+        crossed = (
+            similarities(student_coarsest, teacher_coarsest, scale)[0, 0],
+            similarities(teacher_coarsest, student_coarsest, scale)[0, 0],
+        )
+        rows = [VISION_LEVELS.index(n) for n in student.vision()]
+        columns = [TEXT_LEVELS.index(n) for n in student.text()]
         alpha = targets.alpha[rows][:, columns]
-        student = similarities(mine, mine, scale)
-        teacher = similarities(theirs, theirs, targets.level_scale)
+        student_sims = similarities(student, student, scale)
+        teacher_sims = similarities(teacher, teacher, targets.level_scale)
         config = self.recipe.method
-        return align(single(*crossed), pyramid(student, teacher, alpha, config.tau), config.pyramid_align)
+        return align(single(*crossed), pyramid(student_sims, teacher_sims, alpha, config.tau), config.pyramid_align)
 
     def _relation(
-        self, mine: Levels, theirs: Levels, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]
+        self,
+        student: Levels,
+        teacher: Levels,
+        student_embeddings: tuple[Tensor, Tensor],
+        teacher_embeddings: tuple[Tensor, Tensor],
     ) -> Tensor:
         """Sample relation of the coarsest levels and of the embeddings, plus gamma times the layers' CKA."""
-        sample = sample_relation(level_grams(mine), level_grams(theirs)) + sample_relation(
-            embedding_grams(*student), embedding_grams(*teacher)
+        sample = sample_relation(level_grams(student), level_grams(teacher)) + sample_relation(
+            embedding_grams(*student_embeddings), embedding_grams(*teacher_embeddings)
         )
         layers = [
-            layer_relation([mine.vectors[n] for n in names], [theirs.vectors[n] for n in names])
-            for names in (mine.vision(), mine.text())
+            layer_relation([student.vectors[n] for n in names], [teacher.vectors[n] for n in names])
+            for names in (student.vision(), student.text())
         ]
         return sample + self.recipe.method.layer_relation * (layers[0] + layers[1]) / 2
 
 
-def level_distances(mine: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
+def level_distances(student: Levels, teacher: Levels) -> tuple[Tensor, Tensor]:
     """d_v [b,4] of the maps and d_l [b,4] of the text vectors; 0 for levels that are not active."""
-    texts, texts_t = ({n: side.vectors[n] for n in mine.text()} for side in (mine, theirs))
-    return intra.distances(mine.maps, theirs.maps, VISION_LEVELS), intra.distances(texts, texts_t, TEXT_LEVELS)
+    texts, texts_t = ({n: side.vectors[n] for n in student.text()} for side in (student, teacher))
+    return intra.distances(student.maps, teacher.maps, VISION_LEVELS), intra.distances(texts, texts_t, TEXT_LEVELS)
 
 
 def measure(

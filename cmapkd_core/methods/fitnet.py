@@ -35,9 +35,9 @@ class FitNet(Method):
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
         teacher = require_teacher(teacher)
-        ours, theirs = student.spec, teacher.backbone.spec
-        self.map_regressor = nn.Conv2d(ours.vision_widths[HINT], theirs.vision_widths[HINT], 1)
-        self.token_regressor = nn.Linear(ours.text_widths[HINT], theirs.text_widths[HINT])
+        student_spec, teacher_spec = student.spec, teacher.backbone.spec
+        self.map_regressor = nn.Conv2d(student_spec.vision_widths[HINT], teacher_spec.vision_widths[HINT], 1)
+        self.token_regressor = nn.Linear(student_spec.text_widths[HINT], teacher_spec.text_widths[HINT])
         self.below = student.before(HINT)
         self.pair = tokens_of if same_tokens(student, teacher.backbone) else means_of
 
@@ -53,38 +53,38 @@ class FitNet(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `hint`, `task` and `kd`."""
-        theirs = require(targets, Targets)
+        teacher = require(targets, Targets)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         logits = self.logits(image, caption)
         terms = {
-            "hint": self._hint(vision.float(), text.float(), theirs),
+            "hint": self._hint(vision.float(), text.float(), teacher),
             "task": info_nce(logits),
-            "kd": relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(teacher.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
         }
         return Outcome(terms, roots=[vision.taps[0], text.taps[0]])
 
-    def _hint(self, vision: Features, text: Features, theirs: Targets) -> Tensor:
-        ours = self.map_regressor(vision.taps[HINT])
-        tokens, tokens_t, mask = self.pair(text, theirs.language)
-        maps = map_hint(ours, resize(theirs.vision.taps[HINT], ours.shape[-1]))
+    def _hint(self, vision: Features, text: Features, teacher: Targets) -> Tensor:
+        student_map = self.map_regressor(vision.taps[HINT])
+        tokens, tokens_t, mask = self.pair(text, teacher.language)
+        maps = map_hint(student_map, resize(teacher.vision.taps[HINT], student_map.shape[-1]))
         return maps + token_hint(self.token_regressor(tokens), tokens_t, mask)
 
 
 Pair = Callable[[Features, Features], tuple[Tensor, Tensor, Tensor]]
 
 
-def tokens_of(ours: Features, theirs: Features) -> tuple[Tensor, Tensor, Tensor]:
+def tokens_of(student: Features, teacher: Features) -> tuple[Tensor, Tensor, Tensor]:
     """Token states of both sides [b,N,D], [b,N,D'] and their mask [b,N], up to the shorter context."""
-    assert ours.mask is not None, "text features carry a mask"
-    n = min(ours.mask.shape[1], ours.taps[HINT].shape[1], theirs.taps[HINT].shape[1])
-    return ours.taps[HINT][:, :n], theirs.taps[HINT][:, :n], ours.mask[:, :n]
+    assert student.mask is not None, "text features carry a mask"
+    n = min(student.mask.shape[1], student.taps[HINT].shape[1], teacher.taps[HINT].shape[1])
+    return student.taps[HINT][:, :n], teacher.taps[HINT][:, :n], student.mask[:, :n]
 
 
-def means_of(ours: Features, theirs: Features) -> tuple[Tensor, Tensor, Tensor]:
+def means_of(student: Features, teacher: Features) -> tuple[Tensor, Tensor, Tensor]:
     """Each side's mean over its own tokens, as captions of one token: [b,1,D], [b,1,D'] and a mask of ones."""
-    mine = caption_mean(ours)
-    return mine, caption_mean(theirs), torch.ones(mine.shape[:2], dtype=torch.bool, device=mine.device)
+    mean = caption_mean(student)
+    return mean, caption_mean(teacher), torch.ones(mean.shape[:2], dtype=torch.bool, device=mean.device)
 
 
 def caption_mean(text: Features) -> Tensor:
@@ -95,6 +95,6 @@ def caption_mean(text: Features) -> Tensor:
 
 def same_tokens(student: Backbone, teacher: Backbone) -> bool:
     """True where both models cut a caption into the same tokens."""
-    ours, theirs = student.tokenize(PROBE), teacher.tokenize(PROBE)
-    n = min(ours.shape[1], theirs.shape[1])
-    return torch.equal(ours[:, :n], theirs[:, :n])
+    student_ids, teacher_ids = student.tokenize(PROBE), teacher.tokenize(PROBE)
+    n = min(student_ids.shape[1], teacher_ids.shape[1])
+    return torch.equal(student_ids[:, :n], teacher_ids[:, :n])

@@ -18,9 +18,9 @@ class Kd(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `kd`."""
-        theirs = require(targets, Embeddings)
+        teacher = require(targets, Embeddings)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         logits = self.logits(image, caption)
-        kd = relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau)
+        kd = relative_entropy(teacher.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau)
         return Outcome({"task": info_nce(logits), "kd": kd}, roots=[vision.taps[0], text.taps[0]])

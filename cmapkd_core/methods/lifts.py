@@ -46,8 +46,10 @@ class Lifts(nn.Module):
 
     def __init__(self, student: Backbone, teacher: Teacher) -> None:
         super().__init__()
-        ours, theirs = student.spec.embed_dim, teacher.backbone.spec.embed_dim
-        self.image, self.text = (NoLift() if ours == theirs else Lift(ours, theirs) for _ in range(2))
+        own_width, teacher_width = student.spec.embed_dim, teacher.backbone.spec.embed_dim
+        self.image, self.text = (
+            NoLift() if own_width == teacher_width else Lift(own_width, teacher_width) for _ in range(2)
+        )
 
     def forward(self, vision: Features, text: Features, image: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
         """Images and captions of all ranks in the teacher's space, [B,E'] each.

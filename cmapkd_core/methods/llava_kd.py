@@ -45,19 +45,19 @@ class LlavaKd(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `patches` and `patch_relation`; the last two of local images, over all captions."""
-        theirs = require(targets, Targets)
+        teacher = require(targets, Targets)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         logits = self.logits(image, caption)
-        mine = self.student.final_map(vision.float())
-        patches = self.student.project_map(mine)
+        student_map = self.student.final_map(vision.float())
+        patches = self.student.project_map(student_map)
         with torch.no_grad():
-            (teacher,) = self._frozen
-            patches_t = teacher.project_map(resize(teacher.final_map(theirs.vision), mine.shape[-1]))
-        responses = self.student.scale() * patches @ caption.T, theirs.scale * patches_t @ caption_t.T
+            (frozen,) = self._frozen
+            patches_t = frozen.project_map(resize(frozen.final_map(teacher.vision), student_map.shape[-1]))
+        responses = self.student.scale() * patches @ caption.T, teacher.scale * patches_t @ caption_t.T
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(theirs.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(teacher.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
             "patches": patch_responses(*responses),
             "patch_relation": patch_relation(patches, patches_t),
         }

@@ -22,9 +22,9 @@ class MobileClip(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `soft`."""
-        theirs = require(targets, Embeddings)
+        teacher = require(targets, Embeddings)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         logits = self.logits(image, caption)
-        soft = soft_cross_entropy(theirs.scale * image_t @ caption_t.T, logits)
+        soft = soft_cross_entropy(teacher.scale * image_t @ caption_t.T, logits)
         return Outcome({"task": info_nce(logits), "soft": soft}, roots=[vision.taps[0], text.taps[0]])

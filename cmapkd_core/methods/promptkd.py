@@ -64,14 +64,14 @@ class PromptKd(InTeacherSpace):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
-        theirs = require(targets, Embeddings)
+        teacher = require(targets, Embeddings)
         with self.autocast():
             vision = self.student.vision(batch.images["student"])
-        image, image_t, caption_t = gathered(vision.embedding, theirs.image, theirs.text)
+        image, image_t, caption_t = gathered(vision.embedding, teacher.image, teacher.text)
         classes = torch.cat([caption_t, self.bank[: int(self.filled)]])
         if self.training:
             self._keep(caption_t)
-        return Outcome({"prompt": self.compare(image, image_t, theirs.scale, classes)}, roots=[vision.taps[0]])
+        return Outcome({"prompt": self.compare(image, image_t, teacher.scale, classes)}, roots=[vision.taps[0]])
 
     def _keep(self, captions: Tensor) -> None:
         """First in, first out."""

@@ -48,9 +48,9 @@ class PromptKdCls(InTeacherSpace):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
-        theirs = require(targets, Embeddings)
+        teacher = require(targets, Embeddings)
         with self.autocast():
             vision = self.student.vision(batch.images["student"])
-        image, image_t = gathered(vision.embedding, theirs.image)
-        term = self.compare(image, image_t, theirs.scale, self.classes)
+        image, image_t = gathered(vision.embedding, teacher.image)
+        term = self.compare(image, image_t, teacher.scale, self.classes)
         return Outcome({"prompt": term}, roots=[vision.taps[0]])

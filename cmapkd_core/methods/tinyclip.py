@@ -43,8 +43,8 @@ class TinyClip(Method):
 
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """Term `kd`."""
-        theirs = require(targets, Embeddings)
+        teacher = require(targets, Embeddings)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, theirs.image, theirs.text)
+        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         kd = relative_entropy(SCALE * image_t @ caption_t.T, self.logits(image, caption), self.recipe.method.kd_tau)
         return Outcome({"kd": kd}, roots=[vision.taps[0], text.taps[0]])

@@ -55,8 +55,8 @@ def load_model(folder: Path) -> Backbone:
     files = {name: (text / name).read_bytes() for name in sorted(TEXT_FILES) if (text / name).is_file()}
     backbone = construct(folder.name, config, files, seed=0)
     # Folders of version 0.1 have no record.
-    told = _read(folder, IDENTITY) if (folder / IDENTITY).is_file() else {}
-    if differences := unlike(told, backbone.identity):
+    recorded = _read(folder, IDENTITY) if (folder / IDENTITY).is_file() else {}
+    if differences := unlike(recorded, backbone.identity):
         raise InputError(
             f"model folder {folder} was saved as another model than its {CONFIG} builds here ({'; '.join(differences)}"
             "): undo the change of that file, or use the library versions of the environment that wrote it"

@@ -103,13 +103,13 @@ class Identity:
 NAMES = tuple(field.name for field in fields(Identity))
 
 
-def unlike(told: Mapping[str, Any], found: Identity) -> list[str]:
+def unlike(recorded: Mapping[str, Any], found: Identity) -> list[str]:
     """`field: TOLD and not FOUND` where a record and a model that was built are not alike.
 
     Fields that only one of the two knows (of another version) say nothing.
     """
     ours = found.plain()
-    return [f"{n}: {told[n]} and not {ours[n]}" for n in NAMES if n in told and told[n] != ours[n]]
+    return [f"{n}: {recorded[n]} and not {ours[n]}" for n in NAMES if n in recorded and recorded[n] != ours[n]]
 
 
 def activations(tower: nn.Module | None) -> str:

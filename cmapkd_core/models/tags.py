@@ -37,12 +37,12 @@ def is_tag(model: str, tag: str) -> bool:
 
 def facts_of(model: str, tag: str) -> Facts:
     """Activation and preprocessing that the weights of `tag` were trained with; "" is the plain config."""
-    told = get_pretrained_cfg(builtin(model), tag) if tag else {}
+    facts = get_pretrained_cfg(builtin(model), tag) if tag else {}
     usual = asdict(PreprocessCfg())
     plain = (get_model_config(builtin(model)) or {}).get("quick_gelu", False)
     # OpenAI trained with QuickGELU. open_clip only warns of the mismatch with the plain config; that model is wrong.
-    quick = bool(plain or told.get("quick_gelu", False))
-    return {"quick_gelu": quick, **{name: plain_value(told.get(name, usual[name])) for name in FIELDS}}
+    quick = bool(plain or facts.get("quick_gelu", False))
+    return {"quick_gelu": quick, **{name: plain_value(facts.get(name, usual[name])) for name in FIELDS}}
 
 
 def plain_value(value: Any) -> Any:
@@ -52,9 +52,9 @@ def plain_value(value: Any) -> Any:
 
 def agreed(model: str) -> Facts:
     """What all tags of a name say alike, else the plain config's: for weights that the seed draws."""
-    plain, told = facts_of(model, ""), [facts_of(model, tag) for tag in tags_of(model)]
-    same = {name for name in plain if told and all(one[name] == told[0][name] for one in told)}
-    return plain | {name: told[0][name] for name in same}
+    plain, facts = facts_of(model, ""), [facts_of(model, tag) for tag in tags_of(model)]
+    same = {name for name in plain if facts and all(one[name] == facts[0][name] for one in facts)}
+    return plain | {name: facts[0][name] for name in same}
 
 
 def of_any_file(model: str, weights: str) -> Facts:

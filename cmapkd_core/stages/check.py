@@ -109,7 +109,7 @@ def _lines(
         yield _line("runs", workflows_seen)
     if len(found) > 1:
         hosts = len({one["host"] for one in found})
-        yield _line("ranks", lambda: f"{len(found)} on {hosts} machine{'s'[: hosts - 1]} hear each other")
+        yield _line("ranks", lambda: f"{len(found)} on {hosts} machine{'s'[: hosts - 1]} reach each other")
 
 
 def _line(name: str, check: Callable[[], str]) -> CheckResult:

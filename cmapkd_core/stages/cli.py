@@ -58,8 +58,8 @@ class _Adds(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        told = joined([values]) if option == "--set" else values
-        setattr(namespace, self.dest, f"{getattr(namespace, self.dest) or ''} {told}".strip())
+        text = joined([values]) if option == "--set" else values
+        setattr(namespace, self.dest, f"{getattr(namespace, self.dest) or ''} {text}".strip())
 
 
 class _Pairs(argparse.Action):
@@ -86,25 +86,25 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         with _stopped_by_sigterm(_stage(run)):
             url = check.run(request, given) if request.check else run(request, **given)
     except (InputError, Diverged) as error:
-        print(f"error: {_told(error)}{room(error)}", file=sys.stderr)
+        print(f"error: {_message(error)}{room(error)}", file=sys.stderr)
         return _failed(end_of(error).code)
     except _Stopped as stopped:  # on this rank alone
-        print(_told(stopped), file=sys.stderr)
+        print(_message(stopped), file=sys.stderr)
         # A launcher stops the ranks that are left when one is lost: then that one is why the stage ends.
         return _failed(ENDS["stopped"].code, why=parallel.world() == 1)
     except Interrupted as stopped:  # on all ranks at the same step
-        print(_told(stopped), file=sys.stderr)
+        print(_message(stopped), file=sys.stderr)
         parallel.stop()
         return parallel.leave_exit(ENDS["stopped"].code)
     except KeyboardInterrupt as stopped:
-        print(f"stopped by Ctrl-C: the same command goes on from what is saved{_told(stopped)}", file=sys.stderr)
+        print(f"stopped by Ctrl-C: the same command goes on from what is saved{_message(stopped)}", file=sys.stderr)
         return _failed(ENDS["interrupted"].code)
     except Exception as error:
         end = end_of(error)
         if parallel.world() == 1 and end == ENDS["other"]:
             raise
         if end == ENDS["full"]:
-            print(f"error: {_told(error)}{room(error)}", file=sys.stderr)
+            print(f"error: {_message(error)}{room(error)}", file=sys.stderr)
         else:
             traceback.print_exc()
         return _failed(end.code)
@@ -127,7 +127,7 @@ def _stage(run: Callable[..., str]) -> str:
 
 @contextmanager
 def _stopped_by_sigterm(stage: str) -> Iterator[None]:
-    """SIGTERM outside a training loop, which has its own way, ends the stage as an error does: MLflow hears of it."""
+    """SIGTERM outside a training loop, which has its own way, ends the stage as an error does: MLflow gets it too."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
@@ -143,7 +143,7 @@ def _stopped_by_sigterm(stage: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """The error, and behind it in the same line what else went wrong because of it."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     return f"{error}{notes}"

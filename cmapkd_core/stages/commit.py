@@ -17,7 +17,7 @@ import cmapkd_core
 PACKAGE = Path(cmapkd_core.__file__).parent
 CODE = ("cmapkd_core", "components", "pipelines")  # what the image holds; changes elsewhere make the code no other one
 
-UNKNOWN = "unknown"  # what a build writes that was not told
+UNKNOWN = "unknown"  # what a build writes that was not given it
 
 
 @cache

@@ -73,7 +73,7 @@ def _drop(url: str, folder: str) -> None:
 
 
 def theirs_stands(error: BaseException, url: str, folder: str, context: Context, stage: str) -> bool:
-    """Whether what failed here is no matter, since another process has finished the artifact meanwhile; told then.
+    """Whether what failed here is no matter, since another process has finished the artifact meanwhile; said then.
 
     Of one process alone: ranks cannot agree on it where one of them has failed, and the next attempt finds the same.
     """

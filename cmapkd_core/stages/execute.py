@@ -39,7 +39,7 @@ from cmapkd_core.stages.identities import Identities, Paths, changed, identities
 from cmapkd_core.stages.manifest import DamagedError
 from cmapkd_core.stages.owed import JOURNAL, deliver_owed
 from cmapkd_core.stages.refused import Refusals
-from cmapkd_core.stages.tracked import committing, failed, finished, open_tracker, overtaken, told_to_mlflow
+from cmapkd_core.stages.tracked import committing, failed, finished, open_tracker, overtaken, reported_to_mlflow
 from cmapkd_core.stages.turn import Turn
 from cmapkd_core.tracking import Tracker
 from cmapkd_core.view import Declared, view
@@ -108,11 +108,11 @@ def execute(
         say(f"{stage}: {cleared}\n")
     if parallel.rank() == 0:
         commit()  # kept from here on: a checkout may have moved on when the stage ends
-        with told_to_mlflow(request, stage):
+        with reported_to_mlflow(request, stage):
             storage.check_writable(request.root)
         if not request.own_overrides:  # the run's other tasks hold it to its record
             record_run(request.root, request.run, dataclasses.asdict(request) | (suite or {}), stage)
-    with told_to_mlflow(request, stage):
+    with reported_to_mlflow(request, stage):
         opened = {name: Artifact.open(where) for name, where in inputs.items()}
     digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
     with Turn(request, stage, url) as turn:

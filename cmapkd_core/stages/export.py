@@ -31,7 +31,7 @@ from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_evaluation_of_another
 from cmapkd_core.stages.given import of_evaluation
 from cmapkd_core.stages.shards import open_shards
-from cmapkd_core.stages.tracked import told_to_mlflow
+from cmapkd_core.stages.tracked import reported_to_mlflow
 from cmapkd_core.tracking import RegistryError, register_model
 
 CARD, PARITY, TRAINING = "README.md", "parity.json", "training.json"
@@ -56,18 +56,18 @@ def run(
     """
     shards = shards or prepare.run(request)
     given = {"shards": shards, "model": "" if named_model(model) else model, "evaluation": evaluation, "suite": suite}
-    with told_to_mlflow(request, "export"):
+    with reported_to_mlflow(request, "export"):
         refuse_evaluation_of_another("--evaluation", evaluation, model)
-    told = (request.root, model, shards, request.resolved(), evaluation, suite, licence)
+    decided_by = (request.root, model, shards, request.resolved(), evaluation, suite, licence)
     url = execute(
         request,
         "export",
-        url=export_url(*told),
-        fields=export_fields(*told),
+        url=export_url(*decided_by),
+        fields=export_fields(*decided_by),
         inputs={name: where for name, where in given.items() if where},
         body=lambda context: body(context, model, licence),
         declared=export_reads(model),
-        paths=of_evaluation(told[3], model),
+        paths=of_evaluation(decided_by[3], model),
     )
     register(request, Artifact.open(url))
     return url
@@ -143,8 +143,10 @@ def register(request: Request, artifact: Artifact) -> None:
     except RegistryError as error:
         print(f"export: warning: not registered in MLflow: {error}; the export stands at {source}", flush=True)
         return
-    told = f"version {version} of {name} in MLflow's registry" if version else "no MLflow is given, so not registered"
-    print(f"export: {told}: {source}", flush=True)
+    outcome = (
+        f"version {version} of {name} in MLflow's registry" if version else "no MLflow is given, so not registered"
+    )
+    print(f"export: {outcome}: {source}", flush=True)
 
 
 if __name__ == "__main__":

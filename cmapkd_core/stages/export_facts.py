@@ -30,11 +30,13 @@ def training_of(context: Context, model: str) -> TrainingFacts:
         InputError: the artifact is of a stage that trains no student.
     """
     if "model" in context.inputs:
-        told = context.inputs["model"].manifest
-        if told["stage"] not in STAGE_PHASES:
+        manifest = context.inputs["model"].manifest
+        if manifest["stage"] not in STAGE_PHASES:
             known = ", ".join(STAGE_PHASES)
-            raise InputError(f"{model} is an artifact of stage {told['stage']}: a student comes from one of {known}")
-        return TrainingFacts(told["fields"], told["recipe"], told["ablation"], told["overrides"])
+            raise InputError(
+                f"{model} is an artifact of stage {manifest['stage']}: a student comes from one of {known}"
+            )
+        return TrainingFacts(manifest["fields"], manifest["recipe"], manifest["ablation"], manifest["overrides"])
     if model == RECIPE_STUDENT:
         student, seed = context.recipe.student, context.recipe.seed
         return TrainingFacts({"student.model": student.model, "student.weights": student.weights, "seed": seed})
@@ -123,8 +125,8 @@ def costs(model: Artifact | None) -> list[Cost]:
                 continue
             if before.url not in found:
                 visit(before)
-        told = artifact.manifest
-        found[artifact.url] = Cost(told["stage"], told["seconds"], told["finished"], told["run"])
+        manifest = artifact.manifest
+        found[artifact.url] = Cost(manifest["stage"], manifest["seconds"], manifest["finished"], manifest["run"])
 
     if model is not None:
         visit(model)

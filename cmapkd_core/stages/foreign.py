@@ -19,7 +19,7 @@ _STAGES = ("prepare", "teacher", *STAGE_PHASES)  # those whose fields follow fro
 def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None:
     """Hold the artifacts in `inputs`, URLs by what they are called, to the recipe; one that is missing is not judged.
 
-    Training may go on from an `init` with other data: which those were is told by what that was made from.
+    Training may go on from an `init` with other data: which those were stands in what that was made from.
 
     Raises:
         InputError: one was made by another recipe; names the differing fields.
@@ -70,10 +70,12 @@ def differing(recipe: Recipe, artifact: Artifact) -> list[str]:
 
     A field that the artifact does not have, being younger or left out at its default, had its default then.
     """
-    told, asked = artifact.manifest["fields"], reads(recipe, artifact.manifest["stage"])
+    recorded, asked = artifact.manifest["fields"], reads(recipe, artifact.manifest["stage"])
     leaves, usual = _plain(flatten(recipe)), _plain(flatten(Recipe()))
-    names = [name for name in leaves if name in told or name in asked]
-    return differences({name: leaves[name] for name in names}, {name: told.get(name, usual[name]) for name in names})
+    names = [name for name in leaves if name in recorded or name in asked]
+    return differences(
+        {name: leaves[name] for name in names}, {name: recorded.get(name, usual[name]) for name in names}
+    )
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def wait(watch: GateWatch, pause: Callable[[float], None] = time.sleep) -> None:
         Closed: see GateWatch.lines.
         StorageError: the store was away for AWAY looks in a row.
     """
-    began, said, told, away = time.monotonic(), "", 0.0, 0
+    began, said, said_at, away = time.monotonic(), "", 0.0, 0
     while True:
         try:
             lines, away = watch.lines(), 0
@@ -147,8 +147,8 @@ def wait(watch: GateWatch, pause: Callable[[float], None] = time.sleep) -> None:
         if not lines:
             return
         now = time.monotonic()
-        if "; ".join(lines) != said or now - told > AGAIN:
-            said, told = "; ".join(lines), now
+        if "; ".join(lines) != said or now - said_at > AGAIN:
+            said, said_at = "; ".join(lines), now
             print(f"gate: since {_span(now - began)} waiting for {said}", flush=True)
         pause(SECONDS)
 

@@ -23,7 +23,7 @@ SHOWN = 3  # changed files of a folder that are named
 def identities(paths: Paths) -> Identities:
     """What each path holds now; a path without anything is left out, which the stage says itself."""
     found = {name: _identity(storage.absolute(path)) for name, path in paths.items()}
-    return {name: told for name, told in found.items() if told}
+    return {name: text for name, text in found.items() if text}
 
 
 def _identity(url: str) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def changed(then: Identities, paths: Paths) -> tuple[list[str], list[str]]:
             continue
         if not entries:
             gone.append(f"{name}={url} is gone")
-        elif told := _difference(then[name], url, entries):
-            differ.append(f"{name}={url} {told}")
+        elif difference := _difference(then[name], url, entries):
+            differ.append(f"{name}={url} {difference}")
     return sorted(differ), sorted(gone)
 
 

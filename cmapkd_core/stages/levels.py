@@ -16,9 +16,9 @@ import sys
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
-from cmapkd_core.evaluate import pyramids
+from cmapkd_core.evaluate import levels as measured
 from cmapkd_core.evaluate.embed import side_of
-from cmapkd_core.evaluate.pyramids import LevelSide, PooledLevels
+from cmapkd_core.evaluate.levels import LevelSide, PooledLevels
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import require_teacher
 from cmapkd_core.methods.cmapkd import Cmapkd
@@ -33,7 +33,7 @@ from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.shards import open_shards
-from cmapkd_core.stages.tracked import told_to_mlflow
+from cmapkd_core.stages.tracked import reported_to_mlflow
 
 
 def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
@@ -48,7 +48,7 @@ def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
     recipe = request.resolved()
     inputs = {"shards": shards, "joint": joint} | ({"teacher": teacher} if METHODS[recipe.method.name].teacher else {})
     url, fields = levels_url(request.root, recipe), levels_fields(recipe)
-    with told_to_mlflow(request, "levels"):
+    with reported_to_mlflow(request, "levels"):
         refuse_foreign(recipe, request.root, inputs)
     return execute(
         request,
@@ -76,8 +76,8 @@ def body(context: Context) -> dict[str, float]:
     count = len(models["teacher"].own)
     captions = [found[0] for found in table["captions"].to_pylist()[:count]]
     keys = table["key"].to_pylist()[:count]
-    pq.write_table(pyramids.as_table(keys, captions, models), context.out / pyramids.LEVELS_TABLE)
-    found = pyramids.metrics(models)
+    pq.write_table(measured.as_table(keys, captions, models), context.out / measured.LEVELS_TABLE)
+    found = measured.metrics(models)
     names = list(models["teacher"].vectors)
     detail = {"split": context.recipe.evaluate.split, "levels": names, "pairs": count}
     (context.out / "levels.json").write_text(json.dumps(detail))
@@ -107,8 +107,8 @@ def _method(context: Context, inputs: dict[str, Artifact]) -> tuple[Cmapkd, Teac
 
 def _pooled(context: Context, model: LevelSide, names: tuple[str, ...], name: str) -> PooledLevels:
     recipe, shards = context.recipe, open_shards(context.inputs["shards"])
-    count = min(pyramids.PAIRS, shards.count(recipe.evaluate.split))
-    return pyramids.pooled_levels(
+    count = min(measured.PAIRS, shards.count(recipe.evaluate.split))
+    return measured.pooled_levels(
         model,
         names,
         shards,

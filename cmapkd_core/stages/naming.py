@@ -20,10 +20,10 @@ def evaluation_tags(model: str, tasks: Sequence[str], shards: str, source: str) 
         source: of the recipe, which counts where the shards do not say theirs.
     """
     data = find(shards) if shards else None
-    told = {"task": "+".join(tasks), "model": called(model)}
+    tags = {"task": "+".join(tasks), "model": called(model)}
     if shards:
-        told["source"] = str(data.manifest["fields"].get("data.source", source) if data else source)
-    return {name: text.translate(_QUOTES) for name, text in told.items()}
+        tags["source"] = str(data.manifest["fields"].get("data.source", source) if data else source)
+    return {name: text.translate(_QUOTES) for name, text in tags.items()}
 
 
 def evaluation_name(tags: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What MLflow could not be told of a stage in its time, and its delivery later.
+"""What MLflow did not get of a stage in its time, and its delivery later.
 
 A note (OWED) lies where the stage's journal does: beside the manifest of a finished one, whose artifact has the journal
 and is not touched by it; in the work folder of one that failed. The note goes when MLflow has everything.
@@ -33,18 +33,18 @@ LOOKS = 16  # places asked at a time
 
 @dataclass(frozen=True)
 class Owed:
-    """A note. place: its URL. told: what `Tracker.open` takes, `status` and `reason`."""
+    """A note. place: its URL. arguments: what `Tracker.open` takes, `status` and `reason`."""
 
     place: str
-    told: dict[str, Any]
+    arguments: dict[str, Any]
     journal: bytes
 
 
 def owe(folder: str, tracker: Tracker, names: dict[str, Any], status: str = "FINISHED", reason: str = "") -> None:
-    """Note below `folder` that MLflow is still to be told how the stage ended; "" of a stage that tells none."""
+    """Note below `folder` that MLflow is still to get how the stage ended; "" of a stage that reports to none."""
     if tracker.delivers:
-        told = names | tracker.place | {"status": status, "reason": without_login(reason)}
-        storage.write_json(storage.join(folder, OWED), told)
+        arguments = names | tracker.place | {"status": status, "reason": without_login(reason)}
+        storage.write_json(storage.join(folder, OWED), arguments)
 
 
 def settled(folder: str) -> None:
@@ -67,28 +67,28 @@ def find_owed(url: str) -> Owed | None:
     folder = url if found else storage.join(url, WORK)
     place = storage.join(folder, OWED)
     try:
-        told = _note(place, found.manifest["stage"] if found else "")
+        arguments = _note(place, found.manifest["stage"] if found else "")
         journal = found.fetch(JOURNAL).read_bytes() if found else storage.read_bytes(storage.join(folder, JOURNAL))
     except FileNotFoundError:
         return None
-    return Owed(place, told, journal)
+    return Owed(place, arguments, journal)
 
 
 def _note(place: str, stage: str) -> dict[str, Any]:
     """A note as `owe` writes it. Raises DamagedInput of another, FileNotFoundError where there is none."""
     try:
-        told = storage.read_object(place, _SHAPE, _MORE)
-        if strange := [name for name in told if name not in _SHAPE | _MORE]:
+        note = storage.read_object(place, _SHAPE, _MORE)
+        if strange := [name for name in note if name not in _SHAPE | _MORE]:
             raise DamagedInput(f"{place} is damaged (it has the unknown {strange[0]!r})")
-        if told.get("status", "FINISHED") not in STATUSES:
-            raise DamagedInput(f"{place} is damaged (its status is {told['status']!r})")
+        if note.get("status", "FINISHED") not in STATUSES:
+            raise DamagedInput(f"{place} is damaged (its status is {note['status']!r})")
     except DamagedInput as error:
         anew = again(stage) if stage else "start the stage again"
         raise DamagedInput(
             f"{error}, so it is not known what MLflow lacks: delete it where MLflow has enough, or have all told anew: "
             f"{anew}"
         ) from None
-    return told
+    return note
 
 
 def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool = True) -> Left:
@@ -98,13 +98,13 @@ def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool 
         uri: as `Tracker.open` takes it; "" delivers nothing.
         seconds, hurried: as `Tracker.close` takes them.
     """
-    told = dict(owed.told)
-    told.pop("server", None)
-    status, reason = told.pop("status", "FINISHED"), told.pop("reason", "")
+    arguments = dict(owed.arguments)
+    arguments.pop("server", None)
+    status, reason = arguments.pop("status", "FINISHED"), arguments.pop("reason", "")
     with temporary.folder() as folder:
         journal = folder / JOURNAL
         journal.write_bytes(owed.journal)
-        tracker = Tracker.open(uri, journal=journal, **told)
+        tracker = Tracker.open(uri, journal=journal, **arguments)
         left = tracker.close(status, reason, seconds, hurried)
     if tracker.delivers and not left.journal:
         storage.delete(owed.place)
@@ -114,11 +114,11 @@ def deliver(uri: str, owed: Owed, seconds: float = FLUSH_SECONDS, hurried: bool 
 def _of_others(owed: Owed, request: Request) -> bool:
     """Whether another run owes it to another MLflow; a run that has a new one tells that."""
     asked = without_login(chosen_server(request.tracking_uri))
-    return bool(owed.told["run"] != (request.run or "unnamed") and owed.told.get("server", asked) != asked)
+    return bool(owed.arguments["run"] != (request.run or "unnamed") and owed.arguments.get("server", asked) != asked)
 
 
 def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:
-    """Tell MLflow what it could not be told of finished stages; it is told as far as it answers, the rest later."""
+    """Deliver to MLflow what it did not get of finished stages; as far as it answers, the rest later."""
     if parallel.rank() > 0:
         return
     urls = [artifact.url for artifact in artifacts]
@@ -134,7 +134,7 @@ def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:
         left = deliver(request.tracking_uri, owed)
         if left.journal:
             if left.text and request.tracking_uri:
-                logger.warning("%s; later %s does", left.text, way_out(owed.told["run"], "the same command"))
+                logger.warning("%s; later %s does", left.text, way_out(owed.arguments["run"], "the same command"))
             return  # what waited for one would wait for the others
         if left.text:
             logger.warning("%s", left.text)

@@ -29,7 +29,7 @@ from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_evaluation_of_another
 from cmapkd_core.stages.owed import deliver_owed
 from cmapkd_core.stages.reported import ReportArgs, of_run, of_suite
-from cmapkd_core.stages.tracked import told_to_mlflow
+from cmapkd_core.stages.tracked import reported_to_mlflow
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -104,7 +104,7 @@ def run(
         )
     counts = number("executions", executions), number("naive", naive)
     kind.check(artifacts)
-    with told_to_mlflow(request, kind.stage):
+    with reported_to_mlflow(request, kind.stage):
         for evaluation, model in OF_MODEL.items() if kind is RUN else ():
             refuse_evaluation_of_another(
                 f"--artifacts {evaluation}", artifacts.get(evaluation, ""), artifacts.get(model, "")

@@ -21,7 +21,7 @@ UNNAMED = "unnamed run"
 
 @dataclass(frozen=True)
 class ReportArgs:
-    """What stage report is told; see there."""
+    """What stage report is given; see there."""
 
     request: Request
     artifacts: Mapping[str, str]

@@ -31,7 +31,7 @@ from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.engine.session import Session
 from cmapkd_core.evaluate.embed import side_of
-from cmapkd_core.evaluate.levels import PAIRS, level_report
+from cmapkd_core.evaluate.teacher_levels import PAIRS, level_report
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.methods.base import precision
 from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
@@ -49,7 +49,7 @@ from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL, common_grid
 from cmapkd_core.stages.phases import require_no_stop, run_phases, write_skipped
 from cmapkd_core.stages.shards import open_shards
 from cmapkd_core.stages.teacher_cache import write_cache
-from cmapkd_core.stages.tracked import told_to_mlflow
+from cmapkd_core.stages.tracked import reported_to_mlflow
 from cmapkd_core.stages.training import train_loader
 
 
@@ -61,7 +61,7 @@ def run(request: Request, *, shards: str) -> str:
     """
     parallel.start()
     recipe = request.resolved()
-    with told_to_mlflow(request, "teacher"):
+    with reported_to_mlflow(request, "teacher"):
         refuse_foreign(recipe, request.root, {"shards": shards})
     fields, may = reads(recipe, "teacher"), declared(recipe, "teacher")
     url = place(request.root, "teacher", fields)

@@ -1,6 +1,6 @@
 """A stage in MLflow: opened from what an earlier attempt left, and ended as the stage ends, whichever way that is.
 
-What MLflow could not be told is noted (owed.py), and delivered later.
+What MLflow did not get is noted (owed.py), and delivered later.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _names(request: Request, stage: str) -> dict[str, Any]:
 
 
 def committing(tracker: Tracker, request: Request, stage: str, url: str) -> None:
-    """Note, before a stage is complete, that MLflow is to be told: a process that is killed then does not forget it.
+    """Note, before a stage is complete, that MLflow is owed its end: a process that is killed then does not forget it.
 
     Not where another process has completed it: that one has its own.
     """
@@ -57,12 +57,12 @@ def committing(tracker: Tracker, request: Request, stage: str, url: str) -> None
 
 
 def finished(tracker: Tracker, request: Request, url: str) -> None:
-    """End the run of a stage whose artifact stands; what MLflow lacks is told, and stays noted beside the manifest."""
+    """End the run of a stage whose artifact stands; what MLflow lacks is said, and stays noted beside the manifest."""
     left = tracker.close("FINISHED")
     if parallel.rank() == 0 and not left.journal:
         try:
             settled(url)
-        except (OSError, storage.StorageError) as error:  # the artifact stands; what is told again counts once
+        except (OSError, storage.StorageError) as error:  # the artifact stands; what is sent again counts once
             logger.warning("that MLflow has everything could not be noted: %s", error)
     _tell(left, request.run)
 
@@ -80,7 +80,7 @@ def _tell(left: Left, run: str) -> None:
 def failed(tracker: Tracker, request: Request, stage: str, error: BaseException, journal: Path, workdir: str) -> None:
     """End the run of a stage that fails or is stopped, as that, after its journal is safe.
 
-    What goes wrong here is a note on the stage's own error, which stays the one that is told.
+    What goes wrong here is a note on the stage's own error, which stays the one that is shown.
     """
     stopped = isinstance(error, Interrupted | KeyboardInterrupt)
     status, later = "KILLED" if stopped else "FAILED", ""
@@ -120,8 +120,8 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def told_to_mlflow(request: Request, stage: str) -> Iterator[None]:
-    """What fails before a stage has a tracker of its own, such as an input that is missing, is told to MLflow too."""
+def reported_to_mlflow(request: Request, stage: str) -> Iterator[None]:
+    """What fails before a stage has a tracker of its own, such as a missing input, is reported to MLflow too."""
     try:
         yield
     except (Exception, Interrupted) as error:

@@ -37,7 +37,7 @@ from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.method_io import METHOD_STATE, MODEL, STUDENT, save_method_state
 from cmapkd_core.stages.phases import run_phases, write_skipped
 from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights
-from cmapkd_core.stages.tracked import told_to_mlflow
+from cmapkd_core.stages.tracked import reported_to_mlflow
 from cmapkd_core.stages.training import SETUPS, TrainingSetup
 
 
@@ -64,7 +64,7 @@ def run(request: Request, *, stage: str, shards: str, teacher: str = "", init: s
     inputs = {"shards": shards, **({"init": init} if init else {})}
     if METHODS[recipe.method.name].teacher:
         inputs["teacher"] = require_given(teacher, stage, recipe.method.name)
-    with told_to_mlflow(request, stage):
+    with reported_to_mlflow(request, stage):
         refuse_foreign(recipe, request.root, inputs)
     url = place(request.root, stage, fields)
     return execute(

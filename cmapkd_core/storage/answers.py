@@ -117,7 +117,7 @@ def _answer(request: dict[str, Any], http: Any, page: bytes) -> ServerAnswer:
 
 
 def _length(request: dict[str, Any]) -> int:
-    """Bytes that a request carries; a body in chunks has told its own length, one that was read stands at its end."""
+    """Bytes that a request carries; a body in chunks declares its own length, one that was read stands at its end."""
     body, decoded = request.get("body"), request.get("headers", {}).get("X-Amz-Decoded-Content-Length")
     if decoded:
         return int(decoded)

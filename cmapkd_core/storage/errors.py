@@ -96,10 +96,10 @@ def s3_failure(call: Call, error: Exception) -> StorageError:
         cause, way_out = _foreign(call, answer)
     else:
         cause, way_out = _refused(call, error, response)
-    told, way_out = without_login(cause).removeprefix(": "), without_login(way_out)
+    cause, way_out = without_login(cause).removeprefix(": "), without_login(way_out)
     for name, counts in call.names.items():
         way_out = re.sub(rf"\b{name}\b", counts, way_out)
-    failure = StorageError(f"cannot {call.action} {call.url}: {told}" + (f"; {way_out}" if way_out else ""))
+    failure = StorageError(f"cannot {call.action} {call.url}: {cause}" + (f"; {way_out}" if way_out else ""))
     failure.end = _end(answer, error, response)
     return failure
 
@@ -108,7 +108,7 @@ def _end(answer: ServerAnswer | None, error: Exception, response: dict[str, Any]
     """Of exits.ENDS."""
     if answer is not None:
         return {401: "login", 403: "denied", 407: "login", 507: "full"}.get(answer.status, "server")
-    return ENDS.get(_told(error, response), "server")
+    return ENDS.get(_by_name(error, response), "server")
 
 
 def _redirected(call: Call, answer: ServerAnswer, operation: str) -> tuple[str, str]:
@@ -162,7 +162,7 @@ class _Refusal:
     detail: str
     operation: str
     response: dict[str, Any]
-    told: tuple[str, str]  # cause and way out by the names alone
+    by_name: tuple[str, str]  # cause and way out by the names alone
 
     @property
     def code(self) -> str:
@@ -179,14 +179,14 @@ def _refused(call: Call, error: Exception, response: dict[str, Any]) -> tuple[st
     answer = response.get("Error", {})
     code, detail = answer.get("Code", ""), answer.get("Message") or str(error).strip()
     names = [code, *(kind.__name__ for kind in type(error).__mro__)]
-    told = _told(error, response)
-    refusal = _Refusal(names, detail or code or names[1], getattr(error, "operation_name", ""), response, told)
+    by_name = _by_name(error, response)
+    refusal = _Refusal(names, detail or code or names[1], getattr(error, "operation_name", ""), response, by_name)
     words = {**call.words, "code": code, "detail": refusal.detail}
-    cause, way_out = (text.format(**words) for text in _sharpened(call, refusal) or told)
+    cause, way_out = (text.format(**words) for text in _sharpened(call, refusal) or by_name)
     return cause, way_out
 
 
-def _told(error: Exception, response: dict[str, Any]) -> tuple[str, str]:
+def _by_name(error: Exception, response: dict[str, Any]) -> tuple[str, str]:
     """Cause and way out by the names alone."""
     names = (response.get("Error", {}).get("Code", ""), *(kind.__name__ for kind in type(error).__mro__))
     return next((CAUSES[name] for name in names if name in CAUSES), ("{code}: {detail}", ""))
@@ -206,7 +206,7 @@ def _sharpened(call: Call, refusal: _Refusal) -> tuple[str, str] | None:
     if "SSLError" in refusal.names:
         return _tls(call, detail)
     if "FlexibleChecksumError" in refusal.names:
-        return refusal.told[0], f"try again; where it stays so, {WITHOUT}"
+        return refusal.by_name[0], f"try again; where it stays so, {WITHOUT}"
     if _is_about_checksums(call, refusal):
         if code in ("SignatureDoesNotMatch", "Unauthorized", "401"):
             cause = "the credentials are wrong, or the server does not know S3's newer checksums ({code}: {detail})"
@@ -214,13 +214,13 @@ def _sharpened(call: Call, refusal: _Refusal) -> tuple[str, str] | None:
         return "the server refuses the request, perhaps for its checksums ({code}: {detail})", WITHOUT
     if call.style == "virtual" and (code == "NoSuchBucket" or "EndpointConnectionError" in refusal.names):
         advice = f"a server that does not take the bucket as a part of its host's name wants {STYLE}=path"
-        return refusal.told[0], f"{refusal.told[1]}; {advice}"
-    return _cut(call) if refusal.told is CUT else None
+        return refusal.by_name[0], f"{refusal.by_name[1]}; {advice}"
+    return _cut(call) if refusal.by_name is CUT else None
 
 
 def _region(refusal: _Refusal) -> str:
     """The region that the server itself names."""
-    if refusal.told is not REGION:
+    if refusal.by_name is not REGION:
         return ""
     headers = refusal.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     expected = re.search(r"expecting '([\w-]+)'", refusal.detail)

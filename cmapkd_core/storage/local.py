@@ -238,11 +238,11 @@ def entries(url: str) -> dict[str, Entry]:
     with _named("list", url):
         for name in [""] if Path(url).is_file() else list_files(url):
             try:
-                told = Path(url, name).stat()
+                status = Path(url, name).stat()
             except OSError as error:
                 _unless_gone(error)
                 continue
-            found[name] = Entry(told.st_size, str(told.st_mtime_ns), told.st_mtime)
+            found[name] = Entry(status.st_size, str(status.st_mtime_ns), status.st_mtime)
     return found
 
 

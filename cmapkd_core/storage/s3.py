@@ -353,15 +353,15 @@ def entries(url: str) -> dict[str, Entry]:
     with _named("list", url) as client:
         first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", []) if key else []
         if first and first[0]["Key"] == key:
-            return {"": _told(first[0])}
+            return {"": _as_entry(first[0])}
         prefix = f"{key}/" if key else ""
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [told for page in pages for told in page.get("Contents", []) if not told["Key"].endswith("/")]
-    return {told["Key"].removeprefix(prefix): _told(told) for told in found}
+        found = [listed for page in pages for listed in page.get("Contents", []) if not listed["Key"].endswith("/")]
+    return {listed["Key"].removeprefix(prefix): _as_entry(listed) for listed in found}
 
 
-def _told(told: dict[str, Any]) -> Entry:
-    return Entry(int(told["Size"]), str(told["ETag"]).strip('"'), told["LastModified"].timestamp())
+def _as_entry(listed: dict[str, Any]) -> Entry:
+    return Entry(int(listed["Size"]), str(listed["ETag"]).strip('"'), listed["LastModified"].timestamp())
 
 
 def fetch(url: str, target: Path) -> Path:

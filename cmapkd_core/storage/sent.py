@@ -1,4 +1,4 @@
-"""Whether an S3 server keeps what was sent: told by the ETag of its answer, else by reading back.
+"""Whether an S3 server keeps what was sent: shown by the ETag of its answer, else by reading back.
 
 An ETag is the MD5 of what the server has stored, of a file in parts the MD5 of theirs. That costs one MD5 of what is
 sent and, for files in parts, one listing. Where the ETag is something else (encryption by a KMS, some servers), the

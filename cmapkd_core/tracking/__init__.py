@@ -81,7 +81,7 @@ class Tracker:
             stage: name of the nested run. One that did not finish, or whose journal has points, is gone on with.
             journal: a file; the points that it has and the server lacks are delivered.
             params: logged as they are; the caller chooses what may be seen.
-            experiment, parent: where the stage belonged (see `place`), of one that is told of later.
+            experiment, parent: where the stage belonged (see `place`), of one that is delivered later.
 
         The experiment is KFP's MLFLOW_EXPERIMENT_ID, else the one named MLFLOW_EXPERIMENT_NAME, else cmapkd; it is made
         where it does not exist. Into one that was deleted nothing is delivered until it is brought back.
@@ -152,7 +152,7 @@ class Tracker:
 
     @property
     def place(self) -> dict[str, str]:
-        """Experiment and parent run that the stage's environment gave it: what `open` takes of one told of later."""
+        """Experiment and parent run that the stage's environment gave it: what `open` takes of one delivered later."""
         return self._delivery.place if self._delivery else {}
 
     @property

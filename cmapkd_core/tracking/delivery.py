@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_SECONDS = 1.0
 LONGEST_PAUSE = 60.0  # seconds between two attempts to reach a server that is away
-QUIET_SECONDS = 10.0  # trouble that is shorter is not told, and a stage that fails at once tells its own error first
+QUIET_SECONDS = (
+    10.0  # trouble that is shorter is not reported, and a stage that fails at once tells its own error first
+)
 LOOK = 0.05  # seconds between two looks at whether the wait is over
 LAST_ATTEMPTS = 3  # failures in a row after which closing gives up before its time is over
 
@@ -63,7 +65,7 @@ class Delivery:
         self._closing = threading.Event()
         self._patience = Patience(target.uri)
         self._refused: set[tuple[int, int]] = set()  # step and time of the points
-        self._trouble = self._told = ""  # why the latest attempt failed, and what was told of it
+        self._trouble = self._reported = ""  # why the latest attempt failed, and what was reported of it
         self._since = float("inf")  # when the first of the failures in a row was
         self._ended: tuple[str, Job] | None = None  # the job that has ended the run
         self._names = Names()
@@ -189,7 +191,7 @@ class Delivery:
     def _note(self, error: Exception | None, failures: int) -> None:
         """Say once that delivery fails, and why; of a stage that ends, the one who closes says it, in its place."""
         if error is None:
-            self._told, self._trouble, self._since = "", "", float("inf")
+            self._reported, self._trouble, self._since = "", "", float("inf")
             return
         if isinstance(error, GaveUp):  # of ours, and says nothing of the server
             return
@@ -199,8 +201,8 @@ class Delivery:
             return  # the next attempt finds out what was deleted
         kind = str(error) if isinstance(error, Unusable) else _state(error)
         lasting = time.monotonic() - self._since >= QUIET_SECONDS
-        if kind != self._told and lasting and not self._closing.is_set():
-            self._told = kind
+        if kind != self._reported and lasting and not self._closing.is_set():
+            self._reported = kind
             logger.warning(
                 "MLflow at %s %s; the stage goes on, its journal keeps the points until then",
                 without_login(self._target.uri),

@@ -17,22 +17,22 @@ class Patience:
 
     def __init__(self, uri: str) -> None:
         self._here = uri.startswith("sqlite:")
-        self._end = self._quick = self._heard = float("inf")
+        self._end = self._quick = self._answered = float("inf")
         self._unhurried, self._over, self._begun = 0, False, False
 
     def begin(self, seconds: float, hurried: bool) -> None:
         """The stage ends now and waits `seconds` at most, and all of them unless it is `hurried`."""
         self._here = self._here or not hurried
         now = time.monotonic()
-        self._end, self._quick, self._heard, self._begun = now + seconds, now + QUICK, now, True
+        self._end, self._quick, self._answered, self._begun = now + seconds, now + QUICK, now, True
 
-    def heard(self) -> None:
+    def answered(self) -> None:
         """The server has answered."""
-        self._heard = time.monotonic()
+        self._answered = time.monotonic()
 
     def failed(self) -> None:
         """It has failed, so that further answers, such as those to connecting again, prolong nothing."""
-        self._quick = min(self._quick, self._heard + SILENCE)
+        self._quick = min(self._quick, self._answered + SILENCE)
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
@@ -40,8 +40,8 @@ class Patience:
         self._unhurried += 1
         try:
             yield
-            self.heard()
-            self._quick = max(self._quick, self._heard + SILENCE)
+            self.answered()
+            self._quick = max(self._quick, self._answered + SILENCE)
         finally:
             self._unhurried -= 1
 
@@ -49,7 +49,7 @@ class Patience:
     def over(self) -> bool:
         """Once it is, it stays so: an answer that comes later changes nothing."""
         hurried = self._begun and not (self._here or self._unhurried)
-        end = min(self._end, self._quick, self._heard + SILENCE) if hurried else self._end
+        end = min(self._end, self._quick, self._answered + SILENCE) if hurried else self._end
         self._over = self._over or time.monotonic() >= end
         return self._over
 
@@ -59,7 +59,7 @@ class GaveUp(Exception):
 
 
 class Listened:
-    """A client whose every answer is heard, and that asks nothing more once the wait is over."""
+    """A client whose every answer is noted, and that asks nothing more once the wait is over."""
 
     def __init__(self, client: Any, patience: Patience) -> None:
         self._client, self._patience = client, patience
@@ -72,7 +72,7 @@ class Listened:
             if self._patience.over:  # a server that hung may answer in the end: nobody waits for it any more
                 raise GaveUp
             answer = call(*args, **kwargs)
-            self._patience.heard()
+            self._patience.answered()
             return answer
 
         return listened

@@ -73,7 +73,7 @@ class StageRun:
                 an earlier execution and stays as it is; any other run of this stage is gone on with.
             names: of the metrics, the same for all connections of a stage.
             known: the run that an earlier connection of this process has logged to; "" before the first.
-            patience: is told of every answer of the server, and says when to ask nothing more.
+            patience: gets every answer of the server, and says when to ask nothing more.
 
         Raises:
             Unusable: the experiment or the known run was deleted.

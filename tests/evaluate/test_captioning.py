@@ -18,7 +18,7 @@ from cmapkd_core.data.sources import open_rows
 from cmapkd_core.errors import Diverged
 from cmapkd_core.evaluate import NotApplicable, Subject, caption_scores, caption_training
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
-from cmapkd_core.evaluate.caption_images import TrainingSights, see
+from cmapkd_core.evaluate.caption_images import TrainingFeatures, tower_features
 from cmapkd_core.evaluate.caption_tokens import END, START, UNKNOWN, Vocabulary, words
 from cmapkd_core.evaluate.caption_training import padded, train
 from cmapkd_core.evaluate.captioning import captioned, coco_results, describe, examples, most_frequent, run_captioning
@@ -102,7 +102,7 @@ def subject(shards, tmp_path, one_thread):
 def learn(subject, rows, captions):
     """A decoder trained on the training pictures at `rows`, and what it says of them."""
     vocabulary = Vocabulary.of([text for group in captions for text in group], subject.config.captioning.vocabulary)
-    seen = TrainingSights(subject, rows)
+    seen = TrainingFeatures(subject, rows)
     config = subject.config.captioning
     decoder, losses = train(seen, captions, vocabulary, config, CPU, subject.say)
     return seen, decoder, losses, vocabulary
@@ -146,7 +146,7 @@ def test_a_gradient_that_is_not_finite_is_no_decoder(subject, monkeypatch, updat
 def test_words_see_the_prefix_and_the_words_before_them_alone(subject):
     one, _ = subject(layers=2, width=128)
     images = torch.rand(2, 3, *[one.backbone.spec.image_size] * 2, generator=torch.Generator().manual_seed(0))
-    sight = see(one.backbone, images, 7)
+    sight = tower_features(one.backbone, images, 7)
     torch.manual_seed(0)
     decoder = PrefixDecoder(sight, 20, one.config.captioning).eval()
     tokens = torch.tensor([[START, 5, 6, 7]])
@@ -164,7 +164,7 @@ def test_words_see_the_prefix_and_the_words_before_them_alone(subject):
 def test_a_large_map_is_averaged_down_to_the_grid(subject):
     one, _ = subject()
     images = torch.zeros(1, 3, *[one.backbone.spec.image_size] * 2)
-    whole, small = see(one.backbone, images, 100), see(one.backbone, images, 2)
+    whole, small = tower_features(one.backbone, images, 100), tower_features(one.backbone, images, 2)
     assert whole.maps.shape[1] > 4
     assert small.maps.shape[1] == 4
     assert small.maps.dtype == torch.float16
@@ -173,7 +173,7 @@ def test_a_large_map_is_averaged_down_to_the_grid(subject):
 def test_pictures_seen_anew_every_epoch_train_the_same_decoder(subject):
     one, _ = subject(epochs=2)
     rows = list(captioned(one.shards, "train"))
-    held, streamed = TrainingSights(one, rows), TrainingSights(one, rows, most=0)
+    held, streamed = TrainingFeatures(one, rows), TrainingFeatures(one, rows, most=0)
     assert held.held
     assert not streamed.held
     captions = list(captioned(one.shards, "train").values())

@@ -24,7 +24,7 @@ from cmapkd_core.evaluate.vqa import run_vqa
 from cmapkd_core.evaluate.vqa_answers import (
     CONTRACTIONS,
     accuracy,
-    heard,
+    comparable,
     normalise,
     plain_words,
     soft_targets,
@@ -180,13 +180,17 @@ def test_accuracy_is_the_official_code_s(capsys):
 
 
 def test_the_vocabulary_counts_each_question_with_its_most_frequent_answer():
-    training = [heard(people(red=6, blue=4)), heard(people(blue=10)), heard(people(green=4, blue=3, red=3))]
+    training = [
+        comparable(people(red=6, blue=4)),
+        comparable(people(blue=10)),
+        comparable(people(green=4, blue=3, red=3)),
+    ]
     assert vocabulary(training, 10) == ["red", "blue", "green"]  # once each: the earlier question first
     assert vocabulary([*training, ["blue"]], 2) == ["blue", "red"]
 
 
 def test_soft_targets_are_a_third_for_each_person():
-    answers = heard([*people(red=5, blue=2, green=1), "Blue.", "grey"])
+    answers = comparable([*people(red=5, blue=2, green=1), "Blue.", "grey"])
     assert answers[-2:] == ["blue", "grey"]
     assert soft_targets(answers, {"blue": 0, "red": 1, "green": 2}) == {1: 1.0, 0: 1.0, 2: pytest.approx(1 / 3)}
 
@@ -467,7 +471,7 @@ def test_metrics_are_the_official_accuracies_of_the_results_file(answered, shard
 
 
 def test_majority_is_the_accuracy_of_one_answer_for_all(answered, shards):
-    training = [heard(row["answers"]) for row in shards.questions("train").to_pylist()]
+    training = [comparable(row["answers"]) for row in shards.questions("train").to_pylist()]
     (most,) = vocabulary(training, 1)
     own = [accuracy(most, row["answers"]) for row in shards.questions("test").to_pylist()]
     assert answered[0].metrics["majority"] == pytest.approx(100 * sum(own) / len(own))

@@ -114,7 +114,7 @@ def batch(backbones: dict[str, Backbone]) -> Callable[..., Batch]:
 
 @pytest.fixture
 def ask() -> Callable[..., Targets]:
-    """What a teacher says of a batch at a method's levels of a phase."""
+    """The teacher targets of a batch at a method's levels of a phase."""
 
     def targets(teacher: Teacher, batch: Batch, levels: tuple[str, ...]) -> Targets:
         return teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
@@ -126,7 +126,7 @@ def ask() -> Callable[..., Targets]:
 def terms_of_row(
     make_method: Callable[..., Method], make_teacher: Callable[..., Teacher], batch: Callable[..., Batch]
 ) -> Callable[..., tuple[Method, Targets, Batch, dict[str, torch.Tensor]]]:
-    """`terms_of_row(row, phase)`: the method of a row in training mode, what it heard and saw, and its terms."""
+    """`terms_of_row(row, phase)`: the method of a row in training mode, its targets and its pairs, and its terms."""
 
     def run(row: str, phase: str = "fine") -> tuple[Method, Targets, Batch, dict[str, torch.Tensor]]:
         recipe, teacher, pairs = resolve("tiny", row, "optim.batch=5"), make_teacher(), batch()

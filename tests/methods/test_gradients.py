@@ -33,7 +33,7 @@ def test_every_trainable_parameter_of_a_phase_gets_a_gradient_and_no_other(
         if id(p) in chosen:
             assert p.grad is not None, f"{name} is in the optimiser and gets no gradient"
             assert torch.isfinite(p.grad).all(), name
-            # The scale of the levels' similarities is heard in the align term alone.
+            # The scale of the levels' similarities has a gradient in the align term alone.
             silent = row == "no_align" and name == "levels.bridge.log_scale"
             assert silent or p.grad.abs().sum() > 0, f"{name} gets a gradient of zero"
         else:

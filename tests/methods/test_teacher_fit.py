@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cmapkd_core.config import ALL_LEVELS, Phase, Rates, TeacherFitConfig
-from cmapkd_core.evaluate.levels import Variance
+from cmapkd_core.evaluate.teacher_levels import Variance
 from cmapkd_core.methods.teacher_fit import FrozenFeatures, PyramidFit, SpaceFit
 from cmapkd_core.models.scales import trained_scales
 

@@ -149,7 +149,7 @@ def test_every_position_of_the_last_map_has_an_embedding_of_its_own(backbone: Ba
     assert maps.shape[2] == side > 1
     assert patches.shape == (len(CAPTIONS), side * side, backbone.spec.embed_dim)
     torch.testing.assert_close(patches.norm(dim=2), torch.ones(patches.shape[:2]))
-    with torch.no_grad():  # rows first, and no position hears another
+    with torch.no_grad():  # rows first, and no position depends on another
         moved = backbone.project_map(maps.roll(1, dims=3)).unflatten(1, (side, side))
     torch.testing.assert_close(moved, patches.unflatten(1, (side, side)).roll(1, dims=2))
 

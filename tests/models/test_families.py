@@ -100,7 +100,7 @@ def try_out(name: str) -> Backbone:
     assert tuple(levels.vectors) == ALL_LEVELS
     assert patches.shape == (1, backbone.spec.vision_grids[3] ** 2, backbone.spec.embed_dim)
     assert work > 1e8
-    for earlier, later in pairwise(reached):  # every tap hears of more, in both towers
+    for earlier, later in pairwise(reached):  # every tap depends on more, in both towers
         assert earlier <= later
     for tower in (True, False):
         assert any(found.startswith("visual.") is tower for found in (n.removeprefix("model.") for n in reached[0]))

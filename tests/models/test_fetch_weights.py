@@ -68,7 +68,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def heard(backbone: Backbone) -> torch.Tensor:
+def outputs_of(backbone: Backbone) -> torch.Tensor:
     with torch.no_grad():
         size = backbone.identity.plain()["image_size"]
         picture = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
@@ -98,7 +98,7 @@ def test_what_the_hub_has_is_the_same_model_without_it(
     assert all(f"--set {name}={value}" in printed for name, value in changed.items())
     again = build(override(recipe, changed).teacher, 1, tmp_path / "pod")
     assert not hub, "it went to the hub again"
-    assert torch.equal(heard(again), heard(original))
+    assert torch.equal(outputs_of(again), outputs_of(original))
     told, had = again.identity.plain(), original.identity.plain()
     assert {name for name in told if told[name] != had[name]} <= {"architecture"}  # a folder has its own name
 

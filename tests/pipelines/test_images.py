@@ -172,7 +172,7 @@ def test_the_image_starts_two_ranks(image: str) -> None:
     )  # ranks find each other by name
     assert done.returncode == 0, done.stderr
     assert "user 10001" in done.stdout
-    assert "2 on 1 machine hear each other" in done.stdout
+    assert "2 on 1 machine reach each other" in done.stdout
 
 
 @pytest.mark.slow

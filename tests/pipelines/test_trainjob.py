@@ -240,5 +240,5 @@ def test_two_pods_become_one_world(tmp_path: Path) -> None:
     ]
     printed = [pod.communicate(timeout=120)[0] for pod in pods]
     assert [pod.returncode for pod in pods] == [0, 0]
-    assert "ranks      2 on 1 machine hear each other" in printed[0]
+    assert "ranks      2 on 1 machine reach each other" in printed[0]
     assert not printed[1]

@@ -18,7 +18,7 @@ from made_suites import suite_inputs
 from PIL import Image
 
 from cmapkd_core.config import ALL_LEVELS
-from cmapkd_core.evaluate import pyramids
+from cmapkd_core.evaluate import levels as measured
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.report.read.artifacts import Source, no_pictures
@@ -150,7 +150,7 @@ def index_table(samples: int = 64) -> pa.Table:
     return pa.table({"split": splits, "key": keys, "captions": captions})
 
 
-def pooled(toward: float, pairs: int = 16, width: int = 8) -> pyramids.PooledLevels:
+def pooled(toward: float, pairs: int = 16, width: int = 8) -> measured.PooledLevels:
     """Levels that are the teacher's where `toward` is 1, and noise where it is 0; the diagonal leads by `toward`."""
     known, noise = (torch.Generator().manual_seed(seed) for seed in (0, 1))
     vectors = {
@@ -159,15 +159,15 @@ def pooled(toward: float, pairs: int = 16, width: int = 8) -> pyramids.PooledLev
         for name in ALL_LEVELS
     }
     own = toward * torch.eye(4).expand(pairs, 4, 4) + 0.01 * torch.randn(pairs, 4, 4, generator=known)
-    return pyramids.PooledLevels(vectors, own, torch.zeros(pairs, 4, 4))
+    return measured.PooledLevels(vectors, own, torch.zeros(pairs, 4, 4))
 
 
 def write_levels(folder: Path) -> None:
     models = {"teacher": pooled(1.0), "before": pooled(0.0), "after": pooled(0.8)}
     keys, captions = [f"k{i}" for i in range(16)], [f"caption {i}" for i in range(16)]
     folder.mkdir()
-    pq.write_table(pyramids.as_table(keys, captions, models), folder / "levels.parquet")
-    (folder / "metrics.json").write_text(json.dumps(pyramids.metrics(models)))
+    pq.write_table(measured.as_table(keys, captions, models), folder / "levels.parquet")
+    (folder / "metrics.json").write_text(json.dumps(measured.metrics(models)))
     (folder / "levels.json").write_text(json.dumps({"split": "test", "levels": list(ALL_LEVELS), "pairs": 16}))
 
 

@@ -1,4 +1,4 @@
-"""Training from what a teacher said once: the same losses as beside the teacher, which then never runs."""
+"""Training from cached teacher targets: the same losses as beside the teacher, which then never runs."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from cmapkd_core.stages.shards import open_shards
 VIEWS = "teacher_fit.views=2"
 LEVELS = f"{VIEWS} teacher_fit.store=levels"
 SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100"
-HEARS_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
+ON_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,11 @@ def losses(artifact: Artifact) -> list[dict[str, float]]:
     return [point["terms"] for point in json.loads(artifact.fetch("history.json").read_text())["points"]]
 
 
-def test_these_methods_hear_embeddings_alone():
-    assert set(HEARS_EMBEDDINGS) == {"kd", "promptkd", "promptkd_cls", "clip_kd", "tinyclip", "mobileclip"}
+def test_these_methods_train_on_embeddings_alone():
+    assert set(ON_EMBEDDINGS) == {"kd", "promptkd", "promptkd_cls", "clip_kd", "tinyclip", "mobileclip"}
 
 
-@pytest.mark.parametrize("row", HEARS_EMBEDDINGS)
+@pytest.mark.parametrize("row", ON_EMBEDDINGS)
 def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
     tmp_path, tiny_shards, storing, monkeypatch, row
 ):
@@ -99,7 +99,7 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
 
 @pytest.mark.parametrize("row", ["none", "finetune", "c2kd"])
 def test_other_methods_run_on_the_same_crops(tmp_path, tiny_shards, storing, monkeypatch, row):
-    """One that hears more than embeddings has the teacher beside it, one without a teacher none."""
+    """One that trains on more than embeddings has the teacher beside it, one without a teacher none."""
     seen: dict[str, list] = {}
     original = training.train_loader
 

@@ -64,14 +64,14 @@ def tar_rows(url: str, names: list[str]) -> Counted:
 
     Their number is that of the stats files, 0 where one is missing.
     """
-    shards = sorted({*names, *_told_of(url)})
+    shards = sorted({*names, *_with_stats(url)})
     successes = dict(zip(shards, in_order(shards, partial(_successes, url), _STATS), strict=True))
     known = [count for count in successes.values() if count is not None]
     absent = set(shards) - set(names)
     return Counted(_rows(url, successes, absent), sum(known) if len(known) == len(shards) else 0)
 
 
-def _told_of(url: str) -> list[str]:
+def _with_stats(url: str) -> list[str]:
     """The shards that have a stats file: img2dataset had written them."""
     return [f"{found[1]}.tar" for found in map(_STATS_FILE.fullmatch, files_below(url, only="_stats.json")) if found]
 
@@ -90,18 +90,18 @@ def _successes(url: str, name: str) -> int | None:
         return None
 
 
-def _rows(url: str, told: Mapping[str, int | None], absent: Container[str]) -> Iterator[Item]:
-    numbered = _numbered(list(told))
+def _rows(url: str, counted: Mapping[str, int | None], absent: Container[str]) -> Iterator[Item]:
+    numbered = _numbered(list(counted))
 
     def fetched(name: str) -> _Tar | _Absent:
         try:
-            return _Absent(name, told[name]) if name in absent else _Tar(url, name, numbered, told[name] or 0)
+            return _Absent(name, counted[name]) if name in absent else _Tar(url, name, numbered, counted[name] or 0)
         except storage.StorageError:  # passing; the shard is none that is lost
             raise
         except InputError as error:
-            return _Absent(name, told[name], str(error))
+            return _Absent(name, counted[name], str(error))
 
-    for shard in in_order(told, fetched, _TARS):
+    for shard in in_order(counted, fetched, _TARS):
         yield from shard.rows()
 
 
@@ -121,8 +121,8 @@ class _Absent:
 
     def rows(self) -> Iterator[Item]:
         """As many bad rows as pictures are lost, at least one where that is not known: the bound is to see them all."""
-        told = "its stats file is" if self.pictures is None else f"its stats file counts {self.pictures} pictures"
-        reason = self.problem or f"the shard is not there and {told}: download it again"
+        counted = "its stats file is" if self.pictures is None else f"its stats file counts {self.pictures} pictures"
+        reason = self.problem or f"the shard is not there and {counted}: download it again"
         yield from (BadRow(self.name, reason) for _ in range(1 if self.pictures is None else self.pictures))
 
 
@@ -140,11 +140,11 @@ class _Tar:
 
     Args:
         numbered: shards whose names may stand at the beginning of a stem.
-        told: how many pictures its stats file counts, 0 where that is not known.
+        counted: how many pictures its stats file counts, 0 where that is not known.
     """
 
-    def __init__(self, url: str, name: str, numbered: Container[str], told: int) -> None:
-        self.name, self._is_numbered, self._told = name, name in numbered, told
+    def __init__(self, url: str, name: str, numbered: Container[str], counted: int) -> None:
+        self.name, self._is_numbered, self._counted = name, name in numbered, counted
         with opened(below(url, name)) as file:
             self._file = os.dup(file.fileno())
         found: list[_Sample] = []
@@ -188,8 +188,8 @@ class _Tar:
                 yield LazyRow(row, partial(self._read, *there))
         # As many bad rows as samples are lost, where that is known: the bound is to see them all.
         held = len(self._samples)
-        lost = max(self._told - held, 1 if self.problem else 0)
-        less = f"the shard holds {held} samples and its stats file counts {self._told}: download it again"
+        lost = max(self._counted - held, 1 if self.problem else 0)
+        less = f"the shard holds {held} samples and its stats file counts {self._counted}: download it again"
         yield from (BadRow(self.name, self.problem or less, split) for _ in range(lost))
 
     def _front(self, stem: str) -> list[str]:

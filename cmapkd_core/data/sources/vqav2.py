@@ -146,7 +146,7 @@ def _answers(annotation: dict[str, Any], url: str) -> _Answers | str:
     given, kind, opening = required(annotation, ("answers", "answer_type", "question_type"), url)
     try:
         said = [value_of(one, "answer", f"answer {at}") for at, one in enumerate(a_list(given, "answers"), start=1)]
-        heard = tuple(answer(one, f"answer {at} of {len(said)}") for at, one in enumerate(said, start=1))
-        return heard, text(kind, "answer_type"), text(opening, "question_type")
+        answers = tuple(answer(one, f"answer {at} of {len(said)}") for at, one in enumerate(said, start=1))
+        return answers, text(kind, "answer_type"), text(opening, "question_type")
     except BadValueError as error:
         return str(error)
