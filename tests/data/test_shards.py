@@ -3,6 +3,7 @@ import io
 import json
 import pickle
 import random
+import re
 import shutil
 import tarfile
 import zlib
@@ -20,6 +21,8 @@ from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet, TooManyBadError, write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.shards import open_shards
 
 Make = Callable[..., bytes]
 Prepare = Callable[..., ShardSet]
@@ -55,16 +58,24 @@ def test_webdataset_reads_the_same_samples(scenes: ShardSet, scenes_url: str) ->
             assert json.loads(sample["json"])["captions"] == scenes.captions(split, i)
 
 
-def test_a_loop_of_one_s_own_reads_pairs_as_the_docs_say(scenes: ShardSet, scenes_url: str) -> None:
-    manifest = json.loads((Path(scenes_url) / "shards.json").read_text())
-    files = [f"{scenes_url}/{shard['file']}" for shard in manifest["splits"]["train"]["shards"]]
-    data = webdataset.WebDataset(files, shardshuffle=False).decode("pil").to_tuple("jpg;png;webp", "json")
-    pairs = [(image, said["captions"]) for image, said in data]
-    assert len(pairs) == scenes.count("train")
-    for i, (image, captions) in enumerate(pairs):
-        with Image.open(io.BytesIO(scenes.read_image("train", i))) as stored:
+def test_a_loop_of_one_s_own_reads_pairs_as_the_docs_say(
+    tiny_shards: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines of docs/shards.md as they stand there, on an artifact of stage prepare."""
+    text = (Path(__file__).parents[2] / "docs" / "shards.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    *lines, loop, printed = code.splitlines()
+    known: dict[str, Any] = {"artifact": tiny_shards}
+    exec("\n".join(lines), known)
+    shards = open_shards(Artifact.open(tiny_shards))
+    pairs = list(known["pairs"])
+    assert len(pairs) == shards.count("train") > 1
+    for i, (image, sample) in enumerate(pairs):
+        with Image.open(io.BytesIO(shards.read_image("train", i))) as stored:
             assert image.tobytes() == stored.convert("RGB").tobytes()
-        assert captions == scenes.captions("train", i)
+        assert sample["captions"] == shards.captions("train", i)
+    exec(f"{loop}\n{printed}", known)
+    assert len(capsys.readouterr().out.splitlines()) == len(pairs)
 
 
 def test_the_manifest_counts_what_is_there(scenes: ShardSet, scenes_url: str) -> None:
