@@ -58,9 +58,7 @@ def test_webdataset_reads_the_same_samples(scenes: ShardSet, scenes_url: str) ->
             assert json.loads(sample["json"])["captions"] == scenes.captions(split, i)
 
 
-def test_a_loop_of_one_s_own_reads_pairs_as_the_docs_say(
-    tiny_shards: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loop_of_one_s_own_reads_pairs_as_the_docs_say(tiny_shards: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The lines of docs/shards.md as they stand there, on an artifact of stage prepare."""
     text = (Path(__file__).parents[2] / "docs" / "shards.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

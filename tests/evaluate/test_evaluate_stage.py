@@ -13,7 +13,7 @@ from cmapkd_core.evaluate import count_parameters
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.recipes import RECIPES
 from cmapkd_core.request import Request
-from cmapkd_core.stages import evaluate, naming, prepare
+from cmapkd_core.stages import evaluate, prepare
 from cmapkd_core.stages.artifact import Artifact
 
 SETTINGS = "data.test_share=0.3 evaluate.batch=8"
@@ -89,18 +89,18 @@ def test_a_model_is_called_what_a_person_knows_it_by(tmp_path, stage, fields, na
     place = tmp_path / stage / "0123abcdef01"
     place.mkdir(parents=True)
     (place / "manifest.json").write_bytes(manifest(stage=stage, fields=fields))
-    assert naming.called(str(place)) == name
-    tags = naming.evaluation_tags(str(place), ("vqa", "captioning"), "", "emoji")
-    assert naming.evaluation_name(tags) == f"evaluate vqa+captioning of {name}"
+    assert evaluate.called(str(place)) == name
+    tags = evaluate.evaluation_tags(str(place), ("vqa", "captioning"), "", "emoji")
+    assert evaluate.evaluation_name(tags) == f"evaluate vqa+captioning of {name}"
 
 
 def test_evaluations_are_told_apart_by_words(scenes, student):
     _, shards = scenes
     assert Artifact.open(student).manifest["stage"] == "evaluate retrieval+zeroshot on scenes of the untrained student"
     # By hand another recipe's source is no word about these shards.
-    tags = naming.evaluation_tags("tiny-student:random", ("retrieval",), shards, "emoji")
-    assert naming.evaluation_name(tags) == "evaluate retrieval on scenes of tiny-student:random"
-    assert naming.evaluation_tags("o'clip", ("retrieval",), shards, "emoji")["model"] == "oclip"
+    tags = evaluate.evaluation_tags("tiny-student:random", ("retrieval",), shards, "emoji")
+    assert evaluate.evaluation_name(tags) == "evaluate retrieval on scenes of tiny-student:random"
+    assert evaluate.evaluation_tags("o'clip", ("retrieval",), shards, "emoji")["model"] == "oclip"
 
 
 def test_unknown_names_get_the_nearest_one(scenes):
