@@ -200,6 +200,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """[b,..] -> [B,..]: the rows of all ranks."""
         parts = [torch.empty_like(x) for _ in range(world())]
         with _together():
             dist.all_gather(parts, x.contiguous())
@@ -208,6 +209,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """[B,..] -> [b,..]: this rank's rows of the sum over ranks."""
         grad = grad.contiguous()
         with _together():
             dist.all_reduce(grad)

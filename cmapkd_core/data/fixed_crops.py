@@ -77,10 +77,12 @@ class _CropBatches(Items[Tensor]):
         self.hashes = hashes([keys[i].as_py() for i in rows])
 
     def make(self, number: int) -> Tensor:
+        """float [b, crops, 3, size, size] of batch `number`."""
         places = range(len(self.rows))[number * self.batch : (number + 1) * self.batch]
         return normalise(torch.stack([self._crops(place) for place in places]), self.view)
 
     def _crops(self, place: int) -> Tensor:
+        """uint8 [crops, 3, size, size]; zeros of a corrupt picture."""
         renderings, key_hash = [self.view.rendering], int(self.hashes[place])
         try:
             with shown(self.shards.read_image(self.split, self.rows[place]), self.max_pixels) as image:
@@ -181,7 +183,7 @@ def write_part(
 
     Args:
         first: position of its first picture in the split.
-        crops, captions: as in the cache.
+        crops, captions: by name the outputs for k pictures, [k,n,..], and for their c captions, [c,..].
         counts: number of captions of each picture.
         made_from: what decides the contents, such as digests; `open` compares it.
     """

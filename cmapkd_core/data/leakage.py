@@ -214,7 +214,9 @@ def alike(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
 
 
 def _near(ours: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Positions in both of hashes that are at most BOUND bits apart, and the distance; each pair once, ours in order.
+    """Positions in both of hashes at most BOUND bits apart, and the distance; each pair once, ours in order.
+
+    Hashes: uint64 [n], [m].
 
     Their at most BOUND differing bits leave one of BOUND + 1 bands of bits as it is, so that only hashes with an
     equal band are compared: of unrelated ones a pair in 1,400.
@@ -245,6 +247,7 @@ class _Band:
         self._starts = np.searchsorted(values[self._order], np.arange(2 ** (last - first) + 1))
 
     def _values(self, hashes: np.ndarray) -> np.ndarray:
+        """The band of hashes [n] as numbers, int64 [n]."""
         return ((hashes >> self._shift) & self._mask).astype(np.int64)
 
     def counts(self, hashes: np.ndarray) -> np.ndarray:

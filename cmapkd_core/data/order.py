@@ -61,7 +61,9 @@ def split_of(group: str, val_share: float, test_share: float) -> str:
 
 
 def chosen(key_hashes: np.ndarray, fraction: float) -> np.ndarray:
-    """Positions of the `fraction` of samples with the smallest hashes, ascending: int64 [round(n * fraction)].
+    """Positions of the `fraction` of samples with the smallest hashes, uint64 [n] -> int64 [k], ascending.
+
+    k = round(n * fraction).
 
     A smaller fraction is a subset of a larger one, whatever the seed.
     """
@@ -121,7 +123,7 @@ class Order:
         return len(self.ids) // self.batch
 
     def sequence(self, epoch: int) -> np.ndarray:
-        """All of `ids` in the order of `epoch`."""
+        """All of `ids` [n] in the order of `epoch`, [n]."""
         if epoch != self._epoch:
             numbers, place = np.unique(self.shards, return_inverse=True)
             rank = np.empty(len(numbers), dtype=np.int64)

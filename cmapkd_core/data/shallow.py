@@ -46,7 +46,7 @@ class Shallow:
         return _blanked(data, starts, ends, before > DEEPEST)
 
     def _brackets(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Where brackets stand outside of texts, and 1 of each that opens, -1 of each that closes."""
+        """Where brackets stand outside of texts, [n], and 1 of each that opens, -1 of each that closes, [n]."""
         signs = np.frombuffer(data, np.uint8)
         quotes = self._quotes(data, signs)
         kinds = signs | _CASE
@@ -57,7 +57,7 @@ class Shallow:
         return places, np.where(kinds[places] == _OPEN, 1, -1)
 
     def _quotes(self, data: bytes, signs: np.ndarray) -> np.ndarray:
-        """Where texts begin and end: the quotes without an odd number of backslashes before them."""
+        """Where texts begin and end, [n]: the quotes without an odd number of backslashes before them; signs [m]."""
         quotes = np.flatnonzero(signs == _QUOTE)
         after = quotes[(quotes > 0) & (signs[quotes - 1] == _BACKSLASH)].tolist()
         meant = [at for at in after if self._odd(data, at)] + ([0] if self._escaped and data[:1] == b'"' else [])

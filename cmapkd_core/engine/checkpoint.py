@@ -57,12 +57,13 @@ class Snapshot:
 
     @classmethod
     def take(cls, phase: int, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Snapshot:
-        """Copies of all of it; tensors may be on any device."""
+        """Copies of all of it; tensors of any shape [..], by file and name, may be on any device."""
         copies = {file: {name: _copied(x) for name, x in values.items()} for file, values in tensors.items()}
         return cls(phase, step, copies, json.dumps(state))
 
 
 def _copied(x: Tensor) -> Tensor:
+    """The same shape and type in memory of the CPU, [..] -> [..]."""
     return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())
 
 
@@ -181,6 +182,7 @@ class Checkpoints:
 
 
 def _not_finite(tensors: dict[str, dict[str, Tensor]]) -> list[str]:
+    """Names of those with a NaN or an Inf; tensors of any shape [..], by file and name."""
     return [f"{name} of {file}" for file, values in tensors.items() for name in not_finite(values)]
 
 

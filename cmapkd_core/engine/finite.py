@@ -13,7 +13,7 @@ _SHOWN = 4
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with a NaN or an Inf; of any dtype and on any device."""
+    """Names of the tensors with a NaN or an Inf; of any shape [..], of any dtype and on any device."""
     floats = {name: x.detach() for name, x in tensors.items() if x.is_floating_point() and x.numel()}
     # Extremes: no mask of each tensor's size, and a NaN anywhere is both of them. One transfer for all.
     extremes = [torch.stack(x.aminmax()).isfinite().all() for x in floats.values()]
@@ -27,7 +27,7 @@ def shortened(names: list[str], most: int = _SHOWN) -> str:
 
 
 def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises Diverged where a tensor of `what`, which is to become an artifact, has a NaN or an Inf."""
+    """Raises Diverged where a tensor [..] of `what`, which is to become an artifact, has a NaN or an Inf."""
     if bad := not_finite(tensors):
         raise Diverged(
             f"{what} is not finite ({shortened(bad)}), so no artifact is written. The same command goes on from the "
@@ -57,5 +57,6 @@ class Buffers:
         self._copy(self._kept, self._live)
 
     def _copy(self, source: list[Tensor], target: list[Tensor]) -> None:
+        """In place, pair by pair; tensors [..] of equal shapes."""
         if source:  # a batch norm has three, and one kernel each would take longer than the copies
             torch._foreach_copy_(target, source)

@@ -89,7 +89,7 @@ class Optimiser:
         return {row["name"]: row["lr"] for row in self.adamw.param_groups}
 
     def backward(self, total: Tensor) -> None:
-        """Add one micro-batch's gradient."""
+        """Add one micro-batch's gradient; `total` is a scalar."""
         self.scaler.scale(total / self.config.accumulate).backward()
 
     def clip(self) -> float:
@@ -106,13 +106,13 @@ class Optimiser:
         self.adamw.zero_grad(set_to_none=True)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Moments as tensors by `parameter.name`, and the scaler's state."""
+        """Moments [..] in their parameters' shapes by `parameter.name`, and the scaler's state."""
         found = self.adamw.state_dict()["state"]
         tensors = {f"{i}.{name}": torch.as_tensor(value) for i, row in found.items() for name, value in row.items()}
         return tensors, self.scaler.state_dict()
 
     def load(self, tensors: dict[str, Tensor], scaler: dict[str, Any]) -> None:
-        """The inverse of `state`, for the same groups."""
+        """The inverse of `state`, for the same groups: tensors [..] in their parameters' shapes."""
         rows: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, name = key.split(".", 1)

@@ -64,7 +64,7 @@ def seed_everything(seed: int, rank: int) -> None:
 
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """This rank's generators as tensors and as plain values."""
+    """This rank's generators as tensors, uint8 [n] each, and as plain values."""
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
@@ -78,7 +78,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_random_state(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """The inverse of `random_state`."""
+    """The inverse of `random_state`: uint8 [n] by generator, and plain values."""
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])

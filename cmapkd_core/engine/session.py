@@ -199,7 +199,7 @@ class Session:
             raise kind(f"rank 0 could not write a checkpoint: {text}")
 
     def _split(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What belongs into a checkpoint, and what is `unsaved`."""
+        """What belongs into a checkpoint, and what is `unsaved`: tensors of any shape [..], by name."""
         own = {k: v for k, v in state.items() if self.unsaved and k.startswith(self.unsaved)}
         return {k: v for k, v in state.items() if k not in own}, own
 
@@ -232,7 +232,7 @@ class Session:
         module: nn.Module,
         optimiser: Optimiser,
     ) -> None:
-        """Log, save and stop as due after `step` steps of the phase.
+        """Log, save and stop as due after `step` steps of the phase; `stats` are scalars.
 
         Raises:
             Interrupted: SIGTERM came on some rank; the state is saved.

@@ -34,6 +34,7 @@ class ImageFeatures:
         return ImageFeatures(self.maps.to(device, non_blocking=True), self.embeddings.to(device, non_blocking=True))
 
     def __getitem__(self, rows: Tensor) -> ImageFeatures:
+        """Those of some rows, long [b] -> B = b."""
         return ImageFeatures(self.maps[rows], self.embeddings[rows])
 
 
@@ -94,7 +95,7 @@ class TrainingFeatures:
         return whole
 
     def batches(self, order: Tensor, batch: int) -> Iterator[tuple[Tensor, ImageFeatures]]:
-        """(places in the constructor's rows, what is seen there) on the subject's device, in the given order."""
+        """(places [b] in the constructor's rows, their features) on the subject's device, in `order`, long [n]."""
         parts = order.split(batch)
         if self.held:
             yield from ((part, self._all[part].to(self._subject.device)) for part in parts)

@@ -61,7 +61,7 @@ def _losses(
     batch: int,
     draw: torch.Generator,
 ) -> Iterator[tuple[Tensor, int]]:
-    """One epoch: the mean cross entropy of each batch's words, and its images."""
+    """One epoch: the mean cross entropy of each batch's words, a scalar, and its number of images."""
     order = torch.randperm(len(encoded), generator=draw)
     choice = torch.rand(len(encoded), generator=draw).tolist()
     for places, features in seen.batches(order, batch):

@@ -136,4 +136,5 @@ def as_table(keys: Sequence[str], captions: Sequence[str], models: dict[str, Poo
 
 
 def _lists(rows: np.ndarray) -> pa.Array:
+    """[n, d] as a column of n lists of d."""
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])

@@ -83,6 +83,7 @@ def fit(
 
 
 def _update(module: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, name: str, epoch: int) -> float:
+    """Take one update for a scalar loss; its value."""
     optimiser.zero_grad()
     loss.backward()
     norm = clip_grad_norm_(module.parameters(), CLIP)

@@ -51,6 +51,7 @@ def measure(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, floa
 
 
 def _countings(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, float], dict[str, Ranking]]:
+    """Both countings of unit embeddings [n,E], [m,E] and pairs (image, text), long [p,2]."""
     metrics, rankings = _both_ways(images, texts, rows.unique(dim=0))
     alone = metrics
     if len(texts) < len(rows):
@@ -61,6 +62,7 @@ def _countings(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, f
 
 
 def _both_ways(images: Tensor, texts: Tensor, pairs: Tensor) -> tuple[dict[str, float], dict[str, Ranking]]:
+    """Metrics and rankings of images [n,E] among texts [m,E] and the reverse; right pairs long [p,2]."""
     sides = {"i2t": (images, texts, pairs), "t2i": (texts, images, pairs.flip(1))}
     rankings = {name: search(*side, k=TOP) for name, side in sides.items()}
     metrics = {f"{n}/{metric}": x for n, found in rankings.items() for metric, x in recall(found.ranks).items()}
@@ -70,6 +72,7 @@ def _both_ways(images: Tensor, texts: Tensor, pairs: Tensor) -> tuple[dict[str, 
 
 
 def _folds(images: Tensor, texts: Tensor, rows: Tensor) -> dict[str, float]:
+    """Means over COCO's 1K folds of images [n,E], texts [m,E] and pairs, long [p,2]; {} of other numbers of images."""
     if len(images) != FOLD * FOLDS:
         return {}
     total: Counter[str] = Counter()

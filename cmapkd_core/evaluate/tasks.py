@@ -52,7 +52,7 @@ class Subject:
         )
 
     def texts(self, texts: list[str]) -> Tensor:
-        """[len(texts),E]."""
+        """Unit embeddings [n,E] of n texts."""
         progress = Progress(self.say, "evaluate", len(texts), "texts")
         return embed_texts(self.backbone, texts, self.config.batch, self.device, progress)
 
@@ -105,6 +105,7 @@ def run_retrieval(subject: Subject) -> Evaluated:
 def _by_query(
     found: retrieval.Ranking, pairs: Tensor, asked: list[str], answers: list[str]
 ) -> dict[str, dict[str, Any]]:
+    """The detail of each query; pairs (query, candidate) that are right, long [p,2]."""
     correct: dict[int, list[str]] = defaultdict(list)
     for query, candidate in pairs.tolist():
         correct[query].append(answers[candidate])

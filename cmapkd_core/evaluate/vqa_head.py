@@ -113,7 +113,7 @@ class AnswerTargets:
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy, summed over the answers, mean over the questions (Teney et al. 2018)."""
+    """Binary cross entropy of [B, A] twice, summed over answers, mean over questions (Teney et al. 2018): a scalar."""
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
 
@@ -125,7 +125,7 @@ class LabelledQuestions:
     targets: AnswerTargets
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[QuestionInputs, Tensor]]:
-        """Inputs and dense targets, each question once; see `FrozenInputs.batches`."""
+        """Inputs and dense targets [B, A], each question once; see `FrozenInputs.batches`."""
         for positions, inputs in self.inputs.batches(size, generator):
             yield inputs, self.targets.dense(positions).to(inputs.mask.device)
 

@@ -138,6 +138,7 @@ class FrozenInputs:
             del pictures  # before the next part is made: the bound is of one
 
     def _inputs(self, positions: Tensor, pictures: _Pictures) -> QuestionInputs:
+        """The inputs of the questions at positions, long [B]."""
         place = torch.tensor([pictures.place[row] for row in self.questions.rows[positions].tolist()])
         words = [self._words[self._text_of[self.questions.texts[i]]] for i in positions.tolist()]
         lengths = torch.tensor([len(states) for states in words])
@@ -170,7 +171,7 @@ class FrozenInputs:
 
 
 def _layer_norm(states: Tensor) -> Tensor:
-    """fp16 over the last dimension; the norm also keeps large states of a tower inside fp16's range."""
+    """[.., D] -> fp16 [.., D] over the last dimension; the norm also keeps large states inside fp16's range."""
     return F.layer_norm(states.float(), states.shape[-1:]).half().cpu()
 
 

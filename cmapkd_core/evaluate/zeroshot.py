@@ -110,6 +110,7 @@ def accuracy(
 
 
 def _share(places: Tensor, k: int) -> float | None:
+    """Percent of places [n] up to k; None of none."""
     return 100 * (places <= k).double().mean().item() if len(places) else None
 
 

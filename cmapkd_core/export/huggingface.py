@@ -166,6 +166,7 @@ def clip_state(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _tower(state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """A tower's tensors [..] under the names that transformers has for them; in_proj is split into three."""
     found = {}
     for name, tensor in state.items():
         if name in names:

@@ -53,6 +53,7 @@ class _Image(nn.Module):
         self.visual = backbone.model.visual
 
     def forward(self, images: Tensor) -> Tensor:
+        """[B,3,H,H] -> unit norm [B,E]."""
         return F.normalize(self.visual(images), dim=-1)
 
 
@@ -62,6 +63,7 @@ class _Text(nn.Module):
         self.tower = backbone.model.text if isinstance(backbone.model, CustomTextCLIP) else backbone.model
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """[B,N] -> unit norm [B,E]."""
         # The plain CLIP class is its own text tower, and its forward is that of both.
         encode = getattr(self.tower, "encode_text", self.tower)
         return F.normalize(encode(tokens), dim=-1)
@@ -94,6 +96,7 @@ def write(backbone: Backbone, folder: Path) -> None:
 
 
 def _translate(tower: nn.Module, example: Tensor, name: str, path: Path) -> None:
+    """Write the graph of a tower for inputs like `example`, [2,3,H,H] or [2,N], with a free batch."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
     torch.onnx.export(
         tower,
@@ -154,6 +157,7 @@ def load(folder: Path) -> Towers:
 
 
 def _run(session: onnxruntime.InferenceSession, name: str, inputs: Tensor) -> Tensor:
+    """[B,..] -> [B,E]."""
     (embedding,) = session.run(None, {name: np.ascontiguousarray(inputs.numpy())})
     return torch.from_numpy(embedding)
 

@@ -84,7 +84,7 @@ class Bound:
 
     @classmethod
     def of(cls, ours: Tensor, theirs: Tensor) -> Bound:
-        """Raises ParityError for another shape, or values that are not finite."""
+        """The bound of embeddings [n,E] twice; raises ParityError for another shape, or values that are not finite."""
         if ours.shape != theirs.shape or not bool(torch.isfinite(theirs).all()):
             raise ParityError(f"embeddings {tuple(theirs.shape)} against {tuple(ours.shape)}, or not finite")
         cosine = torch.cosine_similarity(ours.double(), theirs.double(), dim=-1)
@@ -147,6 +147,7 @@ def levels_apart(towers: Towers, given: Probe) -> float:
 
 
 def _apart(theirs: Tensor, ours: Tensor) -> float:
+    """Mean difference of pixels [3,H,H] twice, at the best of nine shifts by a pixel."""
     if theirs.shape != ours.shape:
         raise ParityError(f"pixels {tuple(theirs.shape)} against {tuple(ours.shape)}")
     inner, size = theirs[:, 1:-1, 1:-1], ours.shape[-1] - 2
@@ -175,4 +176,5 @@ def check(name: str, found: dict[str, Any]) -> None:
 
 
 def _chunked(encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """[n,..] -> [n,E], a few at a time."""
     return torch.cat([encode(part).float() for part in inputs.split(CHUNK)])

@@ -68,14 +68,14 @@ def of_suite(table: Mapping[str, Any], row: str) -> list[Result]:
 
 
 def _ranks(detail: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """`retrieval/i2t` -> the place of every query's best correct answer."""
+    """`retrieval/i2t` -> the place of every query's best correct answer, [n]."""
     for side in ("i2t", "t2i"):
         if side in detail:
             yield f"retrieval/{side}", np.array([query["rank"] for query in detail[side].values()])
 
 
 def _hits(detail: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """`zeroshot/top1` -> 1 (a hit, which has rank 1) or 2 for every image, from the counts of the classes."""
+    """`zeroshot/top1` -> 1 (a hit, which has rank 1) or 2 for every image, [n], from the classes' counts."""
     rows = [row for row in detail.get("classes", []) if row["images"]]
     if rows:
         hits = [round(row["images"] * row["top1"] / 100) for row in rows]
@@ -92,6 +92,7 @@ def _statistic(name: str) -> Statistic | None:
 
 
 def _bootstrap(ranks: np.ndarray, statistic: Statistic) -> tuple[float, float, int]:
+    """The interval of a statistic of ranks [n], and n."""
     settings = {"n_resamples": RESAMPLES, "batch": _BATCH, "confidence_level": LEVEL, "method": "percentile"}
     found = bootstrap((ranks,), statistic, vectorized=True, rng=np.random.default_rng(0), **settings)
     return float(found.confidence_interval.low), float(found.confidence_interval.high), len(ranks)

@@ -137,5 +137,5 @@ def require_teacher(teacher: Teacher | None) -> Teacher:
 
 
 def gathered(*tensors: Tensor) -> list[Tensor]:
-    """Each tensor's rows of all ranks in fp32, with gradient where it has one."""
+    """Each tensor's rows of all ranks in fp32, [b,..] -> [B,..], with gradient where it has one."""
     return [parallel.gather(x.float()) for x in tensors]

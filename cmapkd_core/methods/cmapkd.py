@@ -104,7 +104,7 @@ class Cmapkd(Method):
         return Outcome(terms, describe(w_v, w_l, active), [vision.taps[0], text.taps[0]])
 
     def _policy(self, phase: Phase, active: tuple[str, ...]) -> Tensor:
-        """The selector's own loss; 0 in a phase where it chooses nothing, and has measured nothing to learn from."""
+        """The selector's own loss, a scalar; 0 where it chooses nothing, and has measured nothing to learn from."""
         if not phase.selects:
             return torch.zeros_like(self.memory.filled)
         return self.memory.loss(self.selector, active, self.recipe.selector)
@@ -154,12 +154,12 @@ class Cmapkd(Method):
         }
 
     def _goal(self, on_embeddings: dict[str, Tensor]) -> Tensor:
-        """What a level is to be of use for: the terms of selector.toward as they are weighted in the total."""
+        """What a level is to be of use for, a scalar: the terms of selector.toward as weighted in the total."""
         weights = vars(self.recipe.method.weights)
         return torch.stack([weights[name] * on_embeddings[name] for name in self.recipe.selector.toward]).sum()
 
     def _align(self, student: Levels, teacher: Levels, targets: LevelTargets) -> Tensor:
-        """L_align over the gathered levels; the coarsest active levels stand for P5 and L4."""
+        """L_align, a scalar, over the gathered levels; the coarsest active levels stand for P5 and L4."""
         scale = self.levels.bridge.scale()
         student_coarsest, teacher_coarsest = student.coarsest(), teacher.coarsest()
         crossed = (
@@ -181,7 +181,7 @@ class Cmapkd(Method):
         student_embeddings: tuple[Tensor, Tensor],
         teacher_embeddings: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Sample relation of the coarsest levels and of the embeddings, plus gamma times the layers' CKA."""
+        """Sample relation of coarsest levels and of embeddings [B,E], plus gamma times the layers' CKA: a scalar."""
         sample = sample_relation(level_grams(student), level_grams(teacher)) + sample_relation(
             embedding_grams(*student_embeddings), embedding_grams(*teacher_embeddings)
         )

@@ -65,6 +65,7 @@ class FitNet(Method):
         return Outcome(terms, roots=[vision.taps[0], text.taps[0]])
 
     def _hint(self, vision: Features, text: Features, teacher: Targets) -> Tensor:
+        """The hints of maps [b,C,h,w] and tokens [b,N,D] at half the depth; a scalar."""
         student_map = self.map_regressor(vision.taps[HINT])
         tokens, tokens_t, mask = self.pair(text, teacher.language)
         maps = map_hint(student_map, resize(teacher.vision.taps[HINT], student_map.shape[-1]))

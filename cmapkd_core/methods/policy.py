@@ -62,7 +62,7 @@ class PolicyMemory(nn.Module):
         self.filled.fill_(1.0)
 
     def loss(self, selector: Selector, active: tuple[str, ...], config: Config) -> Tensor:
-        """The policy loss of the remembered samples; 0 before any was measured."""
+        """The policy loss of the remembered samples, a scalar; 0 before any was measured."""
         # Clones: a later `keep` writes the buffers in place while the graph may still need them.
         rows = {name: self.get_buffer(name).clone() for name in self.columns}
         return self.filled * policy_loss(selector, rows, active, config)
@@ -90,7 +90,7 @@ class PolicyFit(nn.Module):
 
 
 def describe(w_v: Tensor, w_l: Tensor, active: tuple[str, ...]) -> dict[str, Tensor]:
-    """Mean weight of every active level and the weights' mean entropies in nats, for the log."""
+    """Mean weight of every active level and mean entropies in nats of weights [B,4], for the log; scalars."""
     w_v, w_l = w_v.detach(), w_l.detach()
     named = zip(ALL_LEVELS, (*w_v.mean(0), *w_l.mean(0)), strict=True)
     means = {f"weight/{name}": value for name, value in named if name in active}

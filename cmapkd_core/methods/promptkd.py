@@ -74,7 +74,7 @@ class PromptKd(InTeacherSpace):
         return Outcome({"prompt": self.compare(image, image_t, teacher.scale, classes)}, roots=[vision.taps[0]])
 
     def _keep(self, captions: Tensor) -> None:
-        """First in, first out."""
+        """Captions [B,E'] into the bank; first in, first out."""
         size = len(self.bank)
         self.bank.copy_(torch.cat([captions, self.bank])[:size])
         self.filled.fill_(min(size, int(self.filled) + len(captions)))

@@ -105,6 +105,7 @@ class PyramidFit(nn.Module):
 
 
 def _normed(x: Tensor) -> Tensor:
+    """[.., C] -> fp32 [.., C], normalised over channels."""
     return F.layer_norm(x.float(), x.shape[-1:])
 
 

@@ -43,7 +43,11 @@ class Backbone(nn.Module):
         files: dict[str, bytes],
         tokenize: Callable[[list[str]], Tensor],
     ) -> None:
-        """Raises InputError for towers that no adapter knows, and for sizes that no level fits."""
+        """tokenize: n texts -> long [n, N].
+
+        Raises:
+            InputError: towers that no adapter knows, or sizes that no level fits.
+        """
         super().__init__()
         if type(model) not in (CLIP, CustomTextCLIP):
             raise InputError(f"{type(model).__name__} has no plain image and text embedding: choose a CLIP model")
@@ -80,7 +84,7 @@ class Backbone(nn.Module):
         return _joined([(self.model.encode_image(part, normalize=True),) for part in self._parts(images)])[0]
 
     def _parts(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The batch in chunks where that is faster and changes nothing: no graph to keep, no statistics of a batch."""
+        """[B, ..] in chunks [b, ..] where that is faster and changes nothing: no graph, no statistics of a batch."""
         whole = self.training or torch.is_grad_enabled() or images.device.type != "cpu"
         return (images,) if whole else images.split(CPU_CHUNK)
 
@@ -145,7 +149,7 @@ class Backbone(nn.Module):
 
 
 def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Parts of a batch as one; a whole batch stays the very tensors, which gradients are asked for."""
+    """Parts [b, ..] of a batch as one [B, ..]; a whole batch stays the very tensors, which gradients are asked for."""
     return parts[0] if len(parts) == 1 else tuple(torch.cat(same) for same in zip(*parts, strict=True))
 
 

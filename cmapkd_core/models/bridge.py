@@ -60,7 +60,7 @@ class Bridge(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def scale(self) -> Tensor:
-        """exp(s); where it is trained, models/scales.py keeps it within CLIP's bound."""
+        """exp(s), a scalar; where it is trained, models/scales.py keeps it within CLIP's bound."""
         return self.log_scale.exp()
 
 

@@ -18,18 +18,18 @@ def with_text_of(image: Backbone, head: ImageHead, text: Backbone) -> Backbone:
 
     It takes images as `image` does, tokenizes as `text` does, and embeds both into `text`'s space.
     """
-    ours, theirs = image.config["model_cfg"], text.config["model_cfg"]
-    quick = {"quick_gelu": ours.get("quick_gelu", False)}
+    image_config, text_config = image.config["model_cfg"], text.config["model_cfg"]
+    quick = {"quick_gelu": image_config.get("quick_gelu", False)}
     model_cfg = {
-        "embed_dim": theirs["embed_dim"],
-        "vision_cfg": ours["vision_cfg"],
-        "text_cfg": theirs["text_cfg"],
-        "quick_gelu": theirs.get("quick_gelu", False),
+        "embed_dim": text_config["embed_dim"],
+        "vision_cfg": image_config["vision_cfg"],
+        "text_cfg": text_config["text_cfg"],
+        "quick_gelu": text_config.get("quick_gelu", False),
         "custom_text": True,
     }
     named = f"{image.identity.architecture} below a head, texts by {text.identity.architecture}"
     config = {"architecture": named, "model_cfg": model_cfg, "preprocess_cfg": image.config["preprocess_cfg"]}
-    config["image_head"] = {"embed_dim": ours["embed_dim"], **quick}
+    config["image_head"] = {"embed_dim": image_config["embed_dim"], **quick}
     made = construct("composed", config, text.files, seed=0)
     tensors = {f"visual.tower.{name}": x for name, x in image.model.visual.state_dict().items()}
     tensors |= {f"visual.head.{name}": x for name, x in head.state_dict().items()}
@@ -61,31 +61,33 @@ def inherit(student: Backbone, teacher: Backbone) -> dict[str, str]:
         "image": (dict(student.model.visual.state_dict()), dict(teacher.model.visual.state_dict())),
         "text": (text_state(student), text_state(teacher)),
     }
-    return {name: _inherit(ours, theirs, _projections(ours)) for name, (ours, theirs) in towers.items()}
+    return {name: _inherit(own, given, _projections(own)) for name, (own, given) in towers.items()}
 
 
 def _projections(state: dict[str, Tensor]) -> set[str]:
+    """Names of the projections among tensors [..] of any shape."""
     return {
         n for n in state if n in ("proj", "text_projection") or n.startswith(("proj.", "head.", "text_projection."))
     }
 
 
-def _inherit(ours: dict[str, Tensor], theirs: dict[str, Tensor], free: set[str]) -> str:
-    deep, shallow = _depths(theirs), _depths(ours)
-    sources = {name: _source(name, shallow, deep) for name in ours}
+def _inherit(student: dict[str, Tensor], teacher: dict[str, Tensor], free: set[str]) -> str:
+    """Fill a tower's tensors [..] in place from the teacher's; says how many fitted, or the first that did not."""
+    deep, shallow = _depths(teacher), _depths(student)
+    sources = {name: _source(name, shallow, deep) for name in student}
     for name, source in sources.items():
-        fits = source in theirs and theirs[source].shape == ours[name].shape
+        fits = source in teacher and teacher[source].shape == student[name].shape
         if not fits and name not in free:
-            found = tuple(theirs[source].shape) if source in theirs else "no such tensor"
-            return f"not inherited: {name} is {tuple(ours[name].shape)} and the teacher has {found}"
-    kept = [n for n, source in sources.items() if source in theirs and theirs[source].shape == ours[n].shape]
+            found = tuple(teacher[source].shape) if source in teacher else "no such tensor"
+            return f"not inherited: {name} is {tuple(student[name].shape)} and the teacher has {found}"
+    kept = [n for n, source in sources.items() if source in teacher and teacher[source].shape == student[n].shape]
     for name in kept:
-        ours[name].copy_(theirs[sources[name]])
-    return f"inherited: {len(kept)} of {len(ours)} tensors"
+        student[name].copy_(teacher[sources[name]])
+    return f"inherited: {len(kept)} of {len(student)} tensors"
 
 
 def _depths(state: dict[str, Tensor]) -> dict[str, int]:
-    """How many numbered modules there are below each prefix."""
+    """How many numbered modules there are below each prefix; tensors of any shape [..]."""
     found: dict[str, int] = {}
     for name in state:
         parts = name.split(".")
@@ -103,11 +105,11 @@ def layers_of(deep: int, shallow: int) -> list[int]:
 
 def _source(name: str, shallow: dict[str, int], deep: dict[str, int]) -> str:
     """The teacher's name of what fills the student's tensor `name`."""
-    ours: list[str] = []
-    theirs: list[str] = []
+    student_parts: list[str] = []
+    teacher_parts: list[str] = []
     for part in name.split("."):
-        there, here = ".".join(theirs), ".".join(ours)
+        there, here = ".".join(teacher_parts), ".".join(student_parts)
         numbered = part.isdigit() and there in deep
-        theirs.append(str(layers_of(deep[there], shallow[here])[int(part)]) if numbered else part)
-        ours.append(part)
-    return ".".join(theirs)
+        teacher_parts.append(str(layers_of(deep[there], shallow[here])[int(part)]) if numbered else part)
+        student_parts.append(part)
+    return ".".join(teacher_parts)

@@ -89,6 +89,7 @@ class LanguageHierarchy(nn.Module):
         return {name: self.projections[name](self._state(name, text)) for name in TEXT_LEVELS if name in levels}
 
     def _state(self, name: str, text: Features) -> Tensor:
+        """The state [B, D] that a level projects."""
         if name == "L4":
             state: Tensor = self.norms[name](text.pooled)
             return state

@@ -24,7 +24,7 @@ _DEFLATED = 2**26  # bytes that a TorchScript archive's code may inflate to; tor
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:
-    """Tensors by name; no Python in the file is ever run.
+    """Tensors of any shape [..] by name; no Python in the file is ever run.
 
     A training checkpoint's "state_dict" entry and a "module." prefix are taken off. OpenAI gave its weights as
     TorchScript programs, of which the state is read and nothing called.

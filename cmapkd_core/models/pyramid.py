@@ -63,7 +63,10 @@ def smooth_upsampled(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def _fold(weight: Tensor, phase: int, dim: int) -> Tensor:
-    """Three taps as two along one axis: (k0, k1+k2) for even outputs, (k0+k1, k2) for odd ones."""
+    """Three taps as two along axis `dim`, [O,I,3,..] -> [O,I,2,..].
+
+    (k0, k1+k2) for even outputs, (k0+k1, k2) for odd ones.
+    """
     k0, k1, k2 = weight.unbind(dim)
     return torch.stack((k0, k1 + k2) if phase == 0 else (k0 + k1, k2), dim)
 
@@ -102,12 +105,12 @@ class VisualPyramid(nn.Module):
         return {name: resize(x, min(x.shape[-1], self.sizes[name])) for name, x in found.items()}
 
     def _on_grid(self, lateral: Tensor) -> Tensor:
-        """The lateral at g; as it is where its side divides g and g/2, so that every level repeats it anyway."""
+        """[B,W,h,h] -> [B,W,g,g]; as it is where its side divides g and g/2, so that every level repeats it anyway."""
         side = lateral.shape[-1]
         return lateral if self.grid % side == 0 == self.sizes["P5"] % side else resize(lateral, self.grid)
 
     def merge(self, laterals: dict[str, Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
-        """Maps of the active `levels` from their laterals, coarse to fine."""
+        """Maps [B,W,S_i,S_i] of the active `levels` from their laterals [B,W,h,h], coarse to fine."""
         maps: dict[str, Tensor] = {}
         for name in needed(levels):
             coarser = list(maps.values())[-1:]
@@ -121,6 +124,7 @@ class VisualPyramid(nn.Module):
         return result
 
     def _merge(self, name: str, lateral: Tensor, above: Tensor | None = None) -> Tensor:
+        """The level's map [B,W,S,S] from its lateral [B,W,h,h] and the map above it, [B,W,s,s]."""
         if above is None:
             return resize(lateral, self.sizes[name])
         size, half, conv = self.sizes[name], above.shape[-1], cast(nn.Conv2d, self.smooths[name])

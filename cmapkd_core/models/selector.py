@@ -78,7 +78,7 @@ class ShuffledALSN(ALSN):
     """Control: each sample gets the weights of its neighbour in the batch, so only their distribution is left."""
 
     def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """The learned weights, one sample further."""
+        """The learned weights [B,4] of each modality, one sample further."""
         w_v, w_l = self(image, text, levels)
         return w_v.roll(1, dims=0), w_l.roll(1, dims=0)
 
@@ -87,7 +87,7 @@ class ReversedALSN(ALSN):
     """Control: the level that ALSN wants most gets the smallest weight, and so on."""
 
     def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """The learned weights in the opposite order over the active levels."""
+        """The learned weights [B,4] of each modality, in the opposite order over the active levels."""
         w_v, w_l = self(image, text, levels)
         return reverse_ranks(w_v, VISION_LEVELS, levels), reverse_ranks(w_l, TEXT_LEVELS, levels)
 

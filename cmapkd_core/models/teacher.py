@@ -94,6 +94,7 @@ class Teacher(nn.Module):
     classes: Tensor
 
     def __init__(self, backbone: Backbone, levels: LevelTower, alpha: Tensor) -> None:
+        """alpha: [4,4] compatibility of P_i with L_j."""
         super().__init__()
         self.backbone, self.levels = backbone, levels
         self.register_buffer("alpha", alpha)
@@ -143,4 +144,5 @@ class Teacher(nn.Module):
         return LevelTargets(image, text, scale.to(image.device), level_scale, found, self.alpha)
 
     def _autocast(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
+        """Of the device of x [..]."""
         return contextlib.nullcontext() if self.amp is None else torch.autocast(x.device.type, self.amp)

@@ -32,7 +32,7 @@ class TextTower(ABC):
         self.end_id = end_id  # the tokenizer's end-of-text token
 
     def trim(self, tokens: Tensor) -> Tensor:
-        """Token ids without the columns that change no result; most towers need all of theirs."""
+        """Token ids [B, N] without the columns that change no result, [B, N']; most towers need them all."""
         return tokens
 
     @abstractmethod
@@ -77,6 +77,7 @@ class ClipText(TextTower):
         return pooled, taps, start_to_end(tokens, self._end(tokens, rule, eos_id))
 
     def _end(self, tokens: Tensor, rule: str, eos_id: int) -> Tensor:
+        """Position of the end of text in each caption, [B, N] -> long [B]."""
         if rule == "argmax":
             return tokens.argmax(dim=1)
         found = tokens == (eos_id if rule == "eos" else self.end_id)
@@ -104,6 +105,7 @@ class PlainClipText(ClipText):
     """The same transformer, unpacked into the attributes of open_clip's plain `CLIP` class."""
 
     def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Token ids [B, N] -> input of the first block [B, N, D], and the attention mask [N, N]."""
         dtype = self.tower.transformer.get_cast_dtype()
         embedded = self.tower.token_embedding(tokens).to(dtype)
         return embedded + self.tower.positional_embedding.to(dtype), self.tower.attn_mask
@@ -121,7 +123,7 @@ class HuggingFaceText(TextTower):
             raise InputError("the text tower's config.json has no pad_token_id: add the tokenizer's")
 
     def trim(self, tokens: Tensor) -> Tensor:
-        """Up to the longest caption: masked columns cost as much as words, and captions are short."""
+        """[B, N] -> [B, N'], up to the longest caption: masked columns cost as much as words."""
         used = (tokens != self.tower.config.pad_token_id).any(dim=0).nonzero()
         return tokens[:, : int(used[-1]) + 1] if len(used) else tokens
 

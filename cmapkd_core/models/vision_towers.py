@@ -66,7 +66,7 @@ def as_tokens(prefix: int) -> Layout:
 
 @contextmanager
 def tapped(blocks: Sequence[nn.Module], layout: Layout) -> Iterator[dict[nn.Module, Tensor]]:
-    """Inside, every forward of a block leaves its tap in the dict that is yielded."""
+    """Inside, every forward of a block leaves its tap [B, C, h, w] in the dict that is yielded."""
     taps: dict[nn.Module, Tensor] = {}
 
     def hook(block: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class VisionTower(ABC):
 
     @abstractmethod
     def final(self, images: Tensor) -> Tensor:
-        """What the tower pools, in the layout of its blocks."""
+        """[B, 3, H, H] -> what the tower pools, in its blocks' layout: [B, n, D], [B, C, h, w] or [B, h, w, C]."""
 
     @abstractmethod
     def pool(self, final: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class ClipResNet(VisionTower):
         return vectors[:, :, None, None]
 
     def alone(self, vectors: Tensor) -> Tensor:
-        """Attention over one position gives its value, whatever the query; positions count for nothing."""
+        """[M, C] -> [M, E]: attention over one position gives its value, whatever the query and the position."""
         result: Tensor = self.tower.attnpool.c_proj(self.tower.attnpool.v_proj(vectors))
         return result
 

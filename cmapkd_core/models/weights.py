@@ -61,7 +61,7 @@ def refuse_other(file: str) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, which holds nothing else; a "module." prefix is taken off.
+    """Tensors [..] by name from a safetensors file, which holds nothing else; a "module." prefix is taken off.
 
     Raises:
         InputError: another format, or a damaged file.

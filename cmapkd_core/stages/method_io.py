@@ -57,7 +57,7 @@ def load_teacher(artifact: Artifact, grid: int, width: int) -> Teacher:
 
 
 def misfits(loaded: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors that only one of two states has, or that differ in shape."""
+    """Names of the tensors [..] that only one of two states has, or that differ in shape."""
     left, right = ({name: tuple(x.shape) for name, x in state.items()} for state in (loaded, expected))
     return sorted(name for name in {*left, *right} if left.get(name) != right.get(name))
 
@@ -131,7 +131,7 @@ def _student_folder(init: Artifact) -> Path:
 
 
 def method_state(method: Method, but: str = "student.") -> dict[str, torch.Tensor]:
-    """What a method has beside its student and the names that begin with `but`."""
+    """Tensors of any shape [..] that a method has beside its student and the names that begin with `but`."""
     state = method.state_dict().items()
     return {k: v.contiguous() for k, v in state if not k.startswith(("student.", but))}
 

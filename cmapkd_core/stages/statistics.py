@@ -76,7 +76,7 @@ def collect(
 
 
 def _require_finite(rows: dict[str, Tensor], keys: list[str]) -> None:
-    """The rows are those of all ranks, so all of them raise at the same batch; `keys` are this rank's."""
+    """Rows d and u, [B,8], are those of all ranks, so all of them raise at the same batch; `keys` are this rank's."""
     if bad := [name for name in ("d", "u") if not rows[name].isfinite().all()]:
         shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         raise Diverged(

@@ -166,7 +166,7 @@ def teacher_outputs(
 
 
 def _counted(pictures: Iterable[Tensor], rows: range, progress: Callable[[int], None]) -> Iterator[Tensor]:
-    """The batches as they are; each is done when the next one is asked for."""
+    """The batches [b,..] as they are; each is done when the next one is asked for."""
     done = rows.start
     for batch in pictures:
         yield batch

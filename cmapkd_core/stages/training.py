@@ -159,7 +159,7 @@ class SelectorSetup(TrainingSetup):
         )
 
     def _keys_of(self, rows: np.ndarray) -> list[str]:
-        """Keys of the table's rows."""
+        """Keys of the table's rows, long [b]."""
         return list(self._keys.take(rows).to_pylist())
 
     @cached_property

@@ -171,6 +171,7 @@ def class_name(subcategory: str) -> str:
 
 
 def _thumbnail(image: bytes, max_pixels: int) -> np.ndarray:
+    """float32 [18, 18, 3] in 0..1."""
     with shown(image, max_pixels) as whole:
         small = whole.resize((18, 18), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / 255
@@ -178,6 +179,8 @@ def _thumbnail(image: bytes, max_pixels: int) -> np.ndarray:
 
 def _join(entries: list[dict[str, Any]], thumbnails: np.ndarray) -> tuple[list[list[int]], list[int]]:
     """Lists of entries that show the same picture, and for each entry the number of its split group.
+
+    thumbnails: [n, 18, 18, 3], one of each of the n entries.
 
     A group holds what shares a caption, code points or a name but for gender, hair, skin and direction, and
     what looks the same, also as in a mirror.

@@ -63,6 +63,7 @@ def difficulty_profile(table: pa.Table, names: tuple[str, ...], seed: int | None
 
 
 def _level(name: str, values: np.ndarray, difficulty: np.ndarray, parts: list[np.ndarray]) -> LevelProfile:
+    """Means and errors over the parts (positions) of values [n], and their correlation with difficulty [n]."""
     mean = np.array([values[part].mean() for part in parts])
     error = np.array([values[part].std() / len(part) ** 0.5 for part in parts])
     constant = np.ptp(values) < 1e-6 or np.ptp(difficulty) == 0

@@ -52,6 +52,7 @@ def _draw_matrix(
     picture: Image.Image | None,
     look: Look,
 ) -> Figure:
+    """values: [rows, columns], coloured from the lower to the upper of `limits`."""
     figure = Figure(figsize=SIZE)
     axes = figure.add_axes((0.14, 0.14, 0.6, 0.72))
     figure.text(0.02, 0.93, title, color=look.ink, fontsize=8.5, fontweight="bold")

@@ -74,6 +74,7 @@ def training_curve(trace: list[Point], read: Callable[[Point], float | None]) ->
 
 
 def _group_means(values: np.ndarray, group: int) -> np.ndarray:
+    """Means of neighbours, [n] -> [ceil(n / group)]."""
     return np.array([values[i : i + group].mean() for i in range(0, len(values), group)])
 
 

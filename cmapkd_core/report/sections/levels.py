@@ -91,10 +91,12 @@ def crossmodal_section(inputs: RunInputs) -> Section:
 
 
 def _matrix(table: pa.Table, name: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """A column of n flat lists as [n, K, J]."""
     return np.stack(table[name].to_numpy()).reshape(shape)
 
 
 def _limits(values: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The least, at most 0, and the largest value of arrays of one shape [..]."""
     every = np.stack(list(values))
     return min(0.0, float(every.min())), float(every.max())
 

@@ -125,6 +125,7 @@ def _group_cells(group: SampleGroup, urls: dict[str, str]) -> tuple[Cell, ...]:
 
 
 def _mean_cell(number: str, values: np.ndarray, urls: dict[str, str]) -> Cell:
+    """Mean and one standard error of values [n]."""
     error = float(values.std(ddof=1) / len(values) ** 0.5)
     return mean_cell(Interval(float(values.mean()), error, len(values)), number, urls, 3)
 
