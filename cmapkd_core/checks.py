@@ -15,7 +15,8 @@ def check(recipe: Recipe) -> None:
     """Refuse a recipe that cannot run as written.
 
     Raises:
-        InputError: a value that its field refuses, a row without its file, a phase that trains nothing or has no level, sizes that do not fit.
+        InputError: a value that its field refuses, a row without its file, a phase that trains nothing or has no level,
+            sizes that do not fit.
     """
     check_values(recipe)
     spec = METHODS[recipe.method.name]

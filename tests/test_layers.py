@@ -19,8 +19,8 @@ REPOSITORY = ROOT.parent
 LAYERS = [
     {"errors"},
     {"fields", "logins", "exits", "temporary", "markup", "progress"},
-    {"catalog", "values"},
-    {"method_specs"},
+    {"catalog"},
+    {"method_specs", "values"},
     {"config", "view"},
     {"folders"},
     {"fingerprints", "checks"},
