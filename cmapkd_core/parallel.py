@@ -216,6 +216,16 @@ class _Gather(torch.autograd.Function):
         return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
+def stack(x: Tensor) -> Tensor:
+    """Every rank's tensor of one shape, in rank order and without a gradient, [...] -> [world, ...]."""
+    if world() == 1:
+        return x[None]
+    parts = [torch.empty_like(x) for _ in range(world())]
+    with _together():
+        dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
+
+
 def gather(x: Tensor) -> Tensor:
     """Rows of all ranks in rank order, [b, ...] -> [b * world, ...], with gradient.
 

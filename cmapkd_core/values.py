@@ -42,7 +42,7 @@ class Named:
     new: str = ""
 
     def __call__(self, name: str) -> str:
-        """`name`, or an InputError with the nearest of the table, or with the file that its row names and is not there."""
+        """`name`, or an InputError with the nearest of the table, or with the file that its row names and lacks."""
         choose(self.kind, name, dict.fromkeys(self.table), self.new)
         if isinstance(self.table, Mapping) and isinstance(self.table[name], TableEntry):
             require_file(self.kind, name, self.table)

@@ -1,6 +1,7 @@
 """Relational structure distillation (paper 4.4.3; docs/decisions/0006).
 
-Shapes: B global batch; vectors [B,D] of any width, since only their cosines are compared.
+Shapes: B global batch; vectors [B,D] of any width, since only their cosines are compared. Of several ranks each has its
+share of a sample relation (losses/streamed.py).
 """
 
 from __future__ import annotations
@@ -8,6 +9,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cmapkd_core.losses.streamed import Similarities, squared_difference
+
+Grams = tuple[Similarities, Similarities, Similarities]
+EPS = 1e-12  # below which a norm counts as 0, as in F.normalize
 
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
@@ -22,13 +28,13 @@ def off_diagonal(difference: Tensor) -> Tensor:
     return (difference.square() * mask).sum() / max(1, n * (n - 1))
 
 
-def sample_relation(student: tuple[Tensor, Tensor, Tensor], teacher: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def sample_relation(student: Grams, teacher: Grams) -> Tensor:
     """Mean over three Gram matrices (image-image, text-text, image-text) of their off-diagonal squared difference.
 
     Kept apart, since one Gram of concatenated modalities would mix them (paper_problems 14).
     """
     pairs = zip(student, teacher, strict=True)
-    return torch.stack([off_diagonal(s - t.detach()) for s, t in pairs]).mean()
+    return torch.stack([squared_difference(t, s) for s, t in pairs]).mean()
 
 
 def linear_cka(levels: Tensor) -> Tensor:
@@ -37,8 +43,14 @@ def linear_cka(levels: Tensor) -> Tensor:
     Needs no common basis or width, and sees which samples are alike, unlike a correlation of batch means.
     """
     centred = levels - levels.mean(dim=1, keepdim=True)
-    kernels = torch.einsum("kbd,kcd->kbc", centred, centred).flatten(1)
-    return gram(kernels, kernels)
+    count, batch, width = levels.shape
+    if batch <= count * width:
+        kernels = torch.einsum("kbd,kcd->kbc", centred, centred).flatten(1)
+        return gram(kernels, kernels)
+    # <X X^T, Y Y^T> = |X^T Y|^2, so that nothing grows with the square of the batch.
+    norms = torch.einsum("kbd,jbe->kjde", centred, centred).flatten(2).norm(dim=2)
+    sizes = norms.diagonal().clamp_min(EPS)
+    return norms.square() / sizes[:, None] / sizes
 
 
 def layer_relation(student: list[Tensor], teacher: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from cmapkd_core import parallel
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.errors import InputError
+from cmapkd_core.losses.streamed import Ranks, Similarities
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
@@ -105,9 +106,9 @@ class Method(nn.Module):
         with self.autocast():
             return self.student.vision(batch.images["student"]), self.student.text(batch.tokens["student"])
 
-    def logits(self, image: Tensor, text: Tensor) -> Tensor:
-        """The student's scaled similarities of gathered embeddings, [B,E] twice -> [B,B]."""
-        return self.student.scale() * image @ text.T
+    def logits(self, image: Tensor, text: Tensor) -> Similarities:
+        """The student's scaled similarities of gathered embeddings, [B,E] twice."""
+        return similar(image, text, self.student.scale())
 
 
 def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
@@ -137,5 +138,27 @@ def require_teacher(teacher: Teacher | None) -> Teacher:
 
 
 def gathered(*tensors: Tensor) -> list[Tensor]:
-    """Each tensor's rows of all ranks in fp32, [b,..] -> [B,..], with gradient where it has one."""
-    return [parallel.gather(x.float()) for x in tensors]
+    """Each tensor's rows of all ranks in fp32, with gradient where it has one: [b,...] -> [B,...].
+
+    In two exchanges, of those with a gradient and of those without.
+    """
+    if parallel.world() == 1:
+        return [x.float() for x in tensors]
+    found: dict[int, Tensor] = {}
+    for graded in (True, False):
+        chosen = [i for i, x in enumerate(tensors) if x.requires_grad is graded]
+        if chosen:
+            flat = [tensors[i].float().reshape(len(tensors[i]), -1) for i in chosen]
+            parts = parallel.gather(torch.cat(flat, dim=1)).split([x.shape[1] for x in flat], dim=1)
+            found |= {i: part.reshape(-1, *tensors[i].shape[1:]) for i, part in zip(chosen, parts, strict=True)}
+    return [found[i] for i in range(len(tensors))]
+
+
+def ranks() -> Ranks:
+    """Which rows of a gathered batch are this process's."""
+    return Ranks(parallel.rank(), parallel.world(), parallel.stack)
+
+
+def similar(rows: Tensor, columns: Tensor, scale: Tensor | float = 1.0) -> Similarities:
+    """scale * rows columns^T of gathered vectors, [B,D] twice, for the terms of losses/streamed.py."""
+    return Similarities.of(rows, columns, scale, ranks())

@@ -49,7 +49,7 @@ class C2Kd(Method):
         image_t, caption_t = gathered(teacher.image, teacher.text)
         pooled_vt, pooled_lt = gathered(teacher.vision.pooled, teacher.language.pooled)
         scale, scale_t = self.student.scale(), teacher.scale
-        logits, logits_t = self.logits(image, caption), scale_t * image_t @ caption_t.T
+        logits, logits_t = scale * image @ caption.T, scale_t * image_t @ caption_t.T
         mine = proxied(self.student_proxies, (pooled_v, pooled_l), (image, caption), scale)
         others = proxied(self.teacher_proxies, (pooled_vt, pooled_lt), (image_t, caption_t), scale_t)
         directions = (logits, mine[0], logits_t.T, others[1]), (logits.T, mine[1], logits_t, others[0])

@@ -18,9 +18,9 @@ from torch import nn
 
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce, relative_entropy
-from cmapkd_core.losses.embeddings import interactive, squared_error
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.losses.embeddings import squared_error
+from cmapkd_core.losses.streamed import info_nce, interactive, relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.methods.lifts import Lifts
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.teacher import Embeddings, Teacher
@@ -49,8 +49,8 @@ class ClipKd(Method):
         scale = self.log_scale.exp()
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(teacher.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(similar(image_t, caption_t, teacher.scale), logits, self.recipe.method.kd_tau),
             "mse": squared_error(lifted[0], image_t) + squared_error(lifted[1], caption_t),
-            "icl": interactive(scale * lifted[0] @ caption_t.T, scale * lifted[1] @ image_t.T),
+            "icl": interactive(similar(lifted[0], caption_t, scale), similar(lifted[1], image_t, scale)),
         }
         return Outcome(terms, roots=[vision.taps[0], text.taps[0]])

@@ -18,16 +18,18 @@ from cmapkd_core import parallel
 from cmapkd_core.catalog import SELECTORS, load
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses import contrastive, intra
+from cmapkd_core.losses import intra
 from cmapkd_core.losses.align import align, pyramid, single
-from cmapkd_core.losses.embeddings import interactive
+from cmapkd_core.losses.contrastive import feature_distance
 from cmapkd_core.losses.policy import utilities
-from cmapkd_core.losses.relation import gram, layer_relation, sample_relation
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.losses.relation import layer_relation, sample_relation
+from cmapkd_core.losses.streamed import info_nce, interactive, margin, relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
+from cmapkd_core.methods.global_batch import GlobalBatch, embedding_grams
 from cmapkd_core.methods.lifts import Lifts
 from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.bridge import Levels, LevelTower, similarities
+from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.selector import Uniform
 from cmapkd_core.models.teacher import Embeddings, LevelTargets, Teacher
@@ -86,18 +88,18 @@ class Cmapkd(Method):
         d_v, d_l = level_distances(student_levels, teacher.levels)
         selector = self.selector if phase.selects else self.uniform
         w_v, w_l = selector.choose(teacher.image, teacher.text, active)
-        embeddings = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
-        image, caption, image_t, caption_t = embeddings
-        levels_s, levels_t = gathered_levels(student_levels), gathered_levels(teacher.levels)
-        on_embeddings = self._on_embeddings(vision, text, embeddings, teacher.scale)
+        both = GlobalBatch.of(
+            (vision.embedding, text.embedding), student_levels, (teacher.image, teacher.text), teacher.levels
+        )
+        on_embeddings = self._on_embeddings(vision, text, [*both.student, *both.teacher], teacher.scale)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
             u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text, self.amp), dim=1)
             d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
-            self.memory.keep({"teacher_image": image_t, "teacher_text": caption_t, "u": u, "d": d})
+            self.memory.keep({"teacher_image": both.teacher[0], "teacher_text": both.teacher[1], "u": u, "d": d})
         terms = {
             "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
-            "align": self._align(levels_s, levels_t, teacher),
-            "relation": self._relation(levels_s, levels_t, (image, caption), (image_t, caption_t)),
+            "align": self._align(both, teacher),
+            "relation": self._relation(both),
             **on_embeddings,
             "policy": self._policy(phase, active),
         }
@@ -124,7 +126,7 @@ class Cmapkd(Method):
         goal = self._goal(self._on_embeddings(vision, text, embeddings, teacher.scale))
         u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
-        difficulty = contrastive.margin(image_t @ caption_t.T) - contrastive.margin(image.detach() @ caption.detach().T)
+        (difficulty,) = gathered(margin(similar(image_t, caption_t)) - margin(similar(image, caption)))
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
 
     def _levels(self, vision: Features, text: Features, active: tuple[str, ...]) -> Levels:
@@ -147,10 +149,10 @@ class Cmapkd(Method):
         logits = self.logits(image, caption)
         lifted = self.lifts(vision, text, image, caption)
         return {
-            "task": contrastive.info_nce(logits),
-            "kd": contrastive.relative_entropy(scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
-            "fd": contrastive.feature_distance(lifted[0], image_t) + contrastive.feature_distance(lifted[1], caption_t),
-            "icl": interactive(scale * lifted[0] @ caption_t.T, scale * lifted[1] @ image_t.T),
+            "task": info_nce(logits),
+            "kd": relative_entropy(similar(image_t, caption_t, scale), logits, self.recipe.method.kd_tau),
+            "fd": feature_distance(lifted[0], image_t) + feature_distance(lifted[1], caption_t),
+            "icl": interactive(similar(lifted[0], caption_t, scale), similar(lifted[1], image_t, scale)),
         }
 
     def _goal(self, on_embeddings: dict[str, Tensor]) -> Tensor:
@@ -158,36 +160,25 @@ class Cmapkd(Method):
         weights = vars(self.recipe.method.weights)
         return torch.stack([weights[name] * on_embeddings[name] for name in self.recipe.selector.toward]).sum()
 
-    def _align(self, student: Levels, teacher: Levels, targets: LevelTargets) -> Tensor:
+    def _align(self, both: GlobalBatch, targets: LevelTargets) -> Tensor:
         """L_align, a scalar, over the gathered levels; the coarsest active levels stand for P5 and L4."""
-        scale = self.levels.bridge.scale()
-        student_coarsest, teacher_coarsest = student.coarsest(), teacher.coarsest()
-        crossed = (
-            similarities(student_coarsest, teacher_coarsest, scale)[0, 0],
-            similarities(teacher_coarsest, student_coarsest, scale)[0, 0],
-        )
-        rows = [VISION_LEVELS.index(n) for n in student.vision()]
-        columns = [TEXT_LEVELS.index(n) for n in student.text()]
+        scale, student, teacher = self.levels.bridge.scale(), both.student_units, both.teacher_units
+        crossed = student.coarsest().meet(teacher.coarsest(), scale), teacher.coarsest().meet(student.coarsest(), scale)
+        rows = [VISION_LEVELS.index(n) for n in both.student_levels.vision()]
+        columns = [TEXT_LEVELS.index(n) for n in both.student_levels.text()]
         alpha = targets.alpha[rows][:, columns]
-        student_sims = similarities(student, student, scale)
-        teacher_sims = similarities(teacher, teacher, targets.level_scale)
         config = self.recipe.method
-        return align(single(*crossed), pyramid(student_sims, teacher_sims, alpha, config.tau), config.pyramid_align)
+        pairs = student.meet(student, scale), teacher.meet(teacher, targets.level_scale)
+        return align(single(*crossed), pyramid(*pairs, alpha, config.tau), config.pyramid_align)
 
-    def _relation(
-        self,
-        student: Levels,
-        teacher: Levels,
-        student_embeddings: tuple[Tensor, Tensor],
-        teacher_embeddings: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """Sample relation of coarsest levels and of embeddings [B,E], plus gamma times the layers' CKA: a scalar."""
-        sample = sample_relation(level_grams(student), level_grams(teacher)) + sample_relation(
-            embedding_grams(*student_embeddings), embedding_grams(*teacher_embeddings)
-        )
+    def _relation(self, both: GlobalBatch) -> Tensor:
+        """Sample relation of coarsest levels and of embeddings, plus gamma times the layers' CKA: a scalar."""
+        sample = sample_relation(both.student_units.coarsest().grams(), both.teacher_units.coarsest().grams())
+        sample = sample + sample_relation(embedding_grams(*both.student), embedding_grams(*both.teacher))
+        sides = both.student_levels, both.teacher_levels
         layers = [
-            layer_relation([student.vectors[n] for n in names], [teacher.vectors[n] for n in names])
-            for names in (student.vision(), student.text())
+            layer_relation(*([side.vectors[n] for n in names] for side in sides))
+            for names in (sides[0].vision(), sides[0].text())
         ]
         return sample + self.recipe.method.layer_relation * (layers[0] + layers[1]) / 2
 
@@ -212,21 +203,3 @@ def measure(
         if scale == 1.0 or not parallel.any_rank(not torch.cat(u).isfinite().all()):
             break
     return u
-
-
-def gathered_levels(levels: Levels) -> Levels:
-    """Vectors of all ranks; maps stay local, since only per-sample distances read them."""
-    tables = ({n: gathered(x)[0] for n, x in table.items()} for table in (levels.vectors, levels.mapped))
-    return Levels(levels.maps, *tables)
-
-
-def level_grams(levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Image-image, text-text and (bridged) image-text cosines of the coarsest active levels, [B,B] each."""
-    coarsest = levels.coarsest()
-    (v,), (l,) = ([coarsest.vectors[n] for n in names] for names in (coarsest.vision(), coarsest.text()))
-    return gram(v, v), gram(l, l), similarities(coarsest, coarsest, 1.0)[0, 0]
-
-
-def embedding_grams(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Image-image, text-text and image-text cosines of CLIP embeddings, [B,B] each."""
-    return gram(image, image), gram(text, text), gram(image, text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce
+from cmapkd_core.losses.streamed import info_nce
 from cmapkd_core.methods.base import Method, Outcome, gathered
 from cmapkd_core.models.teacher import Embeddings
 

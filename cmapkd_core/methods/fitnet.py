@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.hints import map_hint, token_hint
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.losses.streamed import info_nce, relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.hierarchy import masked_mean
@@ -60,7 +60,7 @@ class FitNet(Method):
         terms = {
             "hint": self._hint(vision.float(), text.float(), teacher),
             "task": info_nce(logits),
-            "kd": relative_entropy(teacher.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(similar(image_t, caption_t, teacher.scale), logits, self.recipe.method.kd_tau),
         }
         return Outcome(terms, roots=[vision.taps[0], text.taps[0]])
 

@@ -20,9 +20,9 @@ from torch import nn
 
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.patches import patch_relation, patch_responses
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.losses.streamed import info_nce, relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.pyramid import resize
 from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
@@ -57,7 +57,7 @@ class LlavaKd(Method):
         responses = self.student.scale() * patches @ caption.T, teacher.scale * patches_t @ caption_t.T
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(teacher.scale * image_t @ caption_t.T, logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(similar(image_t, caption_t, teacher.scale), logits, self.recipe.method.kd_tau),
             "patches": patch_responses(*responses),
             "patch_relation": patch_relation(patches, patches_t),
         }

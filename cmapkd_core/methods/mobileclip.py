@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce
-from cmapkd_core.losses.embeddings import soft_cross_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require
+from cmapkd_core.losses.streamed import info_nce, relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, similar
 from cmapkd_core.models.teacher import Embeddings
 
 
@@ -26,5 +25,5 @@ class MobileClip(Method):
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         logits = self.logits(image, caption)
-        soft = soft_cross_entropy(teacher.scale * image_t @ caption_t.T, logits)
+        soft = relative_entropy(similar(image_t, caption_t, teacher.scale), logits, tau=1.0, cross=True)
         return Outcome({"task": info_nce(logits), "soft": soft}, roots=[vision.taps[0], text.taps[0]])

@@ -19,7 +19,7 @@ from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, TeacherFitConf
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.contrastive import info_nce
 from cmapkd_core.methods.base import Outcome, gathered, precision
-from cmapkd_core.methods.cmapkd import gathered_levels
+from cmapkd_core.methods.global_batch import gathered_levels
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features

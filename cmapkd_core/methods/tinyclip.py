@@ -17,8 +17,8 @@ import torch
 
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.losses.streamed import relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import inherit
 from cmapkd_core.models.teacher import Embeddings, Teacher
@@ -46,5 +46,7 @@ class TinyClip(Method):
         teacher = require(targets, Embeddings)
         vision, text = self.towers(batch)
         image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
-        kd = relative_entropy(SCALE * image_t @ caption_t.T, self.logits(image, caption), self.recipe.method.kd_tau)
+        kd = relative_entropy(
+            similar(image_t, caption_t, SCALE), self.logits(image, caption), self.recipe.method.kd_tau
+        )
         return Outcome({"kd": kd}, roots=[vision.taps[0], text.taps[0]])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cmapkd_core.losses.relation import gram, layer_relation, linear_cka, off_diagonal, sample_relation
+from cmapkd_core.losses.streamed import Similarities
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -32,14 +33,14 @@ def test_off_diagonal_of_one_by_one_is_zero_with_a_gradient():
 
 
 def test_sample_relation_is_the_mean_over_the_three_grams():
-    student = tuple(torch.zeros(2, 2) for _ in range(3))
-    teacher = tuple(torch.full((2, 2), float(n)) for n in (1, 2, 3))
+    student = (Similarities.of(torch.zeros(2, 2), torch.eye(2)),) * 3
+    teacher = tuple(Similarities.of(torch.full((2, 2), float(n)), torch.eye(2)) for n in (1, 2, 3))
     assert sample_relation(student, teacher).item() == pytest.approx((1 + 4 + 9) / 3)
 
 
 def test_sample_relation_needs_no_equal_widths_and_leaves_the_teacher_alone():
     ours, theirs = random(6, 3).requires_grad_(), random(6, 9).requires_grad_()
-    grams = tuple((gram(x, x),) * 3 for x in (ours, theirs))
+    grams = tuple((Similarities.of(x, x),) * 3 for x in (ours, theirs))
     sample_relation(*grams).backward()
     assert ours.grad.abs().sum() > 0
     assert theirs.grad is None
@@ -56,6 +57,18 @@ def test_cka_by_its_definition():
     a, b = (z - z.mean(0) for z in (x, y))
     expected = (a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm())
     assert linear_cka(torch.stack((x, y)))[0, 1].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cka_of_a_large_batch_is_that_of_a_small_one():
+    """Above K x D samples it goes by products of levels: the same table, and the same gradient."""
+    levels = torch.stack([random(9, 4, seed=n) for n in range(2)])
+    many = levels.repeat(1, 2, 1).requires_grad_()  # 18 samples of 2 x 4; repeated samples change no CKA
+    few = levels.clone().requires_grad_()
+    by_kernels = gram(*2 * [torch.einsum("kbd,kcd->kbc", *2 * [few - few.mean(1, keepdim=True)]).flatten(1)])
+    by_products = linear_cka(many)
+    assert torch.allclose(by_products, by_kernels, atol=1e-6)
+    ours, expected = (torch.autograd.grad(t[0, 1], x)[0] for t, x in ((by_products, many), (by_kernels, few)))
+    assert torch.allclose(ours[:, :9] + ours[:, 9:], expected, atol=1e-6)
 
 
 def test_cka_lies_between_zero_and_one_and_sees_which_samples_are_alike():
