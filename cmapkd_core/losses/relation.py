@@ -48,9 +48,11 @@ def linear_cka(levels: Tensor) -> Tensor:
         kernels = torch.einsum("kbd,kcd->kbc", centred, centred).flatten(1)
         return gram(kernels, kernels)
     # <X X^T, Y Y^T> = |X^T Y|^2, so that nothing grows with the square of the batch.
-    norms = torch.einsum("kbd,jbe->kjde", centred, centred).flatten(2).norm(dim=2)
+    inner = torch.einsum("kbd,jbe->kjde", centred, centred).flatten(2)
+    norms: Tensor = torch.linalg.vector_norm(inner, dim=2)
     sizes = norms.diagonal().clamp_min(EPS)
-    return norms.square() / sizes[:, None] / sizes
+    table: Tensor = norms.square() / sizes[:, None] / sizes
+    return table
 
 
 def layer_relation(student: list[Tensor], teacher: list[Tensor]) -> Tensor:

@@ -67,8 +67,8 @@ class Similarities:
     def detach(self) -> Similarities:
         """The same without a gradient."""
         scale = self.scale.detach() if isinstance(self.scale, Tensor) else self.scale
-        factors = (tuple(x.detach() for x in side) for side in (self.rows, self.columns))
-        return Similarities(*factors, scale, self.ranks)
+        rows, columns = (tuple(x.detach() for x in side) for side in (self.rows, self.columns))
+        return Similarities(rows, columns, scale, self.ranks)
 
     def block(self, part: slice, over: float) -> Tensor:
         """Rows `part` divided by `over`, [K,r,J,B]."""
