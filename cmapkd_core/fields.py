@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import difflib
+import functools
 import io
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import GenericAlias
 from typing import Any, get_args, get_origin, get_type_hints
@@ -79,12 +80,21 @@ def names_of(part: Any) -> tuple[str, ...]:
     """Names of the fields of a part of a recipe, or of its class, in order of definition."""
     if issubclass(part if isinstance(part, type) else type(part), FromTable):
         return tuple(part.defaults())
-    return tuple(item.name for item in dataclasses.fields(part))
+    return _field_names(part if isinstance(part, type) else type(part))
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """Names of a dataclass's fields: a suite asks for them millions of times."""
+    return tuple(item.name for item in dataclasses.fields(kind))
+
+
+_hints = functools.cache(get_type_hints)  # which compiles each annotation anew
 
 
 def is_part(value: Any) -> bool:
     """Whether a value of a recipe has fields of its own."""
-    return dataclasses.is_dataclass(value) or isinstance(value, FromTable)
+    return hasattr(type(value), "__dataclass_fields__") or isinstance(value, FromTable)
 
 
 def replaced(part: Any, name: str, value: Any) -> Any:
@@ -97,10 +107,24 @@ def replaced(part: Any, name: str, value: Any) -> Any:
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Leaves of nested parts by dotted name, in order of definition."""
     leaves: dict[str, Any] = {}
-    for item in names_of(config):
-        value, name = getattr(config, item), prefix + item
-        leaves |= flatten(value, name + ".") if is_part(value) else {name: value}
+    _flatten(config, prefix, leaves)
     return leaves
+
+
+def _flatten(part: Any, prefix: str, leaves: dict[str, Any]) -> None:
+    for item in names_of(part):
+        value, name = getattr(part, item), prefix + item
+        if is_part(value):
+            _flatten(value, name + ".", leaves)
+        else:
+            leaves[name] = value
+
+
+def below(prefixes: Iterable[str], names: Iterable[str]) -> frozenset[str]:
+    """Those of the dotted names that are one of the prefixes, or a field inside one."""
+    whole = frozenset(prefixes)
+    inside = tuple(f"{prefix}." for prefix in whole)
+    return frozenset(name for name in names if name in whole or name.startswith(inside))
 
 
 def _parse(text: Any, current: Any, kind: Any, name: str) -> Any:
@@ -153,7 +177,7 @@ def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
     current = getattr(config, head)
     if rest:
         return replaced(config, head, _replace(current, rest, value, name))
-    kind = type(current) if isinstance(config, FromTable) else get_type_hints(type(config))[head]
+    kind = type(current) if isinstance(config, FromTable) else _hints(type(config))[head]
     return replaced(config, head, _parse(value, current, kind, name))
 
 

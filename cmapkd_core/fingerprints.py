@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from cmapkd_core.config import STAGE_PHASES, Recipe, learns_policy
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import choose, flatten, nearest, plain
+from cmapkd_core.fields import below, choose, flatten, nearest, plain
 from cmapkd_core.method_specs import METHODS, MethodSpec
 from cmapkd_core.view import Declared
 
@@ -51,11 +50,11 @@ def declared(recipe: Recipe, stage: str) -> Declared:
     """
     if stage in STAGE_PHASES:
         spec: MethodSpec = choose("method", recipe.method.name, METHODS)
-        names = _below(_training_prefixes(recipe, stage), flatten(recipe))
+        names = below(_training_prefixes(recipe, stage), flatten(recipe))
         return Declared(stage, _used(names, spec), _OF_METHOD % recipe.method.name)
     if stage not in _WHERE:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, (*_WHERE, *STAGE_PHASES))}")
-    names = _below(_PREPARE if stage == "prepare" else _TEACHER, flatten(recipe))
+    names = below(_PREPARE if stage == "prepare" else _TEACHER, flatten(recipe))
     return Declared(stage, names, _WHERE[stage])
 
 
@@ -64,10 +63,6 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
     since = (*_GATE, *_STORED, *_WATCH, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
     return {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
-
-
-def _below(prefixes: tuple[str, ...], leaves: Iterable[str]) -> frozenset[str]:
-    return frozenset(n for n in leaves if any(n == p or n.startswith(p + ".") for p in prefixes))
 
 
 def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:

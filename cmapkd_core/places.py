@@ -17,7 +17,7 @@ from typing import Any
 from cmapkd_core import storage
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import FOLDER, HUB, Recipe
-from cmapkd_core.fields import flatten
+from cmapkd_core.fields import below, flatten
 from cmapkd_core.fingerprints import declared, fingerprint, reads, trains
 from cmapkd_core.view import Declared
 
@@ -77,8 +77,7 @@ def evaluation_reads(model_ref: str, recipe: Recipe, task: str = "") -> Declared
     prefixes = [prefix for name in tasks for prefix in (EVALUATIONS[name].reads if name in EVALUATIONS else ())]
     if reads_data(tasks) and named_model(model_ref) is None:
         prefixes += _SEEN
-    found = (n for n in flatten(recipe) if any(n == p or n.startswith(p + ".") for p in prefixes))
-    names = frozenset((*found, *_draws(model_ref)))
+    names = below(prefixes, flatten(recipe)) | {*_draws(model_ref)}
     where = f'add "{{}}" to `reads` of {", ".join(tasks)} in EVALUATIONS of cmapkd_core/catalog.py'
     return Declared("evaluate", names, where)
 
