@@ -12,6 +12,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # What takes seconds to make: servers, finished stages, ranks and packages.
-HEAVY = {"s3_endpoint", "mlflow_made", "tiny_shards", "quick_stack", "start_ranks"}
+HEAVY = {"s3_endpoint", "mlflow_made", "tiny_shards", "quick_compile", "start_ranks"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -145,18 +146,38 @@ def tiny_warmup(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny
 
 
 @pytest.fixture(scope="session")
-def quick_stack() -> Iterator[None]:
-    """KFP asks for the whole stack, with the source of each frame, to know one name at every setter of every task.
+def quick_compile() -> Iterator[None]:
+    """What compiling spends its time on beside the package: KFP's look at the stack, and YAML written in Python.
 
-    Where transformers is loaded, each time looks through its thousands of lazy modules: most of what compiling costs.
+    KFP asks for the whole stack, with the source of each frame, to know one name at every setter of every task. Where
+    transformers is loaded, each time looks through its thousands of lazy modules. libyaml writes the same documents.
     """
-    from kfp.dsl import pipeline_task
+    import yaml
+    from kfp.compiler import pipeline_spec_builder
+    from kfp.dsl import pipeline_task, structures
 
     def stack() -> list[tuple[Any, ...]]:
         return [(), (None, None, None, sys._getframe(2).f_code.co_name)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_task, "inspect", SimpleNamespace(**{**vars(inspect), "stack": stack}))
+        if hasattr(yaml, "CDumper"):
+            dump_all = partial(yaml.dump_all, Dumper=yaml.CDumper)
+            patch.setattr(pipeline_spec_builder, "yaml", SimpleNamespace(**{**vars(yaml), "dump_all": dump_all}))
+            load = partial(yaml.load, Loader=yaml.CSafeLoader)
+            load_all = partial(yaml.load_all, Loader=yaml.CSafeLoader)
+            quick = {"safe_load": load, "safe_load_all": load_all}
+            patch.setattr(structures, "yaml", SimpleNamespace(**{**vars(yaml), **quick}))
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick_pdf() -> Iterator[None]:
+    """A figure's PDF has its fonts without their layout tables, which no PDF uses: most of what embedding one costs."""
+    from fontTools.subset import Options
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Options, "_drop_tables_default", [*Options._drop_tables_default, "GSUB", "GPOS", "GDEF"])
         yield
 
 

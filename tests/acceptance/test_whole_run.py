@@ -185,7 +185,7 @@ def test_mlflow_has_the_stages_with_their_metrics_and_the_report(done: Done) -> 
 
 
 @pytest.mark.parametrize("done", ["processes"], indirect=True)
-def test_the_secret_key_is_in_nothing_that_the_run_leaves(quick_stack: None, done: Done, tmp_path: Path) -> None:
+def test_the_secret_key_is_in_nothing_that_the_run_leaves(quick_compile: None, done: Done, tmp_path: Path) -> None:
     done.job.package(tmp_path / "form.yaml")
     done.job.package(tmp_path / "filled.yaml", filled=True)
     bucket = f"s3://{services.BUCKET}"  # the root, and beside it MLflow's files

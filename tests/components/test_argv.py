@@ -29,7 +29,7 @@ COMPONENTS = [one for one in vars(components).values() if isinstance(one, Compon
 
 
 @pytest.fixture(scope="module")
-def commands(quick_stack: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def commands(quick_compile: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("ir")
     spec, _ = load_package(write_package(build(SITE, Plan(TASKS), defaults(SITE)), folder / "pipeline.yaml"))
     every = steps(spec)

@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick(quick_stack: None) -> None:
+def _quick(quick_compile: None) -> None:
     """Nearly all of these tests compile."""
 
 
