@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def keys_of(recipe: Recipe) -> dict[str, str]:
     return {stage: "/".join(url.rsplit("/", 2)[1:]) for stage, url in urls.items()}
 
 
+@functools.cache
 def now() -> Keys:
     """The keys that today's code gives."""
     return {(recipe, row): keys_of(resolve(recipe, row)) for recipe in RECIPES for row in ROWS}
