@@ -29,6 +29,11 @@ EVALUATIONS = {"teacher_eval": 50, "before_eval": 0, "reference_eval": 20, "stud
 KEYS = [f"k{i}" for i in range(20)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick(quick_pdf: None) -> None:
+    """Many of these tests draw."""
+
+
 def retrieval_of(first: int) -> dict[str, Any]:
     """Twenty images with a caption each; the first `first` percent of them find it at once, the others seventh."""
     hits = round(len(KEYS) * first / 100)

@@ -23,7 +23,7 @@ from cmapkd_core.stages.shards import open_shards
 
 @pytest.fixture(scope="module")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_teacher: str, tiny_warmup: str
+    quick_pdf: None, tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_teacher: str, tiny_warmup: str
 ) -> tuple[Request, dict[str, str]]:
     """A joint stage after the tiny warm-up, and the URLs that stage levels reads."""
     from cmapkd_core.stages import train
