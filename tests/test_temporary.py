@@ -36,16 +36,12 @@ def argv(tmp_path: Path) -> list[str]:
 
 def killed(tmp_path: Path, disk: Path) -> Path:
     """A stage that was killed in the middle of its work; the folder that it has left."""
-    with contextlib.closing(Forked(STAGE, argv(tmp_path), {"OMP_NUM_THREADS": "1"})) as process:
-        give_up = time.monotonic() + 60
-        while not list(disk.glob("*/out/*.tar*")):
-            assert process.poll() is None, process.said()
-            assert time.monotonic() < give_up
-            time.sleep(0.001)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+    script = str(Path(__file__).with_name("killing.py"))
+    with contextlib.closing(Forked(script, argv(tmp_path), {"OMP_NUM_THREADS": "1"})) as process:
+        said, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
     (left,) = disk.glob(f"{temporary.PREFIX}*")
+    assert list(left.glob("out/*.tar*"))
     return left
 
 

@@ -545,8 +545,13 @@ def test_a_parent_deleted_while_its_stage_works_is_made_anew(
 
 
 def test_a_store_that_cannot_be_written_is_told_by_the_check_and_the_stage(
-    open_tracker: Callable[..., Tracker], mlflow_database: str, caplog: pytest.LogCaptureFixture
+    open_tracker: Callable[..., Tracker],
+    mlflow_database: str,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow makes folders of what it takes for the file's path: `file:` here
     readonly = f"sqlite:///file:{mlflow_database.removeprefix('sqlite:///')}?mode=ro&uri=true"
     with pytest.raises(InputError, match=r"readonly database.*; let this user write its file and its folder"):
         check_reachable(readonly)
