@@ -31,16 +31,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-seed", type=int, default=0, help="of the faults' times and places")
 
 
-# What takes seconds to make: servers, finished stages, ranks and packages.
+# `--fast`, the inner loop (`make test-fast`), has what lies in these folders and beside this file,
+FAST = {"losses", "methods", "models", "engine", "data", "evaluate", "report"}
+# but for the files of which most tests build real towers, draw whole reports, start processes or read every module,
+SLOW = {
+    *("test_backbones.py", "test_build.py", "test_compose.py", "test_convert_weights.py", "test_families.py"),
+    *("test_tags.py", "test_efficiency.py", "test_vqa.py", "test_folder.py", "test_snapshots.py", "test_temporary.py"),
+    *("test_fuzz_sources.py", "test_commands.py", "test_layers.py"),
+}
+# and the tests of what takes seconds to make: servers (a parameter "s3" too), finished stages, ranks and packages.
 HEAVY = {"s3_endpoint", "mlflow_made", "tiny_shards", "quick_compile", "start_ranks"}
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`--fast`: the folders and files that are not even imported."""
+    below = collection_path.relative_to(Path(__file__).parent).parts
+    if not below or not config.getoption("--fast"):
+        return None
+    return ((len(below) > 1 or collection_path.is_dir()) and below[0] not in FAST) or below[-1] in SLOW or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`--fast`: what is left is the inner loop (`make test-fast`)."""
+    """`--fast`: the tests that are left out of the other files."""
     if config.getoption("--fast"):
-        heavy = [item for item in items if HEAVY & {*getattr(item, "fixturenames", ())}]
+        heavy = [item for item in items if _is_heavy(item)]
         config.hook.pytest_deselected(items=heavy)
-        items[:] = [item for item in items if not HEAVY & {*getattr(item, "fixturenames", ())}]
+        items[:] = [item for item in items if not _is_heavy(item)]
+
+
+def _is_heavy(item: pytest.Item) -> bool:
+    parameters = item.name.partition("[")[2].lower()
+    return bool(HEAVY & {*getattr(item, "fixturenames", ())}) or "s3" in parameters
 
 
 def _one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
