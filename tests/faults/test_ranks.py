@@ -22,9 +22,9 @@ from .conftest import OVERRIDES, World, ended
 GRACE = 5.0  # seconds from SIGTERM to the end of a pod
 LOST = 30.0  # seconds in which a rank has to notice that another one is gone
 STAGE = "joint"
-LONG = f"{OVERRIDES} schedule.fine.epochs=8"  # 40 updates, so that a signal falls into training
+LONG = f"{OVERRIDES} schedule.fine.epochs=4"  # 20 updates, so that a signal falls into training
 # ALSN's dropout draws a mask for each rank; a warm-up has none, so that it does not depend on their number.
-ALIKE = f"{OVERRIDES} schedule.coarse.epochs=8"
+ALIKE = f"{OVERRIDES} schedule.coarse.epochs=5"
 
 
 def saved(root: str) -> list[int]:
@@ -56,7 +56,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_it_met(
     for number in range(tried):
         place = root("here", f"stop{number}")
         with ended(*world.ranks(STAGE, place, 2, LONG)) as ranks:
-            trained(place, list(ranks), draw.randrange(1, 30))
+            trained(place, list(ranks), draw.randrange(1, 12))
             begun = time.monotonic()
             for rank in ranks if number % 2 else ranks[1:]:  # a pod has all of them stopped; a node may have one
                 rank.send_signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_a_lost_rank_ends_the_other_and_nothing_is_lost(
     for number in range(tried):
         place = root("here", f"lost{number}")
         with ended(*world.ranks(STAGE, place, 2, LONG)) as ranks:
-            trained(place, list(ranks), draw.randrange(1, 30))
+            trained(place, list(ranks), draw.randrange(1, 12))
             begun = time.monotonic()
             ranks[number % 2].kill()
             said, _ = ranks[1 - number % 2].communicate(timeout=4 * LOST)
@@ -107,7 +107,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_samples(
         for size in (2, 1, 4):
             before = saved(place)[-1] if size != 2 else 0
             with ended(*world.ranks("warmup", place, size, ALIKE)) as ranks:
-                trained(place, list(ranks), before + draw.randrange(1, 8))
+                trained(place, list(ranks), before + draw.randrange(1, 6))
                 for rank in ranks:
                     rank.send_signal(signal.SIGTERM)
                 said = [rank.communicate(timeout=60)[0] for rank in ranks]

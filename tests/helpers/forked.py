@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-LOADED = ["cmapkd_core.stages.train", "cmapkd_core.stages.prepare", "boto3"]
+# pandas comes with the first table that pyarrow reads.
+LOADED = ["cmapkd_core.stages.train", "cmapkd_core.stages.prepare", "boto3", "pyarrow.dataset", "pandas"]
 
 _context = multiprocessing.get_context("forkserver")
 

@@ -12,8 +12,8 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher
 from cmapkd_core.stages.artifact import Artifact, find
 
-# Six steps in one epoch; no checkpoint but SIGTERM's; utilities measured on both sides of the cut.
-SIX = "optim.batch=14 runtime.checkpoint_every=100 selector.every=2"
+# Six steps in one epoch; no checkpoint but SIGTERM's; utilities and shares measured on both sides of the cut.
+SIX = "optim.batch=14 runtime.checkpoint_every=100 runtime.shares_every=3 selector.every=2"
 
 
 def interrupted(run, capsys, says: str) -> str:
