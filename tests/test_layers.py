@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -57,17 +58,24 @@ def part_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file's syntax tree; each file is parsed once."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Modules that a file imports anywhere in it, also inside functions; `from p import q` counts as p.q too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    found: set[str] = set()
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
             assert node.module
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def package_files() -> dict[Path, str]:
@@ -155,7 +163,7 @@ def test_the_environment_is_read_at_the_edges_only():
     for path, part in package_files().items():
         reads_it = {"os.environ", "os.getenv"} & {
             f"{node.value.id}.{node.attr}"
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in nodes_of(path)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         }
         assert not reads_it or part in ("storage", "tracking", "parallel"), path
@@ -164,7 +172,7 @@ def test_the_environment_is_read_at_the_edges_only():
 def test_nothing_is_unpickled():
     """Weights come as safetensors or by torch's restricted loader."""
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             assert called not in ("pickle.load", "pickle.loads", "numpy.load", "np.load"), path
             if called == "torch.load":
@@ -177,7 +185,7 @@ def test_no_function_is_longer_than_sixty_lines():
         f"{path.relative_to(REPOSITORY)}:{node.lineno} {node.name}"
         for folder in ("cmapkd_core", "components", "pipelines")
         for path in (REPOSITORY / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
     ]
     assert not long

@@ -95,7 +95,7 @@ def forking() -> Callable[..., Task | subprocess.Popen[bytes]]:
 
 
 if __name__ == "__main__":
-    for name in (*(f"cmapkd_core.stages.{stage}" for stage in STAGES), "mlflow"):
+    for name in (*(f"cmapkd_core.stages.{stage}" for stage in STAGES), "mlflow", "pyarrow.dataset", "pandas"):
         importlib.import_module(name)
     assert threading.active_count() == 1, "another thread would be missing in what is forked"
     processes.subprocess = SimpleNamespace(PIPE=subprocess.PIPE, Popen=forking())  # type: ignore[assignment]

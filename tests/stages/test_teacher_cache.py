@@ -28,7 +28,7 @@ from cmapkd_core.stages.shards import open_shards
 
 VIEWS = "teacher_fit.views=2"
 LEVELS = f"{VIEWS} teacher_fit.store=levels"
-SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100"
+SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100 runtime.shares_every=100"
 ON_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
 
 
