@@ -159,6 +159,25 @@ def test_a_dry_run_loads_no_torch(module):
     assert found.stdout.strip() == "[]"
 
 
+def test_prepare_loads_no_model() -> None:
+    """Most of what its start would take; read from what its modules import at their top."""
+    files = {
+        ".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): p for p in package_files()
+    }
+    waiting, loaded = ["cmapkd_core.stages.prepare"], set()
+    while waiting:
+        module = waiting.pop()
+        loaded.add(module)
+        tops = nodes_of(files[module])[0].body if module in files else []
+        froms = [node for node in tops if isinstance(node, ast.ImportFrom)]
+        named = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
+        named |= {name for node in froms for name in (node.module, *(f"{node.module}.{a.name}" for a in node.names))}
+        named |= {name.rpartition(".")[0] for name in named | {module} if "." in name}
+        waiting += named - loaded - {*waiting}
+    assert {"cmapkd_core.data.shards", "torch"} <= loaded
+    assert not {"open_clip", "timm", "transformers", "torchvision"} & {name.split(".")[0] for name in loaded}
+
+
 def test_the_environment_is_read_at_the_edges_only():
     for path, part in package_files().items():
         reads_it = {"os.environ", "os.getenv"} & {

@@ -9,17 +9,11 @@ from cmapkd_core.config import FOLDER, ModelConfig, Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import IMAGENET
 from cmapkd_core.evaluate.zeroshot import TEMPLATES
-from cmapkd_core.folders import reads_folder
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.architecture import CONFIGS
 from cmapkd_core.models.build import read_weights
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.identities import Paths
-
-
-def of_data(recipe: Recipe) -> Paths:
-    """The folder of the recipe's source; sources that carry their data have none."""
-    return {"data.url": recipe.data.url} if reads_folder(recipe.data.source) and recipe.data.url else {}
 
 
 def of_model(config: ModelConfig, name: str, *, weights: bool = True) -> Paths:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
-from cmapkd_core.config import DataConfig
+from cmapkd_core.config import DataConfig, Recipe
 from cmapkd_core.data.layout import LEAKAGE, QUARANTINE
 from cmapkd_core.data.leakage import LeakageError, gate
 from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
@@ -24,12 +24,13 @@ from cmapkd_core.data.sources import open_rows
 from cmapkd_core.engine.runtime import Interrupted, StopRequest
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import declared, reads
+from cmapkd_core.folders import reads_folder
 from cmapkd_core.places import place
 from cmapkd_core.progress import Progress, Say
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Context, execute
-from cmapkd_core.stages.given import of_data
+from cmapkd_core.stages.identities import Paths
 from cmapkd_core.stages.shards import open_shards
 
 _EVERY = 50  # rows between two progress lines
@@ -57,6 +58,14 @@ def run(request: Request, *, source: str = "") -> str:
     return execute(
         request, "prepare", url=url, fields=fields, inputs=inputs, body=body, declared=may, paths=of_data(recipe)
     )
+
+
+def of_data(recipe: Recipe) -> Paths:
+    """The folder of the recipe's source; sources that carry their data have none.
+
+    Here and not in given.py, which knows models: prepare loads none of their libraries.
+    """
+    return {"data.url": recipe.data.url} if reads_folder(recipe.data.source) and recipe.data.url else {}
 
 
 def body(context: Context) -> dict[str, float]:

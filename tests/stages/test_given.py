@@ -188,12 +188,21 @@ def test_a_suite_asks_a_stage_again_whose_file_has_changed(stage: Run, tmp_path:
             {"teacher.weights": "s3://w/t.safetensors"},
         ),
         ("", "of_teacher", {}),
-        ("data.source=folder data.url=/pictures", "of_data", {"data.url": "/pictures"}),
-        ("data.source=emoji", "of_data", {}),
     ],
 )
 def test_what_a_stage_reads_by_path(overrides: str, function: str, expected: dict[str, str]) -> None:
     assert getattr(given, function)(resolve("tiny", overrides=overrides)) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("data.source=folder data.url=/pictures", {"data.url": "/pictures"}),
+        ("data.source=emoji", {}),
+    ],
+)
+def test_what_prepare_reads_by_path(overrides: str, expected: dict[str, str]) -> None:
+    assert prepare.of_data(resolve("tiny", overrides=overrides)) == expected
 
 
 def test_what_trainings_and_evaluations_read_by_path() -> None:
