@@ -89,7 +89,10 @@ def _field_names(kind: type) -> tuple[str, ...]:
     return tuple(item.name for item in dataclasses.fields(kind))
 
 
-_hints = functools.cache(get_type_hints)  # which compiles each annotation anew
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types of a dataclass's fields, whose annotations Python compiles at each question."""
+    return get_type_hints(kind)
 
 
 def is_part(value: Any) -> bool:
@@ -177,7 +180,8 @@ def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
     current = getattr(config, head)
     if rest:
         return replaced(config, head, _replace(current, rest, value, name))
-    kind = type(current) if isinstance(config, FromTable) else _hints(type(config))[head]
+    owner: Any = type(config)
+    kind = type(current) if isinstance(config, FromTable) else _hints(owner)[head]
     return replaced(config, head, _parse(value, current, kind, name))
 
 
