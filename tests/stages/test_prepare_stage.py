@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(0)
     for number in range(FILES):
         small = Image.fromarray(draw.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-        small.resize((160, 120), Image.Resampling.BICUBIC).save(there / f"{number}.jpg", quality=90)
+        small.resize((320, 240), Image.Resampling.BICUBIC).save(there / f"{number}.jpg", quality=90)
     (there / "cut.jpg").write_bytes((there / "0.jpg").read_bytes()[:2000])
     lines = []
     for row in range(ROWS):
