@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from cmapkd_core.errors import InputError
 
@@ -28,6 +30,14 @@ class Items(Dataset[T | InputError]):
     def make(self, number: int) -> T:
         """Item `number`."""
         raise NotImplementedError
+
+
+def room(*shape: int) -> Tensor:
+    """Empty uint8 memory; a worker's is shared with the rank from the start, so that it is not copied on the way."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(shared, 0, shape)  # type: ignore[call-overload,no-any-return]
 
 
 class _Range(Sampler[int]):

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cmapkd_core.data.augment import Rendering, View, normalise, train_pixels
+from cmapkd_core.data.augment import Rendering, View, canvas, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
-from cmapkd_core.data.images import BadImageError, shown
+from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.order import crop_seed, hashes
+from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import InputError
 
@@ -33,10 +33,15 @@ CACHE_FOLDER = "stored"  # of a teacher's artifact; its files are the parts
 
 
 def fixed_pixels(
-    image: Image.Image, renderings: Sequence[Rendering], scale: tuple[float, float], key_hash: int, crop: int
+    image: np.ndarray,
+    renderings: Sequence[Rendering],
+    scale: tuple[float, float],
+    key_hash: int,
+    crop: int,
+    into: Sequence[Tensor] = (),
 ) -> list[Tensor]:
-    """Fixed crop number `crop` of the picture with this hash of its key, each way: uint8 [3, size, size] each."""
-    return train_pixels(image, renderings, scale, torch.Generator().manual_seed(crop_seed(key_hash, crop)))
+    """Fixed crop number `crop` of the picture with this hash of its key, as `train_pixels` gives one."""
+    return train_pixels(image, renderings, scale, torch.Generator().manual_seed(crop_seed(key_hash, crop)), into)
 
 
 def crop_batches(
@@ -50,13 +55,15 @@ def crop_batches(
     batch: int,
     workers: int,
     max_pixels: int,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Tensor]:
-    """All fixed crops of the pictures `rows`, float [b, crops, 3, size, size], b of them at a time.
+    """All fixed crops of the pictures `rows`, float [b, crops, 3, size, size] on `device`, b of them at a time.
 
     A corrupt picture gives zeros: training does not use it either, see `TrainLoader`.
     """
     items = _CropBatches(shards, split, view, rows, crops, crop_scale, batch, max_pixels)
-    yield from Feed(items, workers).items(0, -(-len(rows) // batch))
+    for pixels in Feed(items, workers).items(0, -(-len(rows) // batch)):
+        yield normalise(pixels.flatten(0, 1).to(device, non_blocking=True), view).unflatten(0, (-1, crops))
 
 
 class _CropBatches(Items[Tensor]):
@@ -77,19 +84,23 @@ class _CropBatches(Items[Tensor]):
         self.hashes = hashes([keys[i].as_py() for i in rows])
 
     def make(self, number: int) -> Tensor:
-        """float [b, crops, 3, size, size] of batch `number`."""
+        """uint8 [b, crops, 3, size, size] of batch `number`."""
         places = range(len(self.rows))[number * self.batch : (number + 1) * self.batch]
-        return normalise(torch.stack([self._crops(place) for place in places]), self.view)
+        pixels = canvas(len(places) * self.crops, self.view.size)
+        for slots, place in zip(pixels.split(self.crops), places, strict=True):
+            self._crops(place, slots)
+        stacked: Tensor = pixels.unflatten(0, (-1, self.crops))
+        return stacked
 
-    def _crops(self, place: int) -> Tensor:
-        """uint8 [crops, 3, size, size]; zeros of a corrupt picture."""
+    def _crops(self, place: int, slots: Tensor) -> None:
+        """All crops of a picture into uint8 [crops, 3, size, size]; zeros of a corrupt one."""
         renderings, key_hash = [self.view.rendering], int(self.hashes[place])
         try:
-            with shown(self.shards.read_image(self.split, self.rows[place]), self.max_pixels) as image:
-                crops = range(self.crops)
-                return torch.stack([fixed_pixels(image, renderings, self.crop_scale, key_hash, i)[0] for i in crops])
+            with shown_pixels(self.shards.read_image(self.split, self.rows[place]), self.max_pixels) as image:
+                for crop, slot in enumerate(slots):
+                    fixed_pixels(image, renderings, self.crop_scale, key_hash, crop, [slot])
         except (CorruptSampleError, BadImageError):
-            return torch.zeros(self.crops, 3, self.view.size, self.view.size, dtype=torch.uint8)
+            slots.zero_()
 
 
 class TeacherCache:

@@ -117,7 +117,7 @@ def _upright(opened: _Opened) -> Image.Image:
     name, image, depth, exif = opened
     with _with_reason(name):
         image.load()
-        turned = _UPRIGHT.get(_orientation(exif or image.info.get("exif", b"")))
+        turned = _UPRIGHT.get(orientation(exif or image.info.get("exif", b"")))
         upright = _rgb(image, depth)
         return upright.transpose(turned) if turned is not None else upright
 
@@ -150,7 +150,7 @@ def _open(name: str, data: bytes) -> Image.Image:
         raise BadImageError(f"the {name} cannot be read: its header is broken") from None
 
 
-def _orientation(exif: bytes) -> int:
+def orientation(exif: bytes) -> int:
     """1..8; 1, which is upright, of anything that is no EXIF with an orientation in it."""
     if not exif:
         return 1

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from cmapkd_core.data.augment import Rendering, View, eval_pixels, normalise, train_pixels
+from cmapkd_core.data.augment import Rendering, View, canvas, eval_pixels, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
 from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
 from cmapkd_core.data.images import BadImageError, shown
 from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
+from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import DamagedInput, InputError, again
 
@@ -79,6 +79,7 @@ class TrainLoader:
         crops: a picture's fixed crops, of which each epoch shows one; 0: a new crop every time.
         cache: a teacher's outputs for these crops, which the batches then carry.
         workers: processes that decode; 0: none, in this one.
+        device: where the pictures are normalised, and then are; their bytes go there once for all sides that see them.
         max_pixels: a larger picture counts as corrupt.
         quarantine_bound: share of the samples that may turn out corrupt. A loader knows only what this rank met since
             it started, so who counts for all of them asks `require_few_corrupt`.
@@ -105,6 +106,7 @@ class TrainLoader:
         quarantine_bound: float,
         crops: int = 0,
         cache: TeacherCache | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         shards.require_captions(split)
         key_hashes = hashes(shards.keys(split))
@@ -115,6 +117,7 @@ class TrainLoader:
         draw = _Draw(key_hashes, crop_scale, crops, seed)
         self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
         self._feed, self._turn = Feed(self._items, workers), 0
+        self._views, self._device = {name: side.view for name, side in sides.items()}, torch.device(device)
         self._bound = quarantine_bound
 
     def reorder(self, turn: int) -> None:
@@ -129,7 +132,8 @@ class TrainLoader:
         Raises:
             InputError: a shard is missing, or a hundred samples in a row are corrupt.
         """
-        yield from self._feed.items(start, stop)
+        for made in self._feed.items(start, stop):
+            yield replace(made.batch, images=_images(made.pixels, self._views, self._device))
 
     def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
         """Raises InputError where more samples are corrupt than the bound allows.
@@ -214,9 +218,15 @@ class TableLoader:
 
 
 def eval_batches(
-    shards: ShardSet, split: str, side: Side, batch: int, workers: int, rows: Sequence[int] | None = None
+    shards: ShardSet,
+    split: str,
+    side: Side,
+    batch: int,
+    workers: int,
+    rows: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures of a split: (index int64 [b], images float [b, 3, size, size]), the last b smaller.
+    """Pictures of a split: (index int64 [b], images float [b, 3, size, size] on `device`), the last b smaller.
 
     Args:
         rows: positions in the split's table, in the order wanted; None: all of them in table order.
@@ -226,7 +236,24 @@ def eval_batches(
     """
     chosen = range(shards.count(split)) if rows is None else rows
     feed = Feed(_EvalBatches(shards, split, side.view, batch, chosen), workers)
-    yield from feed.items(0, -(-len(chosen) // batch))
+    for index, pixels in feed.items(0, -(-len(chosen) // batch)):
+        yield index, normalise(pixels.to(device, non_blocking=True), side.view)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A batch whose pictures are still bytes. pixels: [b, 3, size, size] by rendering, one crop each."""
+
+    batch: Batch
+    pixels: dict[Rendering, Tensor]
+
+
+def _images(pixels: dict[Rendering, Tensor], views: dict[str, View], device: torch.device) -> dict[str, Tensor]:
+    """The pictures as each side wants them, on the device; sides that want the same share it."""
+    there = {way: tensor.to(device, non_blocking=True) for way, tensor in pixels.items()}
+    wanted = {name: (view.rendering, view.mean, view.std) for name, view in views.items()}
+    made = {wanted[name]: normalise(there[view.rendering], view) for name, view in views.items()}
+    return {name: made[want] for name, want in wanted.items()}
 
 
 @dataclass(frozen=True)
@@ -243,15 +270,17 @@ class _Draw:
         return crop_of(int(self.hashes[index]), self.seed, epoch, self.crops) if self.crops else 0
 
     def pixels(
-        self, image: Image.Image, index: int, crop: int, renderings: list[Rendering], generator: torch.Generator
-    ) -> list[Tensor]:
-        """The crop each way."""
+        self, image: np.ndarray, index: int, crop: int, generator: torch.Generator, into: dict[Rendering, Tensor]
+    ) -> None:
+        """The crop each way, to where it belongs."""
+        renderings, places = list(into), list(into.values())
         if self.crops:
-            return fixed_pixels(image, renderings, self.scale, int(self.hashes[index]), crop)
-        return train_pixels(image, renderings, self.scale, generator)
+            fixed_pixels(image, renderings, self.scale, int(self.hashes[index]), crop, places)
+        else:
+            train_pixels(image, renderings, self.scale, generator, places)
 
 
-class _TrainBatches(Items[Batch]):
+class _TrainBatches(Items[_Made]):
     def __init__(
         self,
         shards: ShardSet,
@@ -267,9 +296,9 @@ class _TrainBatches(Items[Batch]):
         self.renderings = sorted({side.view.rendering for side in sides.values()})
         self.keys = shards.table(split)["key"]
 
-    def make(self, number: int) -> Batch:
+    def make(self, number: int) -> _Made:
         epoch, ids = self.order.step(number)
-        pixels = {way: torch.empty(len(ids), 3, way[0], way[0], dtype=torch.uint8) for way in self.renderings}
+        pixels = {way: canvas(len(ids), way[0]) for way in self.renderings}
         used, shown, replaced = ids.copy(), [], []
         for slot in range(len(ids)):
             for attempt in range(_ATTEMPTS):
@@ -284,25 +313,23 @@ class _TrainBatches(Items[Batch]):
                 raise DamagedInput(
                     f"{_ATTEMPTS} corrupt samples in a row, the last: {replaced[-1][1]}: {again('prepare')}"
                 )
-        views = {name: side.view for name, side in self.sides.items()}
         crops, numbers, captions = (list(column) for column in zip(*shown, strict=True))
-        return Batch(
+        batch = Batch(
             keys=[self.keys[int(i)].as_py() for i in used],
             index=torch.from_numpy(used),
-            images={name: normalise(pixels[view.rendering], view) for name, view in views.items()},
+            images={},
             tokens={name: side.tokenize(captions) for name, side in self.sides.items()},
             replaced=replaced,
             cached=self.cache.rows(used, crops, numbers) if self.cache else {},
         )
+        return _Made(batch, pixels)
 
     def _sample(self, index: int, epoch: int, slot: int, pixels: dict[Rendering, Tensor]) -> tuple[int, int, str]:
         """Write one sample's crop into `pixels` each way; returns its number, the caption's number and text."""
         generator = torch.Generator().manual_seed(sample_seed(self.order.seed, epoch, index))
         crop = self.draw.crop(index, epoch)
-        with shown(self.shards.read_image(self.split, index), self.max_pixels) as image:
-            arrays = self.draw.pixels(image, index, crop, self.renderings, generator)
-        for way, array in zip(self.renderings, arrays, strict=True):
-            pixels[way][slot] = array
+        with shown_pixels(self.shards.read_image(self.split, index), self.max_pixels) as image:
+            self.draw.pixels(image, index, crop, generator, {way: own[slot] for way, own in pixels.items()})
         captions = self.shards.captions(self.split, index)
         number = int(torch.randint(len(captions), (), generator=generator))
         return crop, number, captions[number]
@@ -315,8 +342,10 @@ class _EvalBatches(Items[tuple[Tensor, Tensor]]):
     def make(self, number: int) -> tuple[Tensor, Tensor]:
         first = number * self.batch
         index = self.rows[first : first + self.batch]
-        pixels = torch.stack([self._pixels(i) for i in index])
-        return torch.tensor(index), normalise(pixels, self.view)
+        pixels = canvas(len(index), self.view.size)
+        for slot, i in zip(pixels, index, strict=True):
+            slot.copy_(self._pixels(i))
+        return torch.tensor(index), pixels
 
     def _pixels(self, i: int) -> Tensor:
         data = self.shards.read_image(self.split, i)

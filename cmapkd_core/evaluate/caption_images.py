@@ -55,8 +55,9 @@ def image_features(subject: Subject, split: str, rows: Sequence[int], batch: int
         InputError: a stored image that does not match its checksum.
     """
     backbone, grid = subject.backbone, subject.config.captioning.grid
-    for _, images in eval_batches(subject.shards, split, side_of(backbone), batch, subject.workers, rows):
-        yield tower_features(backbone, images.to(subject.device), grid)
+    given = (batch, subject.workers, rows, subject.device)
+    for _, images in eval_batches(subject.shards, split, side_of(backbone), *given):
+        yield tower_features(backbone, images, grid)
 
 
 class TrainingFeatures:

@@ -59,7 +59,7 @@ def embed_images(
     """
     embeddings = torch.empty(shards.count(split), backbone.spec.embed_dim, device=device)
     with torch.inference_mode():
-        for index, images in eval_batches(shards, split, side_of(backbone), batch, workers):
-            embeddings[index.to(device)] = backbone.encode_image(images.to(device)).float()
+        for index, images in eval_batches(shards, split, side_of(backbone), batch, workers, device=device):
+            embeddings[index.to(device)] = backbone.encode_image(images).float()
             progress(int(index[-1]) + 1)
     return embeddings

@@ -66,9 +66,9 @@ def pooled_levels(
     captions = shards.table(split)["captions"].to_pylist()
     parts: list[Levels] = []
     done = 0
-    for index, images in eval_batches(shards, split, model.side, batch=batch, workers=0):
+    for index, images in eval_batches(shards, split, model.side, batch=batch, workers=0, device=device):
         tokens = model.side.tokenize([captions[i][0] for i in index.tolist()]).to(device)
-        found = model.levels(model.backbone.vision(images.to(device)), model.backbone.text(tokens), names).float()
+        found = model.levels(model.backbone.vision(images), model.backbone.text(tokens), names).float()
         parts.append(Levels({}, found.vectors, found.mapped))
         done += len(index)
         progress(min(done, PAIRS))

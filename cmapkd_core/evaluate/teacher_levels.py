@@ -66,9 +66,9 @@ def level_report(
     parts: list[Levels] = []
     shards.require_captions("val")
     captions = shards.table("val")["captions"].to_pylist()
-    for index, images in eval_batches(shards, "val", side, batch=BATCH, workers=0):
+    for index, images in eval_batches(shards, "val", side, batch=BATCH, workers=0, device=device):
         tokens = side.tokenize([captions[i][0] for i in index.tolist()]).to(device)
-        features = FrozenFeatures(backbone.vision(images.to(device)), backbone.text(tokens))
+        features = FrozenFeatures(backbone.vision(images), backbone.text(tokens))
         levels = fit.levels(features.vision, features.text, ALL_LEVELS).float()
         for name, pair in fit.reconstructions(levels, features).items():
             variances[name].add(*pair)

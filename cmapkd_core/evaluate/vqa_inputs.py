@@ -195,10 +195,11 @@ def _layer_normed_pictures(
     subject: Subject, split: str, rows: Sequence[int], progress: Callable[[int], None]
 ) -> _Pictures:
     """Final maps and embeddings of the pictures at `rows` of a split's table."""
-    backbone, config, done = subject.backbone, subject.config, 0
+    backbone, done = subject.backbone, 0
+    given = (subject.config.batch, subject.workers, rows, subject.device)
     maps = images = torch.empty(0)
-    for _, pixels in eval_batches(subject.shards, split, side_of(backbone), config.batch, subject.workers, rows):
-        features = backbone.vision(pixels.to(subject.device))
+    for _, pixels in eval_batches(subject.shards, split, side_of(backbone), *given):
+        features = backbone.vision(pixels)
         found = _layer_norm(backbone.final_map(features).flatten(2).transpose(1, 2)), _layer_norm(features.embedding)
         if not done:  # in place and not from a list, which would be there twice when it is joined
             maps, images = (part.new_empty(len(rows), *part.shape[1:]) for part in found)

@@ -175,8 +175,8 @@ def pooled_pairs(
     batch, workers = recipe.teacher_fit.batch, recipe.runtime.workers
     progress = Progress(say, "teacher space", shards.count("train"), "pictures")
     pictures: list[Tensor] = []
-    for index, images in eval_batches(shards, "train", side, batch=batch, workers=workers):
-        pictures.append(backbone.vision(images.to(device)).pooled.cpu())
+    for index, images in eval_batches(shards, "train", side, batch=batch, workers=workers, device=device):
+        pictures.append(backbone.vision(images).pooled.cpu())
         progress(int(index[-1]) + 1)
         between()
     captions, keys = shards.table("train")["captions"].to_pylist(), shards.table("train")["key"]

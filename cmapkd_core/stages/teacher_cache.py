@@ -154,12 +154,13 @@ def teacher_outputs(
         batch=max(1, batch // crops),
         workers=recipe.runtime.workers,
         max_pixels=recipe.data.max_pixels,
+        device=device,
     )
     texts = [text for i in rows for text in shards.captions("train", i)]
     chunks = [texts[start : start + batch] for start in range(0, len(texts), batch)]
     teacher.amp = choose_precision(recipe.optim.precision, device)
     shown = _counted(pictures, rows, progress)
-    image = _joined(teacher.image_outputs(x.flatten(0, 1).to(device), levels) for x in shown)
+    image = _joined(teacher.image_outputs(x.flatten(0, 1), levels) for x in shown)
     text = _joined(teacher.text_outputs(side.tokenize(chunk).to(device), levels) for chunk in chunks)
     half = {name: x if name == "image" else x.half() for name, x in image.items()}
     return {name: x.unflatten(0, (-1, crops)) for name, x in half.items()}, text

@@ -248,4 +248,5 @@ def train_loader(
         quarantine_bound=data.quarantine_bound,
         crops=crops,
         cache=cache,
+        device=parallel.device(),
     )

@@ -74,7 +74,7 @@ def test_a_batch_shows_the_crops_that_its_cached_embeddings_are_of(scenes: Shard
         assert torch.equal(batch.cached["image"][:, 0], batch.index.float())
         assert torch.equal(batch.cached["text"][:, 0], batch.index.float())
         for row, i in enumerate(batch.index.tolist()):
-            image = decode(scenes.read_image("train", i), 1_000_000)
+            image = np.asarray(decode(scenes.read_image("train", i), 1_000_000))
             crop, caption = (int(batch.cached[name][row, 1]) for name in ("image", "text"))
             (pixels,) = fixed_pixels(image, [(16, "bicubic")], SCALE, hash64(batch.keys[row]), crop)
             assert torch.equal(batch.images["student"][row], normalise(pixels, SIDES["student"].view))
@@ -123,7 +123,7 @@ def test_all_crops_of_some_pictures(scenes: ShardSet) -> None:
     found, keys = torch.cat(parts), scenes.keys("train")
     assert found.shape == (7, CROPS, 3, 24, 24)
     for place, i in enumerate(rows):
-        image = decode(scenes.read_image("train", i), 1_000_000)
+        image = np.asarray(decode(scenes.read_image("train", i), 1_000_000))
         for crop in range(CROPS):
             (pixels,) = fixed_pixels(image, [(24, "bicubic")], SCALE, int(hashes(keys)[i]), crop)
             assert torch.equal(found[place, crop], normalise(pixels, view))
