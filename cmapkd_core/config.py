@@ -55,6 +55,12 @@ class DataConfig:
     samples_per_shard: Count = 1024
     quarantine_bound: Share = 0.001  # share of bad samples above which a stage fails
     max_pixels: Count = 50_000_000  # a larger image is quarantined, never decoded
+    # Prepare makes training pictures JPEGs (data/repack.py) of so short a side, such as 256; 0: as they are.
+    repack: Annotated[
+        int,
+        Predicate(lambda side: side == 0 or side >= 32),
+        Must("a shorter side of at least 32 pixels, such as 256, or 0 to leave pictures"),
+    ] = 0
     crop_scale: Annotated[  # CLIP's random resized crop
         tuple[Area, Area],
         Predicate(lambda scale: scale[0] <= scale[1]),

@@ -16,7 +16,8 @@ _SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "tes
 _QUALITY = ("data.quarantine_bound", "data.max_pixels")
 # Left out where they have their defaults, so that artifacts made before the fields existed keep their places.
 _GATE = tuple(f"data.{n}" for n in ("splits", "leakage", "leakage_action", "against"))
-_PREPARE = (*_SHARDS, *_QUALITY, *_GATE)
+_REPACK = "data.repack"
+_PREPARE = (*_SHARDS, *_QUALITY, *_GATE, _REPACK)
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
@@ -61,7 +62,7 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, *_STORED, *_WATCH, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
+    since = (*_GATE, _REPACK, *_STORED, *_WATCH, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
     return {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
 
 

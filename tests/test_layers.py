@@ -41,6 +41,7 @@ OUTSIDE = {
     "boto3": {"storage"},
     "botocore": {"storage"},
     "mlflow": {"tracking"},
+    "simplejpeg": {"data"},
     "webdataset": {"data"},
     "open_clip": {"models", "evaluate", "export", "data"},  # its lists of prompt templates and of ImageNet's classes
     "ijson": {"data"},

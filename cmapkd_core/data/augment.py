@@ -106,11 +106,23 @@ def train_pixels(
         into: where they go, such as pictures of a `canvas`; new memory where nothing is given.
     """
     left, top, right, bottom = crop_box(image.shape[1], image.shape[0], scale, generator)
-    crop = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right])).permute(2, 0, 1)[None]
+    crop = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right])).permute(2, 0, 1)
     places = into or [canvas(1, size)[0] for size, _ in renderings]
     for (size, interpolation), place in zip(renderings, places, strict=True):
-        _RESAMPLED[interpolation](crop, (size, size), False, out=place[None])
+        resampled(crop, (size, size), interpolation, place)
     return list(places)
+
+
+def resampled(
+    image: Tensor, size: tuple[int, int], interpolation: str = "bicubic", into: Tensor | None = None
+) -> Tensor:
+    """F.interpolate(.., antialias=True) of uint8 [3, h, w] to `size`, height and width: into a place or a new one.
+
+    Fast where the channels of a pixel lie beside each other, as in a `canvas`.
+    """
+    place = room(*size, 3).permute(2, 0, 1) if into is None else into
+    _RESAMPLED[interpolation](image[None], size, False, out=place[None])
+    return place
 
 
 def canvas(count: int, size: int) -> Tensor:

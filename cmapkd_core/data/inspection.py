@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.fft import dct
 
-from cmapkd_core.data.images import EXTENSIONS, BadImageError, format_of, shown
+from cmapkd_core.config import DataConfig
+from cmapkd_core.data.images import EXTENSIONS, BadImageError, format_of
+from cmapkd_core.data.order import split_of
+from cmapkd_core.data.pixels import shown_quickly
 from cmapkd_core.data.prepare_resume import SavedShards
+from cmapkd_core.data.repack import repacked
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row
 from cmapkd_core.data.threads import in_order
 
@@ -28,7 +32,14 @@ _FLAT = 4.0  # grey levels; a thumbnail that deviates less has nothing to tell i
 
 @dataclass(frozen=True)
 class Inspected:
-    """A row whose picture can be decoded, and what is known of it. phash: see `perceptual_hash`."""
+    """A row whose picture can be decoded, and what is known of it.
+
+    Attributes:
+        row: with the picture as it will be stored.
+        extension, width, height: of that.
+        sha256, phash: of the picture as it came, so that copies of it are found whatever becomes of it; phash: see
+            `perceptual_hash`.
+    """
 
     row: Row
     extension: str
@@ -49,12 +60,21 @@ class Stored:
 Inspection = Inspected | Stored | BadRow
 
 
-def inspected(rows: Iterable[Item], max_pixels: int, workers: int, saved: SavedShards) -> Iterator[Inspection]:
+def side_of(row: Row, digest: str, config: DataConfig) -> tuple[str, str]:
+    """Group and split of a row whose file has this sha256.
+
+    Without a group of its own a picture is one, so that copies of a file never lie on both sides.
+    """
+    group = row.group or digest
+    return group, row.split or split_of(group, config.val_share, config.test_share)
+
+
+def inspected(rows: Iterable[Item], config: DataConfig, workers: int, saved: SavedShards) -> Iterator[Inspection]:
     """What becomes of every row, in order.
 
     Args:
         rows: from a source.
-        max_pixels: a larger picture is bad.
+        config: a picture of more than its `max_pixels` is bad; by its `repack` those of training become smaller.
         workers: threads that decode; 0: none, in this one.
         saved: what an earlier attempt stored; those pictures are not read again.
     """
@@ -69,20 +89,28 @@ def inspected(rows: Iterable[Item], max_pixels: int, workers: int, saved: SavedS
         return item.load() if isinstance(item, LazyRow) else item
 
     fetched = in_order(enumerate(rows, start=1), fetch, _AHEAD)
-    return in_order(fetched, lambda row: inspect(row, max_pixels), workers)
+    return in_order(fetched, lambda row: inspect(row, config), workers)
 
 
-def inspect(row: Row | Stored | BadRow, max_pixels: int) -> Inspection:
-    """Decode and hash one picture; what cannot be decoded becomes a BadRow."""
+def inspect(row: Row | Stored | BadRow, config: DataConfig) -> Inspection:
+    """Decode, hash and perhaps repack one picture; what cannot be decoded becomes a BadRow.
+
+    What a student is evaluated on stays as it is, and so does a JPEG that is small enough.
+    """
     if not isinstance(row, Row):
         return row
     try:
         kind = format_of(row.image)
-        with shown(row.image, max_pixels) as image:
+        digest = hashlib.sha256(row.image).hexdigest()
+        with shown_quickly(row.image, config.max_pixels) as image:
             size, phash = image.size, perceptual_hash(image)
+            repack = config.repack if side_of(row, digest, config)[1] == "train" else 0
+            if repack and (kind != "JPEG" or min(size) > repack):
+                stored, size = repacked(np.asarray(image), repack)
+                kind, row = "JPEG", replace(row, image=stored)
     except BadImageError as error:
         return BadRow(row.key, str(error))
-    return Inspected(row, EXTENSIONS[kind], hashlib.sha256(row.image).hexdigest(), phash, *size)
+    return Inspected(row, EXTENSIONS[kind], digest, phash, *size)
 
 
 def perceptual_hash(image: Image.Image) -> int | None:
@@ -95,7 +123,8 @@ def perceptual_hash(image: Image.Image) -> int | None:
     """
     small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     grey = np.asarray(small, dtype=np.float64)
-    if grey.std() < _FLAT:
+    values = grey.ravel()
+    if values.size * (values @ values) - values.sum() ** 2 < (_FLAT * values.size) ** 2:  # whole numbers: exact
         return None
     low = (_LOW @ grey @ _LOW.T).ravel()
     ranked = np.sort(low)

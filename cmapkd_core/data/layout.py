@@ -32,7 +32,10 @@ SCHEMA = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("class_name", pa.string()),
         ("group", pa.string()),
-        ("sha256", pa.string()),  # of the image bytes
+        (
+            "sha256",
+            pa.string(),
+        ),  # of the picture's file as it came: of the bytes here but where `repack` made it smaller
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("phash", pa.uint64()),  # perceptual hash; null for a picture without structure

@@ -86,7 +86,7 @@ class TrainLoader:
 
     Raises:
         InputError: no such split or nothing in it, a picture without caption, fewer pairs than a batch, a batch
-            that does not divide.
+            that does not divide, pictures repacked to less than a side wants.
     """
 
     def __init__(  # noqa: PLR0913  # what a stream of batches depends on, by name
@@ -109,6 +109,7 @@ class TrainLoader:
         device: torch.device | str = "cpu",
     ) -> None:
         shards.require_captions(split)
+        _require_pixels(shards, sides)
         key_hashes = hashes(shards.keys(split))
         ids = chosen(key_hashes, fraction)
         numbers = shards.shard_numbers(split)[ids]
@@ -240,6 +241,18 @@ def eval_batches(
         yield index, normalise(pixels.to(device, non_blocking=True), side.view)
 
 
+def _require_pixels(shards: ShardSet, sides: Mapping[str, Side]) -> None:
+    """Refuse pictures that were repacked to fewer pixels than a model sees."""
+    repack = shards.manifest.get("repack", 0)
+    for name, side in sides.items():
+        if repack and side.view.size > repack:
+            raise InputError(
+                f"the {name} wants {side.view.size} pixels a side and the training pictures of {shards.url} were made "
+                f"smaller by data.repack={repack}: run stage prepare with --set data.repack={side.view.size} or more, "
+                "or with --set data.repack=0, which leaves them as they are"
+            )
+
+
 @dataclass(frozen=True)
 class _Made:
     """A batch whose pictures are still bytes. pixels: [b, 3, size, size] by rendering, one crop each."""
@@ -318,11 +331,17 @@ class _TrainBatches(Items[_Made]):
             keys=[self.keys[int(i)].as_py() for i in used],
             index=torch.from_numpy(used),
             images={},
-            tokens={name: side.tokenize(captions) for name, side in self.sides.items()},
+            tokens=self._tokens(captions),
             replaced=replaced,
             cached=self.cache.rows(used, crops, numbers) if self.cache else {},
         )
         return _Made(batch, pixels)
+
+    def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
+        """By side; those with the same tokenizer share them."""
+        made = {id(side.tokenize): side.tokenize for side in self.sides.values()}
+        tokens = {number: tokenize(captions) for number, tokenize in made.items()}
+        return {name: tokens[id(side.tokenize)] for name, side in self.sides.items()}
 
     def _sample(self, index: int, epoch: int, slot: int, pixels: dict[Rendering, Tensor]) -> tuple[int, int, str]:
         """Write one sample's crop into `pixels` each way; returns its number, the caption's number and text."""

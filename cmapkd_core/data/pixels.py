@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from cmapkd_core.data.containers import jpeg_parts
 from cmapkd_core.data.images import MIN_SIDE, orientation, shown
@@ -28,7 +29,7 @@ def shown_pixels(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Iter
     Raises:
         BadImageError: as of `images.decode`.
     """
-    pixels = _plain_jpeg(data, max_pixels, min_side)
+    pixels = _plain_jpeg(data, max_pixels, min_side, "RGB")
     if pixels is not None:
         yield pixels
         return
@@ -36,7 +37,22 @@ def shown_pixels(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Iter
         yield np.array(image)
 
 
-def _plain_jpeg(data: bytes, max_pixels: int, min_side: int) -> np.ndarray | None:
+@contextmanager
+def shown_quickly(data: bytes, max_pixels: int, min_side: int = MIN_SIDE) -> Iterator[Image.Image]:
+    """What `images.shown` shows, as Pillow's picture in mode RGB or RGBX, which it takes without a copy.
+
+    Raises:
+        BadImageError: as of `images.decode`.
+    """
+    pixels = _plain_jpeg(data, max_pixels, min_side, "RGBX")
+    if pixels is not None:
+        yield Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1)
+        return
+    with shown(data, max_pixels, min_side) as image:
+        yield image
+
+
+def _plain_jpeg(data: bytes, max_pixels: int, min_side: int, mode: str) -> np.ndarray | None:
     """An upright sequential JPEG in order, of grey or of three channels; None of anything else."""
     if not data.startswith(_JPEG):
         return None
@@ -47,7 +63,7 @@ def _plain_jpeg(data: bytes, max_pixels: int, min_side: int) -> np.ndarray | Non
         height, width, space, _ = simplejpeg.decode_jpeg_header(parts.pixels)
         if space not in _SPACES or min(width, height) < min_side or width * height > min(max_pixels, LARGE - 1):
             return None
-        pixels: np.ndarray = simplejpeg.decode_jpeg(parts.pixels, "RGB")  # its warnings are errors
+        pixels: np.ndarray = simplejpeg.decode_jpeg(parts.pixels, mode)  # its warnings are errors
     except ValueError:
         return None
     return pixels

@@ -100,8 +100,8 @@ class SavedShards:
             self._recent[name] = lines
         return lines
 
-    def fetch(self, name: str, target: Path) -> None:
-        """A copy of the saved shard `name` at `target`.
+    def fetch(self, name: str, target: Path) -> str:
+        """A copy of the saved shard `name` at `target`; returns its sha256.
 
         Raises:
             SourceChangedError: it is not what was saved.
@@ -112,8 +112,10 @@ class SavedShards:
             raise SourceChangedError(f"{name} is gone from {self.url}") from None
         if found != target:
             shutil.copyfile(found, target)
-        if storage.sha256_file(target) != self._tables[name].schema.metadata[_DIGEST].decode():
+        digest = storage.sha256_file(target)
+        if digest != self._tables[name].schema.metadata[_DIGEST].decode():
             raise SourceChangedError(f"{name} in {self.url} is damaged")
+        return digest
 
     def keep(self, path: Path, digest: str, samples: list[dict[str, Any]], numbers: list[int]) -> None:
         """Save a finished shard behind the caller's back; at most one is on its way.

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.inspection import Inspected, Inspection, Stored, inspected
+from cmapkd_core.data.inspection import Inspected, Inspection, Stored, inspected, side_of
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUARANTINE, QUESTIONS, SCHEMA, VERSION
-from cmapkd_core.data.order import split_of
 from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
 from cmapkd_core.data.questions import Checked, QuestionTable
 from cmapkd_core.data.rows import SPLITS, BadRow, Item, Row
@@ -63,7 +62,7 @@ def write_shards(
     with open(out / QUARANTINE, "w", encoding="utf-8") as quarantine:
         saved = saved or SavedShards()
         writer = _Writer(out, config, quarantine, saved)
-        for row in inspected(rows, config.max_pixels, workers, saved):
+        for row in inspected(rows, config, workers, saved):
             writer.add(row)
             progress(writer.seen)
         writer.close()
@@ -120,10 +119,8 @@ class _Writer:
         row = outcome.row
         if row.key in self._keys:
             raise InputError("duplicate key: an earlier row has it")
-        # Without a group of its own a picture is one, so that copies of a file never lie on both sides.
         digest = outcome.sha256 if isinstance(outcome, Inspected) else outcome.sample["sha256"]
-        group = row.group or digest
-        split = row.split or split_of(group, self.config.val_share, self.config.test_share)
+        group, split = side_of(row, digest, self.config)
         if split not in SPLITS:
             raise InputError(f"split '{split}' is none of {', '.join(SPLITS)}")
         return group, split
@@ -168,14 +165,13 @@ class _Writer:
         shard = self._open.pop(split)
         samples = shard.seal()
         self._index.write_table(pa.Table.from_pylist(samples, schema=SCHEMA))
-        digest = storage.sha256_file(shard.path)
         if isinstance(shard, Shard):
-            self.saved.keep(shard.path, digest, samples, shard.numbers)
+            self.saved.keep(shard.path, shard.digest, samples, shard.numbers)
         self._shards[split].append(
             {
                 "file": shard.path.name,
                 "bytes": shard.path.stat().st_size,
-                "sha256": digest,
+                "sha256": shard.digest,
                 "count": len(samples),
             }
         )
@@ -193,6 +189,7 @@ class _Writer:
         return {
             "version": VERSION,
             "max_pixels": self.config.max_pixels,
+            **({"repack": self.config.repack} if self.config.repack else {}),
             "index": {"file": INDEX, "sha256": storage.sha256_file(self.out / INDEX)},
             **self._questions.manifest(),
             "splits": {split: self._split_entry(split) for split in SPLITS},

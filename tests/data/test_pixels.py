@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import random
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pictures import NOISE, jpeg, smooth, turned
 from PIL import Image
 from torch import Tensor
 
@@ -19,24 +19,6 @@ from cmapkd_core.data.images import BadImageError, shown
 from cmapkd_core.data.pixels import shown_pixels
 
 LIMIT = 1_000_000
-NOISE = np.random.default_rng(0).integers(0, 256, (53, 71, 3), dtype=np.uint8)
-
-
-def smooth(width: int, height: int) -> np.ndarray:
-    """A photograph's spectrum and colours, with edges."""
-    draw = np.random.default_rng(1)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-    frequency[0, 0] = 1
-    waves = [np.fft.ifft2(np.fft.fft2(draw.normal(size=(height, width))) / frequency**1.2).real for _ in range(3)]
-    picture = np.stack([(wave - wave.mean()) / wave.std() * 50 + 128 for wave in waves], axis=-1)
-    picture[height // 3 : height // 2, width // 4 : width // 2] = (250, 20, 30)
-    return picture.clip(0, 255).astype(np.uint8)
-
-
-def jpeg(picture: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).convert(mode).save(file, "JPEG", **options)
-    return file.getvalue()
 
 
 def seen(data: bytes) -> tuple[object, object]:
@@ -53,7 +35,7 @@ def seen(data: bytes) -> tuple[object, object]:
 
 
 def fast(data: bytes) -> bool:
-    return pixels._plain_jpeg(data, LIMIT, 8) is not None
+    return pixels._plain_jpeg(data, LIMIT, 8, "RGB") is not None
 
 
 @pytest.mark.parametrize("picture", [NOISE, NOISE[:8, :9], NOISE[:17, :33], smooth(120, 90)])
@@ -68,12 +50,6 @@ def test_plain_jpegs_are_pillows_to_the_bit(picture: np.ndarray, subsampling: in
     data = jpeg(picture, "L", quality=quality)
     assert fast(data)
     assert len(set(seen(data))) == 1
-
-
-def turned(value: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = value
-    return exif
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import webdataset
 from PIL import Image
+from webdataset.writer import TarWriter
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import BadRow, Row
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet, TooManyBadError, write_shards
+from cmapkd_core.data.tar import Shard
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.stages.artifact import Artifact
@@ -27,6 +29,7 @@ from cmapkd_core.stages.shards import open_shards
 Make = Callable[..., bytes]
 Prepare = Callable[..., ShardSet]
 SPLITS = ("train", "val", "test")
+MEMBERS = (("jpg", 0), ("jpg", 1), ("png", 511), ("webp", 512), ("jpg", 513), ("png", 70_000), ("webp", 9_999))
 
 
 def rows(picture: Make, count: int, **fields: str) -> list[Row]:
@@ -393,3 +396,27 @@ def test_a_shard_damaged_on_s3_is_refused(scenes_url: str, s3_root: str, tmp_pat
     storage.write_bytes(name, bytes(data))
     with pytest.raises(InputError, match=r"train-00000\.tar does not have the sha256"):
         ShardSet.open(url, tmp_path / "s3cache").read_image("train", 0)
+
+
+def test_a_shard_is_what_webdatasets_own_writer_makes(tmp_path: Path) -> None:
+    """Byte for byte, whatever the lengths; and what lies where the index says is checked before it counts."""
+    samples = [(f"key-{i}", ext, bytes([i % 256]) * size) for i, (ext, size) in enumerate(MEMBERS)]
+    shard = Shard(tmp_path / "ours.tar")
+    for number, (key, ext, data) in enumerate(samples):
+        shard.add(number, {"key": key, "ext": ext}, data, {"key": key})
+    shard.seal()
+    with open(tmp_path / "theirs.tar", "wb") as file:
+        writer = TarWriter(file, encoder=False, mtime=0)
+        for key, ext, data in samples:
+            writer.write({"__key__": key, ext: data, "json": json.dumps({"key": key}).encode()})
+        writer.close()
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+    assert shard.digest == hashlib.sha256((tmp_path / "theirs.tar").read_bytes()).hexdigest()
+
+
+def test_a_disk_that_gives_back_other_bytes_is_noticed(tmp_path: Path) -> None:
+    shard = Shard(tmp_path / "a.tar")
+    shard.add(1, {"key": "k", "ext": "png"}, b"pixels" * 1000, {})
+    shard.samples[0]["image_crc32"] ^= 1
+    with pytest.raises(OSError, match=r"a\.tar: the image of k reads back changed; the disk is not to be trusted"):
+        shard.seal()

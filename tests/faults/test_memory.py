@@ -29,7 +29,7 @@ chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.p
 parts = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b""))
 data = b"\\x89PNG\\r\\n\\x1a\\n" + b"".join(chunk(*part) for part in parts)
 rows = [Row(f"k{i}", data, ("a dog",)) for i in range(8)]
-assert all(isinstance(row, Inspected) for row in inspected(rows, 50_000_000, 8, SavedShards()))
+assert all(isinstance(row, Inspected) for row in inspected(rows, DataConfig(), 8, SavedShards()))
 """
 # 30 MB of captions: what is kept of a line, and the table of keys.
 CAPTIONS = """
