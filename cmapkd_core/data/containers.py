@@ -82,7 +82,8 @@ def jpeg_parts(data: bytes) -> JpegParts:
         if not _said_of_pictures(marker, body):
             kept.append(data[at : at + length])
         at += length
-    return JpegParts(b"".join([*kept, data[at:]]), exif, sequential)
+    whole = sum(map(len, kept)) == at  # nothing was left out: no copy
+    return JpegParts(data if whole else b"".join([*kept, data[at:]]), exif, sequential)
 
 
 def _said_of_pictures(marker: int, body: bytes) -> bool:

@@ -62,7 +62,7 @@ def crop_batches(
     A corrupt picture gives zeros: training does not use it either, see `TrainLoader`.
     """
     items = _CropBatches(shards, split, view, rows, crops, crop_scale, batch, max_pixels)
-    for pixels in Feed(items, workers).items(0, -(-len(rows) // batch)):
+    for pixels in Feed(items, workers, device).items(0, -(-len(rows) // batch)):
         yield normalise(pixels.flatten(0, 1).to(device, non_blocking=True), view).unflatten(0, (-1, crops))
 
 

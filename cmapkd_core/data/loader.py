@@ -19,6 +19,7 @@ from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
 from cmapkd_core.data.images import BadImageError, shown
 from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
 from cmapkd_core.data.pixels import shown_pixels
+from cmapkd_core.data.rendered import Rendered, pinned, require_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.errors import DamagedInput, InputError, again
 
@@ -109,7 +110,8 @@ class TrainLoader:
         device: torch.device | str = "cpu",
     ) -> None:
         shards.require_captions(split)
-        _require_pixels(shards, sides)
+        self._views, self._device = {name: side.view for name, side in sides.items()}, torch.device(device)
+        require_pixels(shards.manifest.get("repack", 0), self._views, shards.url)
         key_hashes = hashes(shards.keys(split))
         ids = chosen(key_hashes, fraction)
         numbers = shards.shard_numbers(split)[ids]
@@ -117,15 +119,17 @@ class TrainLoader:
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
         draw = _Draw(key_hashes, crop_scale, crops, seed)
         self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
-        self._feed, self._turn = Feed(self._items, workers), 0
-        self._views, self._device = {name: side.view for name, side in sides.items()}, torch.device(device)
+        self._feed, self._turn = Feed(self._items, workers, self._device), 0
         self._bound = quarantine_bound
 
     def reorder(self, turn: int) -> None:
         """From the next call of `batches` on the pairs of each epoch in another order; 0 is the usual one."""
         if turn != self._turn:
             self._items.order.reorder(turn)
-            self._feed, self._turn = Feed(self._items, self._workers), turn  # workers have copies of the order
+            self._feed, self._turn = (
+                Feed(self._items, self._workers, self._device),
+                turn,
+            )  # workers have copies of the order
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of global steps start..stop-1; the first costs the same wherever it is.
@@ -134,7 +138,7 @@ class TrainLoader:
             InputError: a shard is missing, or a hundred samples in a row are corrupt.
         """
         for made in self._feed.items(start, stop):
-            yield replace(made.batch, images=_images(made.pixels, self._views, self._device))
+            yield replace(made.batch, images=made.rendered.normalised(self._views, self._device))
 
     def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
         """Raises InputError where more samples are corrupt than the bound allows.
@@ -236,37 +240,22 @@ def eval_batches(
         InputError: no such split, or a corrupt sample: an evaluation over fewer pictures would be another one.
     """
     chosen = range(shards.count(split)) if rows is None else rows
-    feed = Feed(_EvalBatches(shards, split, side.view, batch, chosen), workers)
+    feed = Feed(_EvalBatches(shards, split, side.view, batch, chosen), workers, device)
     for index, pixels in feed.items(0, -(-len(chosen) // batch)):
         yield index, normalise(pixels.to(device, non_blocking=True), side.view)
 
 
-def _require_pixels(shards: ShardSet, sides: Mapping[str, Side]) -> None:
-    """Refuse pictures that were repacked to fewer pixels than a model sees."""
-    repack = shards.manifest.get("repack", 0)
-    for name, side in sides.items():
-        if repack and side.view.size > repack:
-            raise InputError(
-                f"the {name} wants {side.view.size} pixels a side and the training pictures of {shards.url} were made "
-                f"smaller by data.repack={repack}: run stage prepare with --set data.repack={side.view.size} or more, "
-                "or with --set data.repack=0, which leaves them as they are"
-            )
-
-
 @dataclass(frozen=True)
 class _Made:
-    """A batch whose pictures are still bytes. pixels: [b, 3, size, size] by rendering, one crop each."""
+    """A batch without its images, and those as bytes."""
 
     batch: Batch
-    pixels: dict[Rendering, Tensor]
+    rendered: Rendered
 
-
-def _images(pixels: dict[Rendering, Tensor], views: dict[str, View], device: torch.device) -> dict[str, Tensor]:
-    """The pictures as each side wants them, on the device; sides that want the same share it."""
-    there = {way: tensor.to(device, non_blocking=True) for way, tensor in pixels.items()}
-    wanted = {name: (view.rendering, view.mean, view.std) for name, view in views.items()}
-    made = {wanted[name]: normalise(there[view.rendering], view) for name, view in views.items()}
-    return {name: made[want] for name, want in wanted.items()}
+    def pin_memory(self) -> _Made:
+        """The same with its tensors in pinned memory; torch's DataLoader calls it by this name."""
+        batch = replace(self.batch, tokens=pinned(self.batch.tokens), cached=pinned(self.batch.cached))
+        return _Made(batch, self.rendered.pinned())
 
 
 @dataclass(frozen=True)
@@ -335,7 +324,7 @@ class _TrainBatches(Items[_Made]):
             replaced=replaced,
             cached=self.cache.rows(used, crops, numbers) if self.cache else {},
         )
-        return _Made(batch, pixels)
+        return _Made(batch, Rendered(pixels))
 
     def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
         """By side; those with the same tokenizer share them."""

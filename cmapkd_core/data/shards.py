@@ -63,6 +63,7 @@ class _Split:
     """The index of one split: its table, and the numbers of it that every read needs."""
 
     table: pa.Table
+    captions: pa.Array  # of the table: a column of a table is looked up each time
     shards: list[str]
     shard: np.ndarray  # number in `shards`, int64 [n]
     numbers: dict[str, np.ndarray]  # offset, size, crc32 of image and json, int64 [n]
@@ -122,7 +123,7 @@ class ShardSet:
 
     def captions(self, split: str, i: int) -> list[str]:
         """All captions of one sample."""
-        result: list[str] = self._split(split).table["captions"][i].as_py()
+        result: list[str] = self._split(split).captions[i].as_py()
         return result
 
     def require_captions(self, split: str) -> None:
@@ -242,7 +243,13 @@ def _index_split(index: pa.Table, name: str) -> _Split:
     shard = table["shard"].combine_chunks().dictionary_encode()
     columns = [f"{part}_{what}" for part in ("image", "json") for what in ("offset", "size", "crc32")]
     numbers = {column: table[column].to_numpy() for column in columns}
-    return _Split(table, shard.dictionary.to_pylist(), shard.indices.to_numpy().astype(np.int64), numbers)
+    return _Split(
+        table,
+        table["captions"].combine_chunks(),
+        shard.dictionary.to_pylist(),
+        shard.indices.to_numpy().astype(np.int64),
+        numbers,
+    )
 
 
 def _manifest(url: str, digest: str) -> dict[str, Any]:

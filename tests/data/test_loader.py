@@ -296,3 +296,27 @@ def test_a_step_is_the_same_on_every_machine(scenes: ShardSet) -> None:
     for batch in loader(scenes).batches(3, 5):
         digest.update(repr((batch.keys, batch.index.tolist())).encode())
     assert digest.hexdigest()[:16] == "09ec90c19d4e498e"
+
+
+def test_sides_that_want_the_same_share_it(scenes: ShardSet) -> None:
+    """The same pixels, normalised the same, and the same tokenizer's tokens: made once. Other means are others'."""
+
+    def other(texts: list[str]) -> Tensor:
+        return tokenize(texts) + 1
+
+    same_view, dark = View(16, MEAN, STD, "squash", fill=3), View(16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    sides = {"a": Side(View(16, MEAN, STD), tokenize), "b": Side(same_view, tokenize), "c": Side(dark, other)}
+    batch = next(loader(scenes, sides=sides).batches(0, 1))
+    assert batch.images["a"] is batch.images["b"]
+    assert batch.tokens["a"] is batch.tokens["b"]
+    assert torch.equal(batch.tokens["c"], batch.tokens["a"] + 1)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
+    assert torch.allclose(batch.images["c"], batch.images["a"] * std + mean, atol=1e-6)
+
+
+def test_pictures_are_normalised_where_they_are_wanted(scenes: ShardSet) -> None:
+    batch = next(loader(scenes, device="meta").batches(0, 1))
+    assert {x.device.type for x in batch.images.values()} == {"meta"}
+    assert batch.images["teacher"].shape == (8, 3, 32, 32)
+    index, images = next(eval_batches(scenes, "test", SIDES["student"], 5, 0, device="meta"))
+    assert (index.device.type, images.device.type, images.dtype) == ("cpu", "meta", torch.float32)

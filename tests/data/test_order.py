@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cmapkd_core.data.order import BLOCK_SHARDS, Order, chosen, hash64, hashes, mix, sample_seed, split_of
+from cmapkd_core.data.order import BLOCK_SHARDS, Order, chosen, hash64, hashes, mix, mix_one, sample_seed, split_of
 from cmapkd_core.errors import InputError
 
 KEYS = [f"picture {i}" for i in range(1000)]
@@ -98,3 +98,10 @@ def test_a_substitute_is_none_of_the_batch_and_differs_by_slot_and_attempt() -> 
 def test_batches_that_cannot_be_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         order(**changes)
+
+
+def test_one_value_is_mixed_as_an_array_of_them() -> None:
+    draw = np.random.default_rng(0)
+    for value in (0, 1, 2**64 - 1, *draw.integers(0, 2**64, 50, dtype=np.uint64).tolist()):
+        for seeds in ((), (0,), (5, 7), (2**63, 1, 3)):
+            assert mix_one(value, *seeds) == int(mix(np.array([value], dtype=np.uint64), *seeds)[0])
