@@ -90,7 +90,7 @@ def signalled(root: Path, folder: Path, which: signal.Signals) -> tuple[int | No
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], int]]:
     """`decoded(n)`: the n-th picture that is decoded from now on breaks the stage off; gives how many were decoded."""
-    original = inspection.shown
+    original = inspection.shown_quickly
 
     def arrange(stop: int) -> Callable[[], int]:
         calls = 0
@@ -102,7 +102,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], int
                 raise KeyboardInterrupt
             return original(data, max_pixels)
 
-        monkeypatch.setattr(inspection, "shown", shown)
+        monkeypatch.setattr(inspection, "shown_quickly", shown)
         return lambda: calls
 
     return arrange
