@@ -22,9 +22,9 @@ from cmapkd_core.data.pixels import shown_quickly
 from cmapkd_core.data.prepare_resume import SavedShards
 from cmapkd_core.data.repack import repacked
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row
-from cmapkd_core.data.threads import in_order
+from cmapkd_core.data.threads import in_groups, in_order
 
-_AHEAD = 16  # pictures read at a time: what hides the latency of S3
+_AHEAD, _GROUP = 16, 4  # threads that read, which hides the latency of S3, and how many pictures each takes
 _SIDE = 32  # pixels of the grey thumbnail that the perceptual hash sees
 _LOW = dct(np.eye(_SIDE), axis=0)[:8]  # the eight lowest cosines of a row or column
 _FLAT = 4.0  # grey levels; a thumbnail that deviates less has nothing to tell it from others
@@ -88,7 +88,7 @@ def inspected(rows: Iterable[Item], config: DataConfig, workers: int, saved: Sav
             return Stored(item.row if isinstance(item, LazyRow) else item, sample)
         return item.load() if isinstance(item, LazyRow) else item
 
-    fetched = in_order(enumerate(rows, start=1), fetch, _AHEAD)
+    fetched = in_groups(enumerate(rows, start=1), fetch, _AHEAD, _GROUP)
     return in_order(fetched, lambda row: inspect(row, config), workers)
 
 
@@ -104,9 +104,9 @@ def inspect(row: Row | Stored | BadRow, config: DataConfig) -> Inspection:
         digest = hashlib.sha256(row.image).hexdigest()
         with shown_quickly(row.image, config.max_pixels) as image:
             size, phash = image.size, perceptual_hash(image)
-            repack = config.repack if side_of(row, digest, config)[1] == "train" else 0
-            if repack and (kind != "JPEG" or min(size) > repack):
-                stored, size = repacked(np.asarray(image), repack)
+            small = kind == "JPEG" and min(size) <= config.repack
+            if config.repack and not small and side_of(row, digest, config)[1] == "train":
+                stored, size = repacked(np.asarray(image), config.repack)
                 kind, row = "JPEG", replace(row, image=stored)
     except BadImageError as error:
         return BadRow(row.key, str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -28,3 +29,13 @@ def in_order(items: Iterable[A], work: Callable[[A], B], threads: int) -> Iterat
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def in_groups(items: Iterable[A], work: Callable[[A], B], threads: int, each: int) -> Iterator[B]:
+    """`in_order` of short work: a thread does `each` of it at a time, since handing one over costs as much.
+
+    What fails takes the results before it in its group along.
+    """
+    left = iter(items)
+    groups = iter(lambda: list(islice(left, each)), [])
+    return chain.from_iterable(in_order(groups, lambda group: [work(item) for item in group], threads))
