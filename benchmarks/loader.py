@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import statistics
 import tempfile
 import time
@@ -29,7 +30,6 @@ import simplejpeg
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from prepare import jpegs
 from torch import Tensor
 from torchvision import transforms
 from webdataset import WebDataset
@@ -41,6 +41,8 @@ from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.order import sample_seed
 from cmapkd_core.data.rows import Row
 from cmapkd_core.data.shards import ShardSet, write_shards
+
+jpegs = runpy.run_path(str(Path(__file__).with_name("prepare.py")))["jpegs"]
 
 SIZE, SCALE, BATCH, REPACK, SEED = 224, (0.9, 1.0), 64, 256, 0
 VIEW = View(SIZE, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -58,8 +58,9 @@ class DataConfig:
     # Prepare makes training pictures JPEGs (data/repack.py) of so short a side, such as 256; 0: as they are.
     repack: Annotated[
         int,
+        Field(ge=0),
         Predicate(lambda side: side == 0 or side >= 32),
-        Must("a shorter side of at least 32 pixels, such as 256, or 0 to leave pictures"),
+        Must("it must be a shorter side of 32 pixels or more, such as 256, or 0 to leave pictures"),
     ] = 0
     crop_scale: Annotated[  # CLIP's random resized crop
         tuple[Area, Area],
