@@ -121,5 +121,5 @@ def test_the_field_is_part_of_what_prepare_makes() -> None:
     plain, small = (reads(resolve("tiny", overrides=given), "prepare") for given in ("", "data.repack=256"))
     assert "data.repack" not in plain  # artifacts made before the field existed keep their places
     assert small == plain | {"data.repack": 256}
-    with pytest.raises(InputError, match="at least 32 pixels, such as 256, or 0"):
+    with pytest.raises(InputError, match="32 pixels or more, such as 256, or 0"):
         resolve("tiny", overrides="data.repack=31")
