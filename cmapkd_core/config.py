@@ -197,6 +197,8 @@ class SelectorConfig:
     utility_tau: AboveZero = 0.1  # temperature of the target softmax(u / tau_u)
     uniform: Amount = 0.1  # weight of KL(w || uniform), or of the paper's entropy
     every: Count = 10  # joint stage: micro-batches between two measurements of the utilities
+    # Share of the pairs that are measured: of a batch in joint training, of an epoch's batches at the end of warm-up.
+    measured: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 1.0
 
 
 Decay = Annotated[float, Field(ge=0, lt=1), Must("it must be from 0 to below 1")]

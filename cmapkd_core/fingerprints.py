@@ -21,6 +21,7 @@ _PREPARE = (*_SHARDS, *_QUALITY, *_GATE, _REPACK)
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
+_MEASURED = "selector.measured"  # of how many pairs,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
 _WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
 _UPDATES = (
@@ -62,7 +63,7 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, _REPACK, *_STORED, *_WATCH, _GOAL, *(() if stage == "joint" else (_LEVELS,)))
+    since = (*_GATE, _REPACK, *_STORED, *_WATCH, _GOAL, _MEASURED, *(() if stage == "joint" else (_LEVELS,)))
     return {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
 
 
@@ -80,7 +81,8 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         "optim",
         "method.name",
     )
-    selector = (_GOAL if stage == "warmup" else "selector", _LEVELS) if spec.weighs_levels else ()
+    measuring = (_GOAL, _MEASURED) if stage == "warmup" else ("selector",)
+    selector = (*measuring, _LEVELS) if spec.weighs_levels else ()
     weights = tuple(f"method.weights.{term}" for term in spec.terms)
     return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
 

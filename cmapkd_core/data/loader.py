@@ -66,6 +66,12 @@ class Batch:
         cached = {name: tensor.to(device, non_blocking=True) for name, tensor in self.cached.items()}
         return replace(self, index=self.index.to(device), images=images, tokens=tokens, cached=cached)
 
+    def first(self, count: int) -> Batch:
+        """Its first `count` samples."""
+        tables = (self.images, self.tokens, self.cached)
+        images, tokens, cached = ({name: tensor[:count] for name, tensor in table.items()} for table in tables)
+        return Batch(self.keys[:count], self.index[:count], images, tokens, self.replaced, cached)
+
 
 class TrainLoader:
     """Shuffled, augmented batches of one rank, addressed by global step.

@@ -159,6 +159,10 @@ def ranks() -> Ranks:
     return Ranks(parallel.rank(), parallel.world(), parallel.stack)
 
 
-def similar(rows: Tensor, columns: Tensor, scale: Tensor | float = 1.0) -> Similarities:
-    """scale * rows columns^T of gathered vectors, [B,D] twice, for the terms of losses/streamed.py."""
-    return Similarities.of(rows, columns, scale, ranks())
+def similar(rows: Tensor, columns: Tensor, scale: Tensor | float = 1.0, among: Ranks | None = None) -> Similarities:
+    """scale * rows columns^T of gathered vectors, [B,D] twice, for the terms of losses/streamed.py.
+
+    Args:
+        among: who shares the rows; None: all ranks.
+    """
+    return Similarities.of(rows, columns, scale, among or ranks())

@@ -23,8 +23,8 @@ from cmapkd_core.losses.align import align, pyramid, single
 from cmapkd_core.losses.contrastive import feature_distance
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import layer_relation, sample_relation
-from cmapkd_core.losses.streamed import info_nce, interactive, margin, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
+from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin, relative_entropy
+from cmapkd_core.methods.base import Method, Outcome, gathered, ranks, require, require_teacher, similar
 from cmapkd_core.methods.global_batch import GlobalBatch, embedding_grams
 from cmapkd_core.methods.lifts import Lifts
 from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
@@ -91,11 +91,15 @@ class Cmapkd(Method):
         both = GlobalBatch.of(
             (vision.embedding, text.embedding), student_levels, (teacher.image, teacher.text), teacher.levels
         )
-        on_embeddings = self._on_embeddings(vision, text, [*both.student, *both.teacher], teacher.scale)
+        lifted = self.lifts(vision, text, *both.student)
+        on_embeddings = self._on_embeddings([*both.student, *both.teacher], lifted, teacher.scale)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
-            u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text, self.amp), dim=1)
-            d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
-            self.memory.keep({"teacher_image": both.teacher[0], "teacher_text": both.teacher[1], "u": u, "d": d})
+            if self.recipe.selector.measured < 1:
+                self.memory.keep(self._measure_some(batch, teacher, both, lifted, active))
+            else:
+                u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text, self.amp), dim=1)
+                d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
+                self.memory.keep({"teacher_image": both.teacher[0], "teacher_text": both.teacher[1], "u": u, "d": d})
         terms = {
             "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
             "align": self._align(both, teacher),
@@ -111,6 +115,38 @@ class Cmapkd(Method):
             return torch.zeros_like(self.memory.filled)
         return self.memory.loss(self.selector, active, self.recipe.selector)
 
+    def _measure_some(
+        self,
+        batch: Batch,
+        teacher: LevelTargets,
+        both: GlobalBatch,
+        lifted: tuple[Tensor, Tensor],
+        active: tuple[str, ...],
+    ) -> dict[str, Tensor]:
+        """Rows for the memory of each rank's first pairs [n,..], selector.measured of all, run through the towers anew.
+
+        A sample's utilities follow from its own gradients, so they are those that it has in the whole batch: the
+        others' embeddings are there, as constants. Batch norms, which mix samples, are as at inference meanwhile.
+        """
+        count = max(1, round(self.recipe.selector.measured * len(batch.keys)))
+        trained = [module for module in self.modules() if module.training]
+        self.eval()
+        few = batch.first(count)
+        vision, text = self.towers(few)
+        levels = self._levels(vision, text, active)
+        d_v, d_l = level_distances(levels, teacher.levels.first(count))
+        first = ranks().own(len(both.student[0])).start
+        parts = (vision.embedding, text.embedding, *self.lifts.own(vision, text))
+        sides = zip((*both.student, *lifted), parts, strict=True)
+        image, caption, image_lifted, caption_lifted = (instead(whole, part.float(), first) for whole, part in sides)
+        among = [image, caption, *both.teacher], (image_lifted, caption_lifted), teacher.scale
+        goal = self._goal(self._on_embeddings(*among, Ranks()))
+        u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
+        for module in trained:
+            module.training = True
+        found = gathered(torch.cat((d_v, d_l), dim=1).detach(), u, teacher.image[:count], teacher.text[:count])
+        return dict(zip(("d", "u", "teacher_image", "teacher_text"), found, strict=True))
+
     def statistics(self, batch: Batch, targets: Embeddings | None) -> dict[str, Tensor]:
         """Rows for the ALSN stage at all of the recipe's levels, gathered over the ranks.
 
@@ -123,7 +159,7 @@ class Cmapkd(Method):
         d_v, d_l = level_distances(student_levels, teacher.levels)
         embeddings = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         image, caption, image_t, caption_t = embeddings
-        goal = self._goal(self._on_embeddings(vision, text, embeddings, teacher.scale))
+        goal = self._goal(self._on_embeddings(embeddings, self.lifts(vision, text, image, caption), teacher.scale))
         u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         (difficulty,) = gathered(margin(similar(image_t, caption_t)) - margin(similar(image, caption)))
@@ -136,23 +172,23 @@ class Cmapkd(Method):
             return result
 
     def _on_embeddings(
-        self, vision: Features, text: Features, embeddings: list[Tensor], scale: Tensor
+        self, embeddings: list[Tensor], lifted: tuple[Tensor, Tensor], scale: Tensor, among: Ranks | None = None
     ) -> dict[str, Tensor]:
         """The terms of config.EMBEDDING_TERMS.
 
         Args:
-            vision, text: the student's features of the local batch.
             embeddings: gathered, [B,E] each: the student's images and captions, the teacher's images and captions.
+            lifted: the student's images and captions in the teacher's space, gathered, [B,E'].
             scale: the teacher's.
+            among: as in `similar`.
         """
         image, caption, image_t, caption_t = embeddings
-        logits = self.logits(image, caption)
-        lifted = self.lifts(vision, text, image, caption)
+        logits = similar(image, caption, self.student.scale(), among)
         return {
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, scale), logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(similar(image_t, caption_t, scale, among), logits, self.recipe.method.kd_tau),
             "fd": feature_distance(lifted[0], image_t) + feature_distance(lifted[1], caption_t),
-            "icl": interactive(similar(lifted[0], caption_t, scale), similar(lifted[1], image_t, scale)),
+            "icl": interactive(similar(lifted[0], caption_t, scale, among), similar(lifted[1], image_t, scale, among)),
         }
 
     def _goal(self, on_embeddings: dict[str, Tensor]) -> Tensor:
@@ -181,6 +217,12 @@ class Cmapkd(Method):
             for names in (sides[0].vision(), sides[0].text())
         ]
         return sample + self.recipe.method.layer_relation * (layers[0] + layers[1]) / 2
+
+
+def instead(whole: Tensor, part: Tensor, first: int) -> Tensor:
+    """`whole` [B,..] without its gradient, and `part` [n,..] with its own in place of its rows from `first` on."""
+    whole = whole.detach()
+    return torch.cat((whole[:first], part, whole[first + len(part) :]))
 
 
 def level_distances(student: Levels, teacher: Levels) -> tuple[Tensor, Tensor]:

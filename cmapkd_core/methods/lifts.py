@@ -21,6 +21,10 @@ from cmapkd_core.models.teacher import Teacher
 class Lift(nn.Linear):
     """h of one modality, where the widths differ."""
 
+    def own(self, features: Features) -> Tensor:
+        """Unit vectors of the local batch in the teacher's space, [b,E']."""
+        return F.normalize(self._raw(features), dim=-1)
+
     def into(self, features: Features, embedding: Tensor) -> Tensor:
         """Unit vectors of all ranks in the teacher's space, [B,E'].
 
@@ -28,13 +32,21 @@ class Lift(nn.Linear):
             features: of the local batch.
             embedding: the same features' unit embeddings, gathered already, [B,E].
         """
-        assert features.raw is not None, "a tower's features carry its raw projection"
-        (lifted,) = gathered(self(features.raw.float()))
+        (lifted,) = gathered(self._raw(features))
         return F.normalize(lifted, dim=-1)
+
+    def _raw(self, features: Features) -> Tensor:
+        assert features.raw is not None, "a tower's features carry its raw projection"
+        raised: Tensor = self(features.raw.float())
+        return raised
 
 
 class NoLift(nn.Module):
     """The same where the widths are equal: the student's embedding lies in the teacher's space, nothing is learned."""
+
+    def own(self, features: Features) -> Tensor:
+        """The local batch's embeddings themselves, [b,E]."""
+        return F.normalize(features.embedding.float(), dim=-1)
 
     def into(self, features: Features, embedding: Tensor) -> Tensor:
         """`embedding` itself, [B,E]."""
@@ -59,3 +71,7 @@ class Lifts(nn.Module):
             image, caption: their unit embeddings, gathered, [B,E].
         """
         return self.image.into(vision, image), self.text.into(text, caption)
+
+    def own(self, vision: Features, text: Features) -> tuple[Tensor, Tensor]:
+        """The local batch's images and captions in the teacher's space, [b,E'] each."""
+        return self.image.own(vision), self.text.own(text)

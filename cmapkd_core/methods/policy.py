@@ -5,6 +5,8 @@ Shapes: B samples, E the teacher's embedding width, 4 levels a modality.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -40,13 +42,13 @@ def policy_loss(selector: Selector, rows: dict[str, Tensor], active: tuple[str, 
 
 
 class PolicyMemory(nn.Module):
-    """The samples whose levels were measured last, gathered over the ranks.
+    """The samples whose levels were measured last, gathered over the ranks; as many as a batch has.
 
-    Measuring costs a backward per level, so it happens every few steps and the selector trains on
+    Measuring costs a backward per level, so it happens every few steps and of some samples, and the selector trains on
     the same samples in between. Buffers, so that a resumed run continues with the same samples.
     """
 
-    filled: Tensor
+    filled: Tensor  # share of the rows that hold a sample, the first ones
 
     def __init__(self, batch: int, width: int) -> None:
         super().__init__()
@@ -54,18 +56,33 @@ class PolicyMemory(nn.Module):
         for name, size in self.columns.items():
             self.register_buffer(name, torch.zeros(batch, size))
         self.register_buffer("filled", torch.zeros(()))
+        self._held: int | None = None  # rows with a sample, known here so that no step waits for the device to say it
+
+    def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
+        super()._load_from_state_dict(*given, **more)
+        self._held = None
+
+    def held(self) -> int:
+        """Samples that are remembered."""
+        if self._held is None:
+            self._held = round(float(self.filled) * len(self.get_buffer("u")))
+        return self._held
 
     def keep(self, rows: dict[str, Tensor]) -> None:
-        """Replace the samples: teacher_image, teacher_text [B,E], utilities u and distances d [B,8]."""
+        """Put n samples first, the oldest go: teacher_image, teacher_text [n,E], utilities u, distances d [n,8]."""
+        size = len(self.get_buffer("u"))
+        self._held = min(size, self.held() + len(rows["u"]))
         for name in self.columns:
-            self.get_buffer(name).copy_(rows[name].detach())
-        self.filled.fill_(1.0)
+            buffer = self.get_buffer(name)
+            buffer.copy_(torch.cat((rows[name].detach().to(buffer), buffer))[:size])
+        self.filled.fill_(self._held / size)
 
     def loss(self, selector: Selector, active: tuple[str, ...], config: Config) -> Tensor:
         """The policy loss of the remembered samples, a scalar; 0 before any was measured."""
-        # Clones: a later `keep` writes the buffers in place while the graph may still need them.
-        rows = {name: self.get_buffer(name).clone() for name in self.columns}
-        return self.filled * policy_loss(selector, rows, active, config)
+        # Clones: a later `keep` writes the buffers in place while the graph may still need them. All rows where none
+        # has a sample: each parameter gets a gradient in every step, of 0.
+        rows = {name: self.get_buffer(name)[: self.held() or None].clone() for name in self.columns}
+        return float(self.held() > 0) * policy_loss(selector, rows, active, config)
 
 
 class PolicyFit(nn.Module):

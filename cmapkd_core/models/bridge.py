@@ -35,6 +35,11 @@ class Levels:
         tables = (self.maps, self.vectors, self.mapped)
         return Levels(*({name: x.float() for name, x in table.items()} for table in tables))
 
+    def first(self, count: int) -> Levels:
+        """Of the first `count` samples."""
+        tables = (self.maps, self.vectors, self.mapped)
+        return Levels(*({name: x[:count] for name, x in table.items()} for table in tables))
+
     def coarsest(self) -> Levels:
         """Only the coarsest active level of each modality: P5 and L4 where they are active."""
         names = (self.vision()[-1], self.text()[-1])

@@ -198,7 +198,8 @@ def recipe_of_stage(recipe: Recipe, stage: str) -> Recipe:
     """In warm-up nobody chooses: it is the same for all selectors, which share it, so the method gets a fixed one."""
     if stage != "warmup" or not METHODS[recipe.method.name].weighs_levels:
         return recipe
-    return with_part(recipe, "selector", SelectorConfig(kind="fixed", toward=recipe.selector.toward))
+    toward, measured = recipe.selector.toward, recipe.selector.measured
+    return with_part(recipe, "selector", SelectorConfig(kind="fixed", toward=toward, measured=measured))
 
 
 def phase_seed(seed: int, phase: str) -> int:

@@ -85,6 +85,42 @@ def test_utilities_in_memory_are_those_of_the_batch(make_method, make_teacher, b
     assert torch.equal(method.memory.teacher_image, said.image)
 
 
+@pytest.mark.parametrize("toward", ["task", "fd,icl", "kd,task"])
+def test_of_some_pairs_the_utilities_are_those_that_they_have_in_the_batch(
+    make_method, make_teacher, batch, ask, toward
+):
+    weights = " ".join(f"method.weights.{term}=1" for term in toward.split(","))
+    fields = f"optim.batch=5 selector.toward={toward} {weights} selector.measured"
+    teacher, pairs, found = make_teacher(), batch(), {}
+    for share in (1.0, 0.4):
+        recipe = resolve("tiny", overrides=f"{fields}={share}")
+        method = make_method(recipe, teacher).train()
+        phase = recipe.schedule.fine
+        method(pairs, ask(teacher, pairs, method.active(phase)), phase, 0)
+        found[share] = method.memory
+        assert all(module.training for module in method.modules())
+    assert (found[1.0].held(), found[0.4].held()) == (5, 2)
+    for name in ("u", "d", "teacher_image", "teacher_text"):
+        whole, some = (found[share].get_buffer(name)[:2] for share in (1.0, 0.4))
+        assert torch.allclose(some, whole, atol=1e-4), name
+        assert whole.abs().sum() > 0
+
+
+def test_the_memory_keeps_the_samples_that_were_measured_last():
+    memory, alsn = PolicyMemory(4, 8), ALSN(8, 8, CONFIG).eval()
+    parts = [{name: x[n : n + 3] for name, x in samples(9).items()} for n in (0, 3)]
+    memory.keep(parts[0])
+    first = policy_loss(alsn, parts[0], ALL_LEVELS, CONFIG).item()
+    assert memory.loss(alsn, ALL_LEVELS, CONFIG).item() == pytest.approx(first)  # of three samples, not of four
+    other = PolicyMemory(4, 8)
+    assert other.held() == 0
+    other.load_state_dict(memory.state_dict())
+    assert other.held() == 3
+    memory.keep(parts[1])
+    assert memory.held() == 4
+    assert torch.equal(memory.u, torch.cat((parts[1]["u"], parts[0]["u"][:1])))
+
+
 @pytest.mark.parametrize("toward", [("task",), ("fd",), ("task", "fd")])
 def test_utilities_are_measured_against_the_weighted_terms_that_are_named(
     make_method, make_teacher, batch, ask, toward
