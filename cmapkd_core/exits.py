@@ -30,7 +30,7 @@ class End:
 
 ENDS = {
     "done": End(0, "done"),
-    "other": End(1, "another error: a fault of the program, told with its traceback, or a rank that was lost"),
+    "other": End(1, "another error: a fault of the program, shown with its traceback, or a rank that was lost"),
     "input": End(2, "bad input: a name, a value, a file or a folder that was given", lasts=True),
     "diverged": End(3, "training diverged; the last good checkpoint is in place"),
     "damaged": End(4, "what is stored is damaged or gone: not what was written", lasts=True),

@@ -19,6 +19,6 @@ def killing() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    original, calls = inspection.shown, killing()
-    inspection.shown = lambda data, max_pixels: (next(calls), original(data, max_pixels))[1]
+    original, calls = inspection.shown_quickly, killing()
+    inspection.shown_quickly = lambda data, max_pixels: (next(calls), original(data, max_pixels))[1]
     sys.exit(main(prepare.run, sys.argv[1:]))

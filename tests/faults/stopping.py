@@ -55,8 +55,10 @@ def result(root: Path) -> dict[str, str]:
 
 
 def left_behind(root: Path) -> list[str]:
-    """Files that a stopped stage should have taken with it."""
-    files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    """Files that a stopped stage should have taken with it; not an artifact that was complete by then."""
+    whole = [path.parent for path in root.rglob("manifest.json")]
+    loose = [path for path in root.rglob("*") if path.is_file() and not any(map(path.is_relative_to, whole))]
+    files = [path.relative_to(root).as_posix() for path in loose]
     return [name for name in files if not any(kept in name for kept in KEPT + LIBRARY) and "run.json" not in name]
 
 
