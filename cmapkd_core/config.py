@@ -317,6 +317,9 @@ class RuntimeConfig:
     # A training whose ranks have all stood still for so long ends with exit code 75, to be tried again from its last
     # checkpoint; the first step of a phase may take four times as long, and writing a checkpoint as long as it takes.
     hang_minutes: Amount = 30.0  # 0: no bound
+    # Of copies of shards, and of the teacher's outputs for them, that a machine keeps of what lies on S3; the least
+    # recently read go. Two blocks of 16 shards let one be fetched while the other is read. 0: no bound, none goes.
+    cache_gb: Amount = 0.0
     log_every: Count = 20
     shares_every: Count = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

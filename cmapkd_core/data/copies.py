@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 _WAY_OUT = again("STAGE")
 
 
-def fetch_once(url: str, name: str, digest: str, cache: Path, way_out: str = _WAY_OUT) -> Path:
+def fetch_once(
+    url: str, name: str, digest: str, cache: Path, way_out: str = _WAY_OUT, room: Callable[[], object] | None = None
+) -> Path:
     """A local path of a file: where it is, or a copy in `cache` whose digest has been checked once.
 
     Of all processes that want the same file one fetches it and the others wait; those that want another file do not.
@@ -29,6 +31,7 @@ def fetch_once(url: str, name: str, digest: str, cache: Path, way_out: str = _WA
 
     Args:
         way_out: what to do where the file is damaged.
+        room: called by the one process that is about to fetch the file; what it raises ends the call.
 
     Raises:
         FileNotFoundError: there is none.
@@ -42,6 +45,8 @@ def fetch_once(url: str, name: str, digest: str, cache: Path, way_out: str = _WA
         return target
     with _turn(target) as folder:
         if not _is_known(target, digest) and not _is_good(target, digest):  # nobody has fetched it while we waited
+            if room is not None:
+                room()
             _fetch(storage.join(url, name), digest, target, folder, way_out)
             _note(target, digest)
     return target
@@ -89,11 +94,35 @@ def _check_owner(folder: Path) -> None:
     )
 
 
+def forget(target: Path) -> None:
+    """Delete a copy, and what is noted of it."""
+    target.unlink(missing_ok=True)
+    _note_of(target).unlink(missing_ok=True)
+
+
+def clear_part(target: Path) -> bool:
+    """Whether nobody fetches `target`; what a killed process had of it is deleted then."""
+    lock = os.open(_lock_of(target), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(_lock_of(target).with_suffix(".part"), ignore_errors=True)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    temporary.give_back(lock)
+    return True
+
+
+def _lock_of(target: Path) -> Path:
+    return machine_folder() / "turns" / f"{name_of(target)}.lock"
+
+
 def _note_of(target: Path) -> Path:
-    return machine_folder() / "turns" / f"{_name(target)}.json"
+    return machine_folder() / "turns" / f"{name_of(target)}.json"
 
 
-def _name(target: Path) -> str:
+def name_of(target: Path) -> str:
+    """What files about `target` are called."""
     return hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
 
 
@@ -134,6 +163,7 @@ def _unusable(folder: Path, error: OSError) -> storage.StorageError:
 
 def _fetch(url: str, digest: str, target: Path, folder: Path, way_out: str) -> None:
     """Make `target`, which appears complete and checked; `folder` is for its parts, and of one process at a time."""
+    target.unlink(missing_ok=True)  # a changed one, whose room the new one takes
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed: a file may have gigabytes
     try:
         for _ in range(2):
@@ -141,6 +171,7 @@ def _fetch(url: str, digest: str, target: Path, folder: Path, way_out: str) -> N
             if storage.sha256_file(part) == digest:
                 part.replace(target)
                 return
+            part.unlink()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise DamagedInput(f"{url} does not have the sha256 of its manifest: {way_out}")
@@ -153,16 +184,15 @@ def _turn(target: Path) -> Iterator[Path]:
     The kernel frees the lock of a process that is killed. Its file stays: who deleted it would let two in, one with the
     old file and one with a new one. Neither lies beside the target, where whole folders are read.
     """
-    turns = machine_folder() / "turns"
-    name = _name(target)
+    lock = _lock_of(target)
     try:
-        for folder in (turns, target.parent):
+        for folder in (lock.parent, target.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(turns / f"{name}.lock", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        file = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise _unusable(target.parent, error) from error
     try:
-        yield turns / f"{name}.part"
+        yield lock.with_suffix(".part")
     finally:
         temporary.give_back(file)

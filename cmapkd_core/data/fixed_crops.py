@@ -161,25 +161,35 @@ class _Part:
     offsets: Tensor
 
 
+def check_part(name: object, metadata: Mapping[str, str], made_from: Mapping[str, str]) -> int:
+    """Position in the split of a part's first picture.
+
+    Raises:
+        InputError: the part was made from something else.
+    """
+    described = _metadata(metadata)
+    found = described.get("made_from", {})
+    wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in made_from if found.get(n) != made_from[n]]
+    if wrong:
+        lines = "\n  ".join(wrong)
+        raise InputError(
+            f"{name} caches teacher outputs of something else than this run has:\n  {lines}\n"
+            "run stage teacher with this recipe and these shards and give its artifact as --teacher, or set "
+            "teacher_fit.views=0"
+        )
+    return int(described["first"])
+
+
 def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:
     with safe_open(path, framework="pt") as file:
-        described = _metadata(file.metadata() or {})
-        found = described.get("made_from", {})
-        wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in made_from if found.get(n) != made_from[n]]
-        if wrong:
-            lines = "\n  ".join(wrong)
-            raise InputError(
-                f"{path} caches teacher outputs of something else than this run has:\n  {lines}\n"
-                "run stage teacher with this recipe and these shards and give its artifact as --teacher, or set "
-                "teacher_fit.views=0"
-            )
+        first = check_part(path, file.metadata() or {}, made_from)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file is no dict)
     kinds: dict[str, dict[str, Tensor]] = {"crops": {}, "captions": {}}
     for name, x in tensors.items():
         kind, _, own = name.partition("/")
         if own:
             kinds[kind][own] = x
-    return _Part(int(described["first"]), kinds["crops"], kinds["captions"], tensors["offsets"])
+    return _Part(first, kinds["crops"], kinds["captions"], tensors["offsets"])
 
 
 def write_part(

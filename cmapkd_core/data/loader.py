@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmapkd_core.data.ahead import Ahead, BlockFiles, require_room
 from cmapkd_core.data.augment import Rendering, View, canvas, eval_pixels, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
 from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
@@ -93,7 +94,8 @@ class TrainLoader:
 
     Raises:
         InputError: no such split or nothing in it, a picture without caption, fewer pairs than a batch, a batch
-            that does not divide, pictures repacked to less than a side wants.
+            that does not divide, pictures repacked to less than a side wants, a bound of copies that holds less than
+            is read together.
     """
 
     def __init__(  # noqa: PLR0913  # what a stream of batches depends on, by name
@@ -124,6 +126,7 @@ class TrainLoader:
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
         draw = _Draw(key_hashes, crop_scale, crops, seed)
+        require_room(order, BlockFiles(shards, split, cache))
         self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
         self._feed, self._turn = Feed(self._items, workers, self._device), 0
         self._bound = quarantine_bound
@@ -143,7 +146,8 @@ class TrainLoader:
         Raises:
             InputError: a shard is missing, or a hundred samples in a row are corrupt.
         """
-        for made in self._feed.items(start, stop):
+        ahead = Ahead(self._items.order, self._items.files)
+        for made in ahead.follow(self._feed.items(start, stop), start, stop):
             yield replace(made.batch, images=made.rendered.normalised(self._views, self._device))
 
     def require_few_corrupt(self, corrupt: Mapping[str, str]) -> None:
@@ -303,8 +307,10 @@ class _TrainBatches(Items[_Made]):
         self.draw, self.max_pixels, self.cache = draw, max_pixels, cache
         self.renderings = sorted({side.view.rendering for side in sides.values()})
         self.keys = shards.table(split)["key"]
+        self.files = BlockFiles(shards, split, cache)
 
     def make(self, number: int) -> _Made:
+        self.files.enter(self.order, number)
         epoch, ids = self.order.step(number)
         pixels = {way: canvas(len(ids), way[0]) for way in self.renderings}
         used, shown, replaced = ids.copy(), [], []

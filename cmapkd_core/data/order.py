@@ -121,12 +121,14 @@ class Order:
             )
         self.ids, self.hashes, self.shards = ids, key_hashes, shards
         self.batch, self.rank, self.world, self.seed = batch, rank, world, seed
+        self.numbers, self._counts = np.unique(shards, return_counts=True)
         self._turn: tuple[int, ...] = ()
         self._epoch, self._sequence = -1, ids
+        self._ends = -1, ids  # an epoch, and how many samples there are up to each of its shards
 
     def reorder(self, turn: int) -> None:
         """The same samples in every epoch, in another order; 0 is the usual one."""
-        self._turn, self._epoch = (turn,) if turn else (), -1
+        self._turn, self._epoch, self._ends = (turn,) if turn else (), -1, (-1, self.ids)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -136,15 +138,29 @@ class Order:
     def sequence(self, epoch: int) -> np.ndarray:
         """All of `ids` [n] in the order of `epoch`, [n]."""
         if epoch != self._epoch:
-            numbers, place = np.unique(self.shards, return_inverse=True)
-            rank = np.empty(len(numbers), dtype=np.int64)
-            rank[np.argsort(mix(numbers.astype(np.uint64), self.seed, epoch, 1, *self._turn), kind="stable")] = range(
-                len(numbers)
-            )
-            block = rank[place] // BLOCK_SHARDS
+            rank = np.empty(len(self.numbers), dtype=np.int64)
+            rank[self._permuted(epoch)] = range(len(rank))
+            block = rank[np.searchsorted(self.numbers, self.shards)] // BLOCK_SHARDS
             self._sequence = self.ids[np.lexsort((mix(self.hashes, self.seed, epoch, 2, *self._turn), block))]
             self._epoch = epoch
         return self._sequence
+
+    def blocks(self, epoch: int) -> list[np.ndarray]:
+        """Numbers of the shards that are read together, in the order of `epoch`."""
+        numbers = self.numbers[self._permuted(epoch)]
+        return [numbers[first : first + BLOCK_SHARDS] for first in range(0, len(numbers), BLOCK_SHARDS)]
+
+    def block_of(self, number: int) -> tuple[int, int]:
+        """Epoch of a global step, and the block of its last sample."""
+        epoch, step = divmod(number, self.steps_per_epoch)
+        if epoch != self._ends[0]:
+            self._ends = epoch, np.cumsum(self._counts[self._permuted(epoch)])
+        place = int(np.searchsorted(self._ends[1], (step + 1) * self.batch - 1, side="right"))
+        return epoch, place // BLOCK_SHARDS
+
+    def _permuted(self, epoch: int) -> np.ndarray:
+        """Positions in the shards' numbers, in the order of `epoch`."""
+        return np.argsort(mix(self.numbers.astype(np.uint64), self.seed, epoch, 1, *self._turn), kind="stable")
 
     def step(self, number: int) -> tuple[int, np.ndarray]:
         """The epoch of a global step, and the ids of this rank's slice: int64 [batch / world]."""

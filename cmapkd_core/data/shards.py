@@ -26,6 +26,7 @@ from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTIONS, SCHEMA, VERSION
+from cmapkd_core.data.shard_cache import NOTHING, RemoteFile, ShardCache
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import DamagedInput, InputError, OutsideError, again
@@ -72,25 +73,32 @@ class _Split:
 class ShardSet:
     """The samples of a prepare artifact, at a path or on S3; `open` makes one.
 
-    Shards on S3 are fetched whole into `cache` on first touch, for all ranks and workers of the machine.
-    An object is picklable and may be used by forked and spawned workers.
+    Shards on S3 are fetched whole into `cache` on first touch, for all ranks and workers of the machine, and go again
+    where there is a bound of their bytes. An object is picklable and may be used by forked and spawned workers.
+
+    Attributes:
+        room: the copies of this machine and their bound.
+        remote: the shards by name where they are copied, {} of a local root.
+        wanted: copies that are read now, or next: the last to go.
     """
 
-    def __init__(self, url: str, cache: Path, manifest: dict[str, Any], index: pa.Table) -> None:
+    def __init__(self, url: str, cache: Path, manifest: dict[str, Any], index: pa.Table, bound: int = 0) -> None:
         self.url, self.cache, self.manifest = url, cache, manifest
+        self.room, self.remote, self.wanted = ShardCache(bound), _remote(url, cache, manifest), NOTHING
         self.classes: list[str] = manifest["classes"]
         self.max_pixels: int = manifest["max_pixels"]
         self._splits = {name: _index_split(index, name) for name in manifest["splits"]}
         self._files: OrderedDict[str, int] = OrderedDict()  # open file descriptors, least recently used first
 
     @classmethod
-    def open(cls, url: str, cache: Path, digest: str = "") -> ShardSet:
+    def open(cls, url: str, cache: Path, digest: str = "", bound: int = 0) -> ShardSet:
         """The data set at `url`.
 
         Args:
             url: the prepare artifact, a path or s3://.
             cache: a local folder that processes of this machine may share.
             digest: sha256 of its shards.json; "" where no manifest names one, as of a data set being made.
+            bound: of the bytes of copies on this machine (`shard_cache`); 0: none. Nothing is copied of a local root.
 
         Raises:
             InputError: it is no complete data set, or its index does not fit its manifest.
@@ -105,7 +113,10 @@ class ShardSet:
             raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
         if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
             raise DamagedInput(f"{path} does not match {MANIFEST}: {again('prepare')}")
-        return cls(url, cache, manifest, pq.read_table(path, schema=SCHEMA))
+        found = cls(url, cache, manifest, pq.read_table(path, schema=SCHEMA), bound)
+        if bound and found.remote:
+            found.room.adopt(found.remote.values())
+        return found
 
     def count(self, split: str) -> int:
         """Number of samples."""
@@ -178,6 +189,11 @@ class ShardSet:
         """Number of the shard that holds each sample: int64 [n]."""
         return self._split(split).shard
 
+    def shard_files(self, split: str, numbers: np.ndarray) -> list[RemoteFile]:
+        """The shards of these numbers where they are copied; [] of a local root."""
+        names = self._split(split).shards
+        return [self.remote[names[number]] for number in numbers] if self.remote else []
+
     def read_image(self, split: str, i: int) -> bytes:
         """The encoded picture of sample `i`.
 
@@ -205,7 +221,7 @@ class ShardSet:
         entry = self._split(split)
         numbers, shard = entry.numbers, entry.shards[entry.shard[i]]
         size = int(numbers[f"{part}_size"][i])
-        data = os.pread(self._file(shard), size, int(numbers[f"{part}_offset"][i]))
+        data = self._bytes(shard, size, int(numbers[f"{part}_offset"][i]))
         if len(data) == size and zlib.crc32(data) == numbers[f"{part}_crc32"][i]:
             return data
         reason = f"{len(data)} of {size} bytes are there" if len(data) < size else "its checksum is wrong"
@@ -215,19 +231,27 @@ class ShardSet:
         result: _Split = choose("split", split, self._splits)
         return result
 
+    def _bytes(self, shard: str, size: int, offset: int) -> bytes:
+        try:
+            if self.remote and self.room.bound:
+                with self.room.opened(self.remote[shard], self.wanted) as descriptor:
+                    return os.pread(descriptor, size, offset)
+            return os.pread(self._file(shard), size, offset)
+        except FileNotFoundError:
+            raise DamagedInput(f"shard {shard} of {self.url} is missing: {again('prepare')}") from None
+
     def _file(self, shard: str) -> int:
+        """A descriptor that stays open, of a shard that stays where it is."""
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
         if len(self._files) >= _OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
-        entries = (entry for split in self.manifest["splits"].values() for entry in split["shards"])
-        digest = next(entry["sha256"] for entry in entries if entry["file"] == shard)
-        try:
-            path = fetch_once(self.url, shard, digest, self.cache, again("prepare"))
-            self._files[shard] = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise DamagedInput(f"shard {shard} of {self.url} is missing: {again('prepare')}") from None
+        if self.remote:
+            with self.room.opened(self.remote[shard]) as descriptor:  # another process may have a bound
+                self._files[shard] = os.dup(descriptor)
+        else:
+            self._files[shard] = os.open(storage.fetch(storage.join(self.url, shard), self.cache / shard), os.O_RDONLY)
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -250,6 +274,16 @@ def _index_split(index: pa.Table, name: str) -> _Split:
         shard.indices.to_numpy().astype(np.int64),
         numbers,
     )
+
+
+def _remote(url: str, cache: Path, manifest: dict[str, Any]) -> dict[str, RemoteFile]:
+    if "://" not in url:
+        return {}
+    entries = (entry for split in manifest["splits"].values() for entry in split["shards"])
+    return {
+        entry["file"]: RemoteFile(url, entry["file"], entry["sha256"], entry["bytes"], cache, again("prepare"))
+        for entry in entries
+    }
 
 
 def _manifest(url: str, digest: str) -> dict[str, Any]:

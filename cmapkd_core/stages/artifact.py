@@ -10,6 +10,7 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.data.copies import fetch_once, machine_folder
+from cmapkd_core.data.shard_cache import RemoteFile
 from cmapkd_core.errors import DamagedInput, InputError, again
 from cmapkd_core.stages.manifest import DamagedError, opened, sealed
 
@@ -82,6 +83,12 @@ class Artifact:
         if "://" not in self.url and storage.sha256_file(path) != digest:
             raise DamagedInput(f"{self.file_url(name)} was changed after it was written: {self._again()}")
         return path
+
+    def remote(self, name: str) -> RemoteFile:
+        """One file of an artifact on S3, whose copy may come and go."""
+        entry, (folder, _, file) = self.manifest["outputs"][name], self.file_url(name).rpartition("/")
+        cache = (self.cache / name).parent
+        return RemoteFile(folder, file, entry["sha256"], entry["bytes"], cache, self._again())
 
     def _again(self) -> str:
         return again(self.manifest["stage"], self.manifest.get("run", ""))

@@ -46,7 +46,7 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.evaluation_leakage import refuse_seen
 from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.given import of_evaluation
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 
 DIGITS = 8  # of the place's digest, which tell models with one name apart: enough for a person
 _TELLS = {"teacher": "teacher.model"}  # the field that tells models of a stage apart; of a student its method
@@ -107,7 +107,7 @@ def body(
     for name, value in tags.items():
         context.tracker.tag(f"cmapkd.{name}", value)
     recipe, device = context.recipe, parallel.device()
-    shards = open_shards(context.inputs["shards"]) if "shards" in context.inputs else _no_data(context.scratch)
+    shards = shards_of(context) if "shards" in context.inputs else _no_data(context.scratch)
     seen = refuse_seen(context, shards)
     backbone = open_model(context, model).to(device).eval()
     subject = Subject(

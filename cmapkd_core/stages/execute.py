@@ -19,6 +19,7 @@ import torch
 from cmapkd_core import __version__, parallel, storage, temporary
 from cmapkd_core.config import Recipe
 from cmapkd_core.data import copies
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.models.identity import Identity
@@ -65,6 +66,7 @@ class Context:
     identity: str
     say: Say
     earlier_seconds: float = 0.0  # of the attempts that this one goes on from
+    shards: ShardSet | None = None  # once they are open (`shards.shards_of`)
     models: dict[str, Any] = field(default_factory=dict)  # what the stage's models are, by role; kept in the manifest
 
     def introduce(self, role: str, identity: Identity) -> None:

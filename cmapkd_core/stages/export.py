@@ -30,7 +30,7 @@ from cmapkd_core.stages.evaluate import open_model
 from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_evaluation_of_another
 from cmapkd_core.stages.given import of_evaluation
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 from cmapkd_core.stages.tracked import reported_to_mlflow
 from cmapkd_core.tracking import RegistryError, register_model
 
@@ -77,7 +77,7 @@ def body(context: Context, model: str, licence: str) -> dict[str, float]:
     """Write every format, compare it, write the card; the metrics are the bounds, `onnx/image/max_difference`."""
     training = export_facts.training_of(context, model)
     backbone = open_model(context, model).eval()
-    data = open_shards(context.inputs["shards"])
+    data = shards_of(context)
     found = compare(context, backbone, data)
     facts = export_facts.facts(context, backbone, data, training, found, licence)
     for name, text in (

@@ -32,7 +32,7 @@ from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
 from cmapkd_core.stages.method_io import build_method
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 from cmapkd_core.stages.tracked import reported_to_mlflow
 
 
@@ -72,7 +72,7 @@ def body(context: Context) -> dict[str, float]:
         (context.out / "metrics.json").write_text("{}")
         return {}
     models = measure(context)
-    table = open_shards(context.inputs["shards"]).table(context.recipe.evaluate.split)
+    table = shards_of(context).table(context.recipe.evaluate.split)
     count = len(models["teacher"].own)
     captions = [found[0] for found in table["captions"].to_pylist()[:count]]
     keys = table["key"].to_pylist()[:count]
@@ -106,7 +106,7 @@ def _method(context: Context, inputs: dict[str, Artifact]) -> tuple[Cmapkd, Teac
 
 
 def _pooled(context: Context, model: LevelSide, names: tuple[str, ...], name: str) -> PooledLevels:
-    recipe, shards = context.recipe, open_shards(context.inputs["shards"])
+    recipe, shards = context.recipe, shards_of(context)
     count = min(measured.PAIRS, shards.count(recipe.evaluate.split))
     return measured.pooled_levels(
         model,

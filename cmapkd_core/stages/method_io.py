@@ -25,7 +25,7 @@ from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 
 METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"
 SELECTOR = "selector."  # names of its tensors in a method's state begin so
@@ -74,7 +74,7 @@ def build_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | No
         teacher = load_teacher(context.inputs["teacher"], common_grid(student), recipe.pyramid.width)
         context.introduce("teacher", teacher.backbone.identity)
         if METHODS[recipe.method.name].classes:
-            teacher.classes = class_features(teacher.backbone, open_shards(context.inputs["shards"]), recipe)
+            teacher.classes = class_features(teacher.backbone, shards_of(context), recipe)
     method: Method = load("method", recipe.method.name, METHODS)(recipe, student, teacher)
     require_grouped(method, recipe.method.name)
     if init:

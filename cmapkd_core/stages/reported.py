@@ -14,7 +14,7 @@ from cmapkd_core.report.read.suite import FORMS, RowTraining, SuiteInputs
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 
 UNNAMED = "unnamed run"
 
@@ -63,7 +63,7 @@ def _pictures(context: Context) -> Callable[[str], bytes]:
     """key -> encoded image; of a key that two splits have, the evaluated split's."""
     if "shards" not in context.inputs:
         return no_pictures
-    shards = open_shards(context.inputs["shards"])
+    shards = shards_of(context)
     splits = sorted(shards.manifest["splits"], key=lambda name: name == context.recipe.evaluate.split)
     places = {key: (split, i) for split in splits for i, key in enumerate(shards.keys(split))}
     return lambda key: shards.read_image(*places[key])

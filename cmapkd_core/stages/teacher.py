@@ -47,7 +47,7 @@ from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_teacher
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL, common_grid
 from cmapkd_core.stages.phases import require_no_stop, run_phases, write_skipped
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 from cmapkd_core.stages.teacher_cache import write_cache
 from cmapkd_core.stages.tracked import reported_to_mlflow
 from cmapkd_core.stages.training import train_loader
@@ -112,7 +112,7 @@ class TeacherSetup:
     def build(cls, context: Context) -> TeacherSetup:
         """The recipe's teacher on the device, with a pyramid on the patch grid of the recipe's student."""
         recipe, fit = context.recipe, context.recipe.teacher_fit
-        shards = open_shards(context.inputs["shards"])
+        shards = shards_of(context)
         seed_everything(fit.seed, rank=0)  # what is drawn here must be equal on every rank and after a restart
         backbone = build(recipe.teacher, fit.seed, context.scratch).to(parallel.device())
         backbone.requires_grad_(False)

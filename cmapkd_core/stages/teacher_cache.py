@@ -20,7 +20,9 @@ from cmapkd_core import parallel, storage
 from cmapkd_core.catalog import STORES
 from cmapkd_core.config import ALL_LEVELS, Recipe
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER, TeacherCache, crop_batches, write_part
+from cmapkd_core.data.shard_cache import GB, ShardCache
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.stored_parts import StoredParts
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.optim import choose_precision
@@ -33,7 +35,7 @@ from cmapkd_core.progress import Progress
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 
 DOWNLOADS = 4  # parts at a time
 _PART = re.compile(r"(?P<identity>.+)-(?P<number>\d+)-(?P<digest>[0-9a-f]{64})\.safetensors")
@@ -198,7 +200,12 @@ def open_cache(context: Context) -> TeacherCache | None:
             "run stage teacher with this recipe and give its artifact as --teacher, or set teacher_fit.views=0"
         )
     digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
-    origin = made_from(recipe, open_shards(context.inputs["shards"]), *digests)
+    origin = made_from(recipe, shards_of(context), *digests)
+    if context.recipe.runtime.cache_gb and "://" in artifact.url:
+        room = ShardCache(round(context.recipe.runtime.cache_gb * GB))
+        files = [artifact.remote(name) for name in sorted(parts)]
+        room.adopt(files)
+        return StoredParts(files, STORES[fit.store].size, origin, room)
     # Each rank begins elsewhere, so that the ranks of a machine do not all download the same part.
     begin = parallel.rank() * len(parts) // parallel.world()
     turned = [*parts[begin:], *parts[:begin]]

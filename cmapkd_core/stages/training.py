@@ -27,7 +27,7 @@ from cmapkd_core.models.pyramid import needed
 from cmapkd_core.models.teacher import KINDS, Embeddings, Teacher, narrowed
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.shards import shards_of
 from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns
 from cmapkd_core.stages.teacher_cache import open_cache
 from cmapkd_core.view import with_part
@@ -78,7 +78,7 @@ class TrainingSetup:
             sides["teacher"] = side_of(self.teacher.backbone)
         return train_loader(
             recipe,
-            open_shards(self.context.inputs["shards"]),
+            shards_of(self.context),
             sides,
             batch=self.micro_batch,
             fraction=recipe.data.fraction,

@@ -31,7 +31,7 @@ def fitted(
     """`fitted(overrides)`: history and selector of stage alsn on one warm-up's table, whatever the recipe's student."""
 
     monkeypatch.setattr(training, "open_cache", lambda context: pytest.fail("no teacher output is read"))
-    monkeypatch.setattr(training, "open_shards", lambda artifact: pytest.fail("no pair is read"))
+    monkeypatch.setattr(training, "shards_of", lambda context: pytest.fail("no pair is read"))
 
     def fit(overrides: str) -> Fitted:
         folder = tmp_path / overrides.replace(" ", "-")

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import re
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +12,9 @@ from safetensors.torch import load_file
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.catalog import StoreEntry
+from cmapkd_core.data import order
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER
+from cmapkd_core.data.shard_cache import GB
 from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
@@ -309,3 +314,28 @@ def test_crops_are_read_by_every_student_and_zero_leaves_all_places_as_they_were
             assert reads(resolve("tiny", row, VIEWS), stage)["teacher_fit.views"] == 2
     with pytest.raises(InputError, match="teacher_fit.views=-1"):
         resolve("tiny", "none", "teacher_fit.views=-1")
+
+
+def test_pairs_and_levels_stream_from_s3_within_a_bound(tmp_path, tiny_shards, with_levels, s3_root, monkeypatch):
+    """Losses to the bit; the bound that the refusal names is kept to."""
+    monkeypatch.setattr(order, "BLOCK_SHARDS", 1)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    given = {name: put_to_s3(url, s3_root) for name, url in (("shards", tiny_shards), ("fitted", with_levels))}
+    levels = f"{SIX} teacher_fit.store=levels"
+    with pytest.raises(InputError, match="shuffled together and the teacher's outputs for them") as refusal:
+        joint(tmp_path / "few", "none", **given, overrides=f"{levels} runtime.cache_gb=0.0001")
+    enough = re.search(r"give at least (\S+),", str(refusal.value))[1]
+    streamed = joint(tmp_path / "s3", "none", **given, overrides=f"{levels} runtime.cache_gb={enough}")
+    whole = joint(tmp_path / "here", "none", tiny_shards, with_levels, overrides=levels)
+    assert losses(streamed) == losses(whole)
+    kept = [path for path in (tmp_path / "tmp").rglob("*") if path.suffix == ".tar" or path.parent.name == CACHE_FOLDER]
+    assert 0 < sum(path.stat().st_size for path in kept) <= float(enough) * GB
+
+
+def put_to_s3(url: str, root: str) -> str:
+    """The artifact at S3."""
+    place = storage.join(root, *url.split("/")[-2:])
+    for name in storage.list_files(url):
+        storage.put(Path(url, name), storage.join(place, name))
+    return place

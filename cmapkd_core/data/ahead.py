@@ -1,0 +1,146 @@
+"""Fetches the shards of a stream of batches a block ahead, with what is cached for their pictures."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from cmapkd_core.data.order import Order
+from cmapkd_core.data.shard_cache import NOTHING, NoRoomError, RemoteFile, in_gb, too_small
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.stored_parts import StoredParts
+from cmapkd_core.errors import InputError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_THREADS = 4  # files at a time
+_PAUSE = 0.5  # seconds between two looks for room
+
+
+class BlockFiles:
+    """What is read together with some shards of a split: their files, and those of what is cached for their rows."""
+
+    def __init__(self, shards: ShardSet, split: str, stored: object) -> None:
+        self.shards, self.split = shards, split
+        self.stored = stored if isinstance(stored, StoredParts) else None  # else they are all here
+        self.copied = bool(shards.remote or self.stored)
+        self._block = (-1, -1)
+
+    def __call__(self, numbers: np.ndarray) -> list[RemoteFile]:
+        """The files of shards by their numbers; none of a local root."""
+        shards = self.shards.shard_files(self.split, numbers)
+        if self.stored is None:
+            return shards
+        rows = np.flatnonzero(np.isin(self.shards.shard_numbers(self.split), numbers))
+        return [*shards, *self.stored.files(rows)]
+
+    def enter(self, order: Order, number: int) -> None:
+        """Copies of the block that a step is in, or ends in, go last from here on."""
+        if self.shards.room.bound and (block := order.block_of(number)) != self._block:
+            self._block = block
+            self.shards.wanted = frozenset(file.copy for file in self(order.blocks(block[0])[block[1]]))
+            if self.stored is not None:
+                self.stored.wanted = self.shards.wanted
+
+
+class Ahead:
+    """Copies that batches will read: those of the block that they are in and of the next one.
+
+    The threads are of this process alone; a copy that another process fetches is waited for.
+
+    Args:
+        order: of the batches; its rank turns the files, so that the ranks of a machine do not begin with the same one.
+        files: of its shards.
+    """
+
+    def __init__(self, order: Order, files: BlockFiles) -> None:
+        self.order, self.files, self.room = order, files, files.shards.room
+        self._waiting: deque[RemoteFile] = deque()
+        self._wanted, self._block = NOTHING, (-1, -1)
+        self._change, self._threads, self._stopped = threading.Condition(), 0, False
+
+    def follow(self, made: Iterator[T], start: int, stop: int) -> Iterator[T]:
+        """The batches as they are, those of global steps start..stop-1; fetching goes before them."""
+        if not self.files.copied:
+            yield from made
+            return
+        last = self.order.block_of(stop - 1)
+        try:
+            for number, batch in enumerate(made, start):
+                self._at(self.order.block_of(number), last)
+                yield batch
+        finally:
+            with self._change:
+                self._stopped = True
+                self._waiting.clear()
+                self._change.notify_all()
+
+    def _at(self, block: tuple[int, int], last: tuple[int, int]) -> None:
+        """Fetch a block and the one after it. Not before the first batch: workers are forked before threads run."""
+        if block == self._block:
+            return
+        now = self._turned(self.files(self.order.blocks(block[0])[block[1]]))
+        then = self._turned(self.files(_after(self.order, *block))) if block != last else []
+        with self._change:
+            self._block, self._wanted = block, frozenset(file.copy for file in (*now, *then))
+            self._waiting = deque(dict.fromkeys([*now, *then]))
+            self._change.notify_all()
+        for _ in range(self._threads, _THREADS if self._waiting else 0):
+            threading.Thread(target=self._work, name="ahead", daemon=True).start()
+            self._threads += 1
+
+    def _turned(self, files: list[RemoteFile]) -> list[RemoteFile]:
+        begin = self.order.rank * len(files) // self.order.world
+        return [*files[begin:], *files[:begin]]
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._stopped or self._waiting)
+                if self._stopped:
+                    return
+                file, wanted, block = self._waiting.popleft(), self._wanted, self._block
+            try:
+                self.room.ahead(file, wanted)
+            except NoRoomError:
+                self._later(file, block)
+            except (InputError, OSError) as error:  # who reads the file says so, where it is read
+                log.debug("%s was not fetched ahead: %s", file.name, error)
+
+    def _later(self, file: RemoteFile, block: tuple[int, int]) -> None:
+        """Try again after a while, or never where the batches have gone on."""
+        with self._change:
+            self._change.wait_for(lambda: self._stopped or self._block != block, timeout=_PAUSE)
+            if self._block == block and not self._stopped:
+                self._waiting.appendleft(file)
+
+
+def _after(order: Order, epoch: int, block: int) -> np.ndarray:
+    """Numbers of the shards of the block after one, which may be the next epoch's first."""
+    blocks = order.blocks(epoch)
+    return blocks[block + 1] if block + 1 < len(blocks) else order.blocks(epoch + 1)[0]
+
+
+def require_room(order: Order, files: BlockFiles) -> None:
+    """Refuse a bound that does not hold every block that an order can have.
+
+    Raises:
+        InputError: says what would do.
+    """
+    room, numbers = files.shards.room, order.numbers
+    if not room.bound or not files.copied:
+        return
+    together = len(order.blocks(0)[0])
+    sizes = sorted(sum(file.bytes for file in files(numbers[i : i + 1])) for i in range(len(numbers)))
+    needed = sum(sizes[-together:])
+    if needed > room.bound:
+        more = " and the teacher's outputs for them" if files.stored is not None else ""
+        what = f"the {together} shards that are shuffled together{more}"
+        raise InputError(
+            f"{too_small(room.bound, needed, what)}, or {in_gb(2 * needed)} for the next ones to be fetched meanwhile"
+        )

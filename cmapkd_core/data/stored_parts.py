@@ -1,0 +1,132 @@
+"""A teacher's cached outputs on S3 whose parts come and go with the shards: of each read the rows of a batch alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmapkd_core.data.fixed_crops import TeacherCache, check_part
+from cmapkd_core.data.shard_cache import NOTHING, RemoteFile, ShardCache
+from cmapkd_core.errors import DamagedInput, InputError
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8, "U8": torch.uint8}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the rows of a tensor lie in a part. shape, bytes: of a row. first: its byte. each: rows a picture."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    bytes: int
+    first: int
+    each: int
+
+    def read(self, file: int, row: int) -> Tensor:
+        """A row."""
+        data = bytearray(os.pread(file, self.bytes, self.first + row * self.bytes))
+        return torch.frombuffer(data, dtype=self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """crops, captions: by name. offsets: [k+1], where the captions of each of the k pictures begin."""
+
+    crops: dict[str, _Place]
+    captions: dict[str, _Place]
+    offsets: np.ndarray
+
+
+class StoredParts(TeacherCache):
+    """A `TeacherCache` of which copies are made as they are read, within the bound of `room`.
+
+    Args:
+        remote: the parts, in order.
+        size: pictures of each but the last.
+        made_from: as of `TeacherCache.open`; each part is held to it when it is first read.
+        names: of the tensors that are given; () all.
+
+    Attributes:
+        wanted: copies that go last.
+    """
+
+    def __init__(
+        self,
+        remote: Sequence[RemoteFile],
+        size: int,
+        made_from: Mapping[str, str],
+        room: ShardCache,
+        names: Sequence[str] = (),
+    ) -> None:
+        super().__init__((), names)
+        self.remote, self.size, self.made_from, self.room = list(remote), size, dict(made_from), room
+        self.wanted = NOTHING
+        self._layouts: dict[int, _Layout] = {}
+
+    def only(self, *names: str) -> StoredParts:
+        """The same, which gives these tensors alone."""
+        return StoredParts(self.remote, self.size, self.made_from, self.room, names)
+
+    def files(self, rows: np.ndarray) -> list[RemoteFile]:
+        """The parts that hold these rows of the split."""
+        return [self.remote[number] for number in np.unique(rows // self.size)]
+
+    def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
+        """As of `TeacherCache`.
+
+        Raises:
+            InputError: a part was made from something else, or is damaged or gone.
+        """
+        found: dict[int, dict[str, Tensor]] = {}
+        numbers = np.asarray(index) // self.size
+        for number in np.unique(numbers):
+            slots = np.flatnonzero(numbers == number)
+            try:
+                with self.room.opened(self.remote[number], self.wanted) as file:
+                    layout = self._layout(int(number), file)
+                    for slot in slots:
+                        row = int(index[slot]) - int(number) * self.size
+                        found[int(slot)] = self._sample(file, layout, row, crops[slot], captions[slot])
+            except FileNotFoundError as error:
+                raise DamagedInput(f"{error} is gone: {self.remote[number].way_out}") from None
+        return {name: torch.stack([found[slot][name] for slot in range(len(index))]) for name in found[0]}
+
+    def _sample(self, file: int, layout: _Layout, row: int, crop: int, caption: int) -> dict[str, Tensor]:
+        said = int(layout.offsets[row]) + caption
+        crops = {name: place.read(file, row * place.each + crop) for name, place in self._given(layout.crops)}
+        return crops | {name: place.read(file, said) for name, place in self._given(layout.captions)}
+
+    def _given(self, places: dict[str, _Place]) -> Iterator[tuple[str, _Place]]:
+        return ((name, place) for name, place in places.items() if name in (self.names or places))
+
+    def _layout(self, number: int, file: int) -> _Layout:
+        if number not in self._layouts:
+            self._layouts[number] = _read_layout(file, self.remote[number], number * self.size, self.made_from)
+        return self._layouts[number]
+
+
+def _read_layout(file: int, part: RemoteFile, first: int, made_from: Mapping[str, str]) -> _Layout:
+    length = int.from_bytes(os.pread(file, 8, 0), "little")
+    header: dict[str, Any] = json.loads(os.pread(file, length, 8))
+    found = check_part(f"{part.url}/{part.name}", header.pop("__metadata__", {}), made_from)
+    if found != first:
+        raise InputError(f"{part.url}/{part.name} begins with picture {found} and not {first}: {part.way_out}")
+    start, end = header.pop("offsets")["data_offsets"]
+    offsets = np.frombuffer(os.pread(file, end - start, 8 + length + start), dtype="<i8")
+    kinds: dict[str, dict[str, _Place]] = {"crops": {}, "captions": {}}
+    for name, entry in header.items():
+        kind, _, own = name.partition("/")
+        each = entry["shape"][1] if kind == "crops" else 1
+        shape = tuple(entry["shape"][2 if kind == "crops" else 1 :])
+        begin, end = entry["data_offsets"]
+        rows = entry["shape"][0] * each
+        size = (end - begin) // max(rows, 1)
+        kinds[kind][own] = _Place(_DTYPES[entry["dtype"]], shape, size, 8 + length + begin, each)
+    return _Layout(kinds["crops"], kinds["captions"], offsets)
