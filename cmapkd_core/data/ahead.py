@@ -18,6 +18,7 @@ from cmapkd_core.errors import InputError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Block = tuple[int, int]  # epoch, and its number there
 _THREADS = 4  # files at a time
 _PAUSE = 0.5  # seconds between two looks for room
 
@@ -40,10 +41,11 @@ class BlockFiles:
         return [*shards, *self.stored.files(rows)]
 
     def enter(self, order: Order, number: int) -> None:
-        """Copies of the block that a step is in, or ends in, go last from here on."""
+        """Copies of the block that a step ends in, and of the next one, go last from here on."""
         if self.shards.room.bound and (block := order.block_of(number)) != self._block:
             self._block = block
-            self.shards.wanted = frozenset(file.copy for file in self(order.blocks(block[0])[block[1]]))
+            both = [*self(_shards_of(order, *block)), *self(_shards_of(order, *_after(order, *block)))]
+            self.shards.wanted = frozenset(file.copy for file in both)
             if self.stored is not None:
                 self.stored.wanted = self.shards.wanted
 
@@ -56,12 +58,13 @@ class Ahead:
     Args:
         order: of the batches; its rank turns the files, so that the ranks of a machine do not begin with the same one.
         files: of its shards.
+        lead: batches that workers may be ahead of the one that is handed out.
     """
 
-    def __init__(self, order: Order, files: BlockFiles) -> None:
-        self.order, self.files, self.room = order, files, files.shards.room
+    def __init__(self, order: Order, files: BlockFiles, lead: int) -> None:
+        self.order, self.files, self.lead, self.room = order, files, lead, files.shards.room
         self._waiting: deque[RemoteFile] = deque()
-        self._wanted, self._block = NOTHING, (-1, -1)
+        self._wanted, self._blocks = NOTHING, list[Block]()
         self._change, self._threads, self._stopped = threading.Condition(), 0, False
 
     def follow(self, made: Iterator[T], start: int, stop: int) -> Iterator[T]:
@@ -69,26 +72,33 @@ class Ahead:
         if not self.files.copied:
             yield from made
             return
-        last = self.order.block_of(stop - 1)
         try:
             for number, batch in enumerate(made, start):
-                self._at(self.order.block_of(number), last)
+                self._fetch(self._blocks_at(number, stop - 1))
                 yield batch
         finally:
             with self._change:
-                self._stopped = True
+                self._stopped, self._wanted = True, NOTHING
                 self._waiting.clear()
                 self._change.notify_all()
 
-    def _at(self, block: tuple[int, int], last: tuple[int, int]) -> None:
-        """Fetch a block and the one after it. Not before the first batch: workers are forked before threads run."""
-        if block == self._block:
+    def _blocks_at(self, number: int, last: int) -> list[Block]:
+        """Those that are read while a step is handed out, and the one after them; `last` is the last step of all."""
+        block = self.order.block_of(number, first=True)  # another rank may still be there, and none is before it
+        end = self.order.block_of(min(number + self.lead, last))
+        blocks = [block]
+        while blocks[-1] < end:
+            blocks.append(_after(self.order, *blocks[-1]))
+        return [*blocks, _after(self.order, *end)] if end < self.order.block_of(last) else blocks
+
+    def _fetch(self, blocks: list[Block]) -> None:
+        """Not before the first batch is there: workers are forked before threads run."""
+        if blocks == self._blocks:
             return
-        now = self._turned(self.files(self.order.blocks(block[0])[block[1]]))
-        then = self._turned(self.files(_after(self.order, *block))) if block != last else []
+        files = [file for block in blocks for file in self._turned(self.files(_shards_of(self.order, *block)))]
         with self._change:
-            self._block, self._wanted = block, frozenset(file.copy for file in (*now, *then))
-            self._waiting = deque(dict.fromkeys([*now, *then]))
+            self._blocks, self._wanted = blocks, frozenset(file.copy for file in files)
+            self._waiting = deque(dict.fromkeys(files))
             self._change.notify_all()
         for _ in range(self._threads, _THREADS if self._waiting else 0):
             threading.Thread(target=self._work, name="ahead", daemon=True).start()
@@ -104,30 +114,34 @@ class Ahead:
                 self._change.wait_for(lambda: self._stopped or self._waiting)
                 if self._stopped:
                     return
-                file, wanted, block = self._waiting.popleft(), self._wanted, self._block
+                file, blocks = self._waiting.popleft(), self._blocks
             try:
-                self.room.ahead(file, wanted)
+                self.room.ahead(file, lambda: self._wanted)  # as it is then: the batches may have gone on
             except NoRoomError:
-                self._later(file, block)
+                self._later(file, blocks)
             except (InputError, OSError) as error:  # who reads the file says so, where it is read
                 log.debug("%s was not fetched ahead: %s", file.name, error)
 
-    def _later(self, file: RemoteFile, block: tuple[int, int]) -> None:
+    def _later(self, file: RemoteFile, blocks: list[Block]) -> None:
         """Try again after a while, or never where the batches have gone on."""
         with self._change:
-            self._change.wait_for(lambda: self._stopped or self._block != block, timeout=_PAUSE)
-            if self._block == block and not self._stopped:
+            self._change.wait_for(lambda: self._stopped or self._blocks != blocks, timeout=_PAUSE)
+            if self._blocks == blocks and not self._stopped:
                 self._waiting.appendleft(file)
 
 
-def _after(order: Order, epoch: int, block: int) -> np.ndarray:
-    """Numbers of the shards of the block after one, which may be the next epoch's first."""
-    blocks = order.blocks(epoch)
-    return blocks[block + 1] if block + 1 < len(blocks) else order.blocks(epoch + 1)[0]
+def _shards_of(order: Order, epoch: int, block: int) -> np.ndarray:
+    """Numbers of the shards of a block."""
+    return order.blocks(epoch)[block]
 
 
-def require_room(order: Order, files: BlockFiles) -> None:
-    """Refuse a bound that does not hold every block that an order can have.
+def _after(order: Order, epoch: int, block: int) -> Block:
+    """The block after one, which may be the next epoch's first."""
+    return (epoch, block + 1) if block + 1 < len(order.blocks(epoch)) else (epoch + 1, 0)
+
+
+def require_room(order: Order, files: BlockFiles, lead: int) -> None:
+    """Refuse a bound that does not hold every block that an order can have; `lead` as of `Ahead`.
 
     Raises:
         InputError: says what would do.
@@ -141,6 +155,7 @@ def require_room(order: Order, files: BlockFiles) -> None:
     if needed > room.bound:
         more = " and the teacher's outputs for them" if files.stored is not None else ""
         what = f"the {together} shards that are shuffled together{more}"
+        meanwhile = needed * (2 + lead * order.batch // order.block_samples)
         raise InputError(
-            f"{too_small(room.bound, needed, what)}, or {in_gb(2 * needed)} for the next ones to be fetched meanwhile"
+            f"{too_small(room.bound, needed, what)}, or {in_gb(meanwhile)} for the next ones to be fetched meanwhile"
         )

@@ -43,7 +43,7 @@ def fetch_once(
     _check_owner(machine_folder())
     if _is_known(target, digest):  # complete and checked, by us or by another process
         return target
-    with _turn(target) as folder:
+    with turn(target) as folder:
         if not _is_known(target, digest) and not _is_good(target, digest):  # nobody has fetched it while we waited
             if room is not None:
                 room()
@@ -178,7 +178,7 @@ def _fetch(url: str, digest: str, target: Path, folder: Path, way_out: str) -> N
 
 
 @contextmanager
-def _turn(target: Path) -> Iterator[Path]:
+def turn(target: Path) -> Iterator[Path]:
     """A folder for the parts of `target`, for one process or thread of the machine at a time.
 
     The kernel frees the lock of a process that is killed. Its file stays: who deleted it would let two in, one with the

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from cmapkd_core.errors import InputError
 
 T = TypeVar("T")
+AHEAD = 2  # items that a worker makes before they are asked for
 
 
 class Items(Dataset[T | InputError]):
@@ -83,6 +84,7 @@ class Feed(Generic[T]):
                 batch_size=None,
                 sampler=self._range,
                 num_workers=workers,
+                prefetch_factor=AHEAD,
                 persistent_workers=True,
                 pin_memory=torch.device(device).type == "cuda",
                 worker_init_fn=_own_group,

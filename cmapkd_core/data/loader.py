@@ -15,10 +15,10 @@ from torch import Tensor
 
 from cmapkd_core.data.ahead import Ahead, BlockFiles, require_room
 from cmapkd_core.data.augment import Rendering, View, canvas, eval_pixels, normalise, train_pixels
-from cmapkd_core.data.feed import Feed, Items
+from cmapkd_core.data.feed import AHEAD, Feed, Items
 from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
 from cmapkd_core.data.images import BadImageError, shown
-from cmapkd_core.data.order import Order, chosen, crop_of, hashes, sample_seed
+from cmapkd_core.data.order import Order, chosen, crop_of, sample_seed
 from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.rendered import Rendered, pinned, require_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
@@ -120,13 +120,13 @@ class TrainLoader:
         shards.require_captions(split)
         self._views, self._device = {name: side.view for name, side in sides.items()}, torch.device(device)
         require_pixels(shards.manifest.get("repack", 0), self._views, shards.url)
-        key_hashes = hashes(shards.keys(split))
+        key_hashes = shards.key_hashes(split)
         ids = chosen(key_hashes, fraction)
         numbers = shards.shard_numbers(split)[ids]
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
         draw = _Draw(key_hashes, crop_scale, crops, seed)
-        require_room(order, BlockFiles(shards, split, cache))
+        require_room(order, BlockFiles(shards, split, cache), AHEAD * workers)
         self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
         self._feed, self._turn = Feed(self._items, workers, self._device), 0
         self._bound = quarantine_bound
@@ -146,7 +146,7 @@ class TrainLoader:
         Raises:
             InputError: a shard is missing, or a hundred samples in a row are corrupt.
         """
-        ahead = Ahead(self._items.order, self._items.files)
+        ahead = Ahead(self._items.order, self._items.files, AHEAD * self._workers)
         for made in ahead.follow(self._feed.items(start, stop), start, stop):
             yield replace(made.batch, images=made.rendered.normalised(self._views, self._device))
 

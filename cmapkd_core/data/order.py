@@ -145,17 +145,23 @@ class Order:
             self._epoch = epoch
         return self._sequence
 
+    @property
+    def block_samples(self) -> int:
+        """Samples of a block, about."""
+        return -(-len(self.ids) * BLOCK_SHARDS // len(self.numbers))
+
     def blocks(self, epoch: int) -> list[np.ndarray]:
         """Numbers of the shards that are read together, in the order of `epoch`."""
         numbers = self.numbers[self._permuted(epoch)]
         return [numbers[first : first + BLOCK_SHARDS] for first in range(0, len(numbers), BLOCK_SHARDS)]
 
-    def block_of(self, number: int) -> tuple[int, int]:
-        """Epoch of a global step, and the block of its last sample."""
+    def block_of(self, number: int, first: bool = False) -> tuple[int, int]:
+        """Epoch of a global step, and the block of its last sample, or of its first."""
         epoch, step = divmod(number, self.steps_per_epoch)
         if epoch != self._ends[0]:
             self._ends = epoch, np.cumsum(self._counts[self._permuted(epoch)])
-        place = int(np.searchsorted(self._ends[1], (step + 1) * self.batch - 1, side="right"))
+        sample = step * self.batch if first else (step + 1) * self.batch - 1
+        place = int(np.searchsorted(self._ends[1], sample, side="right"))
         return epoch, place // BLOCK_SHARDS
 
     def _permuted(self, epoch: int) -> np.ndarray:

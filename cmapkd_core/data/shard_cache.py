@@ -87,16 +87,19 @@ class ShardCache:
         finally:
             temporary.give_back(descriptor)
 
-    def ahead(self, file: RemoteFile, wanted: Paths) -> None:
-        """Fetch a copy that will be read soon; none of `wanted` goes for it.
+    def ahead(self, file: RemoteFile, wanted: Callable[[], Paths]) -> None:
+        """Fetch a copy that will be read soon.
+
+        Args:
+            wanted: asked when the fetching begins: copies that do not go for it, itself among them.
 
         Raises:
-            NoRoomError: there is room only where one of them lies.
+            NoRoomError: there is room only where one of them lies, or the copy is not wanted any more.
             FileNotFoundError, InputError: as of `opened`.
         """
 
         def room() -> None:
-            if self.bound and not self._reserve(file, wanted, spare=True):
+            if file.copy not in wanted() or (self.bound and not self._reserve(file, wanted, spare=True)):
                 raise NoRoomError
 
         _fetch(file, room)
@@ -132,14 +135,14 @@ class ShardCache:
         """Reserve room; what is in the way is being read or fetched by others, and that ends."""
         if file.bytes > self.bound:
             raise InputError(too_small(self.bound, file.bytes, file.name))
-        while not self._reserve(file, wanted, spare=False):
+        while not self._reserve(file, lambda: wanted, spare=False):
             time.sleep(_PAUSE)
 
-    def _reserve(self, file: RemoteFile, wanted: Paths, spare: bool) -> bool:
+    def _reserve(self, file: RemoteFile, wanted: Callable[[], Paths], spare: bool) -> bool:
         """Whether the file's bytes are within the bound now; the copies that had to go for that are gone."""
         with _ledger() as folder:
             others = [entry for entry in _entries(folder) if entry.path != file.copy]
-            if not _make_room(others, self.bound - file.bytes, wanted, spare):
+            if not _make_room(others, self.bound - file.bytes, wanted(), spare):
                 return False
             _write(folder, file)
             return True

@@ -13,7 +13,6 @@ import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.data.copies import fetch_once
-from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTIONS, SCHEMA, VERSION
+from cmapkd_core.data.index import IndexSplit, read_index
+from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTIONS, VERSION
 from cmapkd_core.data.shard_cache import NOTHING, RemoteFile, ShardCache
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.data.writer import write_shards
@@ -59,17 +59,6 @@ class NoQuestionsError(InputError):
     """The data set, or the split, has no question; the message says which sources have."""
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The index of one split: its table, and the numbers of it that every read needs."""
-
-    table: pa.Table
-    captions: pa.Array  # of the table: a column of a table is looked up each time
-    shards: list[str]
-    shard: np.ndarray  # number in `shards`, int64 [n]
-    numbers: dict[str, np.ndarray]  # offset, size, crc32 of image and json, int64 [n]
-
-
 class ShardSet:
     """The samples of a prepare artifact, at a path or on S3; `open` makes one.
 
@@ -82,12 +71,14 @@ class ShardSet:
         wanted: copies that are read now, or next: the last to go.
     """
 
-    def __init__(self, url: str, cache: Path, manifest: dict[str, Any], index: pa.Table, bound: int = 0) -> None:
+    def __init__(
+        self, url: str, cache: Path, manifest: dict[str, Any], splits: dict[str, IndexSplit], bound: int = 0
+    ) -> None:
         self.url, self.cache, self.manifest = url, cache, manifest
         self.room, self.remote, self.wanted = ShardCache(bound), _remote(url, cache, manifest), NOTHING
         self.classes: list[str] = manifest["classes"]
         self.max_pixels: int = manifest["max_pixels"]
-        self._splits = {name: _index_split(index, name) for name in manifest["splits"]}
+        self._splits = splits
         self._files: OrderedDict[str, int] = OrderedDict()  # open file descriptors, least recently used first
 
     @classmethod
@@ -113,7 +104,7 @@ class ShardSet:
             raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
         if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
             raise DamagedInput(f"{path} does not match {MANIFEST}: {again('prepare')}")
-        found = cls(url, cache, manifest, pq.read_table(path, schema=SCHEMA), bound)
+        found = cls(url, cache, manifest, read_index(path, manifest["splits"], cache), bound)
         if bound and found.remote:
             found.room.adopt(found.remote.values())
         return found
@@ -132,9 +123,13 @@ class ShardSet:
         result: list[str] = self._split(split).table["key"].to_pylist()
         return result
 
+    def key_hashes(self, split: str) -> np.ndarray:
+        """`order.hash64` of the samples' keys in table order: uint64 [n]."""
+        return self._split(split).hashes
+
     def captions(self, split: str, i: int) -> list[str]:
         """All captions of one sample."""
-        result: list[str] = self._split(split).captions[i].as_py()
+        result: list[str] = self._split(split).value("captions", i)
         return result
 
     def require_captions(self, split: str) -> None:
@@ -186,7 +181,7 @@ class ShardSet:
         return {name: counts.get(name, 0) for name in self.classes}
 
     def shard_numbers(self, split: str) -> np.ndarray:
-        """Number of the shard that holds each sample: int64 [n]."""
+        """Number of the shard that holds each sample: int32 [n]."""
         return self._split(split).shard
 
     def shard_files(self, split: str, numbers: np.ndarray) -> list[RemoteFile]:
@@ -219,16 +214,15 @@ class ShardSet:
 
     def _read(self, split: str, i: int, part: str) -> bytes:
         entry = self._split(split)
-        numbers, shard = entry.numbers, entry.shards[entry.shard[i]]
-        size = int(numbers[f"{part}_size"][i])
-        data = self._bytes(shard, size, int(numbers[f"{part}_offset"][i]))
-        if len(data) == size and zlib.crc32(data) == numbers[f"{part}_crc32"][i]:
+        shard, size = entry.shards[entry.shard[i]], entry.value(f"{part}_size", i)
+        data = self._bytes(shard, size, entry.value(f"{part}_offset", i))
+        if len(data) == size and zlib.crc32(data) == entry.value(f"{part}_crc32", i):
             return data
         reason = f"{len(data)} of {size} bytes are there" if len(data) < size else "its checksum is wrong"
-        raise CorruptSampleError(shard, entry.table["key"][i].as_py(), f"{part}: {reason}")
+        raise CorruptSampleError(shard, entry.value("key", i), f"{part}: {reason}")
 
-    def _split(self, split: str) -> _Split:
-        result: _Split = choose("split", split, self._splits)
+    def _split(self, split: str) -> IndexSplit:
+        result: IndexSplit = choose("split", split, self._splits)
         return result
 
     def _bytes(self, shard: str, size: int, offset: int) -> bytes:
@@ -260,20 +254,6 @@ class ShardSet:
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_files", {}).values():
             os.close(descriptor)
-
-
-def _index_split(index: pa.Table, name: str) -> _Split:
-    table = index.filter(pc.equal(index["split"], name)).combine_chunks()
-    shard = table["shard"].combine_chunks().dictionary_encode()
-    columns = [f"{part}_{what}" for part in ("image", "json") for what in ("offset", "size", "crc32")]
-    numbers = {column: table[column].to_numpy() for column in columns}
-    return _Split(
-        table,
-        table["captions"].combine_chunks(),
-        shard.dictionary.to_pylist(),
-        shard.indices.to_numpy().astype(np.int64),
-        numbers,
-    )
 
 
 def _remote(url: str, cache: Path, manifest: dict[str, Any]) -> dict[str, RemoteFile]:

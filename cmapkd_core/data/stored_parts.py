@@ -87,13 +87,13 @@ class StoredParts(TeacherCache):
         found: dict[int, dict[str, Tensor]] = {}
         numbers = np.asarray(index) // self.size
         for number in np.unique(numbers):
-            slots = np.flatnonzero(numbers == number)
+            slots = np.flatnonzero(numbers == number).tolist()
             try:
                 with self.room.opened(self.remote[number], self.wanted) as file:
                     layout = self._layout(int(number), file)
                     for slot in slots:
                         row = int(index[slot]) - int(number) * self.size
-                        found[int(slot)] = self._sample(file, layout, row, crops[slot], captions[slot])
+                        found[slot] = self._sample(file, layout, row, crops[slot], captions[slot])
             except FileNotFoundError as error:
                 raise DamagedInput(f"{error} is gone: {self.remote[number].way_out}") from None
         return {name: torch.stack([found[slot][name] for slot in range(len(index))]) for name in found[0]}

@@ -23,7 +23,6 @@ from pathlib import Path
 from cmapkd_core import parallel
 from cmapkd_core.catalog import EVALUATIONS, load
 from cmapkd_core.config import ModelConfig
-from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import Evaluated, NotApplicable, Subject, count_parameters
@@ -171,7 +170,7 @@ def _open(context: Context, model: str) -> Backbone:
 
 def _no_data(cache: Path) -> ShardSet:
     """A data set without a split, for tasks that read none (`places.reads_data`)."""
-    return ShardSet("", cache, {"classes": [], "max_pixels": 0, "splits": {}}, SCHEMA.empty_table())
+    return ShardSet("", cache, {"classes": [], "max_pixels": 0, "splits": {}}, {})
 
 
 # ---- what people call an evaluation ---------------------------------------------------------------

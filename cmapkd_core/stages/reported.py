@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow.compute as pc
+
 from cmapkd_core.config import Recipe
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.read.artifacts import Source, no_pictures
@@ -64,9 +66,15 @@ def _pictures(context: Context) -> Callable[[str], bytes]:
     if "shards" not in context.inputs:
         return no_pictures
     shards = shards_of(context)
-    splits = sorted(shards.manifest["splits"], key=lambda name: name == context.recipe.evaluate.split)
-    places = {key: (split, i) for split in splits for i, key in enumerate(shards.keys(split))}
-    return lambda key: shards.read_image(*places[key])
+    splits = sorted(shards.manifest["splits"], key=lambda name: name != context.recipe.evaluate.split)
+
+    def picture(key: str) -> bytes:
+        for split in splits:
+            if (i := pc.index(shards.table(split)["key"], key).as_py()) >= 0:
+                return shards.read_image(split, i)
+        raise KeyError(key)
+
+    return picture
 
 
 def of_suite(args: ReportArgs, context: Context) -> SuiteInputs:

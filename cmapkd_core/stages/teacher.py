@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -159,7 +160,7 @@ def _report(context: Context, pyramid: PyramidFit, backbone: Backbone, shards: S
 
 
 def _pairs(shards: ShardSet) -> int:
-    return sum(len(captions) for captions in shards.table("train")["captions"].to_pylist())
+    return int(pc.sum(pc.list_value_length(shards.table("train")["captions"])).as_py() or 0)
 
 
 @torch.no_grad()

@@ -105,3 +105,19 @@ def test_one_value_is_mixed_as_an_array_of_them() -> None:
     for value in (0, 1, 2**64 - 1, *draw.integers(0, 2**64, 50, dtype=np.uint64).tolist()):
         for seeds in ((), (0,), (5, 7), (2**63, 1, 3)):
             assert mix_one(value, *seeds) == int(mix(np.array([value], dtype=np.uint64), *seeds)[0])
+
+
+def test_a_step_is_in_the_block_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmapkd_core.data.order.BLOCK_SHARDS", 2)
+    ids = np.arange(100)
+    shards = ids // 9
+    some = Order(ids, mix(ids.astype(np.uint64), 1), shards, batch=8, rank=0, world=1, seed=4)
+    for turn in (0, 1):
+        some.reorder(turn)
+        for number in range(24):
+            epoch, found = some.step(number)
+            blocks = some.blocks(epoch)
+            assert sorted(np.concatenate(blocks)) == list(range(12))
+            first, last = (next(i for i, own in enumerate(blocks) if shards[one] in own) for one in found[[0, -1]])
+            assert some.block_of(number) == (epoch, last)
+            assert some.block_of(number, first=True) == (epoch, first)

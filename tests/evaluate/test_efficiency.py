@@ -11,7 +11,6 @@ from torch import nn
 
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import EfficiencyConfig, EvaluateConfig, ModelConfig
-from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import Subject, count_parameters
@@ -34,7 +33,7 @@ FAST = EfficiencyConfig(batches=(1, 3), warmup=0, repeats=2)
 
 
 def subject_of(backbone, tmp_path, config=FAST, said=None):
-    shards = ShardSet("", tmp_path, {"classes": [], "max_pixels": 0, "splits": {}}, SCHEMA.empty_table())
+    shards = ShardSet("", tmp_path, {"classes": [], "max_pixels": 0, "splits": {}}, {})
     settings = EvaluateConfig(efficiency=config)
     say = (lambda line: None) if said is None else said.append
     return Subject(backbone, shards, settings, 0, CPU, tmp_path, say)
