@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from cmapkd_core.config import ALL_LEVELS
@@ -31,7 +32,9 @@ KEPT = ["key", *(f"u_{level}" for level in ALL_LEVELS)]
 def measured(context: Context, phase: str) -> pa.Table:
     """Utilities in the batches and crops of a phase's stream."""
     setup = TrainingSetup(context, "joint", *build_method(context.recipe, context))
-    return collect(setup.method, setup.loader(phase, ALL_LEVELS), setup.targets, lambda done: None)
+    path = context.out / f"{phase}.parquet"
+    collect(setup.method, setup.loader(phase, ALL_LEVELS), setup.targets, lambda done: None, path)
+    return pq.read_table(path, columns=KEPT)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +59,7 @@ def main() -> None:
         place = Path(folder)
         context = Context(recipe, opened, place, place, None, folder, "utilities", lambda text: None)  # type: ignore[arg-type]
         first, second = (measured(context, phase) for phase in ("alsn", "fine"))
-    joined = first.select(KEPT).join(second.select(KEPT), "key", join_type="inner", right_suffix=" again")
+    joined = first.join(second, "key", join_type="inner", right_suffix=" again")
     print(f"{len(joined)} pairs\n{'level':6}{'mean':>8}{'again':>8}{'spread':>8}{'r':>7}")
     for level in ALL_LEVELS:
         u = torch.tensor([joined[f"u_{level}{again}"].to_pylist() for again in ("", " again")])

@@ -33,16 +33,18 @@ def collect(
     loader: TrainLoader,
     targets: Callable[[Batch, tuple[str, ...]], Embeddings | None],
     progress: Callable[[int], None],
-) -> pa.Table | None:
-    """Statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
+    path: Path,
+) -> None:
+    """Write statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
 
-    All ranks measure; rank 0 alone keeps the rows, the others get None.
+    All ranks measure; rank 0 alone writes the rows, about _ROWS of which are in memory.
 
     The pairs of the epoch's last incomplete batch are missing, as in every epoch of training.
 
     Args:
         targets: the teacher targets of a batch at the levels.
         progress: called with the number of batches done after each.
+        path: the parquet file; there is none where this raises.
 
     Raises:
         Diverged: a gradient overflowed, so that levels of some pairs have no utility.
@@ -50,22 +52,24 @@ def collect(
     """
     # Utilities are gradients at the towers, also where the last phase froze them.
     method.eval().requires_grad_(True)
-    device, columns, keys = parallel.device(), [], []
+    device = parallel.device()
     corrupt: dict[str, str] = {}
-    for done, batch in enumerate(loader.batches(0, loader.steps_per_epoch), 1):
-        batch = batch.to(device)
-        rows = method.statistics(batch, targets(batch, ALL_LEVELS))
-        _require_finite(rows, batch.keys)
-        every = parallel.all_objects((batch.keys, batch.replaced))
-        corrupt.update(pair for _, replaced in every for pair in replaced)
-        loader.require_few_corrupt(corrupt)
-        if parallel.rank() == 0:
-            columns.append({name: value.detach().cpu() for name, value in rows.items()})
-            keys += [key for own, _ in every for key in own]
-        progress(done)
-    if parallel.rank() > 0:
-        return None
-    whole = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}
+    with RowGroups(path) as table:
+        for done, batch in enumerate(loader.batches(0, loader.steps_per_epoch), 1):
+            batch = batch.to(device)
+            rows = method.statistics(batch, targets(batch, ALL_LEVELS))
+            _require_finite(rows, batch.keys)
+            every = parallel.all_objects((batch.keys, batch.replaced))
+            corrupt.update(pair for _, replaced in every for pair in replaced)
+            loader.require_few_corrupt(corrupt)
+            if parallel.rank() == 0:
+                table.add(_as_table([key for own, _ in every for key in own], rows))
+            progress(done)
+
+
+def _as_table(keys: list[str], rows: dict[str, Tensor]) -> pa.Table:
+    """The statistics of some pairs as lines of the table."""
+    whole = {name: value.detach().cpu() for name, value in rows.items()}
     arrays: dict[str, pa.Array] = {"key": pa.array(keys)}
     for prefix in ("d", "u"):
         arrays |= {f"{prefix}_{name}": pa.array(whole[prefix][:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
@@ -73,6 +77,43 @@ def collect(
         flat = pa.array(whole[name].flatten().numpy())
         arrays[name] = pa.FixedSizeListArray.from_arrays(flat, whole[name].shape[1])
     return pa.table(arrays | {"difficulty": pa.array(whole["difficulty"].numpy())})
+
+
+class RowGroups:
+    """A parquet file of row groups of _ROWS rows, written as they come; gone where the block raises."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._waiting, self._count = path, list[pa.Table](), 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> RowGroups:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            if kind is None:
+                self._put(self._count)
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                if kind is not None:
+                    self._path.unlink()
+
+    def add(self, rows: pa.Table) -> None:
+        """Rows after those before; the first ones decide the columns."""
+        self._waiting.append(rows)
+        self._count += rows.num_rows
+        if self._count >= _ROWS:
+            self._put(self._count // _ROWS * _ROWS)
+
+    def _put(self, count: int) -> None:
+        if not count:
+            return
+        rows = pa.concat_tables(self._waiting)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, rows.schema)
+        self._writer.write_table(rows.slice(0, count), row_group_size=_ROWS)
+        self._waiting, self._count = [rows.slice(count).combine_chunks()], rows.num_rows - count
 
 
 def _require_finite(rows: dict[str, Tensor], keys: list[str]) -> None:
@@ -147,14 +188,13 @@ def _rows(rows: pa.RecordBatch, name: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def level_weights(fit: PolicyFit, path: Path) -> pa.Table:
-    """The selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty."""
+def level_weights(fit: PolicyFit, path: Path, target: Path) -> None:
+    """Write the selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty."""
     fit.cpu().eval()
-    with pq.ParquetFile(path, memory_map=True) as parquet:
-        table, parts = parquet.read(["key", "difficulty"]), []
-        for rows in parquet.iter_batches(_ROWS, columns=["teacher_image", "teacher_text"]):
+    read = ["key", "difficulty", "teacher_image", "teacher_text"]
+    with pq.ParquetFile(path, memory_map=True) as parquet, RowGroups(target) as table:
+        for rows in parquet.iter_batches(_ROWS, columns=read):
             image, text = (torch.from_numpy(_rows(rows, name).copy()) for name in ("teacher_image", "teacher_text"))
-            parts.append(torch.cat(fit.selector.choose(image, text, fit.active), dim=1))
-    w = torch.cat(parts)
-    weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
-    return pa.table({"key": table["key"], **weights, "difficulty": table["difficulty"]})
+            w = torch.cat(fit.selector.choose(image, text, fit.active), dim=1)
+            weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
+            table.add(pa.table({"key": rows["key"], **weights, "difficulty": rows["difficulty"]}))

@@ -14,8 +14,6 @@ import json
 import shutil
 import sys
 
-import pyarrow.parquet as pq
-
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.engine.finite import require_finite
@@ -127,16 +125,14 @@ def write_tables(setup: TrainingSetup) -> None:
         context.say("warmup: measuring every sample's levels for the selector")
         loader = setup.loader("alsn", ALL_LEVELS)
         progress = Progress(context.say, "warmup: levels for the selector", loader.steps_per_epoch, "batches")
-        table = collect(method.to(parallel.device()), loader, setup.targets, progress)
-        if table is not None:
-            pq.write_table(table, path)
+        collect(method.to(parallel.device()), loader, setup.targets, progress, path)
     elif not setup.has_sample_stats():
         context.say(f"{stage}: its init has no {SAMPLE_STATS}, so no table of the samples' levels is written\n")
     elif parallel.rank() == 0:
         shutil.copy(context.inputs["init"].fetch(SAMPLE_STATS), path)
         fit = method.policy_fit()
         if fit is not None:
-            pq.write_table(level_weights(fit, path), context.out / WEIGHTS)
+            level_weights(fit, path, context.out / WEIGHTS)
 
 
 def write_models(setup: TrainingSetup) -> None:

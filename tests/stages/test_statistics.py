@@ -94,11 +94,12 @@ def test_ranks_of_a_machine_write_the_columns_once_and_have_the_same(start_ranks
 
 
 @pytest.mark.parametrize("kind", ["alsn", "shuffled", "reversed"])
-def test_weights_are_those_of_the_whole_table_bit_for_bit(one_thread, table, written, kind) -> None:
+def test_weights_are_those_of_the_whole_table_bit_for_bit(one_thread, table, written, tmp_path, kind) -> None:
     """Also of the control that mixes the samples which are chosen together."""
     torch.manual_seed(0)
     fit = PolicyFit(load("selector", kind, SELECTORS)(WIDTH, WIDTH, SelectorConfig()), SelectorConfig(), ALL_LEVELS)
-    found = level_weights(fit, written)
+    level_weights(fit, written, tmp_path / "weights.parquet")
+    found = pq.read_table(tmp_path / "weights.parquet")
     columns = expected(table)
     parts = zip(columns["teacher_image"].split(4096), columns["teacher_text"].split(4096), strict=True)
     with torch.no_grad():
@@ -117,7 +118,8 @@ class Overflowing(Method):
 
     def statistics(self, batch: Batch, targets: None) -> dict[str, torch.Tensor]:
         u = torch.full((2, 8), torch.nan if "c" in batch.keys else 0.5)
-        return {"d": torch.ones(2, 8), "u": u, "teacher_image": torch.ones(2, 4)}
+        fixed = {"teacher_image": torch.ones(2, 4), "teacher_text": torch.ones(2, 4), "difficulty": torch.ones(2)}
+        return {"d": torch.ones(2, 8), "u": u, **fixed}
 
 
 class TwoBatches(TrainLoader):
@@ -131,16 +133,67 @@ class TwoBatches(TrainLoader):
             yield Batch(keys=keys, index=torch.arange(2), images={}, tokens={}, replaced=[(gone, "torn")])
 
 
-def test_a_utility_that_is_no_number_stops_warmup_and_not_the_stage_after_it() -> None:
+def test_a_utility_that_is_no_number_stops_warmup_and_not_the_stage_after_it(tmp_path) -> None:
     with pytest.raises(FloatingPointError, match=r"column u of sample_stats\.parquet is not finite on the batch c, d"):
-        collect(Overflowing(), TwoBatches(), lambda batch, levels: None, lambda done: None)
+        collect(Overflowing(), TwoBatches(), lambda batch, levels: None, lambda done: None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 class Even(Overflowing):
     def statistics(self, batch: Batch, targets: None) -> dict[str, torch.Tensor]:
-        return {"d": torch.ones(2, 8), "u": torch.ones(2, 8)}
+        return super().statistics(batch, targets) | {"u": torch.ones(2, 8)}
 
 
-def test_corrupt_pairs_count_against_the_bound_where_levels_are_measured_too() -> None:
+def test_corrupt_pairs_count_against_the_bound_where_levels_are_measured_too(tmp_path) -> None:
     with pytest.raises(InputError, match=r"2 of 4 training samples are corrupt(.|\n)*x: torn(.|\n)*y: torn"):
-        collect(Even(), TwoBatches(), lambda batch, levels: None, lambda done: None)
+        collect(Even(), TwoBatches(), lambda batch, levels: None, lambda done: None, tmp_path / "out")
+
+
+class Many(Method):
+    """Pairs that say who they are."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def statistics(self, batch: Batch, targets: None) -> dict[str, torch.Tensor]:
+        own = batch.index.float()
+        levels, embeddings = own[:, None].expand(-1, 8), own[:, None].expand(-1, 64)
+        return {"d": levels, "u": -levels, "teacher_image": embeddings, "teacher_text": -embeddings, "difficulty": own}
+
+
+class ManyBatches(TrainLoader):
+    def __init__(self, batch: int) -> None:
+        self.batch, self.steps_per_epoch, self.count, self._bound = batch, ROWS // batch, ROWS, 0.0
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        for number in range(start, stop):
+            index = torch.arange(number * self.batch, (number + 1) * self.batch)
+            yield Batch(keys=[f"k{i}" for i in index], index=index, images={}, tokens={}, replaced=[])
+
+
+@pytest.mark.parametrize("batch", [77, 4096, 5000])
+def test_rows_are_written_in_order_and_by_groups(tmp_path, batch) -> None:
+    collect(Many(), ManyBatches(batch), lambda batch, levels: None, lambda done: None, tmp_path / "out")
+    parquet = pq.ParquetFile(tmp_path / "out")
+    groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+    count = ROWS // batch * batch
+    assert groups == [*[4096] * (count // 4096), *([count % 4096] if count % 4096 else [])]
+    found, own = parquet.read(), np.arange(count, dtype=np.float32)
+    assert found["key"].to_pylist() == [f"k{i}" for i in range(count)]
+    for name, values in (("d_P2", own), ("u_L4", -own), ("difficulty", own)):
+        assert np.array_equal(found[name].to_numpy(), values)
+    assert found.schema.field("teacher_text").type == pa.list_(pa.float32(), 64)
+    assert found["teacher_text"][count - 1].as_py() == [float(1 - count)] * 64
+
+
+def test_what_was_measured_is_in_the_file_and_not_in_memory(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("cmapkd_core.stages.statistics._ROWS", 256)
+    out, sizes = tmp_path / "out", []
+    collect(
+        Many(),
+        ManyBatches(100),
+        lambda batch, levels: None,
+        lambda done: sizes.append(out.stat().st_size if out.exists() else 0),
+        out,
+    )
+    assert sizes[len(sizes) // 2] > out.stat().st_size / 3
