@@ -27,13 +27,15 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.catalog import LEAKAGE_CHECKS, SOURCES, load
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST, SCHEMA
+from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST
 from cmapkd_core.data.leakage_removal import drop_samples
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError, again
 
 BOUND = 4  # bits of 64
 _SHOWN = 5  # pairs in an error message
+_PART = 1 << 18  # training pictures compared at a time, about 40 MB of their index
+COMPARED = ["split", "key", "origins", "sha256", "phash"]  # columns of the index, which may have millions of lines
 _BLOCK = 1 << 18  # pairs compared at a time: what a core's cache holds, however many look alike
 
 
@@ -85,11 +87,9 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
         InputError: a data set of `against` is too old to be compared, or dropping leaves nothing to train on.
     """
     checks = checks_of(config.leakage, config.source)
-    index = pq.read_table(out / INDEX, schema=SCHEMA)
-    train = index.filter(pc.equal(index["split"], "train"))
-    here = HeldOut(index.filter(pc.not_equal(index["split"], "train")))
+    here = HeldOut(pq.read_table(out / INDEX, columns=COMPARED, filters=pc.field("split") != "train"))
     held = [here, *(_held_out(url, shards) for url, shards in against.items())]
-    pairs = find_pairs(train, held, checks)
+    pairs = [pair for part in training_pictures(out / INDEX) for pair in find_pairs(part, held, checks)]
     leaking = {pair.train for pair in pairs}
     if pairs:
         write_pairs(pairs, out)
@@ -97,7 +97,7 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
         raise LeakageError(_refusal(pairs, len(leaking)))
     dropped = leaking if config.leakage_action == "drop" else set()
     if dropped:
-        counts = _dropped(out, train, dropped, counts)
+        counts = _dropped(out, dropped, counts)
     note = {
         "checks": list(checks),
         "bound": BOUND,
@@ -111,11 +111,20 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
     return {**counts, "leaks": len(leaking), "dropped": len(dropped)}
 
 
-def _dropped(out: Path, train: pa.Table, keys: set[str], counts: dict[str, int]) -> dict[str, int]:
+def training_pictures(index: Path) -> Iterator[pa.Table]:
+    """The training lines of an index.parquet, COMPARED of them and _PART at a time."""
+    with pq.ParquetFile(index, memory_map=True) as parquet:
+        for batch in parquet.iter_batches(_PART, columns=COMPARED):
+            rows = pa.Table.from_batches([batch])
+            yield rows.filter(pc.equal(rows["split"], "train"))
+
+
+def _dropped(out: Path, keys: set[str], counts: dict[str, int]) -> dict[str, int]:
     """Take `keys` out of training; the counts of what is left."""
-    if len(keys) == train.num_rows:
+    if len(keys) == counts["train"]:
         raise InputError("data.leakage_action=drop leaves nothing to train on: every training picture is held out")
-    captions = train.filter(pc.is_in(train["key"], pa.array(sorted(keys))))["captions"]
+    gone = (pc.field("split") == "train") & pc.field("key").isin(sorted(keys))
+    captions = pq.read_table(out / INDEX, columns=["captions"], filters=gone)["captions"]
     drop_samples(out, "train", keys)
     manifest = storage.read_json(str(out / MANIFEST))
     questions = sum(split.get("questions", 0) for split in manifest["splits"].values())
@@ -136,16 +145,19 @@ def checks_of(checks: tuple[str, ...], *sources: str) -> tuple[str, ...]:
 
 
 def find_pairs(train: pa.Table, held: list[HeldOut], checks: tuple[str, ...]) -> list[Pair]:
-    """Every pair once, with what each check says of it; columns of the tables as in layout.SCHEMA."""
-    keys = train["key"].to_pylist()
+    """Every pair once, with what each check says of it; the tables have the columns COMPARED."""
     pairs: list[Pair] = []
     for other in held:
         reasons: dict[tuple[int, int], list[str]] = {}
         for name in checks:
             for i, j, found in load("leakage check", name, LEAKAGE_CHECKS)(train, other.table):
                 reasons.setdefault((i, j), []).append(f"{name}: {found}")
-        names, splits = (other.table[column].to_pylist() for column in ("key", "split"))
-        pairs += [Pair(keys[i], names[j], splits[j], other.url, tuple(said)) for (i, j), said in reasons.items()]
+        if reasons:
+            ours, theirs = np.array(list(reasons)).T
+            keys = train["key"].take(ours).to_pylist()
+            names, splits = (other.table[column].take(theirs).to_pylist() for column in ("key", "split"))
+            said = zip(keys, names, splits, reasons.values(), strict=True)
+            pairs += [Pair(key, name, split, other.url, tuple(why)) for key, name, split, why in said]
     return pairs
 
 
@@ -178,23 +190,45 @@ def require_hashes(name: str, manifest: Mapping[str, Any]) -> None:
 
 def same_origin(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
     """Pictures that name the same original, such as a COCO id."""
-    lists = train["origins"].to_pylist(), held["origins"].to_pylist()
-    yield from _same_value(*([(i, value) for i, row in enumerate(rows) for value in row or ()] for rows in lists))
+    yield from _same_value(*(_listed(table["origins"]) for table in (train, held)))
 
 
 def same_bytes(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
     """Pictures whose files have the same sha256."""
-    for i, j, _ in _same_value(*(list(enumerate(table["sha256"].to_pylist())) for table in (train, held))):
+    values = ((np.arange(table.num_rows), _whole(table["sha256"])) for table in (train, held))
+    for i, j, _ in _same_value(*values):
         yield i, j, "the same file"
 
 
-def _same_value(train: list[tuple[int, str]], held: list[tuple[int, str]]) -> Iterator[_Match]:
+_Values = tuple[np.ndarray, pa.Array]  # positions of pictures, int64 [n], and what each of them has
+
+
+def _same_value(train: _Values, held: _Values) -> Iterator[_Match]:
+    """What both have alone becomes text: of all others there may be millions."""
+    (rows, ours), (columns, theirs) = _both(train, held[1]), _both(held, train[1])
     places: dict[str, list[int]] = {}
-    for j, value in held:
+    for j, value in zip(columns, theirs, strict=True):
         places.setdefault(value, []).append(j)
-    for i, value in train:
-        for j in places.get(value, ()):
+    for i, value in zip(rows, ours, strict=True):
+        for j in places[value]:
             yield i, j, value
+
+
+def _both(values: _Values, others: pa.Array) -> tuple[list[int], list[str]]:
+    """Those that are among `others` too."""
+    rows, own = values
+    found = np.flatnonzero(pc.is_in(own, value_set=others, skip_nulls=True).to_numpy(zero_copy_only=False))
+    return rows[found].tolist(), own.take(pa.array(found, pa.int64())).to_pylist()
+
+
+def _listed(column: pa.ChunkedArray) -> _Values:
+    """Each value of lists, with the position of its list."""
+    lists = _whole(column)
+    return pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def alike(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
@@ -268,14 +302,15 @@ class _Band:
 
 def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the pictures that have a perceptual hash, and the hashes: int64 [n], uint64 [n]."""
-    column = table["phash"].combine_chunks()
+    column = _whole(table["phash"])
     there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     return there, column.drop_null().to_numpy().astype(np.uint64)
 
 
 def _held_out(url: str, shards: ShardSet) -> HeldOut:
     require_hashes(f"data.against={url}", shards.manifest)
-    table = pa.concat_tables([shards.table(split) for split in shards.manifest["splits"] if split != "train"])
+    splits = (split for split in shards.manifest["splits"] if split != "train")
+    table = pa.concat_tables([shards.table(split).select(COMPARED) for split in splits])
     if not table.num_rows:
         raise InputError(f"data.against={url} holds no val or test picture: leave it out")
     return HeldOut(table, url)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,6 +18,8 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTIONS, SCHEMA
 from cmapkd_core.data.tar import Shard
+
+_ROWS = 1 << 14  # of the index in memory at a time, and those of a shard
 
 
 def drop_samples(out: Path, split: str, keys: set[str]) -> None:
@@ -24,28 +29,54 @@ def drop_samples(out: Path, split: str, keys: set[str]) -> None:
         out: what `write_shards` wrote.
         split: that all of `keys` are in.
     """
-    index, manifest = pq.read_table(out / INDEX, schema=SCHEMA), storage.read_json(str(out / MANIFEST))
-    lines: list[dict[str, Any]] = []
-    entries = []
-    for entry in manifest["splits"][split]["shards"]:
-        samples = index.filter(pc.equal(index["shard"], entry["file"])).to_pylist()
-        kept = [sample for sample in samples if sample["key"] not in keys]
-        if len(kept) < len(samples):
-            kept = _rewrite(out / entry["file"], kept)
-            entry = _entry(out / entry["file"], len(kept))
-        if kept:
-            entries.append(entry)
-            lines += kept
-    others = index.filter(pc.not_equal(index["split"], split))
-    pq.write_table(pa.concat_tables([pa.Table.from_pylist(lines, schema=SCHEMA), others]), out / INDEX)
+    gone = pa.array(sorted(keys))
+    manifest, new = storage.read_json(str(out / MANIFEST)), out / f"{INDEX}.new"
+    entries = {entry["file"]: entry for entry in manifest["splits"][split]["shards"]}
+    classes: Counter[str] = Counter()
+    with pq.ParquetWriter(new, SCHEMA) as index:
+        for rows in _by_shard(_lines(out / INDEX, pc.field("split") == split)):
+            file = rows["shard"][0].as_py()
+            if pc.any(pc.is_in(rows["key"], value_set=gone)).as_py():
+                kept = _rewrite(out / file, [sample for sample in rows.to_pylist() if sample["key"] not in keys])
+                entries[file] = _entry(out / file, len(kept))
+                rows = pa.Table.from_pylist(kept, schema=SCHEMA)
+            classes.update(name for name in rows["class_name"].to_pylist() if name)
+            if rows.num_rows:
+                index.write_table(rows)
+        for rows in _lines(out / INDEX, pc.field("split") != split):
+            index.write_table(rows)
+    new.replace(out / INDEX)
     manifest["index"]["sha256"] = storage.sha256_file(out / INDEX)
-    classes = Counter(line["class_name"] for line in lines if line["class_name"])
-    manifest["splits"][split] |= {"count": len(lines), "shards": entries, "classes": dict(sorted(classes.items()))}
+    left = [entry for entry in entries.values() if entry]
+    count = sum(entry["count"] for entry in left)
+    manifest["splits"][split] |= {"count": count, "shards": left, "classes": dict(sorted(classes.items()))}
     manifest["classes"] = sorted({name for part in manifest["splits"].values() for name in part["classes"]})
     if "questions" in manifest:
         manifest["splits"][split]["questions"] = _drop_questions(out / QUESTIONS, split, keys)
         manifest["questions"]["sha256"] = storage.sha256_file(out / QUESTIONS)
     storage.write_json(str(out / MANIFEST), manifest)
+
+
+def _lines(index: Path, which: pc.Expression) -> Iterator[pa.Table]:
+    """Lines of an index.parquet, some at a time."""
+    with pq.ParquetFile(index) as parquet:
+        for batch in parquet.iter_batches(_ROWS):
+            rows = pa.Table.from_batches([batch]).cast(SCHEMA).filter(which)
+            if rows.num_rows:
+                yield rows
+
+
+def _by_shard(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same lines, those of a shard together; they follow each other."""
+    waiting = SCHEMA.empty_table()
+    for part in parts:
+        waiting = pa.concat_tables([waiting, part]).combine_chunks()
+        ends = np.flatnonzero(pc.not_equal(waiting["shard"][1:], waiting["shard"][:-1])) + 1
+        for first, last in pairwise([0, *ends.tolist()]):
+            yield waiting.slice(first, last - first)
+        waiting = waiting.slice(int(ends[-1]) if len(ends) else 0)
+    if waiting.num_rows:
+        yield waiting
 
 
 def _rewrite(path: Path, kept: list[dict[str, Any]]) -> list[dict[str, Any]]:

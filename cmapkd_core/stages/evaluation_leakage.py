@@ -9,10 +9,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from cmapkd_core import storage
 from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST
 from cmapkd_core.data.leakage import (
@@ -24,6 +20,7 @@ from cmapkd_core.data.leakage import (
     find_pairs,
     first_of,
     require_hashes,
+    training_pictures,
     write_pairs,
 )
 from cmapkd_core.data.shards import ShardSet
@@ -32,7 +29,6 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
 
 NOTE = "leakage.json"
-_COMPARED = ["key", "origins", "sha256", "phash"]  # columns of the training index, which may have millions of lines
 
 
 @dataclass(frozen=True)
@@ -124,13 +120,9 @@ def _pairs(context: Context, shards: ShardSet, others: list[Artifact]) -> tuple[
     checks: dict[str, list[str]] = {}
     for one in others:
         chosen = checks_of(context.recipe.data.leakage, source, one.manifest["fields"]["data.source"])
-        pairs += find_pairs(_trained_on(one), [tested], chosen)
+        pairs += [pair for part in training_pictures(one.fetch(INDEX)) for pair in find_pairs(part, [tested], chosen)]
         checks[one.url] = list(chosen)
     return pairs, checks
-
-
-def _trained_on(data: Artifact) -> pa.Table:
-    return pq.read_table(data.fetch(INDEX), columns=_COMPARED, filters=pc.field("split") == "train")
 
 
 def _refusal(context: Context, pairs: list[Pair]) -> LeakageError:

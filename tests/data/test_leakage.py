@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from manifests import rewrite
@@ -19,6 +20,7 @@ from PIL import Image, ImageEnhance
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
+from cmapkd_core.data import leakage, leakage_removal
 from cmapkd_core.data.inspection import perceptual_hash
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.leakage import BOUND, HeldOut, LeakageError, checks_of, find_pairs
@@ -303,6 +305,23 @@ def test_drop_takes_them_out_of_shards_index_and_counts(tmp_path: Path, folder: 
 def test_a_check_that_is_switched_off_finds_nothing(tmp_path: Path, folder: Path) -> None:
     url = prepare.run(request(tmp_path, folder, "data.leakage=ids"))
     assert opened(url, tmp_path).manifest["leakage"]["checks"] == ["ids"]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_an_index_is_read_in_parts_of_any_size(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    def dropped(name: str) -> tuple[pa.Table, Any]:
+        artifact = Artifact.open(
+            prepare.run(request(tmp_path / name, folder, "data.leakage_action=drop data.samples_per_shard=3"))
+        )
+        manifest = storage.read_json(str(artifact.fetch("shards.json")))
+        return pq.read_table(artifact.fetch("index.parquet")), manifest["splits"]
+
+    expected = dropped("whole")
+    monkeypatch.setattr(leakage, "_PART", rows)
+    monkeypatch.setattr(leakage_removal, "_ROWS", rows)
+    assert dropped("parts") == expected
 
 
 def test_dropping_everything_is_refused(tmp_path: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 
@@ -49,11 +50,20 @@ class Source:
         """A parquet file's table."""
         return pq.read_table(self.path(file))
 
-    def head(self, file: str, rows: int, columns: list[str]) -> pa.Table:
-        """The first rows of a parquet file's columns, without reading the others."""
-        reader = pq.ParquetFile(self.path(file))
-        batches = [next(reader.iter_batches(rows, columns=columns))] if reader.metadata.num_rows else []
-        return pa.Table.from_batches(batches, reader.schema_arrow.empty_table().select(columns).schema)
+    def head(self, file: str, rows: int, columns: list[str] | None = None) -> pa.Table:
+        """The first rows of a parquet file's columns, without reading others; None: of all columns."""
+        with pq.ParquetFile(self.path(file)) as reader:
+            empty = reader.schema_arrow.empty_table()
+            table = empty.select(columns) if columns else empty
+            for batch in reader.iter_batches(rows, columns=columns):
+                if table.num_rows >= rows:
+                    break
+                table = pa.concat_tables([table, pa.Table.from_batches([batch])])
+        return table.slice(0, rows)
+
+    def rows(self, file: str, columns: list[str], which: pc.Expression) -> pa.Table:
+        """The rows of a parquet file that an expression chooses, without holding the others."""
+        return pq.read_table(self.path(file), columns=columns, filters=which)
 
 
 def no_pictures(key: str) -> bytes:

@@ -77,9 +77,9 @@ def read_samples(inputs: RunInputs) -> Samples:
         Missing: one of the tables is not there.
     """
     source = inputs.first(WEIGHTS_FILE, "joint", "alsn")
-    weights = source.parquet(WEIGHTS_FILE).slice(0, MOST_SAMPLES)
+    weights = source.head(WEIGHTS_FILE, MOST_SAMPLES)
     statistics = source.head(STATISTICS_FILE, MOST_SAMPLES, ["key", "teacher_image", "teacher_text"])
-    captions = captions_of(inputs, "train")
+    captions = captions_of(inputs, "train", weights["key"])
     places = {key: i for i, key in enumerate(statistics["key"].to_pylist())}
     kept = [i for i, key in enumerate(weights["key"].to_pylist()) if key in places and key in captions]
     chosen = weights.take(kept)
@@ -97,11 +97,11 @@ def read_samples(inputs: RunInputs) -> Samples:
     )
 
 
-def captions_of(inputs: RunInputs, split: str) -> Mapping[str, list[str]]:
-    """Captions by key, from the shards' index."""
-    index = inputs.source("shards").parquet("index.parquet")
-    index = index.filter(pc.equal(index["split"], split))
-    return dict(zip(index["key"].to_pylist(), index["captions"].to_pylist(), strict=True))
+def captions_of(inputs: RunInputs, split: str, keys: pa.ChunkedArray) -> Mapping[str, list[str]]:
+    """Captions of these samples by key, from the shards' index."""
+    which = (pc.field("split") == split) & pc.field("key").isin(keys.combine_chunks())
+    found = inputs.source("shards").rows("index.parquet", ["key", "captions"], which)
+    return dict(zip(found["key"].to_pylist(), found["captions"].to_pylist(), strict=True))
 
 
 def unit(column: pa.ChunkedArray) -> np.ndarray:
