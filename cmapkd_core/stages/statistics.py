@@ -111,7 +111,7 @@ class RowGroups:
             return
         rows = pa.concat_tables(self._waiting)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, rows.schema)
+            self._writer = pq.ParquetWriter(self._path, rows.schema, use_dictionary=False)  # no value comes twice
         self._writer.write_table(rows.slice(0, count), row_group_size=_ROWS)
         self._waiting, self._count = [rows.slice(count).combine_chunks()], rows.num_rows - count
 

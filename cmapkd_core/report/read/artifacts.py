@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+_ROWS = 1 << 14  # of a table in memory at a time, where some are looked for
+
 
 class Missing(Exception):
     """An input that a section needs is not there; the message is the sentence that the reader gets."""
@@ -62,8 +64,12 @@ class Source:
         return table.slice(0, rows)
 
     def rows(self, file: str, columns: list[str], which: pc.Expression) -> pa.Table:
-        """The rows of a parquet file that an expression chooses, without holding the others."""
-        return pq.read_table(self.path(file), columns=columns, filters=which)
+        """The rows of a parquet file that an expression of these columns chooses, without holding the others."""
+        with pq.ParquetFile(self.path(file)) as reader:
+            parts = [reader.schema_arrow.empty_table().select(columns)]
+            for batch in reader.iter_batches(_ROWS, columns=columns):
+                parts.append(pa.Table.from_batches([batch]).filter(which))
+        return pa.concat_tables(parts)
 
 
 def no_pictures(key: str) -> bytes:
