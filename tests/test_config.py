@@ -145,7 +145,7 @@ def test_rows_name_fields_that_exist_and_change_something():
 
 
 def test_runtime_changes_no_fingerprint():
-    changed = resolve("tiny", overrides="runtime.workers=3 runtime.checkpoint_every=7 runtime.checkpoint_minutes=1")
+    changed = resolve("tiny", overrides="runtime.workers=3 runtime.checkpoint_every=7 runtime.cache_gb=1.5")
     assert shared(resolve("tiny"), changed) == set(STAGES)
 
 
@@ -302,6 +302,7 @@ def test_differences_name_the_field_and_both_values():
         ("none", "pyramid.vision_levels=P4,p5", r"unknown level of pyramid.vision_levels 'p5': did you mean 'P5'"),
         ("none", "evaluate.split=tset", r"unknown evaluate.split 'tset': did you mean 'test'"),
         ("none", "runtime.shares_every=0", r"runtime\.shares_every=0: it must be at least 1"),
+        ("none", "runtime.cache_gb=-1", r"runtime\.cache_gb=-1\.0: it cannot be below 0"),
         ("none", "runtime.checkpoint_every=-1", r"runtime\.checkpoint_every=-1: it cannot be below 0"),
         ("none", "runtime.checkpoint_minutes=nan", r"runtime\.checkpoint_minutes=nan"),
         (

@@ -134,11 +134,9 @@ class TrainLoader:
     def reorder(self, turn: int) -> None:
         """From the next call of `batches` on the pairs of each epoch in another order; 0 is the usual one."""
         if turn != self._turn:
-            self._items.order.reorder(turn)
-            self._feed, self._turn = (
-                Feed(self._items, self._workers, self._device),
-                turn,
-            )  # workers have copies of the order
+            self._items.reorder(turn)
+            # Workers have copies of the order.
+            self._feed, self._turn = Feed(self._items, self._workers, self._device), turn
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of global steps start..stop-1; the first costs the same wherever it is.
@@ -308,6 +306,11 @@ class _TrainBatches(Items[_Made]):
         self.renderings = sorted({side.view.rendering for side in sides.values()})
         self.keys = shards.table(split)["key"]
         self.files = BlockFiles(shards, split, cache)
+
+    def reorder(self, turn: int) -> None:
+        """The same samples in another order."""
+        self.order.reorder(turn)
+        self.files = BlockFiles(self.shards, self.split, self.cache)
 
     def make(self, number: int) -> _Made:
         self.files.enter(self.order, number)

@@ -128,7 +128,7 @@ class ShardCache:
                 # Set by hand, as most disks are mounted so that reading does not.
                 os.utime(descriptor, ns=(time.time_ns(), found.st_mtime_ns))
                 return descriptor
-            os.close(descriptor)
+            temporary.give_back(descriptor)
             _CHECKED.pop(file.copy, None)
 
     def _wait(self, file: RemoteFile, wanted: Paths) -> None:
