@@ -34,6 +34,7 @@ def collect(
     targets: Callable[[Batch, tuple[str, ...]], Embeddings | None],
     progress: Callable[[int], None],
     path: Path,
+    steps: int = 0,
 ) -> None:
     """Write statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
 
@@ -45,6 +46,7 @@ def collect(
         targets: the teacher targets of a batch at the levels.
         progress: called with the number of batches done after each.
         path: the parquet file; there is none where this raises.
+        steps: the first so many batches of the epoch alone; 0: all of them.
 
     Raises:
         Diverged: a gradient overflowed, so that levels of some pairs have no utility.
@@ -55,7 +57,7 @@ def collect(
     device = parallel.device()
     corrupt: dict[str, str] = {}
     with RowGroups(path) as table:
-        for done, batch in enumerate(loader.batches(0, loader.steps_per_epoch), 1):
+        for done, batch in enumerate(loader.batches(0, steps or loader.steps_per_epoch), 1):
             batch = batch.to(device)
             rows = method.statistics(batch, targets(batch, ALL_LEVELS))
             _require_finite(rows, batch.keys)

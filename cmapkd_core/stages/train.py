@@ -11,6 +11,7 @@ sample_stats.parquet, and the later stages weights.parquet where a selector was 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 
@@ -122,10 +123,11 @@ def write_tables(setup: TrainingSetup) -> None:
         return
     path = context.out / SAMPLE_STATS
     if stage == "warmup":
-        context.say("warmup: measuring every sample's levels for the selector")
+        context.say("warmup: measuring the levels of samples for the selector")
         loader = setup.loader("alsn", ALL_LEVELS)
-        progress = Progress(context.say, "warmup: levels for the selector", loader.steps_per_epoch, "batches")
-        collect(method.to(parallel.device()), loader, setup.targets, progress, path)
+        steps = math.ceil(context.recipe.selector.measured * loader.steps_per_epoch)
+        progress = Progress(context.say, "warmup: levels for the selector", steps, "batches")
+        collect(method.to(parallel.device()), loader, setup.targets, progress, path, steps)
     elif not setup.has_sample_stats():
         context.say(f"{stage}: its init has no {SAMPLE_STATS}, so no table of the samples' levels is written\n")
     elif parallel.rank() == 0:

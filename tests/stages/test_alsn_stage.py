@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -75,3 +76,14 @@ def test_parameters_that_the_levels_leave_no_choice_are_not_counted(train_tiny, 
     state = load_file(artifact.fetch("method.safetensors"))
     moved = [x.numel() for name, x in state.items() if name.startswith(("selector.encoder", "selector.text_head"))]
     assert artifact.manifest["metrics"]["parameters/trained"] == sum(moved)
+
+
+def test_a_share_of_the_pairs_is_measured(train_tiny, tmp_path) -> None:
+    """One batch of five at the end of warm-up, and four pairs of a batch in joint training."""
+    share = "selector.measured=0.2"
+    warmup = train_tiny(tmp_path, "warmup", "none", share)
+    alsn = train_tiny(tmp_path, "alsn", "none", share, init=warmup)
+    joint = Artifact.open(train_tiny(tmp_path, "joint", "none", share, init=alsn))
+    assert pq.read_metadata(joint.fetch("sample_stats.parquet")).num_rows == 16
+    assert pq.read_metadata(joint.fetch("weights.parquet")).num_rows == 16
+    assert load_file(joint.fetch("method.safetensors"))["memory.filled"].item() == pytest.approx(3 / 16)
