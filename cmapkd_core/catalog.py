@@ -227,3 +227,6 @@ EVALUATIONS: dict[str, EvaluationEntry] = {
         once=True,
     ),
 }
+
+PROMPTS = ("plain", "clip")  # names of evaluate.zeroshot.TEMPLATES
+IMAGENET = "imagenet"  # as evaluate.classes: the names that open_clip has of ImageNet's classes

@@ -31,6 +31,14 @@ class Diverged(FloatingPointError):
     end = "diverged"
 
 
+class Interrupted(BaseException):
+    """SIGTERM came; the step was finished and saved. Stages exit 143.
+
+    As with Ctrl-C no `except Exception` on its way, ours or a library's, takes it for its own trouble: a picture that
+    cannot be decoded, an export that failed.
+    """
+
+
 class OutsideError(InputError):
     """Something outside does not give what it may give the next time: a server, a network, a disk, a damaged copy.
 

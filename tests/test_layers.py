@@ -165,7 +165,7 @@ def test_prepare_loads_no_model() -> None:
     files = {
         ".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): p for p in package_files()
     }
-    waiting, loaded = ["cmapkd_core.stages.prepare"], set()
+    waiting, loaded = ["cmapkd_core.stages.prepare", "cmapkd_core.stages.bodies.prepare"], set()
     while waiting:
         module = waiting.pop()
         loaded.add(module)

@@ -14,14 +14,6 @@ from torch import Tensor
 from cmapkd_core import parallel
 
 
-class Interrupted(BaseException):
-    """SIGTERM came; the step was finished and saved. Stages exit 143.
-
-    As with Ctrl-C no `except Exception` on its way, ours or a library's, takes it for its own trouble: a picture that
-    cannot be decoded, an export that failed.
-    """
-
-
 class StopRequest:
     """Remembers SIGTERM until the loop looks; the step under way is finished and saved first.
 

@@ -18,10 +18,10 @@ from cmapkd_core.engine.checkpoint import Checkpoints, NotFinite, Saved, Snapsho
 from cmapkd_core.engine.hang import Watchdog
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.phase_plan import PhasePlan
-from cmapkd_core.engine.runtime import Interrupted, StopRequest, random_state, restore_random_state
+from cmapkd_core.engine.runtime import StopRequest, random_state, restore_random_state
 from cmapkd_core.engine.saving import Costs, Saver
 from cmapkd_core.engine.watch import Watch
-from cmapkd_core.errors import Diverged, InputError
+from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.progress import Say, State, clock
 from cmapkd_core.tracking import Tracker
 

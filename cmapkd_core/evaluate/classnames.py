@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from timm.data.imagenet_info import ImageNetInfo
 
+from cmapkd_core.catalog import IMAGENET
 from cmapkd_core.data.texts import checked, shown
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.storage import read_bytes
 
 Names = tuple[str, ...]
-IMAGENET = "imagenet"
 _SHOWN = 3  # classes named in an error message
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from cmapkd_core.models.architecture import CONFIGS
+from cmapkd_core.models.named import CONFIGS
 from cmapkd_core.models.tags import is_tag
 
 UNKNOWN = "not known to us: check"

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -31,9 +30,9 @@ from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags, text_files
 from cmapkd_core.models.construct import TEXT_FOLDER
+from cmapkd_core.models.named import CONFIGS
 from cmapkd_core.models.weights import PackageWeights
 
-CONFIGS = Path(__file__).parent / "configs"
 FOLDER_CONFIG = "open_clip_config.json"
 
 

@@ -11,9 +11,7 @@ random       none: the seed makes them                                 the confi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
@@ -28,26 +26,16 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bounded import convert_here
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.folder import load_model, save_model
-from cmapkd_core.models.pickled import SUFFIXES as PICKLED
-from cmapkd_core.models.weights import SUFFIX, fill_from_file, fill_from_package, refuse_other
+from cmapkd_core.models.named import PICKLED, SUFFIX, Weights, as_file
+from cmapkd_core.models.weights import fill_from_file, fill_from_package, refuse_other
 
 __all__ = ["build", "load_model", "save_model"]
 
-_TAG = re.compile(r"[\w.-]+")  # what stands before the @ of TAG@FILE; a path has a slash there
 _STEMS = ("open_clip_pytorch_model", "pytorch_model")  # as converted, else as they are, which is refused
 OWN_FILES = (
     *("open_clip_model.safetensors", "model.safetensors"),
     *(f"{stem}{suffix}" for suffix in (SUFFIX, ".bin") for stem in _STEMS),
 )
-
-
-@dataclass(frozen=True)
-class Weights:
-    """`ModelConfig.weights`, read: a row of FILLS, a pretrained tag, a file, or a file and the tag that it is of."""
-
-    text: str
-    tag: str = ""
-    file: str = ""
 
 
 def build(config: ModelConfig, seed: int, cache: Path) -> Backbone:
@@ -82,11 +70,9 @@ def read_weights(model: str, text: str) -> Weights:
         return Weights(text)
     if tags.is_tag(model, text):
         return Weights(text, tag=text)
-    tag, at, file = text.partition("@")
-    named = bool(at) and _TAG.fullmatch(tag) is not None
-    if named and not tags.is_tag(model, tag):
-        raise tags.unknown(model, tag, text)
-    found = Weights(text, tag, file) if named else Weights(text, file=text)
+    found = as_file(text)
+    if found.tag and not tags.is_tag(model, found.tag):
+        raise tags.unknown(model, found.tag, text)
     if not found.file.endswith((SUFFIX, *PICKLED)):
         known = (*FILLS, *tags.tags_of(model))
         raise InputError(f"unknown weights '{text}' of {model}: {nearest(text, known)} A file ends in {SUFFIX}")

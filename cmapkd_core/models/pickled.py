@@ -18,7 +18,6 @@ from torch import Tensor
 
 from cmapkd_core.errors import InputError
 
-SUFFIXES = (".pt", ".pth", ".bin")
 _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that lie among OpenAI's weights
 _DEFLATED = 2**26  # bytes that a TorchScript archive's code may inflate to; torch stores tensors as they are
 

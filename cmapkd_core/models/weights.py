@@ -16,10 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cmapkd_core.errors import DamagedInput, InputError
-from cmapkd_core.models.pickled import SUFFIXES as PICKLED
+from cmapkd_core.models.named import PICKLED, SUFFIX
 from cmapkd_core.models.pickled import read_pickled
 
-SUFFIX = ".safetensors"
 _SHOWN = 3  # tensors named of each kind of misfit
 _LAYER = re.compile(r"^(encoder\.layer\.)(\d+)(\..+)$")
 

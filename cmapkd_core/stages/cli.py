@@ -18,12 +18,10 @@ from types import FrameType
 from typing import Any
 
 from cmapkd_core import parallel
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import Diverged, InputError
+from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.fields import joined
 from cmapkd_core.request import STRINGS, Request, flag_of
-from cmapkd_core.stages import check
 
 
 def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
@@ -84,7 +82,7 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         _refuse_placeholders(fields | given)
         request = Request(**fields)
         with _stopped_by_sigterm(_stage(run)):
-            url = check.run(request, given) if request.check else run(request, **given)
+            url = _checked(request, given) if request.check else run(request, **given)
     except (InputError, Diverged) as error:
         print(f"error: {_message(error)}{room(error)}", file=sys.stderr)
         return _failed(end_of(error).code)
@@ -113,6 +111,12 @@ def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
         Path(artifact).parent.mkdir(parents=True, exist_ok=True)
         Path(artifact).write_text(url)
     return 0
+
+
+def _checked(request: Request, given: Mapping[str, Any]) -> str:
+    from cmapkd_core.stages import check  # which asks torch for GPUs
+
+    return check.run(request, given)
 
 
 class _Stopped(Interrupted):

@@ -7,14 +7,15 @@ the same inputs; otherwise run the body, upload what it wrote, and commit with o
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import __version__, parallel, storage, temporary
 from cmapkd_core.config import Recipe
@@ -22,7 +23,6 @@ from cmapkd_core.data import copies
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import fingerprint
-from cmapkd_core.models.identity import Identity
 from cmapkd_core.progress import ProgressDisplay, Say
 from cmapkd_core.records import record_run
 from cmapkd_core.request import Request
@@ -44,6 +44,9 @@ from cmapkd_core.stages.tracked import committing, failed, finished, open_tracke
 from cmapkd_core.stages.turn import Turn
 from cmapkd_core.tracking import Tracker
 from cmapkd_core.view import Declared, view
+
+if TYPE_CHECKING:
+    from cmapkd_core.models.identity import Identity
 
 _GIVEN = 'add "{}" to the `fields` that it gives to execute'
 LOOK = 5.0  # seconds between two looks at an artifact that another task makes
@@ -79,6 +82,22 @@ class Context:
 Body = Callable[[Context], dict[str, float]]
 
 
+class Late:
+    """A body that has a module of its own below stages/bodies, with what that imports: models, torch, figures.
+
+    Only a stage that has work to do imports it, and before anything of that is timed.
+    """
+
+    def __init__(self, module: str, /, **told: Any) -> None:
+        """`module`: its name there; its `body` takes `told` beside the context."""
+        self._module, self._told = f"cmapkd_core.stages.bodies.{module}", told
+
+    def load(self) -> Body:
+        """The body."""
+        body: Callable[..., dict[str, float]] = importlib.import_module(self._module).body
+        return partial(body, **self._told)
+
+
 def execute(
     request: Request,
     stage: str,
@@ -86,7 +105,7 @@ def execute(
     url: str,
     fields: dict[str, Any],
     inputs: dict[str, str],
-    body: Body,
+    body: Body | Late,
     declared: Declared | None = None,
     paths: Paths | None = None,
     suite: dict[str, str] | None = None,
@@ -125,7 +144,8 @@ def execute(
         try:
             recipe = view(request.resolved(), declared or Declared(stage, frozenset(fields), _GIVEN))
             files = parallel.broadcast(identities(paths or {}) if parallel.rank() == 0 else {})
-            return _run(request, stage, url, fields, opened, digests, body, say, recipe, files)
+            work = body.load() if isinstance(body, Late) else body
+            return _run(request, stage, url, fields, opened, digests, work, say, recipe, files)
         except InputError as error:
             refusals.keep(error)
             raise
@@ -162,7 +182,7 @@ def _run(
     files: Identities,
 ) -> str:
     started = time.monotonic()
-    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
+    _set_threads(recipe)
     workdir = storage.join(url, WORK)
     left, folder = leftovers(url) if parallel.rank() == 0 else set(), attempt_folder()
     with temporary.folder() as scratch:
@@ -204,6 +224,12 @@ def _run(
             overtaken(tracker, url)
     parallel.barrier()
     return url
+
+
+def _set_threads(recipe: Recipe) -> None:
+    """Of torch, where the body works with it: then it has imported it."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
 
 
 def _answer(

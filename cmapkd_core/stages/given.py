@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from cmapkd_core.catalog import EVALUATIONS
+from cmapkd_core.catalog import EVALUATIONS, IMAGENET, PROMPTS
 from cmapkd_core.config import FOLDER, ModelConfig, Recipe
-from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate.classnames import IMAGENET
-from cmapkd_core.evaluate.zeroshot import TEMPLATES
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.models.architecture import CONFIGS
-from cmapkd_core.models.build import read_weights
+from cmapkd_core.models.named import CONFIGS, weights_file
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.identities import Paths
 
@@ -23,16 +17,16 @@ def of_model(config: ModelConfig, name: str, *, weights: bool = True) -> Paths:
         found[f"{name}.model"] = config.model.removeprefix(FOLDER)
     elif config.model.endswith(".json") and not (CONFIGS / f"{config.model}.json").is_file():
         found[f"{name}.model"] = config.model
-    with suppress(InputError):  # which the stage says itself, in its place
-        if weights and (file := read_weights(config.model, config.weights).file):
-            found[f"{name}.weights"] = file
+    # Weights that the model has not, or a file that may hold code, the stage refuses itself, in its place.
+    if weights and (file := weights_file(config.weights)):
+        found[f"{name}.weights"] = file
     return found
 
 
 def of_classes(recipe: Recipe) -> Paths:
     """Files of prompt templates and class names."""
     chosen = {"evaluate.templates": recipe.evaluate.templates, "evaluate.classes": recipe.evaluate.classes}
-    return {name: path for name, path in chosen.items() if path not in ("", IMAGENET, *TEMPLATES)}
+    return {name: path for name, path in chosen.items() if path not in ("", IMAGENET, *PROMPTS)}
 
 
 def of_teacher(recipe: Recipe) -> Paths:

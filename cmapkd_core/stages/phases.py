@@ -8,9 +8,9 @@ from collections.abc import Callable
 from cmapkd_core import parallel
 from cmapkd_core.engine.checkpoint import Checkpoints
 from cmapkd_core.engine.phase_plan import PhasePlan
-from cmapkd_core.engine.runtime import Interrupted, StopRequest, seed_everything
+from cmapkd_core.engine.runtime import StopRequest, seed_everything
 from cmapkd_core.engine.session import Session
-from cmapkd_core.errors import Diverged
+from cmapkd_core.errors import Diverged, Interrupted
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import unsaved
 

@@ -9,59 +9,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
 from cmapkd_core.fields import flatten
 from cmapkd_core.places import report_url
-from cmapkd_core.report import reports
-from cmapkd_core.report.read.run import check_run_names
-from cmapkd_core.report.read.suite import check_suite_names
-from cmapkd_core.report.render.folder import write_folder
-from cmapkd_core.report.reports import Pages
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.execute import Context, execute
+from cmapkd_core.stages.execute import Late, execute
 from cmapkd_core.stages.foreign import refuse_evaluation_of_another
-from cmapkd_core.stages.owed import deliver_owed
-from cmapkd_core.stages.reported import ReportArgs, of_run, of_suite
+from cmapkd_core.stages.report_kinds import RUN, SUITE, ReportArgs
 from cmapkd_core.stages.tracked import reported_to_mlflow
 
 NONE: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of report.
-
-    stage: what manifests and MLflow call it. html, markdown, table: its files. check: raises InputError for names of
-    artifacts that say nothing of it. whole: an artifact that is not complete is an error; else it is named as missing.
-    """
-
-    stage: str
-    html: str
-    markdown: str
-    table: str
-    check: Callable[[Iterable[str]], None]
-    pages: Callable[[ReportArgs, Context], Pages]
-    whole: bool
-
-
-RUN = Kind(
-    *("report", "report.html", "report.md", "table.json", check_run_names),
-    pages=lambda args, context: reports.of_run(of_run(args, context)),
-    whole=True,
-)
-SUITE = Kind(
-    *("suite_report", "suite.html", "suite.md", "suite.json", check_suite_names),
-    pages=lambda args, context: reports.of_suite(of_suite(args, context)),
-    whole=False,
-)
-
 
 # A run's evaluations, and the artifacts whose models they are of.
 OF_MODEL = {"student_eval": "joint", "teacher_eval": "teacher", "reference_eval": "reference"}
@@ -118,7 +81,7 @@ def run(
         url=url,
         fields=fields,
         inputs={name: where for name, where in args.urls.items() if where and (kind.whole or find(where))},
-        body=lambda context: write(kind, args, context),
+        body=Late("report", kind=kind, args=args),
         suite={"suite": suite, "seeds": str(len(args.cells[1]))} if suite else None,
     )
     artifact = Artifact.open(url)
@@ -138,21 +101,6 @@ def number(name: str, text: str) -> int:
     if not text.isdecimal():
         raise InputError(f"--{name} {text}: a number of stage executions, such as 20")
     return int(text)
-
-
-def write(kind: Kind, args: ReportArgs, context: Context) -> dict[str, float]:
-    """The files; returns the small numbers, such as `student/retrieval/i2t/R@1` or a row's mean `no_alsn/..`."""
-    deliver_owed(args.request, context.inputs.values())
-    context.say(f"{kind.stage}: reading the artifacts")
-    made = kind.pages(args, context)
-    texts = {kind.html: made.html, kind.markdown: made.markdown, kind.table: json.dumps(made.table, indent=1)}
-    for name, text in texts.items():
-        (context.out / name).write_text(text, encoding="utf-8")
-        context.tracker.artifact(context.out / name)
-    context.say(f"{kind.stage}: writing the paper's folder")
-    context.tracker.artifact(write_folder(context.out, made.title, made.headings, made.sections))
-    context.tracker.conclude(made.markdown, made.metrics, context.out / kind.html)
-    return made.metrics
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import parallel, storage, temporary
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.fields import flatten
 from cmapkd_core.stages.artifact import find
 from cmapkd_core.stages.owed import JOURNAL, owe, settled, way_out

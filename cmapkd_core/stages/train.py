@@ -10,34 +10,23 @@ sample_stats.parquet, and the later stages weights.parquet where a selector was 
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
 import sys
 
 from cmapkd_core import parallel
-from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
-from cmapkd_core.engine.finite import require_finite
-from cmapkd_core.engine.phase_plan import PhasePlan
-from cmapkd_core.engine.session import Session
+from cmapkd_core.config import STAGE_PHASES
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import declared, reads, trains
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.models.build import save_model
 from cmapkd_core.places import place
-from cmapkd_core.progress import Progress, ProgressDisplay
+from cmapkd_core.progress import ProgressDisplay
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.execute import Context, execute
+from cmapkd_core.stages.execute import Late, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
-from cmapkd_core.stages.method_io import METHOD_STATE, MODEL, STUDENT, save_method_state
-from cmapkd_core.stages.phases import run_phases, write_skipped
-from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights
 from cmapkd_core.stages.tracked import reported_to_mlflow
-from cmapkd_core.stages.training import SETUPS, TrainingSetup
 
 
 def run(request: Request, *, stage: str, shards: str, teacher: str = "", init: str = "") -> str:
@@ -72,7 +61,7 @@ def run(request: Request, *, stage: str, shards: str, teacher: str = "", init: s
         url=url,
         fields=fields,
         inputs=inputs,
-        body=lambda context: body(context, stage),
+        body=Late("train", stage=stage),
         declared=declared(recipe, stage),
         paths=of_training(recipe, init),
     )
@@ -98,76 +87,6 @@ def handed_on(stage: str, init: str) -> str:
     found = Artifact.open(init)
     ProgressDisplay(quiet=parallel.rank() > 0)(f"{stage}: nothing to train for this recipe; it hands on {found.url}\n")
     return found.url
-
-
-def body(context: Context, stage: str) -> dict[str, float]:
-    """Train the stage's phases, or pass the model on where it has none; write the artifact."""
-    setup = SETUPS[stage].build(context, stage)
-    plans = setup.phases()
-    if not plans:
-        context.say(f"{stage}: nothing to train for this recipe; the model is passed on\n")
-    seed = context.recipe.seed * 100 + list(STAGE_PHASES).index(stage)
-    session = run_phases(context, stage, plans, setup.run, seed)
-    require_finite(setup.method.state_dict(), f"{stage}: what it trained")
-    write_tables(setup)
-    if parallel.rank() == 0:
-        write_models(setup)
-        write_logs(context, session)
-    return metrics(setup, plans, session)
-
-
-def write_tables(setup: TrainingSetup) -> None:
-    """Sample statistics at the end of warm-up, carried on by the later stages with the selector's weights."""
-    context, stage, method = setup.context, setup.stage, setup.method
-    if not METHODS[context.recipe.method.name].weighs_levels:
-        return
-    path = context.out / SAMPLE_STATS
-    if stage == "warmup":
-        context.say("warmup: measuring the levels of samples for the selector")
-        loader = setup.loader("alsn", ALL_LEVELS)
-        steps = math.ceil(context.recipe.selector.measured * loader.steps_per_epoch)
-        progress = Progress(context.say, "warmup: levels for the selector", steps, "batches")
-        collect(method.to(parallel.device()), loader, setup.targets, progress, path, steps)
-    elif not setup.has_sample_stats():
-        context.say(f"{stage}: its init has no {SAMPLE_STATS}, so no table of the samples' levels is written\n")
-    elif parallel.rank() == 0:
-        shutil.copy(context.inputs["init"].fetch(SAMPLE_STATS), path)
-        fit = method.policy_fit()
-        if fit is not None:
-            level_weights(fit, path, context.out / WEIGHTS)
-
-
-def write_models(setup: TrainingSetup) -> None:
-    """The model that answers queries, the student where that is another one, and what the method has beside it."""
-    out, stage, method = setup.context.out, setup.stage, setup.method.cpu()
-    exported = method.exported(setup.teacher)
-    require_finite(exported.state_dict(), f"{stage}: the model that answers queries")
-    save_model(exported, out / MODEL)
-    if exported is not method.student:  # what the next stage trains on is not what is evaluated
-        save_model(method.student, out / STUDENT)
-    save_method_state(method, out / METHOD_STATE, stage=stage)
-
-
-def write_logs(context: Context, session: Session) -> None:
-    """The curves; skipped updates and corrupt pairs where there were any."""
-    (context.out / "history.json").write_text(json.dumps({"points": session.history}))
-    write_skipped(context, session)
-    if session.replaced:
-        lines = [json.dumps({"key": key, "reason": reason}) for key, reason in session.replaced.items()]
-        (context.out / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
-
-
-def metrics(setup: TrainingSetup, plans: list[PhasePlan], session: Session) -> dict[str, float]:
-    """The last point's terms, and what the stage met and took."""
-    last = session.history[-1]["terms"] if session.history else {}
-    return {
-        **{f"final/{name}": value for name, value in last.items()},
-        "replaced": float(len(session.replaced)),
-        "parameters/trained": float(setup.trained_parameters(plans)),
-        **session.costs.metrics(),
-        **session.watch.metrics(),
-        "rollbacks": float(session.rollbacks),
-    }
 
 
 if __name__ == "__main__":

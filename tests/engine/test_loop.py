@@ -13,8 +13,7 @@ from torch import nn
 
 from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.loop import freeze_all_but, gradient_shares, numbers, share_batch_statistics, weighted_total
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import Diverged, InputError
+from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.methods.base import Outcome
 
 BOTH = Phase(1, Rates(student=1e-2, pyramid=1e-2))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.request import Request
 from cmapkd_core.stages import train
 from cmapkd_core.stages.artifact import Artifact

@@ -14,9 +14,8 @@ import torch
 from cmapkd_core import storage
 from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine import checkpoint
-from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.engine.session import Session
-from cmapkd_core.errors import Diverged
+from cmapkd_core.errors import Diverged, Interrupted
 from cmapkd_core.storage import StorageError
 
 PATIENCE = 20.0

@@ -12,9 +12,8 @@ from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.checkpoint import NotFinite, Snapshot
 from cmapkd_core.engine.finite import not_finite
 from cmapkd_core.engine.optim import Optimiser
-from cmapkd_core.engine.runtime import Interrupted
 from cmapkd_core.engine.watch import Watch
-from cmapkd_core.errors import Diverged
+from cmapkd_core.errors import Diverged, Interrupted
 
 OPTIM = OptimConfig(batch=4, warmup=0.0)
 BOTH = (Phase(3, Rates(student=1e-2, pyramid=1e-2)),)  # 30 updates

@@ -14,9 +14,9 @@ from torch import nn
 from cmapkd_core import parallel, storage
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.phase_plan import PhasePlan
-from cmapkd_core.engine.runtime import Interrupted, StopRequest
+from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.engine.session import Session
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.request import Request
 from cmapkd_core.stages import phases, train
 

@@ -10,8 +10,8 @@ from PIL import Image
 from cmapkd_core.config import RESIZE_MODES, ModelConfig
 from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.export import ParityError, huggingface, onnx, open_clip_folder, parity, pixels
-from cmapkd_core.models.architecture import CONFIGS
 from cmapkd_core.models.build import build
+from cmapkd_core.models.named import CONFIGS
 
 KINDS = [(mode, how) for mode in RESIZE_MODES for how in ("bicubic", "bilinear")]
 

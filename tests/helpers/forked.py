@@ -20,7 +20,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 # pandas comes with the first table that pyarrow reads.
-LOADED = ["cmapkd_core.stages.train", "cmapkd_core.stages.prepare", "boto3", "pyarrow.dataset", "pandas"]
+LOADED = ["cmapkd_core.stages.bodies.train", "cmapkd_core.stages.bodies.prepare", "boto3", "pyarrow.dataset", "pandas"]
 
 _context = multiprocessing.get_context("forkserver")
 

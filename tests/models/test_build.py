@@ -21,10 +21,11 @@ from cmapkd_core.data.images import decode
 from cmapkd_core.errors import InputError
 from cmapkd_core.models import build as build_module
 from cmapkd_core.models import tags
-from cmapkd_core.models.architecture import CONFIGS, read_architecture
+from cmapkd_core.models.architecture import read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model, save_model
 from cmapkd_core.models.construct import construct
+from cmapkd_core.models.named import CONFIGS
 from cmapkd_core.models.pickled import read_pickled
 from cmapkd_core.models.weights import package_folder
 from cmapkd_core.storage import StorageError

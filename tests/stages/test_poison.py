@@ -13,8 +13,7 @@ from cmapkd_core.data.loader import TableLoader
 from cmapkd_core.engine import loop
 from cmapkd_core.engine.finite import not_finite
 from cmapkd_core.engine.optim import Optimiser
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import Diverged
+from cmapkd_core.errors import Diverged, Interrupted
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher, train

@@ -6,7 +6,8 @@ import signal
 import pytest
 
 from cmapkd_core import storage
-from cmapkd_core.engine.runtime import Interrupted, StopRequest
+from cmapkd_core.engine.runtime import StopRequest
+from cmapkd_core.errors import Interrupted
 from cmapkd_core.recipes import ROWS, WEIGHTS
 from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher

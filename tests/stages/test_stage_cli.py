@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.fields import parse_overrides
 from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, export, levels, prepare, report, teacher, train

@@ -15,8 +15,7 @@ from cmapkd_core.catalog import StoreEntry
 from cmapkd_core.data import order
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER
 from cmapkd_core.data.shard_cache import GB
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import require

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from cmapkd_core import storage
-from cmapkd_core.engine.runtime import Interrupted
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Context, execute

@@ -1,23 +1,24 @@
 """Ranks, device and the collectives that training needs. One process when no launcher started more.
 
-`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; this module and torch.distributed are the readers.
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; this module and torch.distributed are the readers. Torch is imported
+where there are several ranks, or where a device is asked for: a stage that finds its artifact complete needs none.
 Untested on GPUs so far: NCCL and CUDA paths are written but were run here with gloo on CPUs only.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from typing import TYPE_CHECKING, Any
 
 from cmapkd_core.exits import ENDS, EXIT_FILE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # Ranks wait so long for rank 0's own work, such as the upload of a large artifact; a rank that is gone ends the wait.
 PATIENCE = timedelta(days=1)
@@ -29,7 +30,10 @@ _waiting: Any = None  # the group for barriers and objects
 def start() -> None:
     """Join the process group that torchrun describes; nothing to do for one process."""
     global _waiting
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _joined():
+        import torch
+        import torch.distributed as dist
+
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank())
         # Of a rank that hangs in training tells engine/hang.py, which a shorter timeout of the group would forestall.
@@ -40,13 +44,21 @@ def start() -> None:
 def stop() -> None:
     """Leave the process group."""
     global _waiting
-    if dist.is_initialized():
+    if _joined():
+        import torch.distributed as dist
+
         dist.destroy_process_group()
         _waiting = None
 
 
+def _joined() -> bool:
+    """Whether this process is in a process group; without torch.distributed it cannot be."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and bool(dist.is_initialized())
+
+
 @contextmanager
-def _together() -> Iterator[None]:
+def together() -> Iterator[None]:
     """What is done inside ends when every rank has come to it."""
     global _inside
     _inside += 1
@@ -68,23 +80,35 @@ def local_rank() -> int:
 
 def rank() -> int:
     """This process among all of them; 0 decides, writes and talks."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    if not _joined():
+        return 0
+    import torch.distributed as dist
+
+    return dist.get_rank()
 
 
 def world() -> int:
     """Number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    if not _joined():
+        return 1
+    import torch.distributed as dist
+
+    return dist.get_world_size()
 
 
 def device() -> torch.device:
     """This rank's GPU, else the CPU."""
+    import torch
+
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def barrier() -> None:
     """Wait for every rank."""
     if world() > 1:
-        with _together():
+        import torch.distributed as dist
+
+        with together():
             dist.barrier(_waiting)
 
 
@@ -130,6 +154,8 @@ class Board:
         """Called by all ranks with the same new name."""
         # A connection of its own, as a rank's main thread may hold the group's in a wait. The server is rank 0's, or
         # torchrun's, and no thread of Python.
+        from torch._C._distributed_c10d import PrefixStore, TCPStore
+
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(host, port, None, False, timeout=_ANSWERS, wait_for_workers=False)
         self._store = PrefixStore(name, store)
@@ -154,8 +180,10 @@ def broadcast(value: Any) -> Any:
     """Rank 0's picklable value, on every rank."""
     if world() == 1:
         return value
+    import torch.distributed as dist
+
     box = [value]
-    with _together():
+    with together():
         dist.broadcast_object_list(box, src=0, group=_waiting)
     return box[0]
 
@@ -164,8 +192,10 @@ def all_objects(value: Any) -> list[Any]:
     """Every rank's picklable value, in rank order, on every rank."""
     if world() == 1:
         return [value]
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world()
-    with _together():
+    with together():
         dist.all_gather_object(values, value, _waiting)
     return values
 
@@ -179,8 +209,11 @@ def any_of_each(flags: Sequence[bool]) -> list[bool]:
     """`any_rank` of several flags, in one exchange; every rank must have as many."""
     if world() == 1:
         return list(flags)
+    import torch
+    import torch.distributed as dist
+
     total = torch.tensor(flags, dtype=torch.float32, device=device())
-    with _together():
+    with together():
         dist.all_reduce(total)
     return [count > 0 for count in total.tolist()]
 
@@ -189,39 +222,24 @@ def mean(values: dict[str, float]) -> dict[str, float]:
     """The ranks' mean of each value; every rank must have the same names."""
     if world() == 1 or not values:
         return values
+    import torch
+    import torch.distributed as dist
+
     total = torch.tensor(list(values.values()), device=device())
-    with _together():
+    with together():
         dist.all_reduce(total)
     return dict(zip(values, (total / world()).tolist(), strict=True))
-
-
-class _Gather(torch.autograd.Function):
-    """Concatenate over ranks; the backward sums each rank's gradient for its own rows."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """[b,..] -> [B,..]: the rows of all ranks."""
-        parts = [torch.empty_like(x) for _ in range(world())]
-        with _together():
-            dist.all_gather(parts, x.contiguous())
-        ctx.rows = len(x)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """[B,..] -> [b,..]: this rank's rows of the sum over ranks."""
-        grad = grad.contiguous()
-        with _together():
-            dist.all_reduce(grad)
-        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
 def stack(x: Tensor) -> Tensor:
     """Every rank's tensor of one shape, in rank order and without a gradient, [...] -> [world, ...]."""
     if world() == 1:
         return x[None]
+    import torch
+    import torch.distributed as dist
+
     parts = [torch.empty_like(x) for _ in range(world())]
-    with _together():
+    with together():
         dist.all_gather(parts, x.contiguous())
     return torch.stack(parts)
 
@@ -233,4 +251,8 @@ def gather(x: Tensor) -> Tensor:
     and DDP averages parameters' gradients, so a parameter gets what one process with the whole
     batch would give it. All ranks must hold the same number of rows.
     """
-    return _Gather.apply(x) if world() > 1 else x
+    if world() == 1:
+        return x
+    from cmapkd_core.parallel import gathered
+
+    return gathered.gather(x)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -12,42 +12,13 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.read.artifacts import Source, no_pictures
 from cmapkd_core.report.read.run import RunInputs
-from cmapkd_core.report.read.suite import FORMS, RowTraining, SuiteInputs
-from cmapkd_core.request import Request
+from cmapkd_core.report.read.suite import RowTraining, SuiteInputs
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
+from cmapkd_core.stages.report_kinds import ReportArgs
 from cmapkd_core.stages.shards import shards_of
 
 UNNAMED = "unnamed run"
-
-
-@dataclass(frozen=True)
-class ReportArgs:
-    """What stage report is given; see there."""
-
-    request: Request
-    artifacts: Mapping[str, str]
-    suite: str = ""
-    expectations: bool = False
-    executions: int = 0
-    naive: int = 0
-
-    @property
-    def urls(self) -> dict[str, str]:
-        """The artifacts by what manifests call them: of a suite `evaluation ROW/SEED`, `more TASK/ROW/SEED`."""
-        return {self._called(name): url for name, url in self.artifacts.items()}
-
-    def _called(self, name: str) -> str:
-        if not self.suite:
-            return name
-        return name.replace("/", " ", 1) if name.partition("/")[0] in FORMS else f"more {name}"
-
-    @property
-    def cells(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """A suite's rows and seeds: those of the evaluations, in their order."""
-        cells = [name.split("/")[1:] for name in self.artifacts if name.startswith("evaluation/")]
-        rows, seeds = (tuple(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
-        return rows, seeds
 
 
 def of_run(args: ReportArgs, context: Context) -> RunInputs:
