@@ -17,9 +17,7 @@ from pipelines.check_retries import known_of
 from pipelines.check_run import CheckRun
 from pipelines.cluster import Cluster, Unreadable
 from pipelines.placeholders import refuse_placeholders
-from pipelines.site import Site
-
-MINUTES = 10.0  # that the run in the cluster may take
+from pipelines.site import CHECK_MINUTES, Site
 
 
 class Lines:
@@ -45,7 +43,7 @@ class Lines:
         return False
 
 
-def check(site: Site, minutes: float = MINUTES, interval: float = 5.0) -> int:
+def check(site: Site, minutes: float = CHECK_MINUTES, interval: float = 5.0) -> int:
     """Print every line; the exit code: 1 where one failed."""
     lines = Lines()
     connected: list[endpoint.Client] = []

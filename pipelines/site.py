@@ -24,6 +24,7 @@ PART_OF = {"app.kubernetes.io/part-of": "cmapkd"}  # label of every pod; the net
 COMPONENT = "app.kubernetes.io/component"  # label of a task's pods: its name
 YEAR = 365 * 24 * 3600  # seconds
 GRACE = 30  # seconds from SIGTERM until Kubernetes kills a TrainJob's pod; what KFP starts itself is killed after one
+CHECK_MINUTES = 10.0  # that the run in the cluster of `submit.py --check` may take
 BELOW_GRACE = (
     f"1 to {GRACE - 1} seconds, as Kubernetes kills a TrainJob's pod {GRACE} s after SIGTERM and torchrun must have "
     "ended its ranks before"

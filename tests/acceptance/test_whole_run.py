@@ -32,7 +32,7 @@ from cmapkd_core import storage
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.tracking.limits import mlflow_name
 from cmapkd_core.tracking.stage_run import PARENT_ID_TAG, PROCESS_TAG, RUN_TAG, STAGE_TAG
-from pipelines import submit
+from pipelines import start, submit
 from pipelines.local import StageError
 from pipelines.submission import Submission, decide
 
@@ -208,9 +208,9 @@ def test_a_killed_stage_is_ended_in_mlflow_by_who_ran_it(done: Done, capsys: pyt
     client = done.mlflow
     (where,) = (one.experiment_id for one in client.search_experiments() if one.name == "cmapkd")
     left = client.create_run(where, tags=tags | {PARENT_ID_TAG: "0"}).info.run_id
-    submit.mark_killed(replace(done.job, run="killed"), StageError({"joint": 128 + signal.SIGTERM}))
+    start.mark_killed(replace(done.job, run="killed"), StageError({"joint": 128 + signal.SIGTERM}))
     assert client.get_run(left).info.status == "RUNNING"  # such a stage has told MLflow itself
-    submit.mark_killed(replace(done.job, run="killed"), StageError({"joint": 128 + signal.SIGKILL}))
+    start.mark_killed(replace(done.job, run="killed"), StageError({"joint": 128 + signal.SIGKILL}))
     assert client.get_run(left).info.status == "FAILED"
     assert "MLflow now has joint as failed" in capsys.readouterr().err
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from cmapkd_core.recipes import resolve
-from pipelines import check, check_run, runs, suite, trainjob
+from pipelines import check_run, runs, suite, trainjob
 from pipelines.ir import PLACEHOLDER, Step, command_line, executor_input, load_package, resolve_inputs, steps
 from pipelines.package import Plan, build, defaults, write_package
 from pipelines.retries import TEMPLATE
-from pipelines.site import COMPONENT, PART_OF, Pod, Pods, Retry, Secret, Site, Toleration, load_site
+from pipelines.site import CHECK_MINUTES, COMPONENT, PART_OF, Pod, Pods, Retry, Secret, Site, Toleration, load_site
 from pipelines.tasks import tasks_of
 
 DIGEST = "registry.example.org/team/cmapkd@sha256:" + 64 * "7"
@@ -81,7 +81,7 @@ def suite_package(site: Site) -> Any:
 
 
 def check_package(site: Site) -> Any:
-    return check_run.pipeline(site, check.MINUTES)
+    return check_run.pipeline(site, CHECK_MINUTES)
 
 
 PACKAGES = {"run": run_package, "suite": suite_package, "check": check_package}
@@ -149,7 +149,7 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     site, asked = SITES[name], ASKED[name]
     site = replace(site, pods=replace(site.pods, train=replace(site.pods.train, nodes=nodes)))
     if package == "check":
-        asked = {kind: replace(pod, hours=check.MINUTES / 60) for kind, pod in asked.items()}
+        asked = {kind: replace(pod, hours=CHECK_MINUTES / 60) for kind, pod in asked.items()}
     with pytest.MonkeyPatch.context() as patch:
         for variable in HELD:
             patch.setenv(variable, CANARY)

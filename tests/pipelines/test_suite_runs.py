@@ -12,7 +12,7 @@ from manifests import manifest
 
 from cmapkd_core import storage
 from cmapkd_core.stages.artifact import Artifact
-from pipelines import endpoint, size, submission, submit, suite_retry, suite_runs
+from pipelines import endpoint, size, start, submission, submit, suite_retry, suite_runs
 from pipelines.site import load_site
 from pipelines.submission import Submission, decide
 from pipelines.submit import main
@@ -418,7 +418,7 @@ def test_the_progress_is_one_table_whatever_kfp_tells(
         none = next(run for run in job.runs if run.name == "none")
         storage.write_bytes(f"{none.urls['warmup-none']}/manifest.json", manifest())
     ids = {name: f"run-{number}" for number, name in enumerate(ALL)}
-    progress = suite_runs.SuiteProgress(NAME, ids, submit.urls_of(job))
+    progress = suite_runs.SuiteProgress(NAME, ids, start.urls_of(job))
     site = load_site("site.toml")
     connected = endpoint.connect(site)
     assert progress.look(connected, site)
