@@ -16,11 +16,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any
 
+from cmapkd_core.exits import EXIT_FILE
+from pipelines.forkserver import SET_PARENT_DEATH_SIGNAL
+from pipelines.warm import Forked, Warm, of_stage
+
 STOPPED = 128  # a process ended by a signal has 128 + its number as exit code, as a shell says it
 NOT_STARTED = 127
 MOST_READS = 64  # of one stream before the others get their turn
 LOOK = 0.05  # seconds between two looks at who has ended
-SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 # Found before any fork: the child should do as little as it can before its own program runs.
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -30,13 +33,15 @@ class Processes:
     """Runs processes and hands them the signals that end this one.
 
     The first SIGTERM or Ctrl-C reaches every process as SIGTERM, so that it saves; a second one kills them. Used in
-    a `with` block; one that is left by an error ends what still runs.
+    a `with` block; one that is left by an error ends what still runs. Stages of one rank fork from a process that has
+    imported what they need (warm.py), one for each environment that they are given.
     """
 
     def __init__(self) -> None:
         self.asked: list[int] = []  # signals that came; the handler only notes them, `ended` passes them on
         self._children: dict[str, _Child] = {}
         self._over: dict[str, int] = {}
+        self._warm: dict[tuple[tuple[str, str], ...], Warm] = {}
         self._selector = selectors.DefaultSelector()
         self._earlier: dict[int, Any] = {}
 
@@ -52,6 +57,8 @@ class Processes:
             self.asked.append(signal.SIGTERM)
         while self._children:
             self.ended()
+        for warm in self._warm.values():
+            warm.close()
         self._selector.close()
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
@@ -70,28 +77,50 @@ class Processes:
             prefix: put before each line that it prints; "" leaves it the terminal itself.
         """
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        pipe = subprocess.PIPE if prefix else None
+        ends = [os.pipe() for _ in range(2)] if prefix else []
+        out, err = (write for _, write in ends) if ends else (1, 2)
         try:
-            process = subprocess.Popen(
-                argv,
-                env={**os.environ, **env, "PATH": path},
-                executable=shutil.which(argv[0], path=path),
-                stdout=pipe,
-                stderr=pipe,
-                bufsize=0,
-                start_new_session=True,  # a Ctrl-C of the terminal reaches this process alone, which passes it on
-                preexec_fn=_end_with_parent if _PRCTL else None,
-            )
+            process = self._started(argv, {**os.environ, **env, "PATH": path}, out, err)
         except OSError as error:
             print(f"cannot start {shlex.join(argv)}: {error}", file=sys.stderr)
             self._over[name] = NOT_STARTED
+            for read, _ in ends:
+                os.close(read)
             return
-        pipes = ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
-        lines = [_Lines(source, sink, prefix.encode()) for source, sink in pipes if source is not None]
+        finally:
+            for _, write in ends:
+                os.close(write)
+        sinks = (sys.stdout.buffer, sys.stderr.buffer)
+        pipes = [os.fdopen(read, "rb", buffering=0) for read, _ in ends]
+        lines = [_Lines(source, sink, prefix.encode()) for source, sink in zip(pipes, sinks, strict=False)]
         for stream in lines:
             os.set_blocking(stream.source.fileno(), False)
             self._selector.register(stream.source, selectors.EVENT_READ, stream)
         self._children[name] = _Child(process, lines)
+
+    def _started(
+        self, argv: Sequence[str], env: dict[str, str], out: int, err: int
+    ) -> subprocess.Popen[bytes] | Forked:
+        """A process of its own, or one that forks from the server of its environment. Raises OSError."""
+        executable = shutil.which(argv[0], path=env["PATH"])
+        if executable and of_stage(argv):
+            own = {EXIT_FILE: env.pop(EXIT_FILE)} if EXIT_FILE in env else {}
+            key = tuple(sorted(env.items()))
+            if key not in self._warm:
+                self._warm[key] = Warm(executable, env, _end_with_parent if _PRCTL else None)
+                self._selector.register(self._warm[key], selectors.EVENT_READ, self._warm[key])
+            if self._warm[key].alive:
+                return self._warm[key].start(argv, own, out, err)
+            env |= own
+        return subprocess.Popen(
+            argv,
+            env=env,
+            executable=executable,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,  # a Ctrl-C of the terminal reaches this process alone, which passes it on
+            preexec_fn=_end_with_parent if _PRCTL else None,
+        )
 
     def ended(self) -> dict[str, int]:
         """Exit codes by name of those that ended, as soon as there is one; shows meanwhile what all print."""
@@ -154,13 +183,13 @@ class _Lines:
 
 @dataclass
 class _Child:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     lines: list[_Lines] = field(default_factory=list)
     forwarded: int = 0
 
     def pass_on(self, asked: int) -> None:
         """Tell it once for each of the `asked` signals: the first time it shall save, then it is killed."""
-        if self.forwarded < asked and self.process.poll() is None:
+        if self.forwarded < asked and self.process.poll() is None and self.process.pid:  # a server may not have forked yet
             if asked == 1:
                 self.process.terminate()
             else:

@@ -7,6 +7,7 @@ opened again. The only place that reads MLFLOW_* variables.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Mapping
@@ -220,6 +221,12 @@ def mark_killed(uri: str, run: str, env: Mapping[str, str] = NONE) -> list[str]:
         return []
     _settle()
     return end_killed(chosen, *_experiment(chosen, env), run)
+
+
+def import_client() -> None:
+    """MLflow's client, for processes that fork from this one; it takes more than a second."""
+    _settle()
+    importlib.import_module("mlflow")
 
 
 def _settle() -> None:
