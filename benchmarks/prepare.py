@@ -27,7 +27,8 @@ from webdataset import ShardWriter
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.leakage import gate
 from cmapkd_core.data.rows import LazyRow, Row
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.writer import write_shards
 
 WIDTH, HEIGHT = 500, 375
 CONFIG = DataConfig(source="benchmark", leakage_action="allow")

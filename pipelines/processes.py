@@ -189,7 +189,8 @@ class _Child:
 
     def pass_on(self, asked: int) -> None:
         """Tell it once for each of the `asked` signals: the first time it shall save, then it is killed."""
-        if self.forwarded < asked and self.process.poll() is None and self.process.pid:  # a server may not have forked yet
+        # A server may not have forked it yet.
+        if self.forwarded < asked and self.process.poll() is None and self.process.pid:
             if asked == 1:
                 self.process.terminate()
             else:

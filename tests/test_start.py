@@ -56,6 +56,9 @@ with redirect_stdout(sys.stderr):
     for _ in range(2):
         execute(Request("tiny", root), "toy", url=root + "/toy/0", fields={}, inputs={}, body=lambda context: {})
     look("a body without a model")
+    modules -= {"sklearn", "matplotlib"}
+    importlib.import_module("cmapkd_core.stages.bodies.report")
+    look("the report's body")
 print(json.dumps(seen))
 """
 
@@ -73,5 +76,5 @@ def test_nothing_imports_models_before_it_works(tmp_path: Path) -> None:
     assert (tmp_path / "url").read_text() == url
     assert "prepare: already complete" in done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
-    assert len(seen) == 12
+    assert len(seen) == 13
     assert not {moment: found for moment, found in seen.items() if found}

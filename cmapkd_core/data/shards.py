@@ -27,12 +27,8 @@ from cmapkd_core.data.copies import fetch_once
 from cmapkd_core.data.index import IndexSplit, read_index
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTIONS, VERSION
 from cmapkd_core.data.shard_cache import NOTHING, RemoteFile, ShardCache
-from cmapkd_core.data.verdict import TooManyBadError
-from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import DamagedInput, InputError, OutsideError, again
 from cmapkd_core.fields import choose
-
-__all__ = ["CorruptSampleError", "NoQuestionsError", "ShardSet", "TooManyBadError", "write_shards"]
 
 _OPEN_FILES = 64
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)

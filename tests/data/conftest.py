@@ -16,8 +16,9 @@ from PIL import Image
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import BadRow, LazyRow, Row
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.fields import override
 from cmapkd_core.storage import local
 

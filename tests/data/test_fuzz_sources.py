@@ -15,8 +15,8 @@ from PIL import Image
 
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.layout import INDEX, QUARANTINE, QUESTIONS
-from cmapkd_core.data.shards import write_shards
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 
 Of = Callable[[int, str, Any], Any]  # sample, field, its right value -> the value to write

@@ -25,7 +25,8 @@ from cmapkd_core.data.inspection import perceptual_hash
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.leakage import BOUND, HeldOut, LeakageError, checks_of, find_pairs
 from cmapkd_core.data.rows import Question, Row
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.recipes import resolve

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cmapkd_core import storage
-from cmapkd_core.data.shards import ShardSet, TooManyBadError
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact

@@ -12,8 +12,10 @@ from cmapkd_core.data.augment import View
 from cmapkd_core.data.layout import QUESTIONS
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.rows import Question, Row
-from cmapkd_core.data.shards import NoQuestionsError, ShardSet, TooManyBadError, write_shards
+from cmapkd_core.data.shards import NoQuestionsError, ShardSet
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.data.verdict import TooManyBadError
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare as prepare_stage

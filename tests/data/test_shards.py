@@ -19,8 +19,10 @@ from webdataset.writer import TarWriter
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import BadRow, Row
-from cmapkd_core.data.shards import CorruptSampleError, ShardSet, TooManyBadError, write_shards
+from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.data.tar import Shard
+from cmapkd_core.data.verdict import TooManyBadError
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.stages.artifact import Artifact

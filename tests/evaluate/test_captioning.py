@@ -13,8 +13,9 @@ from pycocotools.coco import COCO
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import Diverged
 from cmapkd_core.evaluate import NotApplicable, Subject, caption_scores, caption_training
 from cmapkd_core.evaluate.caption_decoder import PrefixDecoder

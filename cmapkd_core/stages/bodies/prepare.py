@@ -11,8 +11,10 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.layout import LEAKAGE, QUARANTINE
 from cmapkd_core.data.leakage import LeakageError, gate
 from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
-from cmapkd_core.data.shards import ShardSet, TooManyBadError, write_shards
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import open_rows
+from cmapkd_core.data.verdict import TooManyBadError
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
 from cmapkd_core.progress import Progress, Say
