@@ -33,7 +33,12 @@ from typing import Any
 
 MESSAGE = 1 << 12  # bytes, at most
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-OURS, WORK, TRACKING = "cmapkd_core.", "cmapkd_core.stages.bodies.", "mlflow"
+TRACKING = "mlflow"
+# What tasks may leave imported, with all that it imports: it starts no threads but those of BLAS, which know of forks.
+# Not what stage export works with: onnxruntime starts threads when it is imported, and a fork without them hangs.
+WORK = tuple(
+    f"cmapkd_core.stages.bodies.{stage}" for stage in ("prepare", "teacher", "train", "evaluate", "levels", "report")
+)
 # A process that has asked for a GPU cannot be forked, and imports may ask.
 GPUS = ("/dev/nvidiactl", "/dev/kfd")
 
@@ -137,7 +142,7 @@ _learned: list[str] = []  # modules that a task has imported and this process ha
 
 def _learn(names: Sequence[str]) -> None:
     """Of a task that had work to do, on a machine whose GPUs nobody has asked for."""
-    if any(name.startswith(WORK) for name in names) and not any(os.path.exists(gpu) for gpu in GPUS):
+    if set(names) & set(WORK) and not any(os.path.exists(gpu) for gpu in GPUS):
         _learned.extend(names)
 
 
@@ -154,7 +159,7 @@ def _warm(module: str) -> None:
 
 
 def _leave_note(note: int, known: set[str]) -> None:
-    names = [name for name in sys.modules if name not in known and (name.startswith(OURS) or name == TRACKING)]
+    names = [name for name in (*WORK, TRACKING) if name in sys.modules and name not in known]
     os.ftruncate(note, 0)
     os.pwrite(note, json.dumps({"imported": names}).encode(), 0)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cmapkd_core.exits import EXIT_FILE
-from pipelines import processes, warm
+from pipelines import forkserver, processes, warm
 from pipelines.processes import Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' signal at a parent's death")
@@ -25,7 +25,7 @@ def stop(*_): pathlib.Path("saved").touch(); sys.exit(143)
 if __name__ == "__main__":
     what = sys.argv[1]
     if what == "work":
-        import cmapkd_core.stages.bodies.reported
+        import cmapkd_core.stages.bodies.report
     if what == "fail":
         raise LookupError("of this stage")
     if what == "hang":
@@ -41,7 +41,7 @@ if __name__ == "__main__":
         "files": len(os.listdir("/proc/self/fd")), "flags": str(sys.flags),
     }
     if what == "loaded":
-        told = ["cmapkd_core.stages.bodies.reported" in sys.modules, os.getppid()]
+        told = ["cmapkd_core.stages.bodies.report" in sys.modules, os.getppid()]
     print(json.dumps(told), flush=True)
     print("aside", file=sys.stderr)
     sys.exit(7)
@@ -146,3 +146,26 @@ def test_a_killed_runner_leaves_no_forked_stage_behind(place: Path) -> None:
     runner.kill()
     runner.wait()
     appears(place / "saved")
+
+
+FORK = """
+import importlib, os, sys, threading
+from pipelines import forkserver
+for name in (*forkserver.WORK, forkserver.TRACKING):
+    forkserver._warm(name)
+assert all(name in sys.modules for name in (*forkserver.WORK, forkserver.TRACKING))
+assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
+assert "onnxruntime" not in sys.modules
+for _ in range(3):
+    if not (pid := os.fork()):
+        import torch
+        weights = torch.ones(256, 256, requires_grad=True)
+        (weights @ weights).sum().backward()
+        sys.exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+"""
+
+
+def test_what_tasks_leave_imported_can_be_forked() -> None:
+    assert "cmapkd_core.stages.bodies.export" not in forkserver.WORK
+    subprocess.run([sys.executable, "-c", FORK], cwd=REPOSITORY, check=True, timeout=120)
