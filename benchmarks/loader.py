@@ -40,7 +40,8 @@ from cmapkd_core.data.images import decode
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.order import sample_seed
 from cmapkd_core.data.rows import Row
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.writer import write_shards
 
 jpegs = runpy.run_path(str(Path(__file__).with_name("prepare.py")))["jpegs"]
 

@@ -37,7 +37,8 @@ from cmapkd_core.data.augment import View
 from cmapkd_core.data.copies import machine_folder
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.rows import Row
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.writer import write_shards
 
 CHUNK = 1 << 16
 MB = 10**6

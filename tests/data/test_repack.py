@@ -18,7 +18,8 @@ from cmapkd_core.data.inspection import perceptual_hash
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.repack import repacked
 from cmapkd_core.data.rows import Row
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.recipes import resolve

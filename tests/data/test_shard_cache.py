@@ -28,9 +28,10 @@ from cmapkd_core.data.copies import machine_folder
 from cmapkd_core.data.fixed_crops import TeacherCache, write_part
 from cmapkd_core.data.loader import Batch, Side, TrainLoader
 from cmapkd_core.data.shard_cache import GB, NoRoomError, RemoteFile, ShardCache
-from cmapkd_core.data.shards import ShardSet, write_shards
+from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.data.stored_parts import StoredParts
+from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 
 DATA = DataConfig(source="scenes", size=80, samples_per_shard=4, val_share=0.1, test_share=0.1)
