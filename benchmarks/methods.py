@@ -26,13 +26,13 @@ from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.loop import freeze_all_but, weighted_total
 from cmapkd_core.engine.optim import Optimiser, trainable
 from cmapkd_core.engine.runtime import seed_everything
-from cmapkd_core.evaluate.tasks import count_parameters
+from cmapkd_core.evaluate.subject import count_parameters
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
-from cmapkd_core.models.teacher import Embeddings, Teacher, diagonal_prior
+from cmapkd_core.models.frozen_teacher import Embeddings, Teacher, diagonal_prior
 from cmapkd_core.recipes import BASELINES, resolve
 
 WORDS = ("a", "small", "red", "striped", "cat", "dog", "house", "boat", "under", "beside", "two", "of", "the", "on")

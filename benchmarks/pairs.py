@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd_core.losses import contrastive
+from cmapkd_core.losses import similarity
 from cmapkd_core.losses.align import pyramid
 from cmapkd_core.losses.streamed import Similarities
 
@@ -68,7 +68,7 @@ def loop(vectors: Vectors) -> Tensor:
             student, teacher = (
                 (mapped[i] @ text[j].T + image[i] @ mapped_text[j].T) for image, mapped, text, mapped_text in sides
             )
-            kl = contrastive.relative_entropy(10.0 * teacher, 0.5 * vectors.scale * student, TAU)
+            kl = similarity.relative_entropy(10.0 * teacher, 0.5 * vectors.scale * student, TAU)
             terms.append(weights[i, j] * kl)
     return torch.stack(terms).sum()
 

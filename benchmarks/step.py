@@ -27,7 +27,7 @@ from cmapkd_core.models.architecture import read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.construct import construct
-from cmapkd_core.models.teacher import Embeddings, Teacher, diagonal_prior
+from cmapkd_core.models.frozen_teacher import Embeddings, Teacher, diagonal_prior
 from cmapkd_core.recipes import resolve
 
 GOALS = {"joint, mean": "1.10", "live, fine": "2.45", "statistics": "0.50"}

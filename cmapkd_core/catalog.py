@@ -96,8 +96,8 @@ SELECTORS: dict[str, SelectorEntry] = {
 }
 
 OBJECTIVES: dict[str, TableEntry] = {  # what a selector learns
-    "utility": TableEntry("cmapkd_core.methods.policy:utility_objective"),
-    "seed": TableEntry("cmapkd_core.methods.policy:seed_objective"),
+    "utility": TableEntry("cmapkd_core.methods.policy_fit:utility_objective"),
+    "seed": TableEntry("cmapkd_core.methods.policy_fit:seed_objective"),
 }
 
 # ---- what of the teacher is stored ----------------------------------------------------------------
@@ -199,9 +199,9 @@ class EvaluationEntry(TableEntry):
 _PROBED = ("student", "reference", "teacher")  # a probe trains for minutes a model
 
 EVALUATIONS: dict[str, EvaluationEntry] = {
-    "retrieval": EvaluationEntry("cmapkd_core.evaluate.tasks:run_retrieval", facts=("images", "captions")),
+    "retrieval": EvaluationEntry("cmapkd_core.evaluate.subject:run_retrieval", facts=("images", "captions")),
     "zeroshot": EvaluationEntry(
-        "cmapkd_core.evaluate.tasks:run_zeroshot",
+        "cmapkd_core.evaluate.subject:run_zeroshot",
         reads=("evaluate.split", "evaluate.templates", "evaluate.classes"),
         facts=("images", "classes", "majority"),
     ),

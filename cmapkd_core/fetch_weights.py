@@ -23,7 +23,7 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.architecture import require_known
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
-from cmapkd_core.models.folder import WEIGHTS
+from cmapkd_core.models.model_folder import WEIGHTS
 from cmapkd_core.models.tags import is_tag, tags_of
 
 OWN = "own"

@@ -13,7 +13,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.exits import TOLD
 from cmapkd_core.records import record_run
 from cmapkd_core.storage import StorageError
-from pipelines import check, client, deliver, dryrun, endpoint, size, suite_retry, suite_runs, verify
+from pipelines import client, deliver, dryrun, endpoint, site_check, size, suite_retry, suite_runs, verify
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.placeholders import empty_in_form, refuse_placeholders
@@ -174,7 +174,7 @@ def obey(args: argparse.Namespace, command: Sequence[str]) -> int:
     try:
         check_mode(args)
         if args.check is not None:
-            return check.check(load_site(args.site or "site.toml", required=True), args.check)
+            return site_check.check(load_site(args.site or "site.toml", required=True), args.check)
         if args.retry:
             return retry_there(load_site(args.site or "site.toml", required=bool(args.site)), args.retry, args.wait)
         if args.verify is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cmapkd_core.data.loader import eval_batches
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.memory import free_memory
-from cmapkd_core.evaluate.tasks import Subject
+from cmapkd_core.evaluate.subject import Subject
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.progress import Progress
 

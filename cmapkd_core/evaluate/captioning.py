@@ -19,7 +19,7 @@ from cmapkd_core.evaluate.caption_decoder import PrefixDecoder
 from cmapkd_core.evaluate.caption_images import TrainingFeatures, image_features
 from cmapkd_core.evaluate.caption_tokens import Vocabulary
 from cmapkd_core.evaluate.caption_training import train
-from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
+from cmapkd_core.evaluate.subject import Evaluated, NotApplicable, Subject
 from cmapkd_core.progress import Progress, Say
 
 RESULTS = "captions_results.json"  # in COCO's results format

@@ -24,7 +24,7 @@ from cmapkd_core import temporary
 from cmapkd_core.config import EfficiencyConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import measure
-from cmapkd_core.evaluate.tasks import Evaluated, Subject, count_parameters
+from cmapkd_core.evaluate.subject import Evaluated, Subject, count_parameters
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import save_model
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from cmapkd_core.data.order import hash64
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.probe import seeded
-from cmapkd_core.evaluate.tasks import Evaluated, NotApplicable, Subject
+from cmapkd_core.evaluate.subject import Evaluated, NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import accuracy, soft_targets, vocabulary
 from cmapkd_core.evaluate.vqa_head import AnswerTargets, FusionHead, LabelledQuestions, best_answers, train
 from cmapkd_core.evaluate.vqa_inputs import Asked, FrozenInputs, asked

@@ -21,7 +21,7 @@ from cmapkd_core.data.shards import NoQuestionsError
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.memory import free_memory
-from cmapkd_core.evaluate.tasks import NotApplicable, Subject
+from cmapkd_core.evaluate.subject import NotApplicable, Subject
 from cmapkd_core.evaluate.vqa_answers import comparable
 from cmapkd_core.progress import Progress
 

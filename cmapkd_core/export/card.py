@@ -11,9 +11,9 @@ from huggingface_hub import ModelCardData
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from cmapkd_core.config import STAGE_PHASES
+from cmapkd_core.export.card_results import Result
 from cmapkd_core.export.licences import Licence
 from cmapkd_core.export.parity import LEVELS, TOLERANCE
-from cmapkd_core.export.results import Result
 from cmapkd_core.markup import Markdown, code, plain
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.features import Spec

@@ -26,7 +26,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from cmapkd_core.export import pixels
+from cmapkd_core.export import preprocess
 from cmapkd_core.export.huggingface import write_clip_tokenizer
 from cmapkd_core.export.parity import Inexpressible, Towers
 from cmapkd_core.models.backbones import Backbone
@@ -91,7 +91,7 @@ def write(backbone: Backbone, folder: Path) -> None:
                 f"PyTorch {torch.__version__} cannot translate the tower of {into}: {reason}"
             ) from error
     write_tokenizer(backbone, folder)
-    shutil.copyfile(pixels.__file__, folder / PREPROCESS)
+    shutil.copyfile(preprocess.__file__, folder / PREPROCESS)
     (folder / SETTINGS).write_text(json.dumps(_settings(backbone), indent=2) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from cmapkd_core.export.parity import Inexpressible, Towers
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import save_model
 from cmapkd_core.models.construct import TEXT_FOLDER
-from cmapkd_core.models.folder import CONFIG
+from cmapkd_core.models.model_folder import CONFIG
 
 _PLAIN = """\
 import open_clip

@@ -17,10 +17,10 @@ from cmapkd_core.losses.streamed import Ranks, Similarities
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.teacher import Embeddings, TargetsT, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, TargetsT, Teacher
 
 if TYPE_CHECKING:
-    from cmapkd_core.methods.policy import PolicyFit
+    from cmapkd_core.methods.policy_fit import PolicyFit
 
 
 @dataclass

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce
 from cmapkd_core.losses.kendall import kendall_tau, non_target, row_divergence
+from cmapkd_core.losses.similarity import info_nce
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Spec
-from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
 
 HIDDEN = 256  # of a proxy, as published
 

@@ -23,7 +23,7 @@ from cmapkd_core.losses.streamed import info_nce, interactive, relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.methods.lifts import Lifts
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.teacher import Embeddings, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
 
 
 class ClipKd(Method):

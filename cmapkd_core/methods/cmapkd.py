@@ -4,7 +4,7 @@ L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd, icl: embedding-
 intra    = mean_b sum_i w_v[b,i] d(P_i^S, P_i^T) + the same for L_j          (losses/intra.py)
 align    = L_single + beta L_pyramid                                         (losses/align.py)
 relation = sample relation of levels and of embeddings + gamma layer CKA     (losses/relation.py)
-task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/contrastive.py)
+task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/similarity.py)
 icl      = each model's embeddings against the other's of the other modality        (losses/embeddings.py)
 policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
 """
@@ -20,19 +20,19 @@ from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses import intra
 from cmapkd_core.losses.align import align, pyramid, single
-from cmapkd_core.losses.contrastive import feature_distance
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import layer_relation, sample_relation
+from cmapkd_core.losses.similarity import feature_distance
 from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin, relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, ranks, require, require_teacher, similar
 from cmapkd_core.methods.global_batch import GlobalBatch, embedding_grams
 from cmapkd_core.methods.lifts import Lifts
-from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, describe
+from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.features import Features
+from cmapkd_core.models.frozen_teacher import Embeddings, LevelTargets, Teacher
 from cmapkd_core.models.selector import Uniform
-from cmapkd_core.models.teacher import Embeddings, LevelTargets, Teacher
 
 # Factors of the goal before utilities are measured, by the towers' type; bf16 has the range of fp32 and needs none.
 SCALES: dict[torch.dtype | None, tuple[float, ...]] = {torch.float16: (2.0**16, 2.0**8, 1.0)}

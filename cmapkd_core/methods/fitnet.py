@@ -21,9 +21,9 @@ from cmapkd_core.losses.streamed import info_nce, relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
+from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
 from cmapkd_core.models.hierarchy import masked_mean
 from cmapkd_core.models.pyramid import resize
-from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
 
 HINT = 1  # the second of four taps: half the depth
 PROBE = ["a photo of two sleeping cats, one of them striped"]

@@ -10,7 +10,7 @@ from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.streamed import info_nce, relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, similar
-from cmapkd_core.models.teacher import Embeddings
+from cmapkd_core.models.frozen_teacher import Embeddings
 
 
 class Kd(Method):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cmapkd_core.methods.base import gathered
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.models.frozen_teacher import Teacher
 
 
 class Lift(nn.Linear):

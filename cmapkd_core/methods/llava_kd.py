@@ -24,8 +24,8 @@ from cmapkd_core.losses.patches import patch_relation, patch_responses
 from cmapkd_core.losses.streamed import info_nce, relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
 from cmapkd_core.models.pyramid import resize
-from cmapkd_core.models.teacher import Embeddings, Targets, Teacher
 
 
 class LlavaKd(Method):

@@ -21,8 +21,8 @@ from cmapkd_core.losses.embeddings import class_divergence
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import with_text_of
+from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
 from cmapkd_core.models.headed import ImageHead
-from cmapkd_core.models.teacher import Embeddings, Teacher
 
 
 class InTeacherSpace(Method):

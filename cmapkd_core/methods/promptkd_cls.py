@@ -20,7 +20,7 @@ from cmapkd_core.methods.base import Outcome, gathered, require, require_teacher
 from cmapkd_core.methods.promptkd import InTeacherSpace
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import SCALARS
-from cmapkd_core.models.teacher import Embeddings, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
 
 
 class PromptKdCls(InTeacherSpace):

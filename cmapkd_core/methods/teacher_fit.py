@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, Phase, TeacherFitConfig
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce
+from cmapkd_core.losses.similarity import info_nce
 from cmapkd_core.methods.base import Outcome, gathered, precision
 from cmapkd_core.methods.global_batch import gathered_levels
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower, similarities
 from cmapkd_core.models.features import Features
+from cmapkd_core.models.frozen_teacher import diagonal_prior
 from cmapkd_core.models.hierarchy import masked_mean
 from cmapkd_core.models.pyramid import resize
-from cmapkd_core.models.teacher import diagonal_prior
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """TinyCLIP: affinity mimicking, from inherited weights (Wu et al., ICCV 2023).
 
 L = kd: cross entropy between the teacher's and the student's in-batch similarities, rows and columns, with no term of
-the pairs themselves (losses/contrastive.py, the KL: the same gradient). As released both scales are 50, whatever the
+the pairs themselves (losses/similarity.py, the KL: the same gradient). As released both scales are 50, whatever the
 models came with: neither is learned, and the exported student has it.
 
 Before the first step each tower whose widths all equal the teacher's gets layers of the teacher's tower, of N for n
@@ -21,7 +21,7 @@ from cmapkd_core.losses.streamed import relative_entropy
 from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import inherit
-from cmapkd_core.models.teacher import Embeddings, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
 
 SCALE = 50.0  # of both models' similarities, as released
 

@@ -25,7 +25,7 @@ from cmapkd_core.models.architecture import Architecture, read_architecture, req
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bounded import convert_here
 from cmapkd_core.models.construct import construct
-from cmapkd_core.models.folder import load_model, save_model
+from cmapkd_core.models.model_folder import load_model, save_model
 from cmapkd_core.models.named import PICKLED, SUFFIX, Weights, as_file
 from cmapkd_core.models.weights import fill_from_file, fill_from_package, refuse_other
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmapkd_core.report.read.results import SIDES
-from cmapkd_core.report.read.run import RunInputs, run_results
-from cmapkd_core.report.read.suite import FULL_METHOD, SuiteInputs, label, suite_results, suite_urls
+from cmapkd_core.report.read.run_inputs import RunInputs, run_results
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, SuiteInputs, label, suite_results, suite_urls
 from cmapkd_core.report.render.html import page
 from cmapkd_core.report.render.markdown import document
-from cmapkd_core.report.sections.run import RUN_HEADINGS
+from cmapkd_core.report.sections.run_sections import RUN_HEADINGS
 from cmapkd_core.report.sections.section import Heading, Section, build_sections
-from cmapkd_core.report.sections.suite import paper_expectations, suite_headings, suite_notes
+from cmapkd_core.report.sections.suite_sections import paper_expectations, suite_headings, suite_notes
 from cmapkd_core.report.tables.costs import costs_as_json
 from cmapkd_core.report.tables.summary import run_as_json, run_metrics, suite_as_json, suite_metrics
 

@@ -11,7 +11,7 @@ from cmapkd_core.data.augment import View, in_words
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import count_parameters
-from cmapkd_core.export import FORMATS, results
+from cmapkd_core.export import FORMATS, card_results
 from cmapkd_core.export.card import Cost, Facts, TrainingFacts
 from cmapkd_core.export.licences import Licence, of_data, of_weights
 from cmapkd_core.models.backbones import Backbone
@@ -97,19 +97,21 @@ def _licences_of_weights(training: TrainingFacts) -> list[tuple[str, Licence]]:
     return found
 
 
-def _results(context: Context, training: TrainingFacts) -> tuple[list[results.Result], str]:
+def _results(context: Context, training: TrainingFacts) -> tuple[list[card_results.Result], str]:
     """The table of results and what its intervals are; [] without an evaluation."""
     if "suite" in context.inputs:
         row = training.ablation or "none"
         table = json.loads(context.inputs["suite"].fetch("suite.json").read_bytes())
-        return results.of_suite(table, row), f"Row `{row}` of a suite: means and t-intervals over n seeds of training."
+        return card_results.of_suite(
+            table, row
+        ), f"Row `{row}` of a suite: means and t-intervals over n seeds of training."
     if "evaluation" not in context.inputs:
         return [], ""
     source, split = context.inputs["evaluation"], context.recipe.evaluate.split
-    kept = [name for name in results.DETAILS if f"{name}.json" in source.files()]
+    kept = [name for name in card_results.DETAILS if f"{name}.json" in source.files()]
     details = {name: json.loads(source.fetch(f"{name}.json").read_bytes()) for name in kept}
     note = f"One training, split `{split}`. Intervals: percentile bootstrap over the n test queries."
-    return results.of_run(source.manifest["metrics"], details), note
+    return card_results.of_run(source.manifest["metrics"], details), note
 
 
 def costs(model: Artifact | None) -> list[Cost]:

@@ -22,10 +22,10 @@ from cmapkd_core.methods.base import Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build, load_model
-from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.models.frozen_teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
-from cmapkd_core.stages.shards import shards_of
 
 METHOD_STATE, LEVELS_STATE = "method.safetensors", "pyramid.safetensors"
 SELECTOR = "selector."  # names of its tensors in a method's state begin so

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from cmapkd_core.report.read.run import check_run_names
-from cmapkd_core.report.read.suite import FORMS, check_suite_names
+from cmapkd_core.report.read.run_inputs import check_run_names
+from cmapkd_core.report.read.suite_inputs import FORMS, check_suite_names
 from cmapkd_core.request import Request
 
 

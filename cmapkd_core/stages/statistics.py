@@ -20,8 +20,8 @@ from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.errors import Diverged
 from cmapkd_core.methods.base import Method
-from cmapkd_core.methods.policy import PolicyFit
-from cmapkd_core.models.teacher import Embeddings
+from cmapkd_core.methods.policy_fit import PolicyFit
+from cmapkd_core.models.frozen_teacher import Embeddings
 from cmapkd_core.stages.artifact import Artifact
 
 SAMPLE_STATS, WEIGHTS = "sample_stats.parquet", "weights.parquet"

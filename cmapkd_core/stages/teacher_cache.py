@@ -29,13 +29,13 @@ from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.models.folder import WEIGHTS
-from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.models.frozen_teacher import Teacher
+from cmapkd_core.models.model_folder import WEIGHTS
 from cmapkd_core.progress import Progress
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL
-from cmapkd_core.stages.shards import shards_of
 
 DOWNLOADS = 4  # parts at a time
 _PART = re.compile(r"(?P<identity>.+)-(?P<number>\d+)-(?P<digest>[0-9a-f]{64})\.safetensors")

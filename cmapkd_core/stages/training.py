@@ -22,12 +22,12 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
-from cmapkd_core.methods.policy import PolicyFit
+from cmapkd_core.methods.policy_fit import PolicyFit
+from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, Teacher, narrowed
 from cmapkd_core.models.pyramid import needed
-from cmapkd_core.models.teacher import KINDS, Embeddings, Teacher, narrowed
+from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
-from cmapkd_core.stages.shards import shards_of
 from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns
 from cmapkd_core.stages.teacher_cache import open_cache
 from cmapkd_core.view import with_part

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.logins import refuse_login, refuse_password, without_login
-from cmapkd_core.storage import local
+from cmapkd_core.storage import disk
 from cmapkd_core.storage.entry import Entry
-from cmapkd_core.storage.errors import WITHOUT, StorageError
+from cmapkd_core.storage.failures import WITHOUT, StorageError
 
 __all__ = [
     "Entry",
@@ -57,7 +57,7 @@ NO_MORE: Shape = {}
 
 
 class _Store(Protocol):
-    """What local.py and s3.py both are."""
+    """What disk.py and s3.py both are."""
 
     def read_bytes(self, url: str) -> bytes: ...
     def write_bytes(self, url: str, data: bytes) -> None: ...
@@ -87,7 +87,7 @@ def _store(url: str) -> _Store:
         raise InputError(f"{url}: only a folder or s3://bucket/prefix can be read and written; write it as one of them")
     if not url:
         raise InputError("an empty string is no place: give a folder or s3://bucket/prefix")
-    return local
+    return disk
 
 
 def join(url: str, *parts: str) -> str:
@@ -197,12 +197,12 @@ def misfit(url: str) -> str:
 
     On S3 there can be none.
     """
-    return "" if "://" in url else local.misfit(url)
+    return "" if "://" in url else disk.misfit(url)
 
 
 def rename_misfit(url: str, target: str) -> None:
     """Make room for an object where a misfit lies; it is kept as `target`."""
-    local.rename(url, target)
+    disk.rename(url, target)
 
 
 def size(url: str) -> int:

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from botocore.exceptions import BotoCoreError
 
-from cmapkd_core.storage.errors import ServerAnswer
+from cmapkd_core.storage.failures import ServerAnswer
 
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title>|<h1[^>]*>(.*?)</h1>", re.IGNORECASE | re.DOTALL)
 _ELSEWHERE = re.compile(rb"<Endpoint>\s*([^<\s]+)\s*</Endpoint>")

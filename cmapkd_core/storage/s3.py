@@ -34,9 +34,9 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.storage import own, sent
 from cmapkd_core.storage.answers import watch
 from cmapkd_core.storage.causes import STYLE
+from cmapkd_core.storage.disk import in_words, partial
 from cmapkd_core.storage.entry import Entry
-from cmapkd_core.storage.errors import PART, SMALLEST_PART, WITHOUT, Call, StorageError, s3_failure
-from cmapkd_core.storage.local import in_words, partial
+from cmapkd_core.storage.failures import PART, SMALLEST_PART, WITHOUT, Call, StorageError, s3_failure
 
 
 @dataclass(frozen=True)

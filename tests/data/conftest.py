@@ -20,7 +20,7 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.data.writer import write_shards
 from cmapkd_core.fields import override
-from cmapkd_core.storage import local
+from cmapkd_core.storage import disk
 
 SCENES = DataConfig(source="scenes", size=96, samples_per_shard=16, val_share=0.15, test_share=0.15)
 
@@ -97,14 +97,14 @@ def fail_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """`fail_once(verb, name)`: a folder's disk fails at the first reading of what is called so."""
 
     def arrange(verb: str, name: str) -> None:
-        whole, left = getattr(local, verb), [OSError(errno.EIO, "Input/output error")]
+        whole, left = getattr(disk, verb), [OSError(errno.EIO, "Input/output error")]
 
         def failing(url: str, *rest: Any) -> Any:
             if url.endswith(name) and left:
-                raise storage.StorageError(f"cannot read {url}: {local.in_words(left.pop())}")
+                raise storage.StorageError(f"cannot read {url}: {disk.in_words(left.pop())}")
             return whole(url, *rest)
 
-        monkeypatch.setattr(local, verb, failing)
+        monkeypatch.setattr(disk, verb, failing)
 
     return arrange
 

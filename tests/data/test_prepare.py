@@ -11,8 +11,8 @@ from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.prepare import run
-from cmapkd_core.stages.shards import open_shards
 
 
 def folder_of(tmp_path: Path, picture: Callable[..., bytes], bad: int) -> Path:

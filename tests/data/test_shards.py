@@ -26,7 +26,7 @@ from cmapkd_core.data.writer import write_shards
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.data_set import open_shards
 
 Make = Callable[..., bytes]
 Prepare = Callable[..., ShardSet]

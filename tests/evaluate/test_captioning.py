@@ -28,7 +28,7 @@ from cmapkd_core.recipes import RECIPES
 from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.data_set import open_shards
 
 CPU = torch.device("cpu")
 

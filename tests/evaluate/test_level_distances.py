@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmapkd_core.evaluate import levels as measured
-from cmapkd_core.evaluate.levels import PooledLevels
+from cmapkd_core.evaluate import level_distances as measured
+from cmapkd_core.evaluate.level_distances import PooledLevels
 
 
 def levels(vectors: dict[str, torch.Tensor], own: torch.Tensor | None = None) -> PooledLevels:

@@ -21,8 +21,8 @@ from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.efficiency import _check
 from cmapkd_core.evaluate.zeroshot import load_templates
 from cmapkd_core.report.read.results import same
-from cmapkd_core.report.read.run import check_run_names
-from cmapkd_core.report.read.suite import check_suite_names
+from cmapkd_core.report.read.run_inputs import check_run_names
+from cmapkd_core.report.read.suite_inputs import check_suite_names
 from cmapkd_core.report.tables.table2_retrieval import recall_difference
 from cmapkd_core.stages import cli, evaluate
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cmapkd_core.config import RESIZE_MODES, ModelConfig
 from cmapkd_core.data.augment import View, eval_view
-from cmapkd_core.export import ParityError, huggingface, onnx, open_clip_folder, parity, pixels
+from cmapkd_core.export import ParityError, huggingface, onnx, open_clip_folder, parity, preprocess
 from cmapkd_core.models.build import build
 from cmapkd_core.models.named import CONFIGS
 
@@ -47,7 +47,7 @@ def test_the_pixels_beside_the_graphs(student):
     settings, view = onnx._settings(student), View.of(student.identity.plain())
     for width, height in ((48, 33), (20, 64), (300, 90), (9, 8)):
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        found = pixels.pixels(Image.fromarray(noise), settings)
+        found = preprocess.pixels(Image.fromarray(noise), settings)
         assert np.abs(found[0] - eval_view(Image.fromarray(noise), view).numpy()).max() < 1e-5
 
 

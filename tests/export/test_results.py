@@ -2,7 +2,7 @@
 
 import pytest
 
-from cmapkd_core.export.results import of_run, of_suite
+from cmapkd_core.export.card_results import of_run, of_suite
 
 
 def ranks(*places):

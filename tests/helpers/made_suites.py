@@ -10,7 +10,7 @@ import numpy as np
 from cmapkd_core.recipes import resolve
 from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.results import RECALLS
-from cmapkd_core.report.read.suite import RowTraining, SuiteInputs
+from cmapkd_core.report.read.suite_inputs import RowTraining, SuiteInputs
 
 EFFECTS = {"no_pyramid": -2.0, "no_alsn": -0.6, "no_align": -1.1, "one_stage": 0.3, "none": 0.0}
 RECALLS = [f"retrieval/{key}" for key in RECALLS]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cmapkd_core.losses.align import align, pyramid, single
-from cmapkd_core.losses.contrastive import info_nce, relative_entropy
+from cmapkd_core.losses.similarity import info_nce, relative_entropy
 from cmapkd_core.losses.streamed import Similarities
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cmapkd_core.losses.contrastive import feature_distance, info_nce, margin, relative_entropy
+from cmapkd_core.losses.similarity import feature_distance, info_nce, margin, relative_entropy
 
 LOGITS = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
 

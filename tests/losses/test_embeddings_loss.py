@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmapkd_core.losses.contrastive import feature_distance, info_nce, relative_entropy
 from cmapkd_core.losses.embeddings import class_divergence, interactive, soft_cross_entropy, squared_error
+from cmapkd_core.losses.similarity import feature_distance, info_nce, relative_entropy
 
 LOGITS = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmapkd_core.losses import contrastive, embeddings, relation, streamed
+from cmapkd_core.losses import embeddings, relation, similarity, streamed
 from cmapkd_core.losses.streamed import Ranks, Similarities
 
 B, D, LEVELS, TEXTS = 6, 4, 3, 2
@@ -41,13 +41,13 @@ class Given:
 
 
 TERMS = {
-    "info_nce": (lambda s, t: contrastive.info_nce(s[0, 0]), lambda s, t: streamed.info_nce(s)),
+    "info_nce": (lambda s, t: similarity.info_nce(s[0, 0]), lambda s, t: streamed.info_nce(s)),
     "interactive": (
         lambda s, t: embeddings.interactive(s[0, 0], s[0, 0]),
         lambda s, t: streamed.interactive(s, s),
     ),
     "relative_entropy": (
-        lambda s, t: contrastive.relative_entropy(t, s, 2.0)[0, 0],
+        lambda s, t: similarity.relative_entropy(t, s, 2.0)[0, 0],
         lambda s, t: streamed.relative_entropy(t, s, 2.0),
     ),
     "cross entropy": (
@@ -59,7 +59,7 @@ TERMS = {
         lambda s, t: streamed.squared_difference(t, s),
     ),
     "weighted pairs of levels": (
-        lambda s, t: (ALPHA * contrastive.relative_entropy(t, s, 0.7)).sum(),
+        lambda s, t: (ALPHA * similarity.relative_entropy(t, s, 0.7)).sum(),
         lambda s, t: streamed.relative_entropy(t, s, 0.7, ALPHA),
     ),
 }
@@ -127,7 +127,7 @@ def test_without_a_gradient_the_value_is_the_same(term):
 
 def test_margin(block):
     student, _ = Given().whole()
-    assert torch.allclose(streamed.margin(Given().parts()[0]), contrastive.margin(student[0, 0].detach()))
+    assert torch.allclose(streamed.margin(Given().parts()[0]), similarity.margin(student[0, 0].detach()))
 
 
 def test_a_gradient_taken_twice_is_the_same():

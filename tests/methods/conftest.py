@@ -16,7 +16,7 @@ from cmapkd_core.methods.base import Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
-from cmapkd_core.models.teacher import Targets, Teacher, diagonal_prior
+from cmapkd_core.models.frozen_teacher import Targets, Teacher, diagonal_prior
 from cmapkd_core.recipes import resolve
 
 CAPTIONS = ["a red circle", "two blue squares", "green", "a small yellow cross over a large black triangle", "sky"]

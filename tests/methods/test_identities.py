@@ -7,8 +7,8 @@ import torch
 
 from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS, Phase, Rates
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import margin
 from cmapkd_core.losses.relation import gram
+from cmapkd_core.losses.similarity import margin
 from cmapkd_core.recipes import BASELINES, resolve
 
 # accumulate: the policy's memory holds one micro-batch, and `batch` makes five pairs

@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.contrastive import info_nce, relative_entropy
 from cmapkd_core.losses.embeddings import class_divergence, interactive, soft_cross_entropy, squared_error
 from cmapkd_core.losses.hints import map_hint
 from cmapkd_core.losses.kendall import kendall_tau, non_target, row_divergence
 from cmapkd_core.losses.patches import patch_relation, patch_responses
+from cmapkd_core.losses.similarity import info_nce, relative_entropy
 from cmapkd_core.methods.base import Method
 from cmapkd_core.models.compose import layers_of
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.teacher import Embeddings
+from cmapkd_core.models.frozen_teacher import Embeddings
 from cmapkd_core.recipes import resolve
 
 OFFICIAL: dict[str, Any] = json.loads((Path(__file__).parent / "official.json").read_text())

@@ -7,7 +7,7 @@ import torch
 
 from cmapkd_core.config import ALL_LEVELS, SelectorConfig
 from cmapkd_core.losses.policy import utilities
-from cmapkd_core.methods.policy import PolicyFit, PolicyMemory, policy_loss
+from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, policy_loss
 from cmapkd_core.models.selector import ALSN, FixedSelector
 from cmapkd_core.recipes import resolve
 

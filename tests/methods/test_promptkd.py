@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmapkd_core.evaluate.tasks import count_parameters
+from cmapkd_core.evaluate.subject import count_parameters
 from cmapkd_core.models.build import load_model, save_model
 from cmapkd_core.recipes import resolve
 

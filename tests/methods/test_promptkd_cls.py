@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import embed_texts
-from cmapkd_core.evaluate.tasks import count_parameters
+from cmapkd_core.evaluate.subject import count_parameters
 from cmapkd_core.evaluate.zeroshot import TEMPLATES, class_embeddings
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.models.build import load_model
 from cmapkd_core.recipes import BASELINES, SUITES, resolve
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.method_io import class_features
-from cmapkd_core.stages.shards import open_shards
 
 
 def test_the_term_by_hand(terms_of_row):

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from cmapkd_core.losses.contrastive import relative_entropy
+from cmapkd_core.losses.similarity import relative_entropy
 from cmapkd_core.models.compose import text_state
 from cmapkd_core.models.construct import construct
-from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.models.frozen_teacher import Teacher
 from cmapkd_core.recipes import resolve
 
 

@@ -24,7 +24,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.models import tags
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, read_weights, save_model
-from cmapkd_core.models.folder import load_model
+from cmapkd_core.models.model_folder import load_model
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 4}
 VIT = {"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 4}

@@ -18,7 +18,7 @@ import yaml
 import components
 from cmapkd_core.stages import cli
 from components import Component
-from pipelines import check, check_run, client
+from pipelines import check_run, client, site_check
 from pipelines.check_run import pipeline, tasks
 from pipelines.cluster import Cluster
 from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
@@ -374,7 +374,7 @@ def test_a_run_that_has_ended_is_not_ended_again(site: Any, tmp_path: Path) -> N
         report_seems("RUNNING", run)
 
     site.on_run = play
-    assert check.check(load_site("site.toml"), minutes=0.0001, interval=0.01) == 1
+    assert site_check.check(load_site("site.toml"), minutes=0.0001, interval=0.01) == 1
     assert not site.terminated
 
 
@@ -442,7 +442,7 @@ def test_a_pod_that_does_not_start_is_told_and_ended(
         status |= {"name": "main", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
     meta = {"name": "x-123", "labels": {"app.kubernetes.io/component": "check-train"}}
     kubernetes.answers[f"{NAMESPACE}/pods"] = {"items": [{"metadata": meta, "status": pod}]}
-    assert check.check(load_site("site.toml"), minutes=0.01, interval=0.1) == 1
+    assert site_check.check(load_site("site.toml"), minutes=0.01, interval=0.1) == 1
     printed = capsys.readouterr().out
     assert f"failed   pod train           check-train not started; {message}" in printed
     assert site.terminated == ["run-0"]
@@ -482,7 +482,7 @@ def test_a_site_file_is_needed(elsewhere: None, capsys: pytest.CaptureFixture[st
 
 
 def test_links_lead_to_the_run() -> None:
-    site = check.Site(endpoint="kfp.test/pipeline")
+    site = site_check.Site(endpoint="kfp.test/pipeline")
     assert client.link(site, "1") == "https://kfp.test/pipeline/#/runs/details/1"
 
 

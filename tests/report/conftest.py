@@ -18,12 +18,12 @@ from made_suites import suite_inputs
 from PIL import Image
 
 from cmapkd_core.config import ALL_LEVELS
-from cmapkd_core.evaluate import levels as measured
+from cmapkd_core.evaluate import level_distances as measured
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
 from cmapkd_core.report.read.artifacts import Source, no_pictures
-from cmapkd_core.report.read.run import RunInputs
-from cmapkd_core.report.read.suite import SuiteInputs
+from cmapkd_core.report.read.run_inputs import RunInputs
+from cmapkd_core.report.read.suite_inputs import SuiteInputs
 
 EVALUATIONS = {"teacher_eval": 50, "before_eval": 0, "reference_eval": 20, "student_eval": 30}
 KEYS = [f"k{i}" for i in range(20)]

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.sections.run import errors_section
-from cmapkd_core.report.tables.errors import OUTCOMES, classes_by_fall, outcome_shares
+from cmapkd_core.report.sections.run_sections import errors_section
+from cmapkd_core.report.tables.lost_and_gained import OUTCOMES, classes_by_fall, outcome_shares
 
 
 def test_shares_by_hand():

@@ -8,7 +8,7 @@ import pytest
 from cmapkd_core.report.figures.figure4_groups import RULES, choose_groups, nearest_other
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.samples import Samples, read_samples
-from cmapkd_core.report.sections.selector import groups_section
+from cmapkd_core.report.sections.selector_sections import groups_section
 
 
 def samples(n: int = 200, **more: object) -> Samples:

@@ -4,7 +4,7 @@ import pytest
 
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.figures.style import PRINT, painted
-from cmapkd_core.report.read.suite import NAMES
+from cmapkd_core.report.read.suite_inputs import NAMES
 from cmapkd_core.report.significance import Interval
 
 

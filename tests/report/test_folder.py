@@ -9,9 +9,9 @@ import re
 import pytest
 from PIL import Image
 
-from cmapkd_core.report.read.run import run_results
-from cmapkd_core.report.render.folder import write_folder
-from cmapkd_core.report.sections.run import RUN_HEADINGS
+from cmapkd_core.report.read.run_inputs import run_results
+from cmapkd_core.report.render.paper_folder import write_folder
+from cmapkd_core.report.sections.run_sections import RUN_HEADINGS
 from cmapkd_core.report.sections.section import build_sections
 
 

@@ -10,7 +10,7 @@ import pytest
 from cmapkd_core.report.figures.figure5_map import LevelMap, embed_levels
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.samples import MODELS, read_levels
-from cmapkd_core.report.sections.levels import crossmodal_section, map_section
+from cmapkd_core.report.sections.level_sections import crossmodal_section, map_section
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from cmapkd_core.report.read.run import run_results
-from cmapkd_core.report.sections.run import RUN_HEADINGS
+from cmapkd_core.report.read.run_inputs import run_results
+from cmapkd_core.report.sections.run_sections import RUN_HEADINGS
 from cmapkd_core.report.sections.section import build_sections
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from cmapkd_core.report.figures.style import PAGE, painted
 from cmapkd_core.report.read.results import RECALLS
-from cmapkd_core.report.read.run import MAIN_EVALUATIONS, ROLES
+from cmapkd_core.report.read.run_inputs import MAIN_EVALUATIONS, ROLES
 from cmapkd_core.report.render import html as html_form
 from cmapkd_core.report.render.html import environment
 from cmapkd_core.report.reports import of_run
 from cmapkd_core.report.sections.examples import GROUPS, choose_examples
-from cmapkd_core.report.sections.run import RUN_HEADINGS
+from cmapkd_core.report.sections.run_sections import RUN_HEADINGS
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.run import MAIN_EVALUATIONS, check_run_names, run_results
+from cmapkd_core.report.read.run_inputs import MAIN_EVALUATIONS, check_run_names, run_results
 from cmapkd_core.report.tables.table import Table
 from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import vqa_zeroshot_tables

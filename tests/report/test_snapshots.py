@@ -16,10 +16,10 @@ from made_suites import EFFECTS, one_file, suite_inputs
 from report_snapshots import differences, folder_of, lines_of, plotted
 
 from cmapkd_core.report.figures.style import PAGE, Drawing, painted
-from cmapkd_core.report.read.run import RunInputs
-from cmapkd_core.report.read.suite import SuiteInputs
-from cmapkd_core.report.render import folder as paper_folder
+from cmapkd_core.report.read.run_inputs import RunInputs
+from cmapkd_core.report.read.suite_inputs import SuiteInputs
 from cmapkd_core.report.render import html
+from cmapkd_core.report.render import paper_folder as paper_folder
 from cmapkd_core.report.reports import Pages, of_run, of_suite
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -18,7 +18,7 @@ from scipy.stats import ttest_1samp
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES, resolve
 from cmapkd_core.report.read.artifacts import Source
-from cmapkd_core.report.read.suite import (
+from cmapkd_core.report.read.suite_inputs import (
     MEAN,
     RANK,
     RowTraining,
@@ -29,7 +29,7 @@ from cmapkd_core.report.read.suite import (
 )
 from cmapkd_core.report.reports import of_suite
 from cmapkd_core.report.sections.section import Section, build_sections
-from cmapkd_core.report.sections.suite import EXPECTED, suite_headings, suite_notes
+from cmapkd_core.report.sections.suite_sections import EXPECTED, suite_headings, suite_notes
 from cmapkd_core.report.significance import differences, over_seeds
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, row_costs
 from cmapkd_core.report.tables.summary import suite_as_json, suite_text

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t, ttest_rel
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.report.read.run import run_results
+from cmapkd_core.report.read.run_inputs import run_results
 from cmapkd_core.report.significance import standard_error
 from cmapkd_core.report.tables.summary import run_as_json, run_text
 from cmapkd_core.report.tables.table2_retrieval import recall_difference

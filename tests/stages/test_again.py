@@ -17,7 +17,7 @@ from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import cli, prepare
 from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.data_set import open_shards
 from pipelines.submission import decide
 from pipelines.submit import parser
 from pipelines.tasks import TASKS, tasks_of

@@ -16,7 +16,7 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.training import phase_seed, train_loader
 
 PHASES = ("coarse", "medium", "fine")

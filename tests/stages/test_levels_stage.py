@@ -17,8 +17,8 @@ from cmapkd_core.places import levels_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages import levels, report
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.method_io import build_method
-from cmapkd_core.stages.shards import open_shards
 
 
 @pytest.fixture(scope="module")

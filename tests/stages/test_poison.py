@@ -19,7 +19,7 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher, train
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.data_set import open_shards
 
 SIX = "optim.batch=14 runtime.checkpoint_every=2"  # six updates
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.report.read.suite import check_suite_names
+from cmapkd_core.report.read.suite_inputs import check_suite_names
 from cmapkd_core.request import Request
 from cmapkd_core.stages import gate, prepare, report, teacher, train
 

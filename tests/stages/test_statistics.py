@@ -19,7 +19,7 @@ from cmapkd_core.config import ALL_LEVELS, SelectorConfig
 from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.errors import InputError
 from cmapkd_core.methods.base import Method
-from cmapkd_core.methods.policy import PolicyFit
+from cmapkd_core.methods.policy_fit import PolicyFit
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.statistics import SAMPLE_STATS, collect, level_weights, shared_columns
 

@@ -21,14 +21,14 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import require
 from cmapkd_core.methods.kd import Kd
 from cmapkd_core.models.build import load_model, save_model
-from cmapkd_core.models.teacher import Embeddings, LevelTargets, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, LevelTargets, Teacher
 from cmapkd_core.recipes import BASELINES, ROWS, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, teacher_cache, train, training
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE
-from cmapkd_core.stages.shards import open_shards
 
 VIEWS = "teacher_fit.views=2"
 LEVELS = f"{VIEWS} teacher_fit.store=levels"

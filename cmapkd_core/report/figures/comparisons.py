@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cmapkd_core.report.figures.style import Drawing, Look, SeriesStyle, grid_across, panel
 from cmapkd_core.report.read.results import KS, ModelResults
-from cmapkd_core.report.read.run import ROLES
+from cmapkd_core.report.read.run_inputs import ROLES
 from cmapkd_core.report.significance import Interval, counted, standard_error
 
 # Of a panel whose rows are names, as shares of its width: the left margin at least, what is right of the names, and

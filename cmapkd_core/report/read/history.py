@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.read.run import RunInputs
+from cmapkd_core.report.read.run_inputs import RunInputs
 
 STAGES = ("warmup", "alsn", "joint")
 POINTS = 150  # a curve has at most about this many; more are averaged in groups of neighbours

@@ -15,7 +15,7 @@ from PIL import Image
 from cmapkd_core.config import ALL_LEVELS, VISION_LEVELS
 from cmapkd_core.data.images import shown
 from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.read.run import RunInputs
+from cmapkd_core.report.read.run_inputs import RunInputs
 
 THUMBNAIL = 112  # pixels; shown at half of that and less, so that it is sharp on dense screens
 

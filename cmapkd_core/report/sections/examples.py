@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.read.run import MAIN_EVALUATIONS, ROLES, RunInputs, origins
+from cmapkd_core.report.read.run_inputs import MAIN_EVALUATIONS, ROLES, RunInputs, origins
 from cmapkd_core.report.read.samples import thumbnails
 from cmapkd_core.report.sections.section import Section
 

@@ -22,7 +22,7 @@ from cmapkd_core.report.read.history import (
     reader,
     training_curve,
 )
-from cmapkd_core.report.read.run import RunInputs, origins
+from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.tables.table import Cell, Head, Row, Table, number_cell
 

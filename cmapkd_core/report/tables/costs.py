@@ -16,7 +16,7 @@ from cmapkd_core.recipes import FULL, ROWS
 from cmapkd_core.report.read.artifacts import Missing, Source
 from cmapkd_core.report.read.history import Point
 from cmapkd_core.report.read.results import ModelResults, Results
-from cmapkd_core.report.read.suite import SuiteInputs
+from cmapkd_core.report.read.suite_inputs import SuiteInputs
 from cmapkd_core.report.significance import over_seeds
 
 BASE = "kd"  # the row whose step time is 1, where a suite has measured it

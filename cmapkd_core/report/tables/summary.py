@@ -7,8 +7,8 @@ from typing import Any
 
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.read.results import KS, METRICS, SIDES, ModelResults, Results
-from cmapkd_core.report.read.run import ROLES, RunInputs
-from cmapkd_core.report.read.suite import MEAN, SuiteInputs, suite_urls
+from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
+from cmapkd_core.report.read.suite_inputs import MEAN, SuiteInputs, suite_urls
 from cmapkd_core.report.significance import Interval, compared, differences, over_seeds
 from cmapkd_core.report.tables.table import NO_SPREAD, NO_SPREAD_NOTE, mean_cell
 

@@ -9,10 +9,10 @@ from typing import Any
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import GEOMETRIC_RANK, KS, MEAN_RECALL, SIDES, Results
-from cmapkd_core.report.read.run import ROLES, RunInputs, origins
+from cmapkd_core.report.read.run_inputs import ROLES, RunInputs, origins
 from cmapkd_core.report.significance import LEVEL, Interval, over_seeds, paired, standard_error
-from cmapkd_core.report.tables.build import SIZE, Field, absent, build_table, column
 from cmapkd_core.report.tables.table import Head, Row, Table, difference_cell
+from cmapkd_core.report.tables.table_builder import SIZE, Field, absent, build_table, column
 
 RECALL_FIELDS = {
     side: tuple(Field(f"{side}/R@{k}", group, f"R@{k}") for k in (1, 5, 10)) for side, group in SIDES.items()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.tables.build import Field, absent, build_table, columns_of
 from cmapkd_core.report.tables.table import Table
+from cmapkd_core.report.tables.table_builder import Field, absent, build_table, columns_of
 
 VQA = tuple(
     Field(metric, "VQA", label)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cmapkd_core.report.read.results import GEOMETRIC_RANK, MEAN_RECALL, SIDES, ModelResults, Results
-from cmapkd_core.report.read.suite import FULL_METHOD, meaning
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, meaning
 from cmapkd_core.report.significance import LEVEL, differences
-from cmapkd_core.report.tables.build import Extra, Field, absent, build_table, columns_of
 from cmapkd_core.report.tables.table import Cell, Head, Table, difference_cell
 from cmapkd_core.report.tables.table2_retrieval import LOWER, MEAN_FIELD, RANK_FIELD
 from cmapkd_core.report.tables.table3_probes import VQA, ZEROSHOT
+from cmapkd_core.report.tables.table_builder import Extra, Field, absent, build_table, columns_of
 
 MAIN = (
     *(Field(f"{side}/R@1", "Retrieval", f"{side} R@1") for side in SIDES),

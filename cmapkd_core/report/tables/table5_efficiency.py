@@ -9,8 +9,8 @@ from functools import partial
 
 from cmapkd_core.report.read.results import EFFICIENCY, ModelResults, Results
 from cmapkd_core.report.significance import interval, over_seeds
-from cmapkd_core.report.tables.build import SIZE, Column, Extra, Field, absent, build_table, without_interval
 from cmapkd_core.report.tables.table import Cell, Head, Table, mean_cell
+from cmapkd_core.report.tables.table_builder import SIZE, Column, Extra, Field, absent, build_table, without_interval
 
 TOWERS = ("image", "text")
 R1 = "retrieval/i2t/R@1"

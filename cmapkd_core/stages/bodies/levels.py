@@ -8,18 +8,18 @@ import json
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
-from cmapkd_core.evaluate import levels as measured
+from cmapkd_core.evaluate import level_distances as measured
 from cmapkd_core.evaluate.embed import side_of
-from cmapkd_core.evaluate.levels import LevelSide, PooledLevels
+from cmapkd_core.evaluate.level_distances import LevelSide, PooledLevels
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import require_teacher
 from cmapkd_core.methods.cmapkd import Cmapkd
-from cmapkd_core.models.teacher import Teacher
+from cmapkd_core.models.frozen_teacher import Teacher
 from cmapkd_core.progress import Progress
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
-from cmapkd_core.stages.shards import shards_of
+from cmapkd_core.stages.data_set import shards_of
 
 
 def body(context: Context) -> dict[str, float]:

@@ -19,7 +19,7 @@ from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
 from cmapkd_core.progress import Progress, Say
 from cmapkd_core.stages.execute import Context
-from cmapkd_core.stages.shards import open_shards
+from cmapkd_core.stages.data_set import open_shards
 
 _EVERY = 50  # rows between two progress lines
 

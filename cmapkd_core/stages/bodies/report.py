@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cmapkd_core.report import reports
-from cmapkd_core.report.render.folder import write_folder
+from cmapkd_core.report.render.paper_folder import write_folder
 from cmapkd_core.stages.bodies.reported import of_run, of_suite
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.owed import deliver_owed

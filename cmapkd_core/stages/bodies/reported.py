@@ -1,4 +1,4 @@
-"""What a report reads: a run's or a suite's artifacts as report/read/run.py and read/suite.py want them."""
+"""What a report reads: a run's or a suite's artifacts as report/read/run_inputs.py and read/suite.py want them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from cmapkd_core.config import Recipe
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.read.artifacts import Source, no_pictures
-from cmapkd_core.report.read.run import RunInputs
-from cmapkd_core.report.read.suite import RowTraining, SuiteInputs
+from cmapkd_core.report.read.run_inputs import RunInputs
+from cmapkd_core.report.read.suite_inputs import RowTraining, SuiteInputs
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.report_kinds import ReportArgs
-from cmapkd_core.stages.shards import shards_of
+from cmapkd_core.stages.data_set import shards_of
 
 UNNAMED = "unnamed run"
 

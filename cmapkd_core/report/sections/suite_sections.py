@@ -5,7 +5,7 @@ from __future__ import annotations
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.suite import FULL_METHOD, MEAN, RANK, SuiteInputs
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
 from cmapkd_core.report.significance import LEVEL, compared, counted, differences
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, recipe_changes, row_costs

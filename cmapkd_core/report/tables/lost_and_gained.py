@@ -6,7 +6,7 @@ from typing import Any
 
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import SIDES
-from cmapkd_core.report.read.run import RunInputs, origins
+from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.tables.table import Cell, Head, Row, Table, number_cell
 
 FIRST = (1, 10)  # a query is right where a right answer is among the first 1, or 10

@@ -10,13 +10,13 @@ from cmapkd_core.report.figures.comparisons import draw_recalls
 from cmapkd_core.report.figures.style import Drawing
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import METRICS, SIDES, Results
-from cmapkd_core.report.read.run import MAIN_EVALUATIONS, ROLES, RunInputs, origins
+from cmapkd_core.report.read.run_inputs import MAIN_EVALUATIONS, ROLES, RunInputs, origins
 from cmapkd_core.report.sections.examples import examples_section
-from cmapkd_core.report.sections.levels import crossmodal_section, map_section, teacher_section
+from cmapkd_core.report.sections.level_sections import crossmodal_section, map_section, teacher_section
 from cmapkd_core.report.sections.losses import losses_section
 from cmapkd_core.report.sections.section import Heading, Section, table_section
-from cmapkd_core.report.sections.selector import difficulty_section, groups_section, policy_section
-from cmapkd_core.report.tables.errors import COMPARED_EVALUATIONS, classes_by_fall, queries_by_outcome
+from cmapkd_core.report.sections.selector_sections import difficulty_section, groups_section, policy_section
+from cmapkd_core.report.tables.lost_and_gained import COMPARED_EVALUATIONS, classes_by_fall, queries_by_outcome
 from cmapkd_core.report.tables.table import Cell, Head, Row, Table
 from cmapkd_core.report.tables.table2_retrieval import gain_tables, retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables

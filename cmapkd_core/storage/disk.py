@@ -23,7 +23,7 @@ from typing import IO
 from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
 from cmapkd_core.storage.entry import Entry
-from cmapkd_core.storage.errors import StorageError
+from cmapkd_core.storage.failures import StorageError
 
 _TRIES = 20  # of a write whose folder others delete meanwhile, and of the deletion of one that they write to
 _PERMISSION = "give this user write permission there, or choose another folder"

@@ -13,7 +13,7 @@ from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.report.figures.figure5_map import SEED, draw_map, embed_levels
 from cmapkd_core.report.figures.figure6_matrix import draw_matrix
 from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.read.run import RunInputs, origins
+from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.read.samples import MODELS, levels_in, read_levels, square_picture
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.significance import Interval

@@ -13,7 +13,7 @@ from cmapkd_core.report.figures.figure3_difficulty import LevelProfile, difficul
 from cmapkd_core.report.figures.figure4_groups import LEAST, SHARE, SHOWN, SampleGroup, choose_groups, draw_radar
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.history import logged_names, logged_points, reader, training_curve
-from cmapkd_core.report.read.run import RunInputs, origins
+from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.read.samples import WEIGHTS_FILE, read_samples, square_picture
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.significance import Interval
