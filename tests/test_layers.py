@@ -209,3 +209,12 @@ def test_no_function_is_longer_than_sixty_lines():
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
     ]
     assert not long
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """Who reads `level_distances.py` in a traceback or a sentence finds one file."""
+    found: dict[str, list[str]] = {}
+    for path in (*ROOT.rglob("*.py"), *(REPOSITORY / "pipelines").glob("*.py")):
+        if path.stem != "__init__":
+            found.setdefault(path.stem, []).append(str(path.relative_to(REPOSITORY)))
+    assert not {name: paths for name, paths in found.items() if len(paths) > 1}
