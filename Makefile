@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
+.PHONY: bench faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
 
 install: $(VENV)/.installed
 
@@ -61,6 +61,11 @@ faults: install ## kills, lost ranks, damage, races and what S3 and MLflow do, a
 # than the last one built, and AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI together your own S3 and MLflow.
 acceptance: install ## the demo in containers of the built image, on a real S3 and on MLflow with PostgreSQL
 	$(BIN)/python -m pytest -m acceptance -s tests/acceptance
+
+# On quiet cores: each prints ours beside a peer's of the same run, after a check that both do the same. `make bench BENCH=pairs`
+BENCH ?= step pairs loader prepare retrieval scale throttled
+bench: install ## what a step, a loader, a stage cost beside their peers; a quarter of an hour
+	set -e; for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
 
 lock: install ## the image's dependencies, with hashes, at the versions that the tests ran with
 	BIN=$(BIN) docker/lock.sh

@@ -1,8 +1,8 @@
 """Stage report: table, figures and page of a run, or of a suite over its seeds, from their artifacts.
 
 Artifact: a page that stands alone (report.html, suite.html), Markdown for the KFP UI, JSON for programs, paper/ (tables
-in LaTeX, figures as PDF and PNG, every number with its origin; see report/render/paper_folder.py). A run and a suite differ
-in what is read and in the pages: RUN and SUITE. Ends by printing the small table and where the page is.
+in LaTeX, figures as PDF and PNG, every number with its origin; see report/render/paper_folder.py). A run and a suite
+differ in what is read and in the pages: RUN and SUITE. Ends by printing the small table and where the page is.
 """
 
 from __future__ import annotations

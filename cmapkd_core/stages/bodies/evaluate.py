@@ -15,9 +15,9 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.model_folder import IDENTITY
 from cmapkd_core.places import RECIPE_STUDENT, named_model
+from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.evaluation_leakage import refuse_seen
 from cmapkd_core.stages.execute import Context
-from cmapkd_core.stages.data_set import shards_of
 
 
 def body(

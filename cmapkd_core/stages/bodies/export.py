@@ -14,8 +14,8 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.progress import Progress
 from cmapkd_core.stages import export_facts
 from cmapkd_core.stages.bodies.evaluate import open_model
-from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.data_set import shards_of
+from cmapkd_core.stages.execute import Context
 
 CARD, PARITY, TRAINING = "README.md", "parity.json", "training.json"
 PICTURES = 32  # of the evaluated split, with a caption each, that every format is compared on

@@ -17,9 +17,9 @@ from cmapkd_core.methods.cmapkd import Cmapkd
 from cmapkd_core.models.frozen_teacher import Teacher
 from cmapkd_core.progress import Progress
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
-from cmapkd_core.stages.data_set import shards_of
 
 
 def body(context: Context) -> dict[str, float]:

@@ -18,8 +18,8 @@ from cmapkd_core.data.writer import write_shards
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
 from cmapkd_core.progress import Progress, Say
-from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.data_set import open_shards
+from cmapkd_core.stages.execute import Context
 
 _EVERY = 50  # rows between two progress lines
 

@@ -14,9 +14,9 @@ from cmapkd_core.report.read.artifacts import Source, no_pictures
 from cmapkd_core.report.read.run_inputs import RunInputs
 from cmapkd_core.report.read.suite_inputs import RowTraining, SuiteInputs
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.report_kinds import ReportArgs
-from cmapkd_core.stages.data_set import shards_of
 
 UNNAMED = "unnamed run"
 

@@ -31,10 +31,10 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.frozen_teacher import Teacher
 from cmapkd_core.progress import Progress, Say
+from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL, common_grid
 from cmapkd_core.stages.phases import require_no_stop, run_phases, write_skipped
-from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.teacher_cache import write_cache
 from cmapkd_core.stages.training import train_loader
 
