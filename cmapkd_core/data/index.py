@@ -100,6 +100,19 @@ def read_index(path: Path, splits: Iterable[str], cache: Path) -> dict[str, Inde
     return {name: MappedSplit(target / name) for name in splits}
 
 
+def parts_of(path: Path, rows: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A parquet file's lines, about `rows` at a time: a reader of the whole file would keep what it has read."""
+    with pq.ParquetFile(path, memory_map=True) as parquet:
+        groups, count = list[int](), 0
+        for number in range(parquet.num_row_groups):
+            groups.append(number)
+            count += parquet.metadata.row_group(number).num_rows
+            if count >= rows or number == parquet.num_row_groups - 1:
+                for batch in parquet.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
+                    yield pa.Table.from_batches([batch])
+                groups, count = [], 0
+
+
 def _in_memory(table: pa.Table, name: str) -> IndexSplit:
     table = table.filter(pc.equal(table["split"], name)).combine_chunks()
     shard = table["shard"].combine_chunks().dictionary_encode()
@@ -114,11 +127,10 @@ def _write(path: Path, splits: Sequence[str], folder: Path) -> None:
     """A folder for each split, with about ROWS rows of each in memory."""
     writers = {name: _Writer(folder / name) for name in splits}
     try:
-        with pq.ParquetFile(path, memory_map=True) as parquet:
-            for batch in parquet.iter_batches(ROWS):
-                rows = pa.Table.from_batches([batch]).cast(SCHEMA)
-                for name, writer in writers.items():
-                    writer.add(rows.filter(pc.equal(rows["split"], name)))
+        for part in parts_of(path, ROWS):
+            rows = part.cast(SCHEMA)
+            for name, writer in writers.items():
+                writer.add(rows.filter(pc.equal(rows["split"], name)))
         for writer in writers.values():
             writer.end()
     finally:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from cmapkd_core import storage
 from cmapkd_core.catalog import LEAKAGE_CHECKS, SOURCES, load
 from cmapkd_core.config import DataConfig
+from cmapkd_core.data.index import parts_of
 from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST
 from cmapkd_core.data.leakage_removal import drop_samples
 from cmapkd_core.data.shards import ShardSet
@@ -113,10 +114,8 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
 
 def training_pictures(index: Path) -> Iterator[pa.Table]:
     """The training lines of an index.parquet, COMPARED of them and _PART at a time."""
-    with pq.ParquetFile(index, memory_map=True) as parquet:
-        for batch in parquet.iter_batches(_PART, columns=COMPARED):
-            rows = pa.Table.from_batches([batch])
-            yield rows.filter(pc.equal(rows["split"], "train"))
+    for rows in parts_of(index, _PART, COMPARED):
+        yield rows.filter(pc.equal(rows["split"], "train"))
 
 
 def _dropped(out: Path, keys: set[str], counts: dict[str, int]) -> dict[str, int]:

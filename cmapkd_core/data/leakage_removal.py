@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmapkd_core import storage
+from cmapkd_core.data.index import parts_of
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUESTION_SCHEMA, QUESTIONS, SCHEMA
 from cmapkd_core.data.tar import Shard
 
@@ -33,7 +34,7 @@ def drop_samples(out: Path, split: str, keys: set[str]) -> None:
     manifest, new = storage.read_json(str(out / MANIFEST)), out / f"{INDEX}.new"
     entries = {entry["file"]: entry for entry in manifest["splits"][split]["shards"]}
     classes: Counter[str] = Counter()
-    with pq.ParquetWriter(new, SCHEMA) as index:
+    with _Groups(new) as index:
         for rows in _by_shard(_lines(out / INDEX, pc.field("split") == split)):
             file = rows["shard"][0].as_py()
             if pc.any(pc.is_in(rows["key"], value_set=gone)).as_py():
@@ -41,10 +42,9 @@ def drop_samples(out: Path, split: str, keys: set[str]) -> None:
                 entries[file] = _entry(out / file, len(kept))
                 rows = pa.Table.from_pylist(kept, schema=SCHEMA)
             classes.update(name for name in rows["class_name"].to_pylist() if name)
-            if rows.num_rows:
-                index.write_table(rows)
+            index.add(rows)
         for rows in _lines(out / INDEX, pc.field("split") != split):
-            index.write_table(rows)
+            index.add(rows)
     new.replace(out / INDEX)
     manifest["index"]["sha256"] = storage.sha256_file(out / INDEX)
     left = [entry for entry in entries.values() if entry]
@@ -57,13 +57,37 @@ def drop_samples(out: Path, split: str, keys: set[str]) -> None:
     storage.write_json(str(out / MANIFEST), manifest)
 
 
+class _Groups:
+    """An index in row groups of many shards: each costs memory, in who writes and in who reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer, self._waiting, self._count = pq.ParquetWriter(path, SCHEMA), list[pa.Table](), 0
+
+    def __enter__(self) -> _Groups:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._put()
+        self._writer.close()
+
+    def add(self, rows: pa.Table) -> None:
+        """Lines after those before."""
+        self._waiting.append(rows)
+        self._count += rows.num_rows
+        if self._count >= _ROWS:
+            self._put()
+
+    def _put(self) -> None:
+        if self._count:
+            self._writer.write_table(pa.concat_tables(self._waiting))
+        self._waiting, self._count = [], 0
+
+
 def _lines(index: Path, which: pc.Expression) -> Iterator[pa.Table]:
     """Lines of an index.parquet, some at a time."""
-    with pq.ParquetFile(index) as parquet:
-        for batch in parquet.iter_batches(_ROWS):
-            rows = pa.Table.from_batches([batch]).cast(SCHEMA).filter(which)
-            if rows.num_rows:
-                yield rows
+    for part in parts_of(index, _ROWS):
+        if (rows := part.cast(SCHEMA).filter(which)).num_rows:
+            yield rows
 
 
 def _by_shard(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

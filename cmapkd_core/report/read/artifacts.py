@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cmapkd_core.data.index import parts_of
+
 _ROWS = 1 << 14  # of a table in memory at a time, where some are looked for
 
 
@@ -65,11 +67,9 @@ class Source:
 
     def rows(self, file: str, columns: list[str], which: pc.Expression) -> pa.Table:
         """The rows of a parquet file that an expression of these columns chooses, without holding the others."""
-        with pq.ParquetFile(self.path(file)) as reader:
-            parts = [reader.schema_arrow.empty_table().select(columns)]
-            for batch in reader.iter_batches(_ROWS, columns=columns):
-                parts.append(pa.Table.from_batches([batch]).filter(which))
-        return pa.concat_tables(parts)
+        path = self.path(file)
+        found = [part.filter(which) for part in parts_of(path, _ROWS, columns)]
+        return pa.concat_tables(found) if found else pq.read_table(path, columns=columns)
 
 
 def no_pictures(key: str) -> bytes:
