@@ -229,12 +229,17 @@ def line(what: str, rows: int, found: tuple[str, float, int], whole: tuple[str, 
     print(f"{what:34}{rows:>10,}{found[1]:9.1f}{found[2] / 2**20:9.0f}{more}", flush=True)
 
 
-def main() -> None:
-    """Measure and print."""
+def parser() -> argparse.ArgumentParser:
+    """Of this command."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     cli.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     cli.add_argument("--width", type=int, default=128, help="of the teacher's embeddings in the statistics")
-    args = cli.parse_args()
+    return cli
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parser().parse_args()
     print(f"{'':34}{'rows':>10}{'s':>9}{'peak MiB':>9}{'whole: s':>10}{'peak':>9}")
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as place:

@@ -189,8 +189,8 @@ class Behind(loaders.Ahead):
         pass
 
 
-def main() -> None:
-    """Measure and print."""
+def parser() -> argparse.ArgumentParser:
+    """Of this command."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     cli.add_argument("--bandwidth", type=float, default=50.0, help="MB/s of the server")
     cli.add_argument("--shards", type=int, default=48)
@@ -201,7 +201,12 @@ def main() -> None:
     cli.add_argument("--workers", type=int, default=0)
     cli.add_argument("--step", type=float, default=0.1, help="seconds of a step beside the feed")
     cli.add_argument("--blocks", type=float, default=2.25, help="blocks that the bound holds")
-    args = cli.parse_args()
+    return cli
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parser().parse_args()
     order.BLOCK_SHARDS = args.block
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder), args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -36,7 +37,7 @@ class ProgressDisplay:
     def __init__(self, quiet: bool, seconds: float = 10.0) -> None:
         """`quiet` shows nothing, as on all ranks but one; `seconds` lie between two lines of a log."""
         self.quiet, self.seconds = quiet, seconds
-        self.pending, self.last = "", 0.0
+        self.pending, self.last = "", -math.inf
         self._bar: _Bar | None = None
 
     def __call__(self, text: str) -> None:

@@ -2,7 +2,7 @@
 
     python pipelines/forkserver.py SOCKET
 
-A stage begins here as `python -m cmapkd_core.stages.STAGE` does: `__main__` is its module, it has a session, an
+A stage begins here as `python -m cmapkd_core.stages.<stage>` does: `__main__` is its module, it has a session, an
 environment, a stdout and signals of its own, and the interpreter ends it. What a stage that had work to do has imported
 (models, torch, MLflow's client) the next ones find imported. Nothing but the standard library is imported until then,
 nothing runs here and no thread is started, so that a fork has nothing to lose.

@@ -117,7 +117,7 @@ def test_what_killed_writers_left_beside_objects_is_cleared_and_a_writer_that_li
     (root / ".object.0.partial").write_bytes(b"left")
     (root / ".work.0.partial").mkdir()
     (root / ".work.0.partial" / "file").write_bytes(b"left too")
-    with storage.local.partial(root / "living") as file:
+    with storage.disk.partial(root / "living") as file:
         file.write(b"living")
         assert storage.sweep(str(root)) == 12
         file.flush()

@@ -62,13 +62,15 @@ class Server:
 
     def _note(self) -> None:
         """Bytes of shards and parts, whole or being fetched."""
-        sizes = []
-        for place, _, names in os.walk(machine_folder()):  # passes over folders that go meanwhile
-            for name in names:
-                with suppress(FileNotFoundError):
-                    sizes.append(os.stat(f"{place}/{name}").st_size if name.endswith((".tar", ".safetensors")) else 0)
+        sizes = {}
+        with shard_cache._ledger():  # else one that goes meanwhile would count, and what comes for it too
+            for place, _, names in os.walk(machine_folder()):  # passes over folders that go meanwhile
+                for name in (name for name in names if name.endswith((".tar", ".safetensors"))):
+                    with suppress(FileNotFoundError):
+                        found = os.stat(f"{place}/{name}")
+                        sizes[found.st_ino] = found.st_size  # of one that moves to its place just now, once
         with self._log.with_name("sizes").open("a") as file:
-            file.write(f"{sum(sizes)}\n")
+            file.write(f"{sum(sizes.values())}\n")
 
     @property
     def downloads(self) -> list[str]:

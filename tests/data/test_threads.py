@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from cmapkd_core.data.threads import in_groups
+from cmapkd_core.data.threads import in_groups, in_order
 
 
 @pytest.mark.parametrize("threads", [0, 3])
@@ -40,3 +40,27 @@ def test_what_fails_ends_it() -> None:
     assert list(islice(found, 8)) == list(range(8))
     with pytest.raises(OSError, match="gone"):
         next(found)
+
+
+def test_nothing_runs_any_more_once_a_signal_has_stopped_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come while a thread is started, which the pool then does not know of: an upload went on behind a stop."""
+    begun, goes_on, ended = threading.Event(), threading.Event(), []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("ThreadPoolExecutor"):
+            begun.wait(20)
+            raise KeyboardInterrupt
+
+    def work(item: int) -> None:
+        begun.set()
+        goes_on.wait(20)
+        ended.append(item)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    timer = threading.Timer(0.1, goes_on.set)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(range(3), work, 2))
+    assert ended == [0]

@@ -13,7 +13,7 @@ import pytest
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
 from cmapkd_core.request import DECIDING
-from pipelines import endpoint, submit
+from pipelines import endpoint, submission, submit
 from pipelines.site import load_site
 from pipelines.submission import decide
 from pipelines.submit import main
@@ -185,7 +185,7 @@ def test_what_a_run_that_is_too_large_is_offered_trains_nothing_twice() -> None:
 def test_the_command_that_is_offered_after_a_failure_starts_with_this_python(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert submit.started_as()[1] == str(REPOSITORY / "pipelines/submit.py")
+    assert submission.started_as()[1] == str(REPOSITORY / "pipelines/submit.py")
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(sys, "executable", str(REPOSITORY / ".venv/bin/python"))
-    assert submit.started_as() == [".venv/bin/python", "pipelines/submit.py"]
+    assert submission.started_as() == [".venv/bin/python", "pipelines/submit.py"]
