@@ -33,7 +33,7 @@ from cmapkd_core.report.sections.suite_sections import EXPECTED, suite_headings,
 from cmapkd_core.report.significance import differences, over_seeds
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, row_costs
 from cmapkd_core.report.tables.summary import suite_as_json, suite_text
-from cmapkd_core.report.tables.table import Row, difference_cell, mean_cell
+from cmapkd_core.report.tables.table import TableRow, difference_cell, mean_cell
 from cmapkd_core.report.tables.table4_ablations import ablation_tables
 
 
@@ -202,7 +202,7 @@ def test_n_is_that_of_the_numbers_beside_it(make: Callable[..., SuiteInputs], tm
     suite_results(inputs)
     sections = sections_of(inputs)
 
-    def n(line: Row) -> str:
+    def n(line: TableRow) -> str:
         return line.cells[-1].main
 
     (both,) = sections["table3_vqa_zeroshot"].tables

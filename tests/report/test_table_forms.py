@@ -11,7 +11,7 @@ from cmapkd_core.report.render.html import environment
 from cmapkd_core.report.render.latex import _SPECIAL, MINUS, latex_escape, latex_table
 from cmapkd_core.report.render.markdown import of_table
 from cmapkd_core.report.significance import Interval, interval
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table, difference_cell, mean_cell, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, mean_cell, number_cell
 
 ORIGIN = {"evaluation none/0": "s3://bucket/a_b"}
 
@@ -25,7 +25,7 @@ def made() -> Table:
         Head("", "minus full_method, a long heading", "points"),
     )
 
-    def line(label: str, values: list[float], kind: str = "") -> Row:
+    def line(label: str, values: list[float], kind: str = "") -> TableRow:
         found = interval(values)
         change = Interval(-found.mean, found.half, found.n)
         cells = (
@@ -34,7 +34,7 @@ def made() -> Table:
             Cell("-"),
             difference_cell(change, "", {}),
         )
-        return Row(label, cells, kind)
+        return TableRow(label, cells, kind)
 
     lines = (
         line("Teacher #1", [58.0], "teacher"),
@@ -128,7 +128,7 @@ def test_escaping_by_hand(text: str, wanted: str) -> None:
 def test_long_headings_stand_in_lines_and_long_words_break() -> None:
     text = latex_table(made())
     assert r"\shortstack[r]{minus \\ full\_method, a \\ long heading, \\ points}" in text
-    words = Table("x", "x", (Head("", "here", words=True),), (Row("a", (Cell("word " * 30),)),))
+    words = Table("x", "x", (Head("", "here", words=True),), (TableRow("a", (Cell("word " * 30),)),))
     assert r"{@{}lp{0.45\linewidth}@{}}" in latex_table(words)
 
 

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-from cmapkd_core.report.tables.table import Cell, Row, Table, ruled
+from cmapkd_core.report.tables.table import Cell, Table, TableRow, ruled
 
 MINUS = "\N{MINUS SIGN}"
 _SPECIAL = {
@@ -99,7 +99,7 @@ def latex_body(made: Table) -> list[str]:
     return [row for i, group in enumerate(groups) for row in ([r"\midrule"] if i else []) + group]
 
 
-def _row(row: Row) -> str:
+def _row(row: TableRow) -> str:
     label = rf"\textbf{{{latex_escape(row.label)}}}" if row.kind == "ours" else latex_escape(row.label)
     return " & ".join([label, *map(_cell, row.cells)]) + r" \\"
 

@@ -17,7 +17,7 @@ from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.read.samples import MODELS, levels_in, read_levels, square_picture
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.significance import Interval
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table, mean_cell, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, mean_cell, number_cell
 
 WHEN = {"before": "before training", "after": "after training"}
 
@@ -35,8 +35,8 @@ def map_section(inputs: RunInputs) -> Section:
         for when, words in WHEN.items()
     ]
     numbers = inputs.source("levels").json("metrics.json")
-    rows = [Row(name, _distance_cells(name, numbers, urls)) for name in (*names, "image")]
-    rows[-1] = Row("mean", rows[-1].cells, "chance")
+    rows = [TableRow(name, _distance_cells(name, numbers, urls)) for name in (*names, "image")]
+    rows[-1] = TableRow("mean", rows[-1].cells, "chance")
     heads = tuple(
         Head(title, words) for title in ("1 - cosine, mean", "1 - linear CKA") for words in ("before", "after")
     )
@@ -123,7 +123,7 @@ def _lead(inputs: RunInputs) -> tuple[Table, ...]:
         f"caption: mean of the diagonal minus mean of the rest, ± one standard error over {n} pairs."
     )
     heads = _heads(("teacher", "student before", "student after"))
-    return (Table("figure6", "Lead of the diagonal", heads, (Row("diagonal minus rest", cells),), (note,)),)
+    return (Table("figure6", "Lead of the diagonal", heads, (TableRow("diagonal minus rest", cells),), (note,)),)
 
 
 def _heads(labels: tuple[str, ...]) -> tuple[Head, ...]:
@@ -143,7 +143,7 @@ def teacher_section(inputs: RunInputs) -> Section:
     if not levels:
         return Section(f"{caption} No level was measured: the data have no validation split.", plots, urls=urls)
     lines = tuple(
-        Row(
+        TableRow(
             name,
             (
                 number_cell(100 * levels[name]["r1"], f"{name}/R@1", urls, 1),

@@ -24,7 +24,7 @@ from cmapkd_core.report.read.history import (
 )
 from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.sections.section import Section
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, number_cell
 
 LOSSES_CAPTION = (
     "One panel a term, phases side by side; phases in which a term is not active are left out. Between phases the "
@@ -44,7 +44,7 @@ def losses_section(inputs: RunInputs) -> Section:
         part = active_points(trace, "terms", term)
         raw = training_curve(part, reader("terms", term))
         weight = last_weight(part, term)
-        rows.append(Row(term, _cells(part, term, weight, raw, urls)))
+        rows.append(TableRow(term, _cells(part, term, weight, raw, urls)))
         if not raw:
             continue
         differs = weight and not math.isclose(weight, 1, rel_tol=1e-3)

@@ -17,7 +17,7 @@ from cmapkd_core.report.sections.losses import losses_section
 from cmapkd_core.report.sections.section import Heading, Section, table_section
 from cmapkd_core.report.sections.selector_sections import difficulty_section, groups_section, policy_section
 from cmapkd_core.report.tables.lost_and_gained import COMPARED_EVALUATIONS, classes_by_fall, queries_by_outcome
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow
 from cmapkd_core.report.tables.table2_retrieval import gain_tables, retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables
 from cmapkd_core.report.tables.table5_efficiency import efficiency_tables
@@ -96,7 +96,7 @@ def models_section(inputs: RunInputs, results: Results) -> Section:
         except Missing as reason:
             absent.append(f"{row.label}: {reason}")
             continue
-        rows.append(Row(row.label, tuple(Cell(words) for words in model_cells(identity))))
+        rows.append(TableRow(row.label, tuple(Cell(words) for words in model_cells(identity))))
     if not rows:
         raise Missing(f"Missing: no evaluation holds {MODEL_FILE}; those of version 0.1 do not.")
     heads = tuple(Head("", label, words=True) for label in MODEL_HEADS)

@@ -17,7 +17,7 @@ from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.read.samples import WEIGHTS_FILE, read_samples, square_picture
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.significance import Interval
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table, mean_cell, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, mean_cell, number_cell
 
 MODALITIES = {"Image levels": VISION_LEVELS, "Text levels": TEXT_LEVELS}
 SHUFFLE_SEED = 0  # of the control that shuffles the weights across samples
@@ -54,7 +54,7 @@ def difficulty_section(inputs: RunInputs) -> Section:
     pairs = [(a, b) for t in MODALITIES for a, b in zip(real[t].levels, control[t].levels, strict=True)]
     n, urls = next(iter(real.values())).samples, origins(inputs, source.name)
     heads = ("mean weight", "easiest bin", "hardest bin", f"Spearman's rho with difficulty, n = {n}", "rho, shuffled")
-    lines = [Row(a.name, _weight_cells(a, b, urls)) for a, b in pairs]
+    lines = [TableRow(a.name, _weight_cells(a, b, urls)) for a, b in pairs]
     caption = (
         f"Level weights against difficulty over {n} training samples, in bins of equal count, by the selector at the "
         f"end of stage {source.name}. Difficulty of a sample: the teacher's margin minus the student's, at the end of "
@@ -98,8 +98,8 @@ def groups_section(inputs: RunInputs) -> Section:
         plots.append(draw_radar(title, polygons, spokes, float(top), 1 / len(spokes), pictures))
     every = {name: samples.weights[:, i] for i, name in enumerate(samples.names)}
     overall = tuple(_mean_cell(f"all/{name}", values, urls) for name, values in every.items())
-    rows = [Row(group.rule.name, _group_cells(group, urls)) for group in chosen]
-    rows.append(Row("all samples", (*overall, Cell(str(len(samples.keys)))), "chance"))
+    rows = [TableRow(group.rule.name, _group_cells(group, urls)) for group in chosen]
+    rows.append(TableRow("all samples", (*overall, Cell(str(len(samples.keys)))), "chance"))
     rules = "; ".join(f"{group.rule.name}: {group.rule.words}" for group in chosen)
     caption = (
         f"Mean level weights of four kinds of training sample. A kind is the {100 * SHARE:.0f} % of the "

@@ -9,7 +9,7 @@ from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteI
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
 from cmapkd_core.report.significance import LEVEL, compared, counted, differences
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, recipe_changes, row_costs
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table, difference_cell, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, number_cell
 from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables
 from cmapkd_core.report.tables.table4_ablations import ablation_tables
@@ -86,7 +86,7 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
             difference_cell(intervals.get(k), f"{name}/minus full method/{k}", row.origins.get(k, {}) | base.origins[k])
             for k in columns
         ]
-        rows.append(Row(row.label, (*cells, Cell(counted(one.n for one in intervals.values())))))
+        rows.append(TableRow(row.label, (*cells, Cell(counted(one.n for one in intervals.values())))))
     notes = (NO_SPREAD,) if any(one.half == 0 for row in changes.values() for one in row.values()) else ()
     heads = (*(Head(one.group, one.label, one.unit) for one in columns.values()), Head("", "n"))
     made = Table("differences", f"Differences to the {FULL_METHOD}", heads, tuple(rows), notes)
@@ -123,7 +123,7 @@ def costs_section(inputs: SuiteInputs, results: Results) -> Section:
             number_cell(cost.relative, f"{cost.row}/step", where),
             Cell(recipe_changes(cost.row) or "nothing"),
         )
-        rows.append(Row(results.row(cost.row).label, cells, results.row(cost.row).kind))
+        rows.append(TableRow(results.row(cost.row).label, cells, results.row(cost.row).kind))
     note = (
         "Inference: both towers as exported, with what the method needs beside them. Trained: what the last stage gave "
         "a learning rate, the method's own modules among them. Training: seconds of all its stages, shared ones "
@@ -147,7 +147,7 @@ def shares_section(inputs: SuiteInputs, results: Results) -> Section:
     for name, row in by_row.items():
         urls = {f"training {name}/{s}": inputs.trainings[name, s].source.url for s in inputs.seeds}
         cells = tuple(number_cell(row.get(term), f"{name}/{term}", urls, 1) for term in terms)
-        rows.append(Row(results.row(name).label, cells, results.row(name).kind))
+        rows.append(TableRow(results.row(name).label, cells, results.row(name).kind))
     note = (
         "Share of the sum of the terms' gradient norms at the towers' first taps, in the last phase, mean over seeds. "
         "A term of weight above 0 with a share near 0 is off in effect."
@@ -159,7 +159,7 @@ def shares_section(inputs: SuiteInputs, results: Results) -> Section:
 def deviations_section(inputs: SuiteInputs, results: Results) -> Section:
     """In what each method is not what was published."""
     by_method = {cost.method: cost.deviations for cost in row_costs(inputs, results)}
-    rows = tuple(Row(method, (Cell(words),)) for method, words in by_method.items())
+    rows = tuple(TableRow(method, (Cell(words),)) for method, words in by_method.items())
     made = Table("deviations", "Deviations by method", (Head("", "here", words=True),), rows, stub="Method")
     return Section(tables=(made,))
 

@@ -7,7 +7,7 @@ from typing import Any
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import SIDES
 from cmapkd_core.report.read.run_inputs import RunInputs, origins
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, number_cell
 
 FIRST = (1, 10)  # a query is right where a right answer is among the first 1, or 10
 OUTCOMES = ("both right", "teacher alone", "student alone", "neither")
@@ -25,7 +25,7 @@ def queries_by_outcome(inputs: RunInputs) -> Table:
         for k in FIRST:
             found = outcome_shares(student[side], teacher[side], k)
             cells = [number_cell(found[name], f"{side}/R@{k}/{name}", urls, 1) for name in OUTCOMES]
-            lines.append(Row(f"{title}, first {k}", (*cells, Cell(str(len(student[side]))))))
+            lines.append(TableRow(f"{title}, first {k}", (*cells, Cell(str(len(student[side]))))))
     heads = (*(Head("", name, "%") for name in OUTCOMES), Head("", "queries"))
     return Table("errors_queries", "Queries by who answers them", heads, tuple(lines), stub="Right answer in")
 
@@ -56,7 +56,7 @@ def classes_by_fall(inputs: RunInputs) -> Table:
         values = {"teacher": teacher[name]["top1"], "student": student[name]["top1"]}
         cells = [number_cell(value, f"{name}/{who}", urls, 1) for who, value in values.items()]
         change = number_cell(-fall[name], f"{name}/change", urls, 1, sign="+")
-        lines.append(Row(name, (*cells, change, Cell(str(student[name]["images"])))))
+        lines.append(TableRow(name, (*cells, change, Cell(str(student[name]["images"])))))
     heads = (*(Head("", who, "%") for who in ("teacher", "student")), Head("", "change", "points"), Head("", "images"))
     title = f"Zero-shot top-1 of the {len(worst)} classes with the greatest fall"
     note = f"Of {len(known)} classes with at least {LEAST_IMAGES} test images; the others are too few to say anything."

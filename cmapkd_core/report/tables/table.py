@@ -44,7 +44,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row. kind: "ours", "teacher", "chance", or "" for the others; a table has a rule where the kind changes."""
 
     label: str
@@ -65,7 +65,7 @@ class Table:
     key: str
     title: str
     heads: tuple[Head, ...] = ()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...] = ()
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     stub: str = ""
@@ -155,9 +155,9 @@ def ends(estimate: Interval, digits: int = 2) -> str:
     return f"[{estimate.low:+.{digits}f} to {estimate.high:+.{digits}f}]" if estimate.half else f"[{NO_SPREAD}]"
 
 
-def ruled(rows: Iterable[Row]) -> list[list[Row]]:
+def ruled(rows: Iterable[TableRow]) -> list[list[TableRow]]:
     """The lines in groups of neighbours of one kind; our own rows belong to those before them."""
-    groups: list[list[Row]] = []
+    groups: list[list[TableRow]] = []
     for row in rows:
         kind = "" if row.kind == "ours" else row.kind
         if groups and ("" if groups[-1][0].kind == "ours" else groups[-1][0].kind) == kind:

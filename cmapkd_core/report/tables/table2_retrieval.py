@@ -11,7 +11,7 @@ from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import GEOMETRIC_RANK, KS, MEAN_RECALL, SIDES, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs, origins
 from cmapkd_core.report.significance import LEVEL, Interval, over_seeds, paired, standard_error
-from cmapkd_core.report.tables.table import Head, Row, Table, difference_cell
+from cmapkd_core.report.tables.table import Head, Table, TableRow, difference_cell
 from cmapkd_core.report.tables.table_builder import SIZE, Field, absent, build_table, column
 
 RECALL_FIELDS = {
@@ -87,7 +87,9 @@ def gain_tables(inputs: RunInputs, results: Results) -> list[Table]:
     rows = []
     for side, title in SIDES.items():
         gains = {k: recall_difference(student[side], reference[side], k) for k in KS}
-        rows.append(Row(title, tuple(difference_cell(gain, f"{side}/R@{k}", urls, 1) for k, gain in gains.items())))
+        rows.append(
+            TableRow(title, tuple(difference_cell(gain, f"{side}/R@{k}", urls, 1) for k, gain in gains.items()))
+        )
     labels = [results.row(name).label for name in models]
     note = (
         f"Paired t-intervals over the test queries at {100 * LEVEL:.0f} %; bold where the interval excludes zero. They "

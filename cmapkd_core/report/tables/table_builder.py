@@ -8,7 +8,7 @@ from functools import partial
 
 from cmapkd_core.report.read.results import ModelResults, Results
 from cmapkd_core.report.significance import LEVEL, Interval, counted, over_seeds
-from cmapkd_core.report.tables.table import Cell, Head, Row, Table, mean_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, mean_cell
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def build_table(
     n = Extra((Head("", "n"),), partial(_seeds, every)) if results.several else NOTHING
     heads = (*before.heads, *(column.head for column in every), *after.heads, *n.heads)
     rows = [
-        Row(row.label, (*before.cells(row), *_numbers(row, every), *after.cells(row), *n.cells(row)), row.kind)
+        TableRow(row.label, (*before.cells(row), *_numbers(row, every), *after.cells(row), *n.cells(row)), row.kind)
         for row in shown
     ]
     all_notes = [*notes, *([spread_note()] if results.several else [])]
