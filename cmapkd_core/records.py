@@ -46,23 +46,37 @@ def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "")
     if not run:
         return
     strings = {name: request[name] for name in DECIDING}
-    fields = _result_fields(strings)
     suite = {name: request[name] for name in SUITE if name in request}
-    record = {"run": run, **strings, **suite, "fields": fields}
+    record = {"run": run, **strings, **suite, "fields": result_fields(strings)}
     url = record_url(root, run)
     if storage.create(url, json.dumps(record, indent=2).encode()):
         return
     earlier = _read(url)
-    # A field that is younger than the record had no other value then than the one that its strings give it now.
-    recorded = _result_fields(earlier) | earlier["fields"]
-    changed = differences(fields, {name: value for name, value in recorded.items() if name in fields})
-    asked = {name: earlier[name] for name in SUITE if name in earlier}
-    if not stage or (suite and asked):  # a record that another stage than a suite's report has written has no suite
-        changed = differences(suite, asked) + changed
+    # A record that another stage than a suite's report has written has no suite.
+    has_suite = bool(suite) and any(name in earlier for name in SUITE)
+    changed = _differing(earlier, request, suite=not stage or has_suite)
     if changed:
         lines = "\n  ".join(changed)
-        way_out = "give this one another --run name, or ask for the recipe it had"
+        way_out = "leave --run out, or give this one another --run name, or ask for the recipe it had"
         raise InputError(f"run '{run}' exists with another recipe ({url}):\n  {lines}\n{way_out}")
+
+
+def give_up(root: str, run: str, request: Mapping[str, str]) -> list[str]:
+    """Delete the record of a run of which nothing stands, so that another recipe can have its name.
+
+    Args:
+        request: as of `record_run`.
+
+    Returns:
+        the fields that differ; none, and nothing is deleted, where the record is of this recipe or there is none.
+    """
+    try:
+        changed = _differing(_read(record_url(root, run)), request, suite=True)
+    except FileNotFoundError:
+        return []
+    if changed:
+        storage.delete(record_url(root, run))
+    return changed
 
 
 def read_record(root: str, run: str) -> dict[str, Any]:
@@ -107,6 +121,19 @@ def _read(url: str) -> dict[str, Any]:
         ) from None
 
 
-def _result_fields(strings: Mapping[str, str]) -> dict[str, Any]:
+def _differing(earlier: Mapping[str, Any], request: Mapping[str, str], suite: bool) -> list[str]:
+    """What a request and a record differ in; with `suite` in that too."""
+    fields = result_fields({name: request[name] for name in DECIDING})
+    # A field that is younger than the record had no other value then than the one that its strings give it now.
+    recorded = result_fields(earlier) | earlier["fields"]
+    changed = differences(fields, {name: value for name, value in recorded.items() if name in fields})
+    if not suite:
+        return changed
+    both = [{name: one[name] for name in SUITE if name in one} for one in (request, earlier)]
+    return differences(*both) + changed
+
+
+def result_fields(strings: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a recipe, by dotted name, that a result may depend on; `strings` are those of request.DECIDING."""
     leaves = flatten(recipe_of(strings))
     return {name: value for name, value in leaves.items() if not name.startswith("runtime.")}

@@ -26,7 +26,7 @@ def deliver_run(args: argparse.Namespace) -> int:
     """
     site, root = site_and_root(args)
     uri = _server(args, site, root)
-    job = laid_out(args, root, args.deliver)
+    job = laid_out(root, args.deliver)
     urls = list(dict.fromkeys(storage.absolute(job.urls[task.name]) for task in job.tasks))
     found = in_order(urls, _look, LOOKS)
     owed = [(url, one) for url, one in zip(urls, found, strict=True) if one is not None]

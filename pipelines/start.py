@@ -11,19 +11,24 @@ from pathlib import Path
 from cmapkd_core import temporary, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import TOLD
-from cmapkd_core.records import record_run
+from cmapkd_core.records import give_up, read_record, record_run
+from cmapkd_core.stages.artifact import find
 from cmapkd_core.storage import StorageError
 from pipelines import client, deliver, dryrun, endpoint, site_check, size, suite_retry, suite_runs, verify
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.placeholders import empty_in_form, refuse_placeholders
 from pipelines.site import Site, load_site
-from pipelines.submission import Submission, check_mode, cron, decide, started_as
+from pipelines.submission import Submission, check_mode, cron, decide, laid_out, started_as
 
 
 def run_here(job: Submission, command: Sequence[str]) -> int:
     """Run all tasks on this machine; returns the exit code."""
-    record_run(job.arguments["root"], job.run, job.request)
+    root = job.arguments["root"]
+    if changed := [] if stands(root, job.run) else give_up(root, job.run, job.request):
+        was = "\n  ".join(changed)
+        print(f"run {job.run} had another recipe, of which no stage was complete; it has this one now:\n  {was}")
+    record_run(root, job.run, job.request)
     open_tracker(job)
     with temporary.folder() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
@@ -43,6 +48,15 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
     for name, url in list(outputs.items())[-1:]:
         print(f"{name}: {url}")
     return 0
+
+
+def stands(root: str, run: str) -> bool:
+    """Whether a stage of an earlier run of this name is complete, its report aside: others may share what it made."""
+    try:
+        read_record(root, run)
+    except InputError:  # there is none, or `record_run` says what is wrong with it
+        return False
+    return any(find(url) for url in laid_out(root, run).urls.values())
 
 
 def open_tracker(job: Submission) -> None:

@@ -16,11 +16,12 @@ from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
+from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.folders import check_data, reads_folder
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES
-from cmapkd_core.records import SUITE, read_record
+from cmapkd_core.records import SUITE, read_record, result_fields
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
 from cmapkd_core.storage import StorageError
 from pipelines import mirror, package, runs, suite
@@ -120,13 +121,14 @@ def decide(args: argparse.Namespace) -> Submission:
 Part = Callable[[tuple[Task, ...]], tuple[Task, ...]]
 
 
-def laid_out(args: argparse.Namespace, root: str, run: str) -> Submission:
+def laid_out(root: str, run: str) -> Submission:
     """All tasks of an earlier run and where their artifacts lie; nothing is started of it.
 
     Raises:
         InputError: no such run, or a record that cannot be used.
     """
-    named = argparse.Namespace(**{**vars(args), "run": run, "from_stage": "all"})
+    nothing = dict.fromkeys((*CHOOSES, *OF_A_START, "schedule", "compile_only"), "")
+    named = argparse.Namespace(**{**nothing, "run": run, "from_stage": "all", "local": True})
     request, site = earlier_request(named, root), Site()
     return (decide_suite if "suite" in request else decide_run)(named, site, root, request, tuple)
 
@@ -136,7 +138,8 @@ def decide_run(
 ) -> Submission:
     """One recipe with one seed; `part` chooses the tasks of an earlier run to run again."""
     recipes = {"run": recipe_of(request), "reference": recipe_of(reference_of(request))}
-    run = args.run or default_run(f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}", args.local)
+    name = f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}"
+    run = args.run or (f"{name}{changes(request)}" if args.local else f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     arguments = package.defaults(site) | request | {"root": root}
     tasks = tasks_of(recipes["run"])
 
@@ -170,7 +173,8 @@ def decide_suite(
     """The recipes of a suite with several seeds. What is finished already takes no part, but for the report."""
     recipe = recipe_of(request | {"ablation": FULL, "seed": ""})
     name, count = request["suite"], int(request["seeds"])
-    run = args.run or f"{recipe.name}-{name}-{count}seeds"  # the same command goes on with it, in a cluster too
+    # The same command goes on with it, in a cluster too.
+    run = args.run or f"{recipe.name}-{name}-{count}seeds{changes(request | {'ablation': FULL, 'seed': ''})}"
     if len(run) > EXPERIMENT and not args.local:
         raise InputError(
             f"a suite's experiment has its run's name, and of that {EXPERIMENT} characters at most, not {len(run)}: "
@@ -338,9 +342,13 @@ def given_root(root: str) -> str:
     return root
 
 
-def default_run(name: str, here: bool) -> str:
-    """Name of a run that was given none: here the same command finds the same run, on a cluster each is new."""
-    return name if here else f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+def changes(request: Mapping[str, str]) -> str:
+    """What a name that the command did not give has behind its recipe: "" without overrides and data of its own.
+
+    So the same command finds the same run, and one with another field set is another run, which shares what is equal.
+    """
+    fields = result_fields(request)
+    return "" if fields == result_fields({**request, "overrides": "", "data": ""}) else f"-{fingerprint(fields)[:6]}"
 
 
 def started_as() -> list[str]:

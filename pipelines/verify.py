@@ -70,7 +70,7 @@ def _makers(args: argparse.Namespace, root: str, runs: list[str]) -> dict[str, t
     found: dict[str, tuple[str, str]] = {}
     for run in runs:
         try:
-            job: Submission = laid_out(args, root, run)
+            job: Submission = laid_out(root, run)
         except InputError as error:
             if args.verify:
                 raise
