@@ -55,7 +55,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
 
 
 def complete(url: str) -> None:
-    none = dict.fromkeys(("fields", "inputs", "metrics", "outputs"), {})
+    none = {key: {} for key in ("fields", "inputs", "metrics", "outputs")}
     storage.create(f"{url}/manifest.json", sealed({"stage": "prepare", "seconds": 1, "folder": "out-1", **none}))
 
 
