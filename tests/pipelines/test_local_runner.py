@@ -43,11 +43,16 @@ def hang(folder: str, name: str, artifact: dsl.OutputPath(str)) -> dsl.Container
 
 @dsl.container_component
 def meet(folder: str, me: str, other: str, artifact: dsl.OutputPath(str)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
-    """Ends well if `other` begins while this one runs; without an `other` it takes a moment. Keeps what it saw."""
+    """Ends well if `other` begins while this one runs; without an `other` it takes a moment. Keeps what it saw.
+
+    Where there is a file `me`.waits it takes until any two have met.
+    """
     script = (
         'cd "$1"; touch "$2.began" "$2.was"; i=0; mkdir -p "$(dirname "$4")"; ls *.began > "$4"\n'
+        '[ "$(wc -l < "$4")" -lt 2 ] || touch met\n'
+        'while [ -e "$2.waits" ] && [ ! -e met ]; do sleep 0.05; i=$((i+1)); [ $i -lt 400 ] || exit 9; done; i=0\n'
         'while [ -n "$3" ] && [ ! -e "$3.was" ]; do sleep 0.05; i=$((i+1)); [ $i -lt 200 ] || exit 9; done\n'
-        '[ -n "$3" ] || sleep 0.6; sleep "${PAUSE:-0}"\n'
+        '[ -n "$3" ] || [ -e "$2.waits" ] || sleep 0.6; sleep "${PAUSE:-0}"\n'
         'echo "threads of $2: $OMP_NUM_THREADS"; echo "gone\rseen of $2" >&2\n'
         'rm "$2.began"; exit "${CODE:-0}"'
     )
@@ -215,6 +220,8 @@ def test_each_task_gets_its_share_of_the_cores_unless_that_is_set(
     ],
 )
 def test_who_runs_beside_whom(tmp_path: Path, limits: dict, together: set[str]) -> None:
+    for name in {*"".join(together)}:
+        (tmp_path / f"{name}.waits").touch()
     outputs = run_package(compiled(apart, tmp_path), {"folder": str(tmp_path)}, "r", ["a", "b", "c"], **limits)
     seen = {"".join(line.removesuffix(".began") for line in text.split()) for text in outputs.values()}
     assert {names for names in seen if len(names) > 1} <= together
