@@ -60,6 +60,10 @@ class PolicyMemory(nn.Module):
 
     def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
         super()._load_from_state_dict(*given, **more)
+        self.recount()
+
+    def recount(self) -> None:
+        """The buffers are others."""
         self._held = None
 
     def held(self) -> int:

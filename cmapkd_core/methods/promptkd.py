@@ -11,6 +11,8 @@ frozen as released.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,11 +71,26 @@ class PromptKd(InTeacherSpace):
         # Buffers, so that a resumed run meets the same classes.
         self.register_buffer("bank", torch.zeros(recipe.method.bank, require_teacher(teacher).backbone.spec.embed_dim))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self._held: int | None = None  # `filled`, known here so that no step waits for the device to say it
+
+    def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
+        super()._load_from_state_dict(*given, **more)
+        self.recount()
+
+    def recount(self) -> None:
+        """The buffers are others."""
+        self._held = None
+
+    def held(self) -> int:
+        """Captions in the bank."""
+        if self._held is None:
+            self._held = int(self.filled)
+        return self._held
 
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
         image, image_t, caption_t = gathered(rows.student["image"], rows.teacher["image"], rows.teacher["text"])
-        classes = torch.cat([caption_t, self.bank[: int(self.filled)]])
+        classes = torch.cat([caption_t, self.bank[: self.held()]])
         if self.training:
             self._keep(caption_t)
         term = self.divergence(image, image_t, rows.said(Embeddings).scale, classes)
@@ -83,4 +100,5 @@ class PromptKd(InTeacherSpace):
         """Captions [B,E'] into the bank; first in, first out."""
         size = len(self.bank)
         self.bank.copy_(torch.cat([captions, self.bank])[:size])
-        self.filled.fill_(min(size, int(self.filled) + len(captions)))
+        self._held = min(size, self.held() + len(captions))
+        self.filled.fill_(self._held)

@@ -231,6 +231,17 @@ def mean(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, (total / world()).tolist(), strict=True))
 
 
+def averaged(x: Tensor) -> Tensor:
+    """The ranks' mean of a tensor of one shape, [...] -> [...]; no gradient, no wait for the device."""
+    if world() == 1:
+        return x
+    import torch.distributed as dist
+
+    with together():
+        dist.all_reduce(x)
+    return x / world()
+
+
 def stack(x: Tensor) -> Tensor:
     """Every rank's tensor of one shape, in rank order and without a gradient, [...] -> [world, ...]."""
     if world() == 1:
