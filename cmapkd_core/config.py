@@ -322,6 +322,9 @@ class RuntimeConfig:
     # Of copies of shards, and of the teacher's outputs for them, that a machine keeps of what lies on S3; the least
     # recently read go. Two blocks of 16 shards let one be fetched while the other is read. 0: no bound, none goes.
     cache_gb: Amount = 0.0
+    # The student's towers compute activations again on the way back in place of keeping them: a third more work in the
+    # towers, and memory of a block and not of all of them.
+    grad_checkpointing: bool = False
     log_every: Count = 20
     shares_every: Count = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

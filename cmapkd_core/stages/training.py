@@ -48,6 +48,8 @@ class TrainingSetup:
     def build(cls, context: Context, stage: str) -> TrainingSetup:
         """The method with the student of the artifact `init`, or of the recipe, and the frozen teacher that it has."""
         method, teacher = build_method(recipe_of_stage(context.recipe, stage), context)
+        if context.recipe.runtime.grad_checkpointing:
+            method.student.checkpoint_blocks()
         return cls(context, stage, method, teacher)
 
     @property
