@@ -71,7 +71,7 @@ class PromptKd(InTeacherSpace):
         # Buffers, so that a resumed run meets the same classes.
         self.register_buffer("bank", torch.zeros(recipe.method.bank, require_teacher(teacher).backbone.spec.embed_dim))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
-        self._held: int | None = None  # `filled`, known here so that no step waits for the device to say it
+        self._held: int | None = 0  # `filled`, known here so that no step waits for the device to say it
 
     def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
         super()._load_from_state_dict(*given, **more)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from waits import waits
 
 from cmapkd_core.config import OptimConfig
 from cmapkd_core.engine.finite import Buffers
@@ -11,6 +12,7 @@ from cmapkd_core.engine.optim import Optimiser, trainable
 from cmapkd_core.engine.passes import Made, passes_of
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import Method
 from cmapkd_core.recipes import BASELINES, resolve
 
 PAIRS = 4
@@ -20,7 +22,7 @@ PAIRS = 4
 def passed(make_method, make_teacher, batch, ask):
     """`passed(row, parts, phase, overrides)`: one step's outcome, its gradient by name, and the method."""
 
-    def run(row: str, parts: int, phase: str = "fine", overrides: str = "") -> tuple[Made, dict[str, Tensor], object]:
+    def run(row: str, parts: int, phase: str = "fine", overrides: str = "", between=dict) -> tuple[Made, dict, Method]:
         recipe, teacher = resolve("tiny", row, f"optim.batch={PAIRS} {overrides}"), make_teacher()
         method = make_method(recipe, teacher).train()
         rows = getattr(recipe.schedule, phase)
@@ -36,7 +38,9 @@ def passed(make_method, make_teacher, batch, ask):
 
         torch.manual_seed(5)
         pairs = batch().part(slice(0, PAIRS))
-        made = passes_of(plan)(method, targets, plan, optimiser, Buffers(method)).run(pairs, 0, True, lambda: None)
+        passes = passes_of(plan)(method, targets, plan, optimiser, Buffers(method))
+        between()
+        made = passes.run(pairs, 0, True, lambda: None)
         return made, {n: p.grad for n, p in method.named_parameters() if p.grad is not None}, method
 
     return run
@@ -95,3 +99,13 @@ def test_a_part_alone_would_have_another_gradient(passed, make_method, make_teac
     name = "student.model.visual.conv1.weight"
     apart = (dict(method.named_parameters())[name].grad - expected[name]).norm() / expected[name].norm()
     assert apart > 0.1
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("row", ["none", *BASELINES])
+def test_neither_way_waits_for_the_device(passed, row, parts):
+    """Terms, gradient, utilities and shares: what the host learns of them it learns at the step's end."""
+    with waits() as since:
+        passed(row, parts, between=since)
+        found = since()
+    assert found == {}
