@@ -44,7 +44,8 @@ def tell(made: Made, norm: Tensor, flags: tuple[bool, bool], stats: bool) -> Tol
     shared = {"terms": made.terms, "stats": made.stats if stats else {}}
     scalars = [norm, *(x for table in shared.values() for x in table.values())]
     numbers = torch.stack([x.detach().float() for x in scalars])
-    mean = parallel.averaged(torch.cat((numbers, numbers.new_tensor(flags))))
+    # Filled in there: a copy of the host's numbers to the device would be waited for.
+    mean = parallel.averaged(torch.cat((numbers, *(numbers.new_full((1,), float(flag)) for flag in flags))))
     local = [x.float() for table in (made.terms, made.norms) for x in table.values()]
     found = iter(torch.cat((mean, torch.stack(local))).tolist() if local else mean.tolist())
     overall = next(found)

@@ -221,7 +221,8 @@ class Cmapkd(Method):
         crossed = student.coarsest().meet(teacher.coarsest(), scale), teacher.coarsest().meet(student.coarsest(), scale)
         rows = [VISION_LEVELS.index(n) for n in both.student_levels.vision()]
         columns = [TEXT_LEVELS.index(n) for n in both.student_levels.text()]
-        alpha = targets.alpha[rows][:, columns]
+        # One by one: a list as an index is a copy to the device that is waited for.
+        alpha = torch.stack([torch.stack([targets.alpha[row, column] for column in columns]) for row in rows])
         config = self.recipe.method
         pairs = student.meet(student, scale), teacher.meet(teacher, targets.level_scale)
         return align(single(*crossed), pyramid(*pairs, alpha, config.tau), config.pyramid_align)

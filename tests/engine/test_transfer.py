@@ -25,7 +25,10 @@ def test_what_counts_as_a_wait():
         assert since() == {"tolist": 1}
         x[x > 0]
         assert since() == {"masked index": 1}
-        (x * 2).sum()
+        x[[1, 0]]
+        x.new_tensor([1.0])
+        assert since() == {"index by a list": 1, "new_tensor": 1}
+        (x[1:] * 2).sum()
         assert since() == {}
 
 

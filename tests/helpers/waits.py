@@ -14,17 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # Python asks a tensor for its values, or an operator has to know a value or a size itself.
 ASKING = {"tolist", "item", "__bool__", "__int__", "__float__", "__index__", "__contains__", "cpu", "numpy"}
+# Values of Python's become a tensor on the CPU first, whose copy to the device is waited for.
+GIVING = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal"}
 
 
 class _Asked(TorchFunctionMode):
     def __init__(self, found: Counter[str]) -> None:
         super().__init__()
-        self.found, self.inside = found, 0
+        self.found = found
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        self.found[name] += name in ASKING
+        listed = name == "__getitem__" and _has_list(args[1])
+        self.found["index by a list" if listed else name] += listed or name in ASKING | GIVING
         return func(*args, **(kwargs or {}))
 
 
@@ -39,6 +42,10 @@ class _Waited(TorchDispatchMode):
         masked = name.startswith("index") and any(x is not None and x.dtype is torch.bool for x in _indices(args))
         self.found["masked index" if masked else name] += masked or name in WAITING
         return func(*args, **(kwargs or {}))
+
+
+def _has_list(index: Any) -> bool:
+    return any(isinstance(x, list) for x in (index if isinstance(index, tuple) else (index,)))
 
 
 def _indices(args: tuple[Any, ...]) -> Sequence[Tensor | None]:

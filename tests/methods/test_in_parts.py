@@ -102,7 +102,7 @@ def test_a_part_alone_would_have_another_gradient(passed, make_method, make_teac
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("row", ["none", *BASELINES])
+@pytest.mark.parametrize("row", ["none", "reversed_alsn", "random_alsn", *BASELINES])
 def test_neither_way_waits_for_the_device(passed, row, parts):
     """Terms, gradient, utilities and shares: what the host learns of them it learns at the step's end."""
     with waits() as since:

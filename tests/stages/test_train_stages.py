@@ -286,6 +286,6 @@ def test_activations_that_are_computed_again_change_nothing(train_tiny, tmp_path
         urls.append(train_tiny(tmp_path / name, "joint", row, fields))
         ran.append(0)
     counting.remove()
-    assert ran[0] > 1.4 * ran[1] > 0
+    assert ran[0] > 1.2 * ran[1] > 0  # the teacher runs once
     assert urls[0].rpartition("/")[2] == urls[1].rpartition("/")[2]
     assert digests(urls[0]) == digests(urls[1])
