@@ -22,9 +22,12 @@ PAIRS = 4
 def passed(make_method, make_teacher, batch, ask):
     """`passed(row, parts, phase, overrides)`: one step's outcome, its gradient by name, and the method."""
 
-    def run(row: str, parts: int, phase: str = "fine", overrides: str = "", between=dict) -> tuple[Made, dict, Method]:
+    def run(
+        row: str, parts: int, phase: str = "fine", overrides: str = "", between=dict, amp=None
+    ) -> tuple[Made, dict, Method]:
         recipe, teacher = resolve("tiny", row, f"optim.batch={PAIRS} {overrides}"), make_teacher()
         method = make_method(recipe, teacher).train()
+        method.amp = teacher.amp = amp
         rows = getattr(recipe.schedule, phase)
         groups = trainable(method.groups(rows), rows)
         freeze_all_but(method, [p for params in groups.values() for p in params])
@@ -87,6 +90,16 @@ def test_some_pairs_are_measured_across_parts(passed):
     (_, _, method), (_, _, expected) = passed("none", 2, "fine", fields), passed("none", 1, "fine", fields)
     assert method.memory.held() == expected.memory.held() == 3
     close(*(dict(m.memory.named_buffers()) for m in (method, expected)))
+
+
+@pytest.mark.parametrize("row", ["none", "clip_kd"])
+def test_towers_in_half_precision(passed, row):
+    """bf16 rounds to three digits, so a gradient is compared as a whole."""
+    (_, gradient, _), (_, expected, _) = (passed(row, parts, amp=torch.bfloat16) for parts in (2, 1))
+    assert gradient.keys() == expected.keys()
+    assert all(g.dtype is torch.float32 for g in gradient.values())
+    ours, theirs = (torch.cat([x.flatten() for x in table.values()]) for table in (gradient, expected))
+    assert (ours - theirs).norm() < 0.03 * theirs.norm()
 
 
 def test_a_part_alone_would_have_another_gradient(passed, make_method, make_teacher, batch):
