@@ -36,7 +36,7 @@ def check_collectives() -> dict[str, object]:
         "gathered": everything.flatten().tolist(),
         "gradient": x.grad.flatten().tolist(),
         "any": [parallel.any_rank(False), parallel.any_rank(rank == 1), parallel.any_rank(True)],
-        "mean": parallel.mean({"a": float(rank), "b": 3.0}),
+        "mean": parallel.averaged(torch.tensor([float(rank), 3.0])).tolist(),
         "broadcast": parallel.broadcast(f"from {rank}"),
         "objects": parallel.all_objects(rank * 10),
     }

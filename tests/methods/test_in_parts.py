@@ -23,7 +23,7 @@ def passed(make_method, make_teacher, batch, ask):
     """`passed(row, parts, phase, overrides)`: one step's outcome, its gradient by name, and the method."""
 
     def run(
-        row: str, parts: int, phase: str = "fine", overrides: str = "", between=dict, amp=None
+        row: str, parts: int, phase: str = "fine", overrides: str = "", between=dict, amp=None, scaler=None
     ) -> tuple[Made, dict, Method]:
         recipe, teacher = resolve("tiny", row, f"optim.batch={PAIRS} {overrides}"), make_teacher()
         method = make_method(recipe, teacher).train()
@@ -34,6 +34,7 @@ def passed(make_method, make_teacher, batch, ask):
         optim = OptimConfig(batch=PAIRS, accumulate=parts)
         plan = PhasePlan(0, phase, rows, 1, recipe.method.weights.within(rows), optim, PAIRS)
         optimiser = Optimiser(groups, rows, optim, 1, scaled=False)
+        optimiser.scaler = scaler or optimiser.scaler
         known = METHODS[recipe.method.name].teacher
 
         def targets(part):
@@ -100,6 +101,13 @@ def test_towers_in_half_precision(passed, row):
     assert all(g.dtype is torch.float32 for g in gradient.values())
     ours, theirs = (torch.cat([x.flatten() for x in table.values()]) for table in (gradient, expected))
     assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def test_the_loss_scale_of_fp16_is_in_the_gradient_once(passed):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    (made, gradient, _), (whole, expected, _) = passed("none", 2, scaler=scaler), passed("none", 1)
+    close(gradient, {name: 1024 * x for name, x in expected.items()})
+    close(made.norms, {name: 1024 * x for name, x in whole.norms.items()})
 
 
 def test_a_part_alone_would_have_another_gradient(passed, make_method, make_teacher, batch):
