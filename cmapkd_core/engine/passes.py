@@ -52,7 +52,7 @@ class Passes(ABC, Generic[BatchT, TargetsT]):
 
     Args:
         targets: what a batch is compared with.
-        backward: called before the first pass back.
+        buffers: the module's, kept at the step's start.
     """
 
     def __init__(
@@ -69,7 +69,11 @@ class Passes(ABC, Generic[BatchT, TargetsT]):
 
     @abstractmethod
     def run(self, batch: BatchT, step: int, shares: bool, backward: Callable[[], None]) -> Made:
-        """Add the gradient of a batch's total; `step` is counted from 0, `shares`: norms are wanted."""
+        """Add the gradient of a batch's total.
+
+        Args:
+            step: counted from 0. shares: norms are wanted. backward: called before the first pass back.
+        """
 
     def scale(self) -> float:
         """The loss scaler's, for gradients that are measured; waits for the device."""
