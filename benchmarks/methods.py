@@ -23,8 +23,9 @@ import torch
 from cmapkd_core.catalog import STORES, load
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.engine.loop import freeze_all_but, weighted_total
+from cmapkd_core.engine.loop import freeze_all_but
 from cmapkd_core.engine.optim import Optimiser, trainable
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.evaluate.subject import count_parameters
 from cmapkd_core.method_specs import METHODS
@@ -91,7 +92,7 @@ def stepper(method: Method, teacher: Teacher, batch: Batch, stored: bool = False
 
     def step(number: int) -> None:
         optimiser.set_rates(number)
-        optimiser.backward(weighted_total(method(batch, targets(), phase, number).terms, weights))
+        optimiser.scaled(weighted_total(method(batch, targets(), phase, number).terms, weights)).backward()
         optimiser.clip()
         optimiser.update()
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cmapkd_core.catalog import load
 from cmapkd_core.config import METHOD, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.engine.loop import weighted_total
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.models.architecture import read_architecture

@@ -130,6 +130,5 @@ def _check_sizes(recipe: Recipe) -> None:
         )
     if optim.batch % optim.accumulate:
         raise InputError(
-            f"optim.batch={optim.batch} does not divide into optim.accumulate={optim.accumulate} micro-batches: "
-            "use a multiple"
+            f"optim.batch={optim.batch} does not divide into optim.accumulate={optim.accumulate} parts: use a multiple"
         )

@@ -196,7 +196,7 @@ class SelectorConfig:
     toward: tuple[Annotated[str, Named("term of selector.toward", EMBEDDING_TERMS)], ...] = ("task",)
     utility_tau: AboveZero = 0.1  # temperature of the target softmax(u / tau_u)
     uniform: Amount = 0.1  # weight of KL(w || uniform), or of the paper's entropy
-    every: Count = 10  # joint stage: micro-batches between two measurements of the utilities
+    every: Count = 10  # joint stage: steps between two measurements of the utilities
     # Share of the pairs that are measured: of a batch in joint training, of an epoch's batches at the end of warm-up.
     measured: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 1.0
 
@@ -215,7 +215,9 @@ class OptimConfig:
     """Batches, AdamW, precision, and what happens to an update that goes wrong; the same for all methods."""
 
     batch: Count = 256  # global: the in-batch contrastive terms see all of it
-    accumulate: Count = 1  # micro-batches per update; the contrastive terms then see one micro-batch
+    # Parts in which a batch passes the towers, to fit into memory, at the cost of a second forward. Every term sees the
+    # whole batch, so results are those of 1 to rounding, but for batch norms (statistics of a part) and dropout.
+    accumulate: Count = 1
     weight_decay: Amount = 0.05
     beta1: Decay = 0.9
     beta2: Decay = 0.98
@@ -320,6 +322,9 @@ class RuntimeConfig:
     # Of copies of shards, and of the teacher's outputs for them, that a machine keeps of what lies on S3; the least
     # recently read go. Two blocks of 16 shards let one be fetched while the other is read. 0: no bound, none goes.
     cache_gb: Amount = 0.0
+    # The student's towers compute activations again on the way back in place of keeping them: a third more work in the
+    # towers, and memory of a block and not of all of them.
+    grad_checkpointing: bool = False
     log_every: Count = 20
     shares_every: Count = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

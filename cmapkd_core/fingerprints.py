@@ -23,6 +23,7 @@ _STORED = (_CROPS, "teacher_fit.store")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
 _MEASURED = "selector.measured"  # of how many pairs,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
+_PARTS = "optim.accumulate"
 _WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
 _UPDATES = (
     *(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision")),
@@ -64,7 +65,10 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
     since = (*_GATE, _REPACK, *_STORED, *_WATCH, _GOAL, _MEASURED, *(() if stage == "joint" else (_LEVELS,)))
-    return {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
+    found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
+    if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
+        found[_PARTS] = f"{found[_PARTS]} parts of a batch"
+    return found
 
 
 def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:

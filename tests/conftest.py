@@ -226,19 +226,19 @@ def terminate_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """`terminate_after(n)`: this process gets a real SIGTERM in the training loop, when n more updates are done."""
     from cmapkd_core.engine.runtime import StopRequest
 
-    original = StopRequest.agree
+    original = StopRequest.flags
 
     def arrange(updates: int) -> None:
         seen = 0
 
-        def agree(self: StopRequest, due: bool) -> tuple[bool, bool]:
+        def flags(self: StopRequest, due: bool) -> tuple[bool, bool]:
             nonlocal seen
             seen += 1
             if seen == updates:
                 signal.raise_signal(signal.SIGTERM)
             return original(self, due)
 
-        monkeypatch.setattr(StopRequest, "agree", agree)
+        monkeypatch.setattr(StopRequest, "flags", flags)
 
     return arrange
 

@@ -187,6 +187,14 @@ def test_a_field_reaches_the_stages_that_read_it(change, expected):
     assert shared(resolve("tiny"), resolve("tiny", overrides=change)) == expected
 
 
+def test_parts_that_see_the_whole_batch_make_artifacts_of_their_own():
+    """Before, the pairs of a part were compared with each other alone; a batch in one piece is what it was."""
+    one, two = (reads(resolve("paper", "kd", f"optim.accumulate={parts}"), "joint") for parts in (1, 2))
+    assert one["optim.accumulate"] == 1
+    assert differences(two, one) == ["optim.accumulate: 1 -> 2 parts of a batch"]
+    assert fingerprint(two) != fingerprint(two | {"optim.accumulate": 2})
+
+
 def test_artifacts_made_before_updates_were_watched_keep_their_places():
     younger = ("max_skipped", "gradient_spike", "loss_spike", "rollbacks")
     assert not {f"optim.{name}" for name in younger} & {

@@ -67,11 +67,11 @@ class Batch:
         cached = {name: tensor.to(device, non_blocking=True) for name, tensor in self.cached.items()}
         return replace(self, index=self.index.to(device), images=images, tokens=tokens, cached=cached)
 
-    def first(self, count: int) -> Batch:
-        """Its first `count` samples."""
+    def part(self, rows: slice) -> Batch:
+        """These of its samples, no copies; `replaced` stays with the whole."""
         tables = (self.images, self.tokens, self.cached)
-        images, tokens, cached = ({name: tensor[:count] for name, tensor in table.items()} for table in tables)
-        return Batch(self.keys[:count], self.index[:count], images, tokens, self.replaced, cached)
+        images, tokens, cached = ({name: tensor[rows] for name, tensor in table.items()} for table in tables)
+        return Batch(self.keys[rows], self.index[rows], images, tokens, [], cached)
 
 
 class TrainLoader:

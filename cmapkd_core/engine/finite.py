@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class Buffers:
     def __init__(self, module: nn.Module) -> None:
         self._live = [x for x in module.buffers() if x.numel()]
         self._kept = [x.detach().clone() for x in self._live]
+        self._counting: list[Any] = [part for part in module.modules() if hasattr(part, "recount")]
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -52,9 +54,15 @@ class Buffers:
         self._copy(self._live, self._kept)
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Make them again what they were."""
+    def copy_back(self) -> None:
+        """Make running statistics again what they were."""
         self._copy(self._kept, self._live)
+
+    def restore(self) -> None:
+        """Make all of them again what they were; a module that counts what its buffers hold has to `recount`."""
+        self.copy_back()
+        for module in self._counting:
+            module.recount()
 
     def _copy(self, source: list[Tensor], target: list[Tensor]) -> None:
         """In place, pair by pair; tensors [..] of equal shapes."""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from cmapkd_core.engine.finite import shortened
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import ELSE, Session
+from cmapkd_core.engine.transfer import Told
 from cmapkd_core.errors import Diverged
 
 _STEPS, _SAMPLES = 24, 8  # that a message names
 
 
-def judge(session: Session, plan: PhasePlan, step: int, norm: float, scale: Callable[[], float]) -> bool:
-    """True where the update that `step` completes is to be taken, on all ranks alike; one that is not is reported.
+def judge(session: Session, plan: PhasePlan, step: int, told: Told, scale: Callable[[], float]) -> bool:
+    """True where the update of `step` is to be taken, on all ranks alike; one that is not is reported.
 
     Args:
-        norm, scale: as `Watch.judge` takes them.
+        scale: as `Watch.judge` takes it.
     """
     watch, optim = session.watch, plan.optim
-    verdict = watch.judge(norm, optim, scale)
+    verdict = watch.judge(told.norm, optim, scale, all(map(math.isfinite, told.terms.values())))
     where, total = f"{session.stage} {plan.name}: step {step}", session.total(plan, step)
     if verdict.why:
         row = watch.skip(verdict, plan.name, step, total)
@@ -40,11 +42,11 @@ def require_sound(session: Session, plan: PhasePlan, step: int) -> None:
     Raises:
         Diverged: too many updates were skipped; or the loss stays far above its median, where that may roll back.
     """
-    memory, optim, half = session.watch.memory, plan.optim, plan.updates // 2
+    memory, optim, half = session.watch.memory, plan.optim, plan.steps // 2
     where, text = f"{session.stage}, phase {plan.name}, step {step}", ""
     if len(memory.skipped) > optim.max_skipped or memory.in_phase > half:
         many = len(memory.skipped) > optim.max_skipped
-        bound = f"optim.max_skipped={optim.max_skipped}" if many else f"half of the phase's {plan.updates}"
+        bound = f"optim.max_skipped={optim.max_skipped}" if many else f"half of the phase's {plan.steps}"
         steps = shortened([f"{row['phase']} {row['phase_step']}" for row in memory.skipped], _STEPS)
         count = len(memory.skipped)
         text = (

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import torch
-from timm.layers.norm_act import convert_sync_batchnorm
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from cmapkd_core import parallel
 from cmapkd_core.config import Phase
@@ -19,17 +14,14 @@ from cmapkd_core.data.loader import Batch, TableBatch
 from cmapkd_core.engine.finite import Buffers
 from cmapkd_core.engine.guard import judge, require_sound
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
+from cmapkd_core.engine.passes import BatchT, BatchT_contra, Passes, Table, TargetsT, TargetsT_contra, passes_of
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, Session
+from cmapkd_core.engine.transfer import Told, tell
 from cmapkd_core.methods.base import Outcome
 from cmapkd_core.models.scales import bound, trained_scales
 
-Table = dict[str, Tensor]  # rows [b, ...] by column, of a loader without pictures
-BatchT = TypeVar("BatchT", Batch, Table)
 BatchT_co = TypeVar("BatchT_co", covariant=True)
-BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
-TargetsT = TypeVar("TargetsT")
-TargetsT_contra = TypeVar("TargetsT_contra", contravariant=True)
 
 
 class Trainable(Protocol[BatchT_contra, TargetsT_contra]):
@@ -76,39 +68,33 @@ def run_phase(
         targets: what a batch on the device is compared with, such as the frozen teacher's outputs.
 
     Raises:
-        InputError: the phase trains nothing, has no whole update, or more pairs are corrupt than may be: of those that
-            this rank met, and of all ranks' and attempts' up to the last checkpoint.
+        InputError: the phase trains nothing, a batch does not divide into its parts, or more pairs are corrupt than may
+            be: of those that this rank met, and of all ranks' and attempts' up to the last checkpoint.
         Interrupted: SIGTERM; the state is saved.
         Diverged: more updates than may be were skipped, or a checkpoint would have held a NaN or an Inf.
     """
     module, device = as_module(trained), parallel.device()
-    plan.require_updates()
     module.to(device).train()
     optimiser = make_optimiser(trained, plan)
-    step, norm = session.resume(plan, module, optimiser), 0.0
+    step = session.resume(plan, module, optimiser)
     loader.reorder(session.rollbacks)
     if plan.optim.rollbacks and session.saved is None and plan.index == 0:
         session.save(plan, 0, module, optimiser)  # what diverges before the first one has a place to go back to
     loader.require_few_corrupt(session.replaced)
     session.settle()  # the first batch forks workers: not while a thread may hold a lock that they would inherit
-    wrapped, buffers, scales = distribute(module), Buffers(module), trained_scales(module)
+    buffers, scales = Buffers(module), trained_scales(module)
+    passes = passes_of(plan)(module, targets, plan, optimiser, buffers)
     for batch in watched(loader.batches(step, plan.steps), session, plan, step):
         keys, batch = batch_keys(batch), to_device(batch, device)
-        number, inside = divmod(step, plan.optim.accumulate)
-        rates = optimiser.set_rates(number)
-        last = inside == plan.optim.accumulate - 1
-        if not inside:
-            buffers.keep()
+        rates = optimiser.set_rates(step)
+        buffers.keep()
         step += 1
-        with contextlib.nullcontext() if last else without_exchange(wrapped):
-            outcome: Outcome = wrapped(batch, targets(batch), plan.phase, step - 1)
-            point = backward(outcome, keys, session, plan, step, optimiser)
+        told = pass_through(passes, batch, session, plan, step)
+        point = seen(told, keys, session, plan)
         session.at(plan, step, AFTER)
-        if last:
-            norm = update_weights(session, plan, step, optimiser, scales, buffers)
+        update_weights(session, plan, step, told, optimiser, scales, buffers)
         session.replaced.update(batch_replaced(batch))
-        point |= {"lr": rates, "gradient_norm": norm}
-        session.after(plan, step, point, outcome.stats, module, optimiser)
+        session.after(plan, step, point | {"lr": rates, "gradient_norm": told.norm}, told, module, optimiser)
         loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
 
 
@@ -123,7 +109,7 @@ def make_optimiser(trained: Trainable[BatchT, TargetsT], plan: PhasePlan) -> Opt
     trained.amp = choose_precision(plan.optim.precision, parallel.device())
     groups = trainable(trained.groups(plan.phase), plan.phase, plan.name)
     freeze_all_but(as_module(trained), [p for params in groups.values() for p in params])
-    return Optimiser(groups, plan.phase, plan.optim, plan.updates, scaled=trained.amp is torch.float16)
+    return Optimiser(groups, plan.phase, plan.optim, plan.steps, scaled=trained.amp is torch.float16)
 
 
 def watched(batches: Iterator[BatchT], session: Session, plan: PhasePlan, step: int) -> Iterator[BatchT]:
@@ -136,79 +122,46 @@ def watched(batches: Iterator[BatchT], session: Session, plan: PhasePlan, step: 
     session.watchdog.rest()
 
 
-def backward(
-    outcome: Outcome, keys: Iterable[str], session: Session, plan: PhasePlan, step: int, optimiser: Optimiser
-) -> dict[str, Any]:
-    """Add the gradient of one micro-batch's total; its terms, weighted terms and, where due, gradient shares.
+def pass_through(passes: Passes[BatchT, TargetsT], batch: BatchT, session: Session, plan: PhasePlan, step: int) -> Told:
+    """Make the gradient of step `step`, counted from 1, and clip it; the only place that waits for the device."""
+    shares = session.due(session.runtime.shares_every, plan, step)
+    made = passes.run(batch, step - 1, shares, lambda: session.at(plan, step, BACKWARD))
+    stats = session.due(session.runtime.log_every, plan, step)
+    return tell(made, passes.optimiser.clip(), session.flags(), stats)
+
+
+def seen(told: Told, keys: Iterable[str], session: Session, plan: PhasePlan) -> dict[str, Any]:
+    """Terms, weighted terms and, where due, gradient shares of a step, which the watch has seen then.
 
     Args:
         keys: of the batch's samples, for a message.
-        step: this one's number in the phase, counted from 1.
     """
-    total = weighted_total(outcome.terms, plan.weights)
-    terms = numbers(outcome.terms)
-    weighted = {name: plan.weights[name] * value for name, value in terms.items()}
-    session.watch.see(terms, sum(weighted.values()), keys)
-    shares = {}
-    if outcome.roots and session.due(session.runtime.shares_every, plan, step):
-        scale = optimiser.scaler.get_scale()
-        shares = gradient_shares(outcome.terms, plan.weights, outcome.roots, scale)
-    session.at(plan, step, BACKWARD)
-    optimiser.backward(total)
-    return {"terms": terms, "weighted": weighted, "shares": shares}
+    weighted = {name: plan.weights[name] * value for name, value in told.terms.items()}
+    session.watch.see(told.own, sum(weighted.values()), keys)
+    return {"terms": told.terms, "weighted": weighted, "shares": told.shares}
 
 
 def update_weights(
-    session: Session, plan: PhasePlan, step: int, optimiser: Optimiser, scales: list[nn.Parameter], buffers: Buffers
-) -> float:
-    """Take the update whose gradients are there, or skip it on all ranks; returns the gradients' norm before clipping.
+    session: Session,
+    plan: PhasePlan,
+    step: int,
+    told: Told,
+    optimiser: Optimiser,
+    scales: list[nn.Parameter],
+    buffers: Buffers,
+) -> None:
+    """Take the update whose gradients are there, or skip it on all ranks.
 
     Raises:
         Diverged: see run_phase.
     """
-    norm = optimiser.clip()
-    taken = judge(session, plan, step, norm, optimiser.scaler.get_scale)
+    taken = judge(session, plan, step, told, optimiser.scaler.get_scale)
     optimiser.update(taken)
     if taken:
         bound(scales)
     else:
         buffers.restore()
     require_sound(session, plan, step)
-    return norm
-
-
-def weighted_total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """sum_t weight_t * term_t, a scalar of scalars. Every term must have a weight."""
-    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-
-
-def gradient_shares(
-    terms: dict[str, Tensor], weights: dict[str, float], roots: list[Tensor], scale: float = 1.0
-) -> dict[str, float]:
-    """Each weighted term's share of the summed gradient norms at the student's first taps.
-
-    There, and not at the embeddings, since the pyramids' terms never pass through an embedding. A
-    term that is off in effect shows as a share near 0. Towers that a phase freezes have no shares.
-
-    Args:
-        terms: scalars with a graph.
-        roots: features [b, ...] that the terms were computed from.
-        scale: the loss scaler's, without which towers in fp16 round small gradients to 0 and a term seems off. Where
-            one overflows all the same, as the scaler finds out in its first steps, there are no shares.
-    """
-    roots = [root for root in roots if root.requires_grad]
-    if not roots:
-        return {}
-    norms = {}
-    for name, value in terms.items():
-        if not value.requires_grad:
-            continue
-        grads = torch.autograd.grad(scale * weights[name] * value, roots, retain_graph=True, allow_unused=True)
-        norms[name] = float(torch.stack([g.float().norm() for g in grads if g is not None] or [torch.zeros(())]).norm())
-    total = sum(norms.values())
-    if not math.isfinite(total):
-        return {}
-    return {name: norm / total if total else 0.0 for name, norm in norms.items()}
 
 
 def freeze_all_but(module: nn.Module, trained: list[nn.Parameter]) -> None:
@@ -216,38 +169,6 @@ def freeze_all_but(module: nn.Module, trained: list[nn.Parameter]) -> None:
     chosen = {id(p) for p in trained}
     for p in module.parameters():
         p.requires_grad_(id(p) in chosen)
-
-
-def distribute(module: nn.Module) -> nn.Module:
-    """The module under DDP where there are several processes; batch norms then share their statistics on GPUs."""
-    if parallel.world() == 1:
-        return module
-    if parallel.device().type == "cuda":
-        module = share_batch_statistics(module)
-        return DistributedDataParallel(module, device_ids=[parallel.local_rank()], broadcast_buffers=False)
-    return DistributedDataParallel(module, broadcast_buffers=False)
-
-
-def without_exchange(module: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Inside it gradients stay with their rank; those of an update's last micro-batch are summed over all of them."""
-    return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
-
-
-def share_batch_statistics(module: nn.Module) -> nn.Module:
-    """The module, in place, with batch norms that take their statistics over all ranks; such ones stay as they are.
-
-    timm's converter and not torch's: its batch norms hold the activation after them, which torch's would drop. Its own
-    shared ones it takes for torch's and would drop their activation too, so only layers of one process reach it: a
-    stage calls this before each of its phases.
-    """
-    if isinstance(module, nn.SyncBatchNorm):
-        return module
-    if isinstance(module, _BatchNorm):
-        converted: nn.Module = convert_sync_batchnorm(module)
-        return converted
-    for name, child in module.named_children():
-        module.add_module(name, share_batch_statistics(child))
-    return module
 
 
 def to_device(batch: BatchT, device: torch.device) -> BatchT:
@@ -267,9 +188,3 @@ def batch_keys(batch: Batch | Table) -> Iterable[str]:
 def batch_replaced(batch: Batch | Table) -> list[tuple[str, str]]:
     """(key, reason) of the corrupt samples that others stand in for."""
     return batch.replaced if isinstance(batch, Batch) else []
-
-
-def numbers(tensors: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars as floats, in one transfer from the device."""
-    values = torch.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
-    return dict(zip(tensors, values, strict=True))

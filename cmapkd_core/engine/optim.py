@@ -1,4 +1,4 @@
-"""The optimiser of a phase: AdamW groups, cosine with warm-up, clipping, accumulation, precision."""
+"""The optimiser of a phase: AdamW groups, cosine with warm-up, clipping, precision."""
 
 from __future__ import annotations
 
@@ -88,15 +88,16 @@ class Optimiser:
             row["lr"] = row["peak"] * factor
         return {row["name"]: row["lr"] for row in self.adamw.param_groups}
 
-    def backward(self, total: Tensor) -> None:
-        """Add one micro-batch's gradient; `total` is a scalar."""
-        self.scaler.scale(total / self.config.accumulate).backward()
+    def scaled(self, total: Tensor) -> Tensor:
+        """What gradients are taken of: `total`, a scalar, and in fp16 so many times it as its gradient needs."""
+        result: Tensor = self.scaler.scale(total)
+        return result
 
-    def clip(self) -> float:
-        """Clip the update's gradient (`clip_norm` 0: nothing is) and return its norm before that."""
+    def clip(self) -> Tensor:
+        """Clip the update's gradient (`clip_norm` 0: nothing is) and return its norm before that, a scalar."""
         self.scaler.unscale_(self.adamw)
         params = [p for row in self.adamw.param_groups for p in row["params"]]
-        return float(nn.utils.clip_grad_norm_(params, self.config.clip_norm or math.inf))
+        return nn.utils.clip_grad_norm_(params, self.config.clip_norm or math.inf)
 
     def update(self, taken: bool = True) -> None:
         """After `clip`: step and clear, or clear alone; the scaler learns of an overflow either way."""

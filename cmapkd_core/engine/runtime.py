@@ -40,12 +40,11 @@ class StopRequest:
 
     def anywhere(self) -> bool:
         """True on all ranks at the same step once one of them was asked."""
-        return self.agree(False)[0]
+        return parallel.any_rank(self.asked)
 
-    def agree(self, due: bool) -> tuple[bool, bool]:
-        """(`anywhere`, whether a rank says that a checkpoint is due), the same on all ranks; one exchange for both."""
-        stopping, saving = parallel.any_of_each((self.asked, due))
-        return stopping, saving
+    def flags(self, due: bool) -> tuple[bool, bool]:
+        """What this rank tells the others in each step: (it was asked to stop, a checkpoint is due)."""
+        return self.asked, due
 
 
 def seed_everything(seed: int, rank: int) -> None:

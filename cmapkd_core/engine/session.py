@@ -20,6 +20,7 @@ from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import StopRequest, random_state, restore_random_state
 from cmapkd_core.engine.saving import Costs, Saver
+from cmapkd_core.engine.transfer import Told
 from cmapkd_core.engine.watch import Watch
 from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.progress import Say, State, clock
@@ -219,40 +220,42 @@ class Session:
         phase, step = good
         return f"The same command goes on from the last good checkpoint, phase {self.plans[phase].name}, step {step}"
 
-    def due(self, every: int, plan: PhasePlan, step: int, within: int = 1) -> bool:
-        """True at each `every` steps of a phase (0: none of them), or up to `within` steps later, and at its end."""
-        return step == plan.steps or (every > 0 and step % every < within)
+    def due(self, every: int, plan: PhasePlan, step: int) -> bool:
+        """True at each `every` steps of a phase (0: none of them), and at its end."""
+        return step == plan.steps or (every > 0 and step % every == 0)
+
+    def flags(self) -> tuple[bool, bool]:
+        """What `after` has to know of all ranks: (this one was asked to stop, a checkpoint is due).
+
+        Clocks differ, and a save is all ranks' work: rank 0's clock decides.
+        """
+        return self.stop.flags(parallel.rank() == 0 and self._saver.due())
 
     def after(
         self,
         plan: PhasePlan,
         step: int,
         point: dict[str, Any],
-        stats: dict[str, Tensor],
+        told: Told,
         module: nn.Module,
         optimiser: Optimiser,
     ) -> None:
-        """Log, save and stop as due after `step` steps of the phase; `stats` are scalars.
+        """Log, save and stop as due after `step` steps of the phase.
 
         Raises:
             Interrupted: SIGTERM came on some rank; the state is saved.
             As `settle`, for a checkpoint that could not be written.
         """
         if self.due(self.runtime.log_every, plan, step):
-            local = {**point, "stats": {name: float(value) for name, value in stats.items()}}
             # Terms that see local pairs alone (intra) differ over the ranks: the log has what one process would.
-            self._report(plan, step, local | {n: parallel.mean(local[n]) for n in ("terms", "weighted", "stats")})
-        whole = step % plan.optim.accumulate == 0
-        stopping = timed = False
-        if whole:  # clocks differ, and a save is all ranks' work: rank 0's clock decides
-            stopping, timed = self.stop.agree(parallel.rank() == 0 and self._saver.due())
-        every = self.runtime.checkpoint_every
-        due = self._postponed or stopping or timed or self.due(every, plan, step, within=plan.optim.accumulate)
-        if whole and due:  # the last good one stays the last until an update is taken again
+            self._report(plan, step, point | {"stats": told.stats})
+        due = self._postponed or told.stopping or told.saving
+        # The last good one stays the last until an update is taken again.
+        if due or self.due(self.runtime.checkpoint_every, plan, step):
             self._postponed = not self.watch.trusts(plan.optim)
             if not self._postponed:
                 self.save(plan, step, module, optimiser)
-        if stopping:
+        if told.stopping:
             self.settle()
             if self._postponed:
                 where = f"phase {plan.name}, step {step}, after a bad update, which is not saved"

@@ -1,7 +1,7 @@
 """Which updates are taken: none with a gradient that is not finite or spikes; and whether the loss diverges.
 
-Every rank comes to the same verdict at the same update: what it follows from goes through one exchange, and its memory
-is in the checkpoints, so that a resumed run judges as one that was never stopped.
+Every rank comes to the same verdict at the same update: what it follows from is the ranks' mean (engine/transfer.py),
+and its memory is in the checkpoints, so that a resumed run judges as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from typing import Any
 
 from cmapkd_core import parallel
@@ -25,7 +24,7 @@ KEYS = 1024  # of an update's samples that the table names at most
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one update. norm, loss: the ranks' mean. why: it is skipped; "" is taken. overflow: the scaler skips it."""
+    """Of one update. norm, loss: of all ranks. why: it is skipped; "" is taken. overflow: the scaler skips it."""
 
     norm: float
     loss: float
@@ -59,7 +58,7 @@ class Watch:
 
     def _new_update(self) -> None:
         self._loss, self._bad = 0.0, list[str]()
-        self._keys, self._bad_keys = list[Iterable[str]](), list[Iterable[str]]()
+        self._keys: Iterable[str] = ()
 
     def begin(self) -> None:
         """A phase begins: another loss."""
@@ -84,25 +83,21 @@ class Watch:
         return {name: float(value) for name, value in (found | {"overflows": memory.overflows}).items()}
 
     def see(self, terms: dict[str, float], loss: float, keys: Iterable[str]) -> None:
-        """One micro-batch of the update under way: raw terms, their weighted sum; keys are read if it is skipped."""
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        self._bad += [name for name in bad if name not in self._bad]
-        self._loss += loss
-        self._keys.append(keys)
-        self._bad_keys += [keys] if bad else []
+        """The update under way: this rank's raw terms, all ranks' weighted sum; keys are read if it is skipped."""
+        self._bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        self._loss, self._keys = loss, keys
 
-    def judge(self, norm: float, optim: OptimConfig, scale: Callable[[], float]) -> Verdict:
-        """The verdict on the update whose micro-batches were seen; the same on all ranks.
+    def judge(self, norm: float, optim: OptimConfig, scale: Callable[[], float], sound: bool = True) -> Verdict:
+        """The verdict on the update that was seen; the same on all ranks.
 
         Args:
-            norm: of this rank's gradient before clipping, which is that of all ranks.
+            norm: of the gradient before clipping, that of all ranks.
             scale: gives that of fp16's loss scaler; 1 where there is none.
+            sound: every rank's terms are finite.
         """
-        mine = {"norm": norm, "loss": self._loss / optim.accumulate, "bad": float(bool(self._bad))}
-        seen = parallel.mean(mine)
-        norm, loss, median = seen["norm"], seen["loss"], _median(self._norms, ENOUGH)
+        loss, median = self._loss, _median(self._norms, ENOUGH)
         why, overflow = "", False
-        if seen["bad"]:
+        if self._bad or not sound:
             why = "a term of the loss is not finite"
         elif not math.isfinite(norm):
             overflow = scale() > 1.0  # a smaller scale mends it, and finding that out is what the scaler is there for
@@ -150,12 +145,11 @@ class Watch:
         """Enter a skipped update into the table and return its row: all ranks' samples, or those whose terms are bad.
 
         Args:
-            step: the last micro-batch's, counted from 1 in the phase; total: the same, counted in the stage.
+            step: counted from 1 in the phase; total: the same, counted in the stage.
         """
-        bad_keys, own_keys = (list(chain.from_iterable(parts)) for parts in (self._bad_keys, self._keys))
-        found = parallel.all_objects((self._bad, bad_keys, own_keys))
-        terms = list(dict.fromkeys(name for bad, _, _ in found for name in bad))
-        keys = [key for _, bad, _ in found for key in bad] or [key for _, _, own in found for key in own]
+        found = parallel.all_objects((self._bad, list(self._keys)))
+        terms = list(dict.fromkeys(name for bad, _ in found for name in bad))
+        keys = [key for bad, own in found for key in own if bad or not terms]
         why = f"{', '.join(terms)} of the loss is not finite" if terms else verdict.why
         row = {"step": total, "phase": phase, "phase_step": step, "why": why, "gradient_norm": _plain(verdict.norm)}
         row |= {"median_norm": verdict.median, "loss": _plain(verdict.loss), "samples": len(keys), "keys": keys[:KEYS]}

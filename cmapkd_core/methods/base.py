@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,53 @@ if TYPE_CHECKING:
 
 
 @dataclass
+class Rows:
+    """What the terms of a batch are computed from, by name: a row a pair, [b,..], or a mean over the pairs, a scalar.
+
+    So little is kept of pairs whose activations do not fit into memory at once (engine/chunks.py).
+
+    student: with gradient. teacher: without.
+    roots: the towers' first taps, with a graph down to which gradients are measured; none of joined rows.
+    given: the batches, and what the teacher says of them, that the rows are of; several of joined rows.
+    """
+
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    roots: list[Tensor]
+    given: list[tuple[Batch, Embeddings | None]]
+
+    @staticmethod
+    def of(batch: Batch, targets: Embeddings | None, vision: Features, text: Features) -> Rows:
+        """Unit embeddings `image` and `text` of both sides, [b,E]; more may be added to them."""
+        teacher = {} if targets is None else {"image": targets.image, "text": targets.text}
+        student = {"image": vision.embedding, "text": text.embedding}
+        return Rows(student, teacher, [vision.taps[0], text.taps[0]], [(batch, targets)])
+
+    @staticmethod
+    def joined(parts: list[Rows]) -> Rows:
+        """Rows of all parts, which have equally many pairs, in fp32; the student's are leaves that want a gradient."""
+        student = {
+            n: _together([part.student[n] for part in parts]).detach().requires_grad_() for n in parts[0].student
+        }
+        teacher = {n: _together([part.teacher[n] for part in parts]) for n in parts[0].teacher}
+        return Rows(student, teacher, [], [pair for part in parts for pair in part.given])
+
+    def gathered(self) -> list[Tensor]:
+        """Embeddings of all ranks' pairs, [B,E] each: the student's images and captions, the teacher's."""
+        return gathered(*(side[name] for side in (self.student, self.teacher) for name in ("image", "text")))
+
+    def said(self, kind: type[TargetsT]) -> TargetsT:
+        """What the teacher says of the first batch: its scalars and tables are the same for all."""
+        return require(self.given[0][1], kind)
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    """Rows [b,..] of parts as [B,..], scalars by their mean; fp32."""
+    floats = [x.float() for x in parts]
+    return torch.cat(floats) if floats[0].dim() else torch.stack(floats).mean()
+
+
+@dataclass
 class Outcome:
     """What one forward gives.
 
@@ -39,7 +86,10 @@ class Outcome:
 class Method(nn.Module):
     """A student and whatever is trained beside it.
 
-    `method_specs.METHODS` names the terms and parameter groups of each method; a forward gives exactly
+    A forward is `represent`, which runs the towers on a batch, and `compare`, which makes terms of what they gave. They
+    are apart so that a batch may pass the towers in parts: `compare` sees the rows of all of them.
+
+    `method_specs.METHODS` names the terms and parameter groups of each method; `compare` gives exactly
     these terms. The teacher is no part of a method: its outputs for a batch come with it as targets, as much of them as
     the method's `targets` there names.
     """
@@ -57,25 +107,35 @@ class Method(nn.Module):
         """Parameters by group, as far as `phase` can reach them: each of them gets a gradient."""
         return {"student": [p for name, p in self.student.named_parameters() if not name.endswith(self.fixed)]}
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
-        """The terms of one local batch; in-batch terms see all ranks' pairs."""
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """What the towers give for a local batch, as far as the terms need it; no pair's row sees another pair.
+
+        Batch norms aside, whose statistics are those of the batch.
+        """
         raise NotImplementedError
 
-    def __call__(self, *given: Any, **more: Any) -> Any:
-        """As a module's; what `forward` gives is held to the method's row.
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
+        """The terms of local rows; in-batch terms see all ranks' pairs. Buffers that remember pairs change here."""
+        raise NotImplementedError
+
+    def terms_of(self, rows: Rows, phase: Phase, step: int) -> Outcome:
+        """`compare`, held to the method's row.
 
         Raises:
             InputError: it gives other terms; names the row.
         """
-        outcome = super().__call__(*given, **more)
-        name = self.recipe.method.name
+        outcome, name = self.compare(rows, phase, step), self.recipe.method.name
         ours, row = outcome.terms, METHODS[name].terms
         if ours.keys() != row.keys():
             raise InputError(
                 f"method '{name}' gives terms {', '.join(ours)}, and by its row {', '.join(row)}"
-                f': correct `terms` of METHODS["{name}"] in cmapkd_core/method_specs.py, or what its forward gives'
+                f': correct `terms` of METHODS["{name}"] in cmapkd_core/method_specs.py, or what its compare gives'
             )
         return outcome
+
+    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
+        """The terms of one local batch, at once."""
+        return self.terms_of(self.represent(batch, targets, phase), phase, step)
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Names of the levels that the method uses in `phase`; none for a method without levels."""

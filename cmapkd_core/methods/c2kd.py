@@ -20,7 +20,7 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.kendall import kendall_tau, non_target, row_divergence
 from cmapkd_core.losses.similarity import info_nce
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.methods.base import Method, Outcome, Rows, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Spec
 from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
@@ -41,14 +41,21 @@ class C2Kd(Method):
         extra = [*self.student_proxies.parameters(), *self.teacher_proxies.parameters()]
         return super().groups(phase) | {"extra": extra}
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
-        """Terms `task`, `proxy` and `nontarget`."""
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings, and of both sides `image_pooled` and `text_pooled`, [b,D] before the projection."""
         teacher = require(targets, Targets)
         vision, text = self.towers(batch)
-        image, caption, pooled_v, pooled_l = gathered(vision.embedding, text.embedding, vision.pooled, text.pooled)
-        image_t, caption_t = gathered(teacher.image, teacher.text)
-        pooled_vt, pooled_lt = gathered(teacher.vision.pooled, teacher.language.pooled)
-        scale, scale_t = self.student.scale(), teacher.scale
+        rows = Rows.of(batch, teacher, vision, text)
+        rows.student |= {"image_pooled": vision.pooled, "text_pooled": text.pooled}
+        rows.teacher |= {"image_pooled": teacher.vision.pooled, "text_pooled": teacher.language.pooled}
+        return rows
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
+        """Terms `task`, `proxy` and `nontarget`."""
+        names = ("image", "text", "image_pooled", "text_pooled")
+        sides = (gathered(*(side[name] for name in names)) for side in (rows.student, rows.teacher))
+        (image, caption, pooled_v, pooled_l), (image_t, caption_t, pooled_vt, pooled_lt) = sides
+        scale, scale_t = self.student.scale(), rows.said(Targets).scale
         logits, logits_t = scale * image @ caption.T, scale_t * image_t @ caption_t.T
         mine = proxied(self.student_proxies, (pooled_v, pooled_l), (image, caption), scale)
         others = proxied(self.teacher_proxies, (pooled_vt, pooled_lt), (image_t, caption_t), scale_t)
@@ -56,7 +63,7 @@ class C2Kd(Method):
         found = [self._direction(*direction) for direction in directions]
         proxy, nontarget, kept = (torch.stack(values).mean() for values in zip(*found, strict=True))
         terms = {"task": info_nce(logits), "proxy": proxy, "nontarget": nontarget}
-        return Outcome(terms, {"kendall/kept": kept}, [vision.taps[0], text.taps[0]])
+        return Outcome(terms, {"kendall/kept": kept}, rows.roots)
 
     def _direction(self, z_s: Tensor, proxy_s: Tensor, z_t: Tensor, proxy_t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Terms `proxy` and `nontarget` of rows [B,B], and the share of rows that agree in rank."""

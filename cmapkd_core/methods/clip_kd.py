@@ -20,8 +20,8 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.embeddings import squared_error
 from cmapkd_core.losses.streamed import info_nce, interactive, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
-from cmapkd_core.methods.lifts import Lifts
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
+from cmapkd_core.methods.lifts import Lifts, add_raw
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
 
@@ -39,18 +39,21 @@ class ClipKd(Method):
         """The student, and what only its losses need."""
         return super().groups(phase) | {"extra": [*self.lifts.parameters(), self.log_scale]}
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
-        """Terms `task`, `kd`, `mse` and `icl`."""
-        teacher = require(targets, Embeddings)
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings, and before they are made unit vectors."""
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
-        logits = self.logits(image, caption)
-        lifted = self.lifts(vision, text, image, caption)
+        return add_raw(Rows.of(batch, require(targets, Embeddings), vision, text), vision, text)
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
+        """Terms `task`, `kd`, `mse` and `icl`."""
+        image, caption, image_t, caption_t = rows.gathered()
+        logits, scale_t = self.logits(image, caption), rows.said(Embeddings).scale
+        lifted = self.lifts(rows, image, caption)
         scale = self.log_scale.exp()
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, teacher.scale), logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(similar(image_t, caption_t, scale_t), logits, self.recipe.method.kd_tau),
             "mse": squared_error(lifted[0], image_t) + squared_error(lifted[1], caption_t),
             "icl": interactive(similar(lifted[0], caption_t, scale), similar(lifted[1], image_t, scale)),
         }
-        return Outcome(terms, roots=[vision.taps[0], text.taps[0]])
+        return Outcome(terms, roots=rows.roots)

@@ -24,9 +24,9 @@ from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import layer_relation, sample_relation
 from cmapkd_core.losses.similarity import feature_distance
 from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, ranks, require, require_teacher, similar
-from cmapkd_core.methods.global_batch import GlobalBatch, embedding_grams
-from cmapkd_core.methods.lifts import Lifts
+from cmapkd_core.methods.base import Method, Outcome, Rows, gathered, ranks, require, require_teacher, similar
+from cmapkd_core.methods.global_batch import GlobalBatch, add_levels, embedding_grams
+from cmapkd_core.methods.lifts import Lifts, add_raw
 from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
@@ -52,7 +52,7 @@ class Cmapkd(Method):
         # With one level a modality it has nothing to choose, and no phase trains it.
         self.selector.requires_grad_(bool(self.selector.used(self.active(Phase()))))
         self.uniform = Uniform()
-        self.memory = PolicyMemory(recipe.optim.batch // recipe.optim.accumulate, teacher_width)
+        self.memory = PolicyMemory(recipe.optim.batch, teacher_width)
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """The student, the parts of its pyramid that the phase's levels reach, the selector."""
@@ -80,24 +80,29 @@ class Cmapkd(Method):
         choosing = self.selector.learns and self.selector.used(levels)
         return PolicyFit(self.selector, self.recipe.selector, levels) if choosing else None
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
-        """The terms of method_specs.METHODS["cmapkd"]."""
-        teacher, active = require(targets, LevelTargets), self.active(phase)
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings and the levels' vectors of both sides; distances of the levels `d_v`, `d_l` [b,4]."""
+        teacher = require(targets, LevelTargets)
         vision, text = self.towers(batch)
-        student_levels = self._levels(vision, text, active)
-        d_v, d_l = level_distances(student_levels, teacher.levels)
+        levels = self._levels(vision, text, self.active(phase))
+        rows = add_raw(Rows.of(batch, teacher, vision, text), vision, text)
+        rows.student["d_v"], rows.student["d_l"] = level_distances(levels, teacher.levels)
+        return add_levels(rows, levels, teacher.levels)
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
+        """The terms of method_specs.METHODS["cmapkd"]."""
+        teacher, active = rows.said(LevelTargets), self.active(phase)
+        d_v, d_l = rows.student["d_v"], rows.student["d_l"]
         selector = self.selector if phase.selects else self.uniform
-        w_v, w_l = selector.choose(teacher.image, teacher.text, active)
-        both = GlobalBatch.of(
-            (vision.embedding, text.embedding), student_levels, (teacher.image, teacher.text), teacher.levels
-        )
-        lifted = self.lifts(vision, text, *both.student)
+        w_v, w_l = selector.choose(rows.teacher["image"], rows.teacher["text"], active)
+        both = GlobalBatch.of(rows)
+        lifted = self.lifts(rows, *both.student)
         on_embeddings = self._on_embeddings([*both.student, *both.teacher], lifted, teacher.scale)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
-            if self.recipe.selector.measured < 1:
-                self.memory.keep(self._measure_some(batch, teacher, both, lifted, active))
+            if self.recipe.selector.measured < 1 or not rows.roots:
+                self.memory.keep(self._measure_anew(rows, both, lifted, active))
             else:
-                u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), vision, text, self.amp), dim=1)
+                u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), rows.roots, self.amp), dim=1)
                 d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
                 self.memory.keep({"teacher_image": both.teacher[0], "teacher_text": both.teacher[1], "u": u, "d": d})
         terms = {
@@ -107,7 +112,7 @@ class Cmapkd(Method):
             **on_embeddings,
             "policy": self._policy(phase, active),
         }
-        return Outcome(terms, describe(w_v, w_l, active), [vision.taps[0], text.taps[0]])
+        return Outcome(terms, describe(w_v, w_l, active), rows.roots)
 
     def _policy(self, phase: Phase, active: tuple[str, ...]) -> Tensor:
         """The selector's own loss, a scalar; 0 where it chooses nothing, and has measured nothing to learn from."""
@@ -115,37 +120,50 @@ class Cmapkd(Method):
             return torch.zeros_like(self.memory.filled)
         return self.memory.loss(self.selector, active, self.recipe.selector)
 
-    def _measure_some(
-        self,
-        batch: Batch,
-        teacher: LevelTargets,
-        both: GlobalBatch,
-        lifted: tuple[Tensor, Tensor],
-        active: tuple[str, ...],
+    def _measure_anew(
+        self, rows: Rows, both: GlobalBatch, lifted: tuple[Tensor, Tensor], active: tuple[str, ...]
     ) -> dict[str, Tensor]:
         """Rows for the memory of each rank's first pairs [n,..], selector.measured of all, run through the towers anew.
 
         A sample's utilities follow from its own gradients, so they are those that it has in the whole batch: the
         others' embeddings are there, as constants. Batch norms, which mix samples, are as at inference meanwhile.
         """
-        count = max(1, round(self.recipe.selector.measured * len(batch.keys)))
+        local = sum(len(batch.keys) for batch, _ in rows.given)
+        count, found = max(1, round(self.recipe.selector.measured * local)), list[Tensor]()
         trained = [module for module in self.modules() if module.training]
         self.eval()
-        few = batch.first(count)
-        vision, text = self.towers(few)
-        levels = self._levels(vision, text, active)
-        d_v, d_l = level_distances(levels, teacher.levels.first(count))
-        first = ranks().own(len(both.student[0])).start
+        for batch, targets in rows.given:
+            done = sum(len(part) for part in found)
+            if done < count:
+                some = slice(0, min(len(batch.keys), count - done))
+                place = ranks().own(len(both.student[0])).start + done
+                levels = require(targets, LevelTargets).levels.part(some)
+                found.append(self._measured(batch.part(some), levels, place, both, lifted, active))
+        for module in trained:
+            module.training = True
+        d, u = torch.cat(found).split(8, dim=1)
+        whole = gathered(d, u, rows.teacher["image"][:count], rows.teacher["text"][:count])
+        return dict(zip(("d", "u", "teacher_image", "teacher_text"), whole, strict=True))
+
+    def _measured(
+        self,
+        batch: Batch,
+        levels_t: Levels,
+        first: int,
+        both: GlobalBatch,
+        lifted: tuple[Tensor, Tensor],
+        active: tuple[str, ...],
+    ) -> Tensor:
+        """Distances and utilities [n,16] of pairs whose rows in the global batch begin at `first`."""
+        vision, text = self.towers(batch)
+        d_v, d_l = level_distances(self._levels(vision, text, active), levels_t)
         parts = (vision.embedding, text.embedding, *self.lifts.own(vision, text))
         sides = zip((*both.student, *lifted), parts, strict=True)
         image, caption, image_lifted, caption_lifted = (instead(whole, part.float(), first) for whole, part in sides)
-        among = [image, caption, *both.teacher], (image_lifted, caption_lifted), teacher.scale
+        among = [image, caption, *both.teacher], (image_lifted, caption_lifted), both.scale
         goal = self._goal(self._on_embeddings(*among, Ranks()))
-        u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
-        for module in trained:
-            module.training = True
-        found = gathered(torch.cat((d_v, d_l), dim=1).detach(), u, teacher.image[:count], teacher.text[:count])
-        return dict(zip(("d", "u", "teacher_image", "teacher_text"), found, strict=True))
+        u = measure(d_v, d_l, goal, [vision.taps[0], text.taps[0]], self.amp)
+        return torch.cat((d_v.detach(), d_l.detach(), *u), dim=1)
 
     def statistics(self, batch: Batch, targets: Embeddings | None) -> dict[str, Tensor]:
         """Rows for the ALSN stage at all of the recipe's levels, gathered over the ranks.
@@ -159,8 +177,9 @@ class Cmapkd(Method):
         d_v, d_l = level_distances(student_levels, teacher.levels)
         embeddings = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         image, caption, image_t, caption_t = embeddings
-        goal = self._goal(self._on_embeddings(embeddings, self.lifts(vision, text, image, caption), teacher.scale))
-        u = torch.cat(measure(d_v, d_l, goal, vision, text, self.amp), dim=1)
+        lifted = self.lifts(add_raw(Rows.of(batch, teacher, vision, text), vision, text), image, caption)
+        goal = self._goal(self._on_embeddings(embeddings, lifted, teacher.scale))
+        u = torch.cat(measure(d_v, d_l, goal, [vision.taps[0], text.taps[0]], self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         (difficulty,) = gathered(margin(similar(image_t, caption_t)) - margin(similar(image, caption)))
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
@@ -202,7 +221,8 @@ class Cmapkd(Method):
         crossed = student.coarsest().meet(teacher.coarsest(), scale), teacher.coarsest().meet(student.coarsest(), scale)
         rows = [VISION_LEVELS.index(n) for n in both.student_levels.vision()]
         columns = [TEXT_LEVELS.index(n) for n in both.student_levels.text()]
-        alpha = targets.alpha[rows][:, columns]
+        # One by one: a list as an index is a copy to the device that is waited for.
+        alpha = torch.stack([torch.stack([targets.alpha[row, column] for column in columns]) for row in rows])
         config = self.recipe.method
         pairs = student.meet(student, scale), teacher.meet(teacher, targets.level_scale)
         return align(single(*crossed), pyramid(*pairs, alpha, config.tau), config.pyramid_align)
@@ -232,16 +252,17 @@ def level_distances(student: Levels, teacher: Levels) -> tuple[Tensor, Tensor]:
 
 
 def measure(
-    d_v: Tensor, d_l: Tensor, goal: Tensor, vision: Features, text: Features, amp: torch.dtype | None
+    d_v: Tensor, d_l: Tensor, goal: Tensor, roots: list[Tensor], amp: torch.dtype | None
 ) -> tuple[Tensor, Tensor]:
     """Utilities u_v, u_l [b,4] at the towers' first taps, which every level and the goal depend on.
 
     Args:
+        roots: these taps, of the images [b,..] and of the captions [b,..].
         amp: the towers' autocast type. fp16 gets the largest of SCALES at which no gradient of any rank overflows: a
             goal's gradient passes through all ranks, so they must try the same ones.
     """
     for scale in SCALES.get(amp, (1.0,)):
-        u = utilities(d_v, goal, vision.taps[0], scale), utilities(d_l, goal, text.taps[0], scale)
+        u = utilities(d_v, goal, roots[0], scale), utilities(d_l, goal, roots[1], scale)
         if scale == 1.0 or not parallel.any_rank(not torch.cat(u).isfinite().all()):
             break
     return u

@@ -9,15 +9,18 @@ from __future__ import annotations
 from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.streamed import info_nce
-from cmapkd_core.methods.base import Method, Outcome, gathered
+from cmapkd_core.methods.base import Method, Outcome, Rows, gathered
 from cmapkd_core.models.frozen_teacher import Embeddings
 
 
 class Contrastive(Method):
     """L_clip on the embeddings that are evaluated."""
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings."""
+        return Rows.of(batch, targets, *self.towers(batch))
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Term `task`."""
-        vision, text = self.towers(batch)
-        logits = self.logits(*gathered(vision.embedding, text.embedding))
-        return Outcome({"task": info_nce(logits)}, roots=[vision.taps[0], text.taps[0]])
+        logits = self.logits(*gathered(rows.student["image"], rows.student["text"]))
+        return Outcome({"task": info_nce(logits)}, roots=rows.roots)

@@ -18,7 +18,7 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.hints import map_hint, token_hint
 from cmapkd_core.losses.streamed import info_nce, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
@@ -51,18 +51,24 @@ class FitNet(Method):
             "extra": regressors if "hint" in counting else [],
         }
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
-        """Terms `hint`, `task` and `kd`."""
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings, and the `hint` of these pairs."""
         teacher = require(targets, Targets)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
-        logits = self.logits(image, caption)
+        rows = Rows.of(batch, teacher, vision, text)
+        rows.student["hint"] = self._hint(vision.float(), text.float(), teacher)
+        return rows
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
+        """Terms `hint`, `task` and `kd`."""
+        image, caption, image_t, caption_t = rows.gathered()
+        logits, scale_t = self.logits(image, caption), rows.said(Targets).scale
         terms = {
-            "hint": self._hint(vision.float(), text.float(), teacher),
+            "hint": rows.student["hint"],
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, teacher.scale), logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(similar(image_t, caption_t, scale_t), logits, self.recipe.method.kd_tau),
         }
-        return Outcome(terms, roots=[vision.taps[0], text.taps[0]])
+        return Outcome(terms, roots=rows.roots)
 
     def _hint(self, vision: Features, text: Features, teacher: Targets) -> Tensor:
         """The hints of maps [b,C,h,w] and tokens [b,N,D] at half the depth; a scalar."""

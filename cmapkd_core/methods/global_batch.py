@@ -13,10 +13,12 @@ from torch import Tensor
 
 from cmapkd_core.losses.relation import Grams
 from cmapkd_core.losses.streamed import Similarities
-from cmapkd_core.methods.base import gathered, ranks, similar
+from cmapkd_core.methods.base import Rows, gathered, ranks, similar
 from cmapkd_core.models.bridge import Levels
+from cmapkd_core.models.frozen_teacher import Embeddings
 
 Pair = tuple[Tensor, Tensor]  # of images and of captions
+_PREFIXES = VECTOR, MAPPED = "vector/", "mapped/"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Units:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What all ranks' pairs are compared by: embeddings [B,E] of images and captions, and levels; maps stay local."""
+    """What all ranks' pairs are compared by: embeddings [B,E] of images and captions, and levels without their maps.
+
+    scale: exp of the teacher's logit scale.
+    """
 
     student: Pair
     student_levels: Levels
@@ -64,19 +69,32 @@ class GlobalBatch:
     teacher: Pair
     teacher_levels: Levels
     teacher_units: Units
+    scale: Tensor
 
     @staticmethod
-    def of(
-        student: tuple[Tensor, Tensor], mine: Levels, teacher: tuple[Tensor, Tensor], targets: Levels
-    ) -> GlobalBatch:
+    def of(rows: Rows) -> GlobalBatch:
         """Gathered at once: a rank waits for the others twice a step, not once a level."""
-        tables = [table for side in (mine, targets) for table in (side.vectors, side.mapped)]
-        found = iter(gathered(*student, *teacher, *(x for table in tables for x in table.values())))
-        embeddings = [next(found) for _ in range(4)]
-        tables = [{name: next(found) for name in table} for table in tables]
-        ours, others = Levels(mine.maps, *tables[:2]), Levels(targets.maps, *tables[2:])
-        image, text, image_t, text_t = embeddings
-        return GlobalBatch((image, text), ours, Units.of(ours), (image_t, text_t), others, Units.of(others))
+        names = ["image", "text", *(name for name in rows.student if name.startswith((VECTOR, MAPPED)))]
+        whole = gathered(*(side[name] for side in (rows.student, rows.teacher) for name in names))
+        student, teacher = (dict(zip(names, half, strict=True)) for half in (whole[: len(names)], whole[len(names) :]))
+        ours, others = _levels(student), _levels(teacher)
+        pairs = (student["image"], student["text"]), (teacher["image"], teacher["text"])
+        scale = rows.said(Embeddings).scale
+        return GlobalBatch(pairs[0], ours, Units.of(ours), pairs[1], others, Units.of(others), scale)
+
+
+def add_levels(rows: Rows, student: Levels, teacher: Levels) -> Rows:
+    """The rows with the vectors of the student's levels, as they are and mapped, and of the teacher's same ones."""
+    for side, levels in ((rows.student, student), (rows.teacher, teacher)):
+        for prefix, table in ((VECTOR, levels.vectors), (MAPPED, levels.mapped)):
+            side |= {f"{prefix}{name}": table[name] for name in student.vectors}
+    return rows
+
+
+def _levels(table: dict[str, Tensor]) -> Levels:
+    """What `add_levels` has put among the rows; without maps."""
+    parts = ({n.removeprefix(prefix): x for n, x in table.items() if n.startswith(prefix)} for prefix in _PREFIXES)
+    return Levels({}, *parts)
 
 
 def gathered_levels(levels: Levels) -> Levels:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmapkd_core.methods.base import gathered
+from cmapkd_core.methods.base import Rows, gathered
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.frozen_teacher import Teacher
@@ -23,22 +23,17 @@ class Lift(nn.Linear):
 
     def own(self, features: Features) -> Tensor:
         """Unit vectors of the local batch in the teacher's space, [b,E']."""
-        return F.normalize(self._raw(features), dim=-1)
+        return F.normalize(self(raw_of(features).float()), dim=-1)
 
-    def into(self, features: Features, embedding: Tensor) -> Tensor:
+    def into(self, raw: Tensor, embedding: Tensor) -> Tensor:
         """Unit vectors of all ranks in the teacher's space, [B,E'].
 
         Args:
-            features: of the local batch.
-            embedding: the same features' unit embeddings, gathered already, [B,E].
+            raw: projections of the local batch, [b,E].
+            embedding: its unit embeddings, gathered already, [B,E].
         """
-        (lifted,) = gathered(self._raw(features))
+        (lifted,) = gathered(self(raw.float()))
         return F.normalize(lifted, dim=-1)
-
-    def _raw(self, features: Features) -> Tensor:
-        assert features.raw is not None, "a tower's features carry its raw projection"
-        raised: Tensor = self(features.raw.float())
-        return raised
 
 
 class NoLift(nn.Module):
@@ -48,8 +43,8 @@ class NoLift(nn.Module):
         """The local batch's embeddings themselves, [b,E]."""
         return F.normalize(features.embedding.float(), dim=-1)
 
-    def into(self, features: Features, embedding: Tensor) -> Tensor:
-        """`embedding` itself, [B,E]."""
+    def into(self, raw: Tensor, embedding: Tensor) -> Tensor:
+        """`embedding` itself, [B,E], whatever raw [b,E]."""
         return F.normalize(embedding, dim=-1)
 
 
@@ -63,15 +58,27 @@ class Lifts(nn.Module):
             NoLift() if own_width == teacher_width else Lift(own_width, teacher_width) for _ in range(2)
         )
 
-    def forward(self, vision: Features, text: Features, image: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: Rows, image: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
         """Images and captions of all ranks in the teacher's space, [B,E'] each.
 
         Args:
-            vision, text: the student's features of the local batch.
+            rows: local, with `image_raw` and `text_raw` (`add_raw`).
             image, caption: their unit embeddings, gathered, [B,E].
         """
-        return self.image.into(vision, image), self.text.into(text, caption)
+        return self.image.into(rows.student["image_raw"], image), self.text.into(rows.student["text_raw"], caption)
 
     def own(self, vision: Features, text: Features) -> tuple[Tensor, Tensor]:
         """The local batch's images and captions in the teacher's space, [b,E'] each."""
         return self.image.own(vision), self.text.own(text)
+
+
+def raw_of(features: Features) -> Tensor:
+    """A tower's projections before they are made unit vectors, [b,E]."""
+    assert features.raw is not None, "a tower's features carry its raw projection"
+    return features.raw
+
+
+def add_raw(rows: Rows, vision: Features, text: Features) -> Rows:
+    """The rows with what `Lifts` reads: `image_raw` and `text_raw`, [b,E]."""
+    rows.student |= {"image_raw": raw_of(vision), "text_raw": raw_of(text)}
+    return rows

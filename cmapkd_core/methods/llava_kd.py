@@ -22,7 +22,7 @@ from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.patches import patch_relation, patch_responses
 from cmapkd_core.losses.streamed import info_nce, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
 from cmapkd_core.models.pyramid import resize
@@ -43,22 +43,29 @@ class LlavaKd(Method):
         parts = {"student": False, "heads": True}
         return {name: [p for p in everything if (id(p) in heads) is inside] for name, inside in parts.items()}
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
-        """Terms `task`, `kd`, `patches` and `patch_relation`; the last two of local images, over all captions."""
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings, and `patches`: those of every position, [b,n,E]."""
         teacher = require(targets, Targets)
         vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
-        logits = self.logits(image, caption)
+        rows = Rows.of(batch, teacher, vision, text)
         student_map = self.student.final_map(vision.float())
-        patches = self.student.project_map(student_map)
+        rows.student["patches"] = self.student.project_map(student_map)
         with torch.no_grad():
             (frozen,) = self._frozen
-            patches_t = frozen.project_map(resize(frozen.final_map(teacher.vision), student_map.shape[-1]))
-        responses = self.student.scale() * patches @ caption.T, teacher.scale * patches_t @ caption_t.T
+            teacher_map = resize(frozen.final_map(teacher.vision), student_map.shape[-1])
+            rows.teacher["patches"] = frozen.project_map(teacher_map)
+        return rows
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
+        """Terms `task`, `kd`, `patches` and `patch_relation`; the last two of local images, over all captions."""
+        image, caption, image_t, caption_t = rows.gathered()
+        logits, scale_t = self.logits(image, caption), rows.said(Targets).scale
+        patches, patches_t = rows.student["patches"], rows.teacher["patches"]
+        responses = self.student.scale() * patches @ caption.T, scale_t * patches_t @ caption_t.T
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, teacher.scale), logits, self.recipe.method.kd_tau),
+            "kd": relative_entropy(similar(image_t, caption_t, scale_t), logits, self.recipe.method.kd_tau),
             "patches": patch_responses(*responses),
             "patch_relation": patch_relation(patches, patches_t),
         }
-        return Outcome(terms, roots=[vision.taps[0], text.taps[0]])
+        return Outcome(terms, roots=rows.roots)

@@ -12,18 +12,20 @@ from __future__ import annotations
 from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.streamed import info_nce, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, similar
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, similar
 from cmapkd_core.models.frozen_teacher import Embeddings
 
 
 class MobileClip(Method):
     """The pairs and the teacher's soft targets, a quarter to three."""
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings."""
+        return Rows.of(batch, require(targets, Embeddings), *self.towers(batch))
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `soft`."""
-        teacher = require(targets, Embeddings)
-        vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
-        logits = self.logits(image, caption)
-        soft = relative_entropy(similar(image_t, caption_t, teacher.scale), logits, tau=1.0, cross=True)
-        return Outcome({"task": info_nce(logits), "soft": soft}, roots=[vision.taps[0], text.taps[0]])
+        image, caption, image_t, caption_t = rows.gathered()
+        logits, scale_t = self.logits(image, caption), rows.said(Embeddings).scale
+        soft = relative_entropy(similar(image_t, caption_t, scale_t), logits, tau=1.0, cross=True)
+        return Outcome({"task": info_nce(logits), "soft": soft}, roots=rows.roots)

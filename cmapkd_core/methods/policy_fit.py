@@ -56,10 +56,14 @@ class PolicyMemory(nn.Module):
         for name, size in self.columns.items():
             self.register_buffer(name, torch.zeros(batch, size))
         self.register_buffer("filled", torch.zeros(()))
-        self._held: int | None = None  # rows with a sample, known here so that no step waits for the device to say it
+        self._held: int | None = 0  # rows with a sample, known here so that no step waits for the device to say it
 
     def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
         super()._load_from_state_dict(*given, **more)
+        self.recount()
+
+    def recount(self) -> None:
+        """The buffers are others."""
         self._held = None
 
     def held(self) -> int:

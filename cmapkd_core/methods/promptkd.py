@@ -11,6 +11,8 @@ frozen as released.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.embeddings import class_divergence
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher
+from cmapkd_core.methods.base import Method, Outcome, Rows, gathered, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import with_text_of
 from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
@@ -36,7 +38,15 @@ class InTeacherSpace(Method):
         """The image tower, and g; the scale stays as the student's weights have it."""
         return {"student": list(self.student.model.visual.parameters()), "extra": list(self.projector.parameters())}
 
-    def compare(self, image: Tensor, image_t: Tensor, scale_t: Tensor, classes: Tensor) -> Tensor:
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The images' embeddings alone; of the teacher both."""
+        teacher = require(targets, Embeddings)
+        with self.autocast():
+            vision = self.student.vision(batch.images["student"])
+        said = {"image": teacher.image, "text": teacher.text}
+        return Rows({"image": vision.embedding}, said, [vision.taps[0]], [(batch, teacher)])
+
+    def divergence(self, image: Tensor, image_t: Tensor, scale_t: Tensor, classes: Tensor) -> Tensor:
         """The loss without w for gathered embeddings [B,E], [B,E'] over classes [C,E'].
 
         After the gather: the batch norm sees the global batch, whatever the number of ranks.
@@ -61,20 +71,34 @@ class PromptKd(InTeacherSpace):
         # Buffers, so that a resumed run meets the same classes.
         self.register_buffer("bank", torch.zeros(recipe.method.bank, require_teacher(teacher).backbone.spec.embed_dim))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self._held: int | None = 0  # `filled`, known here so that no step waits for the device to say it
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
+    def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
+        super()._load_from_state_dict(*given, **more)
+        self.recount()
+
+    def recount(self) -> None:
+        """The buffers are others."""
+        self._held = None
+
+    def held(self) -> int:
+        """Captions in the bank."""
+        if self._held is None:
+            self._held = int(self.filled)
+        return self._held
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
-        teacher = require(targets, Embeddings)
-        with self.autocast():
-            vision = self.student.vision(batch.images["student"])
-        image, image_t, caption_t = gathered(vision.embedding, teacher.image, teacher.text)
-        classes = torch.cat([caption_t, self.bank[: int(self.filled)]])
+        image, image_t, caption_t = gathered(rows.student["image"], rows.teacher["image"], rows.teacher["text"])
+        classes = torch.cat([caption_t, self.bank[: self.held()]])
         if self.training:
             self._keep(caption_t)
-        return Outcome({"prompt": self.compare(image, image_t, teacher.scale, classes)}, roots=[vision.taps[0]])
+        term = self.divergence(image, image_t, rows.said(Embeddings).scale, classes)
+        return Outcome({"prompt": term}, roots=rows.roots)
 
     def _keep(self, captions: Tensor) -> None:
         """Captions [B,E'] into the bank; first in, first out."""
         size = len(self.bank)
         self.bank.copy_(torch.cat([captions, self.bank])[:size])
-        self.filled.fill_(min(size, int(self.filled) + len(captions)))
+        self._held = min(size, self.held() + len(captions))
+        self.filled.fill_(self._held)

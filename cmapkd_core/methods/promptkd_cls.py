@@ -15,8 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cmapkd_core.config import Phase, Recipe
-from cmapkd_core.data.loader import Batch
-from cmapkd_core.methods.base import Outcome, gathered, require, require_teacher
+from cmapkd_core.methods.base import Outcome, Rows, gathered, require_teacher
 from cmapkd_core.methods.promptkd import InTeacherSpace
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import SCALARS
@@ -46,11 +45,8 @@ class PromptKdCls(InTeacherSpace):
             f"text tower; among the {count} stored classes {image / 1e6:.2f} M and {count} x {width} numbers"
         ]
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
-        teacher = require(targets, Embeddings)
-        with self.autocast():
-            vision = self.student.vision(batch.images["student"])
-        image, image_t = gathered(vision.embedding, teacher.image)
-        term = self.compare(image, image_t, teacher.scale, self.classes)
-        return Outcome({"prompt": term}, roots=[vision.taps[0]])
+        image, image_t = gathered(rows.student["image"], rows.teacher["image"])
+        term = self.divergence(image, image_t, rows.said(Embeddings).scale, self.classes)
+        return Outcome({"prompt": term}, roots=rows.roots)

@@ -18,7 +18,7 @@ import torch
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.streamed import relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, gathered, require, require_teacher, similar
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import inherit
 from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
@@ -41,12 +41,14 @@ class TinyClip(Method):
         teacher = require_teacher(teacher)
         return [f"{tower} tower {found}" for tower, found in inherit(self.student, teacher.backbone).items()]
 
-    def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
+    def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
+        """The embeddings."""
+        return Rows.of(batch, require(targets, Embeddings), *self.towers(batch))
+
+    def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Term `kd`."""
-        teacher = require(targets, Embeddings)
-        vision, text = self.towers(batch)
-        image, caption, image_t, caption_t = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
+        image, caption, image_t, caption_t = rows.gathered()
         kd = relative_entropy(
             similar(image_t, caption_t, SCALE), self.logits(image, caption), self.recipe.method.kd_tau
         )
-        return Outcome({"kd": kd}, roots=[vision.taps[0], text.taps[0]])
+        return Outcome({"kd": kd}, roots=rows.roots)

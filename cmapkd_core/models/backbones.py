@@ -14,6 +14,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.models.features import Features, Spec
 from cmapkd_core.models.headed import HeadedTower, HeadedVisual
 from cmapkd_core.models.identity import Identity
+from cmapkd_core.models.recompute import recomputed
 from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower
 from cmapkd_core.models.vision_towers import VISION_TOWERS, VisionTower
 
@@ -59,6 +60,7 @@ class Backbone(nn.Module):
         self._text: TextTower = _adapter(TEXT_TOWERS, text)(text, _end_id(tokenize))
         if self.model.logit_bias is not None:
             self.model.logit_bias.requires_grad_(False)
+        self._repeated: tuple[list[nn.Module], list[nn.Module]] = ([], [])
         self.eval()
         self.spec = self._measure()
         sizes = (self.spec.image_size, self.spec.context_length, self.spec.embed_dim)
@@ -66,7 +68,8 @@ class Backbone(nn.Module):
 
     def vision(self, images: Tensor) -> Features:
         """Features of images [B, 3, H, H]; taps [B, C_k, h_k, w_k] without CLS, no mask."""
-        pooled, *taps, final = _joined([(p, *t, f) for p, t, f in map(self._vision.run, self._parts(images))])
+        with recomputed(self._repeated[0]):
+            pooled, *taps, final = _joined([(p, *t, f) for p, t, f in map(self._vision.run, self._parts(images))])
         raw = self._vision.project(pooled)
         return Features(F.normalize(raw, dim=-1), pooled, taps, final=final, raw=raw)
 
@@ -75,9 +78,18 @@ class Backbone(nn.Module):
 
         N' = N, but a Hugging Face tower leaves off the columns that are padding in every caption.
         """
-        pooled, taps, mask = self._text.run(self._text.trim(tokens))
+        with recomputed(self._repeated[1]):
+            pooled, taps, mask = self._text.run(self._text.trim(tokens))
         raw = self._text.project(pooled)
         return Features(F.normalize(raw, dim=-1), pooled, taps, mask, raw=raw)
+
+    def checkpoint_blocks(self) -> None:
+        """From here on blocks of both towers run again for the gradient in place of keeping their activations.
+
+        Raises:
+            InputError: a tower does not say what its blocks are; names it.
+        """
+        self._repeated = self._vision.repeatable(), self._text.repeatable()
 
     def encode_image(self, images: Tensor) -> Tensor:
         """[B, 3, H, H] -> unit-norm [B, E], without taps."""

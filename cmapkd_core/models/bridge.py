@@ -35,10 +35,10 @@ class Levels:
         tables = (self.maps, self.vectors, self.mapped)
         return Levels(*({name: x.float() for name, x in table.items()} for table in tables))
 
-    def first(self, count: int) -> Levels:
-        """Of the first `count` samples."""
+    def part(self, rows: slice) -> Levels:
+        """Of these samples."""
         tables = (self.maps, self.vectors, self.mapped)
-        return Levels(*({name: x[:count] for name, x in table.items()} for table in tables))
+        return Levels(*({name: x[rows] for name, x in table.items()} for table in tables))
 
     def coarsest(self) -> Levels:
         """Only the coarsest active level of each modality: P5 and L4 where they are active."""

@@ -57,6 +57,10 @@ class HeadedTower(VisionTower):
         return self.below.blocks()
 
     @override
+    def repeatable(self) -> list[nn.Module]:
+        return self.below.repeatable()
+
+    @override
     def layout(self) -> Layout:
         return self.below.layout()
 

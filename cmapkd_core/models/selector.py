@@ -14,8 +14,10 @@ from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS, SelectorConfig
 
 def restrict(logits: Tensor, known: tuple[str, ...], levels: tuple[str, ...]) -> Tensor:
     """softmax over the active of the `known` levels, [B,4] -> [B,4]; inactive ones get exactly 0."""
-    active = torch.tensor([name in levels for name in known], device=logits.device)
-    return logits.masked_fill(~active, float("-inf")).softmax(dim=-1)
+    # Column by column: a mask of Python's would be copied to the device, and that is waited for.
+    off = logits.new_full(logits.shape[:-1], float("-inf"))
+    columns = [logits[..., i] if name in levels else off for i, name in enumerate(known)]
+    return torch.stack(columns, dim=-1).softmax(dim=-1)
 
 
 class Selector(nn.Module):
@@ -95,11 +97,10 @@ class ReversedALSN(ALSN):
 def reverse_ranks(w: Tensor, known: tuple[str, ...], levels: tuple[str, ...]) -> Tensor:
     """Each row's active weights with the largest and the smallest exchanged, and so on, [B,4] -> [B,4]."""
     active = [i for i, name in enumerate(known) if name in levels]
-    values, order = w[:, active].sort(dim=1)
+    values, order = torch.stack([w[:, i] for i in active], dim=1).sort(dim=1)
     reversed_rows = torch.zeros_like(values).scatter(1, order, values.flip(1))
-    out = torch.zeros_like(w)
-    out[:, active] = reversed_rows
-    return out
+    places = {i: reversed_rows[:, place] for place, i in enumerate(active)}
+    return torch.stack([places.get(i, torch.zeros_like(w[:, 0])) for i in range(len(known))], dim=1)
 
 
 class RandomSelector(Selector):

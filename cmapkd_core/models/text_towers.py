@@ -36,6 +36,14 @@ class TextTower(ABC):
         return tokens
 
     @abstractmethod
+    def repeatable(self) -> list[nn.Module]:
+        """What may run again in place of keeping its activations: modules that all of the depth is made of.
+
+        Raises:
+            InputError: the tower does not say what they are.
+        """
+
+    @abstractmethod
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Pooled state [B, D], the four taps [B, N, D] and the mask [B, N] of trimmed token ids [B, N]."""
 
@@ -64,6 +72,10 @@ class ClipText(TextTower):
     def _rule(self) -> tuple[str, int]:
         """Where the tower pools, and the end-of-text id that it looks for."""
         return self.tower.pool_type, self.tower.eos_id
+
+    @override
+    def repeatable(self) -> list[nn.Module]:
+        return list(self.tower.transformer.resblocks)
 
     @override
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -126,6 +138,17 @@ class HuggingFaceText(TextTower):
         """[B, N] -> [B, N'], up to the longest caption: masked columns cost as much as words."""
         used = (tokens != self.tower.config.pad_token_id).any(dim=0).nonzero()
         return tokens[:, : int(used[-1]) + 1] if len(used) else tokens
+
+    @override
+    def repeatable(self) -> list[nn.Module]:
+        layers, depth = self.tower.transformer, getattr(self.tower.config, "num_hidden_layers", 0)
+        lists = [x for x in layers.modules() if isinstance(x, nn.ModuleList) and len(x) == depth]
+        if not lists:
+            raise InputError(
+                f"runtime.grad_checkpointing=true: the text tower {type(layers).__name__} has no list of "
+                f"{depth} layers that could run again: leave it at false, or choose another model"
+            )
+        return list(lists[0])
 
     @override
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:

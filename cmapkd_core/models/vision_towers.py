@@ -27,6 +27,7 @@ from cmapkd_core.errors import InputError
 
 # A block's output as a map [B, C, h, w], and the same output rebuilt from that map.
 Layout = Callable[[Tensor], tuple[Tensor, Tensor]]
+_LISTS = (nn.Sequential, nn.ModuleList)
 
 
 def quarters(depth: int) -> list[int]:
@@ -90,6 +91,10 @@ class VisionTower(ABC):
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """Everything that counts as depth, in order."""
+
+    def repeatable(self) -> list[nn.Module]:
+        """What may run again in place of keeping its activations: modules that all of the depth is made of."""
+        return self.blocks()
 
     @abstractmethod
     def layout(self) -> Layout:
@@ -170,6 +175,10 @@ class ClipResNet(VisionTower):
         return [self.tower.layer1, self.tower.layer2, self.tower.layer3, self.tower.layer4]
 
     @override
+    def repeatable(self) -> list[nn.Module]:
+        return [bottleneck for layer in self.blocks() for bottleneck in layer.children()]
+
+    @override
     def layout(self) -> Layout:
         return as_map
 
@@ -220,6 +229,22 @@ class TimmTower(VisionTower):
         return [self.tower.trunk.get_submodule(info["module"]) for info in self.tower.trunk.feature_info]
 
     @override
+    def repeatable(self) -> list[nn.Module]:
+        """Blocks one by one where they are listed, alone or in stages."""
+        parents = dict.fromkeys(info["module"].rpartition(".")[0] for info in self.tower.trunk.feature_info)
+        listed = [module for name in parents if _is_list(module := self.tower.trunk.get_submodule(name))]
+        stages = [stage for module in listed for stage in module.children()] or self.blocks()
+        parts = [part for stage in stages for part in (stage.children() if _is_list(stage) else [stage])]
+        # What has no parameters keeps little, and may change its input in place.
+        parts = [part for part in parts if any(True for _ in part.parameters())]
+        if not parts:
+            raise InputError(
+                f"runtime.grad_checkpointing=true: timm's {type(self.tower.trunk).__name__} has no blocks that could "
+                "run again: leave it at false, or choose another model"
+            )
+        return parts
+
+    @override
     def layout(self) -> Layout:
         trunk = self.tower.trunk
         if hasattr(trunk, "num_prefix_tokens"):
@@ -257,6 +282,10 @@ class TimmTower(VisionTower):
     @override
     def head(self) -> list[nn.Parameter]:
         return [parameter for module in self._projection() for parameter in module.parameters()]
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, _LISTS)
 
 
 VISION_TOWERS: dict[type[nn.Module], type[VisionTower]] = {

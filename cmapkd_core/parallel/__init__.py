@@ -202,33 +202,26 @@ def all_objects(value: Any) -> list[Any]:
 
 def any_rank(flag: bool) -> bool:
     """True on every rank as soon as it is true on one: all take the same decision at the same step."""
-    return any_of_each((flag,))[0]
-
-
-def any_of_each(flags: Sequence[bool]) -> list[bool]:
-    """`any_rank` of several flags, in one exchange; every rank must have as many."""
     if world() == 1:
-        return list(flags)
+        return flag
     import torch
     import torch.distributed as dist
 
-    total = torch.tensor(flags, dtype=torch.float32, device=device())
+    total = torch.tensor(float(flag), device=device())
     with together():
         dist.all_reduce(total)
-    return [count > 0 for count in total.tolist()]
+    return total.item() > 0
 
 
-def mean(values: dict[str, float]) -> dict[str, float]:
-    """The ranks' mean of each value; every rank must have the same names."""
-    if world() == 1 or not values:
-        return values
-    import torch
+def averaged(x: Tensor) -> Tensor:
+    """The ranks' mean of a tensor of one shape, [...] -> [...]; no gradient, no wait for the device."""
+    if world() == 1:
+        return x
     import torch.distributed as dist
 
-    total = torch.tensor(list(values.values()), device=device())
     with together():
-        dist.all_reduce(total)
-    return dict(zip(values, (total / world()).tolist(), strict=True))
+        dist.all_reduce(x)
+    return x / world()
 
 
 def stack(x: Tensor) -> Tensor:

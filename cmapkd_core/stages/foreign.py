@@ -71,7 +71,7 @@ def differing(recipe: Recipe, artifact: Artifact) -> list[str]:
     A field that the artifact does not have, being younger or left out at its default, had its default then.
     """
     recorded, asked = artifact.manifest["fields"], reads(recipe, artifact.manifest["stage"])
-    leaves, usual = _plain(flatten(recipe)), _plain(flatten(Recipe()))
+    leaves, usual = _plain({**flatten(recipe), **asked}), _plain(flatten(Recipe()))
     names = [name for name in leaves if name in recorded or name in asked]
     return differences(
         {name: leaves[name] for name in names}, {name: recorded.get(name, usual[name]) for name in names}

@@ -48,6 +48,8 @@ class TrainingSetup:
     def build(cls, context: Context, stage: str) -> TrainingSetup:
         """The method with the student of the artifact `init`, or of the recipe, and the frozen teacher that it has."""
         method, teacher = build_method(recipe_of_stage(context.recipe, stage), context)
+        if context.recipe.runtime.grad_checkpointing:
+            method.student.checkpoint_blocks()
         return cls(context, stage, method, teacher)
 
     @property
@@ -59,7 +61,7 @@ class TrainingSetup:
         """The phases of the stage that have epochs, in order."""
         names = [name for name in STAGE_PHASES[self.stage] if getattr(self.recipe.schedule, name).epochs]
         steps_per_epoch = self.loader(names[0], ()).steps_per_epoch if names else 0
-        return self.plans(names, steps_per_epoch, self.recipe.optim, self.micro_batch)
+        return self.plans(names, steps_per_epoch, self.recipe.optim, self.recipe.optim.batch)
 
     def run(self, plan: PhasePlan, session: Session) -> None:
         """Train one phase."""
@@ -67,10 +69,13 @@ class TrainingSetup:
         loader = self.loader(plan.name, levels)
         run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
 
-    def loader(self, phase: str, levels: tuple[str, ...]) -> TrainLoader:
+    def loader(self, phase: str, levels: tuple[str, ...], parts: int = 1) -> TrainLoader:
         """A phase's own stream of batches, of the same pairs, crops and captions for all methods.
 
         Beside the student's inputs they have the teacher's, or its cached outputs at the levels.
+
+        Args:
+            parts: a batch has the recipe's pairs divided by so many.
         """
         recipe, cache = self.recipe, self.teacher_cache
         sides = {"student": side_of(self.method.student)}
@@ -80,7 +85,7 @@ class TrainingSetup:
             recipe,
             shards_of(self.context),
             sides,
-            batch=self.micro_batch,
+            batch=recipe.optim.batch // parts,
             fraction=recipe.data.fraction,
             seed=phase_seed(recipe.seed, phase),
             crops=recipe.teacher_fit.views,
@@ -112,11 +117,6 @@ class TrainingSetup:
             if cache is not None:
                 self.teacher.backbone.cpu()
         return cache
-
-    @property
-    def micro_batch(self) -> int:
-        """Pairs of a step, over all ranks; optim.accumulate steps are one update."""
-        return self.recipe.optim.batch // self.recipe.optim.accumulate
 
     def plans(self, names: list[str], steps_per_epoch: int, optim: OptimConfig, batch: int) -> list[PhasePlan]:
         """Phases of the recipe's schedule by name, ready to run."""
@@ -150,7 +150,7 @@ class SelectorSetup(TrainingSetup):
     def table(self) -> TableLoader:
         """Shuffled rows of the table, the same for all ranks of a machine.
 
-        Rows are small: a whole batch of them is one micro-batch, however pairs are split to fit a GPU.
+        Rows are small: a batch of them goes at once, however pairs are split to fit a GPU.
         """
         columns, world, recipe = shared_columns(self.context.inputs["init"]), parallel.world(), self.recipe
         batch = min(recipe.optim.batch, len(columns["u"]) // world * world)

@@ -20,6 +20,7 @@ from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.engine.session import Session
+from cmapkd_core.methods import base
 from cmapkd_core.methods.base import Outcome
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
@@ -45,10 +46,17 @@ class Line(nn.Module):
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         return {"student": [self.weight, self.bias], "pyramid": [self.spare]}
 
-    def forward(self, batch: dict[str, Tensor], targets: None, phase: Phase, step: int) -> Outcome:
-        error = batch["x"] @ self.weight.T + self.bias - batch["y"]
+    def represent(self, batch: dict[str, Tensor], targets: None, phase: Phase) -> base.Rows:
         hidden = batch["x"] * self.spare
-        return Outcome({"task": error.square().mean(), "intra": hidden.square().mean()}, roots=[hidden])
+        error = batch["x"] @ self.weight.T + self.bias - batch["y"]
+        return base.Rows({"error": error, "hidden": hidden}, {}, [hidden], [])
+
+    def terms_of(self, rows: base.Rows, phase: Phase, step: int) -> Outcome:
+        error, hidden = rows.student["error"], rows.student["hidden"]
+        return Outcome({"task": error.square().mean(), "intra": hidden.square().mean()}, roots=rows.roots)
+
+    def forward(self, batch: dict[str, Tensor], targets: None, phase: Phase, step: int) -> Outcome:
+        return self.terms_of(self.represent(batch, targets, phase), phase, step)
 
 
 class Rows:

@@ -47,16 +47,22 @@ def points(url: str) -> list[dict]:
     ["no_alsn", "kd", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip"],
 )
 def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):
+    """Each of them with its pairs at once, and with one pair after the other.
+
+    AdamW makes much of a gradient that is little more than rounding, and parts are summed in another order.
+    """
     request = Request("tiny", str(tmp_path), ablation=row, overrides=SIX)
     alone = train.run(request, stage="joint", shards=tiny_shards, teacher=tiny_teacher)
-    for one, two in zip(points(alone), points(pair[0][row]), strict=True):
-        assert two["terms"] == pytest.approx(one["terms"], rel=1e-5, abs=1e-5)
-        assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
-        assert two["stats"] == pytest.approx(one["stats"], abs=1e-6)
-    ours, theirs = weights(alone), weights(pair[0][row])
-    assert ours.keys() == theirs.keys()
-    for name, x in ours.items():
-        assert torch.allclose(x, theirs[name], rtol=0, atol=1e-5), name
+    for name, bound in ((row, 1e-5), (f"{row} in parts", 5e-5)):
+        url = pair[0].get(name, pair[0][row])
+        for one, two in zip(points(alone), points(url), strict=True):
+            assert two["terms"] == pytest.approx(one["terms"], rel=1e-5, abs=1e-5)
+            assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
+            assert two["stats"] == pytest.approx(one["stats"], abs=1e-6)
+        ours, theirs = weights(alone), weights(url)
+        assert ours.keys() == theirs.keys()
+        for name, x in ours.items():
+            assert torch.allclose(x, theirs[name], rtol=0, atol=bound), name
 
 
 def test_corrupt_pairs_of_both_processes_are_counted_and_listed(tmp_path, pair, damaged_shards):
@@ -102,7 +108,7 @@ def test_sigterm_on_one_rank_stops_both_at_the_same_step_and_the_run_goes_on_bit
 
 def test_rank_0_s_clock_says_when_both_save(pair):
     """The straight run of the test before has made these; no result tells of it."""
-    assert [p["saves"] for p in pair] == [[3, 6]] * 2  # after 2.5 minutes of a minute a step, and at the end
+    assert [p["saves"] for p in pair] == [[4, 6]] * 2  # with the first one after 2.5 minutes of a minute each, and last
     assert Artifact.open(pair[0]["none"]).manifest["metrics"]["checkpoints/number"] == 2
     assert "joint: 2 checkpoints held training up for" in pair[0]["said"]
 
@@ -125,6 +131,6 @@ def test_collectives(pair):
         # both ranks computed the same sum: their gradients for a row add up, and DDP takes the mean
         assert found["gradient"] == [[0, 2], [4, 6]][rank]
         assert found["any"] == [False, True, True]
-        assert found["mean"] == {"a": 0.5, "b": 3.0}
+        assert found["mean"] == [0.5, 3.0]
         assert found["broadcast"] == "from 0"
         assert found["objects"] == [0, 10]

@@ -12,7 +12,10 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from cmapkd_core.config import OptimConfig, Phase, Rates
-from cmapkd_core.engine.loop import freeze_all_but, gradient_shares, numbers, share_batch_statistics, weighted_total
+from cmapkd_core.engine.distribute import share_batch_statistics
+from cmapkd_core.engine.loop import freeze_all_but
+from cmapkd_core.engine.passes import gradient_norms, weighted_total
+from cmapkd_core.engine.transfer import shares_of
 from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.methods.base import Outcome
 
@@ -57,36 +60,6 @@ def test_groups_without_a_rate_do_not_move_and_are_frozen(toy):
     assert not torch.equal(before["weight"], after["weight"])
 
 
-def test_two_micro_batches_have_the_gradient_of_their_mean(toy):
-    """Ten micro-batches of four in pairs = five batches of eight."""
-    config = OptimConfig(batch=8, warmup=0.0, clip_norm=1e9)
-    split = toy("split", phases=(BOTH,), optim=dataclasses.replace(config, accumulate=2))
-    joined = toy("joined", phases=(BOTH,), optim=config)
-    joined.rows.x = split.rows.x.unflatten(0, (5, 2)).flatten(1, 2)
-    joined.rows.y = split.rows.y.unflatten(0, (5, 2)).flatten(1, 2)
-    joined.plans = [dataclasses.replace(joined.plans[0], steps_per_epoch=5)]
-    a, b = split.run(), joined.run()
-    for name, p in weights_of(joined).items():
-        assert torch.allclose(p, weights_of(split)[name], atol=1e-6), name
-    assert [p["gradient_norm"] for p in a.history[1::2]] == pytest.approx(
-        [p["gradient_norm"] for p in b.history], rel=1e-4
-    )
-    assert [p["lr"] for p in a.history[1::2]] == [p["lr"] for p in b.history]
-
-
-def test_steps_are_cut_to_whole_updates(toy):
-    one = toy(optim=OptimConfig(batch=12, accumulate=3))
-    assert one.plans[0].steps == 9
-    assert len(one.run().history) == 9
-
-
-def test_accumulation_saves_at_whole_updates_only(toy, terminate_after):
-    one = toy(optim=OptimConfig(batch=12, accumulate=3))
-    terminate_after(1)  # asked at the first whole update
-    with pytest.raises(Interrupted, match="step 3"):
-        one.run()
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_term_that_is_not_finite_and_may_not_be_skipped_stops_with_step_and_term(toy, value):
     one = toy(optim=OptimConfig(batch=4, warmup=0.0, max_skipped=0))
@@ -106,12 +79,6 @@ def test_half_precision_is_refused_before_the_first_step(toy):
 def test_a_phase_whose_groups_have_no_rate_is_refused(toy):
     with pytest.raises(InputError, match="trains nothing"):
         toy(phases=(Phase(1, Rates(selector=1.0)),)).run()
-
-
-def test_an_update_that_no_phase_reaches_is_refused(toy):
-    """Ten micro-batches an epoch and sixteen for one update: nothing would be trained."""
-    with pytest.raises(InputError, match=r"optim\.accumulate=16.*10"):
-        toy(optim=OptimConfig(batch=64, accumulate=16)).run()
 
 
 @pytest.mark.parametrize("stops", [(3,), (1, 4), (10,), (13, 17), (20,)])
@@ -167,6 +134,10 @@ def test_the_total_weighs_every_term_and_misses_none():
         weighted_total(terms, {"a": 1.0})
 
 
+def shares_at(*given) -> dict[str, float]:
+    return shares_of({name: float(norm) for name, norm in gradient_norms(*given).items()})
+
+
 def test_gradient_shares_by_hand():
     first, second = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
     terms = {
@@ -175,7 +146,7 @@ def test_gradient_shares_by_hand():
         "off": 100 * first.sum(),
         "none": torch.tensor(1.0),
     }
-    shares = gradient_shares(terms, {"one": 1.0, "two": 1.0, "off": 0.0, "none": 1.0}, [first, second])
+    shares = shares_at(terms, {"one": 1.0, "two": 1.0, "off": 0.0, "none": 1.0}, [first, second])
     assert shares == pytest.approx({"one": 0.25, "two": 0.75, "off": 0.0})
 
 
@@ -183,7 +154,7 @@ def through_fp16(scale: float, large: float = 1e-8) -> dict[str, float]:
     """Shares of two terms whose gradients are 3e-8 and `large` in every entry."""
     root = torch.zeros(4, requires_grad=True)
     hidden = root.half().float()
-    return gradient_shares({"a": 3e-8 * hidden.sum(), "b": large * hidden.sum()}, {"a": 1.0, "b": 1.0}, [root], scale)
+    return shares_at({"a": 3e-8 * hidden.sum(), "b": large * hidden.sum()}, {"a": 1.0, "b": 1.0}, [root], scale)
 
 
 def test_shares_at_the_scalers_scale_see_what_fp16_rounds_to_zero():
@@ -196,18 +167,13 @@ def test_a_gradient_that_overflows_leaves_no_shares():
 
 def test_frozen_roots_have_no_shares():
     root = torch.zeros(2)
-    assert gradient_shares({"a": torch.ones((), requires_grad=True) * 2}, {"a": 1.0}, [root]) == {}
+    assert shares_at({"a": torch.ones((), requires_grad=True) * 2}, {"a": 1.0}, [root]) == {}
 
 
 def test_freeze_all_but():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)).requires_grad_(False)
     freeze_all_but(module, [module[1].weight])
     assert [p.requires_grad for p in module.parameters()] == [False, False, True, False]
-
-
-def test_numbers_are_plain_floats():
-    assert numbers({"a": torch.tensor(1.5, requires_grad=True), "b": torch.tensor(2)}) == {"a": 1.5, "b": 2.0}
-    assert numbers({}) == {}
 
 
 def test_batch_norms_over_all_ranks_keep_their_activations():

@@ -94,8 +94,8 @@ def test_each_group_has_its_own_rate_on_the_same_curve():
 @pytest.mark.parametrize("bound", [1e-3, 1e9, 0.0])
 def test_the_norm_is_given_before_clipping(bound):
     made, linear, _ = optimiser(OptimConfig(clip_norm=bound))
-    made.backward(1000 * linear.weight.sum())
-    assert made.clip() == pytest.approx(1000 * math.sqrt(6), rel=1e-5)
+    made.scaled(1000 * linear.weight.sum()).backward()
+    assert float(made.clip()) == pytest.approx(1000 * math.sqrt(6), rel=1e-5)
     made.update()
     assert all(p.grad is None for p in linear.parameters())
 
@@ -106,7 +106,7 @@ def test_a_bound_of_zero_clips_nothing():
     for bound in (0.0, 1e9):
         made, linear, _ = optimiser(OptimConfig(clip_norm=bound, weight_decay=0.0))
         before = linear.weight.detach().clone()
-        made.backward(1000 * linear.weight.square().sum())
+        made.scaled(1000 * linear.weight.square().sum()).backward()
         made.clip()
         made.update()
         # AdamW's step forgets the gradient's scale, its moment does not.
@@ -122,7 +122,7 @@ def test_state_survives_a_round_trip_bit_for_bit():
     other, linear2, scale2 = optimiser(OptimConfig())
 
     def step(o: Optimiser, l: nn.Linear, s: nn.Parameter) -> None:
-        o.backward((l(torch.ones(1, 3)) * s).square().sum())
+        o.scaled((l(torch.ones(1, 3)) * s).square().sum()).backward()
         o.clip()
         o.update()
 

@@ -36,7 +36,7 @@ def check_collectives() -> dict[str, object]:
         "gathered": everything.flatten().tolist(),
         "gradient": x.grad.flatten().tolist(),
         "any": [parallel.any_rank(False), parallel.any_rank(rank == 1), parallel.any_rank(True)],
-        "mean": parallel.mean({"a": float(rank), "b": 3.0}),
+        "mean": parallel.averaged(torch.tensor([float(rank), 3.0])).tolist(),
         "broadcast": parallel.broadcast(f"from {rank}"),
         "objects": parallel.all_objects(rank * 10),
     }
@@ -105,16 +105,16 @@ def timed(*given: str) -> str:
 
 def stop_rank_one_after(updates: int) -> None:
     """SIGTERM reaches one rank alone, in the middle of the loop."""
-    original, seen = StopRequest.agree, 0
+    original, seen = StopRequest.flags, 0
 
-    def agree(self: StopRequest, due: bool) -> tuple[bool, bool]:
+    def flags(self: StopRequest, due: bool) -> tuple[bool, bool]:
         nonlocal seen
         seen += 1
         if seen == updates and parallel.rank() == 1:
             signal.raise_signal(signal.SIGTERM)
         return original(self, due)
 
-    StopRequest.agree = agree  # type: ignore[method-assign]
+    StopRequest.flags = flags  # type: ignore[method-assign]
 
 
 def main(root: str, shards: str, teacher: str, *damaged: str) -> None:
@@ -123,6 +123,8 @@ def main(root: str, shards: str, teacher: str, *damaged: str) -> None:
     result: dict[str, object] = {"collectives": check_collectives()}
     for row in ("no_alsn", "kd", "finetune", *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
+    for row in ("no_alsn", *OURS):
+        result[f"{row} in parts"] = run(root, "parts", row, f"{SIX} optim.accumulate=7", shards, teacher)
     result["none"] = timed(root, "pair", "none", TIMED, shards, teacher)
     result["saves"] = Timed.saves
     for name, one, start in zip(("damaged", "bad"), damaged, (run, refused), strict=True):

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cmapkd_core.config import EfficiencyConfig, OptimConfig, Phase, Rates
+from cmapkd_core.config import EfficiencyConfig, Phase, Rates
 from cmapkd_core.engine.optim import choose_precision, trainable
-from cmapkd_core.engine.phase_plan import PhasePlan
+from cmapkd_core.engine.passes import split
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.efficiency import _check
@@ -45,8 +45,8 @@ def groups(rate: float, params: int = 1) -> Any:
     return trainable({"student": owned, "heads": []}, Phase(1, Rates(student=rate)), "fine")
 
 
-def updates(accumulate: int = 1, epochs: int = 1) -> None:
-    PhasePlan(0, "fine", Phase(epochs), 2, {}, OptimConfig(accumulate=accumulate), 8).require_updates()
+def parts(pairs: int, accumulate: int) -> None:
+    list(split({"x": torch.zeros(pairs)}, accumulate))
 
 
 def efficiency(*batches: int, repeats: int = 1) -> None:
@@ -83,8 +83,7 @@ REMEDIES: list[tuple[Callable[[], Any], str, Callable[[], Any]]] = [
     (lambda: precision("fp8"), "one of auto, fp32", lambda: precision("auto")),
     (lambda: precision("bf16"), "use auto or fp32", lambda: precision("fp32")),
     (lambda: groups(0.0), "phase fine trains nothing: set one of its lr.student", lambda: groups(1e-4)),
-    (lambda: updates(4), "lower optim.accumulate", lambda: updates(2)),
-    (lambda: updates(4), "or raise schedule.fine.epochs", lambda: updates(4, epochs=2)),
+    (lambda: parts(6, 4), "an optim.batch that is a multiple of 4", lambda: parts(8, 4)),
     (
         lambda: check_run_names(["vqa/x"]),
         "TASK/ROLE with ROLE one of",

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from cmapkd_core.engine.loop import freeze_all_but, weighted_total
+from cmapkd_core.engine.loop import freeze_all_but
 from cmapkd_core.engine.optim import trainable
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import ROWS, WEIGHTS, resolve
 

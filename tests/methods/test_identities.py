@@ -114,7 +114,7 @@ def test_what_the_teacher_says_has_no_graph(make_teacher, batch, ask):
 
 def test_weights_of_no_relation_take_the_term_out_of_the_total(make_method, make_teacher, batch, ask):
     """An ablation is data: the term is still measured, its weight is 0."""
-    from cmapkd_core.engine.loop import weighted_total
+    from cmapkd_core.engine.passes import weighted_total
 
     teacher = make_teacher()
     recipe = resolve("tiny", "no_relation", TINY)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from cmapkd_core.engine.loop import weighted_total
+from cmapkd_core.engine.passes import weighted_total
 
 
 def test_the_total_written_out(terms_of_row):

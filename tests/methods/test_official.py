@@ -22,7 +22,8 @@ from cmapkd_core.losses.hints import map_hint
 from cmapkd_core.losses.kendall import kendall_tau, non_target, row_divergence
 from cmapkd_core.losses.patches import patch_relation, patch_responses
 from cmapkd_core.losses.similarity import info_nce, relative_entropy
-from cmapkd_core.methods.base import Method
+from cmapkd_core.methods.base import Method, Rows
+from cmapkd_core.methods.lifts import add_raw
 from cmapkd_core.models.compose import layers_of
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.frozen_teacher import Embeddings
@@ -164,9 +165,9 @@ def test_cmapkd_shares_the_lift(make_method, make_teacher) -> None:
     lifted(method)
     vision, text = method.towers(None)
     embeddings = [vision.embedding, text.embedding, said.image, said.text]
-    lifts = method.lifts(vision, text, *embeddings[:2])
+    rows = add_raw(Rows({}, {}, [], []), vision, text)
     expected = OFFICIAL["CLIP-KD, widths that differ"]["values"]
-    terms = method._on_embeddings(embeddings, lifts, torch.tensor(1 / 0.07))
+    terms = method._on_embeddings(embeddings, method.lifts(rows, *embeddings[:2]), torch.tensor(1 / 0.07))
     assert terms["fd"].item() == pytest.approx(expected["mse"] * THEIRS / 2, rel=SINGLE)
     assert terms["icl"].item() == pytest.approx(expected["icl"], rel=SINGLE)
 
@@ -222,7 +223,7 @@ def test_promptkd_with_its_projector(make_method, make_teacher, tau) -> None:
         named[name].data.copy_(value)
     image = leaf(wave(PAIRS, OURS, seed=1, size=4).float())
     image_t, classes = teacher()[0].float(), unit(CLASSES, THEIRS, seed=11).float()
-    terms = {"prompt": method.compare(image, image_t, SCALE_T, classes)}
+    terms = {"prompt": method.divergence(image, image_t, SCALE_T, classes)}
     same(f"PromptKD, tau {tau}", terms, {"features": image} | {name: named[name] for name in values})
 
 

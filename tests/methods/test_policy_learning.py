@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cmapkd_core.config import ALL_LEVELS, SelectorConfig
+from cmapkd_core.engine.finite import Buffers
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, policy_loss
 from cmapkd_core.models.selector import ALSN, FixedSelector
@@ -55,6 +56,18 @@ def test_memory_is_empty_until_something_was_measured():
     other = PolicyMemory(4, 8)
     other.load_state_dict(memory.state_dict())  # a resumed run remembers the same samples
     assert other.loss(alsn, ALL_LEVELS, CONFIG).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("row", ["none", "promptkd"])
+def test_what_a_skipped_update_remembered_is_forgotten(make_method, make_teacher, batch, ask, row):
+    """How much is held is known without asking the buffers, which go back to what they were."""
+    recipe, teacher, pairs = resolve("tiny", row, "optim.batch=5"), make_teacher(), batch()
+    method, phase = make_method(recipe, teacher).train(), recipe.schedule.fine
+    buffers, holder = Buffers(method), method.memory if row == "none" else method
+    method(pairs, ask(teacher, pairs, method.active(phase)), phase, 0)
+    assert holder.held() == 5
+    buffers.restore()
+    assert holder.held() == 0
 
 
 def test_utilities_are_measured_every_few_steps_of_a_selecting_phase(make_method, make_teacher, batch, ask):

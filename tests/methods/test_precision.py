@@ -7,7 +7,7 @@ import torch
 
 from cmapkd_core.catalog import load
 from cmapkd_core.config import ALL_LEVELS
-from cmapkd_core.engine.loop import weighted_total
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.fields import replaced
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.build import build

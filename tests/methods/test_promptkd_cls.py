@@ -43,7 +43,7 @@ def test_two_classes_and_one_picture_with_numbers(make_method, make_teacher):
     image[0, :2], image_t[0, 0] = torch.tensor([0.6, 0.8]), 1.0
     p, r = 0.880797, 0.450166  # 1 / (1 + e^-2), 1 / (1 + e^0.2)
     kl = p * torch.log(torch.tensor(p / r)) + (1 - p) * torch.log(torch.tensor((1 - p) / (1 - r)))
-    found = method.compare(image, image_t, torch.tensor(2.0), method.classes)
+    found = method.divergence(image, image_t, torch.tensor(2.0), method.classes)
     assert found.item() == pytest.approx(kl.item() / 2, rel=1e-4)
 
 

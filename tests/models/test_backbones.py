@@ -1,5 +1,6 @@
 """Every kind of tower: embeddings are open_clip's own, taps lie on the way to them, masks end with the caption."""
 
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -293,3 +294,62 @@ def test_config_text_files_and_weights_on_s3(s3_root: str, tmp_path: Path) -> No
     assert torch.equal(remote.encode_text(tokens), local.encode_text(tokens))
     with pytest.raises(InputError, match=r"no model config s3://.*/absent\.json"):
         build(ModelConfig(storage.join(s3_root, "absent.json"), "random"), 0, tmp_path)
+
+
+def gradients(towers: Backbone) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Of a loss on embeddings and taps, and of another one at the first taps alone; and all buffers after it."""
+    size = towers.spec.image_size
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(2)  # of dropout
+    vision, text = towers.train().vision(images), towers.text(towers.tokenize(CAPTIONS))
+    taps = [tap.square().mean() for side in (vision, text) for tap in side.taps]
+    roots = [vision.taps[0], text.taps[0]]
+    goal = (vision.embedding * text.embedding).sum()
+    twice = [torch.autograd.grad(goal, roots, retain_graph=True) for _ in range(2)]
+    assert all(torch.equal(x, y) for x, y in zip(*twice, strict=True))
+    (goal + torch.stack(taps).sum()).backward()
+    found = {name: p.grad for name, p in towers.named_parameters() if p.grad is not None}
+    towers.zero_grad()
+    return found | {"image": twice[0][0], "text": twice[0][1]}, dict(towers.named_buffers())
+
+
+def test_blocks_that_run_again_have_the_same_gradients_and_count_a_batch_once(backbone):
+    """To the bit: dropout draws the same, and running statistics see a batch once."""
+    plain, again = copy.deepcopy(backbone), copy.deepcopy(backbone)
+    again.checkpoint_blocks()
+    (ours, buffers), (expected, counted) = gradients(again), gradients(plain)
+    assert ours.keys() == expected.keys()
+    for name, x in expected.items():
+        assert torch.equal(x, ours[name]), name
+    for name, x in counted.items():
+        assert torch.equal(x, buffers[name]), name
+    assert not any("forward" in vars(module) for module in again.modules())
+
+
+def test_most_of_what_is_kept_for_the_gradient_is_not_kept(backbone):
+    def kept(towers: Backbone) -> int:
+        held: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        size = towers.spec.image_size
+        own = {x.untyped_storage().data_ptr() for x in [*towers.parameters(), *towers.buffers()]}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            found = towers.train().vision(torch.randn(3, 3, size, size)), towers.text(towers.tokenize(CAPTIONS))
+        assert all(side.embedding.requires_grad for side in found)
+        return sum(count for place, count in held.items() if place not in own)
+
+    plain, again = copy.deepcopy(backbone), copy.deepcopy(backbone)
+    again.checkpoint_blocks()
+    assert kept(again) < 0.6 * kept(plain)  # of a ResNet the stem keeps most
+
+
+def test_a_tower_without_a_list_of_layers_is_named(tmp_path):
+    towers = build(ModelConfig(write_case(tmp_path, "bert"), "random"), seed=0, cache=tmp_path)
+    towers.model.text.config.num_hidden_layers = 7
+    with pytest.raises(
+        InputError, match=r"runtime\.grad_checkpointing=true: the text tower BertModel has no list of 7"
+    ):
+        towers.checkpoint_blocks()

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from manifests import rewrite
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.errors import InputError
@@ -269,3 +270,22 @@ def test_fields_that_are_younger_than_an_artifact_had_their_defaults(tiny_teache
     assert differing(resolve("tiny"), made) == []
     changed = differing(resolve("tiny", overrides="teacher_fit.alpha_prior=0.5"), made)
     assert [line.partition(":")[0] for line in changed] == ["teacher_fit.alpha_prior"]
+
+
+@pytest.mark.parametrize("row", ["none", "promptkd"])
+def test_activations_that_are_computed_again_change_nothing(train_tiny, tmp_path, digests, row):
+    """Not even the artifact's place; utilities and shares are measured through them."""
+    urls, ran = [], [0]
+
+    def count(module, _) -> None:
+        ran[-1] += isinstance(module, torch.nn.MultiheadAttention)
+
+    counting = register_module_forward_pre_hook(count)
+    for name in ("true", "false"):
+        fields = f"optim.batch=14 runtime.shares_every=3 runtime.grad_checkpointing={name}"
+        urls.append(train_tiny(tmp_path / name, "joint", row, fields))
+        ran.append(0)
+    counting.remove()
+    assert ran[0] > 1.2 * ran[1] > 0  # the teacher runs once
+    assert urls[0].rpartition("/")[2] == urls[1].rpartition("/")[2]
+    assert digests(urls[0]) == digests(urls[1])

@@ -53,7 +53,7 @@ def _cost(inputs: SuiteInputs, row: ModelResults) -> RowCost:
     recipe = inputs.methods[row.name]
     trainings = [inputs.trainings[row.name, seed] for seed in inputs.seeds if inputs.trainings[row.name, seed].seconds]
     size = over_seeds(row, "parameters/both")
-    updates = {sum(_updates(source, recipe) for source in (*t.earlier, t.source)) for t in trainings}
+    updates = {sum(_updates(source) for source in (*t.earlier, t.source)) for t in trainings}
     return RowCost(
         row.name,
         recipe.method.name,
@@ -101,10 +101,10 @@ def _points(source: Source) -> list[Point]:
     return points
 
 
-def _updates(source: Source, recipe: Recipe) -> int:
+def _updates(source: Source) -> int:
     """Optimiser updates of the student in one stage: the last step of those phases that are not the selector's."""
     steps = [p["step"] for p in _points(source) if p["phase"] not in STAGE_PHASES["alsn"]]
-    return max(steps, default=0) // recipe.optim.accumulate
+    return max(steps, default=0)
 
 
 def _step(source: Source, recipe: Recipe) -> float | None:

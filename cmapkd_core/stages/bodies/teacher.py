@@ -91,7 +91,7 @@ class TeacherSetup:
         rows = [("space", fit.space, _pairs(self.shards) // fit.batch)]
         rows += [("pyramid", fit.pyramid, self.loader.steps_per_epoch)]
         weights = {"contrast": 1.0, "reconstruction": fit.reconstruction, "prior": fit.alpha_prior, "task": 1.0}
-        # Stage teacher fits a few layers: its whole batch is one micro-batch.
+        # Stage teacher fits a few layers: its batch goes at once.
         optim = replace(self.recipe.optim, batch=fit.batch, accumulate=1)
         chosen = enumerate(row for row in rows if row[1].epochs)
         return [PhasePlan(i, name, phase, steps, weights, optim, fit.batch) for i, (name, phase, steps) in chosen]

@@ -45,7 +45,8 @@ def write_tables(setup: TrainingSetup) -> None:
     path = context.out / SAMPLE_STATS
     if stage == "warmup":
         context.say("warmup: measuring the levels of samples for the selector")
-        loader = setup.loader("alsn", ALL_LEVELS)
+        # No update: the pairs that pass the towers together are a batch of their own.
+        loader = setup.loader("alsn", ALL_LEVELS, context.recipe.optim.accumulate)
         steps = math.ceil(context.recipe.selector.measured * loader.steps_per_epoch)
         progress = Progress(context.say, "warmup: levels for the selector", steps, "batches")
         collect(method.to(parallel.device()), loader, setup.targets, progress, path, steps)

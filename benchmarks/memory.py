@@ -1,0 +1,144 @@
+"""Peak memory and time of a distillation step: the whole batch at once, in parts, and with blocks that run again.
+
+    python benchmarks/memory.py --batch 32 --parts 4
+
+Method kd on a ViT-S/16, its teacher's embeddings given. Each form runs one step in a fresh process; memory is how far
+the resident memory rises above its level with model and pictures in it, time is CPU seconds of a second step. First all
+forms are held to the gradient of the whole batch at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmapkd_core.catalog import load
+from cmapkd_core.config import ModelConfig, Recipe
+from cmapkd_core.data.loader import Batch
+from cmapkd_core.engine.finite import Buffers
+from cmapkd_core.engine.optim import Optimiser, trainable
+from cmapkd_core.engine.passes import passes_of
+from cmapkd_core.engine.phase_plan import PhasePlan
+from cmapkd_core.method_specs import METHODS
+from cmapkd_core.methods.base import Method
+from cmapkd_core.models.build import build
+from cmapkd_core.models.frozen_teacher import Embeddings
+from cmapkd_core.recipes import resolve
+
+FORMS = {"at once": (False, False), "parts": (True, False), "again": (False, True), "both": (True, True)}
+NAMES = {"at once": "at once", "parts": "in {} parts", "again": "blocks run again", "both": "{} parts, run again"}
+GOALS = {"again": "< 0.5", "parts": "< 0.5"}
+
+
+class Step:
+    """Method kd on `batch` random pairs, in one of FORMS."""
+
+    def __init__(self, form: str, batch: int, parts: int, model: str) -> None:
+        in_parts, again = FORMS[form]
+        recipe: Recipe = resolve("paper", "kd", f"optim.batch={batch} optim.accumulate={parts if in_parts else 1}")
+        with tempfile.TemporaryDirectory() as cache:
+            student = build(ModelConfig(model, "random"), 0, Path(cache))
+        if again:
+            student.checkpoint_blocks()
+        self.method: Method = load("method", "kd", METHODS)(recipe, student, None).train()
+        phase = recipe.schedule.fine
+        plan = PhasePlan(0, "fine", phase, 1, recipe.method.weights.within(phase), recipe.optim, batch)
+        self.optimiser = Optimiser(trainable(self.method.groups(phase), phase), phase, recipe.optim, 1, scaled=False)
+        size = student.spec.image_size
+        images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+        tokens = student.tokenize([f"a picture of {n} cats" for n in range(batch)])
+        self.batch = Batch([str(n) for n in range(batch)], torch.arange(batch), {"student": images},
+                           {"student": tokens}, [])  # fmt: skip
+        self.passes = passes_of(plan)(self.method, said, plan, self.optimiser, Buffers(self.method))
+
+    def run(self) -> dict[str, Tensor]:
+        """The gradient by parameter, [..] each, which is cleared."""
+        self.passes.run(self.batch, 0, False, lambda: None)
+        found = {name: p.grad for name, p in self.method.named_parameters() if p.grad is not None}
+        self.optimiser.adamw.zero_grad(set_to_none=True)
+        return found
+
+
+def said(batch: Batch) -> Embeddings:
+    """A teacher's embeddings of these pairs, whichever of them are asked for."""
+    made = [torch.sin(batch.index[:, None] * torch.arange(1.0, 65.0) + side) for side in (0, 1)]
+    image, text = (F.normalize(x, dim=-1) for x in made)
+    return Embeddings(image, text, torch.tensor(50.0))
+
+
+def peak() -> float:
+    """The most that this process ever had resident, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(form: str, args: argparse.Namespace) -> dict[str, float]:
+    """MiB above the level before, and CPU seconds of the next step, in this process, which has done nothing else."""
+    step = Step(form, args.batch, args.parts, args.model)
+    before = peak()
+    step.run()
+    risen, since = peak() - before, time.process_time()
+    step.run()
+    return {"memory": risen, "seconds": time.process_time() - since}
+
+
+def fresh(form: str, args: argparse.Namespace) -> dict[str, float]:
+    """The same in a process of its own."""
+    sizes = ["--batch", str(args.batch), "--parts", str(args.parts), "--model", args.model]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # or what was freed before counts, by chance
+    command = [sys.executable, __file__, "--form", form, *sizes]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    result: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    return result
+
+
+def require_equal(model: str) -> None:
+    """Every form gives the gradient of the whole batch at once, to fp32."""
+    expected = Step("at once", 4, 2, model).run()
+    for form in FORMS:
+        found = Step(form, 4, 2, model).run()
+        assert found.keys() == expected.keys()
+        for name, x in expected.items():
+            apart = (found[name] - x).norm() / x.norm().clamp_min(1e-12)
+            assert apart < 1e-3, (form, name, float(apart))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--batch", type=int, default=32)
+    cli.add_argument("--parts", type=int, default=4)
+    cli.add_argument("--model", default="ViT-S-16")
+    cli.add_argument("--form", choices=FORMS, help="print only what this form takes")
+    return cli
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parser().parse_args()
+    torch.set_num_threads(1)
+    if args.form:
+        print(json.dumps(measured(args.form, args)))
+        return
+    require_equal(args.model)
+    whole = fresh("at once", args)
+    print(f"{f'{args.model}, {args.batch} pairs':24}{'MiB':>8}{'of at once':>12}{'goal':>8}{'time':>8}")
+    for form, name in NAMES.items():
+        found = whole if form == "at once" else fresh(form, args)
+        shares = [found[what] / whole[what] for what in ("memory", "seconds")]
+        print(f"{name.format(args.parts):24}{found['memory']:8.0f}{shares[0]:12.2f}{GOALS.get(form, ''):>8}"
+              f"{shares[1]:8.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
