@@ -28,6 +28,8 @@ HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's prefixes of models whose we
 RESIZE_MODES = ("shortest", "longest", "squash")  # open_clip's ways to make a picture a square: data/augment.py
 INTERPOLATIONS = ("bicubic", "bilinear", "random")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AS_STUDENT = "student"  # optim.teacher_precision: that of optim.precision
+MATMUL_PRECISIONS = ("highest", "high", "medium")  # torch's words for fp32, TF32, and bf16 within fp32
 SPLITS = ("train", "val", "test")
 LEAKAGE_ACTIONS = ("refuse", "drop", "allow")  # drop: the training pictures; allow: the manifest says how many
 EVALUATE_LEAKAGE_ACTIONS = ("refuse", "allow")  # after a training nothing can be dropped from it
@@ -222,6 +224,9 @@ class OptimConfig:
     clip_norm: Amount = 1.0  # 0: nothing is clipped
     warmup: Share = 0.05  # share of a phase's steps with a rising learning rate, before the cosine
     precision: Annotated[str, Named("precision", PRECISIONS)] = "auto"
+    teacher_precision: Annotated[str, Named("teacher precision", (AS_STUDENT, *PRECISIONS))] = AS_STUDENT
+    # Of fp32 tensors, which are all of them at precision fp32 and else those of the losses and the update.
+    matmul_precision: Annotated[str, Named("matmul precision", MATMUL_PRECISIONS)] = "highest"
     # An update whose gradient or loss is not finite is skipped; so is one whose gradient spikes.
     max_skipped: Whole = 20  # of a stage's updates, and of a phase's no more than half; one more stops the stage
     gradient_spike: Spike = 50.0  # a norm above so many times its running median, and above clip_norm; 0: none is
@@ -320,6 +325,8 @@ class RuntimeConfig:
     # Of copies of shards, and of the teacher's outputs for them, that a machine keeps of what lies on S3; the least
     # recently read go. Two blocks of 16 shards let one be fetched while the other is read. 0: no bound, none goes.
     cache_gb: Amount = 0.0
+    # A live teacher on a GPU works on a stream of its own, one batch ahead: more memory, the same numbers.
+    teacher_ahead: bool = True
     log_every: Count = 20
     shares_every: Count = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

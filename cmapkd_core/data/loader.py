@@ -65,7 +65,8 @@ class Batch:
         images = {name: tensor.to(device, non_blocking=True) for name, tensor in self.images.items()}
         tokens = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tokens.items()}
         cached = {name: tensor.to(device, non_blocking=True) for name, tensor in self.cached.items()}
-        return replace(self, index=self.index.to(device), images=images, tokens=tokens, cached=cached)
+        index = self.index.to(device, non_blocking=True)
+        return replace(self, index=index, images=images, tokens=tokens, cached=cached)
 
     def first(self, count: int) -> Batch:
         """Its first `count` samples."""
@@ -262,7 +263,9 @@ class _Made:
 
     def pin_memory(self) -> _Made:
         """The same with its tensors in pinned memory; torch's DataLoader calls it by this name."""
-        batch = replace(self.batch, tokens=pinned(self.batch.tokens), cached=pinned(self.batch.cached))
+        tokens, cached = pinned(self.batch.tokens), pinned(self.batch.cached)
+        # The index too: a copy from other memory would have the rank wait for all that the device was asked before.
+        batch = replace(self.batch, index=self.batch.index.pin_memory(), tokens=tokens, cached=cached)
         return _Made(batch, self.rendered.pinned())
 
 

@@ -15,9 +15,10 @@ from cmapkd_core.data.fixed_crops import TeacherCache
 from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.loop import run_phase
-from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.optim import choose_teacher_precision
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import Session
+from cmapkd_core.engine.targets_ahead import TargetsAhead
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
@@ -64,8 +65,13 @@ class TrainingSetup:
     def run(self, plan: PhasePlan, session: Session) -> None:
         """Train one phase."""
         levels = self.method.active(plan.phase)
-        loader = self.loader(plan.name, levels)
-        run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+        loader, device = self.loader(plan.name, levels), parallel.device()
+        live = self.teacher is not None and self.teacher_cache is None
+        if live and self.recipe.runtime.teacher_ahead and device.type == "cuda":
+            ahead = TargetsAhead(loader, lambda batch: self.targets(batch, levels), device)
+            run_phase(self.method, ahead, ahead.targets, plan, session)
+        else:
+            run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
 
     def loader(self, phase: str, levels: tuple[str, ...]) -> TrainLoader:
         """A phase's own stream of batches, of the same pairs, crops and captions for all methods.
@@ -108,7 +114,7 @@ class TrainingSetup:
         """
         cache = open_cache(self.context)
         if self.teacher is not None:
-            self.teacher.amp = choose_precision(self.recipe.optim.precision, parallel.device())
+            self.teacher.amp = choose_teacher_precision(self.recipe.optim, parallel.device())
             if cache is not None:
                 self.teacher.backbone.cpu()
         return cache
