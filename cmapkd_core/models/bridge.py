@@ -99,7 +99,8 @@ class LevelTower(nn.Module):
 
     def forward(self, vision: Features, text: Features, levels: tuple[str, ...]) -> Levels:
         """The active `levels` of a batch of pairs."""
-        return self.bridged(*self.pyramid(vision.taps, levels), self.hierarchy(text, levels))
+        maps, pooled = self.pyramid(vision.taps, levels)
+        return self.bridged(maps, pooled, self.hierarchy(text, levels))
 
     def bridged(self, maps: dict[str, Tensor], pooled: dict[str, Tensor], states: dict[str, Tensor]) -> Levels:
         """Levels of their maps [B,W,h,h], the means of these over positions and text vectors [B,W]."""
