@@ -327,6 +327,8 @@ class RuntimeConfig:
     cache_gb: Amount = 0.0
     # A live teacher on a GPU works on a stream of its own, one batch ahead: more memory, the same numbers.
     teacher_ahead: bool = True
+    # torch.compile for the blocks of towers while a phase trains: seconds to begin with, the same numbers but rounding.
+    compile: bool = False
     log_every: Count = 20
     shares_every: Count = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

@@ -122,6 +122,10 @@ class Backbone(nn.Module):
         found = torch.autograd.grad(total, list(params.values()), allow_unused=True)
         return {name for name, gradient in zip(params, found, strict=True) if gradient is not None}
 
+    def blocks(self) -> list[nn.Module]:
+        """What both towers do one after another, which is most of what they do; each once."""
+        return list(dict.fromkeys([*self._vision.blocks(), *self._text.blocks()]))
+
     def heads(self) -> list[nn.Parameter]:
         """What makes the joint space of two given towers: both projections and the logit scale."""
         return [*self._vision.head(), *self._text.head(), self.model.logit_scale]

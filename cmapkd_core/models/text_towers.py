@@ -40,6 +40,10 @@ class TextTower(ABC):
         """Pooled state [B, D], the four taps [B, N, D] and the mask [B, N] of trimmed token ids [B, N]."""
 
     @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Everything that counts as depth, in order."""
+
+    @abstractmethod
     def project(self, pooled: Tensor) -> Tensor:
         """[B, D] -> [B, E], not normalised."""
 
@@ -84,6 +88,10 @@ class ClipText(TextTower):
         # A caption cut at the context length may have lost its end: then all of it counts.
         cut = torch.full_like(tokens[:, 0], tokens.shape[1] - 1)
         return torch.where(found.any(dim=1), found.int().argmax(dim=1), cut)
+
+    @override
+    def blocks(self) -> list[nn.Module]:
+        return list(self.tower.transformer.resblocks)
 
     @override
     def project(self, pooled: Tensor) -> Tensor:
@@ -135,6 +143,11 @@ class HuggingFaceText(TextTower):
         states = [*output.hidden_states[1:-1], output.last_hidden_state]
         taps = [states[index] for index in quarters(len(states))]
         return self.tower.pooler(output, mask.long()), taps, mask
+
+    @override
+    def blocks(self) -> list[nn.Module]:
+        lists = [module for module in self.tower.transformer.modules() if isinstance(module, nn.ModuleList)]
+        return list(max(lists, key=len, default=[]))
 
     @override
     def project(self, pooled: Tensor) -> Tensor:

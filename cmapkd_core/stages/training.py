@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import cached_property
 
@@ -24,6 +25,7 @@ from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy_fit import PolicyFit
+from cmapkd_core.models.compiled import compiled_blocks, require_compiler
 from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, Teacher, narrowed
 from cmapkd_core.models.pyramid import needed
 from cmapkd_core.stages.data_set import shards_of
@@ -67,11 +69,20 @@ class TrainingSetup:
         levels = self.method.active(plan.phase)
         loader, device = self.loader(plan.name, levels), parallel.device()
         live = self.teacher is not None and self.teacher_cache is None
-        if live and self.recipe.runtime.teacher_ahead and device.type == "cuda":
-            ahead = TargetsAhead(loader, lambda batch: self.targets(batch, levels), device)
-            run_phase(self.method, ahead, ahead.targets, plan, session)
-        else:
-            run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+        with self._compiled(live):
+            if live and self.recipe.runtime.teacher_ahead and device.type == "cuda":
+                ahead = TargetsAhead(loader, lambda batch: self.targets(batch, levels), device)
+                run_phase(self.method, ahead, ahead.targets, plan, session)
+            else:
+                run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+
+    def _compiled(self, live: bool) -> contextlib.AbstractContextManager[None]:
+        """Inside, the towers that work are compiled, where the recipe says so."""
+        if not self.recipe.runtime.compile:
+            return contextlib.nullcontext()
+        require_compiler(parallel.device())
+        teachers = [self.teacher.backbone] if self.teacher is not None and live else []
+        return compiled_blocks([self.method.student, *teachers])
 
     def loader(self, phase: str, levels: tuple[str, ...]) -> TrainLoader:
         """A phase's own stream of batches, of the same pairs, crops and captions for all methods.
