@@ -89,7 +89,7 @@ class Bench:
             freeze_all_but(method, chosen)
             optimiser.set_rates(0)
             targets = teacher.cached_targets(cached, levels) if teacher else None
-            optimiser.backward(weighted_total(method(self.batch, targets, phase, 1).terms, weights))
+            weighted_total(method(self.batch, targets, phase, 1).terms, weights).backward()
             optimiser.clip()
             optimiser.update()
 

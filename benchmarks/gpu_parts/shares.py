@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.gpu_parts.machine import Machine
 from benchmarks.gpu_parts.models import Pair
-from benchmarks.gpu_parts.steps import plan_of
+from benchmarks.gpu_parts.steps import LONG, plan_of
 from benchmarks.gpu_parts.table import Line
 from cmapkd_core.data.loader import TrainLoader
 from cmapkd_core.engine.loop import freeze_all_but, weighted_total
@@ -78,7 +78,7 @@ def stepper(machine: Machine, pair: Pair, loader: TrainLoader, size: int, steps:
     method.amp = choose_precision(recipe.optim.precision, machine.device)
     groups, levels = trainable(method.groups(plan.phase), plan.phase), method.active(plan.phase)
     freeze_all_but(method, [p for params in groups.values() for p in params])
-    optimiser = Optimiser(groups, plan.phase, recipe.optim, plan.updates, scaled=method.amp is torch.float16)
+    optimiser = Optimiser(groups, plan.phase, recipe.optim, LONG, scaled=method.amp is torch.float16)
     towers = method.towers
     method.towers = lambda batch: ranges.part("student", lambda: towers(batch))  # type: ignore[method-assign]
     batches = loader.batches(0, steps)
@@ -86,7 +86,9 @@ def stepper(machine: Machine, pair: Pair, loader: TrainLoader, size: int, steps:
         batch = ranges.part("loader", lambda: next(batches).to(machine.device))
         targets = ranges.part("teacher", lambda batch=batch: pair.targets(True, batch, levels))
         terms = ranges.part("losses", lambda b=batch, t=targets, n=number: method(b, t, plan.phase, n + 1).terms)
-        ranges.part("backward", lambda terms=terms: optimiser.backward(weighted_total(terms, plan.weights)))
+        ranges.part(
+            "backward", lambda terms=terms: optimiser.scaler.scale(weighted_total(terms, plan.weights)).backward()
+        )
         ranges.part("update", lambda: (optimiser.clip(), optimiser.update()))
         yield
 

@@ -70,7 +70,8 @@ class TrainingSetup:
         loader, device = self.loader(plan.name, levels), parallel.device()
         live = self.teacher is not None and self.teacher_cache is None
         with self._compiled(live):
-            if live and self.recipe.runtime.teacher_ahead and device.type == "cuda":
+            whole = plan.optim.accumulate == 1  # who splits a batch has no room for a second one's targets
+            if live and whole and self.recipe.runtime.teacher_ahead and device.type == "cuda":
                 ahead = TargetsAhead(loader, lambda batch: self.targets(batch, levels), device)
                 run_phase(self.method, ahead, ahead.targets, plan, session)
             else:
