@@ -33,14 +33,14 @@ def test_steps_and_their_shares(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [row[2] for row in cells(text[text.index("| | |") :])] == [line.found for line in lines]
     of_steps = {line.what.partition(",")[2].strip() or line.what: line for line in lines if line.section == "step"}
     assert len(of_steps) == 2 + len(steps.ROWS) + 1
-    # Of FLOP, which are no timing: a stored teacher costs less than a live one, and no teacher what a plain step does.
+    # Of FLOP, which are no timing: a stored teacher costs less than a live one, and none is least.
     flop = {
         what: float(line.beside.partition("(")[2].partition(" ")[0])
         for what, line in of_steps.items()
         if "(" in line.beside
     }
-    assert flop["no teacher, 4 pairs"] == 1.0
-    assert 1 <= flop["coarse, 4 pairs"] <= flop["medium, 4 pairs"] < flop["joint, 4 pairs"]
+    assert flop["no teacher, 4 pairs"] <= 1.0  # less, where captions are shorter than the context
+    assert flop["no teacher, 4 pairs"] <= flop["coarse, 4 pairs"] <= flop["medium, 4 pairs"] < flop["joint, 4 pairs"]
     assert flop["joint, 4 pairs"] < flop["joint, live teacher, 4 pairs"]
     shares = [float(line.found.removesuffix("%")) for line in lines if line.section == "shares"]
     assert len(shares) == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,10 +62,19 @@ class Pair:
         if used or "teacher" in vars(self):
             self.teacher.backbone.to(self.machine.device if used else "cpu")
 
-    def batch(self, size: int) -> Batch:
-        """Noise and captions of some words, on the device."""
+    def batch(self, size: int, whole: bool = False) -> Batch:
+        """Noise and captions of four to eleven words, on the device; `whole`: of the context's length, as others do.
+
+        Else as the package's loader gives them, without what stands behind the longest.
+        """
         student, teacher = self.built[1], self.built[0]
-        return random_batch(student, teacher, size).to(self.machine.device)
+        made = random_batch(student, teacher, size)
+        if not whole:
+            sides = {"student": student, "teacher": teacher}
+            made = dataclasses.replace(
+                made, tokens={name: sides[name].trimming()(x) for name, x in made.tokens.items()}
+            )
+        return made.to(self.machine.device)
 
     def _build(self, side: int) -> Backbone:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """How fast is a step? The loop's own, of the real pair of models, beside open_clip's plain and distilling steps.
 
 Ours is `run_phase` with all that it does at each step (checks, logs, the optimiser) and batches that lie on the device.
-Theirs is the step of open_clip's trainer: autocast, ClipLoss or DistillClipLoss, AdamW. Each in a turn of its own; what
-it takes is the mean over the measured steps, and FLOPs are counted on one of them.
+Theirs is the step of open_clip's trainer: autocast, ClipLoss or DistillClipLoss, AdamW; its captions fill the context.
+Each has a turn of its own; what it takes is the mean over the measured steps, and FLOPs are counted on one of them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.engine.session import Session
 from cmapkd_core.engine.targets_ahead import TargetsAhead
 from cmapkd_core.methods.base import Method, precision
+from cmapkd_core.models.compiled import compiled_blocks
 from cmapkd_core.tracking import Tracker
 
 SECTION = "step"
@@ -115,8 +116,8 @@ def train_for(method: Method, loader: Any, targets: Callable[[Batch], Any], plan
             tracker.close(seconds=1)
 
 
-def ours(pair: Pair, what: str, size: int, count: int) -> Cost:
-    """A step of the package's loop."""
+def ours(pair: Pair, what: str, size: int, count: int, compiled: bool = False) -> Cost:
+    """A step of the package's loop; `compiled`: as runtime.compile has it."""
     row, phase, live = ROWS[what]
     machine, recipe = pair.machine, pair.recipe(row, size)
     method, batch, plan = pair.method(recipe), pair.batch(size), plan_of(recipe, phase)
@@ -132,7 +133,8 @@ def ours(pair: Pair, what: str, size: int, count: int) -> Cost:
     machine.forget()
     loader = Endless(batch, machine, WARM + count)
     ahead = TargetsAhead(loader, targets, machine.device) if live and machine.cuda else None  # type: ignore[arg-type]
-    train_for(method, ahead or loader, ahead.targets if ahead else targets, plan, recipe)
+    with compiled_blocks([method.student]) if compiled else nullcontext():
+        train_for(method, ahead or loader, ahead.targets if ahead else targets, plan, recipe)
     peak = machine.peak()
 
     def once() -> None:
@@ -153,7 +155,7 @@ def theirs(pair: Pair, size: int, count: int, distil: bool) -> Cost:
     machine, kind = pair.machine, TYPES.get(pair.precision)
     model = pair.method(pair.recipe("finetune", size)).student.model
     pair.place_towers(distil)
-    batch = pair.batch(size)
+    batch = pair.batch(size, whole=True)
     images, tokens = batch.images, batch.tokens
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=kind is torch.float16)
@@ -206,6 +208,8 @@ def measured(pair: Pair, sizes: list[int], count: int) -> Iterator[Line]:
             "open_clip, distilling": lambda size=size: theirs(pair, size, count, distil=True),
             **{what: lambda what=what, size=size: ours(pair, what, size, count) for what in ROWS},
         }
+        if not machine.tiny:  # compiling takes longer than all the rest there
+            turns["ours, joint, compiled"] = lambda size=size: ours(pair, "ours, joint", size, count, compiled=True)
         for what, turn in turns.items():
             try:
                 cost = turn()
