@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: bench faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
+.PHONY: bench gpu faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
 
 install: $(VENV)/.installed
 
@@ -63,9 +63,14 @@ acceptance: install ## the demo in containers of the built image, on a real S3 a
 	$(BIN)/python -m pytest -m acceptance -s tests/acceptance
 
 # On quiet cores: each prints ours beside a peer's of the same run, after a check that both do the same. `make bench BENCH=pairs`
-BENCH ?= step pairs memory loader prepare retrieval scale throttled
+BENCH ?= step pyramid achieved pairs memory loader prepare retrieval scale throttled
 bench: install ## what a step, a loader, a stage cost beside their peers; a quarter of an hour
 	set -e; for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
+
+# On a machine with a GPU; without one the same code runs at tiny sizes, in two minutes, and the table says so.
+GPU_TABLE ?= runs/gpu.json
+gpu: install ## is training right and fast on this GPU: one table, in ten minutes, offline
+	$(BIN)/python benchmarks/gpu.py --out $(GPU_TABLE)
 
 lock: install ## the image's dependencies, with hashes, at the versions that the tests ran with
 	BIN=$(BIN) docker/lock.sh

@@ -1,6 +1,7 @@
 """R1: floating point operations of a distillation step, in those of a plain CLIP step of the same student.
 
     python benchmarks/step.py --batch 256
+    python benchmarks/step.py --batch 256 --tokens 40       # what is behind the longest caption is left off
 
 The real ViT-L/14 and ViT-B/16 on torch's meta device, which has sizes and no numbers: what is counted are the matrix
 products, convolutions and attention of forward and backward. Stored: the teacher's levels are read. Live: its towers
@@ -30,6 +31,7 @@ from cmapkd_core.models.construct import construct
 from cmapkd_core.models.frozen_teacher import Embeddings, Teacher, diagonal_prior
 from cmapkd_core.recipes import resolve
 
+CONTEXT = 77  # tokens, whatever a caption has, in the plain step
 GOALS = {"joint, mean": "1.10", "live, fine": "2.45", "statistics": "0.50"}
 
 
@@ -40,11 +42,11 @@ def on_meta(name: str) -> Backbone:
         return construct(name, architecture.config, architecture.files, seed=0).to("meta")
 
 
-def pairs(size: int, sides: dict[str, Backbone]) -> Batch:
-    """`size` pairs; their captions are as long as the context."""
+def pairs(size: int, sides: dict[str, Backbone], tokens: int) -> Batch:
+    """`size` pairs, the longest of whose captions has so many tokens."""
     images = {n: torch.empty(size, 3, *(2 * [m.spec.image_size]), device="meta") for n, m in sides.items()}
-    tokens = {n: torch.zeros(size, 77, dtype=torch.long, device="meta") for n, m in sides.items()}
-    return Batch([str(i) for i in range(size)], torch.arange(size), images, tokens, [])
+    ids = {n: torch.zeros(size, tokens, dtype=torch.long, device="meta") for n in sides}
+    return Batch([str(i) for i in range(size)], torch.arange(size), images, ids, [])
 
 
 def operations(step: Callable[[], object]) -> float:
@@ -57,13 +59,13 @@ def operations(step: Callable[[], object]) -> float:
 class Bench:
     """Methods around the real pair of models, and a batch."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, tokens: int = CONTEXT) -> None:
         self.teacher_model, self.student = on_meta("ViT-L-14"), on_meta("ViT-B-16")
         base = resolve("paper", "none", f"optim.batch={batch}")
         with torch.device("meta"):
             levels = LevelTower(self.teacher_model.spec, self.student.spec.vision_grids[2], base.pyramid.width)
             self.teacher = Teacher(self.teacher_model, levels, diagonal_prior())
-        self.batch = pairs(batch, {"student": self.student, "teacher": self.teacher_model})
+        self.batch = pairs(batch, {"student": self.student, "teacher": self.teacher_model}, tokens)
 
     def method(self, recipe: Recipe) -> Method:
         """A row's method around the student."""
@@ -106,14 +108,15 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--batch", type=int, default=256)
     cli.add_argument("--every", type=int, default=10)
     cli.add_argument("--measured", type=float, default=0.0625)
+    cli.add_argument("--tokens", type=int, default=CONTEXT, help="of the longest caption of a batch, in our steps")
     return cli
 
 
 def main() -> None:
     """Count and print."""
     args = parser().parse_args()
-    bench, size = Bench(args.batch), f"optim.batch={args.batch}"
-    plain = bench.step(resolve("paper", "finetune", size), "fine")
+    bench, size = Bench(args.batch, args.tokens), f"optim.batch={args.batch}"
+    plain = Bench(args.batch).step(resolve("paper", "finetune", size), "fine")
     whole, some = (resolve("paper", "none", f"{size} selector.measured={share}") for share in (1.0, args.measured))
     found = {phase: bench.step(whole, phase) for phase in ("coarse", "medium", "fine")}
     all_measured, some_measured = bench.step(whole, "fine", 0), bench.step(some, "fine", 0)

@@ -28,6 +28,8 @@ HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's prefixes of models whose we
 RESIZE_MODES = ("shortest", "longest", "squash")  # open_clip's ways to make a picture a square: data/augment.py
 INTERPOLATIONS = ("bicubic", "bilinear", "random")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AS_STUDENT = "student"  # optim.teacher_precision: that of optim.precision
+MATMUL_PRECISIONS = ("highest", "high", "medium")  # torch's words for fp32, TF32, and bf16 within fp32
 SPLITS = ("train", "val", "test")
 LEAKAGE_ACTIONS = ("refuse", "drop", "allow")  # drop: the training pictures; allow: the manifest says how many
 EVALUATE_LEAKAGE_ACTIONS = ("refuse", "allow")  # after a training nothing can be dropped from it
@@ -224,6 +226,9 @@ class OptimConfig:
     clip_norm: Amount = 1.0  # 0: nothing is clipped
     warmup: Share = 0.05  # share of a phase's steps with a rising learning rate, before the cosine
     precision: Annotated[str, Named("precision", PRECISIONS)] = "auto"
+    teacher_precision: Annotated[str, Named("teacher precision", (AS_STUDENT, *PRECISIONS))] = AS_STUDENT
+    # Of fp32 tensors, which are all of them at precision fp32 and else those of the losses and the update.
+    matmul_precision: Annotated[str, Named("matmul precision", MATMUL_PRECISIONS)] = "highest"
     # An update whose gradient or loss is not finite is skipped; so is one whose gradient spikes.
     max_skipped: Whole = 20  # of a stage's updates, and of a phase's no more than half; one more stops the stage
     gradient_spike: Spike = 50.0  # a norm above so many times its running median, and above clip_norm; 0: none is
@@ -325,6 +330,10 @@ class RuntimeConfig:
     # The student's towers compute activations again on the way back in place of keeping them: a third more work in the
     # towers, and memory of a block and not of all of them.
     grad_checkpointing: bool = False
+    # A live teacher on a GPU works on a stream of its own, one batch ahead: more memory, the same numbers.
+    teacher_ahead: bool = True
+    # torch.compile for the blocks of towers while a phase trains: seconds to begin with, the same numbers but rounding.
+    compile: bool = False
     log_every: Count = 20
     shares_every: Count = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 

@@ -25,9 +25,10 @@ _MEASURED = "selector.measured"  # of how many pairs,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
 _PARTS = "optim.accumulate"
 _WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
+_ROUNDING = tuple(f"optim.{n}" for n in ("teacher_precision", "matmul_precision"))
 _UPDATES = (
     *(f"optim.{n}" for n in ("weight_decay", "beta1", "beta2", "clip_norm", "warmup", "precision")),
-    *_WATCH,
+    *(*_WATCH, *_ROUNDING),
 )
 _TEACHER = (
     *(*_PREPARE, "data.crop_scale", *_UPDATES),
@@ -64,7 +65,8 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, _REPACK, *_STORED, *_WATCH, _GOAL, _MEASURED, *(() if stage == "joint" else (_LEVELS,)))
+    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED)
+    since = since if stage == "joint" else (*since, _LEVELS)
     found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
     if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
         found[_PARTS] = f"{found[_PARTS]} parts of a batch"

@@ -32,11 +32,12 @@ _SHOWN = 5
 class Side:
     """How one model wants its inputs; picklable, so that workers can have it.
 
-    `tokenize` maps captions to int64 [n, context length].
+    tokenize: captions as int64 [n, context length]. trim: of those the columns that the model has to see, [n, N].
     """
 
     view: View
     tokenize: Callable[[list[str]], Tensor]
+    trim: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Batch:
         keys: of the samples, b of them.
         index: positions in the split's table, int64 [b].
         images: float [b, 3, size, size] by side; all sides show the same crop.
-        tokens: int64 [b, context length] by side, of the same caption.
+        tokens: int64 [b, N] by side, of the same caption; N is the context length, or what the longest caption needs.
         replaced: (key, reason) of corrupt samples that others stand in for.
         cached: the teacher's outputs for these very crops and captions, [b, ...] by name, where the loader has a cache
             of them: unit embeddings `image` and `text` [b, E], and the levels, where the cache has them.
@@ -65,7 +66,8 @@ class Batch:
         images = {name: tensor.to(device, non_blocking=True) for name, tensor in self.images.items()}
         tokens = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tokens.items()}
         cached = {name: tensor.to(device, non_blocking=True) for name, tensor in self.cached.items()}
-        return replace(self, index=self.index.to(device), images=images, tokens=tokens, cached=cached)
+        index = self.index.to(device, non_blocking=True)
+        return replace(self, index=index, images=images, tokens=tokens, cached=cached)
 
     def part(self, rows: slice) -> Batch:
         """These of its samples, no copies; `replaced` stays with the whole."""
@@ -262,7 +264,9 @@ class _Made:
 
     def pin_memory(self) -> _Made:
         """The same with its tensors in pinned memory; torch's DataLoader calls it by this name."""
-        batch = replace(self.batch, tokens=pinned(self.batch.tokens), cached=pinned(self.batch.cached))
+        tokens, cached = pinned(self.batch.tokens), pinned(self.batch.cached)
+        # The index too: a copy from other memory would have the rank wait for all that the device was asked before.
+        batch = replace(self.batch, index=self.batch.index.pin_memory(), tokens=tokens, cached=cached)
         return _Made(batch, self.rendered.pinned())
 
 
@@ -342,10 +346,12 @@ class _TrainBatches(Items[_Made]):
         return _Made(batch, Rendered(pixels))
 
     def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
-        """By side; those with the same tokenizer share them."""
+        """By side; those with the same tokenizer and the same rule of trimming share them."""
         made = {id(side.tokenize): side.tokenize for side in self.sides.values()}
         tokens = {number: tokenize(captions) for number, tokenize in made.items()}
-        return {name: tokens[id(side.tokenize)] for name, side in self.sides.items()}
+        trims = {(id(side.tokenize), side.trim) for side in self.sides.values()}
+        trimmed = {(n, trim): trim(tokens[n]).contiguous() if trim else tokens[n] for n, trim in trims}
+        return {name: trimmed[id(side.tokenize), side.trim] for name, side in self.sides.items()}
 
     def _sample(self, index: int, epoch: int, slot: int, pixels: dict[Rendering, Tensor]) -> tuple[int, int, str]:
         """Write one sample's crop into `pixels` each way; returns its number, the caption's number and text."""

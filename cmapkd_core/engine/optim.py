@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmapkd_core.config import OptimConfig, Phase
+from cmapkd_core.config import AS_STUDENT, OptimConfig, Phase
 from cmapkd_core.errors import InputError
 
 
@@ -24,11 +24,25 @@ def rate_factor(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+def choose_teacher_precision(config: OptimConfig, device: torch.device) -> torch.dtype | None:
+    """The autocast type of a frozen teacher's towers and levels; the student's, unless it has its own.
+
+    Raises:
+        InputError: as of `choose_precision`.
+    """
+    if config.teacher_precision == AS_STUDENT:
+        return choose_precision(config.precision, device)
+    return choose_precision(config.teacher_precision, device, "optim.teacher_precision")
+
+
+def choose_precision(wanted: str, device: torch.device, field: str = "optim.precision") -> torch.dtype | None:
     """The towers' autocast type; None is full precision.
 
     `auto` is bf16 where the GPU has it, else fp16 with a loss scaler; fp32 on a CPU, where half
     precision without the instructions is a hundred times slower.
+
+    Args:
+        field: that `wanted` is of, for an error.
 
     Raises:
         InputError: half precision asked for on a CPU, or an unknown name.
@@ -40,9 +54,9 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
         emulated = False  # torch says yes to older GPUs too, which have neither its speed nor its convolutions
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=emulated) else torch.float16
     if wanted not in types:
-        raise InputError(f"optim.precision={wanted}: one of auto, {', '.join(types)}")
+        raise InputError(f"{field}={wanted}: one of auto, {', '.join(types)}")
     if device.type == "cpu" and types[wanted] is not None:
-        raise InputError(f"optim.precision={wanted} on a CPU is slower than fp32 by far: use auto or fp32")
+        raise InputError(f"{field}={wanted} on a CPU is slower than fp32 by far: use auto or fp32")
     return types[wanted]
 
 

@@ -15,7 +15,7 @@ from cmapkd_core.models.backbones import Backbone
 
 def side_of(backbone: Backbone) -> Side:
     """How a model wants its images and captions."""
-    return Side(View.of(backbone.identity.plain()), backbone.tokenize)
+    return Side(View.of(backbone.identity.plain()), backbone.tokenize, backbone.trimming())
 
 
 def embed_texts(

@@ -15,7 +15,7 @@ from cmapkd_core.models.features import Features, Spec
 from cmapkd_core.models.headed import HeadedTower, HeadedVisual
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.models.recompute import recomputed
-from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower
+from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower, Trim
 from cmapkd_core.models.vision_towers import VISION_TOWERS, VisionTower
 
 CPU_CHUNK = 16  # images a forward on a CPU takes at once: their maps stay in its cache, which halves the time
@@ -133,6 +133,14 @@ class Backbone(nn.Module):
         self.train(mode)
         found = torch.autograd.grad(total, list(params.values()), allow_unused=True)
         return {name for name, gradient in zip(params, found, strict=True) if gradient is not None}
+
+    def trimming(self) -> Trim:
+        """Picklable; token ids [B, N] without the columns behind all captions' ends, where they change nothing."""
+        return self._text.trimming()
+
+    def blocks(self) -> list[nn.Module]:
+        """What both towers do one after another, which is most of what they do; each once."""
+        return list(dict.fromkeys([*self._vision.blocks(), *self._text.blocks()]))
 
     def heads(self) -> list[nn.Parameter]:
         """What makes the joint space of two given towers: both projections and the logit scale."""

@@ -99,11 +99,11 @@ class LevelTower(nn.Module):
 
     def forward(self, vision: Features, text: Features, levels: tuple[str, ...]) -> Levels:
         """The active `levels` of a batch of pairs."""
-        return self.bridged(self.pyramid(vision.taps, levels), self.hierarchy(text, levels))
+        maps, pooled = self.pyramid(vision.taps, levels)
+        return self.bridged(maps, pooled, self.hierarchy(text, levels))
 
-    def bridged(self, maps: dict[str, Tensor], states: dict[str, Tensor]) -> Levels:
-        """Levels of their maps [B,W,h,h] and text vectors [B,W]."""
-        pooled = {name: m.mean(dim=(2, 3)) for name, m in maps.items()}
+    def bridged(self, maps: dict[str, Tensor], pooled: dict[str, Tensor], states: dict[str, Tensor]) -> Levels:
+        """Levels of their maps [B,W,h,h], the means of these over positions and text vectors [B,W]."""
         mapped = {n: self.bridge.v2l(x) for n, x in pooled.items()} | {n: self.bridge.l2v(x) for n, x in states.items()}
         return Levels(maps, pooled | states, mapped)
 

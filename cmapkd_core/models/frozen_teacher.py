@@ -138,7 +138,7 @@ class Teacher(nn.Module):
         with self._autocast(cached["image"]):
             laterals = {name: cached[name].float() for name in needed(levels)}
             states = {name: cached[name].float() for name in TEXT_LEVELS if name in levels}
-            found = self.levels.bridged(self.levels.pyramid.merge(laterals, levels), states).float()
+            found = self.levels.bridged(*self.levels.pyramid.merge(laterals, levels), states).float()
         image, text = (cached[name].float() for name in ("image", "text"))
         scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
         return LevelTargets(image, text, scale.to(image.device), level_scale, found, self.alpha)

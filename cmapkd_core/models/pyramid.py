@@ -13,10 +13,12 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from cmapkd_core.config import VISION_LEVELS
+
+Table = dict[str, Tensor]  # by level
 
 
 def level_sizes(grid: int) -> dict[str, int]:
@@ -46,29 +48,40 @@ def resize(x: Tensor, size: int) -> Tensor:
 def smooth_upsampled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """`conv(nearest x2 of x)` for a 3x3 convolution, [B,W,h,h] -> [B,W,2h,2h], at 4/9 of its cost.
 
-    Each output pixel sees only 2x2 different inputs, so its phase (row and column parity) is a 2x2
-    convolution whose taps are sums of the 3x3 ones.
+    Each output pixel sees only 2x2 different inputs, and which of the 3x3 taps fall on one of them depends on whether
+    its row and column are even or odd alone. So it is one transposed convolution of stride 2, whose 4x4 taps are sums.
     """
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (1, 1, 1, 1))
-    rows = []
-    for a in (0, 1):
-        columns = []
-        for b in (0, 1):
-            kernel = _fold(_fold(conv.weight, a, 2), b, 3)
-            columns.append(F.conv2d(padded[:, :, a : a + height + 1, b : b + width + 1], kernel, conv.bias))
-        rows.append(torch.stack(columns, dim=-1))
-    phases = torch.stack(rows, dim=-3)  # [B,W,h,2,w,2]
-    return rearrange(phases, "b c h p w q -> b c (h p) (w q)")
+    kernel = _fold(_fold(conv.weight, 2), 3).transpose(0, 1)
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
-def _fold(weight: Tensor, phase: int, dim: int) -> Tensor:
-    """Three taps as two along axis `dim`, [O,I,3,..] -> [O,I,2,..].
+def mean_smoothed(x: Tensor, conv: nn.Conv2d, times: int) -> Tensor:
+    """Mean over all positions of `conv(nearest x times of x)` for a 3x3 convolution, [B,W,h,h] -> [B,W].
 
-    (k0, k1+k2) for even outputs, (k0+k1, k2) for odd ones.
+    A tap of the kernel meets every position of its input but the outermost row or column that it never reaches. So the
+    mean of the map is the kernel with nine sums of the input, and neither it nor its gradient goes through the map.
+    """
+    x = x.float() / (x.shape[-1] * x.shape[-2])  # sums of it are then means, which half precision can hold too
+    whole, nothing = x.sum((2, 3)), torch.zeros_like(x[:, :, 0, 0])
+    last, first = [-1, None, 0], range(3)  # the row that the taps above, at and below a position do not meet
+    rows = [nothing if at is None else x[:, :, at].sum(-1) / times for at in last]
+    columns = [nothing if at is None else x[..., at].sum(-1) / times for at in last]
+    sums = [
+        whole - rows[a] - columns[b] + (nothing if a == 1 or b == 1 else x[:, :, last[a], last[b]] / times**2)
+        for a in first
+        for b in first
+    ]
+    return F.linear(torch.cat(sums, dim=1), rearrange(conv.weight, "o i a b -> o (a b i)"), conv.bias)
+
+
+def _fold(weight: Tensor, dim: int) -> Tensor:
+    """Three taps as four along axis `dim`, [O,I,3,..] -> [O,I,4,..].
+
+    Input i gives them to outputs 2i-1 .. 2i+2. An even output has k1 + k2 of the input at its half and k0 of the one
+    before it; an odd one has k0 + k1, and k2 of the one after it.
     """
     k0, k1, k2 = weight.unbind(dim)
-    return torch.stack((k0, k1 + k2) if phase == 0 else (k0 + k1, k2), dim)
+    return torch.stack((k2, k1 + k2, k0 + k1, k0), dim)
 
 
 class VisualPyramid(nn.Module):
@@ -89,50 +102,63 @@ class VisualPyramid(nn.Module):
         self.laterals = nn.ModuleDict({n: nn.Linear(w, width) for n, w in zip(VISION_LEVELS, widths, strict=True)})
         self.smooths = nn.ModuleDict({n: nn.Conv2d(width, width, 3, padding=1) for n in VISION_LEVELS[:-1]})
 
-    def forward(self, taps: list[Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
-        """Maps of the active `levels` from taps [B,C_k,h_k,h_k], earliest first."""
+    def forward(self, taps: list[Tensor], levels: tuple[str, ...]) -> tuple[Table, Table]:
+        """What `merge` gives, from taps [B,C_k,h_k,h_k], earliest first."""
         return self.merge(self.laterals_of(taps, levels), levels)
 
-    def laterals_of(self, taps: list[Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
+    def laterals_of(self, taps: list[Tensor], levels: tuple[str, ...]) -> Table:
         """All that `merge` wants for the active `levels`: laterals [B,W,h,h], none larger than its level.
 
         Of taps of one size none is larger than the common grid either.
         """
         tapped, alike = dict(zip(VISION_LEVELS, taps, strict=True)), len({tap.shape[-1] for tap in taps}) == 1
-        found = {name: self.lateral(name, tapped[name]) for name in needed(levels)}
-        if alike:
-            found = {name: self._on_grid(x) for name, x in found.items()}
-        return {name: resize(x, min(x.shape[-1], self.sizes[name])) for name, x in found.items()}
+        return {name: self._lateral(name, tapped[name], alike) for name in needed(levels)}
 
-    def _on_grid(self, lateral: Tensor) -> Tensor:
-        """[B,W,h,h] -> [B,W,g,g]; as it is where its side divides g and g/2, so that every level repeats it anyway."""
-        side = lateral.shape[-1]
-        return lateral if self.grid % side == 0 == self.sizes["P5"] % side else resize(lateral, self.grid)
+    def _lateral(self, name: str, tap: Tensor, alike: bool) -> Tensor:
+        """[B,C,h,h] -> [B,W,s,s], s as `laterals_of` says; `alike`: the taps have one size."""
+        side = tap.shape[-1]
+        common = self._common(side) if alike else side
+        size = min(common, self.sizes[name])
+        if common == side > size and side % size == 0:
+            return self.lateral(name, tap, size)
+        return resize(resize(self.lateral(name, tap, side), common), size)
 
-    def merge(self, laterals: dict[str, Tensor], levels: tuple[str, ...]) -> dict[str, Tensor]:
-        """Maps [B,W,S_i,S_i] of the active `levels` from their laterals [B,W,h,h], coarse to fine."""
-        maps: dict[str, Tensor] = {}
+    def _common(self, side: int) -> int:
+        """The common grid; `side` itself where it divides g and g/2, so that every level repeats its map anyway."""
+        return side if self.grid % side == 0 == self.sizes["P5"] % side else self.grid
+
+    def merge(self, laterals: Table, levels: tuple[str, ...]) -> tuple[Table, Table]:
+        """Maps [B,W,S_i,S_i] of the active `levels` from their laterals [B,W,h,h], and the means of the maps [B,W]."""
+        maps: Table = {}
+        means: Table = {}
         for name in needed(levels):
             coarser = list(maps.values())[-1:]
-            maps[name] = self._merge(name, laterals[name], *coarser)
-        return {name: maps[name] for name in VISION_LEVELS if name in levels}
+            maps[name], means[name] = self._merge(name, laterals[name], *coarser)
+        chosen = [name for name in VISION_LEVELS if name in levels]
+        return {name: maps[name] for name in chosen}, {name: means[name] for name in chosen}
 
-    def lateral(self, name: str, tap: Tensor) -> Tensor:
-        """[B,C,h,h] -> [B,W,h,h]: LayerNorm over channels, then the 1x1 convolution as a linear layer."""
+    def lateral(self, name: str, tap: Tensor, size: int) -> Tensor:
+        """[B,C,h,h] -> [B,W,size,size]: LayerNorm over channels, mean down to `size`, a linear map of channels.
+
+        The mean, by a whole factor, is taken before the map, which is the same and leaves it fewer positions.
+        """
         normed = self.norms[name](rearrange(tap, "b c h w -> b h w c"))
+        if (factor := tap.shape[-1] // size) > 1:
+            normed = reduce(normed, "b (h p) (w q) c -> b h w c", "mean", p=factor, q=factor)
         result: Tensor = rearrange(self.laterals[name](normed), "b h w c -> b c h w")
         return result
 
-    def _merge(self, name: str, lateral: Tensor, above: Tensor | None = None) -> Tensor:
-        """The level's map [B,W,S,S] from its lateral [B,W,h,h] and the map above it, [B,W,s,s]."""
+    def _merge(self, name: str, lateral: Tensor, above: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The level's map [B,W,S,S] and its mean [B,W] from its lateral [B,W,h,h] and the map above it, [B,W,s,s]."""
         if above is None:
-            return resize(lateral, self.sizes[name])
+            level = resize(lateral, self.sizes[name])
+            return level, level.mean((2, 3))
         size, half, conv = self.sizes[name], above.shape[-1], cast(nn.Conv2d, self.smooths[name])
         if 2 * half == size and lateral.shape[-1] <= half:
-            return smooth_upsampled(resize(lateral, half) + above, conv)
-        upsampled = F.interpolate(above, size=(size, size), mode="nearest")
-        result: Tensor = conv(resize(lateral, size) + upsampled)
-        return result
+            merged = resize(lateral, half) + above
+            return smooth_upsampled(merged, conv), mean_smoothed(merged, conv, 2)
+        merged = resize(lateral, size) + F.interpolate(above, size=(size, size), mode="nearest")
+        return conv(merged), mean_smoothed(merged, conv, 1)
 
     def used(self, levels: tuple[str, ...]) -> list[nn.Parameter]:
         """The parameters that the active levels depend on: a level and everything above it."""

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens (the context length), D width, E joint embedding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,27 @@ def start_to_end(tokens: Tensor, end: Tensor) -> Tensor:
     return torch.arange(tokens.shape[1], device=tokens.device) <= end[:, None]
 
 
+@dataclass(frozen=True)
+class Trim:
+    """Leaves off the columns of token ids that change nothing for a tower, [B, N] -> [B, N'].
+
+    rule: "argmax" or "eos", up to the last caption's end of text: a causal tower that pools there reads nothing behind
+    it. "" leaves all. end: the id of "eos". Small and picklable, for a loader's workers: of ids on a GPU it would wait.
+    """
+
+    rule: str = ""
+    end: int = 0
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """The first columns of [B, N], no copy."""
+        if not self.rule:
+            return tokens
+        ends = tokens.argmax(dim=1) if self.rule == "argmax" else (tokens == self.end).int().argmax(dim=1)
+        if self.rule == "eos" and not bool((tokens == self.end).any(dim=1).all()):
+            return tokens  # a caption that was cut at the context length has lost its end
+        return tokens[:, : int(ends.max()) + 1]
+
+
 class TextTower(ABC):
     """One kind of text tower; `tower` stays a part of the open_clip model, weights and all."""
 
@@ -34,6 +56,10 @@ class TextTower(ABC):
     def trim(self, tokens: Tensor) -> Tensor:
         """Token ids [B, N] without the columns that change no result, [B, N']; most towers need them all."""
         return tokens
+
+    def trimming(self) -> Trim:
+        """What a loader may leave off of its captions; such a tower's `run` takes what is left."""
+        return Trim()
 
     @abstractmethod
     def repeatable(self) -> list[nn.Module]:
@@ -46,6 +72,10 @@ class TextTower(ABC):
     @abstractmethod
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Pooled state [B, D], the four taps [B, N, D] and the mask [B, N] of trimmed token ids [B, N]."""
+
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Everything that counts as depth, in order."""
 
     @abstractmethod
     def project(self, pooled: Tensor) -> Tensor:
@@ -69,6 +99,11 @@ class ClipText(TextTower):
         result: tuple[Tensor, Tensor | None] = self.tower._embeds(tokens)
         return result
 
+    @override
+    def trimming(self) -> Trim:
+        rule, eos_id = self._rule()
+        return Trim(rule, eos_id) if self.tower.attn_mask is not None and rule in ("argmax", "eos") else Trim()
+
     def _rule(self) -> tuple[str, int]:
         """Where the tower pools, and the end-of-text id that it looks for."""
         return self.tower.pool_type, self.tower.eos_id
@@ -80,6 +115,7 @@ class ClipText(TextTower):
     @override
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         inputs, attention = self._embed(tokens)
+        attention = None if attention is None else attention[..., : tokens.shape[1], : tokens.shape[1]]
         indices = quarters(len(self.tower.transformer.resblocks))
         distinct = sorted(set(indices))
         state, outputs = self.tower.transformer.forward_intermediates(inputs, attn_mask=attention, indices=distinct)
@@ -96,6 +132,10 @@ class ClipText(TextTower):
         # A caption cut at the context length may have lost its end: then all of it counts.
         cut = torch.full_like(tokens[:, 0], tokens.shape[1] - 1)
         return torch.where(found.any(dim=1), found.int().argmax(dim=1), cut)
+
+    @override
+    def blocks(self) -> list[nn.Module]:
+        return list(self.tower.transformer.resblocks)
 
     @override
     def project(self, pooled: Tensor) -> Tensor:
@@ -117,10 +157,10 @@ class PlainClipText(ClipText):
     """The same transformer, unpacked into the attributes of open_clip's plain `CLIP` class."""
 
     def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids [B, N] -> input of the first block [B, N, D], and the attention mask [N, N]."""
+        """Token ids [B, N] -> input of the first block [B, N, D], and the attention mask of the whole context."""
         dtype = self.tower.transformer.get_cast_dtype()
         embedded = self.tower.token_embedding(tokens).to(dtype)
-        return embedded + self.tower.positional_embedding.to(dtype), self.tower.attn_mask
+        return embedded + self.tower.positional_embedding[: tokens.shape[1]].to(dtype), self.tower.attn_mask
 
     def _rule(self) -> tuple[str, int]:
         return self.tower.text_pool_type, self.tower.text_eos_id
@@ -158,6 +198,11 @@ class HuggingFaceText(TextTower):
         states = [*output.hidden_states[1:-1], output.last_hidden_state]
         taps = [states[index] for index in quarters(len(states))]
         return self.tower.pooler(output, mask.long()), taps, mask
+
+    @override
+    def blocks(self) -> list[nn.Module]:
+        lists = [module for module in self.tower.transformer.modules() if isinstance(module, nn.ModuleList)]
+        return list(max(lists, key=len, default=[]))
 
     @override
     def project(self, pooled: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.stored_parts import StoredParts
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.engine.finite import require_finite
-from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.optim import choose_teacher_precision
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
@@ -160,7 +160,7 @@ def teacher_outputs(
     )
     texts = [text for i in rows for text in shards.captions("train", i)]
     chunks = [texts[start : start + batch] for start in range(0, len(texts), batch)]
-    teacher.amp = choose_precision(recipe.optim.precision, device)
+    teacher.amp = choose_teacher_precision(recipe.optim, device)
     shown = _counted(pictures, rows, progress)
     image = _joined(teacher.image_outputs(x.flatten(0, 1), levels) for x in shown)
     text = _joined(teacher.text_outputs(side.tokenize(chunk).to(device), levels) for chunk in chunks)

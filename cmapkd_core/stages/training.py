@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import cached_property
 
@@ -15,14 +16,16 @@ from cmapkd_core.data.fixed_crops import TeacherCache
 from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.loop import run_phase
-from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.optim import choose_teacher_precision
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import Session
+from cmapkd_core.engine.targets_ahead import TargetsAhead
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy_fit import PolicyFit
+from cmapkd_core.models.compiled import compiled_blocks, require_compiler
 from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, Teacher, narrowed
 from cmapkd_core.models.pyramid import needed
 from cmapkd_core.stages.data_set import shards_of
@@ -66,8 +69,23 @@ class TrainingSetup:
     def run(self, plan: PhasePlan, session: Session) -> None:
         """Train one phase."""
         levels = self.method.active(plan.phase)
-        loader = self.loader(plan.name, levels)
-        run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+        loader, device = self.loader(plan.name, levels), parallel.device()
+        live = self.teacher is not None and self.teacher_cache is None
+        with self._compiled(live):
+            whole = plan.optim.accumulate == 1  # who splits a batch has no room for a second one's targets
+            if live and whole and self.recipe.runtime.teacher_ahead and device.type == "cuda":
+                ahead = TargetsAhead(loader, lambda batch: self.targets(batch, levels), device)
+                run_phase(self.method, ahead, ahead.targets, plan, session)
+            else:
+                run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+
+    def _compiled(self, live: bool) -> contextlib.AbstractContextManager[None]:
+        """Inside, the towers that work are compiled, where the recipe says so."""
+        if not self.recipe.runtime.compile:
+            return contextlib.nullcontext()
+        require_compiler(parallel.device())
+        teachers = [self.teacher.backbone] if self.teacher is not None and live else []
+        return compiled_blocks([self.method.student, *teachers])
 
     def loader(self, phase: str, levels: tuple[str, ...], parts: int = 1) -> TrainLoader:
         """A phase's own stream of batches, of the same pairs, crops and captions for all methods.
@@ -113,7 +131,7 @@ class TrainingSetup:
         """
         cache = open_cache(self.context)
         if self.teacher is not None:
-            self.teacher.amp = choose_precision(self.recipe.optim.precision, parallel.device())
+            self.teacher.amp = choose_teacher_precision(self.recipe.optim, parallel.device())
             if cache is not None:
                 self.teacher.backbone.cpu()
         return cache

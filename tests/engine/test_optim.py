@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cmapkd_core.config import OptimConfig, Phase, Rates
-from cmapkd_core.engine.optim import Optimiser, choose_precision, rate_factor, trainable
+from cmapkd_core.engine.optim import Optimiser, choose_precision, choose_teacher_precision, rate_factor, trainable
 from cmapkd_core.errors import InputError
 
 CPU = torch.device("cpu")
@@ -53,6 +53,27 @@ def test_precision_on_a_gpu_is_what_it_has_instructions_for(monkeypatch, generat
 def test_half_precision_on_a_cpu_is_refused(wanted):
     with pytest.raises(InputError, match=rf"optim\.precision={wanted} .*use auto or fp32"):
         choose_precision(wanted, CPU)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        ("fp32", "student", None),
+        ("fp32", "fp16", torch.float16),
+        ("fp16", "fp32", None),
+        ("bf16", "student", torch.bfloat16),
+        ("fp32", "auto", torch.bfloat16),
+    ],
+)
+def test_a_teacher_has_its_students_precision_or_its_own(monkeypatch, student, teacher, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    config = OptimConfig(precision=student, teacher_precision=teacher)
+    assert choose_teacher_precision(config, torch.device("cuda")) is expected
+
+
+def test_a_teacher_in_half_precision_on_a_cpu_is_refused_by_its_own_name():
+    with pytest.raises(InputError, match=r"optim\.teacher_precision=bf16 .*use auto or fp32"):
+        choose_teacher_precision(OptimConfig(teacher_precision="bf16"), CPU)
 
 
 def test_an_unknown_precision_names_the_known_ones():
@@ -115,6 +136,27 @@ def test_a_bound_of_zero_clips_nothing():
     assert torch.equal(step, expected_step)
     assert torch.equal(moment, expected_moment)
     assert (step != 0).all()
+
+
+@pytest.mark.parametrize("config", [OptimConfig(), OptimConfig(weight_decay=0.0, beta1=0.0, clip_norm=0.0)])
+def test_the_fused_update_is_that_of_the_plain_one(config):
+    """One kernel for all parameters; torch's form without it, tensor by tensor, gives the same to fp32."""
+    found = []
+    for fused in (True, False):
+        made, linear, scale = optimiser(config, steps=20)
+        if not fused:
+            rows = [{k: v for k, v in row.items() if k != "fused"} for row in made.adamw.param_groups]
+            made.adamw = torch.optim.AdamW(rows, betas=(config.beta1, config.beta2), eps=1e-6, foreach=True)
+        generator = torch.Generator().manual_seed(0)
+        for step in range(20):
+            made.set_rates(step)
+            made.backward((linear(torch.randn(4, 3, generator=generator)) * scale).square().sum())
+            made.clip()
+            made.update()
+        moments = [x for name, x in sorted(made.state()[0].items()) if not name.endswith("step")]
+        found.append([*linear.parameters(), scale, *moments])
+    for ours, plain in zip(*found, strict=True):
+        assert torch.allclose(ours, plain, rtol=1e-5, atol=1e-8)
 
 
 def test_state_survives_a_round_trip_bit_for_bit():

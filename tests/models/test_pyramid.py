@@ -23,10 +23,9 @@ def pyramid(grid: int, widths: tuple[int, ...] = WIDTHS) -> VisualPyramid:
 
 def plainly(module: VisualPyramid, given: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """The definition, with no shortcut: taps of one size to g, every lateral to its level, upsample, add, smooth."""
+    laterals = {n: module.lateral(n, t, t.shape[-1]) for n, t in zip(VISION_LEVELS, given, strict=True)}
     if len({tap.shape[-1] for tap in given}) == 1:
-        laterals = {n: resize(module.lateral(n, t), module.grid) for n, t in zip(VISION_LEVELS, given, strict=True)}
-    else:
-        laterals = {n: module.lateral(n, t) for n, t in zip(VISION_LEVELS, given, strict=True)}
+        laterals = {n: resize(x, module.grid) for n, x in laterals.items()}
     above = resize(laterals["P5"], module.sizes["P5"])
     maps = {"P5": above}
     for i in (2, 1, 0):
@@ -61,7 +60,7 @@ def test_folded_convolution_has_the_gradient_of_the_plain_one():
 )
 def test_level_sizes_of_even_odd_and_smallest_grids(grid, sizes):
     assert tuple(level_sizes(grid).values()) == sizes
-    maps = pyramid(grid)(taps((grid,) * 4), VISION_LEVELS)
+    maps, _ = pyramid(grid)(taps((grid,) * 4), VISION_LEVELS)
     assert {name: m.shape for name, m in maps.items()} == {
         name: (2, 8, size, size) for name, size in zip(VISION_LEVELS, sizes, strict=True)
     }
@@ -77,19 +76,39 @@ def test_level_sizes_of_even_odd_and_smallest_grids(grid, sizes):
 def test_every_way_to_a_level_is_the_definition(grid, sides):
     """ViT grids, another model's too; convolutional strides 4/8/16/32 on an even and an odd grid, and the other way."""
     module, given = pyramid(grid), taps(sides)
-    expected, found = plainly(module, given), module(given, VISION_LEVELS)
+    expected, found = plainly(module, given), module(given, VISION_LEVELS)[0]
     for name in VISION_LEVELS:
         assert torch.allclose(found[name], expected[name], atol=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("grid", "sides"), [(4, (4,) * 4), (7, (7,) * 4), (14, (16,) * 4), (1, (1,) * 4), (7, (16, 8, 4, 2))]
+)
+def test_a_pooled_level_is_the_mean_of_its_map_and_so_is_its_gradient(grid, sides):
+    """Borders and corners included: of a map of one position they are all that there is."""
+    module, given = pyramid(grid), [tap.requires_grad_() for tap in taps(sides)]
+    maps, pooled = module(given, VISION_LEVELS)
+    wanted = [*given, *module.parameters()]
+    for name in VISION_LEVELS:
+        plain = maps[name].mean((2, 3))
+        assert torch.allclose(pooled[name], plain, atol=1e-5), name
+        pull = torch.randn(plain.shape)
+        pairs = (
+            torch.autograd.grad(x, wanted, pull, retain_graph=True, allow_unused=True) for x in (pooled[name], plain)
+        )
+        for ours, expected in zip(*pairs, strict=True):
+            ours, expected = (torch.zeros(()) if x is None else x for x in (ours, expected))
+            assert torch.allclose(ours, expected, rtol=1e-3, atol=1e-4), name
 
 
 @pytest.mark.parametrize("sides", [(3, 5, 2, 1), (9, 6, 5, 3)])
 def test_taps_whose_size_fits_no_level_give_levels_of_the_right_size(sides):
     """Strides of another model: a small lateral is brought to half of its level, then doubled."""
     module, given = pyramid(4), taps(sides)
-    found = module(given, VISION_LEVELS)
+    found, _ = module(given, VISION_LEVELS)
     assert {name: m.shape[-1] for name, m in found.items()} == level_sizes(4)
     constant = [tap.mean((2, 3), keepdim=True).expand_as(tap) for tap in given]
-    for name, m in module(constant, VISION_LEVELS).items():
+    for name, m in module(constant, VISION_LEVELS)[0].items():
         inner = m[..., m.shape[-1] // 2, m.shape[-1] // 2]
         assert torch.allclose(
             inner, plainly(module, constant)[name][..., m.shape[-1] // 2, m.shape[-1] // 2], atol=1e-4
@@ -113,7 +132,7 @@ def shown(grid: int, sides: tuple[int, ...], name: str) -> tuple[list[float], to
     i = VISION_LEVELS.index(name)
     given[i] += torch.arange(float(sides[i])) ** 2
     module = bare(grid)
-    return module(given, VISION_LEVELS)[name][0, 0, 0].tolist(), module.laterals_of(given, VISION_LEVELS)[name]
+    return module(given, VISION_LEVELS)[0][name][0, 0, 0].tolist(), module.laterals_of(given, VISION_LEVELS)[name]
 
 
 def shrunk(values: list[float], size: int) -> list[float]:
@@ -158,9 +177,9 @@ def test_taps_of_several_sizes_go_to_their_levels_at_once():
 @pytest.mark.parametrize("name", VISION_LEVELS)
 def test_a_level_asked_for_alone_is_the_same_level(name):
     module, given = pyramid(4), taps((4, 4, 4, 4))
-    alone = module(given, (name,))
+    alone, _ = module(given, (name,))
     assert list(alone) == [name]
-    assert torch.equal(alone[name], module(given, VISION_LEVELS)[name])
+    assert torch.equal(alone[name], module(given, VISION_LEVELS)[0][name])
 
 
 def test_resize_keeps_the_mean_when_shrinking_and_the_values_when_growing():
@@ -176,7 +195,7 @@ def test_resize_keeps_the_mean_when_shrinking_and_the_values_when_growing():
 @pytest.mark.parametrize("levels", [("P5",), ("P4", "P5"), ("P4",), ("P2",), ("P3", "P5"), VISION_LEVELS])
 def test_used_names_exactly_the_parameters_that_get_a_gradient(levels):
     module = pyramid(4)
-    maps = module(taps((4, 4, 4, 4)), levels)
+    maps, _ = module(taps((4, 4, 4, 4)), levels)
     sum(m.square().sum() for m in maps.values()).backward()
     moved = {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     used = {id(p) for p in module.used(levels)}
@@ -185,5 +204,5 @@ def test_used_names_exactly_the_parameters_that_get_a_gradient(levels):
 
 def test_taps_of_a_constant_picture_keep_finite_levels():
     module = pyramid(4)
-    maps = module([torch.zeros(1, w, 4, 4) for w in WIDTHS], VISION_LEVELS)
+    maps, _ = module([torch.zeros(1, w, 4, 4) for w in WIDTHS], VISION_LEVELS)
     assert all(torch.isfinite(m).all() for m in maps.values())

@@ -19,7 +19,8 @@ from cmapkd_core.data.loader import Batch, TableLoader, TrainLoader, eval_batche
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.loop import run_phase
-from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.matmul import matmul_precision
+from cmapkd_core.engine.optim import choose_teacher_precision
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import seed_everything
 from cmapkd_core.engine.session import Session
@@ -41,6 +42,11 @@ from cmapkd_core.stages.training import train_loader
 
 def body(context: Context) -> dict[str, float]:
     """Run the phases and write the artifact."""
+    with matmul_precision(context.recipe.optim.matmul_precision, parallel.device()):
+        return _fitted(context)
+
+
+def _fitted(context: Context) -> dict[str, float]:
     fit, setup = context.recipe.teacher_fit, TeacherSetup.build(context)
     session = run_phases(context, "teacher", setup.phases(), setup.run, fit.seed)
     shards, backbone, pyramid = setup.shards, setup.backbone, setup.pyramid
@@ -108,7 +114,7 @@ class TeacherSetup:
     @torch.no_grad()
     def features(self, batch: Batch) -> FrozenFeatures:
         """The teacher's own features of b pairs, taps and embeddings [b,E]."""
-        amp = choose_precision(self.recipe.optim.precision, parallel.device())
+        amp = choose_teacher_precision(self.recipe.optim, parallel.device())
         with precision(parallel.device().type, amp):
             vision, text = self.backbone.eval().vision, self.backbone.text
             return FrozenFeatures(vision(batch.images["teacher"]), text(batch.tokens["teacher"]))

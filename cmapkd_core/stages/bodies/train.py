@@ -9,6 +9,7 @@ import shutil
 from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.engine.finite import require_finite
+from cmapkd_core.engine.matmul import matmul_precision
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import Session
 from cmapkd_core.method_specs import METHODS
@@ -23,6 +24,11 @@ from cmapkd_core.stages.training import SETUPS, TrainingSetup
 
 def body(context: Context, stage: str) -> dict[str, float]:
     """Train the stage's phases, or pass the model on where it has none; write the artifact."""
+    with matmul_precision(context.recipe.optim.matmul_precision, parallel.device()):
+        return _trained(context, stage)
+
+
+def _trained(context: Context, stage: str) -> dict[str, float]:
     setup = SETUPS[stage].build(context, stage)
     plans = setup.phases()
     if not plans:
