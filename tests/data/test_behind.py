@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -65,16 +66,19 @@ def test_the_last_failure_is_raised_at_the_end() -> None:
         behind.put(3)
 
 
-def test_an_exception_waits_for_what_is_quick_and_not_for_what_is_slow() -> None:
-    done, free = list[int](), threading.Event()
-    with pytest.raises(InterruptedError), Behind(done.append, threads=1, room=10) as behind:
-        for number in range(10):
+def stopped(work: Callable[[int], object], count: int, grace: float) -> None:
+    with Behind(work, threads=1, room=count, grace=grace) as behind:
+        for number in range(count):
             behind.put(number)
         raise InterruptedError
+
+
+def test_an_exception_waits_for_what_is_quick_and_not_for_what_is_slow() -> None:
+    done, free, began = list[int](), threading.Event(), time.monotonic()
+    with pytest.raises(InterruptedError):
+        stopped(done.append, 10, PATIENCE)
     assert done == list(range(10))
-    began = time.monotonic()
-    with pytest.raises(InterruptedError), Behind(lambda item: free.wait(PATIENCE), 1, 10, grace=0.1) as behind:
-        behind.put(1)
-        raise InterruptedError
+    with pytest.raises(InterruptedError):
+        stopped(lambda item: free.wait(PATIENCE), 1, 0.1)
     assert time.monotonic() - began < PATIENCE / 2
     free.set()
