@@ -64,8 +64,12 @@ class TeacherCache:
         return cls(sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first))
 
     def only(self, *names: str) -> TeacherCache:
-        """The same cache, which gives these tensors alone."""
+        """The same cache, which gives these tensors alone, with what is stored beside each (NAME/..)."""
         return TeacherCache(self.parts, names)
+
+    def gives(self, name: str) -> bool:
+        """Whether it gives this tensor."""
+        return not self.names or name.partition("/")[0] in self.names
 
     def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
         """Tensors [b,...] by name, of samples by position in the split, number of the crop and of the caption."""
@@ -76,12 +80,12 @@ class TeacherCache:
         found = {
             name: torch.stack([p.crops[name][row, crop] for p, row, crop in zip(own, rows, crops, strict=True)])
             for name in first.crops
-            if name in (self.names or first.crops)
+            if self.gives(name)
         }
         return found | {
             name: torch.stack([part.captions[name][row] for part, row in zip(own, texts, strict=True)])
             for name in first.captions
-            if name in (self.names or first.captions)
+            if self.gives(name)
         }
 
 
@@ -106,7 +110,8 @@ def check_part(name: object, metadata: Mapping[str, str], made_from: Mapping[str
     """
     described = _metadata(metadata)
     found = described.get("made_from", {})
-    wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in made_from if found.get(n) != made_from[n]]
+    names = dict.fromkeys((*made_from, *found))
+    wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in names if found.get(n) != made_from.get(n)]
     if wrong:
         lines = "\n  ".join(wrong)
         raise InputError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cmapkd_core import parallel, storage
-from cmapkd_core.catalog import STORES
+from cmapkd_core.catalog import LEVEL_CODES, STORES, load
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER, write_part
 from cmapkd_core.data.shards import ShardSet
@@ -28,6 +28,7 @@ from cmapkd_core.engine.optim import choose_precision
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.models.frozen_teacher import Teacher
+from cmapkd_core.models.level_codes import as_floats
 from cmapkd_core.models.model_folder import WEIGHTS
 from cmapkd_core.progress import Progress
 from cmapkd_core.stages.artifact import PLACE, RETIRED
@@ -151,7 +152,7 @@ class Filling:
         rows, file = self.parts[number], self.context.scratch / f"part-{number}.safetensors"
         images, texts = (_joined(batches) for batches in outputs)
         for kind, found in (("pictures", images), ("captions", texts)):
-            require_finite(found, f"teacher outputs of the {kind} of {rows.start}..{rows.stop - 1}")
+            require_finite(as_floats(found), f"teacher outputs of the {kind} of {rows.start}..{rows.stop - 1}")
         write_part(file, rows.start, images, texts, self.counts[rows.start : rows.stop].tolist(), self.made_from)
         storage.put(file, self._url(f"{number:06d}-{storage.sha256_file(file)}.safetensors"))
         file.unlink()
@@ -188,24 +189,19 @@ def teacher_outputs(filling: Filling, parts: Sequence[range], progress: Callable
         max_pixels=recipe.data.max_pixels,
         device=device,
     )
-    levels = ALL_LEVELS if STORES[fit.store].levels else ()
+    levels, coded = ALL_LEVELS if STORES[fit.store].levels else (), load("code of levels", fit.levels, LEVEL_CODES)
     for own in chunks:
         images: list[Named] = []
         texts: list[Named] = []
         for chunk in own:
             given = next(inputs)
             if chunk.captions:
-                texts.append(filling.teacher.text_outputs(given, levels))
+                texts.append(coded(filling.teacher.text_outputs(given, levels)))
             else:
-                images.append(_of_crops(filling.teacher.image_outputs(given, levels), crops))
+                found = coded(filling.teacher.image_outputs(given, levels))
+                images.append({name: x.unflatten(0, (-1, crops)) for name, x in found.items()})
                 progress(chunk.rows.stop)
         yield images, texts
-
-
-def _of_crops(outputs: Named, crops: int) -> Named:
-    """Tensors [b * n,...] as [b,n,...], levels in 16 bits."""
-    half = {name: x if name == "image" else x.half() for name, x in outputs.items()}
-    return {name: x.unflatten(0, (-1, crops)) for name, x in half.items()}
 
 
 def _joined(batches: list[Named]) -> Named:

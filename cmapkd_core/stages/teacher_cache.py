@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cmapkd_core import parallel
 from cmapkd_core.catalog import STORES
-from cmapkd_core.config import Recipe
+from cmapkd_core.config import Recipe, TeacherFitConfig
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER, TeacherCache
 from cmapkd_core.data.shard_cache import GB, ShardCache
 from cmapkd_core.data.shards import ShardSet
@@ -35,6 +35,7 @@ def made_from(recipe: Recipe, shards: ShardSet, teacher: str, levels: str) -> di
         **({"levels": levels} if STORES[fit.store].levels else {}),
         "teacher_fit.views": str(fit.views),
         "teacher_fit.store": fit.store,
+        **({"teacher_fit.levels": fit.levels} if fit.levels != TeacherFitConfig.levels else {}),
         "data.crop_scale": ",".join(map(str, recipe.data.crop_scale)),
     }
 

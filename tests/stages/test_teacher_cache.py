@@ -1,9 +1,11 @@
 """Training from cached teacher targets: the same losses as beside the teacher, which then never runs."""
 
 import dataclasses
+import functools
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from cmapkd_core.storage import StorageError
 
 VIEWS = "teacher_fit.views=2"
 LEVELS = f"{VIEWS} teacher_fit.store=levels"
+STORED_AS = "teacher_fit.store=levels teacher_fit.levels={}"
 SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100 runtime.shares_every=100"
 ON_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
 
@@ -50,6 +53,25 @@ def with_levels(tmp_path_factory, tiny_shards) -> str:
     """A teacher whose levels are stored too."""
     torch.set_num_threads(1)
     return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("levels")), overrides=LEVELS), shards=tiny_shards)
+
+
+IN_PARTS = StoreEntry(20, levels=True)
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory, tiny_shards) -> Callable[[str], str]:
+    """`in_parts(code)`: a teacher whose levels are stored so, in parts of 20 pictures; made once."""
+
+    @functools.cache
+    def make(code: str) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(store_filling.STORES, "levels", IN_PARTS)
+            request = Request(
+                "tiny", str(tmp_path_factory.mktemp(code)), overrides=f"{LEVELS} teacher_fit.levels={code}"
+            )
+            return teacher.run(request, shards=tiny_shards)
+
+    return make
 
 
 def joint(root, row, shards, fitted, overrides=SIX, **more) -> Artifact:
@@ -101,6 +123,23 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
     for ours, theirs in zip(both("stored"), expected, strict=True):
         for one, other in zip(losses(ours), losses(theirs), strict=True):
             assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
+
+
+def test_levels_in_8_bits_give_the_terms_within_a_hundredth(tmp_path, tiny_shards, in_parts, monkeypatch):
+    monkeypatch.setitem(store_filling.STORES, "levels", IN_PARTS)
+    found = {
+        code: losses(joint(tmp_path, "none", tiny_shards, in_parts(code), f"{SIX} {STORED_AS.format(code)}"))
+        for code in ("float16", "int8")
+    }
+    for one, other in zip(found["int8"], found["float16"], strict=True):
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-4)
+    assert found["int8"] != found["float16"]
+    stored = [sum(x.nbytes for n, x in parts(Artifact.open(in_parts(c)))[0].items() if "/P" in n) for c in found]
+    assert stored[0] / stored[1] == pytest.approx(2 * 16 / 17)  # of 16 channels; a scale is a byte
+    with pytest.raises(InputError, match=r"teacher_fit\.levels: int8 -> float16"):
+        joint(tmp_path, "none", tiny_shards, in_parts("int8"), f"{SIX} {STORED_AS.format('float16')}")
+    with pytest.raises(InputError, match=r"teacher_fit\.store=embeddings stores none: give teacher_fit\.store=levels"):
+        resolve("tiny", "none", f"{VIEWS} teacher_fit.levels=int8")
 
 
 @pytest.mark.parametrize("row", ["none", "finetune", "c2kd"])
@@ -372,19 +411,25 @@ def test_crops_are_read_by_every_student_and_zero_leaves_all_places_as_they_were
         resolve("tiny", "none", "teacher_fit.views=-1")
 
 
-def test_pairs_and_levels_stream_from_s3_within_a_bound(tmp_path, tiny_shards, with_levels, s3_root, monkeypatch):
-    """Losses to the bit; the bound that the refusal names is kept to."""
+def test_pairs_and_levels_stream_from_s3_within_a_bound(tmp_path, tiny_shards, in_parts, s3_root, monkeypatch):
+    """Losses to the bit, of a store that the disk cannot hold; the bound that the refusal names is kept to."""
     monkeypatch.setattr(order, "BLOCK_SHARDS", 1)
+    monkeypatch.setitem(store_filling.STORES, "levels", IN_PARTS)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    given = {name: put_to_s3(url, s3_root) for name, url in (("shards", tiny_shards), ("fitted", with_levels))}
+    fitted = in_parts("float16")
+    given = {name: put_to_s3(url, s3_root) for name, url in (("shards", tiny_shards), ("fitted", fitted))}
     levels = f"{SIX} teacher_fit.store=levels"
     with pytest.raises(InputError, match="shuffled together and the teacher's outputs for them") as refusal:
         joint(tmp_path / "few", "none", **given, overrides=f"{levels} runtime.cache_gb=0.0001")
     enough = re.search(r"give at least (\S+),", str(refusal.value))[1]
     streamed = joint(tmp_path / "s3", "none", **given, overrides=f"{levels} runtime.cache_gb={enough}")
-    whole = joint(tmp_path / "here", "none", tiny_shards, with_levels, overrides=levels)
+    whole = joint(tmp_path / "here", "none", tiny_shards, fitted, overrides=levels)
     assert losses(streamed) == losses(whole)
+    outputs = Artifact.open(fitted).manifest["outputs"].items()
+    stored = [entry["bytes"] for name, entry in outputs if name.startswith(f"{CACHE_FOLDER}/")]
+    assert len(stored) == 5
+    assert sum(stored) > float(enough) * GB
     kept = [path for path in (tmp_path / "tmp").rglob("*") if path.suffix == ".tar" or path.parent.name == CACHE_FOLDER]
     assert 0 < sum(path.stat().st_size for path in kept) <= float(enough) * GB
 
