@@ -16,6 +16,7 @@ import hashlib
 import io
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -24,7 +25,6 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import torch
-from throttled import CHUNK, MB, Answers, Server
 from torch import Tensor, nn
 
 from cmapkd_core import storage
@@ -32,6 +32,9 @@ from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.checkpoint import Checkpoints, Snapshot
 from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.saving import Saver
+
+sys.path.insert(0, str(Path(__file__).parent))  # where it is read as a module
+from throttled import CHUNK, MB, Answers, Server
 
 GOAL, NOISE = 10.0, 0.01  # of the peer's time: less is not told apart from none
 
@@ -186,14 +189,19 @@ def check(training: Training, forms: dict[str, Blocking | Behind]) -> None:
             assert all(torch.equal(found[file][n], x) for n, x in own.items()), f"{name}: another {file}"
 
 
-def main() -> None:
-    """Measure and print."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--bandwidth", type=float, default=50.0, help="MB/s of the server")
     cli.add_argument("--megabytes", type=int, default=300, help="of weights and moments")
     cli.add_argument("--rounds", type=int, default=3)
     cli.add_argument("--steps", type=int, default=20, help="before and, at least, after a save")
-    args = cli.parse_args()
+    return cli
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parser().parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder, "server"), args.bandwidth * MB, Bucket)

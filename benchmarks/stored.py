@@ -13,11 +13,12 @@ student whose maps are the teacher's with noise, a hundredth apart, where the sa
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
-from step import on_meta
 from torch import Tensor
 
 from cmapkd_core.catalog import LEVEL_CODES, load
@@ -38,6 +39,9 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.method_io import METHOD_STATE, common_grid, load_method_state, load_teacher
 from cmapkd_core.stages.training import train_loader
+
+sys.path.insert(0, str(Path(__file__).parent))  # where it is read as a module
+from step import on_meta
 
 GOALS = {"float16": "8.5", "int8": "17"}
 TERMS = ("intra", "align", "relation")
@@ -152,14 +156,19 @@ def show_terms(pair: Pair) -> None:
         print(f"{line}{intra(student, targets.levels.maps) / distance - 1:12.1e}{bound:>9}")
 
 
-def main() -> None:
-    """Count, measure and print."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--pairs", type=int, default=64)
     cli.add_argument("--teacher", default="", help="artifact of stage teacher, recipe demo; else levels as drawn")
     cli.add_argument("--student", default="", help="artifact of a training stage, recipe demo; else as it begins")
     cli.add_argument("--shards", default="", help="artifact of stage prepare; else some of the demo's pictures")
-    args = cli.parse_args()
+    return cli
+
+
+def main() -> None:
+    """Count, measure and print."""
+    args = parser().parse_args()
     show_bytes()
     with tempfile.TemporaryDirectory() as root:
         show_terms(Pair(args, root))
