@@ -7,7 +7,8 @@ Bytes: of ViT-L/14 beside ViT-B/16, on torch's meta device. A naive store holds 
 teacher's own grid of 16 or on the student's of 14. Terms: of the demo's pretrained pair on pairs of its pictures, with
 levels as they were drawn and a student as it begins, or with what a run has fitted and trained. Relative differences
 from the running teacher's, and the cosine of the gradient by all parameters of the student. Near: the intra term of a
-student whose maps are the teacher's with noise, a hundredth apart, where the same error weighs most.
+student whose maps are the teacher's with noise, a hundredth apart, where the same error weighs most. Scales: the largest
+relative difference of a level's distance, for students so far apart, with a scale for less or more of the laterals.
 """
 
 from __future__ import annotations
@@ -119,11 +120,11 @@ class Pair:
         return found
 
 
-def near(maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps [B,W,h,h] with noise of a seventh of each vector's length."""
+def near(maps: dict[str, Tensor], noise: float = 0.14) -> dict[str, Tensor]:
+    """Maps [B,W,h,h] with noise of a share of each vector's length."""
     draw = torch.Generator().manual_seed(0)
     return {
-        n: x + 0.14 * x.pow(2).mean(1, keepdim=True).sqrt() * torch.randn(x.shape, generator=draw)
+        n: x + noise * x.pow(2).mean(1, keepdim=True).sqrt() * torch.randn(x.shape, generator=draw)
         for n, x in maps.items()
     }
 
@@ -131,6 +132,44 @@ def near(maps: dict[str, Tensor]) -> dict[str, Tensor]:
 def intra(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> float:
     """The maps' mean distance."""
     return float(torch.stack([map_distance(student[n], teacher[n]).mean() for n in teacher]).mean())
+
+
+def in_8_bits(x: Tensor, alike: tuple[int, ...], steps: int = 0) -> Tensor:
+    """Laterals [B,W,h,h] as they come back with a scale for all along the axes `alike`.
+
+    Args:
+        steps: of a scale to its double; 0: any scale.
+    """
+    scale = x.abs().amax(alike, keepdim=True) / 127
+    if steps:
+        scale = (steps * scale.log2()).ceil().div(steps).exp2()
+    return (x / scale).round() * scale
+
+
+SCALES: dict[str, tuple[tuple[int, ...], int]] = {
+    "level of a crop": ((1, 2, 3), 0),
+    "channel of a batch": ((0, 2, 3), 0),
+    "channel of a crop": ((2, 3), 0),
+    "vector": ((1,), 0),
+    "vector, 2^(1/4)": ((1,), 4),
+    "vector, 2": ((1,), 1),
+}
+
+
+def show_scales(pair: Pair) -> None:
+    """By what has a scale of its own."""
+    merge, laterals = pair.teacher.levels.pyramid.merge, {n: pair.outputs()[n] for n in VISION_LEVELS}
+    exact = merge(laterals, VISION_LEVELS)
+    students = [near(exact, noise) for noise in (0.2, 0.5, 1.5)]
+    distances = [{n: float(map_distance(one[n], exact[n]).mean()) for n in exact} for one in students]
+    print(f"{'a scale for a':20}" + "".join(f"{max(own.values()):10.3f}" for own in distances))
+    for name, (alike, steps) in SCALES.items():
+        found = merge({n: in_8_bits(x, alike, steps) for n, x in laterals.items()}, VISION_LEVELS)
+        worst = [
+            max(abs(float(map_distance(one[n], found[n]).mean()) / own[n] - 1) for n in exact)
+            for one, own in zip(students, distances, strict=True)
+        ]
+        print(f"{name:20}" + "".join(f"{x:10.1e}" for x in worst))
 
 
 def show_terms(pair: Pair) -> None:
@@ -171,7 +210,9 @@ def main() -> None:
     args = parser().parse_args()
     show_bytes()
     with tempfile.TemporaryDirectory() as root:
-        show_terms(Pair(args, root))
+        pair = Pair(args, root)
+        show_terms(pair)
+        show_scales(pair)
 
 
 if __name__ == "__main__":

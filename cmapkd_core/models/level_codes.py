@@ -2,7 +2,7 @@
 
 A vector is a level's W channels at one position, or a text level's only one: what the losses compare by its direction.
 With a scale of its own a large one takes nothing from a small one beside it. Scales are powers of 2 ** (1 / 4), rounded
-up: one is a byte, and takes at most a quarter of a bit from each channel (docs/decisions/0018).
+up: one is a byte, and takes at most a quarter of a bit from each channel (docs/decisions/0021).
 """
 
 from __future__ import annotations

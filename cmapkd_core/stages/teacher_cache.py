@@ -1,8 +1,8 @@
 """Cache of the frozen teacher's outputs for fixed crops and all captions: store_filling.py writes, training reads.
 
 Methods that need no more than is cached (`method_specs.METHODS`: targets) then never run the teacher's towers.
-Its embeddings are 3 KB a crop; its levels are the laterals of its pyramid before they are merged (fp16; about 326 KB
-a crop of ViT-L/14 beside ViT-B/16, a sixth of the merged maps), and its fitted pyramid merges them beside the student.
+Its embeddings are 3 KB a crop; its levels are the laterals of its pyramid before they are merged (about 326 KB
+a crop of ViT-L/14 beside ViT-B/16 in fp16, half of it in int8), and its fitted pyramid merges them beside the student.
 """
 
 from __future__ import annotations
