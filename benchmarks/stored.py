@@ -7,8 +7,9 @@ Bytes: of ViT-L/14 beside ViT-B/16, on torch's meta device. A naive store holds 
 teacher's own grid of 16 or on the student's of 14. Terms: of the demo's pretrained pair on pairs of its pictures, with
 levels as they were drawn and a student as it begins, or with what a run has fitted and trained. Relative differences
 from the running teacher's, and the cosine of the gradient by all parameters of the student. Near: the intra term of a
-student whose maps are the teacher's with noise, a hundredth apart, where the same error weighs most. Scales: the largest
-relative difference of a level's distance, for students so far apart, with a scale for less or more of the laterals.
+student whose maps are the teacher's with noise, a hundredth apart, where the same error weighs most. Scales: the
+largest relative difference of a level's distance, for students so far apart, with a scale for less or more of the
+laterals.
 """
 
 from __future__ import annotations

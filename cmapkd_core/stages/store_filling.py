@@ -25,6 +25,7 @@ from cmapkd_core.data.teacher_inputs import caption_counts, chunks_of, teacher_i
 from cmapkd_core.data.threads import Behind
 from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.errors import DamagedInput, again
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.models.frozen_teacher import Teacher
@@ -61,7 +62,10 @@ def write_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
     parallel.barrier()
     if parallel.rank() == 0:
         filling.fill(range(len(parts)), known=True)  # of another rank's what has got lost since
-        context.placed |= filling.entries()
+        entries = filling.entries()
+        if len(entries) < len(parts):
+            raise DamagedInput(f"{len(parts) - len(entries)} parts of {filling.folder} are gone: {again('teacher')}")
+        context.placed |= entries
         context.say(f"teacher: stored {fit.store} of {fit.views} crops each of {count} pictures\n")
 
 
