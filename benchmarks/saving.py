@@ -176,6 +176,16 @@ def measure(training: Training, form: Blocking | Behind, steps: int) -> tuple[fl
     return call, took - count * statistics.median([*before, *usual()])
 
 
+def copies(training: Training, rounds: int = 5) -> tuple[float, float]:
+    """Seconds of a copy into fresh memory, and into that of the one before."""
+    spent = Snapshot.take(0, 0, training.tensors(), {})
+    fresh, again = [], []
+    for _ in range(rounds):
+        fresh.append(seconds(lambda: Snapshot.take(0, 0, training.tensors(), {})))
+        again.append(seconds(lambda: Snapshot.take(0, 0, training.tensors(), {}, spent)))
+    return statistics.median(fresh), statistics.median(again)
+
+
 def check(training: Training, forms: dict[str, Blocking | Behind]) -> None:
     """Both store the state after one step, whatever comes after it."""
     training.step()
@@ -231,6 +241,8 @@ def run(folder: Path, args: argparse.Namespace) -> None:
         floor = max(p[place] for p in peer) * NOISE
         ratio = statistics.median(p[place] / max(o[place], floor) for p, o in zip(peer, ours, strict=True))
         print(f"{f'peer / ours, {name}':20}{ratio:10.1f}{f'goal {GOAL:g}':>10}")
+    fresh, again = copies(training)
+    print(f"copy in memory: fresh {fresh:.3f} s, over the one before {again:.3f} s: {fresh / again:.1f} times")
 
 
 if __name__ == "__main__":
