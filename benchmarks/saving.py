@@ -6,7 +6,7 @@ An S3 server on this machine takes so many MB/s (a process of its own, as in thr
 weights and AdamW moments trains; one of its steps is followed by a save. Both forms go by turns, `--rounds` of them.
 call: seconds in the call that saves. loop: by how much longer the steps from there to the end of the upload took than
 as many before it, which has what writing behind training takes from it. First is checked that what either has stored is
-the state after the same step.
+the state after the same step. Last: the copy in memory alone, into fresh pages and into those of the one before.
 """
 
 from __future__ import annotations
