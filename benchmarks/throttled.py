@@ -52,8 +52,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, folder: Path, bandwidth: float) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
+    def __init__(self, folder: Path, bandwidth: float, answers: type[Answers] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), answers or Answers)
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.bandwidth, self.log = folder, bandwidth, folder / "downloads"
         self._free, self._turn = time.monotonic(), threading.Lock()
         multiprocessing.get_context("fork").Process(target=self.serve_forever, args=(0.02,), daemon=True).start()

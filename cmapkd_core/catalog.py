@@ -113,6 +113,11 @@ class StoreEntry:
 
 STORES: dict[str, StoreEntry] = {"embeddings": StoreEntry(2048), "levels": StoreEntry(128, levels=True)}
 
+LEVEL_CODES: dict[str, TableEntry] = {  # how stored levels are written
+    "float16": TableEntry("cmapkd_core.models.level_codes:in_float16"),
+    "int8": TableEntry("cmapkd_core.models.level_codes:in_int8"),
+}
+
 # ---- where pictures come from ---------------------------------------------------------------------
 
 

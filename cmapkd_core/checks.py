@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from cmapkd_core.config import ALL_LEVELS, EMBEDDING_TERMS, STAGE_PHASES, Phase, Recipe, TermWeights, learns_policy
+from cmapkd_core.catalog import STORES
+from cmapkd_core.config import (
+    ALL_LEVELS,
+    EMBEDDING_TERMS,
+    STAGE_PHASES,
+    Phase,
+    Recipe,
+    TeacherFitConfig,
+    TermWeights,
+    learns_policy,
+)
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.method_specs import METHODS
@@ -32,6 +42,7 @@ def check(recipe: Recipe) -> None:
         raise InputError("the schedule trains no student: give schedule.fine.epochs at least 1")
     for name, group in (("space", "heads"), ("pyramid", "pyramid")):
         _check_fit(f"teacher_fit.{name}", getattr(recipe.teacher_fit, name), group)
+    _check_store(recipe.teacher_fit)
     if learns_policy(recipe) and recipe.schedule.alsn.epochs:
         _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
     if spec.weighs_levels:
@@ -83,6 +94,14 @@ def _check_fit(name: str, phase: Phase, group: str) -> None:
         _check_phase(name, phase, (group,))
     if phase.levels != Phase().levels or phase.terms:
         raise InputError(f"{name} fits all levels with all of its terms: leave out {name}.levels and {name}.terms")
+
+
+def _check_store(fit: TeacherFitConfig) -> None:
+    if fit.levels != TeacherFitConfig.levels and not STORES[fit.store].levels:
+        raise InputError(
+            f"teacher_fit.levels={fit.levels} says how levels are stored, and teacher_fit.store={fit.store} stores "
+            "none: give teacher_fit.store=levels with it"
+        )
 
 
 def _check_terms(name: str, phase: Phase, terms: Collection[str], weights: TermWeights) -> None:

@@ -10,7 +10,7 @@ Shapes: n crops a picture; k pictures of a part with c captions, in the order of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cmapkd_core.data.augment import Rendering, View, canvas, normalise, train_pixels
-from cmapkd_core.data.feed import Feed, Items
-from cmapkd_core.data.images import BadImageError
-from cmapkd_core.data.order import crop_seed, hashes
-from cmapkd_core.data.pixels import shown_pixels
-from cmapkd_core.data.shards import CorruptSampleError, ShardSet
+from cmapkd_core.data.augment import Rendering, train_pixels
+from cmapkd_core.data.order import crop_seed
 from cmapkd_core.errors import InputError
 
 CACHE_FOLDER = "stored"  # of a teacher's artifact; its files are the parts
@@ -42,65 +38,6 @@ def fixed_pixels(
 ) -> list[Tensor]:
     """Fixed crop number `crop` of the picture with this hash of its key, as `train_pixels` gives one."""
     return train_pixels(image, renderings, scale, torch.Generator().manual_seed(crop_seed(key_hash, crop)), into)
-
-
-def crop_batches(
-    shards: ShardSet,
-    split: str,
-    view: View,
-    rows: Sequence[int],
-    *,
-    crops: int,
-    crop_scale: tuple[float, float],
-    batch: int,
-    workers: int,
-    max_pixels: int,
-    device: torch.device | str = "cpu",
-) -> Iterator[Tensor]:
-    """All fixed crops of the pictures `rows`, float [b, crops, 3, size, size] on `device`, b of them at a time.
-
-    A corrupt picture gives zeros: training does not use it either, see `TrainLoader`.
-    """
-    items = _CropBatches(shards, split, view, rows, crops, crop_scale, batch, max_pixels)
-    for pixels in Feed(items, workers, device).items(0, -(-len(rows) // batch)):
-        yield normalise(pixels.flatten(0, 1).to(device, non_blocking=True), view).unflatten(0, (-1, crops))
-
-
-class _CropBatches(Items[Tensor]):
-    def __init__(
-        self,
-        shards: ShardSet,
-        split: str,
-        view: View,
-        rows: Sequence[int],
-        crops: int,
-        crop_scale: tuple[float, float],
-        batch: int,
-        max_pixels: int,
-    ) -> None:
-        self.shards, self.split, self.view, self.rows = shards, split, view, rows
-        self.crops, self.crop_scale, self.batch, self.max_pixels = crops, crop_scale, batch, max_pixels
-        keys = shards.table(split)["key"]
-        self.hashes = hashes([keys[i].as_py() for i in rows])
-
-    def make(self, number: int) -> Tensor:
-        """uint8 [b, crops, 3, size, size] of batch `number`."""
-        places = range(len(self.rows))[number * self.batch : (number + 1) * self.batch]
-        pixels = canvas(len(places) * self.crops, self.view.size)
-        for slots, place in zip(pixels.split(self.crops), places, strict=True):
-            self._crops(place, slots)
-        stacked: Tensor = pixels.unflatten(0, (-1, self.crops))
-        return stacked
-
-    def _crops(self, place: int, slots: Tensor) -> None:
-        """All crops of a picture into uint8 [crops, 3, size, size]; zeros of a corrupt one."""
-        renderings, key_hash = [self.view.rendering], int(self.hashes[place])
-        try:
-            with shown_pixels(self.shards.read_image(self.split, self.rows[place]), self.max_pixels) as image:
-                for crop, slot in enumerate(slots):
-                    fixed_pixels(image, renderings, self.crop_scale, key_hash, crop, [slot])
-        except (CorruptSampleError, BadImageError):
-            slots.zero_()
 
 
 class TeacherCache:
@@ -127,8 +64,12 @@ class TeacherCache:
         return cls(sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first))
 
     def only(self, *names: str) -> TeacherCache:
-        """The same cache, which gives these tensors alone."""
+        """The same cache, which gives these tensors alone, with what is stored beside each (NAME/..)."""
         return TeacherCache(self.parts, names)
+
+    def gives(self, name: str) -> bool:
+        """Whether it gives this tensor."""
+        return not self.names or name.partition("/")[0] in self.names
 
     def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
         """Tensors [b,...] by name, of samples by position in the split, number of the crop and of the caption."""
@@ -139,12 +80,12 @@ class TeacherCache:
         found = {
             name: torch.stack([p.crops[name][row, crop] for p, row, crop in zip(own, rows, crops, strict=True)])
             for name in first.crops
-            if name in (self.names or first.crops)
+            if self.gives(name)
         }
         return found | {
             name: torch.stack([part.captions[name][row] for part, row in zip(own, texts, strict=True)])
             for name in first.captions
-            if name in (self.names or first.captions)
+            if self.gives(name)
         }
 
 
@@ -169,7 +110,8 @@ def check_part(name: object, metadata: Mapping[str, str], made_from: Mapping[str
     """
     described = _metadata(metadata)
     found = described.get("made_from", {})
-    wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in made_from if found.get(n) != made_from[n]]
+    names = dict.fromkeys((*made_from, *found))
+    wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in names if found.get(n) != made_from.get(n)]
     if wrong:
         lines = "\n  ".join(wrong)
         raise InputError(

@@ -71,7 +71,7 @@ class StoredParts(TeacherCache):
         self._layouts: dict[int, _Layout] = {}
 
     def only(self, *names: str) -> StoredParts:
-        """The same, which gives these tensors alone."""
+        """As of `TeacherCache`."""
         return StoredParts(self.remote, self.size, self.made_from, self.room, names)
 
     def files(self, rows: np.ndarray) -> list[RemoteFile]:
@@ -104,7 +104,7 @@ class StoredParts(TeacherCache):
         return crops | {name: place.read(file, said) for name, place in self._given(layout.captions)}
 
     def _given(self, places: dict[str, _Place]) -> Iterator[tuple[str, _Place]]:
-        return ((name, place) for name, place in places.items() if name in (self.names or places))
+        return ((name, place) for name, place in places.items() if self.gives(name))
 
     def _layout(self, number: int, file: int) -> _Layout:
         if number not in self._layouts:

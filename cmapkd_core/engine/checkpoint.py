@@ -56,15 +56,33 @@ class Snapshot:
     state: str
 
     @classmethod
-    def take(cls, phase: int, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Snapshot:
-        """Copies of all of it; tensors of any shape [..], by file and name, may be on any device."""
-        copies = {file: {name: _copied(x) for name, x in values.items()} for file, values in tensors.items()}
+    def take(
+        cls,
+        phase: int,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        spent: Snapshot | None = None,
+    ) -> Snapshot:
+        """Copies of all of it; tensors of any shape [..], by file and name, may be on any device.
+
+        Args:
+            spent: one that nobody reads any more. Its memory is written over where it fits: memory that a process has
+                had takes a copy in a fifth of the time that the system needs to give it new pages.
+        """
+        old = {} if spent is None else spent.tensors
+        copies = {
+            file: {name: _copied(x, old.get(file, {}).get(name)) for name, x in values.items()}
+            for file, values in tensors.items()
+        }
         return cls(phase, step, copies, json.dumps(state))
 
 
-def _copied(x: Tensor) -> Tensor:
-    """The same shape and type in memory of the CPU, [..] -> [..]."""
-    return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())
+def _copied(x: Tensor, place: Tensor | None) -> Tensor:
+    """The same shape and type in memory of the CPU, [..] -> [..]; in that of `place` where it has both."""
+    if place is None or place.shape != x.shape or place.dtype != x.dtype:
+        place = torch.empty(x.shape, dtype=x.dtype)
+    return place.copy_(x.detach())
 
 
 class Checkpoints:

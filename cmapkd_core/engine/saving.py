@@ -49,6 +49,7 @@ class Saver:
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
         self._last = now()  # what training has to do again is counted from here
+        self._snapshot: Snapshot | None = None
         self.costs = Costs()
 
     def due(self) -> bool:
@@ -62,13 +63,19 @@ class Saver:
         The thread is no daemon: a process that ends by itself finishes what it has begun.
         """
         assert self._thread is None, "two at a time would each count the other's as an old one"
+        self._snapshot = snapshot
         self._thread = Thread(target=self._write, args=(snapshot,), name="checkpoint")
         self._thread.start()
 
-    def taken(self) -> None:
-        """A checkpoint is about to be taken, of what is there now."""
+    def taken(self) -> Snapshot | None:
+        """A checkpoint is about to be taken, of what is there now; the one before, whose memory it may have.
+
+        The memory of a snapshot is kept from one to the next.
+        """
+        assert self._thread is None, "the one before is still being written"
         self._last = self._now()
         self.costs.number += 1
+        return self._snapshot
 
     def _write(self, snapshot: Snapshot) -> None:
         began = self._now()
@@ -85,6 +92,10 @@ class Saver:
         failure = self._failure
         self._thread = self._failure = None
         return failure
+
+    def end(self) -> None:
+        """Nothing is saved any more: the memory of the last snapshot is free once it is written."""
+        self._snapshot = None
 
     @contextmanager
     def holding_up(self) -> Iterator[None]:

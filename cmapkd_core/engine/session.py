@@ -106,6 +106,7 @@ class Session:
             self.settle()
         elif failure := self._saver.wait():  # no word to the other ranks, which may not be listening
             log.warning("the last checkpoint could not be written: %s", failure)
+        self._saver.end()
         if self.costs.number:
             self.say(f"{self.stage}: {self.costs}\n")
 
@@ -161,7 +162,7 @@ class Session:
             self._take(plan, step, module, optimiser)
 
     def _take(self, plan: PhasePlan, step: int, module: nn.Module, optimiser: Optimiser) -> None:
-        self._saver.taken()
+        spent = self._saver.taken()
         everyone = parallel.all_objects(random_state())
         self.share_replaced()
         if parallel.rank() == 0:
@@ -176,7 +177,7 @@ class Session:
             state: dict[str, Any] = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
             state |= {"history": self.history, "replaced": self.replaced, "seconds": self.seconds}
             state |= {"checkpoints": self._saver.state(), "watch": self.watch.state(), "rolled": self.rollbacks}
-            self._saver.begin(Snapshot.take(plan.index, step, tensors, state))
+            self._saver.begin(Snapshot.take(plan.index, step, tensors, state, spent))
 
     def settle(self) -> None:
         """Wait, on all ranks, until the last checkpoint is complete.

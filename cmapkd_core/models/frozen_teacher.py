@@ -17,6 +17,7 @@ from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.features import Features
+from cmapkd_core.models.level_codes import decoded
 from cmapkd_core.models.pyramid import needed
 
 
@@ -133,11 +134,12 @@ class Teacher(nn.Module):
     def cached_targets(self, cached: dict[str, Tensor], levels: tuple[str, ...]) -> LevelTargets:
         """The targets of a batch from what `image_outputs` and `text_outputs` gave once; the towers do not run.
 
-        cached: by name, `image` and `text` [b,E], laterals [b,W,h,h] and text levels [b,W]; fp32 or fp16.
+        cached: by name, `image` and `text` [b,E], laterals [b,W,h,h] and text levels [b,W]; levels as
+            `level_codes` gives them.
         """
         with self._autocast(cached["image"]):
-            laterals = {name: cached[name].float() for name in needed(levels)}
-            states = {name: cached[name].float() for name in TEXT_LEVELS if name in levels}
+            laterals = {name: decoded(cached, name) for name in needed(levels)}
+            states = {name: decoded(cached, name) for name in TEXT_LEVELS if name in levels}
             found = self.levels.bridged(*self.levels.pyramid.merge(laterals, levels), states).float()
         image, text = (cached[name].float() for name in ("image", "text"))
         scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()

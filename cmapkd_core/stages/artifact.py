@@ -16,6 +16,7 @@ from cmapkd_core.stages.manifest import DamagedError, opened, sealed
 
 MANIFEST, RETIRED, DAMAGED = "manifest.json", "retired/", "damaged/"
 WORK = "work"  # folder of a stage's checkpoints, beside its manifest
+PLACE = "place"  # of an output: where below the artifact it lies, if not in the folder of the attempt that finished it
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ class Artifact:
         return list(self.manifest["outputs"])
 
     def file_url(self, name: str) -> str:
-        """Where a file lies. Every attempt writes its own folder, and the manifest says which one counts."""
-        return storage.join(self.url, self.manifest["folder"], name)
+        """Where a file lies. Every attempt writes its own folder, and the manifest says which one counts.
+
+        What attempts share (parts of a teacher's store) has a place of its own.
+        """
+        place = self.manifest["outputs"].get(name, {}).get(PLACE, "")
+        return storage.join(self.url, place) if place else storage.join(self.url, self.manifest["folder"], name)
 
     def fetch(self, name: str) -> Path:
         """A local path of one file, verified: of a local root each time, of a remote one when it was downloaded.
@@ -107,6 +112,12 @@ class Artifact:
             f"{self.url} is of stage {self.manifest['stage']} and has no {what}, but {', '.join(self.files())}: give "
             "the artifact of a stage that writes it"
         )
+
+
+def folders_of(manifest: dict[str, Any]) -> set[str]:
+    """The folders below an artifact that hold its files, as its manifest says."""
+    shared = (entry[PLACE].partition("/")[0] for entry in manifest["outputs"].values() if PLACE in entry)
+    return {manifest["folder"], *shared}
 
 
 def cache_of(url: str) -> Path:

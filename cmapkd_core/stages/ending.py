@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import parallel, storage
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.stages.artifact import MANIFEST, RETIRED, WORK, Artifact, find
+from cmapkd_core.stages.artifact import MANIFEST, PLACE, RETIRED, WORK, Artifact, find, folders_of
 from cmapkd_core.stages.manifest import sealed
 from cmapkd_core.stages.tracked import reason
 
@@ -49,7 +49,7 @@ def commit_artifact(url: str, folder: str, manifest: dict[str, Any], context: Co
     files = sorted(path for path in context.out.rglob("*") if path.is_file())
     stage = manifest["stage"]
     try:
-        manifest |= {"folder": folder, "outputs": dict(in_order(files, upload, UPLOADS))}
+        manifest |= {"folder": folder, "outputs": dict(in_order(files, upload, UPLOADS)) | context.placed}
         ours = storage.create(storage.join(url, MANIFEST), sealed(manifest))
     except BaseException:
         _drop(url, folder)
@@ -57,9 +57,9 @@ def commit_artifact(url: str, folder: str, manifest: dict[str, Any], context: Co
     if not ours:
         context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
         storage.delete_tree(storage.join(url, folder))
-        storage.delete_tree(context.workdir)  # what we saved after the winner had cleaned up
+        _drop_saved(url, context)
         return False
-    _clear(url, stage, lambda: left & leftovers(url), context.say)
+    _clear(url, manifest, lambda: left & leftovers(url), context.say)
     context.say(f"{stage}: done in {manifest['seconds']:.0f} s: {url}\n")
     return True
 
@@ -80,16 +80,28 @@ def theirs_stands(error: BaseException, url: str, folder: str, context: Context,
     if parallel.world() > 1 or not isinstance(error, Exception) or not _stands(url, folder):
         return False
     context.say(f"{stage}: another process finished it first; its result stands, ours is dropped ({reason(error)})\n")
-    storage.delete_tree(context.workdir)
+    _drop_saved(url, context)
     return True
 
 
-def clear_behind(error: BaseException, url: str, folder: str, workdir: str) -> None:
+def _drop_saved(url: str, context: Context) -> None:
+    """What we saved for a next attempt after the winner had cleaned up; not what its manifest names."""
+    storage.delete_tree(context.workdir)
+    found = find(url)
+    if found is None or not context.shared:
+        return
+    if context.shared in folders_of(found.manifest):
+        _clear_strays(url, found.manifest)
+    else:
+        storage.delete_tree(storage.join(url, context.shared))
+
+
+def clear_behind(error: BaseException, url: str, folder: str, context: Context) -> None:
     """What was saved for the next attempt is of no use where another process has finished the artifact meanwhile."""
     if parallel.rank() == 0 and _stands(url, folder):
         error.add_note("another process has finished it meanwhile: the same command answers with its result")
         with contextlib.suppress(Exception):
-            storage.delete_tree(workdir)
+            _drop_saved(url, context)
 
 
 def _stands(url: str, folder: str) -> bool:
@@ -106,16 +118,26 @@ def clear_finished(found: Artifact, left: set[str], say: Callable[[str], object]
     Args:
         left: the `leftovers` from before its manifest was read, so that none is of a later attempt.
     """
-    _clear(found.url, found.manifest["stage"], lambda: left - {found.manifest["folder"]}, say)
+    _clear(found.url, found.manifest, lambda: left, say)
 
 
-def _clear(url: str, stage: str, left: Callable[[], set[str]], say: Callable[[str], object]) -> None:
+def _clear(url: str, manifest: dict[str, Any], left: Callable[[], set[str]], say: Callable[[str], object]) -> None:
     try:
-        for tree in (WORK, *left()):
+        for tree in (WORK, *(left() - folders_of(manifest))):
             storage.delete_tree(storage.join(url, tree))
+        _clear_strays(url, manifest)
         storage.sweep(url)
     except (OSError, storage.StorageError) as error:  # the artifact stands all the same
-        say(f"{stage}: not all could be cleared, which the same command does again: {error}\n")
+        say(f"{manifest['stage']}: not all could be cleared, which the same command does again: {error}\n")
+
+
+def _clear_strays(url: str, manifest: dict[str, Any]) -> None:
+    """Files in folders that attempts share which are not the artifact's: another attempt's, or damaged ones."""
+    named = {entry[PLACE] for entry in manifest["outputs"].values() if PLACE in entry}
+    for folder in folders_of(manifest) - {manifest["folder"]}:
+        for name in storage.list_files(storage.join(url, folder)):
+            if f"{folder}/{name}" not in named:
+                storage.delete(storage.join(url, folder, name))
 
 
 def leftovers(url: str) -> set[str]:
@@ -126,7 +148,8 @@ def leftovers(url: str) -> set[str]:
     """
     names = storage.list_files(url)
     try:
-        retired = {storage.read_json(storage.join(url, name))["folder"] for name in names if name.startswith(RETIRED)}
-    except (storage.StorageError, FileNotFoundError, KeyError, TypeError):
+        kept = [storage.read_json(storage.join(url, name)) for name in names if name.startswith(RETIRED)]
+        retired = {folder for manifest in kept for folder in folders_of(manifest)}
+    except (storage.StorageError, FileNotFoundError, AttributeError, KeyError, TypeError):
         return set()  # a damaged one does not say which folder is its result's: better all are kept
     return {name.partition("/")[0] for name in names if name.startswith(OUT)} - retired

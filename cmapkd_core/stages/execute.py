@@ -71,6 +71,9 @@ class Context:
     earlier_seconds: float = 0.0  # of the attempts that this one goes on from
     shards: ShardSet | None = None  # once they are open (`shards.shards_of`)
     models: dict[str, Any] = field(default_factory=dict)  # what the stage's models are, by role; kept in the manifest
+    # Files that lie in the artifact already, as its manifest names them, and their folder there, which attempts share.
+    placed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shared: str = ""
 
     def introduce(self, role: str, identity: Identity) -> None:
         """Say which model plays a role ("teacher", "student", "model"), and keep it for the manifest."""
@@ -215,7 +218,7 @@ def _run(
             say.end()
             if not theirs_stands(error, url, folder, context, stage):
                 failed(tracker, request, stage, error, scratch / JOURNAL, workdir)
-                clear_behind(error, url, folder, workdir)
+                clear_behind(error, url, folder, context)
                 raise
             ours = False
         if ours:

@@ -77,7 +77,7 @@ def _misshapen(manifest: Any) -> str:
         for key, entry in manifest[name].items():
             if not isinstance(entry, dict) or any(not isinstance(entry.get(n), kind) for n, kind in shape.items()):
                 return f"its {name} say nothing that can be used of {key!r}"
-            if ".." in key.split("/"):
+            if ".." in f"{key}/{entry.get('place', '')}".split("/"):
                 return f"its {name} name {key!r}, which leads out of it"
     return f"its folder is {manifest['folder']!r}" if ".." in manifest["folder"].split("/") else ""
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from cmapkd_core.data.augment import View, normalise
-from cmapkd_core.data.fixed_crops import TeacherCache, crop_batches, fixed_pixels, write_part
+from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels, write_part
 from cmapkd_core.data.images import decode
 from cmapkd_core.data.loader import Batch, Side, TrainLoader
 from cmapkd_core.data.order import crop_of, crop_seed, hash64, hashes
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.teacher_inputs import Chunk, caption_counts, chunks_of, teacher_inputs
 from cmapkd_core.errors import InputError
 
 CROPS, SCALE = 3, (0.3, 0.8)
@@ -115,20 +116,43 @@ def test_a_cache_changes_neither_crops_nor_captions(scenes: ShardSet, numbered: 
         assert torch.equal(a.tokens["student"], b.tokens["student"])
 
 
-def test_all_crops_of_some_pictures(scenes: ShardSet) -> None:
-    rows, view = range(5, 12), View(24, MEAN, STD)
-    given = {"crops": CROPS, "crop_scale": SCALE, "batch": 3, "max_pixels": 1_000_000}
-    parts = list(crop_batches(scenes, "train", view, rows, workers=0, **given))  # type: ignore[arg-type]
-    assert [len(part) for part in parts] == [3, 3, 1]
-    found, keys = torch.cat(parts), scenes.keys("train")
-    assert found.shape == (7, CROPS, 3, 24, 24)
-    for place, i in enumerate(rows):
-        image = np.asarray(decode(scenes.read_image("train", i), 1_000_000))
-        for crop in range(CROPS):
-            (pixels,) = fixed_pixels(image, [(24, "bicubic")], SCALE, int(hashes(keys)[i]), crop)
-            assert torch.equal(found[place, crop], normalise(pixels, view))
-    small = crop_batches(scenes, "train", view, [0], workers=0, **given | {"max_pixels": 1})  # type: ignore[arg-type]
-    assert torch.equal(next(small)[0, 0], normalise(torch.zeros(3, 24, 24, dtype=torch.uint8), view))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_crops_and_captions_of_some_pictures(scenes: ShardSet, workers: int) -> None:
+    """Two parts in one stream; each part's chunks are its own."""
+    parts, side = [range(5, 12), range(12, 14)], Side(View(24, MEAN, STD), tokenize)
+    chunks = [chunks_of(rows, caption_counts(scenes, "train"), 3, 4) for rows in parts]
+    assert [[len(chunk.rows) for chunk in own if not chunk.captions] for own in chunks] == [[3, 3, 1], [2]]
+    given = {"crops": CROPS, "crop_scale": SCALE, "max_pixels": 1_000_000, "workers": workers}
+    keys = scenes.keys("train")
+    found = teacher_inputs(scenes, "train", side, [*chunks[0], *chunks[1]], **given)  # type: ignore[arg-type]
+    for rows, own in zip(parts, chunks, strict=True):
+        texts = [text for i in rows for text in scenes.captions("train", i)]
+        inputs = [next(found) for _ in own]
+        assert [len(x) for x in inputs if x.dim() == 2] == [4] * (len(texts) // 4) + [len(texts) % 4] * (
+            len(texts) % 4 > 0
+        )
+        assert torch.equal(torch.cat([x for x in inputs if x.dim() == 2]), tokenize(texts))
+        pictures = torch.cat([x for x in inputs if x.dim() == 4]).unflatten(0, (-1, CROPS))
+        assert pictures.shape == (len(rows), CROPS, 3, 24, 24)
+        for place, i in enumerate(rows):
+            image = np.asarray(decode(scenes.read_image("train", i), 1_000_000))
+            for crop in range(CROPS):
+                (pixels,) = fixed_pixels(image, [(24, "bicubic")], SCALE, int(hashes(keys)[i]), crop)
+                assert torch.equal(pictures[place, crop], normalise(pixels, side.view))
+    assert next(found, None) is None
+    small = given | {"max_pixels": 1, "workers": 0}
+    dark = teacher_inputs(scenes, "train", side, [Chunk(range(1))], **small)  # type: ignore[arg-type]
+    assert torch.equal(next(dark)[0], normalise(torch.zeros(3, 24, 24, dtype=torch.uint8), side.view))
+
+
+def test_chunks_hold_every_caption_once_whatever_a_picture_has() -> None:
+    counts = np.array([9, 2, 0, 5, 1, 0])
+    said = [chunk for chunk in chunks_of(range(1, 6), counts, 2, 3) if chunk.captions]
+    assert [(chunk.rows, chunk.skipped, chunk.captions) for chunk in said] == [
+        (range(1, 4), 0, 3),
+        (range(3, 4), 1, 3),
+        (range(3, 5), 4, 2),
+    ]
 
 
 def test_equal_parts_are_equal_files(tmp_path: Path) -> None:

@@ -346,6 +346,8 @@ def parts(server: Server, folder: Path, tmp_path: Path) -> tuple[TeacherCache, l
     for start in range(0, count, 7):
         own = counts[start : start + 7]
         crops = {"image": torch.rand(len(own), 3, 5), "P5": torch.rand(len(own), 3, 2, 4, 4).half()}
+        crops |= {"P4": torch.randint(-127, 128, (len(own), 3, 2, 4, 4)).to(torch.int8)}
+        crops |= {"P4/scale": torch.randint(-9, 9, (len(own), 3, 4, 4)).to(torch.int8)}
         path = both / f"{start:06d}.safetensors"
         write_part(path, start, crops, {"text": torch.rand(sum(own), 5)}, own, MADE_FROM)
         paths.append(path)
@@ -366,17 +368,18 @@ def test_outputs_stream_with_the_shards(
     steps = here.steps_per_epoch
     for ours, theirs in zip(there.batches(0, steps), here.batches(0, steps), strict=True):
         assert ours.keys == theirs.keys
-        assert all(torch.equal(ours.cached[name], theirs.cached[name]) for name in ("image", "P5", "text"))
+        assert theirs.cached.keys() == {"image", "P4", "P4/scale", "P5", "text"}
+        assert all(torch.equal(ours.cached[name], x) for name, x in theirs.cached.items())
     assert server.most <= bound < sum(file.bytes for file in [*remote, *train_files(opened())])
 
 
 def test_some_of_the_outputs(parts: tuple[TeacherCache, list[RemoteFile]]) -> None:
     whole, remote = parts
-    streamed = StoredParts(remote, 7, MADE_FROM, ShardCache(0)).only("text")
+    streamed = StoredParts(remote, 7, MADE_FROM, ShardCache(0)).only("text", "P4")
     index = np.array([9, 0, 8])
-    found, expected = (one.rows(index, [0, 1, 2], [0, 0, 0]) for one in (streamed, whole.only("text")))
-    assert found.keys() == expected.keys() == {"text"}
-    assert torch.equal(found["text"], expected["text"])
+    found, expected = (one.rows(index, [0, 1, 2], [0, 0, 0]) for one in (streamed, whole.only("text", "P4")))
+    assert found.keys() == expected.keys() == {"text", "P4", "P4/scale"}
+    assert all(torch.equal(found[name], x) for name, x in expected.items())
 
 
 def test_outputs_of_something_else_are_refused(parts: tuple[TeacherCache, list[RemoteFile]]) -> None:

@@ -147,3 +147,19 @@ def test_a_snapshot_is_a_copy_of_every_kind_of_tensor():
     state["replaced"]["b"] = "torn"
     assert all(torch.equal(taken.tensors["f"][name], value) for name, value in expected.items())
     assert json.loads(taken.state) == {"history": [{"step": 1}], "replaced": {"a": "torn"}}
+
+
+def test_a_snapshot_takes_the_memory_of_the_one_before_where_it_fits():
+    before = checkpoint.Snapshot.take(
+        0, 1, {"f": {"x": torch.zeros(3, 4), "y": torch.zeros(2), "z": torch.zeros(2)}, "g": {"x": torch.zeros(1)}}, {}
+    )
+    old = {name: x.data_ptr() for name, x in before.tensors["f"].items()}
+    tensors = {"f": {"x": torch.arange(12.0).view(4, 3).T, "y": torch.ones(3), "z": torch.ones(2, dtype=torch.int32)}}
+    taken = checkpoint.Snapshot.take(0, 2, tensors, {}, before)
+    assert {name: x.data_ptr() == old[name] for name, x in taken.tensors["f"].items()} == {
+        "x": True,
+        "y": False,
+        "z": False,
+    }
+    assert taken.tensors.keys() == {"f"}
+    assert all(torch.equal(x, tensors["f"][name]) and x.is_contiguous() for name, x in taken.tensors["f"].items())

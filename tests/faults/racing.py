@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cmapkd_core.stages import execute, teacher_cache
+from cmapkd_core.stages import execute, store_filling
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.turn import Turn
 
@@ -28,7 +28,7 @@ if __name__ == "__main__":
     if mode != "turns":
         Turn.take = lambda self: ""
     if mode == "slow":
-        teacher_cache.write_part = slowly(teacher_cache.write_part)
+        store_filling.write_part = slowly(store_filling.write_part)
     run = importlib.import_module(module).run
     while not Path(go).exists():
         time.sleep(0.001)

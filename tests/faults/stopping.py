@@ -20,7 +20,7 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 
 TIMED = ("journal.jsonl", "history.json", ".html", ".pdf", ".png")  # hold times
-KEPT = ("/work/checkpoints/", "/work/stored/", "/work/shards-")  # what a stopped stage goes on from
+KEPT = ("/work/checkpoints/", "/stored/", "/work/shards-")  # what a stopped stage goes on from
 LIBRARY = ("/.ses",)  # onnxruntime's one file of a user's session, always the same
 
 

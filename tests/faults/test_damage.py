@@ -80,7 +80,7 @@ LEAVING = {
 
 def left_in_work(root: Path) -> list[Path]:
     """Whole files that the next attempt may take up; those that are hidden were being written."""
-    found = sorted(root.glob("*/*/work/*/**/*"))
+    found = sorted({*root.glob("*/*/work/*/**/*"), *root.glob("*/*/*/stored/*")})
     return [path for path in found if path.is_file() and not any(part.startswith(".") for part in path.parts[-3:])]
 
 

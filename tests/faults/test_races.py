@@ -25,7 +25,8 @@ def left_in(place: Path) -> list[str]:
     found = find(str(place))
     assert found is not None
     files = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
-    return sorted(files - {"manifest.json"} - {f"{found.manifest['folder']}/{name}" for name in found.files()})
+    own = {Path(found.file_url(name)).relative_to(place).as_posix() for name in found.files()}
+    return sorted(files - {"manifest.json"} - own)
 
 
 def race(tmp_path: Path, number: int, modes: tuple[str, str], module: str, *given: str) -> str:
@@ -80,7 +81,7 @@ def test_two_processes_of_prepare(tmp_path: Path, count: Any, tally: Any, mode: 
 
 
 def test_a_slow_second_teacher_with_a_store(tmp_path: Path, tiny_shards: str, count: Any, tally: Any) -> None:
-    """Its parts lie in the workdir, which the first one deletes when it is done."""
+    """Both write the same parts to the same place, the second one while the artifact stands."""
     given = ("teacher", "--shards", tiny_shards, "--overrides", STORE)
     what = "teacher with a store, the second one slow"
     races(tally, what, count(1, 50), lambda number: race(tmp_path, number, ("passed", "slow"), *given))

@@ -42,6 +42,10 @@ def rewrite(url: str, name: str, data: bytes) -> None:
     """Another content for a file of the artifact at `url`, which its manifest then tells of as if it were made so."""
     artifact = Artifact.open(url)
     storage.write_bytes(artifact.file_url(name), data)
-    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    entry = {
+        **artifact.manifest["outputs"].get(name, {}),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
     told = {**artifact.manifest, "outputs": {**artifact.manifest["outputs"], name: entry}}
     storage.write_bytes(storage.join(url, MANIFEST), sealed(told))

@@ -1,10 +1,13 @@
 """Training from cached teacher targets: the same losses as beside the teacher, which then never runs."""
 
 import dataclasses
+import functools
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,14 +27,16 @@ from cmapkd_core.models.build import load_model, save_model
 from cmapkd_core.models.frozen_teacher import Embeddings, LevelTargets, Teacher
 from cmapkd_core.recipes import BASELINES, ROWS, resolve
 from cmapkd_core.request import Request
-from cmapkd_core.stages import prepare, teacher, teacher_cache, train, training
+from cmapkd_core.stages import prepare, store_filling, teacher, train, training
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE
+from cmapkd_core.storage import StorageError
 
 VIEWS = "teacher_fit.views=2"
 LEVELS = f"{VIEWS} teacher_fit.store=levels"
+STORED_AS = "teacher_fit.store=levels teacher_fit.levels={}"
 SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100 runtime.shares_every=100"
 ON_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
 
@@ -48,6 +53,25 @@ def with_levels(tmp_path_factory, tiny_shards) -> str:
     """A teacher whose levels are stored too."""
     torch.set_num_threads(1)
     return teacher.run(Request("tiny", str(tmp_path_factory.mktemp("levels")), overrides=LEVELS), shards=tiny_shards)
+
+
+IN_PARTS = StoreEntry(20, levels=True)
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory, tiny_shards) -> Callable[[str], str]:
+    """`in_parts(code)`: a teacher whose levels are stored so, in parts of 20 pictures; made once."""
+
+    @functools.cache
+    def make(code: str) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(store_filling.STORES, "levels", IN_PARTS)
+            request = Request(
+                "tiny", str(tmp_path_factory.mktemp(code)), overrides=f"{LEVELS} teacher_fit.levels={code}"
+            )
+            return teacher.run(request, shards=tiny_shards)
+
+    return make
 
 
 def joint(root, row, shards, fitted, overrides=SIX, **more) -> Artifact:
@@ -99,6 +123,23 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
     for ours, theirs in zip(both("stored"), expected, strict=True):
         for one, other in zip(losses(ours), losses(theirs), strict=True):
             assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
+
+
+def test_levels_in_8_bits_give_the_terms_within_a_hundredth(tmp_path, tiny_shards, in_parts, monkeypatch):
+    monkeypatch.setitem(store_filling.STORES, "levels", IN_PARTS)
+    found = {
+        code: losses(joint(tmp_path, "none", tiny_shards, in_parts(code), f"{SIX} {STORED_AS.format(code)}"))
+        for code in ("float16", "int8")
+    }
+    for one, other in zip(found["int8"], found["float16"], strict=True):
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-4)
+    assert found["int8"] != found["float16"]
+    stored = [sum(x.nbytes for n, x in parts(Artifact.open(in_parts(c)))[0].items() if "/P" in n) for c in found]
+    assert stored[0] / stored[1] == pytest.approx(2 * 16 / 17)  # of 16 channels; a scale is a byte
+    with pytest.raises(InputError, match=r"teacher_fit\.levels: int8 -> float16"):
+        joint(tmp_path, "none", tiny_shards, in_parts("int8"), f"{SIX} {STORED_AS.format('float16')}")
+    with pytest.raises(InputError, match=r"teacher_fit\.store=embeddings stores none: give teacher_fit\.store=levels"):
+        resolve("tiny", "none", f"{VIEWS} teacher_fit.levels=int8")
 
 
 @pytest.mark.parametrize("row", ["none", "finetune", "c2kd"])
@@ -207,27 +248,28 @@ def test_the_embeddings_are_the_teachers_and_part_by_part_they_are_the_same(
     tmp_path, tiny_shards, storing, monkeypatch, capsys
 ):
     """A stage that dies in the middle keeps its finished parts, and ranks share them; a damaged one is made again."""
-    monkeypatch.setitem(teacher_cache.STORES, "embeddings", StoreEntry(20))
-    original, done = teacher_cache.teacher_outputs, []
+    monkeypatch.setitem(store_filling.STORES, "embeddings", StoreEntry(20))
+    original, done = store_filling.teacher_outputs, []
 
-    def dies(context, shards, backbone, rows, progress):
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(rows.start)
-        return original(context, shards, backbone, rows, progress)
+    def dies(filling, parts, progress):
+        for rows, outputs in zip(parts, original(filling, parts, progress), strict=True):
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(rows.start)
+            yield outputs
 
     def run() -> Artifact:
         return Artifact.open(teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS), shards=tiny_shards))
 
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_cache, "teacher_outputs", dies)
+        patch.setattr(store_filling, "teacher_outputs", dies)
         with pytest.raises(KeyboardInterrupt):
             run()
         done.clear()
         with pytest.raises(KeyboardInterrupt):
             run()
         assert done == [40, 60]
-    damaged = sorted(tmp_path.glob(f"teacher/*/work/{CACHE_FOLDER}/*-000001-*"))[0]
+    damaged = sorted(tmp_path.glob(f"teacher/*/*/{CACHE_FOLDER}/000001-*"))[0]
     flip(damaged)
     whole, found = (parts(a) for a in (Artifact.open(storing), run()))
     assert f"teacher: {damaged} is not what was saved: its pictures are asked for again\n" in capsys.readouterr().out
@@ -251,59 +293,113 @@ def flip(path):
 
 @pytest.fixture
 def fill(tmp_path, tiny_shards, storing, monkeypatch):
-    """`fill(rank, work)`: what one of two ranks does for the store, with parts of 20 pictures; gives those it asked."""
+    """`fill(rank, url)`: what one of two ranks does for the store of an artifact, with parts of 20 pictures.
+
+    Gives those that it asked the teacher for, and what the artifact's manifest will have of the store.
+    """
     shards = open_shards(Artifact.open(tiny_shards))
     backbone = load_model(Artifact.open(storing).fetch_folder("model"))
     asked: list[int] = []
 
-    def part(context, shards, backbone, rows, progress):
-        asked.append(rows.start)
-        captions = sum(len(shards.captions("train", i)) for i in rows)
-        image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
-        return {"image": image.float().clone()}, {"text": torch.ones(captions, 4)}
+    def outputs(filling, parts, progress):
+        for rows in parts:
+            asked.append(rows.start)
+            image = torch.tensor(rows).view(-1, 1, 1).expand(-1, 2, 4)
+            yield [{"image": image.float().clone()}], [{"text": torch.ones(filling.counts[rows].sum(), 4)}]
 
-    monkeypatch.setitem(teacher_cache.STORES, "embeddings", StoreEntry(20))
-    monkeypatch.setattr(teacher_cache, "teacher_outputs", part)
+    monkeypatch.setitem(store_filling.STORES, "embeddings", StoreEntry(20))
+    monkeypatch.setattr(store_filling, "teacher_outputs", outputs)
     monkeypatch.setattr(parallel, "world", lambda: 2)
     monkeypatch.setattr(parallel, "barrier", lambda: None)
 
-    def run(rank: int, work: str) -> list[int]:
+    def run(rank: int, url: str) -> tuple[list[int], dict[str, dict[str, Any]]]:
         monkeypatch.setattr(parallel, "rank", lambda: rank)
         out, scratch = tmp_path / f"out{rank}", tmp_path / f"scratch{rank}"
-        scratch.mkdir()
+        scratch.mkdir(exist_ok=True)
         save_model(backbone, out / "model")
         (out / LEVELS_STATE).write_text("of another test")
         asked.clear()
         recipe = resolve("tiny", overrides=VIEWS)
-        teacher_cache.write_cache(Context(recipe, {}, out, scratch, None, work, "identity", print), shards, backbone)
-        return list(asked)
+        context = Context(recipe, {}, out, scratch, None, storage.join(url, "work"), "identity", print)
+        store_filling.write_store(context, shards, backbone)
+        return list(asked), context.placed
 
     return run
 
 
-def gathered(out):
-    found = [load_file(path)["crops/image"][:, 0, 0] for path in sorted((out / CACHE_FOLDER).iterdir())]
+def stored(url: str, placed: dict[str, dict[str, Any]], folder: Path) -> list[float]:
+    """What the parts say of their pictures, in order, as a manifest finds them; their bytes are what it names."""
+    assert list(placed) == [f"{CACHE_FOLDER}/{number:06d}.safetensors" for number in range(5)]
+    found = []
+    for name, entry in placed.items():
+        path = storage.fetch(storage.join(url, entry["place"]), folder / name)
+        assert (path.stat().st_size, storage.sha256_file(path)) == (entry["bytes"], entry["sha256"])
+        found.append(load_file(path)["crops/image"][:, 0, 0])
     return torch.cat(found).tolist()
 
 
+def test_a_store_is_kept_with_its_artifact_and_what_is_none_of_it_goes(tmp_path, tiny_shards):
+    """The parts lie where no attempt's folder is; those of a result that was set aside stay beside those of the new."""
+
+    def run(**asked) -> tuple[Artifact, set[Path]]:
+        made = Artifact.open(teacher.run(Request("tiny", str(tmp_path), overrides=VIEWS, **asked), shards=tiny_shards))
+        return made, {Path(made.file_url(name)) for name in made.files() if name.startswith(f"{CACHE_FOLDER}/")}
+
+    first, parts = run()
+    (folder,) = {path.parent for path in parts}
+    assert folder.parent.name != first.manifest["folder"]
+    stray = folder / parts.copy().pop().name.replace("000000", "000001")
+    stray.write_text("of another attempt")
+    assert run() == (first, parts)
+    assert not stray.exists()
+    second, more = run(redo="yes")
+    assert second.digest != first.digest
+    assert [storage.sha256_file(path) for path in sorted(more)] == [storage.sha256_file(path) for path in sorted(parts)]
+    assert not more & parts
+    found = {path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == CACHE_FOLDER}
+    assert found == more | parts
+
+
 def test_ranks_share_the_parts(tmp_path, fill):
-    made = {rank: fill(rank, str(tmp_path / "work")) for rank in (1, 0)}
-    assert made == {1: [20, 60], 0: [0, 40, 80]}
-    assert gathered(tmp_path / "out0") == list(range(87))
-    assert not (tmp_path / "out1" / CACHE_FOLDER).exists()
+    made = {rank: fill(rank, str(tmp_path / "place")) for rank in (1, 0)}
+    assert {rank: asked for rank, (asked, _) in made.items()} == {1: [20, 60], 0: [0, 40, 80]}
+    assert made[1][1] == {}
+    assert stored(str(tmp_path / "place"), made[0][1], tmp_path) == list(range(87))
 
 
-def test_parts_that_went_up_to_s3_and_came_back_changed_are_made_again(tmp_path, s3_root, fill, capsys):
-    assert fill(1, s3_root) == [20, 60]
-    first, second = storage.list_files(f"{s3_root}/{CACHE_FOLDER}")
-    data = storage.read_bytes(f"{s3_root}/{CACHE_FOLDER}/{first}")
-    storage.write_bytes(f"{s3_root}/{CACHE_FOLDER}/{first}", data[:-1] + bytes([data[-1] ^ 1]))
-    storage.delete(f"{s3_root}/{CACHE_FOLDER}/{second}")
-    assert fill(0, s3_root) == [0, 40, 80, 20, 60]
-    assert gathered(tmp_path / "out0") == list(range(87))
-    said = capsys.readouterr().out
-    assert f"teacher: {s3_root}/{CACHE_FOLDER}/{first} is not what was saved: its pictures are asked for again" in said
-    assert f"teacher: part 3 is gone from {s3_root}: its pictures are asked for again" in said
+def test_parts_that_are_damaged_or_gone_on_s3_are_made_again(tmp_path, s3_root, fill, capsys):
+    assert fill(1, s3_root)[0] == [20, 60]
+    first, second = (name for name in storage.list_files(s3_root) if f"/{CACHE_FOLDER}/" in name)
+    data = storage.read_bytes(f"{s3_root}/{first}")
+    storage.write_bytes(f"{s3_root}/{first}", data[:-1] + bytes([data[-1] ^ 1]))
+    storage.delete(f"{s3_root}/{second}")
+    assert fill(1, s3_root)[0] == [60, 20]
+    assert (
+        f"teacher: {s3_root}/{first} is not what was saved: its pictures are asked for again" in capsys.readouterr().out
+    )
+    storage.delete(f"{s3_root}/{second}")  # by somebody, while rank 0 is at its share
+    asked, placed = fill(0, s3_root)
+    assert asked == [0, 40, 80, 60]
+    assert stored(s3_root, placed, tmp_path) == list(range(87))
+    assert fill(0, s3_root) == ([], placed)
+
+
+def test_what_stores_a_part_fails_the_stage_and_what_is_whole_stays(tmp_path, fill, monkeypatch):
+    put = storage.put
+
+    def full(path: Path, url: str) -> None:
+        if "/000002-" in url:
+            raise StorageError("no space left")
+        put(path, url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put", full)
+        with pytest.raises(StorageError, match="no space left"):
+            fill(0, str(tmp_path / "place"))
+    asked, _ = fill(0, str(tmp_path / "place"))
+    assert 40 in asked
+    assert 0 not in asked
+    assert not list((tmp_path / "scratch0").glob("*-0.safetensors"))
 
 
 def test_crops_are_read_by_every_student_and_zero_leaves_all_places_as_they_were():
@@ -315,19 +411,25 @@ def test_crops_are_read_by_every_student_and_zero_leaves_all_places_as_they_were
         resolve("tiny", "none", "teacher_fit.views=-1")
 
 
-def test_pairs_and_levels_stream_from_s3_within_a_bound(tmp_path, tiny_shards, with_levels, s3_root, monkeypatch):
-    """Losses to the bit; the bound that the refusal names is kept to."""
+def test_pairs_and_levels_stream_from_s3_within_a_bound(tmp_path, tiny_shards, in_parts, s3_root, monkeypatch):
+    """Losses to the bit, of a store that the disk cannot hold; the bound that the refusal names is kept to."""
     monkeypatch.setattr(order, "BLOCK_SHARDS", 1)
+    monkeypatch.setitem(store_filling.STORES, "levels", IN_PARTS)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    given = {name: put_to_s3(url, s3_root) for name, url in (("shards", tiny_shards), ("fitted", with_levels))}
+    fitted = in_parts("float16")
+    given = {name: put_to_s3(url, s3_root) for name, url in (("shards", tiny_shards), ("fitted", fitted))}
     levels = f"{SIX} teacher_fit.store=levels"
     with pytest.raises(InputError, match="shuffled together and the teacher's outputs for them") as refusal:
         joint(tmp_path / "few", "none", **given, overrides=f"{levels} runtime.cache_gb=0.0001")
     enough = re.search(r"give at least (\S+),", str(refusal.value))[1]
     streamed = joint(tmp_path / "s3", "none", **given, overrides=f"{levels} runtime.cache_gb={enough}")
-    whole = joint(tmp_path / "here", "none", tiny_shards, with_levels, overrides=levels)
+    whole = joint(tmp_path / "here", "none", tiny_shards, fitted, overrides=levels)
     assert losses(streamed) == losses(whole)
+    outputs = Artifact.open(fitted).manifest["outputs"].items()
+    stored = [entry["bytes"] for name, entry in outputs if name.startswith(f"{CACHE_FOLDER}/")]
+    assert len(stored) == 5
+    assert sum(stored) > float(enough) * GB
     kept = [path for path in (tmp_path / "tmp").rglob("*") if path.suffix == ".tar" or path.parent.name == CACHE_FOLDER]
     assert 0 < sum(path.stat().st_size for path in kept) <= float(enough) * GB
 

@@ -36,7 +36,7 @@ from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL, common_grid
 from cmapkd_core.stages.phases import require_no_stop, run_phases, write_skipped
-from cmapkd_core.stages.teacher_cache import write_cache
+from cmapkd_core.stages.store_filling import write_store
 from cmapkd_core.stages.training import train_loader
 
 
@@ -55,7 +55,7 @@ def _fitted(context: Context) -> dict[str, float]:
     report = _report(context, pyramid, backbone, shards) if parallel.rank() == 0 else {}
     save_model(backbone, context.out / MODEL)
     save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, context.out / LEVELS_STATE)
-    write_cache(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
+    write_store(context, shards, Teacher(backbone, pyramid.levels, state["alpha"]))
     write_skipped(context, session)
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
     (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
