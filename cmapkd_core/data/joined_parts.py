@@ -244,7 +244,7 @@ def _same_keys(parts: Sequence[JoinedPart], suspects: np.ndarray) -> dict[int, d
 
     for part in parts:
         for some in _grouped(part.unused()):
-            for at in np.flatnonzero(_among(hashes([entry["key"] for entry in some]), suspects)):
+            for at in np.flatnonzero(_among(hashes([entry["key"] for entry in some]), suspects)).tolist():
                 repeat(some[at]["row"], some[at]["key"])
         own = set[str]()
         for split in SPLITS:
