@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
-from cmapkd_core.places import part_fields, part_url
+from cmapkd_core.places import part_fields
 
 KEY = "part-{}"
 AGAIN = (
@@ -47,11 +46,3 @@ def parts_of(recipe: Recipe, artifacts: Mapping[str, str]) -> tuple[PartOf, ...]
     return tuple(
         PartOf(number, of, artifacts[name], part_fields(recipe, number, of)) for number, name in enumerate(wanted, 1)
     )
-
-
-def delete_parts(root: str, recipe: Recipe, parts: Sequence[PartOf]) -> None:
-    """Delete what has been joined; nothing that lies elsewhere than parts of this recipe do."""
-    for part in parts:
-        url = part_url(root, recipe, part.number, part.of)
-        if storage.absolute(part.url) == storage.absolute(url):
-            storage.delete_tree(url)

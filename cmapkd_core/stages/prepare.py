@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.folders import reads_folder
-from cmapkd_core.places import stage_url
+from cmapkd_core.places import part_url, stage_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Late, execute, stands
 from cmapkd_core.stages.identities import Paths
-from cmapkd_core.stages.parts import delete_parts, parts_of
+from cmapkd_core.stages.owed import deliver_owed
+from cmapkd_core.stages.parts import PartOf, parts_of
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -57,7 +59,7 @@ def run(request: Request, *, source: str = "", artifacts: Mapping[str, str] = NO
         declared=declared(recipe, "prepare"),
         paths=of_data(recipe),
     )
-    delete_parts(request.root, recipe, parts)
+    _delete(parts, request, recipe)
     return url
 
 
@@ -68,6 +70,15 @@ def whole_stands(request: Request, recipe: Recipe) -> str:
     digests = {name: {"digest": other.digest if other else ""} for name, other in others.items()}
     stays = found is not None and stands(request, "prepare", found, digests, of_data(recipe), lambda text: None)
     return found.url if found is not None and stays else ""
+
+
+def _delete(parts: Sequence[PartOf], request: Request, recipe: Recipe) -> None:
+    """What has been joined; nothing that lies elsewhere than parts of this recipe do."""
+    for part in parts:
+        url = part_url(request.root, recipe, part.number, part.of)
+        if storage.absolute(part.url) == url:
+            deliver_owed(request, filter(None, [find(url)]))  # its journal goes with it
+            storage.delete_tree(url)
 
 
 def _inputs(recipe: Recipe) -> dict[str, str]:

@@ -98,3 +98,16 @@ def test_a_run_here_joins_two_parts_to_the_bytes_of_one(tmp_path: Path) -> None:
     whole = prepare.run(Request("tiny", str(tmp_path / "whole")))
     made = {name: Artifact.open(url).manifest["outputs"] for name, url in (("p", job.urls["prepare"]), ("w", whole))}
     assert made["p"] | {"journal.jsonl": 0} == made["w"] | {"journal.jsonl": 0}
+
+
+def test_parts_that_were_joined_are_not_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(tmp_path)
+    asked = Request("tiny", root, overrides="data.partitions=2", run="first")
+    parts = {f"part-{number}": prepare_part.run(asked, part=f"{number}", of="2") for number in (1, 2)}
+    prepare.run(asked, artifacts=parts)
+    capsys.readouterr()
+    assert submit.main(["--verify", "first", "--root", root]) == 1
+    said = capsys.readouterr().out
+    assert "ok      prepare/" in said
+    assert "missing teacher/" in said
+    assert "prepare-part" not in said
