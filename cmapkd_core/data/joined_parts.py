@@ -74,6 +74,7 @@ class JoinedPart:
         self.asked = np.fromfile(fetch(ASKED), "<i8")
         self.dropped = {split: np.empty(0, np.int64) for split in SPLITS}
         self._index, self._paths, self._groups = fetch(INDEX), dict[str, Path](), self._row_groups()
+        self._metadata = pq.read_metadata(self._index)  # of thousands of row groups, once
 
     def _rows(self, split: str) -> np.ndarray:
         rows = np.fromfile(self._fetch(rows_file(split)), "<i8") + self.before
@@ -103,7 +104,7 @@ class JoinedPart:
 
     def lines(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A shard's lines of the index."""
-        with pq.ParquetFile(self._index, memory_map=True) as file:
+        with pq.ParquetFile(self._index, metadata=self._metadata, memory_map=True) as file:
             return file.read_row_groups(list(self._groups[name]), columns=columns)
 
     def keys(self, split: str) -> Iterator[tuple[int, pa.ChunkedArray]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -145,3 +146,17 @@ def test_a_part_has_no_verdict_of_its_own_and_the_whole_has(tmp_path: Path, pict
     with pytest.raises(Exception, match="1 of 4 rows cannot be used"):
         joined(cut(rows, [1]), config, tmp_path)
     assert "lost" in (tmp_path / "joined" / "quarantine.jsonl").read_text()
+
+
+def test_partitions_of_tars_call_their_rows_as_the_whole_does(tmp_path: Path) -> None:
+    """10.tar's numbers do not count as its own beside 1.tar, also where a partition has no 1.tar."""
+    for name in ("1", "10", "2"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as made:
+            for extension, data in (("png", PICTURES[0]), ("txt", b"a thing")):
+                member = tarfile.TarInfo(f"{name}000.{extension}")
+                member.size = len(data)
+                made.addfile(member, io.BytesIO(data))
+    config = DataConfig(source="img2dataset", url=str(tmp_path))
+    every = [row.key for row in open_rows(config)]
+    assert every == ["1000", "10/10000", "2000"]
+    assert [[row.key for row in open_rows(config, Partition(number, 2))] for number in (1, 2)] == [every[:1], every[1:]]
