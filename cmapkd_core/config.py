@@ -2,7 +2,7 @@
 
 No torch here: a dry run, the submit command and the components read recipes without loading a model.
 A `Recipe` is the full named configuration of one run. Every field is either part of the fingerprint
-of the stages that read it, or lives in `RuntimeConfig`, which changes speed and never results.
+of the stages that read it, or changes speed and never results: those in `RuntimeConfig`, and `view.NO_RESULT`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class DataConfig:
     # Share of the training pairs that students train on, chosen by key.
     fraction: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 1.0
     samples_per_shard: Count = 1024
+    # Tasks that prepare a run of the source's rows each, before one joins them to the same bytes; 1: one task does it.
+    # A package has as many as the recipe that it was compiled with.
+    partitions: Count = 1
     quarantine_bound: Share = 0.001  # share of bad samples above which a stage fails
     max_pixels: Count = 50_000_000  # a larger image is quarantined, never decoded
     # Prepare makes training pictures JPEGs (data/repack.py) of so short a side, such as 256; 0: as they are.

@@ -56,10 +56,12 @@ def again(stage: str, run: str = "") -> str:
         run: the run that made the artifact; "" where it is not known.
     """
     name, run = stage.partition(" ")[0], shlex.quote(run or "RUN")
-    task = name if name in _TASKS else "TASK"
+    is_part = name.startswith("prepare-part-")
+    task = name if name in _TASKS or is_part else "TASK"
+    module = "prepare_part" if is_part else _MODULES.get(name, name)
     return (
         f"run stage {name} again: submit.py --run {run} --only {task} (with the run's --root, and --local), "
-        f"or by hand python -m cmapkd_core.stages.{_MODULES.get(name, name)} with its arguments and --redo yes; "
+        f"or by hand python -m cmapkd_core.stages.{module} with its arguments and --redo yes; "
         f"submit.py --verify {run} names all that is damaged and its tasks, which in a suite and of a reference have "
         "longer names"
     )

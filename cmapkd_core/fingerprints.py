@@ -18,6 +18,8 @@ _QUALITY = ("data.quarantine_bound", "data.max_pixels")
 _GATE = tuple(f"data.{n}" for n in ("splits", "leakage", "leakage_action", "against"))
 _REPACK = "data.repack"
 _PREPARE = (*_SHARDS, *_QUALITY, *_GATE, _REPACK)
+# What a part of a data set depends on: neither what is held against its pictures nor how many may be bad.
+_PART = (*_SHARDS, "data.max_pixels", "data.splits", _REPACK)
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store", "teacher_fit.levels")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
@@ -38,6 +40,7 @@ _TEACHER = (
 
 _WHERE = {  # how a stage's field is declared; of a training stage, for one method and for all of them
     "prepare": 'add "{}" to _PREPARE in cmapkd_core/fingerprints.py',
+    "prepare-part": 'add "{}" to _PREPARE and _PART in cmapkd_core/fingerprints.py',
     "teacher": 'add "{}" to _TEACHER in cmapkd_core/fingerprints.py',
 }
 _OF_METHOD = (
@@ -58,7 +61,7 @@ def declared(recipe: Recipe, stage: str) -> Declared:
         return Declared(stage, _used(names, spec), _OF_METHOD % recipe.method.name)
     if stage not in _WHERE:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, (*_WHERE, *STAGE_PHASES))}")
-    names = below(_PREPARE if stage == "prepare" else _TEACHER, flatten(recipe))
+    names = below({"prepare": _PREPARE, "prepare-part": _PART, "teacher": _TEACHER}[stage], flatten(recipe))
     return Declared(stage, names, _WHERE[stage])
 
 

@@ -49,6 +49,16 @@ def stage_url(root: str, stage: str, recipe: Recipe) -> str:
     return place(root, stage, reads(recipe, stage)) if trains(recipe, stage) else stage_url(root, "warmup", recipe)
 
 
+def part_fields(recipe: Recipe, part: int, of: int) -> dict[str, Any]:
+    """What decides a part of the recipe's data set."""
+    return {**reads(recipe, "prepare-part"), "part": part, "of": of}
+
+
+def part_url(root: str, recipe: Recipe, part: int, of: int) -> str:
+    """URL of the artifact of a part, which is gone once stage prepare has joined all of them."""
+    return place(root, "prepare-part", part_fields(recipe, part, of))
+
+
 def reads_data(tasks: tuple[str, ...]) -> bool:
     """False where none of the tasks looks at a split, so that no data need be prepared for them."""
     return any(EVALUATIONS[task].reads_data for task in tasks if task in EVALUATIONS)

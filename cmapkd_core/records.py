@@ -16,6 +16,7 @@ from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.fields import differences, flatten, nearest
 from cmapkd_core.places import RUN_DIGITS, run_url
 from cmapkd_core.request import DECIDING, recipe_of
+from cmapkd_core.view import NO_RESULT
 
 _OF_ANOTHER_SCRIPT = re.compile(rf".+-[0-9a-f]{{{RUN_DIGITS}}}")
 SUITE = ("suite", "seeds")  # what the record of a suite has beside it
@@ -31,7 +32,7 @@ def record_url(root: str, run: str) -> str:
 def record_run(root: str, run: str, request: Mapping[str, str], stage: str = "") -> None:
     """Write the run's record, or hold the request to the one that is there.
 
-    Fields of `runtime` change no result and may differ. Tasks that are given something of their own
+    Fields that change no result (`view.NO_RESULT`) may differ. Tasks that are given something of their own
     (`Request.own_overrides`: the reference, data of an evaluation) do not ask. A stage started by hand with `run=""`
     has no record.
 
@@ -136,4 +137,4 @@ def _differing(earlier: Mapping[str, Any], request: Mapping[str, str], suite: bo
 def result_fields(strings: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a recipe, by dotted name, that a result may depend on; `strings` are those of request.DECIDING."""
     leaves = flatten(recipe_of(strings))
-    return {name: value for name, value in leaves.items() if not name.startswith("runtime.")}
+    return {name: value for name, value in leaves.items() if not name.startswith(NO_RESULT)}

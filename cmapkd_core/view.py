@@ -15,8 +15,9 @@ from typing import Any, TypeVar, cast
 from cmapkd_core.fields import flatten, is_part, names_of
 
 C = TypeVar("C")
-# Of which no result depends, so that every stage reads them and no declaration names them: speed, safety and memory.
-FREE = ("runtime.", "evaluate.batch")
+# Of which no result depends: speed, safety and memory.
+NO_RESULT = ("runtime.", "data.partitions")
+FREE = (*NO_RESULT, "evaluate.batch")  # so that every stage reads them and no declaration names them
 
 
 class UndeclaredReadError(Exception):

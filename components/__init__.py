@@ -111,6 +111,7 @@ def collected_name(key: str) -> str:
 
 GATE = Component("gate")
 PREPARE = Component("prepare")
+PREPARE_PART = Component("prepare_part")
 TEACHER = Component("teacher", ranks=True)
 TRAIN = Component("train", ranks=True)
 EVALUATE = Component("evaluate")

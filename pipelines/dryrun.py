@@ -131,7 +131,8 @@ def _work(task: Task, recipe: Recipe) -> Iterator[str]:
     """One line per phase, or what the task does."""
     if task.pod == "prepare":
         limit = f", its first {recipe.data.size} rows" if recipe.data.size and not task.data else ""
-        yield f"source {task.data or f'{recipe.data.source} {recipe.data.url}'}".rstrip() + limit
+        part = "part {part} of {of} of ".format(**task.values) if task.passing else ""
+        yield f"{part}source {task.data or f'{recipe.data.source} {recipe.data.url}'}".rstrip() + limit
     elif task.name == "teacher":
         yield f"teacher {recipe.teacher.model} ({recipe.teacher.weights}), batch {recipe.teacher_fit.batch}"
         yield _phase("space", recipe.teacher_fit.space, ("heads",), "")

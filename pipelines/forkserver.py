@@ -37,7 +37,8 @@ TRACKING = "mlflow"
 # What tasks may leave imported, with all that it imports: it starts no threads but those of BLAS, which know of forks.
 # Not what stage export works with: onnxruntime starts threads when it is imported, and a fork without them hangs.
 WORK = tuple(
-    f"cmapkd_core.stages.bodies.{stage}" for stage in ("prepare", "teacher", "train", "evaluate", "levels", "report")
+    f"cmapkd_core.stages.bodies.{stage}"
+    for stage in ("prepare", "prepare_part", "teacher", "train", "evaluate", "levels", "report")
 )
 # A process that has asked for a GPU cannot be forked, and imports may ask.
 GPUS = ("/dev/nvidiactl", "/dev/kfd")

@@ -39,18 +39,19 @@ class Plan:
 def select(tasks: Sequence[Task], only: str = "", start: str = "") -> tuple[Task, ...]:
     """The one task named `only`, or the one named `start` with all that follow from it; both empty: all.
 
+    With them come those whose artifacts they read and that are gone by then (`Task.passing`).
+
     Raises:
         InputError: no such task; names the nearest one.
     """
     table = {task.name: task for task in tasks}
-    if only:
-        return (choose("stage", only, table),)
-    if not start:
+    if not (only or start):
         return tuple(tasks)
-    chosen = {choose("stage", start, table).name}
-    for task in tasks:  # in order, so that what precedes a task is decided before it
+    chosen = {choose("stage", only or start, table).name}
+    for task in tasks if start else ():  # in order, so that what precedes a task is decided before it
         if chosen & task.sources():
             chosen.add(task.name)
+    chosen |= {source for name in chosen for source in table[name].sources() if table[source].passing}
     return tuple(task for task in tasks if task.name in chosen)
 
 

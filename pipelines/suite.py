@@ -138,8 +138,9 @@ def _as_first_asked(task: Task, cell: Cell, names: Mapping[str, str], places: Ma
     """A run's task as the first cell that needs it gives it."""
     row, seed = cell
     inputs = {argument: names[places[source]] for argument, source in task.inputs.items()}
+    collects = {key: names[places[source]] for key, source in task.collects.items()}
     name = names[places[task.name]]
-    return replace(task, name=name, inputs=inputs, row=row, seed=seed, part=f".{row}-s{seed}")
+    return replace(task, name=name, inputs=inputs, collects=collects, row=row, seed=seed, part=f".{row}-s{seed}")
 
 
 def _report(
@@ -225,11 +226,15 @@ def standing(suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
     remade: set[str] = set()
     urls = suite.urls
     there = manifests(urls)
+    passing = {task.name for task in suite.tasks if task.passing}
     for task in suite.tasks:
-        if task.name not in there or task.sources() & remade:
+        sources = task.sources() - passing
+        if task.passing:
+            continue
+        if task.name not in there or sources & remade:
             remade.add(task.name)
             continue
-        if not task.sources() <= set(digests):
+        if not sources <= set(digests):
             continue
         ours, others = _read(task, there[task.name].manifest["inputs"], digests)
         files = there[task.name].manifest.get("files", {})
@@ -237,7 +242,9 @@ def standing(suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
             remade.add(task.name)
         elif all(_digest_at(made["url"]) == made["digest"] for made in others):
             digests[task.name] = there[task.name].digest
-    return {n: urls[n] for n in digests}, {urls[n]: found.digest for n, found in there.items() if n in remade}
+    wanted = {source for task in suite.tasks if task.name not in digests for source in task.sources()}
+    done = [*digests, *(passing - wanted)]  # what is gone by now was joined
+    return {n: urls[n] for n in done}, {urls[n]: found.digest for n, found in there.items() if n in remade}
 
 
 def manifests(urls: Mapping[str, str]) -> dict[str, Artifact]:
@@ -250,7 +257,7 @@ def _read(
     task: Task, read: Mapping[str, dict[str, str]], digests: Mapping[str, str]
 ) -> tuple[bool, list[dict[str, str]]]:
     """Whether an artifact was made from what the tasks' are now, and what it read that no task makes."""
-    if task.collects:  # under names of its own, and nothing else
+    if task.component is REPORTS:  # under names of its own, and nothing else
         return {made["digest"] for made in read.values()} == {digests[source] for source in task.sources()}, []
     ours = all(read[name]["digest"] == digests[of] for name, of in task.inputs.items() if name in read)
     return ours, [made for name, made in read.items() if name not in task.inputs]

@@ -6,8 +6,9 @@
 
 All else follows from these rows: the components' arguments, the places of the artifacts, the dry run, the local run,
 and a suite, which has them once for every row and seed (pipelines/suite.py). Of a recipe they depend on `evaluate.sets`
-alone, TASK or TASK=SOURCE[:URL]: each gives one task a model, and a data set of its own is prepared once. So one
-compiled package serves every recipe, ablation and seed with the same evaluations.
+alone, TASK or TASK=SOURCE[:URL]: each gives one task a model, and a data set of its own is prepared once; and on
+`data.partitions`: as many tasks prepare-part-N make the parts that prepare joins. So one compiled package serves every
+recipe, ablation and seed with the same evaluations and partitions.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import Recipe
 from cmapkd_core.fields import as_overrides, override, parse_overrides
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, report_url, stage_url
+from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, part_url, report_url, stage_url
 from cmapkd_core.recipes import REFERENCE, ROWS, data_fields
-from components import EVALUATE, EXPORT, LEVELS, PREPARE, REPORT, TEACHER, TRAIN, Component
+from cmapkd_core.stages.parts import KEY
+from components import EVALUATE, EXPORT, LEVELS, PREPARE, PREPARE_PART, REPORT, TEACHER, TRAIN, Component
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Task:
     redo: str = ""  # as Plan.redo, for this task alone
     check: str = ""  # as Request.check
     suite: bool = True  # False: of a run alone, a suite has none
+    passing: bool = False  # its artifact is gone once that of the task that reads it is complete
 
     def sources(self) -> set[str]:
         """Names of the tasks whose artifacts it reads."""
@@ -104,7 +107,7 @@ def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
     """Every task of a run: those that all recipes have, the recipe's own evaluations, the report."""
     extra = own_tasks(recipe)
     evaluations = {f"{called}/{role}": name for called, role, name in own_evaluations(extra)}
-    return (*TASKS, *extra, Task("report", REPORT, "report", collects=REPORTED | evaluations))
+    return (*in_parts(TASKS, recipe), *extra, Task("report", REPORT, "report", collects=REPORTED | evaluations))
 
 
 def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
@@ -112,8 +115,20 @@ def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
 
     A row without a teacher does not wait for one. Of a run that is not known: its form may name another row.
     """
-    tasks = (*(task for task in TASKS if task.suite), *own_tasks(recipe, IN_SUITES))
+    tasks = (*in_parts([task for task in TASKS if task.suite], recipe), *own_tasks(recipe, IN_SUITES))
     return tasks if METHODS[recipe.method.name].teacher else tuple(map(_without_teacher, tasks))
+
+
+def in_parts(tasks: Sequence[Task], recipe: Recipe) -> tuple[Task, ...]:
+    """The tasks, with `data.partitions` before the one that prepares the run's data where that is more than one."""
+    of = recipe.data.partitions
+    parts = [
+        Task(f"prepare-part-{n}", PREPARE_PART, "prepare", values={"part": f"{n}", "of": f"{of}"}, passing=True)
+        for n in range(1, of + 1 if of > 1 else 1)
+    ]
+    collects = {KEY.format(n): part.name for n, part in enumerate(parts, 1)}
+    joined = [replace(task, collects=collects) if task.component is PREPARE else task for task in tasks]
+    return (*parts, *joined)
 
 
 def _without_teacher(task: Task) -> Task:
@@ -197,6 +212,7 @@ def _stage_place(root: str, recipe: Recipe, given: Mapping[str, str], run: str) 
 # Component -> URL of its artifact, from the root, the recipe, what the task is given, and the run.
 PLACES: dict[Component, Callable[[str, Recipe, Mapping[str, str], str], str]] = {
     PREPARE: lambda root, recipe, given, run: stage_url(root, "prepare", recipe),
+    PREPARE_PART: lambda root, recipe, given, run: part_url(root, recipe, int(given["part"]), int(given["of"])),
     TEACHER: lambda root, recipe, given, run: stage_url(root, "teacher", recipe),
     EVALUATE: lambda root, recipe, given, run: evaluation_url(
         root, given["model"], given["shards"], recipe, given.get("task", "")

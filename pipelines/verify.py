@@ -76,7 +76,7 @@ def _makers(args: argparse.Namespace, root: str, runs: list[str]) -> dict[str, t
                 raise
             print(f"note    {record_url(root, run)} cannot be read, so no command names that run: {error}")
             continue
-        for task in job.tasks:
+        for task in (task for task in job.tasks if not task.passing):  # those are gone once they are joined
             found.setdefault(storage.absolute(job.urls[task.name]), (run, task.name))
     return found
 

@@ -20,6 +20,7 @@ from cmapkd_core.recipes import (
     resolve,
     row_overrides,
 )
+from cmapkd_core.view import NO_RESULT
 
 STAGES = ("prepare", "teacher", *STAGE_PHASES)
 
@@ -216,7 +217,7 @@ def test_every_field_that_no_fingerprint_holds_is_known():
     gate += " optim.teacher_precision=fp32 optim.matmul_precision=high selector.measured=0.5"
     recipes = [*(resolve("tiny", row) for row in ROWS), resolve("tiny", overrides=gate)]
     read = {name for recipe in recipes for stage in STAGES for name in reads(recipe, stage)}
-    unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith(("runtime.", "evaluate."))}
+    unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith((*NO_RESULT, "evaluate."))}
     # Rates of what the teacher's phases and the selector's lack.
     others = {n for n in unread if n.startswith(("schedule.alsn.lr.", "teacher_fit.")) and ".lr." in n}
     assert unread - others == {"name"}

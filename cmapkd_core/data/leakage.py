@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cmapkd_core import storage
 from cmapkd_core.catalog import LEAKAGE_CHECKS, SOURCES, load
@@ -88,7 +87,7 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
         InputError: a data set of `against` is too old to be compared, or dropping leaves nothing to train on.
     """
     checks = checks_of(config.leakage, config.source)
-    here = HeldOut(pq.read_table(out / INDEX, columns=COMPARED, filters=pc.field("split") != "train"))
+    here = HeldOut(pa.concat_tables(_lines(out / INDEX, pc.field("split") != "train")))
     held = [here, *(_held_out(url, shards) for url, shards in against.items())]
     pairs = [pair for part in training_pictures(out / INDEX) for pair in find_pairs(part, held, checks)]
     leaking = {pair.train for pair in pairs}
@@ -114,8 +113,13 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
 
 def training_pictures(index: Path) -> Iterator[pa.Table]:
     """The training lines of an index.parquet, COMPARED of them and _PART at a time."""
-    for rows in parts_of(index, _PART, COMPARED):
-        yield rows.filter(pc.equal(rows["split"], "train"))
+    return _lines(index, pc.field("split") == "train")
+
+
+def _lines(index: Path, which: pc.Expression, columns: Sequence[str] = COMPARED) -> Iterator[pa.Table]:
+    """Not by a filter of `read_table`, which keeps the compressed columns of the whole file until its end."""
+    for rows in parts_of(index, _PART, [*columns]):
+        yield rows.filter(which)
 
 
 def _dropped(out: Path, keys: set[str], counts: dict[str, int]) -> dict[str, int]:
@@ -123,7 +127,8 @@ def _dropped(out: Path, keys: set[str], counts: dict[str, int]) -> dict[str, int
     if len(keys) == counts["train"]:
         raise InputError("data.leakage_action=drop leaves nothing to train on: every training picture is held out")
     gone = (pc.field("split") == "train") & pc.field("key").isin(sorted(keys))
-    captions = pq.read_table(out / INDEX, columns=["captions"], filters=gone)["captions"]
+    parts = _lines(out / INDEX, gone, ["split", "key", "captions"])
+    captions = sum(pc.sum(pc.list_value_length(part["captions"])).as_py() or 0 for part in parts)
     drop_samples(out, "train", keys)
     manifest = storage.read_json(str(out / MANIFEST))
     questions = sum(split.get("questions", 0) for split in manifest["splits"].values())
@@ -131,7 +136,7 @@ def _dropped(out: Path, keys: set[str], counts: dict[str, int]) -> dict[str, int
         **counts,
         "used": counts["used"] - len(keys),
         "train": counts["train"] - len(keys),
-        "captions": counts["captions"] - (pc.sum(pc.list_value_length(captions)).as_py() or 0),
+        "captions": counts["captions"] - captions,
         "classes": len(manifest["classes"]),
         **({"questions": questions} if "questions" in counts else {}),
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,14 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Checked:
-    """The questions of one picture: those that can be used, and number and reason of each of the others."""
+    """The questions of one picture: those that can be used, and number and reason of each of the others.
+
+    asked: numbers of those that could be used if no earlier question had them.
+    """
 
     good: list[Question]
     bad: list[tuple[int | str, str]]
+    asked: tuple[int, ...] = ()
 
 
 class QuestionTable:
@@ -43,17 +49,19 @@ class QuestionTable:
         """Sort the questions of one picture; nothing is stored."""
         good: dict[int, Question] = {}
         bad: list[tuple[int | str, str]] = []
+        asked: list[int] = []
         for question in questions:
             try:
                 if isinstance(question, BadQuestion):
                     raise BadValueError(question.reason)
                 usable = _usable(question)
+                asked.append(question.number)
                 if question.number in self._numbers or question.number in good:
                     raise BadValueError("duplicate number: an earlier question has it")
                 good[question.number] = usable
             except BadValueError as error:
                 bad.append((question.number, str(error)))
-        return Checked(list(good.values()), bad)
+        return Checked(list(good.values()), bad, tuple(asked))
 
     def add(self, split: str, key: str, questions: Checked) -> None:
         """Store the good questions of the picture `key`, count the others."""
@@ -64,6 +72,16 @@ class QuestionTable:
         self._bad += len(questions.bad)
         if len(self._waiting) >= _GROUP:
             self._write()
+
+    def take(self, table: pa.Table, bad: int) -> None:
+        """Store the questions of a part of the data set, and count its bad ones."""
+        for _, pictures in groupby(table.to_pylist(), key=itemgetter("key")):
+            questions = list(pictures)
+            self._waiting += questions
+            self._stored[questions[0]["split"]] += len(questions)
+            if len(self._waiting) >= _GROUP:
+                self._write()
+        self._bad += bad
 
     def _write(self) -> None:
         if self._file is None:

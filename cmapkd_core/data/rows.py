@@ -102,11 +102,32 @@ Item = Row | LazyRow | BadRow  # what a source gives
 
 
 @dataclass(frozen=True)
+class Partition:
+    """One of `of` runs of a source's rows, which follow each other without gap; `number` is from 1 on."""
+
+    number: int = 1
+    of: int = 1
+
+    @property
+    def is_last(self) -> bool:
+        """Whether none follows it."""
+        return self.number == self.of
+
+    def bounds(self, total: int) -> tuple[int, int]:
+        """Where it begins and ends among `total`."""
+        return total * (self.number - 1) // self.of, total * self.number // self.of
+
+
+@dataclass(frozen=True)
 class Counted:
-    """Rows whose number a source knows beforehand, nearly at least; what a progress line tells the rest by."""
+    """Rows whose number a source knows beforehand, nearly at least; what a progress line tells the rest by.
+
+    slices: the rows of one partition, where a source has them cheaper than by passing over those before it.
+    """
 
     items: Iterable[Item]
     count: int
+    slices: Callable[[Partition, int], Iterable[Item]] | None = None  # of so many rows in all; 0: of all there are
 
     def __len__(self) -> int:
         return self.count
@@ -117,4 +138,9 @@ class Counted:
 
 def listed(entries: Sequence[T], make: Callable[[T], Item]) -> Counted:
     """Rows made one by one from a list."""
-    return Counted(map(make, entries), len(entries))
+
+    def sliced(part: Partition, most: int) -> Iterable[Item]:
+        first, last = part.bounds(min(len(entries), most or len(entries)))
+        return (make(entries[at]) for at in range(first, last))
+
+    return Counted(map(make, entries), len(entries), sliced)

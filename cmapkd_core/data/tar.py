@@ -11,6 +11,7 @@ import mmap
 import re
 import tarfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from webdataset.writer import TarWriter
 
 from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
 
+PARTS = ("image", "json")
+Member = tuple[str, str, int, int, int]  # key, which of PARTS, offset, size, CRC-32
+_COPIED = 2**22  # bytes at a time
 _PLAIN_KEY = re.compile(r"\w[\w-]{0,79}", re.ASCII)
 
 
@@ -62,23 +66,48 @@ class Shard:
         """
         self._tar.close()
         self._file.close()
-        with (
-            open(self.path, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as whole,
-        ):
-            self._check(whole)
-            self.digest = hashlib.sha256(whole).hexdigest()
+        members = (
+            (sample["key"], part, *(sample[f"{part}_{what}"] for what in ("offset", "size", "crc32")))
+            for sample in self.samples
+            for part in PARTS
+        )
+        self.digest = read_back(self.path, members)
         return self.samples
 
-    def _check(self, whole: memoryview) -> None:
-        for sample in self.samples:
-            for part in ("image", "json"):
-                first = sample[f"{part}_offset"]
-                if zlib.crc32(whole[first : first + sample[f"{part}_size"]]) != sample[f"{part}_crc32"]:
-                    raise OSError(
-                        f"{self.path}: the {part} of {sample['key']} reads back changed; the disk is not to be trusted"
-                    )
+
+def read_back(path: Path, members: Iterable[Member]) -> str:
+    """The sha256 of a tar that was written.
+
+    Raises:
+        OSError: what is read back of a member is not what was written.
+    """
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as whole,
+    ):
+        for key, part, first, size, crc32 in members:
+            if zlib.crc32(whole[first : first + size]) != crc32:
+                raise OSError(f"{path}: the {part} of {key} reads back changed; the disk is not to be trusted")
+        return hashlib.sha256(whole).hexdigest()
+
+
+def join_tars(path: Path, runs: Iterable[tuple[Path, int, int]]) -> None:
+    """A tar of members of others, as one writer would have written it: members do not depend on their place.
+
+    Args:
+        runs: a tar, and from which byte to which its members are taken.
+    """
+    with open(path, "wb") as target:
+        for source, first, last in runs:
+            with open(source, "rb") as file:
+                file.seek(first)
+                while first < last and (data := file.read(min(_COPIED, last - first))):
+                    first += target.write(data)
+            if first < last:
+                raise OSError(f"{source} ends before byte {last}")
+        target.write(bytes(2 * tarfile.BLOCKSIZE))
+        target.write(bytes(-target.tell() % tarfile.RECORDSIZE))
 
 
 class RestoredShard:

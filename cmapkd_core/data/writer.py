@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.inspection import Inspected, Inspection, Stored, inspected, side_of
 from cmapkd_core.data.layout import INDEX, MANIFEST, QUARANTINE, QUESTIONS, SCHEMA, VERSION
+from cmapkd_core.data.part_notes import Notes
 from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
 from cmapkd_core.data.questions import Checked, QuestionTable
 from cmapkd_core.data.rows import SPLITS, BadRow, Item, Row
@@ -22,6 +24,8 @@ from cmapkd_core.data.tar import RestoredShard, Shard
 from cmapkd_core.data.texts import checked, text, texts
 from cmapkd_core.data.verdict import Reasons, judge
 from cmapkd_core.errors import InputError
+
+DUPLICATE = "duplicate key: an earlier row has it"
 
 
 def write_shards(
@@ -32,6 +36,7 @@ def write_shards(
     *,
     workers: int = 0,
     saved: SavedShards | None = None,
+    notes: Notes | None = None,
 ) -> dict[str, int]:
     """Check, split and store every row.
 
@@ -42,6 +47,8 @@ def write_shards(
         progress: called with the number of rows seen so far.
         workers: threads that decode and hash; the result does not depend on them.
         saved: finished shards of an earlier attempt, and where those of this one are kept.
+        notes: the rows are a partition of a source: where what its parts are joined by is noted. Whether a part alone
+            would make a data set is not asked.
 
     Returns:
         Counts: seen, used, quarantined, left_out (of splits that `config.splits` does not name), train, val, test,
@@ -61,22 +68,22 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     with open(out / QUARANTINE, "w", encoding="utf-8") as quarantine:
         saved = saved or SavedShards()
-        writer = _Writer(out, config, quarantine, saved)
+        writer = Writer(out, config, quarantine, saved, notes)
         for row in inspected(rows, config, workers, saved):
             writer.add(row)
             progress(writer.seen)
         writer.close()
-    counts = writer.counts()
-    judge(counts, writer.reasons, writer.question_reasons, config)
-    storage.write_json(str(out / MANIFEST), writer.manifest())
-    return counts
+    return writer.finish(judged=notes is None)
 
 
-class _Writer:
+class Writer:
     """The open shard of each split, the index, and what has been seen."""
 
-    def __init__(self, out: Path, config: DataConfig, quarantine: IO[str], saved: SavedShards) -> None:
+    def __init__(
+        self, out: Path, config: DataConfig, quarantine: IO[str], saved: SavedShards, notes: Notes | None = None
+    ) -> None:
         self.out, self.config, self.quarantine, self.saved = out, config, quarantine, saved
+        self._notes = notes or Notes()
         self.seen = self.bad = self.left_out = 0
         self.reasons, self.question_reasons = Reasons(), Reasons()
         self._keys: set[str] = set()
@@ -95,39 +102,47 @@ class _Writer:
             if isinstance(outcome, BadRow):
                 raise InputError(outcome.reason)
             questions = self._questions.check(outcome.row.questions)
+            self._notes.asked(questions.asked)
             captions = _captions(outcome.row, questions)
             group, split = self._side(outcome)
         except InputError as error:
-            self.bad += 1
-            self._list({"row": self.seen, "key": key, "reason": str(error)})
-            self.reasons.add(f"{key}: {error}", str(error))
+            self.refuse({"row": self.seen, "key": key, "reason": str(error)})
             return
         if self.config.splits and split not in self.config.splits:
+            self._notes.unused(self.seen, key)
             self.left_out += 1
             return
         self._store(outcome, captions, group, split)
         self._questions.add(split, key, questions)
         for number, reason in questions.bad:
-            self._list({"row": self.seen, "key": key, "question": number, "reason": reason})
-            self.question_reasons.add(f"{key}, question {number}: {reason}", reason)
+            self.refuse({"row": self.seen, "key": key, "question": number, "reason": reason})
 
-    def _list(self, entry: dict[str, Any]) -> None:
+    def refuse(self, entry: dict[str, Any]) -> None:
+        """List a bad row, or a bad `question` of one that is stored, as quarantine.jsonl has it."""
         print(json.dumps(entry), file=self.quarantine)
+        key, reason = entry["key"], entry["reason"]
+        if "question" in entry:
+            self.question_reasons.add(f"{key}, question {entry['question']}: {reason}", reason)
+        else:
+            self.bad += 1
+            self.reasons.add(f"{key}: {reason}", reason)
 
     def _side(self, outcome: Inspected | Stored) -> tuple[str, str]:
         """Group and split of a row."""
         row = outcome.row
         if row.key in self._keys:
-            raise InputError("duplicate key: an earlier row has it")
+            raise InputError(DUPLICATE)
         digest = outcome.sha256 if isinstance(outcome, Inspected) else outcome.sample["sha256"]
         group, split = side_of(row, digest, self.config)
         if split not in SPLITS:
+            self._notes.unused(self.seen, row.key)
             raise InputError(f"split '{split}' is none of {', '.join(SPLITS)}")
         return group, split
 
     def _store(self, outcome: Inspected | Stored, captions: list[str], group: str, split: str) -> None:
         row, shard = outcome.row, self._shard(split)
         self._keys.add(row.key)
+        self._notes.stored(split, self.seen)
         self._classes[split][row.class_name] += 1
         self._captions += len(captions)
         if isinstance(outcome, Stored) != isinstance(shard, RestoredShard):
@@ -164,25 +179,54 @@ class _Writer:
     def _seal(self, split: str) -> None:
         shard = self._open.pop(split)
         samples = shard.seal()
-        self._index.write_table(pa.Table.from_pylist(samples, schema=SCHEMA))
+        self._put(split, pa.Table.from_pylist(samples, schema=SCHEMA), shard.path, shard.digest)
         if isinstance(shard, Shard):
             self.saved.keep(shard.path, shard.digest, samples, shard.numbers)
+
+    def _put(self, split: str, lines: pa.Table, path: Path, digest: str) -> None:
+        self._index.write_table(lines)
+        self._notes.sealed(path.name)
         self._shards[split].append(
             {
-                "file": shard.path.name,
-                "bytes": shard.path.stat().st_size,
-                "sha256": shard.digest,
-                "count": len(samples),
+                "file": path.name,
+                "bytes": path.stat().st_size,
+                "sha256": digest,
+                "count": lines.num_rows,
             }
         )
 
+    def take(self, split: str, lines: pa.Table, path: Path, digest: str) -> None:
+        """The next shard of a split, which has been made from parts; `lines` are its part of the index."""
+        self._put(split, lines, path, digest)
+        for entry in pc.value_counts(lines["class_name"]).to_pylist():
+            self._classes[split][entry["values"]] += entry["counts"]
+        self._captions += pc.sum(pc.list_value_length(lines["captions"])).as_py() or 0
+
+    def take_questions(self, questions: pa.Table, bad: int) -> None:
+        """Those of a part, whose numbers no other part has."""
+        self._questions.take(questions, bad)
+
     def close(self) -> None:
+        """Complete the shards, the index and the questions."""
         for split in SPLITS:
             if split in self._open:
                 self._seal(split)
         self._index.close()
         self._questions.close()
+        self._notes.close()
         self.saved.wait()
+
+    def finish(self, judged: bool = True) -> dict[str, int]:
+        """Write shards.json of a closed data set; its counts.
+
+        Raises:
+            TooManyBadError, InputError: as `write_shards`, where it is judged.
+        """
+        counts = self.counts()
+        if judged:
+            judge(counts, self.reasons, self.question_reasons, self.config)
+        storage.write_json(str(self.out / MANIFEST), self.manifest())
+        return counts
 
     def manifest(self) -> dict[str, Any]:
         """What shards.json holds; it is written last, when everything has been checked."""

@@ -248,11 +248,11 @@ def _answer(
         return False
     if found is None:
         return False
-    stands = _stands(request, stage, found, digests, paths, say)
+    stays = stands(request, stage, found, digests, paths, say)
     deliver_owed(request, [found])  # of one that is set aside too: its journal goes with it
     if (now := find(url)) is None or now.digest != found.digest:  # another process was at it meanwhile
         return _answer(request, stage, url, digests, paths, say)
-    if not stands:
+    if not stays:
         retire(found)
         return False
     clear_finished(found, left, say)
@@ -260,10 +260,13 @@ def _answer(
     return True
 
 
-def _stands(
-    request: Request, stage: str, found: Artifact, digests: dict[str, Any], paths: Paths, say: ProgressDisplay
-) -> bool:
-    """Whether a complete artifact is what the stage would make now; says why it is not."""
+def stands(request: Request, stage: str, found: Artifact, digests: dict[str, Any], paths: Paths, say: Say) -> bool:
+    """Whether a complete artifact is what the stage would make now; says why it is not.
+
+    Args:
+        digests: URL and digest of each of its inputs, by name.
+        paths: files and folders that it reads by path.
+    """
     url = found.url
     if request.redo == "yes":
         say(f"{stage}: runs again as asked; the earlier result is kept as {url}/retired/{found.digest[:8]}.json\n")

@@ -23,6 +23,7 @@ from cmapkd_core.stages.execute import Late, execute
 from cmapkd_core.stages.foreign import refuse_evaluation_of_another
 from cmapkd_core.stages.report_kinds import RUN, SUITE, ReportArgs
 from cmapkd_core.stages.tracked import reported_to_mlflow
+from cmapkd_core.view import NO_RESULT
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -73,7 +74,7 @@ def run(
                 f"--artifacts {evaluation}", artifacts.get(evaluation, ""), artifacts.get(model, "")
             )
     args = ReportArgs(request, artifacts, suite, bool(expectations), *counts)
-    fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith("runtime.")}
+    fields = {name: value for name, value in flatten(request.resolved()).items() if not name.startswith(NO_RESULT)}
     url = report_url(request.root, request.run, expectations)
     execute(
         request,

@@ -20,7 +20,14 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 # pandas comes with the first table that pyarrow reads.
-LOADED = ["cmapkd_core.stages.bodies.train", "cmapkd_core.stages.bodies.prepare", "boto3", "pyarrow.dataset", "pandas"]
+LOADED = [
+    "cmapkd_core.stages.bodies.train",
+    "cmapkd_core.stages.bodies.prepare",
+    "cmapkd_core.stages.bodies.prepare_part",
+    "boto3",
+    "pyarrow.dataset",
+    "pandas",
+]
 
 _context = multiprocessing.get_context("forkserver")
 

@@ -40,6 +40,7 @@ PODS = {
 }
 WHOLE = {
     "run": [],
+    "partitions": ["--set", "data.partitions=5"],
     "ablation": ["--ablation", "no_alsn"],
     "method": ["--method", "clip_kd", "--seed", "3", "--set", "optim.batch=8"],
     "own": ["--set", OWN],
@@ -50,11 +51,13 @@ WHOLE = {
     "suite-here": ["--suite", "smoke", "--local", "--root", "runs", "--parallel", "2"],
     "suite-half-done": ["--suite", "smoke", "--seeds", "2"],
     "suite-own": ["--suite", "smoke", "--seeds", "2", "--set", OWN, "--expectations"],
+    "suite-partitions": ["--suite", "smoke", "--seeds", "2", "--set", "data.partitions=2"],
     "suite-two-lanes": ["--suite", "smoke", "--parallel", "2"],
 }
 STAGES = [*(task.name for task in TASKS), "report"]
 PARTS = {
     **{f"only-{stage}": ["--run", "earlier", "--only", stage] for stage in STAGES},
+    "only-joined": ["--run", "earlier-parts", "--only", "prepare"],
     **{
         f"only-{name}": ["--run", "earlier-own", "--only", name]
         for name in ("prepare-scenes-vqa", "vqa-scenes-vqa-student")
@@ -89,6 +92,7 @@ def packages(
         asked = {"recipe": "tiny", "ablation": "none", "overrides": "", "seed": "", "data": ""}
         record_run(str(root), "earlier", asked)
         record_run(str(root), "earlier-own", asked | {"overrides": OWN})
+        record_run(str(root), "earlier-parts", asked | {"overrides": "data.partitions=2"})
         record_run(str(root), "earlier-suite", asked | {"suite": "smoke", "seeds": "2"})
         if name == "suite-half-done":
             done = {"prepare": "s3://box/p", "teacher": "s3://box/t", "joint-none-s0": "s3://box/j"}

@@ -29,7 +29,7 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.annotations import number
 from cmapkd_core.data.files import below, files_below, opened, place
 from cmapkd_core.data.images import BadImageError
-from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Row
+from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Partition, Row
 from cmapkd_core.data.texts import BadValueError, decoded, json_object, missing, optional, printable, texts
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
@@ -67,8 +67,14 @@ def tar_rows(url: str, names: list[str]) -> Counted:
     shards = sorted({*names, *_with_stats(url)})
     successes = dict(zip(shards, in_order(shards, partial(_successes, url), _STATS), strict=True))
     known = [count for count in successes.values() if count is not None]
-    absent = set(shards) - set(names)
-    return Counted(_rows(url, successes, absent), sum(known) if len(known) == len(shards) else 0)
+    absent, numbered = set(shards) - set(names), _numbered(shards)
+
+    def sliced(part: Partition, most: int) -> Iterator[Item]:
+        first, last = part.bounds(len(shards))
+        return _rows(url, {name: successes[name] for name in shards[first:last]}, absent, numbered)
+
+    count = sum(known) if len(known) == len(shards) else 0
+    return Counted(_rows(url, successes, absent, numbered), count, sliced)
 
 
 def _with_stats(url: str) -> list[str]:
@@ -90,9 +96,9 @@ def _successes(url: str, name: str) -> int | None:
         return None
 
 
-def _rows(url: str, counted: Mapping[str, int | None], absent: Container[str]) -> Iterator[Item]:
-    numbered = _numbered(list(counted))
-
+def _rows(
+    url: str, counted: Mapping[str, int | None], absent: Container[str], numbered: Container[str]
+) -> Iterator[Item]:
     def fetched(name: str) -> _Tar | _Absent:
         try:
             return _Absent(name, counted[name]) if name in absent else _Tar(url, name, numbered, counted[name] or 0)

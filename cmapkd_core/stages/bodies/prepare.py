@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.layout import LEAKAGE, QUARANTINE
 from cmapkd_core.data.leakage import LeakageError, gate
-from cmapkd_core.data.prepare_resume import SavedShards, SourceChangedError
 from cmapkd_core.data.shards import ShardSet
-from cmapkd_core.data.sources import open_rows
 from cmapkd_core.data.verdict import TooManyBadError
-from cmapkd_core.data.writer import write_shards
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
-from cmapkd_core.progress import Progress, Say
+from cmapkd_core.stages.bodies.written_parts import write_joined
+from cmapkd_core.stages.bodies.written_rows import saved_shards, write_rows
 from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.execute import Context
+from cmapkd_core.stages.identities import Paths
+from cmapkd_core.stages.parts import PartOf
 
-_EVERY = 50  # rows between two progress lines
+NO_PATHS: Paths = {}
 
 
-def body(context: Context) -> dict[str, float]:
+def body(context: Context, parts: Sequence[PartOf] = (), paths: Paths = NO_PATHS) -> dict[str, float]:
     """Shards into `context.out`; the counts are the metrics.
 
     When it fails for its rows, the list of those is kept in the workdir and the message says where.
+
+    Args:
+        parts: of the data set, which are joined; (): all rows are read here.
+        paths: what they were made from, beside the recipe.
     """
     config = context.recipe.data
     stop = StopRequest().listen()
     try:
-        counts = _write(context, stop)
+        counts = write_joined(context, stop, parts, paths) if parts else write_rows(context, stop)
         stop.release()  # nobody looks while pictures are compared
         if stop.asked:
             raise Interrupted("prepare was asked to stop after its last row; its finished shards are kept")
@@ -43,50 +46,13 @@ def body(context: Context) -> dict[str, float]:
         kept = storage.join(context.workdir, name)
         storage.put(context.out / name, kept)
         if isinstance(error, LeakageError):  # every row is written; mended pictures have to be read again
-            _saved(context).clear()
+            saved_shards(context).clear()
         raise type(error)(f"{error}\nEvery {what}: {kept}") from None
     finally:
         stop.release()
     for line in _summary(config, counts, ShardSet.open(str(context.out), context.scratch)):
         context.say(f"prepare: {line}\n")
     return {name: float(count) for name, count in counts.items()}
-
-
-def _saved(context: Context) -> SavedShards:
-    return SavedShards(storage.join(context.workdir, f"shards-{context.identity}"))
-
-
-def _write(context: Context, stop: StopRequest) -> dict[str, int]:
-    """All rows into shards, going on after an earlier attempt's; anew where that was of other rows."""
-    config, workers = context.recipe.data, context.recipe.runtime.workers
-    saved = _saved(context)
-    for url in saved.damaged:
-        context.say(f"prepare: {url} is not what an earlier attempt saved: its shard is made again\n")
-    if saved.count():
-        context.say(f"prepare: going on after {saved.count()} pictures in finished shards of an earlier attempt\n")
-    try:
-        rows = open_rows(config)
-        progress = _progress(context.say, len(rows), saved.count(), stop)
-        return write_shards(rows, context.out, config, progress, workers=workers, saved=saved)
-    except SourceChangedError as changed:
-        context.say(f"prepare: nothing of the earlier attempt can be gone on with ({changed}): starting anew\n")
-        saved.clear()
-        shutil.rmtree(context.out)
-        return _write(context, stop)
-    finally:
-        saved.wait()
-
-
-def _progress(say: Say, total: int, before: int, stop: StopRequest) -> Callable[[int], None]:
-    """Says how many rows are done, `before` of them in an earlier attempt; `total` 0: of how many is not known."""
-    show = Progress(say, "prepare", total, "rows", before=before, every=_EVERY)
-
-    def progress(seen: int) -> None:
-        if stop.asked:
-            raise Interrupted(f"prepare was asked to stop after {seen} rows; its finished shards are kept")
-        show(seen)
-
-    return progress
 
 
 def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> list[str]:
