@@ -1,5 +1,6 @@
 """Stages whose training goes wrong: what is skipped is in the artifact, and what is not finite never is."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -146,9 +147,10 @@ def bad_order(monkeypatch) -> Callable[[int], None]:
     """`bad_order(turns)`: step 4 diverges in the first so many orders of the batches."""
 
     def arrange(turns: int) -> None:
-        def judge(session, plan, step, norm, scale):
+        def judge(session, plan, step, told, scale):
             bad = step == 4 and session.rollbacks < turns
-            return original(session, plan, step, math.nan if bad else norm, scale)
+            told = dataclasses.replace(told, norm=math.nan) if bad else told
+            return original(session, plan, step, told, scale)
 
         monkeypatch.setattr(loop, "judge", judge)
 
