@@ -1,5 +1,6 @@
 """Stages whose training goes wrong: what is skipped is in the artifact, and what is not finite never is."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -146,9 +147,10 @@ def bad_order(monkeypatch) -> Callable[[int], None]:
     """`bad_order(turns)`: step 4 diverges in the first so many orders of the batches."""
 
     def arrange(turns: int) -> None:
-        def judge(session, plan, step, norm, scale):
+        def judge(session, plan, step, told, scale):
             bad = step == 4 and session.rollbacks < turns
-            return original(session, plan, step, math.nan if bad else norm, scale)
+            told = dataclasses.replace(told, norm=math.nan) if bad else told
+            return original(session, plan, step, told, scale)
 
         monkeypatch.setattr(loop, "judge", judge)
 
@@ -170,7 +172,7 @@ def test_what_diverges_goes_back_and_on_with_another_order_however_often_it_is_s
     terms = [[p["terms"]["task"] for p in points(url)] for url in (usual, back)]
     assert terms[0][:2] == terms[1][:2]
     assert not set(terms[0][2:]) & set(terms[1][2:])
-    terminate_after(5)  # 1, 2, 3, back, 3, 4
+    terminate_after(6)  # 1, 2, 3, the bad 4, back, 3, 4
     with pytest.raises(Interrupted, match="saved at phase fine, step 4"):
         train_tiny(tmp_path / "cut", "joint", "finetune", BACK)
     terminate_after(0)
