@@ -31,7 +31,7 @@ def compiled_blocks(backbones: list[Backbone], compiler: Compile = torch.compile
     with torch._functorch.config.patch(donated_buffer=False):
         blocks = [block for backbone in backbones for block in backbone.blocks()]
         for block in blocks:
-            block.forward = compiler(block.forward)  # type: ignore[method-assign]
+            block.forward = compiler(block.forward)
         try:
             yield
         finally:
