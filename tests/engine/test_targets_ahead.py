@@ -1,5 +1,6 @@
 """The teacher one batch ahead: on a CPU the order alone, which is what decides the numbers."""
 
+import json
 from dataclasses import dataclass, replace
 
 import pytest
@@ -7,7 +8,12 @@ import torch
 from torch import Tensor
 
 from cmapkd_core.data.loader import Batch
+from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.targets_ahead import TargetsAhead, tensors_in
+from cmapkd_core.errors import Interrupted
+from cmapkd_core.request import Request
+from cmapkd_core.stages import train, training
+from cmapkd_core.stages.artifact import Artifact
 
 CPU = torch.device("cpu")
 
@@ -90,6 +96,30 @@ def test_the_order_is_the_loaders(ahead):
     ahead.reorder(3)
     assert ahead._loader.turns == [3]
     assert ahead.steps_per_epoch == 10
+
+
+def test_a_stage_has_the_same_bits_when_its_teacher_is_ahead(
+    tmp_path, tiny_shards, tiny_teacher, monkeypatch, terminate_after
+):
+    """Also when it is stopped and goes on: the batch that was waiting is read again."""
+
+    def joint(name: str) -> list[dict]:
+        request = Request("tiny", str(tmp_path / name), overrides="schedule.fine.epochs=2")
+        url = train.run(request, stage="joint", shards=tiny_shards, teacher=tiny_teacher)
+        points = json.loads(Artifact.open(url).fetch("history.json").read_text())["points"]
+        return [{k: v for k, v in point.items() if k != "samples_per_second"} for point in points]
+
+    def with_targets_ahead(method, loader, targets, plan, session):
+        made = TargetsAhead(loader, targets, CPU)
+        run_phase(method, made, made.targets, plan, session)
+
+    expected = joint("plain")
+    monkeypatch.setattr(training, "run_phase", with_targets_ahead)
+    assert joint("ahead") == expected
+    terminate_after(4)
+    with pytest.raises(Interrupted):
+        joint("stopped")
+    assert joint("stopped") == expected
 
 
 @dataclass
