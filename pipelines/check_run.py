@@ -33,7 +33,7 @@ LINE = re.compile(rf"(?P<state>ok|failed) +(?P<name>image|root|{ARGUMENTS}|MLflo
 ERROR = re.compile(r"(?P<usage>.*: )?error: (?!not ok: )(?P<text>\S.*)")  # a stage's own, or argparse's after its usage
 OTHER_CODE = "; the image is not of this code: make images, and its line into the site file"
 LOOKS = 3  # at a run that has ended and has tasks that seem to go on
-MORE = "evaluate.sets=efficiency"  # so that the reports have something to collect
+MORE = "evaluate.sets=efficiency data.partitions=2"  # so that reports have something to collect, and data has parts
 
 
 def tasks(site: Site) -> tuple[Task, ...]:

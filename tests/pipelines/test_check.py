@@ -181,8 +181,8 @@ def test_a_good_site_is_ok_in_every_line(site: Any, kubernetes: Kubernetes, caps
     for kind in ("prepare", "train", "evaluate", "report", "gate"):
         more = kind == "gate" or (kind == "train" and "ranks" in printed)
         assert told["ok"].count(f"pod {kind}") == 4 + more
-    stages = ("prepare", "teacher", "train", "evaluate", "levels", "export", "report", "gate")
-    assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 8
+    stages = ("prepare-part", "prepare", "teacher", "train", "evaluate", "levels", "export", "report", "gate")
+    assert [told["ok"].count(f"stage {stage}") for stage in stages] == [1] * 9
     assert "stage report        arguments: all 24 inputs arrive, and what 5 other tasks wrote can be read" in printed
     assert "stage train         arguments: all 4 inputs arrive\n" in printed
     assert f"{site.url}/#/runs/details/run-0" in printed
@@ -205,8 +205,9 @@ def test_every_component_is_tried_as_a_run_has_it(site: Any) -> None:
         names = [task.name for task in tried if task.pod == kind]
         assert [task.after for task in tried if task.pod == kind] == [(), *((name,) for name in names[:-1])]
     assert {task.component for task in tried} == every
-    assert len(tried) == len(every) == 8
+    assert len(tried) == len(every) == 9
     readers = {task.name: task.sources() for task in tried if task.sources()}
+    assert readers.pop("check-prepare") == {"check-prepare-part"}
     assert readers == {"check-report": {f"check-{of}" for of in ("prepare", "teacher", "train", "evaluate", "levels")}}
     (report,) = (task for task in tried if task.name == "check-report")  # as runs and as suites have it
     assert {"shards", "efficiency/student", "training/none/0", "efficiency/none"} <= set(report.collects)
