@@ -13,11 +13,12 @@ from cmapkd_core.usage import PYTHON, StudentUse
 KINDS = {kind.stage: kind for kind in (RUN, SUITE)}
 
 
-def closing(outputs: Mapping[str, str]) -> str:
+def closing(outputs: Mapping[str, str], places: Mapping[str, str]) -> str:
     """The lines, of which those of Python and of the shell can be pasted as they stand.
 
     Args:
         outputs: artifact of every task that ran, by task, the last one last; where that is no report, it is named.
+        places: where the artifacts of all of the run's tasks lie, once they are made.
     """
     if not outputs:
         return ""
@@ -25,7 +26,7 @@ def closing(outputs: Mapping[str, str]) -> str:
     report = find(url)
     if report is None or report.manifest["stage"] not in KINDS:
         return f"{name}: {url}"
-    use = student_use(outputs["export"]) if "export" in outputs else None
+    use = student_use(places["export"]) if "export" in places else None
     return "\n".join(["", *_outcome(report), *(_used(use) if use else []), _page(report)])
 
 

@@ -87,9 +87,21 @@ def run_outcome(inputs: RunInputs, results: Results) -> Outcome:
 def _run_sentence(who: str, gains: Mapping[str, Interval | None], words: Mapping[str, str]) -> str:
     if not gains:
         return f"{who} was compared with nothing: neither what the teacher gave nor what training gave is known."
+    if set(words.values()) == {FEW}:
+        return _too_few(who, gains)
     order = sorted(gains, key=lambda role: role != "before" and words.get("before") == WORSE)
     parts = [f"{_CLAUSES[words[role]].format(OTHERS[role])}{_measured(gains[role])}" for role in order]
     return f"{who} {_joined(parts, [words[role] for role in order])}."
+
+
+def _too_few(who: str, gains: Mapping[str, Interval | None]) -> str:
+    known = {role: gain for role, gain in gains.items() if gain}
+    n = max((gain.n for gain in known.values()), default=0)
+    said = ", ".join(f"{gain.mean:+.1f} against {OTHERS[role]}" for role, gain in known.items())
+    return (
+        f"{n} test pictures are too few to judge {who[0].lower()}{who[1:]}: {LEAST} are needed, "
+        f"those that share a caption counted as one (points of mean recall: {said})."
+    )
 
 
 _CLAUSES = {
@@ -110,7 +122,7 @@ def _measured(gain: Interval | None) -> str:
     if gain is None:
         return ""
     if gain.half is None or gain.n < LEAST:
-        return f" (mean recall {gain.mean:+.1f} points; {gain.n} independent test pictures, {LEAST} are needed)"
+        return f" (mean recall {gain.mean:+.1f} points over {gain.n}; {LEAST} are needed)"
     return f" (mean recall {points(gain)})" if gain.half else ""
 
 
