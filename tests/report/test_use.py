@@ -83,7 +83,7 @@ def test_a_command_keeps_what_the_run_was_asked_for(tmp_path: Path) -> None:
 def test_every_command_of_a_page_can_be_started(make_inputs: Callable[..., RunInputs], tmp_path: Path) -> None:
     request = Request("tiny", str(tmp_path / "root"), overrides="evaluate.sets=efficiency optim.batch=8")
     commands = Commands(start_words(request), start_words(request, row=False))
-    made = of_run(dataclasses.replace(make_inputs(), commands=commands))
+    made = of_run(dataclasses.replace(make_inputs(), recipe=request.resolved(), commands=commands))
     lines = re.findall(r"^\.venv/bin/python pipelines/submit\.py .*$", made.markdown, re.MULTILINE)
     assert len(lines) == 2
     jobs = [decide(submit.parser().parse_args(shlex.split(line)[2:])) for line in lines]
@@ -114,20 +114,21 @@ def test_what_lies_on_s3_is_copied_first(s3_root: str, tmp_path: Path, monkeypat
 
 
 def test_the_page_links_the_export_and_shows_its_lines(make_inputs: Callable[..., RunInputs]) -> None:
+    inputs = make_inputs(without=("warmup", "alsn", "joint", "levels", "teacher", "shards"))  # nothing slow is drawn
     use = StudentUse("/root/x y/out", "/root/x y/out/README.md", {})
-    made = of_run(dataclasses.replace(make_inputs(), use=use))
+    made = of_run(dataclasses.replace(inputs, use=use))
     assert '<a href="file:///root/x%20y/out">/root/x y/out</a>' in made.html
     assert "create_model_and_transforms(&#34;local-dir:/root/x y/out/open_clip&#34;)" in made.html
     assert made.html.index('id="use"') > made.html.index('id="retrieval"')
     assert f"```\n{use.python()}```" in made.markdown
-    refused = of_run(dataclasses.replace(make_inputs(), use=dataclasses.replace(use, reason="no class")))
+    refused = of_run(dataclasses.replace(inputs, use=dataclasses.replace(use, reason="no class")))
     assert "open_clip cannot have it: no class." in refused.html
     assert "create_model" not in refused.html
     assert "import json, onnxruntime" in refused.markdown
-    none = of_run(dataclasses.replace(make_inputs(), commands=Commands(export="python -m x --root '/a b'")))
+    none = of_run(dataclasses.replace(inputs, commands=Commands(export="python -m x --root '/a b'")))
     assert "python -m x --root &#39;/a b&#39;" in none.html
     assert "```\npython -m x --root '/a b'\n```" in none.markdown
-    assert 'id="use"' not in of_run(make_inputs()).html
+    assert 'id="use"' not in of_run(inputs).html
 
 
 def test_an_artifact_that_is_no_export_is_none(exported: tuple[Request, str, str]) -> None:

@@ -43,7 +43,8 @@ def left_out(
 
 
 def _commands(results: Results, recipe: Recipe, commands: Commands, table4: bool) -> Iterator[Command]:
-    wanted = [form for task, form in SETS.items() if not results.names(task)]
+    asked = {task for task, _ in recipe.evaluate.own()}
+    wanted = [form for task, form in SETS.items() if not results.names(task) and task not in asked]
     if wanted and commands.start:
         every = ",".join((*recipe.evaluate.sets, *wanted))
         yield Command("These evaluations too; what is done already is not done again:", _joined(commands.start, every))
