@@ -17,6 +17,7 @@ from cmapkd_core.report.significance import Interval, counted, wilson
 
 # Of a panel whose rows are names, as shares of its width: the left margin at least, what is right of the names, and
 # where the title begins.
+SHORT_ROOM = 0.2  # the left margin where the rows have short names
 APART = 0.2  # of the dots of one model, in rows
 LEAST_ROOM, ROOM_FOR_TICKS, EDGE = 0.36, 0.03, 0.01
 
@@ -63,6 +64,7 @@ def _draw_recalls(
     axes.set_yticks(np.arange(len(shown)), [ROLES[row.name].short for row in shown], color=look.ink)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1.02 * top)
+    figure.subplots_adjust(left=SHORT_ROOM)
     return figure
 
 
