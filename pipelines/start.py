@@ -15,6 +15,7 @@ from cmapkd_core.records import give_up, read_record, record_run
 from cmapkd_core.stages.artifact import find
 from cmapkd_core.storage import StorageError
 from pipelines import client, deliver, dryrun, endpoint, site_check, size, suite_retry, suite_runs, verify
+from pipelines.closing import closing
 from pipelines.ir import display_names
 from pipelines.local import StageError, run_package
 from pipelines.placeholders import empty_in_form, refuse_placeholders
@@ -45,8 +46,7 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
             print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
             mark_killed(job, error)
             return error.code
-    for name, url in list(outputs.items())[-1:]:
-        print(f"{name}: {url}")
+    print(closing(outputs, job.urls))
     return 0
 
 

@@ -19,7 +19,7 @@ REPOSITORY = ROOT.parent
 # From the ground up. Parts of one layer do not import each other; a part may import itself and what is below.
 LAYERS = [
     {"errors"},
-    {"fields", "logins", "exits", "temporary", "markup", "progress"},
+    {"fields", "logins", "exits", "temporary", "markup", "progress", "usage"},
     {"catalog"},
     {"method_specs", "values"},
     {"config", "view"},

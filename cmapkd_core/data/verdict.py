@@ -34,10 +34,14 @@ class Reasons:
         self._counts[kind] += 1
         self._examples.setdefault(kind, printable(shown))
 
+    def kinds(self, most: int | None = None) -> list[tuple[int, str]]:
+        """How often each kind occurs and an example of it, the most frequent first; `most` of them, or all."""
+        return [(count, self._examples[kind]) for kind, count in self._counts.most_common(most)]
+
     def listed(self) -> str:
         """The kinds, the most frequent first, each with its number and an example; an indented line each."""
-        lines = [f"{count} x {self._examples[kind]}" for kind, count in self._counts.most_common(_SHOWN)]
-        rest = self._counts.total() - sum(count for _, count in self._counts.most_common(_SHOWN))
+        lines = [f"{count} x {example}" for count, example in self.kinds(_SHOWN)]
+        rest = self._counts.total() - sum(count for count, _ in self.kinds(_SHOWN))
         return "\n  ".join([*lines, *([f"{rest} x for other reasons"] if rest else [])])
 
 

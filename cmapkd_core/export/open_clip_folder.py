@@ -17,18 +17,8 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import save_model
 from cmapkd_core.models.construct import TEXT_FOLDER
 from cmapkd_core.models.model_folder import CONFIG
+from cmapkd_core.usage import OPEN_CLIP, load_lines
 
-_PLAIN = """\
-import open_clip
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:open_clip")
-tokenizer = open_clip.get_tokenizer("local-dir:open_clip")
-"""
-_WITH_TEXT_FOLDER = f"""\
-import json, open_clip
-text = json.load(open("open_clip/{CONFIG}"))["model_cfg"]["text_cfg"] | {{"hf_model_name": "open_clip/{TEXT_FOLDER}"}}
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:open_clip", text_cfg=text)
-tokenizer = open_clip.get_tokenizer("local-dir:open_clip")
-"""
 _EMBED = """\
 model.eval()
 image = model.encode_image(preprocess(picture)[None], normalize=True)
@@ -75,4 +65,4 @@ def load(folder: Path) -> Towers:
 
 def usage(backbone: Backbone) -> str:
     """Python that embeds a picture and a caption, run beside the folder."""
-    return (_WITH_TEXT_FOLDER if "hf_model_name" in backbone.config["model_cfg"]["text_cfg"] else _PLAIN) + _EMBED
+    return load_lines(backbone.config["model_cfg"]["text_cfg"], OPEN_CLIP) + _EMBED

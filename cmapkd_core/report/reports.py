@@ -11,6 +11,10 @@ from cmapkd_core.report.read.run_inputs import RunInputs, run_results
 from cmapkd_core.report.read.suite_inputs import FULL_METHOD, SuiteInputs, label, suite_results, suite_urls
 from cmapkd_core.report.render.html import page
 from cmapkd_core.report.render.markdown import document
+from cmapkd_core.report.sections.data_section import set_aside
+from cmapkd_core.report.sections.lead import Lead
+from cmapkd_core.report.sections.left_out import left_out
+from cmapkd_core.report.sections.outcome import run_outcome, suite_outcome
 from cmapkd_core.report.sections.run_sections import RUN_HEADINGS
 from cmapkd_core.report.sections.section import Heading, Section, build_sections
 from cmapkd_core.report.sections.suite_sections import paper_expectations, suite_headings, suite_notes
@@ -20,7 +24,10 @@ from cmapkd_core.report.tables.summary import run_as_json, run_metrics, suite_as
 
 @dataclass(frozen=True)
 class Pages:
-    """All that a report shows. title: of the paper's folder. table: for programs, its `text` for a terminal."""
+    """All that a report shows. title: of the paper's folder.
+
+    table: for programs; its `text` is for a terminal, and the sentence of its `outcome` says what came out.
+    """
 
     title: str
     html: str
@@ -38,13 +45,15 @@ def of_run(inputs: RunInputs) -> Pages:
         InputError: models were measured on different data.
     """
     main, results, recipe = run_results(inputs.without_further()), run_results(inputs), inputs.recipe
-    sections = build_sections(RUN_HEADINGS, inputs, results)
+    sections, outcome = build_sections(RUN_HEADINGS, inputs, results), run_outcome(inputs, main)
+    rest = left_out(sections, results, recipe, inputs.commands, table4=True)
+    lead = Lead(outcome, set_aside(inputs), inputs.use, inputs.commands.export)
     facts = f"recipe {recipe.name}, ablation {inputs.ablation}, seed {recipe.seed}"
     return Pages(
         title=f"{inputs.run}: {facts}",
-        html=page("run.html.j2", RUN_HEADINGS, sections, inputs=inputs, facts=main.facts, sides=SIDES),
-        markdown=document(inputs.run, f"{facts}, method {recipe.method.name}", RUN_HEADINGS, sections),
-        table=run_as_json(inputs, main),
+        html=page("run.html.j2", RUN_HEADINGS, sections, lead, rest, inputs=inputs, facts=main.facts, sides=SIDES),
+        markdown=document(inputs.run, f"{facts}, method {recipe.method.name}", RUN_HEADINGS, sections, lead, rest),
+        table=run_as_json(inputs, main) | {"outcome": outcome.plain()},
         headings=RUN_HEADINGS,
         sections=sections,
         metrics=run_metrics(main),
@@ -59,12 +68,16 @@ def of_suite(inputs: SuiteInputs) -> Pages:
     """
     results, headings = suite_results(inputs), suite_headings(inputs.suite)
     sections, notes = build_sections(headings, inputs, results), suite_notes(inputs, results)
+    rest = left_out(sections, results, inputs.recipe, inputs.commands, table4=False)
+    lead = Lead(suite_outcome(inputs, results))
     return Pages(
         title=f"{inputs.run}: suite {inputs.suite}, recipe {inputs.recipe.name}, seeds {', '.join(inputs.seeds)}",
         html=page(
             "suite.html.j2",
             headings,
             sections,
+            lead,
+            rest,
             inputs=inputs,
             facts=results.facts,
             full=FULL_METHOD,
@@ -73,8 +86,8 @@ def of_suite(inputs: SuiteInputs) -> Pages:
             label=label,
             urls=suite_urls(inputs),
         ),
-        markdown=document(inputs.run, _suite_facts(inputs), headings, sections, notes, _executions(inputs)),
-        table=suite_as_json(inputs, results) | costs_as_json(inputs, results),
+        markdown=document(inputs.run, _suite_facts(inputs), headings, sections, lead, rest, notes, _executions(inputs)),
+        table=suite_as_json(inputs, results) | costs_as_json(inputs, results) | {"outcome": lead.outcome.plain()},
         headings=headings,
         sections=sections,
         metrics=suite_metrics(results),

@@ -1,16 +1,20 @@
 """Every interval that a report shows: means over seeds, paired differences, sampling errors. Pure functions.
 
-One t-interval serves all: over seeds for a model's numbers and for a suite's differences, over queries for the gain of
-a run's student. The quantiles are scipy's; what is paired with what, the note below each table says.
+One t-interval serves all means: over seeds for a model's numbers and for a suite's differences, over queries for the
+gain of a run's student. Shares have Wilson's interval, several comparisons Holm's p-values. The quantiles are scipy's;
+what is paired with what, the note below each table says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from cmapkd_core.recipes import FULL
@@ -23,6 +27,7 @@ from cmapkd_core.report.read.results import (
     Results,
 )
 
+One = TypeVar("One", bound=Hashable)  # what is asked, such as a query
 LEVEL = 0.95
 ROUNDING = 1e-9  # relative; far above that of a difference of percentages, far below one query in millions
 
@@ -145,13 +150,85 @@ def differences(results: Results) -> dict[str, dict[str, Interval]]:
     return every
 
 
+@dataclass(frozen=True)
+class Adjusted:
+    """One of several differences, with the p of its paired t-test and Holm's; None of those that claim nothing."""
+
+    interval: Interval
+    p: float | None
+    adjusted: float | None
+
+    @property
+    def told(self) -> bool:
+        """True where the two rows are told apart."""
+        return self.adjusted is not None and self.adjusted < 1 - LEVEL
+
+
+def adjusted_differences(results: Results, key: str) -> dict[str, Adjusted]:
+    """Row -> its difference to the full method in one number, for every row that has one."""
+    found = {name: row[key] for name, row in differences(results).items() if key in row}
+    ps = {name: p for name, one in found.items() if (p := p_value(one)) is not None}
+    adjusted = holm(ps)
+    return {name: Adjusted(one, ps.get(name), adjusted.get(name)) for name, one in found.items()}
+
+
 def counted(ns: Iterable[int]) -> str:
     """Numbers of seeds as a table prints them: "5", "3 to 5" where they differ, "0" where there are none."""
     numbers = sorted(set(ns)) or [0]
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
 
 
-def standard_error(percent: float, n: float) -> float:
-    """Binomial standard error, in points, of a share in percent over n independent queries."""
-    share = percent / 100
-    return 100 * math.sqrt(share * (1 - share) / n)
+def wilson(percent: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+    """Both ends of the interval of a share, in percent, over n independent queries; never of width 0.
+
+    Wilson (1927): those shares that a test of the normal approximation does not refuse. It holds for few queries and
+    for shares of 0 and 1, where the standard error of the share is 0 and says nothing.
+    """
+    share, z = percent / 100, float(norm.ppf((1 + level) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = middle - half, middle + half
+    # Exactly 0 and 1 at the ends, where rounding leaves the last bits.
+    return (0.0 if percent <= 0 else 100 * low), (100.0 if percent >= 100 else 100 * high)
+
+
+def mean_of_means(sets: Sequence[Mapping[One, float]], group_of: Mapping[One, One], level: float = LEVEL) -> Interval:
+    """The mean of the means of several sets of values, with its t-interval over groups of values.
+
+    Values of one group may depend on each other in any way, across the sets too; groups are taken as independent. The
+    variance is that of the groups' sums of influence, G / (G - 1) * sum_g u_g^2 with u_g the sum of
+    (value - mean of its set) / (size of its set * number of sets). Where every group has one value in each set this is
+    `interval` of the groups' means.
+
+    Args:
+        sets: such as the queries of both directions, query -> value; none is empty.
+        group_of: query -> its group.
+    """
+    influence: dict[One, float] = defaultdict(float)
+    means = [float(np.mean(list(values.values()))) for values in sets]
+    for values, mean in zip(sets, means, strict=True):
+        for query, value in values.items():
+            influence[group_of[query]] += (value - mean) / (len(values) * len(sets))
+    groups, mean = len(influence), float(np.mean(means))
+    if groups == 1:
+        return Interval(mean, None, 1)
+    spread = math.sqrt(groups / (groups - 1) * sum(one**2 for one in influence.values()))
+    spread = 0.0 if spread <= ROUNDING * max(map(abs, means)) else spread
+    return Interval(mean, float(student_t.ppf((1 + level) / 2, groups - 1)) * spread, groups)
+
+
+def p_value(estimate: Interval, level: float = LEVEL) -> float | None:
+    """The two-sided p of the t-test whose interval this is, against 0; None where the interval claims nothing."""
+    if not estimate.half:
+        return None
+    turns = float(student_t.ppf((1 + level) / 2, estimate.n - 1)) * abs(estimate.mean) / estimate.half
+    return float(2 * student_t.sf(turns, estimate.n - 1))
+
+
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values (1979): below 5 % they are false for any of the comparisons in 5 % of cases at most."""
+    adjusted, least = {}, 0.0
+    for place, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, (len(ps) - place) * p))
+        adjusted[name] = least
+    return adjusted

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
@@ -88,9 +89,16 @@ def run(
     artifact = Artifact.open(url)
     pages = {copy: artifact.fetch(name).read_bytes() for copy, name in ((html, kind.html), (markdown, kind.markdown))}
     show(pages, artifact.manifest["metrics"], metrics, executor_input)
-    print(json.loads(artifact.fetch(kind.table).read_bytes())["text"])
+    tell(json.loads(artifact.fetch(kind.table).read_bytes()))
     print(f"report: {artifact.file_url(kind.html)}")
     return url
+
+
+def tell(table: Mapping[str, Any]) -> None:
+    """Print the small table and what came out, which a report of an earlier code does not say."""
+    print(table["text"])
+    if "outcome" in table:
+        print(f"report: {table['outcome']['sentence']}")
 
 
 def number(name: str, text: str) -> int:

@@ -151,12 +151,23 @@ def test_every_stage_left_its_artifact_on_s3(done: Done) -> None:
 
 def test_the_report_is_whole(done: Done) -> None:
     page = Path(done.artifact("report").fetch("report.html")).read_text()
-    # What the recipe does not ask for, and the table that only a suite has.
-    known = r"no (vqa|captioning|efficiency) evaluation was given|submit.py --suite table4"
-    assert [one for one in re.findall(r"Missing: [^<]*", page) if not re.search(known, one)] == []
+    assert re.findall(r"Missing: [^<]*", page) == []
+    assert json.loads(done.artifact("report").fetch("table.json").read_text())["outcome"]["sentence"] in page
+    assert "Use the student" in page
+    assert "Not in this report" in page
     for task in ("evaluate-student", "evaluate-reference"):
         recall = done.artifact(task).manifest["metrics"]["retrieval/i2t/R@10"]
         assert f"{recall:.1f}" in page
+
+
+@pytest.mark.parametrize("done", ["processes"], indirect=True)
+def test_its_last_words_are_what_came_out_and_how_the_student_is_used(done: Done) -> None:
+    printed = (done.folder / "printed").read_text().rpartition("report done in")[2]
+    report = done.artifact("report")
+    assert json.loads(report.fetch("table.json").read_text())["outcome"]["sentence"] in printed
+    assert f"The student: {done.artifact('export').file_url('README.md').rpartition('/')[0]} (" in printed
+    assert 'create_model_and_transforms("local-dir:student/open_clip")' in printed  # once it is copied from S3
+    assert printed.rstrip().endswith(f"The report: {report.file_url('report.html')}")
 
 
 def test_mlflow_has_the_stages_with_their_metrics_and_the_report(done: Done) -> None:

@@ -23,7 +23,7 @@ from cmapkd_core.evaluate.zeroshot import load_templates
 from cmapkd_core.report.read.results import same
 from cmapkd_core.report.read.run_inputs import check_run_names
 from cmapkd_core.report.read.suite_inputs import check_suite_names
-from cmapkd_core.report.tables.table2_retrieval import recall_difference
+from cmapkd_core.report.tables.gains import recall_gain
 from cmapkd_core.stages import cli, evaluate
 
 CLASSES = ["n1", "n2"]
@@ -95,7 +95,11 @@ REMEDIES: list[tuple[Callable[[], Any], str, Callable[[], Any]]] = [
         lambda: check_suite_names(["evaluation/none/0", "vqa/none/0"]),
     ),
     (lambda: same({"a": {"n": 1}, "b": {"n": 2}}), "on the same shards", lambda: same({"a": {"n": 2}, "b": {"n": 2}})),
-    (lambda: recall_difference(ONE, OTHER, 1), "on the same shards and split", lambda: recall_difference(ONE, ONE, 1)),
+    (
+        lambda: recall_gain({"i2t": ONE}, {"i2t": OTHER}, (1,), ("i2t",)),
+        "on the same shards and split",
+        lambda: recall_gain({"i2t": ONE}, {"i2t": ONE}, (1,), ("i2t",)),
+    ),
 ]
 
 

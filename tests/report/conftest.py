@@ -201,6 +201,11 @@ def write_run(folder: Path) -> None:
     (folder / "teacher" / "fit.json").write_text(json.dumps(fit))
     (folder / "shards").mkdir()
     pq.write_table(index_table(), folder / "shards" / "index.parquet")
+    counts = {"seen": 87, "used": 84, "quarantined": 3, "splits": {"train": {"count": 64}, "test": {"count": 20}}}
+    (folder / "shards" / "shards.json").write_text(json.dumps(counts))
+    bad = {11: "picture 11.png: truncated", 12: "picture 12.png: truncated", 40: "no <caption>"}
+    lines = [json.dumps({"row": row, "key": f"b{row}", "reason": reason}) for row, reason in bad.items()]
+    (folder / "shards" / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def picture(key: str) -> bytes:

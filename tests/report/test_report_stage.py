@@ -40,7 +40,9 @@ def test_files_copies_and_the_printed_table(run, tmp_path, capsys):
         assert artifact.fetch(file).read_bytes() == (tmp_path / "kfp" / copy).read_bytes()
     lines = capsys.readouterr().out.splitlines()
     printed = json.loads(artifact.fetch(report.RUN.table).read_text())["text"].splitlines()
-    assert lines[-1 - len(printed) : -1] == printed
+    assert lines[-2 - len(printed) : -2] == printed
+    outcome = json.loads(artifact.fetch(report.RUN.table).read_text())["outcome"]
+    assert lines[-2] == f"report: {outcome['sentence']}"
     assert lines[-1] == f"report: {artifact.file_url(report.RUN.html)}"
     metrics = json.loads((tmp_path / "kfp" / "metrics").read_text())
     assert metrics["before/retrieval/i2t/R@1"] == metrics["student/retrieval/i2t/R@1"]

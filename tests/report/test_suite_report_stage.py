@@ -50,7 +50,8 @@ def test_files_copies_and_the_printed_table(
     assert f"Missing: Fine-tuned, seed 2, is not measured yet: {urls['2']}" in (tmp_path / "markdown").read_text()
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"report: {artifact.file_url(report.SUITE.html)}"
-    assert lines[-1 - len(found["text"].splitlines()) : -1] == found["text"].splitlines()
+    assert lines[-2] == f"report: {found['outcome']['sentence']}"
+    assert lines[-2 - len(found["text"].splitlines()) : -2] == found["text"].splitlines()
     metrics = json.loads((tmp_path / "metrics").read_text())
     assert metrics["none/retrieval/mean_recall"] == metrics["finetune/retrieval/mean_recall"]
 

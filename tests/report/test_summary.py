@@ -3,13 +3,10 @@
 import json
 
 import pytest
-from scipy.stats import t, ttest_rel
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.run_inputs import run_results
-from cmapkd_core.report.significance import standard_error
 from cmapkd_core.report.tables.summary import run_as_json, run_text
-from cmapkd_core.report.tables.table2_retrieval import recall_difference
 
 
 def test_rows_in_order_with_their_numbers(make_inputs):
@@ -49,24 +46,6 @@ def test_the_small_table_is_aligned_and_complete(make_inputs):
     assert len({len(line) for line in lines}) == 1
     assert lines[-2].split() == ["Student", "distilled", "30.0", "61.3", "71.3", "30.0", "62.3", "72.3"]
     assert lines[-1].split() == ["Chance", "5.0", "25.0", "55.0", "5.0", "25.0", "55.0"]
-
-
-def test_standard_error_of_a_share():
-    assert standard_error(50.0, 100) == pytest.approx(5.0)
-    assert standard_error(100.0, 100) == 0.0
-
-
-def test_paired_difference_by_hand():
-    ours = {"a": {"rank": 1}, "b": {"rank": 1}, "c": {"rank": 4}, "d": {"rank": 1}}
-    theirs = {"a": {"rank": 1}, "b": {"rank": 2}, "c": {"rank": 1}, "d": {"rank": 3}}
-    # Differences 0, 1, -1, 1: mean 1/4, standard deviation sqrt(11/12), over sqrt(4).
-    found = recall_difference(ours, theirs, 1)
-    assert found.mean == pytest.approx(25.0)
-    expected = ttest_rel([100, 100, 0, 100], [100, 0, 100, 0]).confidence_interval(0.95)
-    assert (found.low, found.high, found.n) == pytest.approx((expected.low, expected.high, 4))
-    assert found.half == pytest.approx(t.ppf(0.975, 3) * 100 * (11 / 12) ** 0.5 / 2)
-    with pytest.raises(InputError, match="different queries"):
-        recall_difference(ours, {"a": {"rank": 1}}, 1)
 
 
 def test_json_holds_the_numbers_and_where_they_are_from(make_inputs):

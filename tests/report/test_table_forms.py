@@ -133,12 +133,12 @@ def test_long_headings_stand_in_lines_and_long_words_break() -> None:
 
 
 def test_a_table_without_lines_is_its_sentences() -> None:
-    table = Table("table3_x", "VQA", missing=("Missing: no vqa evaluation was given.",))
-    assert r"\emph{VQA. Missing: no vqa evaluation was given.}" in latex_table(table)
+    table = Table("table3_x", "VQA", missing=("Not measured: vqa.",))
+    assert r"\emph{VQA. Not measured: vqa.}" in latex_table(table)
     assert "tabular" not in latex_table(table)
-    assert list(of_table(table)) == ["- Missing: no vqa evaluation was given."]
+    assert list(of_table(table)) == ["- Not measured: vqa."]
     assert "<table" not in page_of(table)
-    assert '<p class="missing">Missing: no vqa' in page_of(table)
+    assert '<p class="note">Not measured: vqa' in page_of(table)
 
 
 def test_equal_values_of_all_seeds_are_no_interval_of_zero() -> None:

@@ -13,17 +13,19 @@ from matplotlib.figure import Figure
 from cmapkd_core.report.figures.style import Drawing, Look, SeriesStyle, grid_across, panel
 from cmapkd_core.report.read.results import KS, ModelResults
 from cmapkd_core.report.read.run_inputs import ROLES
-from cmapkd_core.report.significance import Interval, counted, standard_error
+from cmapkd_core.report.significance import Interval, counted, wilson
 
 # Of a panel whose rows are names, as shares of its width: the left margin at least, what is right of the names, and
 # where the title begins.
+SHORT_ROOM = 0.2  # the left margin where the rows have short names
+APART = 0.2  # of the dots of one model, in rows
 LEAST_ROOM, ROOM_FOR_TICKS, EDGE = 0.36, 0.03, 0.01
 
 
 def draw_recalls(
     title: str, rows: Sequence[ModelResults], chance: ModelResults, side: str, queries: float, top: float
 ) -> Drawing:
-    """R@1, R@5 and R@10 of every model as dots on one line, with one standard error; chance's R@1 as a rule.
+    """R@1, R@5 and R@10 of every model as dots on one line, with Wilson's intervals; chance's R@1 as a rule.
 
     Args:
         rows: a run's models, whose values are of no seed. queries: how many there are. top: the axis' end, in percent.
@@ -40,12 +42,21 @@ def _draw_recalls(
     grid_across(look, axes)
     for y, row in enumerate(shown):
         values = [row.values[f"retrieval/{side}/R@{k}"][""] for k in KS]
-        axes.plot(values, [y] * len(KS), color=look.rule, linewidth=3, zorder=1)
         for place, value in enumerate(values):
             mark = SeriesStyle(place, look).keywords(marker=True) | {"linestyle": "none", "markersize": 5}
             label = f"R@{KS[place]}" if y == 0 else "_"
-            error = standard_error(value, queries)
-            axes.errorbar(value, y, xerr=error, elinewidth=1, capsize=2, ecolor=mark["color"], label=label, **mark)
+            low, high = wilson(value, queries)
+            at = y + APART * (place - 1)  # their intervals would lie on each other
+            axes.errorbar(
+                value,
+                at,
+                xerr=[[value - low], [high - value]],
+                elinewidth=1,
+                capsize=2,
+                ecolor=mark["color"],
+                label=label,
+                **mark,
+            )
     axes.axvline(chance.values[f"retrieval/{side}/R@1"][""], color=look.muted, linewidth=0.7, linestyle=(0, (2, 2)))
     axes.legend(
         loc="lower right", bbox_to_anchor=(1.03, 0.97), ncols=3, frameon=False, columnspacing=1, handletextpad=0
@@ -53,7 +64,21 @@ def _draw_recalls(
     axes.set_yticks(np.arange(len(shown)), [ROLES[row.name].short for row in shown], color=look.ink)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1.02 * top)
+    figure.subplots_adjust(left=SHORT_ROOM)
     return figure
+
+
+def draw_gains(title: str, intervals: dict[str, Interval], base: str) -> Drawing:
+    """Gains of one model over `base` on the same queries, in the order given, otherwise as `draw_differences`."""
+    ordered = list(intervals.items())
+    description = f"{title}, differences to {base} in points: {_in_words(ordered)}"
+    n = counted(one.n for one in intervals.values())
+    xlabel = f"points, 95 % intervals over {n} pictures"
+    return Drawing(title, description, partial(_draw_differences, title, ordered, xlabel, "points"))
+
+
+def _in_words(ordered: list[tuple[str, Interval]]) -> str:
+    return ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
 
 
 def draw_differences(title: str, intervals: dict[str, Interval], base: str, unit: str = "points") -> Drawing:
@@ -63,14 +88,13 @@ def draw_differences(title: str, intervals: dict[str, Interval], base: str, unit
     better, so their axis runs from right to left: better is always to the right.
     """
     ordered = sorted(intervals.items(), key=lambda item: item[1].mean if unit == "ranks" else -item[1].mean)
-    values_in_words = ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
-    description = f"{title}, differences to {base} in {unit}: {values_in_words}"
-    return Drawing(title, description, partial(_draw_differences, title, ordered, base, unit))
-
-
-def _draw_differences(title: str, ordered: list[tuple[str, Interval]], base: str, unit: str, look: Look) -> Figure:
+    description = f"{title}, differences to {base} in {unit}: {_in_words(ordered)}"
     n = counted(one.n for _, one in ordered)
     xlabel = f"{unit}, minus {base}; n = {n} seed{'' if n == '1' else 's'}"
+    return Drawing(title, description, partial(_draw_differences, title, ordered, xlabel, unit))
+
+
+def _draw_differences(title: str, ordered: list[tuple[str, Interval]], xlabel: str, unit: str, look: Look) -> Figure:
     figure, axes = panel(look, title, xlabel, "", wide=True, height=0.25 + 0.2 * len(ordered))
     grid_across(look, axes)
     axes.axvline(0, color=look.ink, linewidth=0.8)

@@ -35,7 +35,7 @@ PRINT = Look("#000000", "#444444", "#bbbbbb", "#ffffff", ("#12305e", "#c2500f", 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D")
 # Inches. Three panels or two wide ones stand in a row of the page at about this size, so 8 pt text is read as such.
-SIZE, WIDE = (3.4, 2.3), (4.6, 2.3)
+SIZE, WIDE = (3.4, 2.3), (4.1, 2.3)
 _MARGINS = {"left": 0.165, "right": 0.785, "bottom": 0.17, "top": 0.8}
 _WIDE_MARGINS = {"left": 0.165, "right": 0.94, "bottom": 0.17, "top": 0.88}
 

@@ -72,6 +72,19 @@ class Source:
         return pa.concat_tables(found) if found else pq.read_table(path, columns=columns)
 
 
+@dataclass(frozen=True)
+class Commands:
+    """Words of commands for the shell; () and "" where they are not known.
+
+    start: of such a run or suite, without its name. suite: of a suite over its recipe, without that suite's name.
+    export: the whole command that exports the student.
+    """
+
+    start: tuple[str, ...] = ()
+    suite: tuple[str, ...] = ()
+    export: str = ""
+
+
 def no_pictures(key: str) -> bytes:
     """`RunInputs.picture` where there are no shards.
 

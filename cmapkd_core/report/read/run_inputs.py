@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.report.read.artifacts import Missing, Source
+from cmapkd_core.report.read.artifacts import Commands, Missing, Source
 from cmapkd_core.report.read.results import EFFICIENCY, Evaluation, Results, chance, efficiency_tools, facts, measure
+from cmapkd_core.usage import StudentUse
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """A run, its recipe and its artifacts."""
+    """A run, its recipe and its artifacts; how its student is used, and commands that make what it does not have."""
 
     recipe: Recipe
     ablation: str
     run: str
     sources: dict[str, Source]
     picture: Callable[[str], bytes]  # key -> the encoded image; raises Missing
+    commands: Commands = field(default_factory=Commands)
+    use: StudentUse | None = None  # None: the student is not exported, or was not yet
 
     def source(self, name: str) -> Source:
         """The artifact of that name; one that was not given has no file."""

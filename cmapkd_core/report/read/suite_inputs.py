@@ -9,7 +9,7 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.recipes import FULL
-from cmapkd_core.report.read.artifacts import Source
+from cmapkd_core.report.read.artifacts import Commands, Source
 from cmapkd_core.report.read.results import (
     EFFICIENCY,
     GEOMETRIC_RANK,
@@ -118,6 +118,7 @@ class SuiteInputs:
     naive: int
     expectations: bool = False
     more: dict[str, Source] = field(default_factory=dict)
+    commands: Commands = field(default_factory=Commands)
 
 
 def check_suite_names(names: Iterable[str]) -> None:

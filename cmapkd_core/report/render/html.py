@@ -12,16 +12,28 @@ from markupsafe import Markup, escape
 
 from cmapkd_core.markup import without_turns
 from cmapkd_core.report.render.drawings import svg
+from cmapkd_core.report.sections.lead import Lead
+from cmapkd_core.report.sections.left_out import LeftOut
 from cmapkd_core.report.sections.section import Heading, Section
 
 
-def page(template: str, headings: Mapping[str, Heading], sections: Mapping[str, Section], **content: Any) -> str:
+def page(
+    template: str,
+    headings: Mapping[str, Heading],
+    sections: Mapping[str, Section],
+    lead: Lead,
+    rest: LeftOut,
+    **content: Any,
+) -> str:
     """The page as text.
 
     Args:
-        template: run.html.j2 of a run, suite.html.j2 of a suite. content: what it shows beside the sections.
+        template: run.html.j2 of a run, suite.html.j2 of a suite. lead: what stands first. rest: what it has not.
+        content: what it shows beside the sections.
     """
-    return environment().get_template(template).render(headings=headings, sections=sections, **content)
+    shown = {key: heading for key, heading in headings.items() if not sections[key].bare}
+    made = environment().get_template(template)
+    return made.render(headings=shown, sections=sections, lead=lead, rest=rest, **content)
 
 
 def _shown(value: Any) -> Any:

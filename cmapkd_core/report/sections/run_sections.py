@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cmapkd_core.report.figures.comparisons import draw_recalls
+from cmapkd_core.report.figures.comparisons import draw_gains, draw_recalls
 from cmapkd_core.report.figures.style import Drawing
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import METRICS, SIDES, Results
 from cmapkd_core.report.read.run_inputs import MAIN_EVALUATIONS, ROLES, RunInputs, origins
+from cmapkd_core.report.sections.data_section import data_section
 from cmapkd_core.report.sections.examples import examples_section
 from cmapkd_core.report.sections.level_sections import crossmodal_section, map_section, teacher_section
 from cmapkd_core.report.sections.losses import losses_section
 from cmapkd_core.report.sections.section import Heading, Section, table_section
 from cmapkd_core.report.sections.selector_sections import difficulty_section, groups_section, policy_section
+from cmapkd_core.report.significance import Interval
+from cmapkd_core.report.tables.gains import MEAN, gain_tables, minus
 from cmapkd_core.report.tables.lost_and_gained import COMPARED_EVALUATIONS, classes_by_fall, queries_by_outcome
 from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow
-from cmapkd_core.report.tables.table2_retrieval import gain_tables, retrieval_tables
+from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables
 from cmapkd_core.report.tables.table5_efficiency import efficiency_tables
 
-DOTS = "Dots: R@1, R@5, R@10 from left to right with one standard error. Dashed: R@1 by chance."
-NO_SUITE = (
-    "Missing: Table 4 compares recipes, and this is one run: submit.py --suite table4 --seeds 5 trains them all "
-    "and ends in a report with that table."
+DOTS = (
+    "First the differences with their paired intervals, filled where zero is excluded; then R@1, R@5, R@10 of every "
+    "model, from left to right, with 95 % Wilson intervals. Dashed: R@1 by chance."
 )
+NO_SUITE = "Not measured: Table 4, which compares recipes; this is one run, and a suite trains them all."
 
 
 def retrieval_section(inputs: RunInputs, results: Results) -> Section:
@@ -34,10 +37,33 @@ def retrieval_section(inputs: RunInputs, results: Results) -> Section:
     made = retrieval_tables(results, "table2_retrieval", "Image-text retrieval")
     reasons = {row.label: inputs.source(ROLES[row.name].evaluation).lack(METRICS) for row in results.rows}
     absent = tuple(f"{label}: {reason}" for label, reason in reasons.items() if reason)
-    plots = tuple(dots(results))
+    gains = gain_tables(inputs, results)
+    plots = (*gain_plots(gains, results), *dots(results))
     urls = {name: url for one in made for name, url in one.origins().items()} | origins(inputs, *MAIN_EVALUATIONS)
-    tables = (*made, *gain_tables(inputs, results))
-    return Section(DOTS if plots else "", plots, tables, absent, wide=True, tables_first=True, urls=urls)
+    tables = (*made, *gains)
+    return Section(DOTS if plots else "", plots, tables, absent, wide=True, table_first=True, urls=urls)
+
+
+def gain_plots(tables: Sequence[Table], results: Results) -> list[Drawing]:
+    """The table's differences, a panel for each comparison: mean recall, which decides, and the single cut-offs."""
+    short = {minus(results.row(name).label): role.short for name, role in ROLES.items()}
+    return [
+        draw_gains(f"Student minus “{short[group]}”", intervals, short[group])
+        for made in tables
+        for group, intervals in gains_of(made).items()
+    ]
+
+
+def gains_of(made: Table) -> dict[str, dict[str, Interval]]:
+    """Group of columns -> what the difference is of -> its interval: mean recall first, then the single cut-offs."""
+    found: dict[str, dict[str, Interval]] = {}
+    *single, both = made.rows
+    for row in (both, *single):
+        for head, cell in zip(made.heads, row.cells, strict=True):
+            if cell.interval and (head.label == MEAN) == (row is both):
+                name = "mean recall" if row is both else f"{row.label.lower()} {head.label}"
+                found.setdefault(head.group, {})[name] = cell.interval
+    return found
 
 
 def dots(results: Results) -> list[Drawing]:
@@ -147,5 +173,6 @@ RUN_HEADINGS: dict[str, Heading] = {
     "map": Heading("Levels of teacher and student", _alone(map_section), "Figure 5"),
     "crossmodal": Heading("Image levels and text levels", _alone(crossmodal_section), "Figure 6"),
     "teacher": Heading("The teacher's levels", _alone(teacher_section)),
+    "data": Heading("The data", _alone(data_section)),
     "models": Heading("What the models are", models_section),
 }

@@ -19,7 +19,7 @@ class Section:
     Attributes:
         caption: what is seen and by what rule it was chosen; a figure's caption in a paper.
         missing: sentences on inputs that are not there. One without figures and tables has nothing else.
-        wide: the panels are wide ones. tables_first: above the figures.
+        wide: the panels are wide ones. table_first: the first table is above the figures.
         urls: every artifact that it was made from, name -> URL.
         content: what only the page shows, for its template.
     """
@@ -29,9 +29,14 @@ class Section:
     tables: tuple[Table, ...] = ()
     missing: tuple[str, ...] = ()
     wide: bool = False
-    tables_first: bool = False
+    table_first: bool = False
     urls: Mapping[str, str] = field(default_factory=dict)
     content: Any = None
+
+    @property
+    def bare(self) -> bool:
+        """True where it holds nothing but tables' sentences on what was not measured."""
+        return not (self.missing or self.figures or self.content or any(made.rows for made in self.tables))
 
 
 TableMaker = Callable[[Results, str, str], list[Table]]  # gets the table's key and title

@@ -52,9 +52,11 @@ TABLES: dict[str, tuple[tuple[str, str, TableMaker], ...]] = {
 def suite_headings(suite_name: str) -> dict[str, Heading]:
     """The page's headings in their order, for a suite."""
     tables = TABLES.get(suite_name, TABLES["table2"])
-    of_tables = {key: Heading(title, table_section(make, key, title, sources=False)) for key, title, make in tables}
-    return of_tables | {
-        "differences": Heading(f"Differences to the {FULL_METHOD}, seed by seed", differences_section),
+    first, *others = (
+        (key, Heading(title, table_section(make, key, title, sources=False))) for key, title, make in tables
+    )
+    differs = Heading(f"Differences to the {FULL_METHOD}, seed by seed", differences_section)
+    return dict([first, ("differences", differs), *others]) | {
         "costs": Heading("What each row takes", costs_section),
         "shares": Heading("Which terms move the student", shares_section),
         "deviations": Heading("What deviates from the published methods", deviations_section),

@@ -1,17 +1,12 @@
-"""The paper's Table 2, image-text retrieval, and what distillation gained on the same queries."""
+"""The paper's Table 2, image-text retrieval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from cmapkd_core.errors import InputError
-from cmapkd_core.report.read.artifacts import Missing
-from cmapkd_core.report.read.results import GEOMETRIC_RANK, KS, MEAN_RECALL, SIDES, Results
-from cmapkd_core.report.read.run_inputs import ROLES, RunInputs, origins
-from cmapkd_core.report.significance import LEVEL, Interval, over_seeds, paired, standard_error
-from cmapkd_core.report.tables.table import Head, Table, TableRow, difference_cell
+from cmapkd_core.report.read.results import GEOMETRIC_RANK, MEAN_RECALL, SIDES, Results
+from cmapkd_core.report.significance import LEVEL, over_seeds, wilson
+from cmapkd_core.report.tables.table import Table
 from cmapkd_core.report.tables.table_builder import SIZE, Field, absent, build_table, column
 
 RECALL_FIELDS = {
@@ -64,54 +59,14 @@ def _retrieval_notes(results: Results, name: str) -> list[str]:
     ]
     student = next((row for row in results.rows if row.kind == "ours" and f"{name}/i2t/R@1" in row.values), None)
     if student and not results.several:
-        errors = [
-            f"{standard_error(recall.mean, n):.1f} ({group.lower()})"
+        ends = [
+            f"{low:.1f} to {high:.1f} ({group.lower()})"
             for (side, group), n in zip(SIDES.items(), (images, captions), strict=True)
             if (recall := over_seeds(student, f"{name}/{side}/R@1"))
+            for low, high in [wilson(recall.mean, n)]
         ]
         notes.append(
-            f"One seed. One binomial standard error of R@1 of “{student.label}”, in points: {' and '.join(errors)}, "
-            "the queries taken as independent."
+            f"One seed. {100 * LEVEL:.0f} % intervals of R@1 of “{student.label}”, by Wilson's formula, the queries "
+            f"taken as independent: {' and '.join(ends)}."
         )
     return notes
-
-
-def gain_tables(inputs: RunInputs, results: Results) -> list[Table]:
-    """Distilled minus fine-tuned R@k with its paired intervals over queries, both ways; [] where one is missing."""
-    models = {name: ROLES[name] for name in ("student", "reference")}
-    try:
-        student, reference = (inputs.source(one.evaluation).json("retrieval.json") for one in models.values())
-    except Missing:
-        return []
-    urls = origins(inputs, *(one.evaluation for one in models.values()))
-    rows = []
-    for side, title in SIDES.items():
-        gains = {k: recall_difference(student[side], reference[side], k) for k in KS}
-        rows.append(
-            TableRow(title, tuple(difference_cell(gain, f"{side}/R@{k}", urls, 1) for k, gain in gains.items()))
-        )
-    labels = [results.row(name).label for name in models]
-    note = (
-        f"Paired t-intervals over the test queries at {100 * LEVEL:.0f} %; bold where the interval excludes zero. They "
-        "hold the sampling of the test queries only; this is one seed, and another seed moves the numbers too."
-    )
-    title = f"“{labels[0]}” minus “{labels[1]}” on the same queries"
-    heads = tuple(Head("", f"R@{k}", "points") for k in KS)
-    return [Table("retrieval_gain", title, heads, tuple(rows), (note,))]
-
-
-def recall_difference(
-    minuend: Mapping[str, dict[str, Any]], subtrahend: Mapping[str, dict[str, Any]], k: int
-) -> Interval | None:
-    """Difference of R@k over the same queries in points, paired query by query; None of no query.
-
-    Args:
-        minuend, subtrahend: `i2t` or `t2i` of retrieval.json, query -> {"rank": ..}.
-
-    Raises:
-        InputError: the two hold different queries.
-    """
-    if minuend.keys() != subtrahend.keys():
-        raise InputError("two evaluations have different queries: evaluate both on the same shards and split")
-    one, other = ({q: 100.0 * (row["rank"] <= k) for q, row in side.items()} for side in (minuend, subtrahend))
-    return paired(one, other)

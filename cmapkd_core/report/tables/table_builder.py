@@ -63,7 +63,7 @@ def column(name: str, one: Field) -> Column:
 
 
 def absent(results: Results, parts: Mapping[str, Sequence[Field]]) -> list[str]:
-    """A sentence for each task that nobody was measured on: why, or which evaluation is missing."""
+    """A sentence for each task that nobody was measured on: why, or what it would give."""
     sentences = []
     for task, fields in parts.items():
         if results.names(task):
@@ -73,8 +73,7 @@ def absent(results: Results, parts: Mapping[str, Sequence[Field]]) -> list[str]:
         sentences.append(
             f"Not measured: {task}. {' '.join(reasons)}"
             if reasons
-            else f"Missing: no {task} evaluation was given, which would hold {labels} "
-            f"(python -m cmapkd_core.stages.evaluate --task {task})."
+            else f"Not measured: {task}, which would give {labels}."
         )
     return sentences
 

@@ -10,25 +10,33 @@ import pyarrow.compute as pc
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.recipes import FULL, resolve, row_overrides
-from cmapkd_core.report.read.artifacts import Source, no_pictures
+from cmapkd_core.report.read.artifacts import Commands, Source, no_pictures
 from cmapkd_core.report.read.run_inputs import RunInputs
 from cmapkd_core.report.read.suite_inputs import RowTraining, SuiteInputs
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
+from cmapkd_core.stages.exported import export_command, export_of, start_words, student_use
 from cmapkd_core.stages.report_kinds import ReportArgs
 
 UNNAMED = "unnamed run"
+EXPORTED = ("joint", "shards", "student_eval")  # what a run's export is made from, as the report calls it
 
 
 def of_run(args: ReportArgs, context: Context) -> RunInputs:
     """A run from its artifacts."""
+    request, (joint, shards, evaluation) = args.request, (args.artifacts.get(name, "") for name in EXPORTED)
+    export = export_of(request, joint, shards, evaluation)
     return RunInputs(
         recipe=context.recipe,
         ablation=args.request.ablation or "none",
         run=args.request.run or UNNAMED,
         sources={name: _source(name, artifact.url, artifact) for name, artifact in context.inputs.items()},
         picture=_pictures(context),
+        commands=Commands(
+            start_words(request), start_words(request, row=False), export_command(request, joint, shards, evaluation)
+        ),
+        use=student_use(export) if export else None,
     )
 
 
@@ -80,6 +88,7 @@ def of_suite(args: ReportArgs, context: Context) -> SuiteInputs:
         naive=args.naive,
         expectations=args.expectations,
         more={name: replace(one, name=name) for name, one in named("more").items()},
+        commands=Commands((*start_words(request, row=False), "--suite", args.suite, "--seeds", str(len(seeds)))),
     )
 
 

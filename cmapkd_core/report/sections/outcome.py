@@ -1,0 +1,215 @@
+"""What came out of a run or a suite, in a sentence: which models differ by the number that decides, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cmapkd_core.recipes import FULL
+from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.read.results import MEAN_RECALL, SIDES, Results
+from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, SuiteInputs
+from cmapkd_core.report.significance import LEVEL, Adjusted, Interval, adjusted_differences, counted, paired
+from cmapkd_core.report.tables.gains import CUTS, recall_gain, retrievals
+
+LEAST = 20  # pictures, or groups of them; a t-interval of 0 and 100 over fewer is none
+BETTER, WORSE, UNTOLD, SAME, FEW = "better", "worse", "not told apart", "the same", "too few pictures"
+OTHERS = {
+    "reference": "the same student trained without a teacher",
+    "before": "the student before training",
+}
+WHAT_DECIDES = (
+    "Mean recall decides: the mean of R@1, R@5 and R@10 in both directions. It is the usual summary of retrieval and "
+    "takes in every cut-off, so none can be picked after a look at the results."
+)
+PAIRED = (
+    " Its interval is paired, since both models answered the same queries; a picture and its captions count as one."
+)
+ONE_SEED = (
+    "This is one seed: the interval holds what other test pictures would change, not what another seed would. A suite "
+    "of several seeds measures that."
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict. tone: better, worse or unclear. comparisons: with what -> word, mean, low, high and n of the interval.
+
+    notes: which number decided and why, and what the sentence does not hold.
+    """
+
+    sentence: str
+    tone: str
+    notes: tuple[str, ...] = ()
+    comparisons: Mapping[str, Mapping[str, Any]] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "decides": f"retrieval/{MEAN_RECALL}"}
+
+
+def judged(gain: Interval | None, least: int = LEAST) -> str:
+    """What an interval of the student minus another model says of the two.
+
+    Args:
+        least: values that the interval is over at least, or it says nothing.
+    """
+    if gain is None or gain.half is None or gain.n < least:
+        return FEW
+    if gain.excludes_zero:
+        return BETTER if gain.mean > 0 else WORSE
+    return UNTOLD if gain.half or gain.mean else SAME
+
+
+def run_outcome(inputs: RunInputs, results: Results) -> Outcome:
+    """The distilled student against the student without a teacher, and against itself before training."""
+    student = results.row("student")
+    if not student.values:
+        return Outcome("The student was not evaluated, so nothing is known of it.", "unclear")
+    gains, absent = {}, []
+    for role, other in OTHERS.items():
+        try:
+            gains[role] = recall_gain(*retrievals(inputs, role))
+        except Missing:
+            absent.append(other)
+    who = (
+        "The distilled student" if student.label == ROLES["student"].label else f"The student of row {inputs.ablation}"
+    )
+    words = {role: judged(gain) for role, gain in gains.items()}
+    notes = [f"Not compared with {' nor with '.join(absent)}: there is no evaluation of it."] if absent else []
+    notes += [WHAT_DECIDES + PAIRED, *_single_cuts(inputs, words), ONE_SEED] if gains else []
+    comparisons = {role: _plain(gain, words[role]) for role, gain in gains.items()}
+    return Outcome(_run_sentence(who, gains, words), _tone(words), tuple(notes), comparisons)
+
+
+def _run_sentence(who: str, gains: Mapping[str, Interval | None], words: Mapping[str, str]) -> str:
+    if not gains:
+        return f"{who} was compared with nothing: neither what the teacher gave nor what training gave is known."
+    if set(words.values()) == {FEW}:
+        return _too_few(who, gains)
+    order = sorted(gains, key=lambda role: role != "before" and words.get("before") == WORSE)
+    parts = [f"{_CLAUSES[words[role]].format(OTHERS[role])}{_measured(gains[role])}" for role in order]
+    return f"{who} {_joined(parts, [words[role] for role in order])}."
+
+
+def _too_few(who: str, gains: Mapping[str, Interval | None]) -> str:
+    known = {role: gain for role, gain in gains.items() if gain}
+    n = max((gain.n for gain in known.values()), default=0)
+    said = ", ".join(f"{gain.mean:+.1f} against {OTHERS[role]}" for role, gain in known.items())
+    return (
+        f"{n} test pictures are too few to judge {who[0].lower()}{who[1:]}: {LEAST} are needed, "
+        f"those that share a caption counted as one (points of mean recall: {said})."
+    )
+
+
+_CLAUSES = {
+    BETTER: "is better than {}",
+    WORSE: "is worse than {}",
+    UNTOLD: "is not told apart from {}",
+    SAME: "answers every test query just as {}",
+    FEW: "cannot be compared with {} on so few test pictures",
+}
+
+
+def _joined(parts: list[str], words: list[str]) -> str:
+    return (", but " if len(set(words)) > 1 else ", and ").join(parts)
+
+
+def _measured(gain: Interval | None) -> str:
+    """` (mean recall +1.4 points, 95 % interval -0.6 to +3.4)`."""
+    if gain is None:
+        return ""
+    if gain.half is None or gain.n < LEAST:
+        return f" (mean recall {gain.mean:+.1f} points over {gain.n}; {LEAST} are needed)"
+    return f" (mean recall {points(gain)})" if gain.half else ""
+
+
+def points(gain: Interval) -> str:
+    """`+1.4 points, 95 % interval -0.6 to +3.4`."""
+    return f"{gain.mean:+.1f} points, {100 * LEVEL:.0f} % interval {gain.low:+.1f} to {gain.high:+.1f}"
+
+
+def _tone(words: Mapping[str, str]) -> str:
+    """Worse where either comparison is; better only by the teacher."""
+    if WORSE in words.values():
+        return WORSE
+    return BETTER if words.get("reference") == BETTER else "unclear"
+
+
+def _single_cuts(inputs: RunInputs, words: Mapping[str, str]) -> list[str]:
+    """Where mean recall tells nothing of the teacher: the single cut-offs that do, which did not decide."""
+    if words.get("reference") != UNTOLD:
+        return []
+    student, other = retrievals(inputs, "reference")
+    gains = {
+        f"{title.lower()} {head}": recall_gain(student, other, ks, (side,))
+        for side, title in SIDES.items()
+        for head, ks in CUTS.items()
+        if len(ks) == 1
+    }
+    told = [f"{name} {points(gain)}" for name, gain in gains.items() if gain and gain.excludes_zero]
+    return (
+        [f"Of its six parts these differ by themselves from {OTHERS['reference']}: {'; '.join(told)}."] if told else []
+    )
+
+
+def _plain(gain: Interval | None, word: str) -> dict[str, Any]:
+    if gain is None:
+        return {"word": word}
+    return {"word": word, "mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n}
+
+
+def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
+    """The full method against every other row by mean recall, the p-values adjusted by Holm's rule."""
+    if FULL not in inputs.rows or not results.row(FULL).seeds:
+        return Outcome(f"The {FULL_METHOD} was not measured, so no row can be compared with it.", "unclear")
+    changes = adjusted_differences(results, MEAN)
+    if not changes:
+        return Outcome(f"No measured row can be compared with the {FULL_METHOD}.", "unclear")
+    comparisons = {
+        name: _plain(one.interval, _of_row(one)) | {"p": one.p, "p_holm": one.adjusted} for name, one in changes.items()
+    }
+    notes = (*_since_training(results), WHAT_DECIDES, HOLM.format(len(changes)))
+    if all(one.interval.n == 1 for one in changes.values()):
+        sentence = f"With one seed no row is told apart from the {FULL_METHOD}: run the suite with more seeds."
+        return Outcome(sentence, "unclear", notes[:-1], comparisons)
+    found: dict[str, list[str]] = {BETTER: [], WORSE: [], UNTOLD: []}
+    for name, one in sorted(changes.items(), key=lambda item: item[1].interval.mean):
+        found[_of_row(one)].append(f"{results.row(name).label} {one.interval.mean:+.1f}")
+    n, above, below, untold = counted(one.interval.n for one in changes.values()), *map(_rows, found.values())
+    sentence = (
+        f"Over {n} seeds the {FULL_METHOD} is better than {below}, worse than {above} and not told apart from "
+        f"{untold}, of {len(changes)} other rows; in brackets their mean recall minus the {FULL_METHOD}'s, in points."
+    )
+    tone = WORSE if found[BETTER] else BETTER if found[WORSE] else "unclear"
+    return Outcome(sentence, tone, notes, comparisons)
+
+
+HOLM = (
+    "A row is told apart where the p-value of the paired t-test over the seeds, adjusted by Holm's rule for {} "
+    "comparisons, is below 0.05: of suites in which nothing differs, one in twenty at most then says that something "
+    "does. What is bold further below stands for itself, without that adjustment."
+)
+
+
+def _of_row(change: Adjusted) -> str:
+    """What the row is, beside the full method."""
+    if not change.told:
+        return UNTOLD
+    return BETTER if change.interval.mean > 0 else WORSE
+
+
+def _rows(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
+
+
+def _since_training(results: Results) -> list[str]:
+    """What training gave the full method, seed by seed."""
+    gain = paired(results.row(FULL).values.get(MEAN, {}), results.row("before").values.get(MEAN, {}))
+    if gain is None:
+        return [f"Not compared with {OTHERS['before']}: there is no evaluation of it."]
+    word, measured = judged(gain, 2), points(gain) if gain.half else f"{gain.mean:+.1f} points"
+    said = word if word in (BETTER, WORSE, UNTOLD) else "measured"
+    return [f"The {FULL_METHOD} against {OTHERS['before']}: {said}, mean recall {measured}."]

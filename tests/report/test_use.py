@@ -1,0 +1,137 @@
+"""How a student is used, and the commands of a report: what can be pasted is run as it stands, or parsed whole."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import io
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmapkd_core import storage
+from cmapkd_core.report.read.artifacts import Commands
+from cmapkd_core.report.read.run_inputs import RunInputs
+from cmapkd_core.report.reports import of_run
+from cmapkd_core.request import Request, recipe_of
+from cmapkd_core.stages import cli, evaluate, export
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.exported import export_command, export_of, start_words, student_use
+from cmapkd_core.usage import CONFIG, HERE, TEXT_FOLDER, StudentUse, copy_command, load_lines
+from pipelines import submit
+from pipelines.submission import decide
+
+ASKED = Request("tiny", "", overrides="'data.url=/my pictures' optim.batch=8", seed="3", run="try one")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_warmup: str) -> tuple[Request, str, str]:
+    """A request, its student and that student's evaluation, once it is exported."""
+    request = dataclasses.replace(Request("tiny", str(tmp_path_factory.mktemp("root"))), run="used")
+    found = evaluate.run(request, model=tiny_warmup, shards=tiny_shards)
+    export.run(request, model=tiny_warmup, shards=tiny_shards, evaluation=found)
+    return request, tiny_warmup, found
+
+
+def run_python(text: str) -> str:
+    """What lines of Python print, each of them run as it stands."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(text, "pasted", "exec"), {})
+    return out.getvalue()
+
+
+def test_the_lines_use_the_exported_student(exported: tuple[Request, str, str], tiny_shards: str) -> None:
+    request, model, found = exported
+    use = student_use(export_of(request, model, tiny_shards, found))
+    assert use is not None
+    assert Path(use.card).name == "README.md"
+    assert Path(use.card).exists()
+    assert (use.copy, use.reason) == ("", "")
+    cosines = [float(value) for value in re.findall(r"-?\d\.\d+", run_python(use.python()))]
+    assert len(cosines) == 2
+    assert all(-1 <= one <= 1 for one in cosines)
+    assert len(re.findall(r"-?\d+\.\d+", run_python(use.onnx()))) > 8  # an embedding
+    assert len(use.python().splitlines()) <= 8
+
+
+def test_without_an_export_there_is_its_command(exported: tuple[Request, str, str], tiny_shards: str) -> None:
+    request, model, found = exported
+    assert student_use(f"{request.root}/export/000000000000") is None
+    words = shlex.split(export_command(request, model, tiny_shards, found))
+    assert words[1:3] == ["-m", "cmapkd_core.stages.export"]
+    given = vars(cli.parser(export.run).parse_args(words[3:]))
+    assert (given["recipe"], given["root"], given["run"]) == ("tiny", request.root, "used")
+    assert (given["model"], given["shards"], given["evaluation"]) == (model, tiny_shards, found)
+    assert export_command(request, "", tiny_shards, found) == ""
+
+
+def test_a_command_keeps_what_the_run_was_asked_for(tmp_path: Path) -> None:
+    request = dataclasses.replace(ASKED, root=str(tmp_path / "a root"))
+    words = start_words(request)
+    given = submit.parser().parse_args(list(words[2:]))
+    assert (given.recipe, given.seed, given.root, given.local) == ("tiny", "3", request.root, True)
+    assert given.set == ["data.url=/my pictures", "optim.batch=8"]
+    assert "--seed" not in start_words(request, row=False)
+    assert "--local" not in start_words(dataclasses.replace(request, root="s3://bucket/x"))
+
+
+def test_every_command_of_a_page_can_be_started(make_inputs: Callable[..., RunInputs], tmp_path: Path) -> None:
+    request = Request("tiny", str(tmp_path / "root"), overrides="evaluate.sets=efficiency optim.batch=8")
+    commands = Commands(start_words(request), start_words(request, row=False))
+    made = of_run(dataclasses.replace(make_inputs(), recipe=request.resolved(), commands=commands))
+    lines = re.findall(r"^\.venv/bin/python pipelines/submit\.py .*$", made.markdown, re.MULTILINE)
+    assert len(lines) == 2
+    jobs = [decide(submit.parser().parse_args(shlex.split(line)[2:])) for line in lines]
+    assert recipe_of(jobs[0].request).evaluate.sets == ("efficiency", "vqa=easy_vqa", "captioning")
+    assert jobs[0].request["overrides"].count("evaluate.sets") == 1
+    assert (jobs[1].request["suite"], jobs[1].request["seeds"]) == ("table4", "5")
+
+
+def test_a_folder_with_signs_of_its_own_stays_a_string(tmp_path: Path) -> None:
+    """Quotes and a backslash in a path end no string of the lines."""
+    folder = tmp_path / 'a "b" \\n c'
+    code = ast.parse(load_lines({"hf_model_name": "x"}, str(folder)))
+    strings = {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}
+    assert {f"local-dir:{folder}", f"{folder}/{CONFIG}", f"{folder}/{TEXT_FOLDER}"} <= strings
+
+
+def test_what_lies_on_s3_is_copied_first(s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_bytes(f"{s3_root}/x/open_clip/deep/file", b"1")
+    storage.write_bytes(f"{s3_root}/x/README.md", b"2")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(copy_command(f"{s3_root}/x"))
+    monkeypatch.setattr("sys.argv", ["-c", *words[3:]])
+    run_python(words[2])
+    assert (tmp_path / HERE / "open_clip" / "deep" / "file").read_bytes() == b"1"
+    assert (tmp_path / HERE / "README.md").read_bytes() == b"2"
+    use = StudentUse("s3://b/x", "s3://b/x/README.md", {}, "", "cp")
+    assert f'"local-dir:{HERE}/open_clip"' in use.python()
+
+
+def test_the_page_links_the_export_and_shows_its_lines(make_inputs: Callable[..., RunInputs]) -> None:
+    inputs = make_inputs(without=("warmup", "alsn", "joint", "levels", "teacher", "shards"))  # nothing slow is drawn
+    use = StudentUse("/root/x y/out", "/root/x y/out/README.md", {})
+    made = of_run(dataclasses.replace(inputs, use=use))
+    assert '<a href="file:///root/x%20y/out">/root/x y/out</a>' in made.html
+    assert "create_model_and_transforms(&#34;local-dir:/root/x y/out/open_clip&#34;)" in made.html
+    assert made.html.index('id="use"') > made.html.index('id="retrieval"')
+    assert f"```\n{use.python()}```" in made.markdown
+    refused = of_run(dataclasses.replace(inputs, use=dataclasses.replace(use, reason="no class")))
+    assert "open_clip cannot have it: no class." in refused.html
+    assert "create_model" not in refused.html
+    assert "import json, onnxruntime" in refused.markdown
+    none = of_run(dataclasses.replace(inputs, commands=Commands(export="python -m x --root '/a b'")))
+    assert "python -m x --root &#39;/a b&#39;" in none.html
+    assert "```\npython -m x --root '/a b'\n```" in none.markdown
+    assert 'id="use"' not in of_run(inputs).html
+
+
+def test_an_artifact_that_is_no_export_is_none(exported: tuple[Request, str, str]) -> None:
+    _, _, found = exported
+    assert Artifact.open(found).manifest["stage"].startswith("evaluate")
+    assert student_use(found) is None
