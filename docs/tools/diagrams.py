@@ -70,12 +70,9 @@ def pipeline() -> str:
     parts = [box(x, upper, name, colour) for x, name, colour in zip(xs, names, colours, strict=True)]
     parts += [arrow((x + WIDTH, upper + 20), (x + 126, upper + 20)) for x in xs[:-1]]
     under = (
-        "data into\nchecked shards",
-        "fit the frozen\nlarge model",
-        "train levels,\ncoarse to fine",
-        "learn weights\nof levels",
+        *("data into\nchecked shards", "fit the frozen\nlarge model", "train levels,\ncoarse to fine"),
+        *("learn weights\nof levels", "train the\nsmall model", "on held-out\npictures", "one HTML page"),
     )
-    under += ("train the\nsmall model", "on held-out\npictures", "one HTML page")
     for x, words in zip(xs, under, strict=True):
         parts += [text(x + WIDTH / 2, 20 + 15 * n, line, 11) for n, line in enumerate(words.split("\n"))]
     middle = xs[0] + WIDTH / 2

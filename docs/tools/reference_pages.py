@@ -16,7 +16,7 @@ import io
 import re
 import sys
 import tokenize
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -35,7 +35,7 @@ PAGES = REPOSITORY / "docs/reference"
 MADE = "Made by `python docs/tools/reference_pages.py`; do not edit it by hand."
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """A Markdown table and an empty line behind it."""
     return [f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows)] + [""]
 
@@ -108,7 +108,7 @@ def parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def field_rows(part: Any, prefix: str, said: Mapping[tuple[str, str], str]) -> list[tuple[str, ...]]:
     """A line for each field of one part, but for the parts in it."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, hint in hints_of(part).items():
         value = getattr(part, name)
         if not is_part(value):
@@ -277,9 +277,9 @@ def commands() -> str:
     lines += table(("option", "meaning"), [(code(name), text) for name, text in COMMON.items()])
     for module in stages():
         lines += stage_page(module)
-    for module in (convert_weights, fetch_weights):
-        doc = (module.__doc__ or "").strip()
-        lines += [f"## {module.__name__}", "", "```text", doc, "```", "", *options(module.parser())]
+    for command in (convert_weights, fetch_weights):
+        doc = (command.__doc__ or "").strip()
+        lines += [f"## {command.__name__}", "", "```text", doc, "```", "", *options(command.parser())]
     return "\n".join(lines)
 
 
