@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: bench gpu faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
+.PHONY: bench docs gpu faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
 
 install: $(VENV)/.installed
 
@@ -71,6 +71,15 @@ bench: install ## what a step, a loader, a stage cost beside their peers; a quar
 GPU_TABLE ?= runs/gpu.json
 gpu: install ## is training right and fast on this GPU: one table, in ten minutes, offline
 	$(BIN)/python benchmarks/gpu.py --out $(GPU_TABLE)
+
+# Needs mkdocs-material alone, so that nobody waits for torch to read a page; pyproject.toml has its version.
+$(VENV)/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python docs/tools/requirements.py)
+	touch $@
+
+docs: $(VENV)/.docs ## these pages as a site, in site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: install ## the image's dependencies, with hashes, at the versions that the tests ran with
 	BIN=$(BIN) docker/lock.sh

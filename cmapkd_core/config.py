@@ -45,16 +45,16 @@ Area = Annotated[float, Field(gt=0, le=1)]
 class DataConfig:
     """Where the pairs come from and what of them a student sees."""
 
-    source: Annotated[str, SOURCE] = "folder"
+    source: Annotated[str, SOURCE] = "folder"  # a row of catalog.SOURCES; its file says what it reads
     url: str = ""  # the folder or s3:// prefix a source reads; sources that carry their data need none
     # A limit: the first so many rows of the source, bad ones among them, are all that is read; 0 is no limit. A source
     # that generates pictures makes as many. It belongs to the source that it is given with: another begins without one.
     size: Whole = 0
     val_share: Share = 0.1  # shares of the groups (concepts) held out, where rows name no split
-    test_share: Share = 0.1
+    test_share: Share = 0.1  # the same of the test split
     # Share of the training pairs that students train on, chosen by key.
     fraction: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 1.0
-    samples_per_shard: Count = 1024
+    samples_per_shard: Count = 1024  # pictures in one tar file
     # Tasks that prepare a run of the source's rows each, before one joins them to the same bytes; 1: one task does it.
     # A package has as many as the recipe that it was compiled with.
     partitions: Count = 1
@@ -75,7 +75,7 @@ class DataConfig:
     splits: tuple[Annotated[str, Named("split", SPLITS)], ...] = ()  # only these are prepared; empty: all of them
     # How training pictures are compared with those held out, and what happens where they meet.
     leakage: tuple[Annotated[str, LEAKAGE], ...] = tuple(LEAKAGE_CHECKS)
-    leakage_action: Annotated[str, Named("leakage action", LEAKAGE_ACTIONS)] = "refuse"
+    leakage_action: Annotated[str, Named("leakage action", LEAKAGE_ACTIONS)] = "refuse"  # drop: from training
     against: tuple[str, ...] = ()  # prepare artifacts whose val and test pictures must not be in training either
 
 
@@ -91,9 +91,9 @@ class ModelConfig:
 class Rates:
     """Learning rate per parameter group; a group at 0 is frozen in that phase."""
 
-    student: Amount = 0.0
+    student: Amount = 0.0  # the student's towers
     pyramid: Amount = 0.0  # pyramids, hierarchies and bridges
-    selector: Amount = 0.0
+    selector: Amount = 0.0  # ALSN
     heads: Amount = 0.0  # into the joint space: the teacher's in its own stage; of a student, 0: as `student`
     extra: Amount = 0.0  # modules that a method owns beside the student, such as FitNet's regressors
 
@@ -102,7 +102,7 @@ class Rates:
 class Phase:
     """One row of a training schedule, run inside a stage."""
 
-    epochs: Whole = 0
+    epochs: Whole = 0  # passes over the training pairs; 0: the phase does nothing
     lr: Rates = Rates()
     levels: tuple[str, ...] = ALL_LEVELS  # the active ones; weights are renormalised over them
     terms: tuple[str, ...] = ()  # the method's terms that count in this phase; empty: all of them
@@ -123,7 +123,7 @@ class Schedule:
 class PyramidConfig:
     """Levels that a recipe uses at all, and their common width."""
 
-    width: Count = 256
+    width: Count = 256  # channels of every level
     vision_levels: tuple[Annotated[str, Named("level of pyramid.vision_levels", VISION_LEVELS)], ...] = VISION_LEVELS
     text_levels: tuple[Annotated[str, Named("level of pyramid.text_levels", TEXT_LEVELS)], ...] = TEXT_LEVELS
     inherit: bool = False  # the student's level modules start from the teacher's fitted ones where shapes agree
@@ -225,7 +225,7 @@ class OptimConfig:
     # Parts in which a batch passes the towers, to fit into memory, at the cost of a second forward. Every term sees the
     # whole batch, so results are those of 1 to rounding, but for batch norms (statistics of a part) and dropout.
     accumulate: Count = 1
-    weight_decay: Amount = 0.05
+    weight_decay: Amount = 0.05  # of AdamW, as are the next two
     beta1: Decay = 0.9
     beta2: Decay = 0.98
     clip_norm: Amount = 1.0  # 0: nothing is clipped
@@ -300,7 +300,7 @@ class EvaluateConfig:
     tasks: tuple[Annotated[str, EVALUATION], ...] = ("retrieval", "zeroshot")  # on the recipe's own data
     # TASK[=SOURCE[:URL]]: tasks of their own, on other data where they name it.
     sets: tuple[Annotated[str, AfterValidator(_known_set)], ...] = ()
-    split: Annotated[str, Named("evaluate.split", SPLITS)] = "test"
+    split: Annotated[str, Named("evaluate.split", SPLITS)] = "test"  # the split that is measured
     # What happens where a model was trained on pictures of the split, which is of another data set than its own. No
     # training reads it, as it does data.leakage_action: accepting a test set costs none.
     leakage_action: Annotated[str, Named("evaluate.leakage_action", EVALUATE_LEAKAGE_ACTIONS)] = "refuse"
@@ -339,7 +339,7 @@ class RuntimeConfig:
     teacher_ahead: bool = True
     # torch.compile for the blocks of towers while a phase trains: seconds to begin with, the same numbers but rounding.
     compile: bool = False
-    log_every: Count = 20
+    log_every: Count = 20  # steps between two points of the curves
     shares_every: Count = 200  # how often the terms' shares of the gradient are measured; costs a backward a term
 
 
@@ -347,8 +347,8 @@ class RuntimeConfig:
 class Recipe:
     """One full named configuration; `recipes.RECIPES` has the rows."""
 
-    name: str = "paper"
-    seed: Whole = 0
+    name: str = "paper"  # as `--recipe` takes it
+    seed: Whole = 0  # of the student's training: order, crops, weights that start at random
     data: DataConfig = DataConfig()
     teacher: ModelConfig = ModelConfig("ViT-L-14", "openai")
     student: ModelConfig = ModelConfig("ViT-B-16", "openai")

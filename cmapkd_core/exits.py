@@ -1,7 +1,7 @@
 """How a command ends: one table of exit codes, and which of them an error has.
 
-A stage ends with them, `submit.py --local` with its stage's; README.md shows the table. Whether a retry of the same
-attempt is worth its while follows from it too (stages/refused.py).
+A stage ends with them, `submit.py --local` with its stage's; docs/reference/exit-codes.md shows the table. Whether a
+retry of the same attempt is worth its while follows from it too (stages/refused.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
     python pipelines/submit.py --check                         is the site ready? each line ok or what to do
 
 Exit codes: 0 done; 1 the run or a check failed, --verify found damage, or --deliver left something; 2 bad input; 3 the
-endpoint does not answer or refuses; with --local the exit code of the stage that failed (README, Exit codes).
+endpoint does not answer or refuses; with --local the exit code of the stage that failed (docs/reference/exit-codes.md).
 """
 
 from __future__ import annotations

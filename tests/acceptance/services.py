@@ -159,7 +159,7 @@ def need(*programs: str) -> None:
     """Raises Unavailable for a program that is not installed."""
     missing = [program for program in programs if not shutil.which(program)]
     if missing:
-        raise Unavailable(f"{' and '.join(missing)} missing here: see {HERE / 'ceph.sh'} and the README's Checks")
+        raise Unavailable(f"{' and '.join(missing)} missing here: see {HERE / 'ceph.sh'} and CONTRIBUTING.md, Checks")
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Every kind of end has its exit code, found by real faults: a stage's, its rank's, the local run's, the README's."""
+"""Every kind of end has its exit code, found by real faults: a stage's, its rank's, the local run's, the document's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.tracking.journal import Journal
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/exit-codes.md"
 OUT_OF_ROOM = "/dev/full"
 
 
@@ -169,8 +169,8 @@ def test_what_lasts_is_not_tried_again_and_nothing_of_the_outside_is() -> None:
     assert not lasts(behind)  # a right may be given meanwhile
 
 
-def test_the_readme_shows_this_very_table() -> None:
-    text = README.read_text(encoding="utf-8").partition("### Exit codes")[2].partition("\n## ")[0]
+def test_the_document_shows_this_very_table() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8").partition("## Of a stage")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
     assert rows == [(str(end.code), end.meaning) for end in ENDS.values()]
 

@@ -1,0 +1,316 @@
+"""Pages of reference that are made from the code, so that they cannot differ from it.
+
+    python docs/tools/reference_pages.py           writes them; tests/test_documents.py says where one is old
+
+fields.md: every field of a recipe with its default, what it may be and the comment in cmapkd_core/config.py.
+recipes.md: recipes, methods, rows and suites. commands.md: options of all commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+REPOSITORY = Path(__file__).parents[2]
+if str(REPOSITORY) not in sys.path:  # started as a script, its own folder is there
+    sys.path.insert(0, str(REPOSITORY))
+
+from cmapkd_core import config, convert_weights, fetch_weights, recipes  # noqa: E402
+from cmapkd_core.fields import as_text, flatten, is_part, names_of, plain  # noqa: E402
+from cmapkd_core.method_specs import METHODS  # noqa: E402
+from cmapkd_core.stages import cli  # noqa: E402
+from cmapkd_core.values import Must, Named, hints_of  # noqa: E402
+from pipelines import submit  # noqa: E402
+
+PAGES = REPOSITORY / "docs/reference"
+MADE = "Made by `python docs/tools/reference_pages.py`; do not edit it by hand."
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A Markdown table and an empty line behind it."""
+    return [f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows)] + [""]
+
+
+def escaped(words: str) -> str:
+    """Words of the code in a cell of a table; what stands between backticks stays code."""
+    return words.replace("|", "\\|").replace("<", "&lt;")
+
+
+def code(value: str) -> str:
+    """A value as code."""
+    return f"`{value}`" if value else "(empty)"
+
+
+# ---- fields ---------------------------------------------------------------------------------------
+
+
+def comments_of(source: str) -> dict[tuple[str, str], str]:
+    """(class, field) -> the comment above the field and behind it."""
+    found = {
+        token.start[0]: (token.string.lstrip("# ").rstrip(), token.line.strip().startswith("#"))
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    said: dict[tuple[str, str], str] = {}
+    for kind in (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)):
+        for node in (node for node in kind.body if isinstance(node, ast.AnnAssign)):
+            first = node.lineno
+            while found.get(first - 1, ("", False))[1]:
+                first -= 1
+            lines = [found[line][0] for line in range(first, (node.end_lineno or first) + 1) if line in found]
+            said[kind.name, ast.unparse(node.target)] = " ".join(lines)
+    return said
+
+
+def allowed(hint: Any) -> str:
+    """What a field may hold, in words."""
+    extras = list(getattr(hint, "__metadata__", ()))
+    if names := next((extra.table for extra in extras if isinstance(extra, Named)), None):
+        return "one of " + ", ".join(map(code, names))
+    if said := next((extra.text for extra in extras if isinstance(extra, Must)), ""):
+        return f"{kind_of(hint)}; {said.removeprefix('it must be ').removeprefix('it ')}"
+    bounds = [bound for extra in extras for bound in getattr(extra, "metadata", ())]
+    return "; ".join([kind_of(hint), *filter(None, map(bound_in_words, bounds))])
+
+
+def kind_of(hint: Any) -> str:
+    """The type of a field, in words."""
+    bare = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    if get_origin(bare) is tuple:
+        inner = [part for part in get_args(bare) if part is not Ellipsis]
+        return f"several, with commas: {allowed(inner[0])}" if Ellipsis in get_args(bare) else f"{len(inner)} numbers"
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(bare, "a value")
+
+
+def bound_in_words(bound: Any) -> str:
+    """One bound; "" of what is none."""
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
+    return next((f"{word} {getattr(bound, name):g}" for name, word in words.items() if hasattr(bound, name)), "")
+
+
+def parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every part of a configuration with its dotted name, itself first; phases and what is in them once."""
+    yield prefix, part
+    for name in names_of(part):
+        value = getattr(part, name)
+        if is_part(value) and not isinstance(value, config.Phase):
+            yield from parts_of(value, f"{prefix}{name}.")
+
+
+def field_rows(part: Any, prefix: str, said: Mapping[tuple[str, str], str]) -> list[tuple[str, ...]]:
+    """A line for each field of one part, but for the parts in it."""
+    rows: list[tuple[str, ...]] = []
+    for name, hint in hints_of(part).items():
+        value = getattr(part, name)
+        if not is_part(value):
+            meaning = escaped(said.get((type(part).__name__, name), ""))
+            rows.append((code(prefix + name), code(as_text(value)), allowed(hint), meaning))
+    return rows
+
+
+def fields() -> str:
+    """docs/reference/fields.md."""
+    said = comments_of(inspect.getsource(config))
+    lines = [
+        "# Recipe fields",
+        "",
+        MADE,
+        "",
+        "`--set FIELD=VALUE` changes a field; it may be given several times. A list is written with commas. The",
+        "defaults are those of recipe `paper`; [recipes and rows](recipes.md) has what other recipes change.",
+        "",
+    ]
+    head = ("field", "default", "may be", "meaning")
+    for prefix, part in parts_of(config.Recipe()):
+        if rows := field_rows(part, prefix, said):
+            title, doc = prefix.rstrip(".") or "The recipe itself", inspect.getdoc(type(part)) or ""
+            lines += [f"## {title}", "", escaped(doc.partition("\n\n")[0].replace("\n", " ")), "", *table(head, rows)]
+    return "\n".join([*lines, *phases(said)])
+
+
+def phases(said: Mapping[tuple[str, str], str]) -> list[str]:
+    """The fields of a phase once, and what each phase has of them."""
+    phase = config.Phase()
+    rows = field_rows(phase, "PHASE.", said) + field_rows(phase.lr, "PHASE.lr.", said)
+    plan, fit = config.Schedule(), config.TeacherFitConfig()
+    named = {f"schedule.{name}": getattr(plan, name) for name in names_of(plan)}
+    named |= {f"teacher_fit.{name}": getattr(fit, name) for name in ("space", "pyramid")}
+    return [
+        "## Phases",
+        "",
+        f"{inspect.getdoc(config.Phase)} Each phase below has these fields, such as `schedule.fine.lr.student`:",
+        "",
+        *table(("field", "default", "may be", "meaning"), rows),
+        "What each phase sets:",
+        "",
+        *table(
+            ("phase", "stage", "fields"), [(code(name), stage_of(name), changed(one)) for name, one in named.items()]
+        ),
+    ]
+
+
+def stage_of(phase: str) -> str:
+    """The stage that runs a phase."""
+    name = phase.rpartition(".")[2]
+    return next((stage for stage, names in config.STAGE_PHASES.items() if name in names), "teacher")
+
+
+def changed(phase: config.Phase) -> str:
+    """What a phase sets, other than an empty phase."""
+    before = flatten(config.Phase())
+    now = {name: value for name, value in flatten(phase).items() if plain(value) != plain(before[name])}
+    return ", ".join(code(f"{name}={as_text(value)}") for name, value in now.items()) or "nothing"
+
+
+# ---- recipes and rows -----------------------------------------------------------------------------
+
+
+def rows_page() -> str:
+    """docs/reference/recipes.md."""
+    before = flatten(recipes.RECIPES["paper"])
+    lines = ["# Recipes, methods, rows and suites", "", MADE, ""]
+    lines += ["## Recipes", "", "`--recipe NAME`. Recipe `paper` has the defaults of all [fields](fields.md).", ""]
+    for name, recipe in recipes.RECIPES.items():
+        now = {field: v for field, v in flatten(recipe).items() if plain(v) != plain(before[field]) and field != "name"}
+        told = ", ".join(code(f"{field}={as_text(value)}") for field, value in now.items())
+        lines += [f"- **{name}**: {told or 'the defaults'}"]
+    lines += ["", "## Methods", "", "[What each changes of its paper](../deviations.md).", ""]
+    methods = [
+        (code(spec.row or name), *in_words(spec.terms)) for name, spec in METHODS.items() if name != config.METHOD
+    ]
+    ours = (f"none ({code(config.METHOD)})", *in_words(METHODS[config.METHOD].terms))
+    lines += table(("row", "terms of the loss and their weights"), [ours, *methods])
+    for title, rows, option in (
+        ("Baselines", recipes.BASELINES, "--method"),
+        ("Ablations and controls", recipes.ABLATIONS, "--ablation"),
+        ("Weights of the loss", recipes.WEIGHTS, "--ablation"),
+    ):
+        shown = [(code(name), row_in_words(row)) for name, row in rows.items()]
+        lines += [f"## {title}", "", f"`{option} NAME`.", "", *table(("row", "what it sets"), shown)]
+    suites = [(code(name), ", ".join(rows)) for name, rows in recipes.SUITES.items()]
+    lines += ["## Suites", "", "`--suite NAME --seeds N`. Row `none` is the full method.", ""]
+    return "\n".join([*lines, *table(("suite", "rows"), suites)])
+
+
+def in_words(terms: Mapping[str, float]) -> tuple[str]:
+    """Terms and weights, as the cells of a line."""
+    return (", ".join(f"{term} {weight:g}" for term, weight in terms.items()),)
+
+
+def row_in_words(row: Mapping[str, Any]) -> str:
+    """The fields that a row sets."""
+    return ", ".join(code(f"{name}={as_text(value)}") for name, value in row.items())
+
+
+# ---- commands -------------------------------------------------------------------------------------
+
+
+def stages() -> list[str]:
+    """Modules below cmapkd_core/stages that are commands."""
+    files = sorted((REPOSITORY / "cmapkd_core/stages").glob("*.py"))
+    return [f"cmapkd_core.stages.{path.stem}" for path in files if "sys.exit(main(run))" in path.read_text()]
+
+
+def options(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> list[str]:
+    """A table of the options of a parser."""
+    rows = []
+    for action in parser._actions:
+        names = action.option_strings or [str(action.metavar or action.dest)]
+        if not {*names} & {"-h", *leave_out}:
+            value = "" if action.nargs == 0 else f" {shown_value(action)}"
+            needed = "needed; " if action.required and action.option_strings else ""
+            rows.append(
+                (code(names[0] + value if action.option_strings else names[0]), needed + escaped(action.help or ""))
+            )
+    return table(("option", "meaning"), rows)
+
+
+def shown_value(action: argparse.Action) -> str:
+    """What stands behind an option."""
+    metavar = action.metavar
+    return " ".join(metavar) if isinstance(metavar, tuple) else str(metavar or action.dest.upper())
+
+
+def said_of(run: Any) -> dict[str, str]:
+    """The `Args:` of a docstring."""
+    found = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.getdoc(run) or "", re.DOTALL | re.MULTILINE)
+    parts = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", found[1] if found else "", re.DOTALL | re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in parts for name in names.split(", ")}
+
+
+def stage_page(module: str) -> list[str]:
+    """A stage's options of its own; those that all stages have stand once."""
+    run = importlib.import_module(module).run
+    own, said = cli.parser(run), SAID | said_of(run)
+    for action in own._actions:
+        action.help = said.get(action.dest, action.help)
+    first = (inspect.getdoc(importlib.import_module(module)) or "").partition("\n\n")[0].replace("\n", " ")
+    return [f"### {module}", "", escaped(first), "", *options(own, common())]
+
+
+def common() -> set[str]:
+    """Options that every stage has."""
+    found = [
+        {name for action in cli.parser(importlib.import_module(one).run)._actions for name in action.option_strings}
+        for one in stages()
+    ]
+    return set.intersection(*found)
+
+
+def commands() -> str:
+    """docs/reference/commands.md."""
+    lines = ["# Commands", "", MADE, "", "## make", ""]
+    targets = re.findall(r"^([a-z][^:\n]*):.*?## (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    lines += table(("target", "what it does"), [(code(name), escaped(text)) for name, text in targets])
+    lines += ["## pipelines/submit.py", "", "```text", (submit.__doc__ or "").strip(), "```", ""]
+    lines += options(submit.parser())
+    lines += ["## Stages", "", "`python -m MODULE` with these options. All stages have these:", ""]
+    lines += table(("option", "meaning"), [(code(name), text) for name, text in COMMON.items()])
+    for module in stages():
+        lines += stage_page(module)
+    for command in (convert_weights, fetch_weights):
+        doc = (command.__doc__ or "").strip()
+        lines += [f"## {command.__name__}", "", "```text", doc, "```", "", *options(command.parser())]
+    return "\n".join(lines)
+
+
+SAID = {  # of options that the docstring of a stage does not explain
+    "shards": "URL of the prepare artifact",
+    "suite": "name of the suite; empty: the report of a run",
+}
+COMMON = {
+    "--recipe NAME": "needed; the recipe",
+    "--root PLACE": "needed; the folder or s3:// prefix of all results",
+    "--ablation ROW": "a row to apply to the recipe",
+    "--set FIELD=VALUE": "changes one field; may be given several times",
+    "--overrides 'FIELD=VALUE ..'": "the same for several fields at once",
+    "--seed N": "seed of the student's training",
+    "--data SOURCE[:URL]": "other data than the recipe's",
+    "--run NAME": "the run's name, for MLflow and messages",
+    "--tracking-uri URI": "MLflow's server, or sqlite:///FILE; empty: a journal in the artifact only",
+    "--redo yes": "runs the stage again although it is complete",
+    "--own-overrides, --check": "used by the pipeline, not by people",
+    "--artifact FILE": "a file that gets the URL of the result",
+}
+
+MAKERS = {"fields": fields, "recipes": rows_page, "commands": commands}
+
+
+def main() -> int:
+    """Write all pages."""
+    for name, make in MAKERS.items():
+        (PAGES / f"{name}.md").write_text(make().rstrip() + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
