@@ -31,8 +31,9 @@ from benchmarks.step import on_meta
 from cmapkd_core.catalog import load
 from cmapkd_core.config import ALL_LEVELS, TEXT_LEVELS, ModelConfig, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.engine.loop import freeze_all_but, weighted_total
+from cmapkd_core.engine.loop import freeze_all_but
 from cmapkd_core.engine.optim import Optimiser, trainable
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.models.bridge import LevelTower

@@ -172,14 +172,19 @@ def joined_seconds(there: Sequence[Path], out: Path) -> str:
     return str(cpu(join, there, out, DataConfig(samples_per_shard=1000)))
 
 
-def main() -> None:
-    """Measure and print."""
+def parser() -> argparse.ArgumentParser:
+    """Of this command."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     cli.add_argument("--images", type=int, default=1000)
     cli.add_argument("--parts", type=int, nargs="+", default=[2, 5])
     cli.add_argument("--rounds", type=int, default=3)
     cli.add_argument("--rows", type=int, default=100_000)
-    given = cli.parse_args()
+    return cli
+
+
+def main() -> None:
+    """Measure and print."""
+    given = parser().parse_args()
     images(given.images, given.parts, given.rounds)
     bookkeeping(given.rows)
 

@@ -160,17 +160,17 @@ class Correct:
 @contextmanager
 def stopped_after(updates: int) -> Iterator[None]:
     """This process gets SIGTERM in its training loop, when so many updates are done."""
-    original, seen = StopRequest.agree, 0
+    original, seen = StopRequest.flags, 0
 
-    def agree(self: StopRequest, due: bool) -> tuple[bool, bool]:
+    def flags(self: StopRequest, due: bool) -> tuple[bool, bool]:
         nonlocal seen
         seen += 1
         if seen == updates:
             signal.raise_signal(signal.SIGTERM)
         return original(self, due)
 
-    StopRequest.agree = agree  # type: ignore[method-assign]
+    StopRequest.flags = flags  # type: ignore[method-assign]
     try:
         yield
     finally:
-        StopRequest.agree = original  # type: ignore[method-assign]
+        StopRequest.flags = original  # type: ignore[method-assign]

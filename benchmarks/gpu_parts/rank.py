@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu_parts import machine, models, steps
 from cmapkd_core import parallel
-from cmapkd_core.engine.loop import freeze_all_but, weighted_total
+from cmapkd_core.engine.loop import freeze_all_but
 from cmapkd_core.engine.optim import choose_precision
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.methods.base import Method
 
 MIB = 1 << 20

@@ -20,8 +20,9 @@ from benchmarks.gpu_parts.models import Pair
 from benchmarks.gpu_parts.steps import LONG, plan_of
 from benchmarks.gpu_parts.table import Line
 from cmapkd_core.data.loader import TrainLoader
-from cmapkd_core.engine.loop import freeze_all_but, weighted_total
+from cmapkd_core.engine.loop import freeze_all_but
 from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare

@@ -27,7 +27,8 @@ from benchmarks.gpu_parts.table import Line
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.checkpoint import Checkpoints
-from cmapkd_core.engine.loop import run_phase, weighted_total
+from cmapkd_core.engine.loop import run_phase
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.engine.session import Session

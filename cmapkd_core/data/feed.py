@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -17,6 +18,8 @@ from cmapkd_core.errors import InputError
 
 T = TypeVar("T")
 AHEAD = 2  # items that a worker makes before they are asked for
+# Of a folder in which multiprocessing makes a socket for a worker's results: a socket's path has 107 bytes at most.
+_LONGEST = 107 - len("/pymp-12345678/listener-12345678")
 
 
 class Items(Dataset[T | InputError]):
@@ -68,17 +71,35 @@ def _own_groups() -> None:
             os.setpgid(pid, pid)
 
 
+def require_short_temporary_folder() -> None:
+    """What workers make would be lost there, with a traceback of theirs alone, and a rank would wait for ever.
+
+    Raises:
+        InputError: says what to do.
+    """
+    place = tempfile.gettempdir()
+    if (length := len(os.fsencode(place))) > _LONGEST:
+        raise InputError(
+            f"the path of the folder for temporary files has {length} bytes, and with loader processes it may have "
+            f"{_LONGEST}: {place}; give this process a TMPDIR with a shorter one, or --set runtime.workers=0"
+        )
+
+
 class Feed(Generic[T]):
     """Items by number, made here or ahead by workers that live as long as this object.
 
     Args:
         device: where they go next; what workers make for a GPU lies in pinned memory, so that the copy does not wait.
+
+    Raises:
+        InputError: workers cannot hand over what they make.
     """
 
     def __init__(self, items: Items[T], workers: int, device: torch.device | str = "cpu") -> None:
         self._items, self._range = items, _Range()
         self._loader: DataLoader[T | InputError] | None = None
         if workers:
+            require_short_temporary_folder()
             self._loader = DataLoader(
                 items,
                 batch_size=None,

@@ -92,8 +92,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """`folder` at S3, read in blocks of two shards by a machine that has no copies yet."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    short = Path(tempfile.mkdtemp(prefix="c"))  # workers have a socket there, whose path must be short
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
     monkeypatch.setattr(order, "BLOCK_SHARDS", 2)
     monkeypatch.setattr(ahead, "_PAUSE", 0.02)
     made = Server(folder, tmp_path)
@@ -104,6 +104,7 @@ def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for thread in threading.enumerate():  # else the next test would see their last downloads
         if thread.name == "ahead":
             thread.join(10)
+    shutil.rmtree(short)
 
 
 def tokenize(texts: list[str]) -> torch.Tensor:
