@@ -150,7 +150,7 @@ def test_the_fused_update_is_that_of_the_plain_one(config):
         generator = torch.Generator().manual_seed(0)
         for step in range(20):
             made.set_rates(step)
-            made.backward((linear(torch.randn(4, 3, generator=generator)) * scale).square().sum())
+            made.scaled((linear(torch.randn(4, 3, generator=generator)) * scale).square().sum()).backward()
             made.clip()
             made.update()
         moments = [x for name, x in sorted(made.state()[0].items()) if not name.endswith("step")]

@@ -11,7 +11,7 @@ import torch
 from cmapkd_core.catalog import load
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.engine.loop import weighted_total
+from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.errors import InputError
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.bridge import LevelTower
