@@ -37,7 +37,9 @@ suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core
 
 # A file's tests stay in one process, which has one thread (tests/conftest.py); `python -m pytest FILE` runs in this one.
 # Files in their order: the whole run of tests/acceptance, one of few tests and minutes, begins first and not last.
-TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, up to four: tests wait for servers, signals and processes of theirs.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
+TESTS = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: install ## the tests
 	$(TESTS)

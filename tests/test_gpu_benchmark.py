@@ -82,6 +82,7 @@ def test_what_fails_is_a_line_and_the_rest_goes_on(monkeypatch, capsys) -> None:
     assert [row[-1] for row in rows] == ["", "**no**", ""]
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_told_and_the_next_is_measured(monkeypatch) -> None:
     cost = steps.Cost(1.0, 2e12, 2048.0)
 
