@@ -21,9 +21,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.submission import Submission, decide
-from pipelines.submit import parser as command
+from cmapkd.pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
+from cmapkd.pipelines.submission import Submission, decide
+from cmapkd.pipelines.submit import parser as command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SUBMIT = [sys.executable, str(REPOSITORY / "pipelines/submit.py")]

@@ -15,7 +15,7 @@ if test "$TARGET" = cpu && test -z "${TORCH_INDEX:-}"; then
 fi
 VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' cmapkd_core/__init__.py)
 COMMIT=$(git rev-parse --short=12 HEAD)
-CODE="cmapkd_core components pipelines docker"
+CODE="cmapkd_core cmapkd docker"
 if test -n "$(git status --porcelain -- $CODE)"; then  # with a digest of what differs: two states are not one image
     COMMIT=$COMMIT-dirty-$({
         git diff --no-ext-diff --binary HEAD -- $CODE

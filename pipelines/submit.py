@@ -1,98 +1,13 @@
-"""Start the pipeline: on the site's cluster, here (--local), or only describe or compile it.
-
-    python pipelines/submit.py --ablation no_alsn              compile, submit, print the run's link
-    python pipelines/submit.py --recipe demo --local           the same tasks as processes of this machine
-    python pipelines/submit.py --ablation no_alsn --dry-run    what would run
-    python pipelines/submit.py --suite table4 --seeds 5        the recipes of one table with five seeds each
-    python pipelines/submit.py --run RUN --only joint          one stage of an earlier run again
-    python pipelines/submit.py --retry RUN                     what failed of a run again, as it was
-    python pipelines/submit.py --schedule '0 2 * * 1'          a run every Monday at 2, on the data as it is then
-    python pipelines/submit.py --verify [RUN]                  is what is stored as it was written? what to do where not
-    python pipelines/submit.py --deliver RUN                   tell MLflow what it missed of a run while it was away
-    python pipelines/submit.py --check                         is the site ready? each line ok or what to do
-
-Exit codes: 0 done; 1 the run or a check failed, --verify found damage, or --deliver left something; 2 bad input; 3 the
-endpoint does not answer or refuses; with --local the exit code of the stage that failed (docs/reference/exit-codes.md).
-"""
+"""Start the pipeline from a checkout, as `cmapkd submit` does: `python pipelines/submit.py --help` says more."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-if __package__ in (None, ""):  # started as a script: its folder is first on the path, the repository belongs there
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository; of a script its own folder stands there
 
-from cmapkd_core.recipes import SUITES
-from cmapkd_core.request import FLAGS, METAVARS, flag_of
-from pipelines.site import CHECK_MINUTES
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, text in FLAGS.items():
-        cli.add_argument(flag_of(name), default="", metavar=METAVARS.get(name), help=text)
-    cli.add_argument("--method", default="", help="a baseline, row of BASELINES")
-    cli.add_argument("--suite", default="", help=f"all rows of a table: {', '.join(SUITES)}")
-    cli.add_argument("--seeds", default="", metavar="N", help="number of a suite's seeds; default: 5")
-    cli.add_argument(
-        "--expectations", action="store_const", const="yes", default="", help="the paper's numbers in a suite's report"
-    )
-    cli.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field; repeatable")
-    cli.add_argument("--site", default="", help="site file; default: site.toml where there is one")
-    cli.add_argument("--wait", action="store_true", help="follow the run; the exit code tells its success")
-    part = cli.add_mutually_exclusive_group()
-    part.add_argument("--only", default="", metavar="STAGE", help="one stage of the earlier run --run again")
-    part.add_argument("--from-stage", default="", metavar="STAGE", help="that stage and what follows from it")
-    cli.add_argument("--local", action="store_true", help="run here, task by task")
-    cli.add_argument(
-        "--parallel",
-        default="",
-        metavar="N",
-        help="tasks at a time, here or of a suite; default: 1 here, else the site's",
-    )
-    mode = cli.add_mutually_exclusive_group()
-    mode.add_argument("--compile-only", default="", metavar="OUT.yaml", help="write the package and stop")
-    mode.add_argument("--dry-run", action="store_true", help="print what would run and stop")
-    mode.add_argument("--retry", default="", metavar="RUN", help="run what failed again: the run's name or id")
-    mode.add_argument(
-        "--verify", nargs="?", const="", metavar="RUN", help="check the stored files of a run, or of all below the root"
-    )
-    mode.add_argument("--deliver", default="", metavar="RUN", help="tell MLflow what it missed of a run's stages")
-    mode.add_argument("--schedule", default="", metavar="CRON", help="start such a run again and again")
-    mode.add_argument(
-        "--check",
-        nargs="?",
-        type=minutes,
-        const=CHECK_MINUTES,
-        metavar="MINUTES",
-        help=f"try the site; its run in the cluster may take {CHECK_MINUTES:g} minutes or as many as given",
-    )
-    return cli
-
-
-def minutes(text: str) -> float:
-    """A time in minutes; argparse says what is wrong with another text."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < 24 * 60:
-        raise argparse.ArgumentTypeError(f"{text}: a number of minutes, such as 30, and less than a day")
-    return found
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    command = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(command)
-    from pipelines.start import obey  # with KFP's SDK, which takes longer than to read or to explain a command
-
-    return obey(args, command)
-
+from cmapkd.pipelines.submit import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

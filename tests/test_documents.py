@@ -125,9 +125,7 @@ def section(title: str) -> str:
 
 @cache
 def trees() -> list[ast.Module]:
-    files = [
-        path for folder in ("cmapkd_core", "pipelines", "components") for path in (REPOSITORY / folder).rglob("*.py")
-    ]
+    files = [path for folder in ("cmapkd_core", "cmapkd") for path in (REPOSITORY / folder).rglob("*.py")]
     return [ast.parse(path.read_text(encoding="utf-8")) for path in files]
 
 

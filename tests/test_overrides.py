@@ -4,11 +4,11 @@ import shlex
 
 import pytest
 
+from cmapkd.pipelines.package import LABEL, label_of
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, flatten, joined, override, parse_overrides
 from cmapkd_core.recipes import resolve
-from pipelines.package import LABEL, label_of
 
 VALUES = [
     "/my pictures",

@@ -32,7 +32,7 @@ seen = {}
 def look(moment):
     seen[moment] = sorted(modules & set(sys.modules))
 with redirect_stdout(sys.stderr):
-    from pipelines import submit
+    from cmapkd.pipelines import submit
     with suppress(SystemExit):
         submit.main(["--help"])
     look("submit.py --help")

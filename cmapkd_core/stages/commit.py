@@ -15,7 +15,7 @@ from pathlib import Path
 import cmapkd_core
 
 PACKAGE = Path(cmapkd_core.__file__).parent
-CODE = ("cmapkd_core", "components", "pipelines")  # what the image holds; changes elsewhere make the code no other one
+CODE = ("cmapkd_core", "cmapkd")  # what the image holds; changes elsewhere make the code no other one
 
 UNKNOWN = "unknown"  # what a build writes that was not given it
 

@@ -1,7 +1,7 @@
 """Stage gate: waits, without a GPU, until what other runs of a suite make for this one is there.
 
-A suite is several runs of Kubeflow Pipelines (pipelines/runs.py). The first task of a run that reads artifacts of
-others is this one. It looks for their manifests, and at the Workflows of the runs that make them: where one has ended
+A suite is several runs of Kubeflow Pipelines (cmapkd/pipelines/runs.py). The first task of a run that reads what others
+make is this one. It looks for their manifests, and at the Workflows of the runs that make them: where one has ended
 without its artifacts, no waiting helps, and the gate fails with that run's name. It makes no artifact.
 """
 

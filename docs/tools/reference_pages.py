@@ -24,12 +24,12 @@ REPOSITORY = Path(__file__).parents[2]
 if str(REPOSITORY) not in sys.path:  # started as a script, its own folder is there
     sys.path.insert(0, str(REPOSITORY))
 
+from cmapkd.pipelines import submit  # noqa: E402
 from cmapkd_core import config, convert_weights, fetch_weights, recipes  # noqa: E402
 from cmapkd_core.fields import as_text, flatten, is_part, names_of, plain  # noqa: E402
 from cmapkd_core.method_specs import METHODS  # noqa: E402
 from cmapkd_core.stages import cli  # noqa: E402
 from cmapkd_core.values import Must, Named, hints_of  # noqa: E402
-from pipelines import submit  # noqa: E402
 
 PAGES = REPOSITORY / "docs/reference"
 MADE = "Made by `python docs/tools/reference_pages.py`; do not edit it by hand."

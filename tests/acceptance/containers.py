@@ -14,7 +14,7 @@ import services
 import yaml
 from kfp import components, local
 
-from pipelines.submission import Submission
+from cmapkd.pipelines.submission import Submission
 
 IMAGE = os.environ.get("CMAPKD_IMAGE", "cmapkd:cuda")  # what `make images` called its last one
 

@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from pipelines import processes, submit
+from cmapkd.pipelines import processes, submit
 
 STAGES = ("prepare", "teacher", "train", "evaluate", "levels", "report")  # export loads ONNX's runtime, with a thread
 PYTHON = ["python", "-m"]  # how tasks of one rank start
 
 
 class Task:
-    """What pipelines.processes uses of a subprocess.Popen with pipes."""
+    """What cmapkd.pipelines.processes uses of a subprocess.Popen with pipes."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], preexec_fn: Callable[[], None] | None) -> None:
         """Fork the process; it ends in `_begin`."""

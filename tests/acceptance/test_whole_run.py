@@ -28,13 +28,13 @@ import services
 from forked import Forked
 from mlflow import MlflowClient
 
+from cmapkd.pipelines import start, submit
+from cmapkd.pipelines.local import StageError
+from cmapkd.pipelines.submission import Submission, decide
 from cmapkd_core import storage
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.tracking.limits import mlflow_name
 from cmapkd_core.tracking.stage_run import PARENT_ID_TAG, PROCESS_TAG, RUN_TAG, STAGE_TAG
-from pipelines import start, submit
-from pipelines.local import StageError
-from pipelines.submission import Submission, decide
 
 RECIPE = os.environ.get("CMAPKD_RECIPE", "demo")  # of the containers
 REPOSITORY = Path(__file__).parents[2]

@@ -8,16 +8,15 @@ import inspect
 
 import pytest
 
-import components
+from cmapkd.pipelines import components, suite
+from cmapkd.pipelines.components import Component
+from cmapkd.pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from cmapkd.pipelines.package import Plan, build, defaults, write_package
+from cmapkd.pipelines.runs import GATES
+from cmapkd.pipelines.site import Site
+from cmapkd.pipelines.tasks import Task, tasks_of
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
-from components import Component
-from pipelines import suite
-from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.package import Plan, build, defaults, write_package
-from pipelines.runs import GATES
-from pipelines.site import Site
-from pipelines.tasks import Task, tasks_of
 
 # every kind of evaluation of its own, on the run's data and on another set
 SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"

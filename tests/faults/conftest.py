@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from forked import Forked
 
+from cmapkd.pipelines.tasks import Task, tasks_of
 from cmapkd_core import storage
 from cmapkd_core.recipes import resolve
 from cmapkd_core.stages.artifact import Artifact
-from pipelines.tasks import Task, tasks_of
 
 PATIENCE = 240.0
 # A store of the teacher, so that all of its code runs; a checkpoint after each update.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.submit import main
+from cmapkd.pipelines.submit import main
 
 from .conftest import CHAIN, OVERRIDES, World, ended
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from mlflow_at_fault import Faulty, faulty_server
 
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import main, parser
 from cmapkd_core.records import record_run
 from cmapkd_core.stages.artifact import Artifact
-from pipelines.submission import decide
-from pipelines.submit import main, parser
 
 from .conftest import OVERRIDES, World
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import parser
+from cmapkd.pipelines.tasks import tasks_of
 from cmapkd_core.catalog import EVALUATIONS, SOURCES, EvaluationEntry, SourceEntry
 from cmapkd_core.errors import InputError
 from cmapkd_core.method_specs import METHODS, MethodSpec, document
@@ -20,9 +23,6 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.view import UndeclaredReadError
-from pipelines.submission import decide
-from pipelines.submit import parser
-from pipelines.tasks import tasks_of
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 

@@ -13,6 +13,7 @@ import torch
 from open_clip import factory, pretrained
 from safetensors.torch import load_file, save_file
 
+from cmapkd.pipelines.mirror import check_weights, replaced
 from cmapkd_core import storage
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.fetch_weights import main
@@ -23,7 +24,6 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.weights import package_folder
 from cmapkd_core.recipes import RECIPES
-from pipelines.mirror import check_weights, replaced
 
 CAPTIONS = ["a dog", "two cats on a red mat"]
 SMALL = {

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from kubernetes_stub import Kubernetes
 
+from cmapkd.pipelines import client, jobs, trainjob
 from cmapkd_core import storage
-from pipelines import client, jobs, trainjob
 
 
 class ApiServer(ThreadingHTTPServer):

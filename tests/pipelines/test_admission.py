@@ -1,4 +1,4 @@
-"""The policy for TrainJobs, evaluated: it lets in what pipelines/trainjob.py makes and nothing that goes further."""
+"""The policy for TrainJobs, evaluated: it lets in what cmapkd/pipelines/trainjob.py makes, and no more."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.site import Pod, Secret, Site, Toleration
-from pipelines.trainjob import describe, in_image, train_job, training_runtime
+from cmapkd.pipelines.site import Pod, Secret, Site, Toleration
+from cmapkd.pipelines.trainjob import describe, in_image, train_job, training_runtime
 
 celpy = pytest.importorskip("celpy", reason="no cel-python, which evaluates the policy")
 FILE = Path(__file__).parents[2] / "k8s" / "components" / "multi-node" / "admission.yaml"

@@ -15,16 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
-import components
+from cmapkd.pipelines import check_run, client, components, site_check
+from cmapkd.pipelines.check_run import pipeline, tasks
+from cmapkd.pipelines.cluster import Cluster
+from cmapkd.pipelines.components import Component
+from cmapkd.pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from cmapkd.pipelines.package import write_package
+from cmapkd.pipelines.site import Site, load_site
+from cmapkd.pipelines.submit import main
 from cmapkd_core.stages import cli
-from components import Component
-from pipelines import check_run, client, site_check
-from pipelines.check_run import pipeline, tasks
-from pipelines.cluster import Cluster
-from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.package import write_package
-from pipelines.site import Site, load_site
-from pipelines.submit import main
 
 SITE = """
 image = "registry.test/cmapkd@sha256:1"
@@ -251,11 +250,11 @@ def test_a_site_with_several_nodes_is_checked_on_as_many_pods(site: Any, tmp_pat
     for name in ("check-teacher", "check-train"):
         spread = argv.pop(name)
         job = json.loads(spread[spread.index("--job") + 1])
-        assert spread[:3] == ["python", "-m", "pipelines.trainjob"]
+        assert spread[:3] == ["python", "-m", "cmapkd.pipelines.trainjob"]
         assert (job["nodes"], job["seconds"]) == (2, 300)
         assert spread[spread.index("--") + 1] == f"cmapkd_core.stages.{name.removeprefix('check-')}"
         assert spread[spread.index("--check") + 1] == f"{name}:0:{1 if name == 'check-teacher' else 4}"
-    assert not any("pipelines.trainjob" in one for one in argv.values())
+    assert not any("cmapkd.pipelines.trainjob" in one for one in argv.values())
 
 
 def test_a_task_that_kfp_refuses_is_told(site: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines import endpoint
+from cmapkd.pipelines.check_retries import NO, YES, Retries, known_of
+from cmapkd.pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
+from cmapkd.pipelines.site import Site, load_site
 from cmapkd_core.stages import cli
-from pipelines import endpoint
-from pipelines.check_retries import NO, YES, Retries, known_of
-from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.site import Site, load_site
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines.closing import closing
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context, execute
-from pipelines.closing import closing
 
 TABLE = {"text": "a table", "outcome": {"sentence": "The distilled student is better."}}
 

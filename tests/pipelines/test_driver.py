@@ -16,18 +16,18 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
+from cmapkd.pipelines import check_run, submission, suite_runs
+from cmapkd.pipelines.ir import load_package, refuse_unresolved
+from cmapkd.pipelines.local import run_package
+from cmapkd.pipelines.package import write_package
+from cmapkd.pipelines.site import load_site
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import parser as command_line
+from cmapkd.pipelines.tasks import TASKS
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.stages.cli import parser
-from pipelines import check_run, submission, suite_runs
-from pipelines.ir import load_package, refuse_unresolved
-from pipelines.local import run_package
-from pipelines.package import write_package
-from pipelines.site import load_site
-from pipelines.submission import decide
-from pipelines.submit import parser as command_line
-from pipelines.tasks import TASKS
 
 INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['(.+?)']\}\}")
 OWN = "evaluate.sets=retrieval=scenes,zeroshot=scenes_vqa,vqa=scenes_vqa,captioning,efficiency"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.submit import main
+from cmapkd.pipelines.submit import main
 
 TOKEN = "secret-word"
 SITE = 'image = "i@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n'

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from kubernetes_stub import Kubernetes
 
-from pipelines import jobs, trainjob
-from pipelines.jobs import JobError, JobGone, Jobs
-from pipelines.site import Pod, Secret, Site, Toleration
+from cmapkd.pipelines import jobs, trainjob
+from cmapkd.pipelines.jobs import JobError, JobGone, Jobs
+from cmapkd.pipelines.site import Pod, Secret, Site, Toleration
 
 POD = Pod(gpus=8, hours=3.0, nodes=2)
 SITE = Site(image="registry.test/cmapkd@sha256:1", secrets=(Secret("s3", {"AWS_SECRET_ACCESS_KEY": "key"}),))

@@ -19,9 +19,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.placeholders import refuse_placeholders
-from pipelines.retries import PATCH, PATCH_VARIABLE
-from pipelines.site import PART_OF, load_site
+from cmapkd.pipelines.placeholders import refuse_placeholders
+from cmapkd.pipelines.retries import PATCH, PATCH_VARIABLE
+from cmapkd.pipelines.site import PART_OF, load_site
 
 K8S = Path(__file__).parents[2] / "k8s"
 OLDEST = "1.30"

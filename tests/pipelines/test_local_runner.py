@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from kfp import compiler, dsl
 
+from cmapkd.pipelines.local import StageError, run_package
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import ENDS
-from pipelines.local import StageError, run_package
 
 
 @dsl.container_component
@@ -148,7 +148,7 @@ def started(folder: Path, pipeline: object = hanging, names: tuple[str, ...] = (
     """A runner in its own process, once its stages sleep."""
     package, given = compiled(pipeline, folder), {"folder": str(folder)}
     code = (
-        "import sys; from pathlib import Path; from pipelines.local import StageError, run_package\n"
+        "import sys; from pathlib import Path; from cmapkd.pipelines.local import StageError, run_package\n"
         f"try: run_package(Path({str(package)!r}), {given}, 'r', parallel={len(names)})\n"
         "except StageError as error: print(error); sys.exit(error.code)"
     )

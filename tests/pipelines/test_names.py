@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.pipelines import start, submit
+from cmapkd.pipelines.submission import Submission, decide
 from cmapkd_core import storage
 from cmapkd_core.records import read_record
 from cmapkd_core.stages.manifest import sealed
-from pipelines import start, submit
-from pipelines.submission import Submission, decide
 
 TINY = ["--recipe", "tiny", "--local"]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.pipelines.ir import load_package, steps
+from cmapkd.pipelines.package import PARAMETERS, Plan, build, defaults, select, write_package
+from cmapkd.pipelines.site import Site
+from cmapkd.pipelines.tasks import output_urls, own_recipe, tasks_of
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
-from pipelines.ir import load_package, steps
-from pipelines.package import PARAMETERS, Plan, build, defaults, select, write_package
-from pipelines.site import Site
-from pipelines.tasks import output_urls, own_recipe, tasks_of
 
 # every kind of evaluation of its own, on the run's data and on another set
 SETS = "evaluate.sets=vqa=scenes_vqa,captioning,efficiency"

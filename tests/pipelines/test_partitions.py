@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
+from cmapkd.pipelines import size, submit
+from cmapkd.pipelines.local import run_package
+from cmapkd.pipelines.package import Plan, select
+from cmapkd.pipelines.submission import Submission, decide
+from cmapkd.pipelines.suite import lay_out, standing
+from cmapkd.pipelines.tasks import tasks_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, prepare_part
 from cmapkd_core.stages.artifact import Artifact
-from pipelines import size, submit
-from pipelines.local import run_package
-from pipelines.package import Plan, select
-from pipelines.submission import Submission, decide
-from pipelines.suite import lay_out, standing
-from pipelines.tasks import tasks_of
 
 FIVE = [f"prepare-part-{number}" for number in range(1, 6)]
 

@@ -11,13 +11,24 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines import check_run, runs, suite, trainjob
+from cmapkd.pipelines.ir import PLACEHOLDER, Step, command_line, executor_input, load_package, resolve_inputs, steps
+from cmapkd.pipelines.package import Plan, build, defaults, write_package
+from cmapkd.pipelines.retries import TEMPLATE
+from cmapkd.pipelines.site import (
+    CHECK_MINUTES,
+    COMPONENT,
+    PART_OF,
+    Pod,
+    Pods,
+    Retry,
+    Secret,
+    Site,
+    Toleration,
+    load_site,
+)
+from cmapkd.pipelines.tasks import tasks_of
 from cmapkd_core.recipes import resolve
-from pipelines import check_run, runs, suite, trainjob
-from pipelines.ir import PLACEHOLDER, Step, command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.package import Plan, build, defaults, write_package
-from pipelines.retries import TEMPLATE
-from pipelines.site import CHECK_MINUTES, COMPONENT, PART_OF, Pod, Pods, Retry, Secret, Site, Toleration, load_site
-from pipelines.tasks import tasks_of
 
 DIGEST = "registry.example.org/team/cmapkd@sha256:" + 64 * "7"
 GPU_NODES: dict[str, Any] = {"node_selector": {"pool": "gpu"}, "tolerations": (Toleration("gpu", effect="NoSchedule"),)}
@@ -257,7 +268,7 @@ def test_training_has_a_rank_for_each_gpu(compiled: Compiled) -> None:
         argv, gpus = compiled.argv(step), compiled.asked[kind].gpus
         ranks = [str(gpus), "--shutdown-timeout", str(compiled.site.shutdown_timeout)]
         if compiled.spreads(kind):
-            assert argv[:4] == ["python", "-m", "pipelines.trainjob", "--job"]
+            assert argv[:4] == ["python", "-m", "cmapkd.pipelines.trainjob", "--job"]
             assert argv[5:11] == ["--image", DIGEST, "--processes", *ranks]
         elif kind == "train":
             assert argv[:6] == ["torchrun", "--standalone", "--nproc-per-node", *ranks]

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines import endpoint, submission, submit
+from cmapkd.pipelines.site import load_site
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import main
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
 from cmapkd_core.request import DECIDING
-from pipelines import endpoint, submission, submit
-from pipelines.site import load_site
-from pipelines.submission import decide
-from pipelines.submit import main
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

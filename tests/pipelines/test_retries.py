@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.pipelines.retries import Retry, total
+from cmapkd.pipelines.site import load_site
 from cmapkd_core.errors import InputError
-from pipelines.retries import Retry, total
-from pipelines.site import load_site
 
 WEEK = 604800
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.submit import main
+from cmapkd.pipelines.submit import main
 
 SPEC = {"root": {"dag": {"tasks": {"prepare": {"taskInfo": {"name": "prepare"}}}}}}
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.pipelines import submit
+from cmapkd.pipelines.package import Plan, build, defaults, write_package
+from cmapkd.pipelines.runs import LAST, TASKS_OF_A_RUN, WAIT, Now, Run, behind, makers, split, tasks
+from cmapkd.pipelines.site import Site
+from cmapkd.pipelines.size import LIMIT, RETRY_LIMIT, Size, measure, refuse_too_large
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.suite import REPORT, Suite, lay_out
+from cmapkd.pipelines.tasks import TASKS
 from cmapkd_core.recipes import FULL, SUITES
-from pipelines import submit
-from pipelines.package import Plan, build, defaults, write_package
-from pipelines.runs import LAST, TASKS_OF_A_RUN, WAIT, Now, Run, behind, makers, split, tasks
-from pipelines.site import Site
-from pipelines.size import LIMIT, RETRY_LIMIT, Size, measure, refuse_too_large
-from pipelines.submission import decide
-from pipelines.suite import REPORT, Suite, lay_out
-from pipelines.tasks import TASKS
 
 OWN = "evaluate.sets=retrieval=scenes,zeroshot=scenes_vqa,vqa=scenes_vqa,captioning,efficiency"
 ROOT = "s3://box/root"

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines.site import load_site
+from cmapkd.pipelines.submit import main
 from cmapkd_core import storage, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import without_login
@@ -20,8 +22,6 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import check, prepare
 from cmapkd_core.stages.cli import main as stage_main
 from cmapkd_core.storage import s3
-from pipelines.site import load_site
-from pipelines.submit import main
 
 CANARY = "canary-7f3a"
 SLASHED = f"{CANARY}/1+b/{CANARY}"  # S3's secret keys have slashes

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from cmapkd.pipelines import suite_runs
+from cmapkd.pipelines.submit import main
 from cmapkd_core import storage
-from pipelines import suite_runs
-from pipelines.submit import main
 
 SITE = 'image = "registry.test/cmapkd@sha256:1"\nroot = "s3://box/root"\nrecipe = "tiny"\n[pods.train]\ngpus = 0\n'
 SUITE = ["--suite", "smoke", "--recipe", "tiny", "--seeds", "1"]
 NAME, AT_A_TIME = "tiny-smoke-1seeds", 2
-RUN = "import json, sys, pathlib, pipelines.local as local; local.run_package(pathlib.Path(sys.argv[1]),"
+RUN = "import json, sys, pathlib, cmapkd.pipelines.local as local; local.run_package(pathlib.Path(sys.argv[1]),"
 RUN += " json.loads(sys.argv[2]), '', parallel=9)"
 KEPT = (".safetensors", ".parquet", "metrics.json")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from annotations import bounds, hints, kinds, outside
 
+from cmapkd.pipelines.site import Pod, Secret, Site, Toleration, load_site, on_this_machine
 from cmapkd_core.errors import InputError
-from pipelines.site import Pod, Secret, Site, Toleration, load_site, on_this_machine
 
 EXAMPLE = Path(__file__).parents[2] / "site.example.toml"
 

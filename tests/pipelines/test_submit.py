@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from manifests import manifest
 
+from cmapkd.pipelines import client, endpoint, submit
+from cmapkd.pipelines.package import PARAMETERS
+from cmapkd.pipelines.placeholders import refuse_placeholders
+from cmapkd.pipelines.site import Local, Site, load_site
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import main
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import read_record
 from cmapkd_core.request import recipe_of
-from pipelines import client, endpoint, submit
-from pipelines.package import PARAMETERS
-from pipelines.placeholders import refuse_placeholders
-from pipelines.site import Local, Site, load_site
-from pipelines.submission import decide
-from pipelines.submit import main
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -11,6 +11,14 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines import submit
+from cmapkd.pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
+from cmapkd.pipelines.package import Plan, build, defaults, select, write_package
+from cmapkd.pipelines.site import Site
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import main
+from cmapkd.pipelines.suite import REPORT, STAGES_OF_A_CELL, Shared, Suite, in_lanes, lay_out, standing
+from cmapkd.pipelines.tasks import Task, output_urls, own_recipe, tasks_of
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import FULL, ROWS, SUITES, resolve
@@ -19,14 +27,6 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import parser
-from pipelines import submit
-from pipelines.ir import Step, command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.package import Plan, build, defaults, select, write_package
-from pipelines.site import Site
-from pipelines.submission import decide
-from pipelines.submit import main
-from pipelines.suite import REPORT, STAGES_OF_A_CELL, Shared, Suite, in_lanes, lay_out, standing
-from pipelines.tasks import Task, output_urls, own_recipe, tasks_of
 
 REQUEST = {"recipe": "tiny", "overrides": "", "data": ""}
 SITE = Site(root="s3://bucket/root", image="registry.test/cmapkd@sha256:1")

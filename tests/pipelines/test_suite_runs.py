@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from manifests import manifest
 
+from cmapkd.pipelines import endpoint, size, start, submission, submit, suite_retry, suite_runs
+from cmapkd.pipelines.site import load_site
+from cmapkd.pipelines.submission import Submission, decide
+from cmapkd.pipelines.submit import main
 from cmapkd_core import storage
 from cmapkd_core.stages.artifact import Artifact
-from pipelines import endpoint, size, start, submission, submit, suite_retry, suite_runs
-from pipelines.site import load_site
-from pipelines.submission import Submission, decide
-from pipelines.submit import main
 
 SUITE = ["--suite", "smoke", "--seeds", "1"]
 NAME = "tiny-smoke-1seeds"

@@ -17,12 +17,12 @@ import pytest
 from kubeflow_trainer_api import models
 from kubernetes_stub import Kubernetes
 
-from pipelines import trainjob
-from pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
-from pipelines.jobs import Jobs
-from pipelines.package import Plan, build, defaults, write_package
-from pipelines.site import PART_OF, Pod, Secret, Site, Toleration
-from pipelines.tasks import TASKS
+from cmapkd.pipelines import trainjob
+from cmapkd.pipelines.ir import command_line, executor_input, load_package, resolve_inputs, steps
+from cmapkd.pipelines.jobs import Jobs
+from cmapkd.pipelines.package import Plan, build, defaults, write_package
+from cmapkd.pipelines.site import PART_OF, Pod, Secret, Site, Toleration
+from cmapkd.pipelines.tasks import TASKS
 
 POD = Pod(
     gpus=8,
@@ -87,7 +87,7 @@ def test_a_task_on_one_node_is_a_trainjob_too_where_the_site_says_so(tmp_path: P
         argv = command_line(
             step, executor_input(step, resolve_inputs(step, defaults(site), outputs, "a-run"), tmp_path)
         )
-        if "pipelines.trainjob" in argv:
+        if "cmapkd.pipelines.trainjob" in argv:
             launched[step.name] = json.loads(argv[argv.index("--job") + 1])
     assert launched.keys() >= {"teacher", "warmup", "alsn", "joint"}
     assert "prepare" not in launched

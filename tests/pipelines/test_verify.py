@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.pipelines.submission import decide, started_as
+from cmapkd.pipelines.submit import main, parser
 from cmapkd_core import storage
 from cmapkd_core.records import record_run
 from cmapkd_core.request import DECIDING, Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context, execute
-from pipelines.submission import decide, started_as
-from pipelines.submit import main, parser
 
 
 def _toy(root: Path | str, run: str = "") -> str:

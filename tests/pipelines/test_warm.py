@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.pipelines import forkserver, processes, warm
+from cmapkd.pipelines.processes import Processes
 from cmapkd_core.exits import EXIT_FILE
-from pipelines import forkserver, processes, warm
-from pipelines.processes import Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' signal at a parent's death")
 REPOSITORY = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ def test_a_lost_server_takes_its_stages_with_it_and_the_next_is_a_process_of_its
 
 def test_a_killed_runner_leaves_no_forked_stage_behind(place: Path) -> None:
     code = (
-        "from pipelines import warm; from pipelines.processes import Processes\nwarm.STAGES = 'probe'\n"
+        "from cmapkd.pipelines import warm; from cmapkd.pipelines.processes import Processes\nwarm.STAGES = 'probe'\n"
         "with Processes() as run: run.start('task', ['python', '-m', 'probe', 'hang'], {}); run.ended()"
     )
     runner = subprocess.Popen([sys.executable, "-c", code])
@@ -150,7 +150,7 @@ def test_a_killed_runner_leaves_no_forked_stage_behind(place: Path) -> None:
 
 FORK = """
 import importlib, os, sys, threading
-from pipelines import forkserver
+from cmapkd.pipelines import forkserver
 for name in (*forkserver.WORK, forkserver.TRACKING):
     forkserver._warm(name)
 assert all(name in sys.modules for name in (*forkserver.WORK, forkserver.TRACKING))

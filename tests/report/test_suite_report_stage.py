@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines.suite import lay_out
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import read_record
 from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, report
 from cmapkd_core.stages.artifact import Artifact
-from pipelines.suite import lay_out
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.pipelines import submit
+from cmapkd.pipelines.submission import decide
 from cmapkd_core import storage
 from cmapkd_core.report.read.artifacts import Commands
 from cmapkd_core.report.read.run_inputs import RunInputs
@@ -22,8 +24,6 @@ from cmapkd_core.stages import cli, evaluate, export
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.exported import export_command, export_of, start_words, student_use
 from cmapkd_core.usage import CONFIG, HERE, TEXT_FOLDER, StudentUse, copy_command, load_lines
-from pipelines import submit
-from pipelines.submission import decide
 
 ASKED = Request("tiny", "", overrides="'data.url=/my pictures' optim.batch=8", seed="3", run="try one")
 

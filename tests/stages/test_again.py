@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import parser
+from cmapkd.pipelines.tasks import TASKS, tasks_of
 from cmapkd_core import storage
 from cmapkd_core.data import copies
 from cmapkd_core.errors import InputError, again
@@ -18,9 +21,6 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import cli, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import open_shards
-from pipelines.submission import decide
-from pipelines.submit import parser
-from pipelines.tasks import TASKS, tasks_of
 
 DATA, ROWS = "easy_vqa", "data.size=60"
 COMMANDS = re.compile(

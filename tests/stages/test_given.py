@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cmapkd.pipelines.components import EVALUATE
+from cmapkd.pipelines.suite import Shared, Suite, standing
+from cmapkd.pipelines.tasks import Task
 from cmapkd_core import storage
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.places import RECIPE_STUDENT
@@ -18,9 +21,6 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import given, identities, prepare
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context, execute
-from components import EVALUATE
-from pipelines.suite import Shared, Suite, standing
-from pipelines.tasks import Task
 
 Run = Callable[[dict[str, str]], str]
 

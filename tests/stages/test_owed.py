@@ -12,6 +12,8 @@ import pytest
 from manifests import TORN
 from mlflow_at_fault import Faulty, faulty_server
 
+from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submit import main, parser
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
@@ -20,8 +22,6 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context, execute
 from cmapkd_core.stages.owed import deliver_owed, find_owed
 from cmapkd_core.tracking import delivery, patience
-from pipelines.submission import decide
-from pipelines.submit import main, parser
 
 STEPS = 40
 SILENCE = 1.0  # in place of patience.SILENCE, where nothing is to be delivered
