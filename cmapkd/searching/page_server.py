@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_meant(self) -> bool:
         """A page of another site cannot ask under its own name, even where that leads here (DNS rebinding)."""
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        return not ipaddress.ip_address(self.server.server_address[0]).is_loopback or host in _LOCAL
+        return not ipaddress.ip_address(self.connection.getsockname()[0]).is_loopback or host in _LOCAL
 
     def _search(self, query: str, *, as_json: bool) -> None:
         try:
