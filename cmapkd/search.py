@@ -163,7 +163,7 @@ def _say_broken(sides: list[Side]) -> None:
     if len(broken) > _BROKEN:
         print(f"  and {len(broken) - _BROKEN} more")
     if folder.others:
-        print(f"search: {folder.others} other files are no pictures by their names")
+        print(f"search: other files, no pictures by their names: {folder.others}")
     if not all(side.index.numbers for side in sides):
         raise InputError(f"no picture of {folder.place} can be read: give a folder with others")
 
@@ -215,7 +215,7 @@ def _serve(args: argparse.Namespace, sides: list[Side]) -> int:
     """Answer until Ctrl-C, which is the usual end."""
     from cmapkd.searching.page_server import serve
 
-    with serve(sides, args.host, args.serve) as server:
+    with serve(sides, args.host, args.serve, args.top) as server:
         url = f"http://{args.host}:{server.server_address[1]}/"
         print(f"\nsearch: open {url} in a browser; Ctrl-C ends it", flush=True)
         if args.show:

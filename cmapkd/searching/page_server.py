@@ -56,17 +56,18 @@ def _timed(side: Side, asked: Asked) -> Column:
     return Column(column.name, column.role, column.found, time.monotonic() - start)
 
 
-def serve(sides: Sequence[Side], host: str, port: int) -> ThreadingHTTPServer:
+def serve(sides: Sequence[Side], host: str, port: int, top: int = 5) -> ThreadingHTTPServer:
     """A server that listens; `serve_forever` answers until it is shut down.
 
     Args:
         port: 0 takes a free one.
+        top: pictures of an answer where a request does not say how many.
 
     Raises:
         OutsideError: the port cannot be had.
     """
     try:
-        server = ThreadingHTTPServer((host, port), partial(_Handler, sides))
+        server = ThreadingHTTPServer((host, port), partial(_Handler, sides, top))
     except OSError as error:
         why = error.strerror or error
         raise OutsideError(f"{host}:{port} cannot be served: {why}; --serve=0 takes a free port") from error
@@ -80,8 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30  # seconds that a silent connection may last
 
-    def __init__(self, sides: Sequence[Side], *given: Any) -> None:
-        self.sides, self.folder = sides, sides[0].index.folder
+    def __init__(self, sides: Sequence[Side], top: int, *given: Any) -> None:
+        self.sides, self.folder, self.top = sides, sides[0].index.folder, top
         super().__init__(*given)
 
     def do_GET(self) -> None:
@@ -104,9 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _search(self, query: str, *, as_json: bool) -> None:
         try:
-            asked, message = read_query(query, len(self.folder.pictures)), ""
+            asked, message = read_query(query, len(self.folder.pictures), self.top), ""
         except InputError as error:
-            asked, message = Asked(), str(error)
+            asked, message = Asked(top=self.top), str(error)
         columns = answer(self.sides, asked) if asked.query or asked.number is not None else []
         status = HTTPStatus.BAD_REQUEST if message else HTTPStatus.OK
         if as_json:
@@ -139,20 +140,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: queries are nobody else's, and the terminal says where the page is."""
 
 
-def read_query(text: str, pictures: int) -> Asked:
-    """The part of a URL behind `?`.
+def read_query(text: str, pictures: int, top: int) -> Asked:
+    """The part of a URL behind `?`; `top` where it names none, of a folder with as many pictures.
 
     Raises:
         InputError: a number that is none or too large, or words that are too many.
     """
     given = {name: values[-1] for name, values in parse_qs(text, errors="replace", max_num_fields=10).items()}
-    top = _number(given.get("top", "5"), "top", 1, TOP)
+    count = _number(given.get("top", str(top)), "top", 1, TOP)
     if "like" in given:
-        return Asked(number=_number(given["like"], "like", 0, pictures - 1), top=top)
+        return Asked(number=_number(given["like"], "like", 0, pictures - 1), top=count)
     query = given.get("q", "").strip()
     if len(query) > LONGEST:
         raise InputError(f"a query of {len(query)} characters: give at most {LONGEST}")
-    return Asked(query, top=top)
+    return Asked(query, top=count)
 
 
 def _number(text: str, name: str, least: int, most: int) -> int:
