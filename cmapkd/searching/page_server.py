@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _search(self, query: str, *, as_json: bool) -> None:
         try:
             asked, message = read_query(query, len(self.folder.pictures), self.top), ""
-        except InputError as error:
+        except ValueError as error:  # InputError, and more fields than parse_qs takes
             asked, message = Asked(top=self.top), str(error)
         columns = answer(self.sides, asked) if asked.query or asked.number is not None else []
         status = HTTPStatus.BAD_REQUEST if message else HTTPStatus.OK

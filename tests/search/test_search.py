@@ -238,11 +238,13 @@ def test_a_thumbnail_is_a_picture(port):
     assert (status, headers["Content-Type"], body[:2]) == (200, "image/jpeg", b"\xff\xd8")
 
 
-@pytest.mark.parametrize("query", ["q=a&top=0", "q=a&top=x", "q=a&top=101", "like=9", "like=-1", f"q={'a' * 1001}"])
+@pytest.mark.parametrize(
+    "query", ["q=a&top=0", "q=a&top=x", "q=a&top=101", "like=9", "like=-1", "a=1&" * 11, f"q={'a' * 1001}"]
+)
 def test_a_query_out_of_bounds_is_refused_with_them(port, query):
     status, told = asked(port, query)
     assert status == 400
-    assert "give" in told["error"]
+    assert told["error"]
     assert get(port, f"/?{query}")[0] == 400
 
 
