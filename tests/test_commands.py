@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from cmapkd import search
 from cmapkd.pipelines import submit
 from cmapkd.pipelines.site import load_site
 from cmapkd.pipelines.submission import check_mode, cron, decide
@@ -200,6 +201,7 @@ OTHERS = {
 def parsers() -> Iterator[argparse.ArgumentParser]:
     """Of submit.py, of all stages, of the golden files and of the benchmarks."""
     yield submit.parser()
+    yield search.parser()
     for path in sorted((REPOSITORY / "cmapkd_core/stages").glob("*.py")):
         if "sys.exit(main(run))" in path.read_text():
             yield cli.parser(importlib.import_module(f"cmapkd_core.stages.{path.stem}").run)

@@ -1,0 +1,1 @@
+"""Parts of `cmapkd search` (cmapkd/search.py): the folder, the models, their embeddings, the page and its server."""
