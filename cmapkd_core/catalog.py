@@ -146,6 +146,7 @@ SOURCES: dict[str, SourceEntry] = {
         "cmapkd_core.data.sources.flickr30k:flickr30k_rows", folder="dataset_flickr30k.json and flickr30k-images/"
     ),
     "folder": SourceEntry("cmapkd_core.data.sources.folder:folder_rows", folder="pictures and captions.jsonl"),
+    "glyphs": SourceEntry("cmapkd_core.data.sources.glyphs:glyph_rows", drawn=True),
     "imagenet": SourceEntry(
         "cmapkd_core.data.sources.imagenet:imagenet_rows", folder="val/ and LOC_synset_mapping.txt"
     ),
