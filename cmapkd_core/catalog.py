@@ -205,7 +205,11 @@ class EvaluationEntry(TableEntry):
 _PROBED = ("student", "reference", "teacher")  # a probe trains for minutes a model
 
 EVALUATIONS: dict[str, EvaluationEntry] = {
-    "retrieval": EvaluationEntry("cmapkd_core.evaluate.subject:run_retrieval", facts=("images", "captions")),
+    "retrieval": EvaluationEntry(
+        "cmapkd_core.evaluate.subject:run_retrieval",
+        reads=("evaluate.split", "evaluate.answers", "evaluate.strata"),
+        facts=("images", "captions"),
+    ),
     "zeroshot": EvaluationEntry(
         "cmapkd_core.evaluate.subject:run_zeroshot",
         reads=("evaluate.split", "evaluate.templates", "evaluate.classes"),

@@ -174,7 +174,9 @@ def _members(where: str, files: list[str], package: str, wanted: Any) -> Iterato
                     if member.isfile() and wanted(member.name) and (content := archive.extractfile(member)):
                         yield member.name, json.load(content)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            raise InputError(f"{storage.join(where, found[0])} is no whole archive: {error}: {_way_out(where)}") from None
+            raise InputError(
+                f"{storage.join(where, found[0])} is no whole archive: {error}: {_way_out(where)}"
+            ) from None
 
 
 def _way_out(where: str) -> str:
@@ -191,16 +193,20 @@ def _cached() -> str:
         return str(folder)
     if not (npm := shutil.which("npm")):
         raise InputError(
-            f"data.source=glyphs reads two npm packages, and npm is not here to fetch them: run `{COMMAND}` where it is, "
-            "and give the folder as --data glyphs:FOLDER, or put the two archives into an S3 prefix and give that"
+            f"data.source=glyphs reads two npm packages, and npm is not here to fetch them: run `{COMMAND}` where it "
+            "is, and give the folder as --data glyphs:FOLDER, or put the two archives into an S3 prefix and give that"
         )
     folder.mkdir(parents=True, exist_ok=True)
     command = [npm, "pack", *PACKAGES.values(), "--pack-destination", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES)
     except subprocess.TimeoutExpired:
-        raise InputError(f"`{COMMAND}` took more than {MINUTES} minutes: run it yourself, then --data glyphs:FOLDER") from None
+        raise InputError(
+            f"`{COMMAND}` took more than {MINUTES} minutes: run it yourself, then --data glyphs:FOLDER"
+        ) from None
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
-        raise InputError(f"`{COMMAND}` ended with exit code {done.returncode}: {last[0]}; --data glyphs:FOLDER reads a folder of yours")
+        raise InputError(
+            f"`{COMMAND}` ended with exit code {done.returncode}: {last[0]}; --data glyphs:FOLDER reads your own folder"
+        )
     return str(folder)

@@ -1,8 +1,8 @@
 """Drawings of emoji and icons in 30 styles with their names: a test bed of npm packages that can tell methods apart.
 
 `glyph_sets.py` says where they come from, `glyph_names.py` what they are called. A drawing is rasterised by resvg
-(`pip install resvg-py`) on white. Concepts, and not pictures, are held out: 15 % for the test and 5 % for validation, all
-styles of a concept together. Emoji have their subgroup as a zero-shot class, icons have none.
+(`pip install resvg-py`) on white. Concepts, and not pictures, are held out: 15 % for the test and 5 % for validation,
+all styles of a concept together. Emoji have their subgroup as a zero-shot class, icons have none.
 """
 
 from __future__ import annotations
