@@ -17,8 +17,8 @@ from typing import Any
 from cmapkd_core.data.sources.emoji import class_name
 
 TAGS = 5  # keywords of an emoji's second caption
-# Which concepts are held out: by the first 32 bits of their digest, so that other code that reads the packages finds the
-# same test pictures.
+# Which concepts are held out: by the first 32 bits of their digest, so that other code that reads the packages finds
+# the same test pictures.
 TEST_SHARE, VAL_SHARE = 0.15, 0.05
 # Last words of icons' names that say how a thing is drawn.
 STYLES = {
