@@ -146,6 +146,7 @@ SOURCES: dict[str, SourceEntry] = {
         "cmapkd_core.data.sources.flickr30k:flickr30k_rows", folder="dataset_flickr30k.json and flickr30k-images/"
     ),
     "folder": SourceEntry("cmapkd_core.data.sources.folder:folder_rows", folder="pictures and captions.jsonl"),
+    "glyphs": SourceEntry("cmapkd_core.data.sources.glyphs:glyph_rows", drawn=True),
     "imagenet": SourceEntry(
         "cmapkd_core.data.sources.imagenet:imagenet_rows", folder="val/ and LOC_synset_mapping.txt"
     ),
@@ -204,7 +205,11 @@ class EvaluationEntry(TableEntry):
 _PROBED = ("student", "reference", "teacher")  # a probe trains for minutes a model
 
 EVALUATIONS: dict[str, EvaluationEntry] = {
-    "retrieval": EvaluationEntry("cmapkd_core.evaluate.subject:run_retrieval", facts=("images", "captions")),
+    "retrieval": EvaluationEntry(
+        "cmapkd_core.evaluate.subject:run_retrieval",
+        reads=("evaluate.split", "evaluate.answers", "evaluate.strata"),
+        facts=("images", "captions"),
+    ),
     "zeroshot": EvaluationEntry(
         "cmapkd_core.evaluate.subject:run_zeroshot",
         reads=("evaluate.split", "evaluate.templates", "evaluate.classes"),

@@ -31,6 +31,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 AS_STUDENT = "student"  # optim.teacher_precision: that of optim.precision
 MATMUL_PRECISIONS = ("highest", "high", "medium")  # torch's words for fp32, TF32, and bf16 within fp32
 SPLITS = ("train", "val", "test")
+BY_CAPTION, BY_GROUP = ANSWERS = ("caption", "group")
 LEAKAGE_ACTIONS = ("refuse", "drop", "allow")  # drop: the training pictures; allow: the manifest says how many
 EVALUATE_LEAKAGE_ACTIONS = ("refuse", "allow")  # after a training nothing can be dropped from it
 CATALOG = "{} in cmapkd_core/catalog.py"
@@ -117,6 +118,8 @@ class Schedule:
     medium: Phase = Phase(5, Rates(student=3e-5, pyramid=1e-5), ("P4", "P5", "L3", "L4"))
     alsn: Phase = Phase(5, Rates(selector=1e-4))
     fine: Phase = Phase(10, Rates(student=1e-5, pyramid=5e-6, selector=5e-5), selects=True)
+    # Students train so many times the epochs of coarse, medium and fine; a resolved recipe has the products, and 1.
+    times: Count = 1
 
 
 @dataclass(frozen=True)
@@ -301,6 +304,10 @@ class EvaluateConfig:
     # TASK[=SOURCE[:URL]]: tasks of their own, on other data where they name it.
     sets: tuple[Annotated[str, AfterValidator(_known_set)], ...] = ()
     split: Annotated[str, Named("evaluate.split", SPLITS)] = "test"  # the split that is measured
+    # What of retrieval's answers is right: an image's own captions, or all of its group (concept).
+    answers: Annotated[str, Named("evaluate.answers", ANSWERS)] = BY_CAPTION
+    # Retrieval also by queries of which all words are in training captions, and the others.
+    strata: bool = False
     # What happens where a model was trained on pictures of the split, which is of another data set than its own. No
     # training reads it, as it does data.leakage_action: accepting a test set costs none.
     leakage_action: Annotated[str, Named("evaluate.leakage_action", EVALUATE_LEAKAGE_ACTIONS)] = "refuse"

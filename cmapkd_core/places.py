@@ -24,6 +24,7 @@ from cmapkd_core.view import Declared
 # How a model's training pictures are compared with those that it is tested on (stages/evaluation_leakage.py). Left out
 # where they have their defaults, so that evaluations made before the fields existed keep their places.
 _SEEN = ("data.leakage", "evaluate.leakage_action")
+_YOUNGER = (*_SEEN, "evaluate.answers", "evaluate.strata")
 
 RUN_DIGITS = 12  # of the digest in the place of a run's name in another script
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
@@ -72,7 +73,7 @@ def evaluation_fields(root: str, model_ref: str, shards_url: str, recipe: Recipe
     """
     tasks = (task,) if task else recipe.evaluate.tasks
     leaves, usual, names = flatten(recipe), flatten(Recipe()), evaluation_reads(model_ref, recipe, task).names
-    younger = _SEEN if model_ref == RECIPE_STUDENT else (*_SEEN, "seed")
+    younger = _YOUNGER if model_ref == RECIPE_STUDENT else (*_YOUNGER, "seed")
     return {
         "model": _below(root, model_ref),
         **({"shards": _below(root, shards_url)} if reads_data(tasks) else {}),

@@ -12,6 +12,7 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import (
     ABLATIONS,
     BASELINES,
+    BUDGETS,
     RECIPES,
     REFERENCE,
     ROWS,
@@ -110,14 +111,15 @@ def test_recipes_cannot_be_changed_in_place():
         RECIPES["tiny"].optim.batch = 3  # type: ignore[misc]
 
 
+PHASES = tuple(name for names in STAGE_PHASES.values() for name in names)
+
 # ---- the rows -------------------------------------------------------------------------------------
 
 
 def test_the_paper_recipe_is_table_1():
     recipe = resolve("paper")
     schedule, weights = recipe.schedule, recipe.method.weights
-    assert sum(phase.epochs for phase in vars(schedule).values()) == 25
-    assert [p.epochs for p in vars(schedule).values()] == [5, 5, 5, 10]
+    assert [getattr(schedule, name).epochs for name in PHASES] == [5, 5, 5, 10]
     assert (schedule.coarse.lr.student, schedule.medium.lr.student, schedule.fine.lr.student) == (5e-5, 3e-5, 1e-5)
     assert (schedule.alsn.lr.selector, schedule.fine.lr.selector, schedule.fine.lr.pyramid) == (1e-4, 5e-5, 5e-6)
     assert (weights.intra, weights.align, weights.relation, weights.task) == (1.0, 0.5, 0.3, 0.1)
@@ -134,12 +136,12 @@ def test_the_calibrated_recipe_is_the_papers_but_for_the_weights_and_outline_und
 
 
 def test_rows_name_fields_that_exist_and_change_something():
-    for table in (ABLATIONS, WEIGHTS, BASELINES):
+    for table in (ABLATIONS, WEIGHTS, BUDGETS, BASELINES):
         for name, changes in table.items():
             assert resolve("calibrated", name) != resolve("calibrated"), name
             assert set(changes) <= set(flatten(RECIPES["paper"]))
     assert REFERENCE in BASELINES
-    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *BASELINES}
+    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *BUDGETS, *BASELINES}
 
 
 # ---- what a stage reads ---------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def test_every_field_that_no_fingerprint_holds_is_known():
     unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith((*NO_RESULT, "evaluate."))}
     # Rates of what the teacher's phases and the selector's lack.
     others = {n for n in unread if n.startswith(("schedule.alsn.lr.", "teacher_fit.")) and ".lr." in n}
-    assert unread - others == {"name"}
+    assert unread - others == {"name", "schedule.times"}  # the second is 1 in what is resolved
 
 
 @pytest.mark.parametrize("row", list(BASELINES))
@@ -237,7 +239,7 @@ def test_a_baseline_has_the_methods_data_batches_and_updates(name, row):
     """The budget: the same pairs, crops and number of updates for all."""
     ours, theirs = resolve(name, row), resolve(name)
     assert (ours.data, ours.optim, ours.seed, ours.teacher) == (theirs.data, theirs.optim, theirs.seed, theirs.teacher)
-    for phase in vars(theirs.schedule):
+    for phase in PHASES:
         assert getattr(ours.schedule, phase).epochs == getattr(theirs.schedule, phase).epochs
         lr = getattr(ours.schedule, phase).lr
         assert phase == "alsn" or lr.student > 0 or lr.heads > 0
@@ -384,3 +386,20 @@ def test_method_specs_are_complete():
 )
 def test_the_number_of_generated_pictures_is_no_limit_of_other_sources(given, size):
     assert resolve("tiny", **given).data.size == size
+
+
+def test_a_longer_schedule_has_more_epochs_of_students_alone() -> None:
+    """A resolved recipe has the products and no factor, so that whatever reads epochs reads those that are trained."""
+    usual, longer = resolve("demo"), resolve("demo", overrides="schedule.times=3 schedule.fine.epochs=2")
+    epochs = [getattr(longer.schedule, name).epochs for name in ("coarse", "medium", "alsn", "fine")]
+    assert epochs == [12, 12, usual.schedule.alsn.epochs, 6]
+    assert longer.schedule.times == 1
+    assert longer.teacher_fit == usual.teacher_fit
+
+
+def test_a_row_of_a_budget_is_its_row_for_longer() -> None:
+    for row, short in (("clip_kd_10x", "clip_kd"), ("full_3x", "none"), ("no_fd_3x", "no_fd")):
+        times = int(row.rpartition("_")[2].removesuffix("x"))
+        assert resolve("bench", row, data="scenes") == resolve(
+            "bench", short, overrides=f"schedule.times={times}", data="scenes"
+        )

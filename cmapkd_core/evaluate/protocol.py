@@ -30,13 +30,16 @@ TOP = 5  # found answers kept per query, for the report's examples
 FOLD, FOLDS = 1000, 5
 
 
-def measure(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, float], dict[str, Ranking]]:
+def measure(
+    images: Tensor, texts: Tensor, rows: Tensor, pairs: Tensor | None = None
+) -> tuple[dict[str, float], dict[str, Ranking]]:
     """Both countings, with COCO's folds where there are 5000 images.
 
     Args:
         images: [n,E] unit norm.
         texts: [T,E] unit norm, same device.
         rows: [captions,2] long, as `retrieval.distinct` gives it.
+        pairs: the right (image, text) of merged texts, long [p,2]; None: those of `rows`.
 
     Returns:
         Metrics: `{i2t,t2i}/{R@1,R@5,R@10,median_rank,mean_rank,geometric_rank}`, `mean_recall` (of the six R@k, in
@@ -46,15 +49,17 @@ def measure(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, floa
     Raises:
         InputError: embeddings that are not finite.
     """
-    metrics, rankings = _countings(images, texts, rows)
+    metrics, rankings = _countings(images, texts, rows, pairs)
     return metrics | _folds(images, texts, rows), rankings
 
 
-def _countings(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, float], dict[str, Ranking]]:
-    """Both countings of unit embeddings [n,E], [m,E] and pairs (image, text), long [p,2]."""
-    metrics, rankings = _both_ways(images, texts, rows.unique(dim=0))
+def _countings(
+    images: Tensor, texts: Tensor, rows: Tensor, pairs: Tensor | None = None
+) -> tuple[dict[str, float], dict[str, Ranking]]:
+    """Both countings of unit embeddings [n,E], [m,E] and captions (image, text), long [p,2]; pairs: as `measure`."""
+    metrics, rankings = _both_ways(images, texts, rows.unique(dim=0) if pairs is None else pairs)
     alone = metrics
-    if len(texts) < len(rows):
+    if len(texts) < len(rows) or pairs is not None:
         image, text = rows.unbind(1)
         own = torch.stack((image, torch.arange(len(rows))), dim=1)
         alone, _ = _both_ways(images, texts[text.to(texts.device)], own)

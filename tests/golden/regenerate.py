@@ -22,7 +22,7 @@ import torch
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import reads
-from cmapkd_core.recipes import ROWS, WEIGHTS, resolve
+from cmapkd_core.recipes import BUDGETS, ROWS, WEIGHTS, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
@@ -41,7 +41,7 @@ Curve = list[dict[str, float]]
 
 def curves() -> tuple[str, ...]:
     """Names of all curves: what every row shares, and the rows; other weights of a loss are no other code."""
-    return ("teacher", "warmup", *(row for row in ROWS if row not in WEIGHTS))
+    return ("teacher", "warmup", *(row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)))
 
 
 def file_of(name: str, folder: Path = FOLDER) -> Path:

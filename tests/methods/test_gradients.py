@@ -7,7 +7,7 @@ from cmapkd_core.engine.loop import freeze_all_but
 from cmapkd_core.engine.optim import trainable
 from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import ROWS, WEIGHTS, resolve
+from cmapkd_core.recipes import BUDGETS, ROWS, WEIGHTS, resolve
 
 TINY = "optim.batch=5"
 PHASES = ("coarse", "medium", "fine")
@@ -20,7 +20,7 @@ def trained(method, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in WEIGHTS])
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)])
 def test_every_trainable_parameter_of_a_phase_gets_a_gradient_and_no_other(
     make_method, make_teacher, batch, ask, row, phase
 ):
@@ -41,7 +41,7 @@ def test_every_trainable_parameter_of_a_phase_gets_a_gradient_and_no_other(
             assert p.grad is None, f"{name} is trained outside its phase"
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in WEIGHTS])
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)])
 def test_a_method_has_the_groups_and_terms_of_its_row_in_config(make_method, make_teacher, batch, ask, row):
     recipe, teacher, pairs = resolve("tiny", row, TINY), make_teacher(), batch()
     method, spec = make_method(recipe, teacher), METHODS[recipe.method.name]
@@ -54,7 +54,7 @@ def test_a_method_has_the_groups_and_terms_of_its_row_in_config(make_method, mak
         assert not any(value.requires_grad for value in outcome.stats.values())
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in WEIGHTS])
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)])
 def test_no_parameter_is_in_two_groups(make_method, make_teacher, row):
     recipe = resolve("tiny", row, TINY)
     found = [
