@@ -60,6 +60,7 @@ class _Store(Protocol):
     """What disk.py and s3.py both are."""
 
     def read_bytes(self, url: str) -> bytes: ...
+    def read_part(self, url: str, first: int, size: int) -> bytes: ...
     def write_bytes(self, url: str, data: bytes) -> None: ...
     def create(self, url: str, data: bytes) -> bool: ...
     def exists(self, url: str) -> bool: ...
@@ -112,6 +113,15 @@ def absolute(url: str) -> str:
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises FileNotFoundError(url) where there is none."""
     return _store(url).read_bytes(url)
+
+
+def read_part(url: str, first: int, size: int) -> bytes:
+    """`size` bytes of the object from byte `first` on, at least one; fewer where it ends before.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _store(url).read_part(url, first, size)
 
 
 def write_bytes(url: str, data: bytes) -> None:

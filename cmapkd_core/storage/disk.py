@@ -159,6 +159,12 @@ def read_bytes(url: str) -> bytes:
         return Path(url).read_bytes()
 
 
+def read_part(url: str, first: int, size: int) -> bytes:
+    with _named("read", url), open(url, "rb") as file:
+        file.seek(first)
+        return file.read(size)
+
+
 def write_bytes(url: str, data: bytes) -> None:
     with _named("write", url):
         _placed(url, lambda file: file.write(data), os.replace)
