@@ -29,22 +29,20 @@ code { overflow-wrap: anywhere; }
 
 @dataclass(frozen=True)
 class Section:
-    """Pairs under a heading; train, held: where their pictures lie, as of `look_alikes.compared`."""
+    """Pairs under a heading and a text; train, held: where their pictures lie, as of `look_alikes.compared`."""
 
     heading: str
+    said: str
     pairs: Sequence[Pair]
     train: Pictures
     held: Mapping[str, Pictures]
 
 
-def sheet(sections: Sequence[Section], said: str) -> str:
-    """The page: the first SHOWN pairs of each section below the lines of `said`."""
+def sheet(sections: Sequence[Section]) -> str:
+    """The page: of each section the first SHOWN pairs."""
     body = "".join(part for section in sections if section.pairs for part in _section(section))
     head = '<meta charset=utf-8><meta name=viewport content="width=device-width"><title>Pictures side by side</title>'
-    text = "".join(f"<p>{escape(line)}</p>" for line in said.splitlines())
-    return (
-        f"<!doctype html><html lang=en>{head}<style>{_STYLE}</style><h1>Pictures side by side</h1>{text}{body}</html>\n"
-    )
+    return f"<!doctype html><html lang=en>{head}<style>{_STYLE}</style><h1>Pictures side by side</h1>{body}</html>\n"
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -55,7 +53,8 @@ def _section(section: Section) -> Iterator[str]:
         for data, pictures in section.held.items()
     }
     many = f"{count} pairs" + (f", of which the first {SHOWN} are here" if count > SHOWN else "")
-    yield f"<h2>{escape(section.heading)}: {many if count > 1 else 'a pair'}</h2><div class=pairs>"
+    yield f"<h2>{escape(section.heading)}: {many if count > 1 else 'a pair'}</h2><p>{escape(section.said)}</p>"
+    yield "<div class=pairs>"
     for pair in shown:
         where = f"{pair.split} of {pair.data}" if pair.data else pair.split
         two = _figure(ours, pair.train, "train") + _figure(theirs[pair.data], pair.held_out, where)

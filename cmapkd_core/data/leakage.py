@@ -38,12 +38,13 @@ from cmapkd_core.errors import InputError, again
 BOUND = 4  # bits of 64
 _SHOWN = 5  # pairs in an error message
 SAME, ALIKE = "The same picture", "Alike by the hash, different in colour or detail"
-_ABOUT = (
-    "Training pictures beside the held-out ones that they were taken for. The same picture on both sides makes results "
-    "look better than they are: take it out of training with --set data.leakage_action=drop.\n"
-    "Where those under the first heading are different pictures, compare ids and bytes only: "
-    "--set data.leakage=ids,exact"
-)
+_SAID = {
+    SAME: "Trained on and tested on, they make results look better than they are. Take them out of training: "
+    "--set data.leakage_action=drop. Where they are different pictures, compare ids and bytes only: "
+    "--set data.leakage=ids,exact",
+    ALIKE: "They count as different pictures: none was refused or taken out. Where two are the same after all, delete "
+    "one of them from the data.",
+}
 _PART = 1 << 18  # training pictures compared at a time, about 40 MB of their index
 COMPARED = ["split", "key", "origins", "sha256", "phash"]  # columns of the index, which may have millions of lines
 _BLOCK = 1 << 18  # pairs compared at a time: what a core's cache holds, however many look alike
@@ -93,7 +94,7 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
     train = lying(out / INDEX, str(out))
     others = {one.url: one.pictures for one in held}
     found = compared(pairs, train, others)
-    write_found(out, sections(found, train, others), _ABOUT)
+    write_found(out, sections(found, train, others))
     leaking = {pair.train for pair in found.same}
     if found.same and config.leakage_action == "refuse":
         raise LeakageError(_refusal(found.same, len(leaking)))
@@ -124,16 +125,17 @@ def lying(index: Path, folder: str) -> Pictures:
 def sections(found: Found, train: Pictures, held: Mapping[str, Pictures], name: str = "") -> list[Section]:
     """What was found, for `write_found`; `name`: of the training pictures' data set, where there are several."""
     of = f" (trained on {name})" if name else ""
-    return [Section(SAME + of, found.same, train, held), Section(ALIKE + of, found.look_alikes, train, held)]
+    kinds = {SAME: found.same, ALIKE: found.look_alikes}
+    return [Section(kind + of, _SAID[kind], pairs, train, held) for kind, pairs in kinds.items()]
 
 
-def write_found(out: Path, found: Sequence[Section], said: str) -> None:
+def write_found(out: Path, found: Sequence[Section]) -> None:
     """leakage.jsonl, look_alikes.jsonl and leakage.html into a folder: those for which there is a pair."""
     for file, kind in ((LEAKAGE, SAME), (LOOK_ALIKES, ALIKE)):
         if pairs := [pair for section in found if section.heading.startswith(kind) for pair in section.pairs]:
             _write_pairs(pairs, out / file)
     if any(section.pairs for section in found):
-        (out / SHEET).write_text(sheet(found, said), encoding="utf-8")
+        (out / SHEET).write_text(sheet(found), encoding="utf-8")
 
 
 def training_pictures(index: Path) -> Iterator[pa.Table]:

@@ -126,7 +126,7 @@ def compared(pairs: Sequence[Pair], train: Pictures, held: Mapping[str, Pictures
             continue
         one, other = ours[pair.train], theirs[pair.data][pair.held_out]
         apart = 0.0 if one is None or other is None else difference(one, other)
-        said = "a picture is gone" if one is None or other is None else f"at most {apart:.0f} of 255 in a part of it"
+        said = "a picture is gone" if one is None or other is None else f"up to {apart:.0f} of 255 apart"
         pair = replace(pair, reasons=(*pair.reasons, f"finer: {said}"))
         (look_alikes if apart > DIFFERENT else same).append(pair)
     return Found(tuple(same), tuple(look_alikes))

@@ -35,7 +35,6 @@ from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
 
 NOTE = "leakage.json"
-_ABOUT = "Training pictures beside those that the model is tested on and that they were taken for."
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def refuse_seen(context: Context, shards: ShardSet) -> dict[str, float]:
         return {}
     require_hashes(tested.url, shards.manifest)
     parts, checked = _compared(context, shards, others)
-    write_found(context.out, parts, _ABOUT)
+    write_found(context.out, parts)
     pairs = [pair for part in parts if part.heading.startswith(SAME) for pair in part.pairs]
     look_alikes = sum(len(part.pairs) for part in parts) - len(pairs)
     if look_alikes:

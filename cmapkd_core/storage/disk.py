@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -237,6 +238,14 @@ def list_files(url: str) -> list[str]:
             folders[:] = [name for name in folders if not _is_partial(name)]
             names += [Path(folder, name).relative_to(url).as_posix() for name in files if not _is_partial(name)]
     return sorted(names)
+
+
+def a_few(url: str, most: int) -> list[str]:
+    with _named("list", url):
+        found = (
+            os.path.relpath(os.path.join(folder, name), url) for folder, _, names in os.walk(url) for name in names
+        )
+        return sorted(islice(found, most))
 
 
 def entries(url: str) -> dict[str, Entry]:

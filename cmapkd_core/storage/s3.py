@@ -353,6 +353,14 @@ def list_files(url: str) -> list[str]:
     return sorted(name.removeprefix(prefix) for name in keys if not name.endswith("/"))
 
 
+def a_few(url: str, most: int) -> list[str]:
+    bucket, key = split(url)
+    prefix = f"{key}/" if key else ""
+    with _named("list", url) as client:
+        found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most).get("Contents", [])
+    return [entry["Key"].removeprefix(prefix) for entry in found if not entry["Key"].endswith("/")]
+
+
 def entries(url: str) -> dict[str, Entry]:
     bucket, key = split(url)
     with _named("list", url) as client:
