@@ -59,6 +59,6 @@ def _missing(ours: str, there: set[str], place: str) -> str:
     listed = ", ".join(sorted(map(shown, there))[:_SHOWN]) or "none"
     what = "the picture's file" if ours == "file" else "its captions"
     return (
-        f"{place} has no field for {what}; it has {listed}. Name it {ours} (or {', '.join(OTHER_NAMES[ours])}), such as "
-        f"{RIGHT}"
+        f"{place} has no field for {what}; it has {listed}. Name it {ours} (or {', '.join(OTHER_NAMES[ours])}), such "
+        f"as {RIGHT}"
     )

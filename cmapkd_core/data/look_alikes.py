@@ -31,7 +31,7 @@ GREY = 12  # the most that the channels of a grey picture are apart, after JPEG
 PLACED = ["key", "shard", "image_offset", "image_size"]  # columns of the index: where a picture lies
 _ANY_SIZE = 2**31  # pixels: each was checked when it was stored, by its own data set's data.max_pixels
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
-_PERCEPTUAL = "perceptual"
+_PERCEPTUAL, _FINER = "perceptual", "finer"  # what their reasons begin with
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Pair:
 
     @property
     def by_looks(self) -> bool:
-        """Whether the perceptual check alone says so."""
-        return all(reason.startswith(_PERCEPTUAL) for reason in self.reasons)
+        """Whether looks alone say so, and neither an id nor the bytes."""
+        return all(reason.startswith((_PERCEPTUAL, _FINER)) for reason in self.reasons)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def compared(pairs: Sequence[Pair], train: Pictures, held: Mapping[str, Pictures
         one, other = ours[pair.train], theirs[pair.data][pair.held_out]
         apart = 0.0 if one is None or other is None else difference(one, other)
         said = "a picture is gone" if one is None or other is None else f"up to {apart:.0f} of 255 apart"
-        pair = replace(pair, reasons=(*pair.reasons, f"finer: {said}"))
+        pair = replace(pair, reasons=(*pair.reasons, f"{_FINER}: {said}"))
         (look_alikes if apart > DIFFERENT else same).append(pair)
     return Found(tuple(same), tuple(look_alikes))
 
