@@ -5,6 +5,7 @@ The fields become overrides of the request, so that they are recorded and every 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 
@@ -31,6 +32,7 @@ def fitted(request: dict[str, str]) -> tuple[dict[str, str], PairCount | None]:
     if request["recipe"] not in SIZED:
         return request, None
     recipe, overrides = recipe_of(request), parse_overrides(request["overrides"])
+    print(f"counting the pairs of {recipe.data.url or recipe.data.source}", file=sys.stderr, flush=True)
     count = count_pairs(recipe.data)
     made = sizes(count, recipe, {*overrides, *ROWS[request["ablation"]]})
     return {**request, "overrides": as_overrides(made | overrides)}, count

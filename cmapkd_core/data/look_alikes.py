@@ -13,7 +13,7 @@ behind those count as the same, which is what the hash says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from cmapkd_core import storage
+from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.pixels import shown_quickly
 
 SIDE, BLOCK = 32, 4  # pixels
@@ -84,14 +85,13 @@ class Reader:
 
     @contextmanager
     def shown(self, key: str) -> Iterator[Image.Image | None]:
-        """The picture for as long as it is used; None where its shard is gone."""
+        """The picture for as long as it is used; None where its shard is gone or damaged."""
         shard, first, size = self.places[key]
-        try:
-            data = storage.read_part(storage.join(self.folder, shard), first, size)
-        except FileNotFoundError:
-            yield None
-            return
-        with shown_quickly(data, _ANY_SIZE) as image:
+        with ExitStack() as stack:
+            image = None
+            with suppress(FileNotFoundError, BadImageError):
+                data = storage.read_part(storage.join(self.folder, shard), first, size)
+                image = stack.enter_context(shown_quickly(data, _ANY_SIZE))
             yield image
 
 
@@ -133,7 +133,7 @@ def compared(pairs: Sequence[Pair], train: Pictures, held: Mapping[str, Pictures
 
 
 class Thumbnails:
-    """Thumbnails of pictures by key, made when they are asked for first: uint8 [SIDE, SIDE, 3]; None of one gone."""
+    """Thumbnails by key, made when they are asked for first: uint8 [SIDE, SIDE, 3]; None of a picture that is gone."""
 
     def __init__(self, read: Reader) -> None:
         self._read = read
