@@ -13,7 +13,8 @@ OWN = RECIPES["own"]
 
 # pairs -> val and test share, batch, epochs of space, pyramid, coarse, medium, alsn and fine, workers
 BY_HAND = {
-    60: (0.1, 0.2, 16, 60, 12, 10, 10, 20, 20, 0),  # 42 to train on: 2 steps, bounds of all epochs
+    60: (0.1, 0.4, 8, 60, 12, 10, 10, 20, 20, 0),  # 24 to test on, 30 to train on: 3 steps, bounds of all epochs
+    100: (0.1, 0.26, 16, 60, 12, 10, 10, 20, 20, 0),  # 26 to test on, 64 to train on: 4 steps
     500: (0.1, 0.1, 32, 60, 12, 8, 8, 12, 16, 0),  # 400: 12 steps; 400 / 12 = 33 -> 32 epochs; 150 / 12 = 12.5
     5_000: (0.1, 0.1, 128, 32, 6, 3, 3, 5, 6, 0),  # 4,000: 31 steps; 1000 / 31 = 32, 200 / 31 = 6, 400 / 31 -> 12
     1_000_000: (0.005, 0.005, 128, 2, 1, 1, 1, 1, 2, 4),  # 5,000 in val and test; 7,734 steps: bounds
@@ -33,10 +34,10 @@ def test_updates_are_those_of_whole_batches() -> None:
         recipe = override(OWN, sizes(count, OWN))
         return updates(count.within(recipe.data.val_share, recipe.data.test_share)["train"], recipe)
 
-    assert [of(pairs) for pairs in (60, 500, 5_000, 1_000_000)] == [40 * 2, 32 * 12, 12 * 31, 4 * 7734]
+    assert [of(pairs) for pairs in (60, 500, 5_000, 1_000_000)] == [40 * 3, 32 * 12, 12 * 31, 4 * 7734]
 
 
-@pytest.mark.parametrize("pairs", [10, 11, 19, 33, 64, 100, 249, 1500, 9_999, 10_000, 123_456, 3_000_000])
+@pytest.mark.parametrize("pairs", [10, 11, 19, 33, 64, 130, 200, 249, 1500, 9_999, 10_000, 123_456, 3_000_000])
 def test_every_size_has_pictures_to_test_on_and_batches_to_train_on(pairs: int) -> None:
     count = PairCount(pairs, 0, {})
     recipe = override(OWN, sizes(count, OWN))

@@ -91,8 +91,8 @@ def test_the_dry_run_says_what_follows_from_the_pairs(capsys: pytest.CaptureFixt
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "60 pictures with captions, and 2 rows that cannot be used" in said
-    assert "about, by a hash: 42 to train on, 6 val, 12 test" in said
-    assert "batches of 16; a student 40 epochs (10 + 10 + 20), 80 updates" in said
+    assert "about, by a hash: 30 to train on, 6 val, 24 test" in said
+    assert "batches of 8; a student 40 epochs (10 + 10 + 20), 120 updates" in said
     pictures(Path("pics"), 40, split="train")
     assert main(command) == 0
     assert "as the rows say: 40 to train on, 0 val, 0 test" in capsys.readouterr().out
