@@ -15,6 +15,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
+from cmapkd_core.folders import spelled
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import resolve
 
@@ -74,7 +75,7 @@ class Request:
         "",
         decides=True,
         form="Empty keeps the recipe's data; else SOURCE:URL, such as folder:s3://bucket/pictures.",
-        flag="other data, such as folder:s3://bucket/pictures",
+        flag="other data, such as /data/pictures or folder:s3://bucket/pictures",
         metavar="SOURCE[:URL]",
     )
     run: str = _string("", flag="name of the run; the same name goes on with it")
@@ -97,6 +98,7 @@ class Request:
                 "out to keep what is complete (of a whole run: submit.py --run RUN --only STAGE)"
             )
         object.__setattr__(self, "root", storage.absolute(self.root))
+        object.__setattr__(self, "data", spelled(self.data))
 
     def resolved(self) -> Recipe:
         """The full recipe."""

@@ -95,8 +95,11 @@ COMMANDS = commands()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site file whose root has a run named RUN."""
+    """A site file whose root has a run named RUN; beside it a folder `pictures`, as documents name one."""
     folder = tmp_path_factory.mktemp("site")
+    (folder / "pictures").mkdir()
+    lines = [f'{{"file": "{number}.png", "caption": "a mug"}}' for number in range(20)]
+    (folder / "pictures" / "captions.jsonl").write_text("\n".join(lines))
     record_run(str(folder), "RUN", dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"})
     (folder / "site.toml").write_text(f'root = "{folder}"\ndata = "folder:s3://bucket/pictures"\n')
     return folder / "site.toml"
@@ -104,7 +107,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submits(argv: list[str], site: Path) -> None:
     """What a submission decides before it starts anything; of a suite with one seed, more are more of it."""
-    args = submit.parser().parse_args(argv)
+    pictures = str(site.with_name("pictures"))
+    args = submit.parser().parse_args([re.sub("/data/pictures|(?<=:)FOLDER$", pictures, word) for word in argv])
     check_mode(args)
     if args.site:
         load_site(str(REPOSITORY / args.site), required=True)

@@ -24,7 +24,7 @@ LAYERS = [
     {"method_specs", "values"},
     {"config", "view"},
     {"folders"},
-    {"fingerprints", "checks"},
+    {"fingerprints", "checks", "sizing"},
     {"recipes", "executor_output"},
     {"storage", "tracking", "parallel"},
     {"places", "request"},

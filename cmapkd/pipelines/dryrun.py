@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmapkd.pipelines import runs, size, suite_runs
+from cmapkd.pipelines.own_data import about
 from cmapkd.pipelines.site import Pod
 from cmapkd.pipelines.submission import Submission
 from cmapkd.pipelines.suite import Suite
@@ -16,7 +17,8 @@ from cmapkd_core.config import STAGE_PHASES, Phase, Recipe, learns_policy
 from cmapkd_core.fields import as_overrides
 from cmapkd_core.fingerprints import trains
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import REFERENCE, ROWS
+from cmapkd_core.recipes import FULL, REFERENCE, ROWS
+from cmapkd_core.request import recipe_of
 
 
 def describe(job: Submission) -> str:
@@ -26,7 +28,8 @@ def describe(job: Submission) -> str:
 
 def describe_suite(job: Submission, suite: Suite) -> str:
     """Rows, the executions of each stage, and every task that runs with what it reads and who shares it."""
-    lines = [f"run {job.run}", "", *_parameters(job.request | job.arguments), "", "rows"]
+    full = recipe_of(job.request | {"ablation": FULL, "seed": ""})
+    lines = [f"run {job.run}", "", *_parameters(job.request | job.arguments), *_pairs(full, job), "", "rows"]
     for row in suite.rows:
         changes = as_overrides(ROWS[row])
         lines.append(f"  {row:24}{changes or 'the full method'}")
@@ -83,7 +86,7 @@ def counts(job: Submission) -> str:
 def describe_run(job: Submission) -> str:
     """Parameters, what the row changes, and every stage."""
     row = job.arguments["ablation"]
-    lines = [f"run {job.run}", "", *_parameters(job.arguments)]
+    lines = [f"run {job.run}", "", *_parameters(job.arguments), *_pairs(job.recipes["run"], job)]
     lines += ["", f"changed by {row}", *_changes(row), "", "stages, in order"]
     for number, task in enumerate(job.plan.tasks, 1):
         note = f" (row {REFERENCE})" if task.row else ""
@@ -93,6 +96,11 @@ def describe_run(job: Submission) -> str:
     if not job.local:
         lines += ["", f"in a cluster: {_size(job)}"]
     return "\n".join(lines)
+
+
+def _pairs(recipe: Recipe, job: Submission) -> list[str]:
+    said = about(recipe, job.pairs)
+    return ["", "your pictures", *(f"  {line}" for line in said)] if said else []
 
 
 def _size(job: Submission) -> str:

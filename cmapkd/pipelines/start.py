@@ -12,6 +12,7 @@ from cmapkd.pipelines import client, deliver, dryrun, endpoint, site_check, size
 from cmapkd.pipelines.closing import closing
 from cmapkd.pipelines.ir import display_names
 from cmapkd.pipelines.local import StageError, run_package
+from cmapkd.pipelines.own_data import about
 from cmapkd.pipelines.placeholders import empty_in_form, refuse_placeholders
 from cmapkd.pipelines.site import Site, load_site
 from cmapkd.pipelines.submission import Submission, check_mode, cron, decide, laid_out, started_as
@@ -35,6 +36,8 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
         package = job.package(Path(folder) / "pipeline.yaml")
         try:
             print(f"run {job.run} below {job.arguments['root']}")
+            if job.recipes:
+                print(*(f"  {line}\n" for line in about(job.recipes["run"], job.pairs)), sep="", end="", flush=True)
             if job.suite:
                 print(dryrun.counts(job))
             order = [task.name for task in job.tasks]

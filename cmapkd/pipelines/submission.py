@@ -13,6 +13,7 @@ from pathlib import Path
 from kfp import dsl
 
 from cmapkd.pipelines import mirror, package, runs, suite
+from cmapkd.pipelines.own_data import fitted
 from cmapkd.pipelines.package import Plan, select, without
 from cmapkd.pipelines.runs import Now, Run
 from cmapkd.pipelines.site import Site, load_site, on_this_machine
@@ -22,12 +23,13 @@ from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
 from cmapkd_core.fingerprints import fingerprint
-from cmapkd_core.folders import check_data, reads_folder
+from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES
 from cmapkd_core.records import SUITE, read_record, result_fields
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
+from cmapkd_core.sizing import PairCount
 from cmapkd_core.storage import StorageError
 
 # flags that decide the recipe
@@ -55,6 +57,7 @@ class Submission:
     fixed: dict[str, str] = field(default_factory=dict)  # of a suite: values that its packages' form does not show
     old: dict[str, str] = field(default_factory=dict)  # of a suite: digests of the manifests that it replaces, by URL
     seen: bool = True  # False: of a suite at a root that cannot be read from here
+    pairs: PairCount | None = None  # of a recipe that is sized by them
 
     @property
     def whole(self) -> bool:
@@ -109,13 +112,14 @@ def decide(args: argparse.Namespace) -> Submission:
     part = partial(select, only=args.only, start=args.from_stage)
     if args.parallel and not args.local and "suite" not in request:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
+    pairs = None
     if not (again or args.compile_only):  # a package's form may still name the data
-        check_data(recipe_of(request))
-    if "suite" in request:
-        return decide_suite(args, site, root, request, part if again else None)
-    if args.expectations:
+        check_data(recipe_of(request), here=args.local)
+        request, pairs = fitted(request)
+    if args.expectations and "suite" not in request:
         raise InputError("--expectations is of a suite's report: give --suite")
-    return decide_run(args, site, root, request, part if again else None)
+    made = decide_suite if "suite" in request else decide_run
+    return replace(made(args, site, root, request, part if again else None), pairs=pairs)
 
 
 Part = Callable[[tuple[Task, ...]], tuple[Task, ...]]
@@ -272,7 +276,7 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
         if row != FULL:
             choose("method", row, BASELINES, "METHODS in cmapkd_core/method_specs.py")
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
-    strings |= {"seed": args.seed, "data": args.data or site_data(site, args.recipe)}
+    strings |= {"seed": args.seed, "data": spelled(args.data or site_data(site, args.recipe))}
     return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))
 
 

@@ -14,7 +14,7 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.texts import BadValueError, decoded, printable, shown
 from cmapkd_core.errors import InputError
-from cmapkd_core.folders import named_folder
+from cmapkd_core.folders import named_folder, require_there
 
 MAX_FILE = 256 * 2**20  # bytes; larger pictures are not read at all
 _LONGEST = 255  # bytes of a name, what file systems allow
@@ -25,9 +25,11 @@ def place(config: DataConfig) -> str:
     """`config.url`.
 
     Raises:
-        InputError: there is no URL.
+        InputError: there is no URL, or no such local folder.
     """
-    return named_folder(config.source, config.url)
+    url = named_folder(config.source, config.url)
+    require_there(url)
+    return url
 
 
 def find(config: DataConfig, names: Sequence[str], way_out: str) -> str:

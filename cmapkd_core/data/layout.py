@@ -6,6 +6,8 @@ SPLIT-00000.tar    WebDataset shards: KEY.png|jpg|webp and KEY.json
 quarantine.jsonl   every row and every question that was not used, with its reason
 questions.parquet  one line per question, where a source has questions
 leakage.jsonl      training pictures that are also held out, where that was allowed or they were dropped
+look_alikes.jsonl  pairs with the same perceptual hash that differ in colour or detail; they count as different
+leakage.html       the pairs of both files side by side
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import pyarrow as pa
 
 VERSION = 1
 MANIFEST, INDEX, QUARANTINE, QUESTIONS = "shards.json", "index.parquet", "quarantine.jsonl", "questions.parquet"
-LEAKAGE = "leakage.jsonl"
+LEAKAGE, LOOK_ALIKES, SHEET = "leakage.jsonl", "look_alikes.jsonl", "leakage.html"
 ANSWER_TYPES = ("yes/no", "number", "other")  # VQAv2's
 
 SCHEMA = pa.schema(

@@ -6,8 +6,9 @@ Three checks, of which `data.leakage` names those that run:
 - perceptual: pHash (64 bits, luminance) at most BOUND bits apart. Found were 100 % of copies at half the size or JPEG
   quality 40 of pictures with a natural spectrum (97 % of Tux Paint's stamps), and 65 to 76 % of crops by 3 %. Unrelated
   pictures of that spectrum meet once in 10^10 pairs (extrapolated from 3 million), ten times the pairs of COCO's
-  training with its 10,000 held out. Drawings on plain ground do meet: the gate leaves this check out
-  where the source's row says `drawn`.
+  training with its 10,000 held out. Drawings on plain ground do meet: pairs that this check alone finds are compared
+  once more, finer and in colour (`look_alikes`), and what differs there is counted apart and is no leak. The gate
+  leaves this check out where the source's row says `drawn`.
 """
 
 from __future__ import annotations
@@ -26,14 +27,24 @@ import pyarrow.compute as pc
 from cmapkd_core import storage
 from cmapkd_core.catalog import LEAKAGE_CHECKS, SOURCES, load
 from cmapkd_core.config import DataConfig
+from cmapkd_core.data.contact_sheet import Section, sheet
 from cmapkd_core.data.index import parts_of
-from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST
+from cmapkd_core.data.layout import INDEX, LEAKAGE, LOOK_ALIKES, MANIFEST, SHEET
 from cmapkd_core.data.leakage_removal import drop_samples
+from cmapkd_core.data.look_alikes import DIFFERENT, PLACED, Found, Pair, Pictures, compared
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError, again
 
 BOUND = 4  # bits of 64
 _SHOWN = 5  # pairs in an error message
+SAME, ALIKE = "The same picture", "Alike by the hash, different in colour or detail"
+_SAID = {
+    SAME: "Trained on and tested on, they make results look better than they are. Take them out of training: "
+    "--set data.leakage_action=drop. Where they are different pictures, compare ids and bytes only: "
+    "--set data.leakage=ids,exact",
+    ALIKE: "They count as different pictures: none was refused or taken out. Where two are the same after all, delete "
+    "one of them from the data.",
+}
 _PART = 1 << 18  # training pictures compared at a time, about 40 MB of their index
 COMPARED = ["split", "key", "origins", "sha256", "phash"]  # columns of the index, which may have millions of lines
 _BLOCK = 1 << 18  # pairs compared at a time: what a core's cache holds, however many look alike
@@ -49,24 +60,12 @@ class HeldOut:
 
     table: pa.Table
     url: str = ""
+    folder: str = ""  # of their shards
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A training picture and a held-out one that is the same.
-
-    Attributes:
-        train, held_out: their keys.
-        split: val or test, the held-out one's.
-        data: the artifact that it is from, "" for this data set.
-        reasons: the check and what it found, one for each check.
-    """
-
-    train: str
-    held_out: str
-    split: str
-    data: str
-    reasons: tuple[str, ...]
+    @property
+    def pictures(self) -> Pictures:
+        """Where they lie."""
+        return Pictures(self.folder, lambda: [self.table])
 
 
 _Match = tuple[int, int, str]  # positions in both tables, what agrees
@@ -80,35 +79,63 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
         counts: what `write_shards` gave.
 
     Returns:
-        The counts of what is left, with "leaks" (training pictures that are held out) and "dropped".
+        The counts of what is left, with "leaks" (training pictures that are held out), "dropped", and "look_alikes"
+        where there are pairs that only look alike.
 
     Raises:
-        LeakageError: pairs were found and the action is to refuse; leakage.jsonl is complete then.
+        LeakageError: pairs were found and the action is to refuse; what `write_found` writes is complete then.
         InputError: a data set of `against` is too old to be compared, or dropping leaves nothing to train on.
     """
     checks = checks_of(config.leakage, config.source)
-    here = HeldOut(pa.concat_tables(_lines(out / INDEX, pc.field("split") != "train")))
-    held = [here, *(_held_out(url, shards) for url, shards in against.items())]
+    held_lines = _lines(out / INDEX, pc.field("split") != "train", [*COMPARED, *PLACED[1:]])
+    held = [HeldOut(pa.concat_tables(held_lines), folder=str(out))]
+    held += [_held_out(url, shards) for url, shards in against.items()]
     pairs = [pair for part in training_pictures(out / INDEX) for pair in find_pairs(part, held, checks)]
-    leaking = {pair.train for pair in pairs}
-    if pairs:
-        write_pairs(pairs, out)
-    if pairs and config.leakage_action == "refuse":
-        raise LeakageError(_refusal(pairs, len(leaking)))
+    train = lying(out / INDEX, str(out))
+    others = {one.url: one.pictures for one in held}
+    found = compared(pairs, train, others)
+    write_found(out, sections(found, train, others))
+    leaking = {pair.train for pair in found.same}
+    if found.same and config.leakage_action == "refuse":
+        raise LeakageError(_refusal(found.same, len(leaking)))
     dropped = leaking if config.leakage_action == "drop" else set()
     if dropped:
         counts = _dropped(out, dropped, counts)
     note = {
         "checks": list(checks),
         "bound": BOUND,
+        "finer_bound": DIFFERENT,
         "against": list(against),
         "action": config.leakage_action,
-        "pairs": len(pairs),
+        "pairs": len(found.same),
+        "look_alikes": len(found.look_alikes),
         "leaks": len(leaking),
         "dropped": len(dropped),
     }
     storage.write_json(str(out / MANIFEST), storage.read_json(str(out / MANIFEST)) | {"leakage": note})
-    return {**counts, "leaks": len(leaking), "dropped": len(dropped)}
+    counts = {**counts, "leaks": len(leaking), "dropped": len(dropped)}
+    return counts | ({"look_alikes": len(found.look_alikes)} if found.look_alikes else {})
+
+
+def lying(index: Path, folder: str) -> Pictures:
+    """The pictures of a data set. index: a local copy of its index.parquet. folder: of its shards."""
+    return Pictures(folder, lambda: parts_of(index, _PART, PLACED))
+
+
+def sections(found: Found, train: Pictures, held: Mapping[str, Pictures], name: str = "") -> list[Section]:
+    """What was found, for `write_found`; `name`: of the training pictures' data set, where there are several."""
+    of = f" (trained on {name})" if name else ""
+    kinds = {SAME: found.same, ALIKE: found.look_alikes}
+    return [Section(kind + of, _SAID[kind], pairs, train, held) for kind, pairs in kinds.items()]
+
+
+def write_found(out: Path, found: Sequence[Section]) -> None:
+    """leakage.jsonl, look_alikes.jsonl and leakage.html into a folder: those for which there is a pair."""
+    for file, kind in ((LEAKAGE, SAME), (LOOK_ALIKES, ALIKE)):
+        if pairs := [pair for section in found if section.heading.startswith(kind) for pair in section.pairs]:
+            _write_pairs(pairs, out / file)
+    if any(section.pairs for section in found):
+        (out / SHEET).write_text(sheet(found), encoding="utf-8")
 
 
 def training_pictures(index: Path) -> Iterator[pa.Table]:
@@ -165,16 +192,17 @@ def find_pairs(train: pa.Table, held: list[HeldOut], checks: tuple[str, ...]) ->
     return pairs
 
 
-def write_pairs(pairs: Sequence[Pair], out: Path) -> None:
-    """All pairs into leakage.jsonl of a folder, one a line."""
-    with open(out / LEAKAGE, "w", encoding="utf-8") as file:
+def _write_pairs(pairs: Sequence[Pair], path: Path) -> None:
+    """All pairs, one a line."""
+    with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
 
 
 def first_of(pairs: Sequence[Pair]) -> str:
     """The first pairs for a message, one an indented line, and how many more there are."""
     shown = [
-        f"train {pair.train} = {pair.split} {pair.held_out}{f' of {pair.data}' if pair.data else ''} "
+        f"train {pair.train} {'looks like' if pair.by_looks else '='} {pair.split} {pair.held_out}"
+        f"{f' of {pair.data}' if pair.data else ''} "
         f"({'; '.join(pair.reasons)})"
         for pair in pairs[:_SHOWN]
     ]
@@ -314,16 +342,27 @@ def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 def _held_out(url: str, shards: ShardSet) -> HeldOut:
     require_hashes(f"data.against={url}", shards.manifest)
     splits = (split for split in shards.manifest["splits"] if split != "train")
-    table = pa.concat_tables([shards.table(split).select(COMPARED) for split in splits])
+    table = pa.concat_tables([shards.table(split).select([*COMPARED, *PLACED[1:]]) for split in splits])
     if not table.num_rows:
         raise InputError(f"data.against={url} holds no val or test picture: leave it out")
-    return HeldOut(table, url)
+    return HeldOut(table, url, shards.url)
 
 
-def _refusal(pairs: list[Pair], leaks: int) -> str:
+def alike_or_not(pairs: Sequence[Pair]) -> str:
+    """A line on pairs that looks alone have put together, and the way out where they are different; "" of others."""
+    if not any(pair.by_looks for pair in pairs):
+        return ""
+    return (
+        "Pictures that look alike were found by a perceptual hash and a finer comparison in colour; where they are "
+        "different ones, compare ids and bytes only: --set data.leakage=ids,exact\n"
+    )
+
+
+def _refusal(pairs: Sequence[Pair], leaks: int) -> str:
     return (
         f"{leaks} training pictures are also held out for val or test, where results would not count:\n"
         f"{first_of(pairs)}\n"
+        f"{alike_or_not(pairs)}"
         "Take them out of training with --set data.leakage_action=drop, or accept them with "
         "--set data.leakage_action=allow, which shards.json and the manifest then say"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader, RawIOBase, StringIO
+from itertools import chain
 from typing import Any
 
 from cmapkd_core.data.files import opened
@@ -113,6 +114,8 @@ def json_records(url: str) -> Iterator[Record]:
 def csv_records(url: str, check: Callable[[Sequence[str]], None]) -> Iterator[Record]:
     """The records of a CSV by the names in its first line; one of another length has None as a name or a value.
 
+    What separates the names there, commas, tabs or semicolons, separates the values too.
+
     Args:
         check: called with the columns; refuses a file that lacks one.
 
@@ -122,7 +125,9 @@ def csv_records(url: str, check: Callable[[Sequence[str]], None]) -> Iterator[Re
     """
     csv.field_size_limit(LONGEST_LINE)  # Python's own, 128 KiB, would end the file there
     long: list[BadValueError] = []
-    table = csv.reader(_kept(lines(url, returns=True), long), strict=True)
+    read = _kept(lines(url, returns=True), long)
+    first_line = next(read, "")
+    table = csv.reader(chain([first_line], read), strict=True, delimiter=_separator(first_line))
     try:
         columns = next(table, [])
     except csv.Error as error:
@@ -142,6 +147,10 @@ def csv_records(url: str, check: Callable[[Sequence[str]], None]) -> Iterator[Re
         elif values is None and not long:
             return
         long.clear()
+
+
+def _separator(first_line: str) -> str:
+    return max(",\t;", key=first_line.count)  # of several the first
 
 
 def _named(columns: Sequence[str], values: list[str]) -> dict[Any, Any]:

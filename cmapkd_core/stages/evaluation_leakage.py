@@ -1,7 +1,8 @@
 """Whether a model was trained on what it is tested on, where it is tested on another data set than its own.
 
 The gate of stage prepare compares within a data set and with those of `data.against`. A set that is only tested on is
-prepared apart, often after the training, so stage evaluate compares too: the indices alone, no picture is decoded.
+prepared apart, often after the training, so stage evaluate compares too: the indices, and of pairs that look alike by
+them the pictures, each read at its place in its shard.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ import json
 from dataclasses import dataclass, field
 
 from cmapkd_core import storage
-from cmapkd_core.data.layout import INDEX, LEAKAGE, MANIFEST
+from cmapkd_core.data.contact_sheet import Section
+from cmapkd_core.data.layout import INDEX, LEAKAGE, LOOK_ALIKES, MANIFEST, SHEET
 from cmapkd_core.data.leakage import (
     BOUND,
+    SAME,
     HeldOut,
     LeakageError,
-    Pair,
+    alike_or_not,
     checks_of,
     find_pairs,
     first_of,
+    lying,
     require_hashes,
+    sections,
     training_pictures,
-    write_pairs,
+    write_found,
 )
+from cmapkd_core.data.look_alikes import DIFFERENT, Pair, compared
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import Artifact
@@ -79,16 +85,21 @@ def refuse_seen(context: Context, shards: ShardSet) -> dict[str, float]:
     if not others and not known.unknown:
         return {}
     require_hashes(tested.url, shards.manifest)
-    pairs, compared = _pairs(context, shards, others)
+    parts, checked = _compared(context, shards, others)
+    write_found(context.out, parts)
+    pairs = [pair for part in parts if part.heading.startswith(SAME) for pair in part.pairs]
+    look_alikes = sum(len(part.pairs) for part in parts) - len(pairs)
+    if look_alikes:
+        context.say(f"evaluate: {look_alikes} pairs look alike and differ in colour or detail: {LOOK_ALIKES}\n")
     if pairs:
-        write_pairs(pairs, context.out)
         if context.recipe.evaluate.leakage_action == "refuse":
             raise _refusal(context, pairs)
         context.say(
             f"evaluate: {_count(pairs)} of the pictures were trained on, which evaluate.leakage_action allows\n"
         )
     counts = {"pairs": len(pairs), "pictures": _count(pairs), "unknown": len(known.unknown)}
-    note = {"compared": compared, "bound": BOUND, **counts, "unknown": known.unknown}
+    note = {"compared": checked, "bound": BOUND, "finer_bound": DIFFERENT, "look_alikes": look_alikes}
+    note |= {**counts, "unknown": known.unknown}
     (context.out / NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
     return {f"leakage/{name}": float(count) for name, count in counts.items()}
 
@@ -112,22 +123,26 @@ def _check_known(context: Context, known: Behind) -> None:
         )
 
 
-def _pairs(context: Context, shards: ShardSet, others: list[Artifact]) -> tuple[list[Pair], dict[str, list[str]]]:
+def _compared(context: Context, shards: ShardSet, others: list[Artifact]) -> tuple[list[Section], dict[str, list[str]]]:
     """The pairs of all data sets, and what each was checked by."""
-    tested = HeldOut(shards.table(context.recipe.evaluate.split), context.inputs["shards"].url)
+    tested = HeldOut(shards.table(context.recipe.evaluate.split), context.inputs["shards"].url, shards.url)
     source = context.inputs["shards"].manifest["fields"]["data.source"]
-    pairs: list[Pair] = []
+    parts: list[Section] = []
     checks: dict[str, list[str]] = {}
     for one in others:
         chosen = checks_of(context.recipe.data.leakage, source, one.manifest["fields"]["data.source"])
-        pairs += [pair for part in training_pictures(one.fetch(INDEX)) for pair in find_pairs(part, [tested], chosen)]
+        index = one.fetch(INDEX)
+        pairs = [pair for part in training_pictures(index) for pair in find_pairs(part, [tested], chosen)]
+        train, held = lying(index, one.file_url(INDEX).rpartition("/")[0]), {tested.url: tested.pictures}
+        parts += sections(compared(pairs, train, held), train, held, one.url)
         checks[one.url] = list(chosen)
-    return pairs, checks
+    return parts, checks
 
 
 def _refusal(context: Context, pairs: list[Pair]) -> LeakageError:
-    kept = storage.join(context.workdir, LEAKAGE)
+    kept, side_by_side = (storage.join(context.workdir, name) for name in (LEAKAGE, SHEET))
     storage.put(context.out / LEAKAGE, kept)
+    storage.put(context.out / SHEET, side_by_side)
     tested, split = context.inputs["shards"].url, context.recipe.evaluate.split
     return LeakageError(
         f"{context.inputs['model'].url} was trained on {_count(pairs)} pictures of split {split} of {tested}, "
@@ -137,5 +152,6 @@ def _refusal(context: Context, pairs: list[Pair]) -> LeakageError:
         "--set evaluate.leakage_action=allow\n"
         "data.leakage_action is not read here: the model has seen them and the split stays as it is published, so "
         "nothing can be dropped\n"
-        f"Every pair: {kept}"
+        f"{alike_or_not(pairs)}"
+        f"Side by side: {side_by_side}\nEvery pair: {kept}"
     )

@@ -18,7 +18,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import declared, reads
-from cmapkd_core.folders import reads_folder
+from cmapkd_core.folders import reads_folder, spelled
 from cmapkd_core.places import part_url, stage_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import find
@@ -44,6 +44,7 @@ def run(request: Request, *, source: str = "", artifacts: Mapping[str, str] = NO
         InputError: what the source says of its input, too many bad rows, nothing to train on, training pictures that
             are held out here or in a data set of `data.against`, a part that is missing or of something else.
     """
+    source = spelled(source)
     if source and request.data not in ("", source):
         raise InputError(f"--source {source} and --data {request.data} name two data sets: leave one out")
     request = dataclasses.replace(request, data=request.data or source)

@@ -60,6 +60,7 @@ class _Store(Protocol):
     """What disk.py and s3.py both are."""
 
     def read_bytes(self, url: str) -> bytes: ...
+    def read_part(self, url: str, first: int, size: int) -> bytes: ...
     def write_bytes(self, url: str, data: bytes) -> None: ...
     def create(self, url: str, data: bytes) -> bool: ...
     def exists(self, url: str) -> bool: ...
@@ -68,6 +69,7 @@ class _Store(Protocol):
     def delete_tree(self, url: str) -> None: ...
     def sweep(self, url: str) -> int: ...
     def list_files(self, url: str) -> list[str]: ...
+    def a_few(self, url: str, most: int) -> list[str]: ...
     def entries(self, url: str) -> dict[str, Entry]: ...
     def fetch(self, url: str, target: Path) -> Path: ...
     def put(self, local: Path, url: str) -> None: ...
@@ -112,6 +114,15 @@ def absolute(url: str) -> str:
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises FileNotFoundError(url) where there is none."""
     return _store(url).read_bytes(url)
+
+
+def read_part(url: str, first: int, size: int) -> bytes:
+    """`size` bytes of the object from byte `first` on, at least one; fewer where it ends before.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _store(url).read_part(url, first, size)
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -237,6 +248,11 @@ def sweep(url: str) -> int:
 def list_files(url: str) -> list[str]:
     """Names of all objects below `url`, relative to it, sorted; [] where there is nothing."""
     return _store(url).list_files(url)
+
+
+def a_few(url: str, most: int) -> list[str]:
+    """Names of at most so many files below a folder, whichever come first: for a message, however many there are."""
+    return _store(url).a_few(url, most)
 
 
 def entries(url: str) -> dict[str, Entry]:

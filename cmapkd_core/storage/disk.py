@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -159,6 +160,12 @@ def read_bytes(url: str) -> bytes:
         return Path(url).read_bytes()
 
 
+def read_part(url: str, first: int, size: int) -> bytes:
+    with _named("read", url), open(url, "rb") as file:
+        file.seek(first)
+        return file.read(size)
+
+
 def write_bytes(url: str, data: bytes) -> None:
     with _named("write", url):
         _placed(url, lambda file: file.write(data), os.replace)
@@ -231,6 +238,14 @@ def list_files(url: str) -> list[str]:
             folders[:] = [name for name in folders if not _is_partial(name)]
             names += [Path(folder, name).relative_to(url).as_posix() for name in files if not _is_partial(name)]
     return sorted(names)
+
+
+def a_few(url: str, most: int) -> list[str]:
+    with _named("list", url):
+        found = (
+            os.path.relpath(os.path.join(folder, name), url) for folder, _, names in os.walk(url) for name in names
+        )
+        return sorted(islice(found, most))
 
 
 def entries(url: str) -> dict[str, Entry]:

@@ -193,6 +193,11 @@ def read_bytes(url: str) -> bytes:
     return result
 
 
+def read_part(url: str, first: int, size: int) -> bytes:
+    result: bytes = _read(url, lambda body: body.read(), Range=f"bytes={first}-{first + size - 1}")
+    return result
+
+
 def sha256(url: str) -> str:
     return _read(url, _sha256)
 
@@ -204,12 +209,12 @@ def _sha256(body: Any) -> str:
     return found.hexdigest()
 
 
-def _read(url: str, reader: Callable[[Any], T]) -> T:
+def _read(url: str, reader: Callable[[Any], T], **asked: str) -> T:
     """What `reader` makes of the object's body; one that breaks off is asked for again."""
     bucket, key = split(url)
     with _named("read", url) as client:
         for attempt in range(BODY_ATTEMPTS):
-            body = client.get_object(Bucket=bucket, Key=key)["Body"]
+            body = client.get_object(Bucket=bucket, Key=key, **asked)["Body"]
             try:
                 return reader(body)
             except BotoCoreError:
@@ -346,6 +351,14 @@ def list_files(url: str) -> list[str]:
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
     # Consoles mark an empty "folder" by an object whose name ends in a slash.
     return sorted(name.removeprefix(prefix) for name in keys if not name.endswith("/"))
+
+
+def a_few(url: str, most: int) -> list[str]:
+    bucket, key = split(url)
+    prefix = f"{key}/" if key else ""
+    with _named("list", url) as client:
+        found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most).get("Contents", [])
+    return [entry["Key"].removeprefix(prefix) for entry in found if not entry["Key"].endswith("/")]
 
 
 def entries(url: str) -> dict[str, Entry]:

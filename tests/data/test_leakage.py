@@ -24,6 +24,7 @@ from cmapkd_core.data import leakage, leakage_removal
 from cmapkd_core.data.inspection import perceptual_hash
 from cmapkd_core.data.layout import SCHEMA
 from cmapkd_core.data.leakage import BOUND, HeldOut, LeakageError, checks_of, find_pairs
+from cmapkd_core.data.look_alikes import DIFFERENT
 from cmapkd_core.data.rows import Question, Row
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.writer import write_shards
@@ -274,9 +275,11 @@ def test_allow_is_recorded_in_both_manifests(tmp_path: Path, folder: Path, capsy
     assert shards.manifest["leakage"] == {
         "checks": list(ALL),
         "bound": BOUND,
+        "finer_bound": DIFFERENT,
         "against": [],
         "action": "allow",
         "pairs": 2,
+        "look_alikes": 0,
         "leaks": 2,
         "dropped": 0,
     }

@@ -35,9 +35,9 @@ def jsonl(folder: Path, *records: object) -> None:
 
 
 def reason(folder: Path, record: object) -> str:
-    """Why a captions file with this one record has no row."""
-    jsonl(folder, record)
-    (bad,) = read(folder)
+    """Why a captions file with this record, behind a good one, has no row for it."""
+    jsonl(folder, record, {"key": "good", "file": "b.jpg", "caption": "good"})
+    bad, _ = read(folder)
     assert isinstance(bad, BadRow)
     return f"{bad.key}: {bad.reason}"
 
@@ -178,9 +178,28 @@ def test_a_csv_line_of_another_length_is_bad(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("notes.txt", b"", r"has no captions\.jsonl or captions\.csv"),
-        ("captions.csv", b"image,text\na.png,x\n", "has the columns image, text; it needs key, file and caption"),
-        ("captions.csv", b"", "has the columns \\(none\\)"),
+        (
+            "labels.csv",
+            b"",
+            r"has no captions\.jsonl and none of .*; it has a\.png, b\.jpg, labels\.csv, sub/c\.webp. Where "
+            r"labels\.csv has the captions, move it there .* such as \{\"file\": ",
+        ),
+        (
+            "captions.csv",
+            b"picture,text\na.png,x\n",
+            "no field for the picture's file; it has picture, text. Name it file",
+        ),
+        (
+            "captions.jsonl",
+            b'{"file": "a.png", "words": "x"}',
+            "no field for its captions; it has file, words. Name it cap",
+        ),
+        (
+            "captions.jsonl",
+            b'{"path": "a.png", "text": "x", "title": "y"}',
+            "has text and title: rename the one .* to cap",
+        ),
+        ("captions.csv", b"", "it has none"),
         (
             "captions.csv",
             b'key,file,caption\na,a.png,"x\nb,b.jpg,y\n',
@@ -200,10 +219,56 @@ def test_two_captions_files_and_no_folder_are_refused(folder: Path, tmp_path: Pa
     (folder / "captions.csv").write_text("key,file,caption\n")
     with pytest.raises(InputError, match="keep one"):
         read(folder)
-    with pytest.raises(InputError, match="has no captions"):
-        read(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"there is no folder .*/supp: did you mean .*/sub\?"):
+        read(tmp_path / "supp")
+    with pytest.raises(InputError, match="is a file: name the folder in which it lies"):
+        read(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"needs data\.url"):
         read("")
+
+
+OTHER_SPELLINGS = {
+    "Hugging Face": (
+        "metadata.jsonl",
+        '{"file_name": "a.png", "text": "one"}\n{"file_name": "sub/c.webp", "text": "two"}',
+    ),
+    "open_clip": ("captions.tsv", "filepath\ttitle\na.png\tone\nsub/c.webp\ttwo\n"),
+    "tabs in a csv": ("captions.csv", "image\tcaption\na.png\tone\nsub/c.webp\ttwo\n"),
+    "Excel": ("captions.csv", "filename;captions\na.png;one\nsub/c.webp;two\n"),
+}
+
+
+@pytest.mark.parametrize("spelling", OTHER_SPELLINGS)
+def test_other_tools_names_are_taken_and_said(
+    folder: Path, s3_root: str, caplog: pytest.LogCaptureFixture, spelling: str
+) -> None:
+    name, content = OTHER_SPELLINGS[spelling]
+    (folder / name).write_text(content)
+    rows = read(folder)
+    assert [(row.key, row.captions) for row in rows if isinstance(row, Row)] == [
+        ("a.png", ("one",)),
+        ("sub/c.webp", ("two",)),
+    ]
+    assert [record.getMessage().count(" is the file") for record in caplog.records] == [1]
+    for path in folder.rglob("*.*"):
+        storage.put(path, storage.join(s3_root, path.relative_to(folder).as_posix()))
+    assert read(s3_root) == rows
+
+
+def test_our_names_and_files_win_over_others(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "metadata.csv").write_text("what,ever\n")
+    jsonl(folder, {"key": "a", "file": "a.png", "path": "/else/where", "captions": ["one"], "title": "Untitled"})
+    (row,) = read(folder)
+    assert isinstance(row, Row)
+    assert (row.key, row.captions) == ("a", ("one",))
+    assert not caplog.records
+
+
+def test_what_lies_in_place_of_a_captions_file_on_s3_is_said(s3_root: str) -> None:
+    for name in ("a.png", "train.csv"):
+        storage.write_bytes(storage.join(s3_root, name), b"x")
+    with pytest.raises(InputError, match=r"has no captions\.jsonl.* it has a\.png, train\.csv. Where train\.csv has"):
+        read(s3_root)
 
 
 def test_rows_keep_the_order_of_the_file_and_their_number(folder: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cmapkd_core import storage
 from cmapkd_core.data.leakage import BOUND, LeakageError
+from cmapkd_core.data.look_alikes import DIFFERENT
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.places import evaluation_fields
@@ -126,6 +127,8 @@ def test_what_is_allowed_is_recorded(model: str, own: Request, copies: Request, 
     assert json.loads(found.fetch("leakage.json").read_text()) == {
         "compared": {prepare.run(own): ["ids", "exact", "perceptual"]},
         "bound": BOUND,
+        "finer_bound": DIFFERENT,
+        "look_alikes": 0,
         "pairs": 2,
         "pictures": 2,
         "unknown": {},

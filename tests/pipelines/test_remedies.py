@@ -110,7 +110,8 @@ COMMANDS = [
     ("--recipe tiny --local --only joint --run RUN", "leave out --recipe", "--local --only joint --run RUN"),
     ("--only joint --run RUN", "give --root", "--only joint --run RUN --root runs/local"),
     ("--local --only joint --run RU", "'RUN'", "--local --only joint --run RUN"),
-    ("--local", "--data folder:/data/folder", "--local --data folder:/data/folder"),
+    ("--local", "--data folder:/data/folder", "--local --data folder:pictures"),
+    ("--recipe tiny --local --data ./pictured", "pictures?", "--recipe tiny --local --data ./pictures"),
     (
         "--recipe tiny --local --set data.crop_scale=x",
         "such as data.crop_scale=0.9,1.0",
@@ -130,6 +131,7 @@ def test_what_a_refused_command_is_offered_leads_out(
     wrong: str, offer: str, remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(REPOSITORY / "site.example.toml", "copy.toml")
+    Path("pictures").mkdir(exist_ok=True)
     record_run("runs/local", "RUN", dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"})
     assert main(["--dry-run", *shlex.split(wrong)]) == 2
     assert offer in capsys.readouterr().err

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.layout import LEAKAGE, QUARANTINE
+from cmapkd_core.data.layout import LEAKAGE, LOOK_ALIKES, QUARANTINE, SHEET
 from cmapkd_core.data.leakage import LeakageError, gate
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.verdict import TooManyBadError
@@ -42,17 +42,24 @@ def body(context: Context, parts: Sequence[PartOf] = (), paths: Paths = NO_PATHS
         against = {url: open_shards(other) for url, other in zip(config.against, context.inputs.values(), strict=True)}
         counts = gate(context.out, config, against, counts)
     except (TooManyBadError, LeakageError) as error:
-        name, what = (LEAKAGE, "pair") if isinstance(error, LeakageError) else (QUARANTINE, "bad row with its reason")
-        kept = storage.join(context.workdir, name)
-        storage.put(context.out / name, kept)
+        files = {QUARANTINE: "Every bad row with its reason"}
         if isinstance(error, LeakageError):  # every row is written; mended pictures have to be read again
+            files = {SHEET: "Side by side", LEAKAGE: "Every pair"}
             saved_shards(context).clear()
-        raise type(error)(f"{error}\nEvery {what}: {kept}") from None
+        said = [f"{what}: {_kept(context, name)}" for name, what in files.items()]
+        raise type(error)("\n".join([str(error), *said])) from None
     finally:
         stop.release()
     for line in _summary(config, counts, ShardSet.open(str(context.out), context.scratch)):
         context.say(f"prepare: {line}\n")
     return {name: float(count) for name, count in counts.items()}
+
+
+def _kept(context: Context, name: str) -> str:
+    """URL of a file of the stage's output, copied where it stays although the stage fails."""
+    kept = storage.join(context.workdir, name)
+    storage.put(context.out / name, kept)
+    return kept
 
 
 def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> list[str]:
@@ -69,6 +76,12 @@ def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> li
     if counts["leaks"]:
         done = "taken out of it" if counts["dropped"] else "left in it, as data.leakage_action=allow says"
         lines.append(f"{counts['leaks']} training pictures were also held out and are {done}: {LEAKAGE}")
+    if alike := counts.get("look_alikes"):
+        pairs = f"{alike} pairs" if alike > 1 else "a pair"
+        lines.append(
+            f"{pairs} of a training and a held-out picture look alike and differ in colour or detail, so they count as "
+            f"different: {LOOK_ALIKES}, side by side in {SHEET}"
+        )
     if counts["quarantined"]:
         lines.append(f"{counts['quarantined']} of {counts['seen']} rows are bad and listed in {QUARANTINE}")
     for split in ("val", "test"):
