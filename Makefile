@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: bench docs gpu faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check lock images clean
+.PHONY: bench docs gpu faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check types lock images clean
 
 install: $(VENV)/.installed
 
@@ -50,8 +50,10 @@ test-fast: install ## a minute's worth of them, for the inner loop; tests/confte
 check: install ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --jobs 2 types test
+
+types: install ## mypy: one core for a minute or more, so `check` has it beside the tests
 	$(BIN)/mypy
-	$(TESTS)
 
 # One process, since the table comes last and some faults are about time. `make faults FAULTS='tests/faults/test_s3.py
 # --fault-seed 1'`: one kind, other moments.

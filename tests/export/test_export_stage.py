@@ -1,7 +1,10 @@
-"""Stage export from a trained tiny student to the card and MLflow's registry, and what its absence costs."""
+"""Stage export from a trained tiny student to the card, the lines that use it and MLflow's registry."""
 
+import contextlib
+import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +18,9 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.models.build import load_model
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
-from cmapkd_core.stages import evaluate, export, train
+from cmapkd_core.stages import cli, evaluate, export, train
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.exported import export_command, export_of, student_use
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def trained(tmp_path_factory, tiny_shards, tiny_teacher):
 def exported(trained, tiny_shards, request):
     root, model, evaluation = trained
     told = Request("tiny", str(root), "kd", run="a run", tracking_uri=f"sqlite:///{root}/mlflow.db")
-    given = {"model": model, "shards": tiny_shards, "evaluation": evaluation}
+    given = {"model": model, "shards": tiny_shards, "evaluation": evaluation}  # in the order of export_of
     return told, given, Artifact.open(export.run(told, **given))
 
 
@@ -121,6 +125,45 @@ def test_the_lines_of_the_documents_work_on_an_export(exported, tmp_path, monkey
     torch.testing.assert_close(known["text"][:1].detach(), expected, atol=1e-5, rtol=0)
     assert known["image"].shape == expected.shape
     assert capsys.readouterr().out == ("pictures/one.jpg\n" if document.endswith("export.md") else "")
+
+
+def run_python(text):
+    """What lines of Python print, each of them run as it stands."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(text, "pasted", "exec"), {})
+    return out.getvalue()
+
+
+def test_the_lines_of_a_report_use_the_exported_student(exported):
+    request, given, _ = exported
+    use = student_use(export_of(request, *given.values()))
+    assert use is not None
+    assert Path(use.card).name == "README.md"
+    assert Path(use.card).exists()
+    assert (use.copy, use.reason) == ("", "")
+    cosines = [float(value) for value in re.findall(r"-?\d\.\d+", run_python(use.python()))]
+    assert len(cosines) == 2
+    assert all(-1 <= one <= 1 for one in cosines)
+    assert len(re.findall(r"-?\d+\.\d+", run_python(use.onnx()))) > 8  # an embedding
+    assert len(use.python().splitlines()) <= 8
+
+
+def test_without_an_export_there_is_its_command(exported):
+    request, given, _ = exported
+    assert student_use(f"{request.root}/export/000000000000") is None
+    words = shlex.split(export_command(request, *given.values()))
+    assert words[1:3] == ["-m", "cmapkd_core.stages.export"]
+    asked = vars(cli.parser(export.run).parse_args(words[3:]))
+    assert (asked["recipe"], asked["root"], asked["run"]) == ("tiny", request.root, "a run")
+    assert {name: asked[name] for name in given} == given
+    assert export_command(request, "", given["shards"], given["evaluation"]) == ""
+
+
+def test_an_artifact_that_is_no_export_is_none(exported):
+    found = exported[1]["evaluation"]
+    assert Artifact.open(found).manifest["stage"].startswith("evaluate")
+    assert student_use(found) is None
 
 
 def test_it_is_a_version_in_the_registry_once(exported, capsys):

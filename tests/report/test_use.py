@@ -1,4 +1,7 @@
-"""How a student is used, and the commands of a report: what can be pasted is run as it stands, or parsed whole."""
+"""The commands of a report: what can be pasted is run as it stands, or parsed whole.
+
+The lines that use a student are run in tests/export/test_export_stage.py, which has one that is exported.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,10 @@ from cmapkd_core.report.read.artifacts import Commands
 from cmapkd_core.report.read.run_inputs import RunInputs
 from cmapkd_core.report.reports import of_run
 from cmapkd_core.request import Request, recipe_of
-from cmapkd_core.stages import cli, evaluate, export
-from cmapkd_core.stages.artifact import Artifact
-from cmapkd_core.stages.exported import export_command, export_of, start_words, student_use
+from cmapkd_core.stages.exported import start_words
 from cmapkd_core.usage import CONFIG, HERE, TEXT_FOLDER, StudentUse, copy_command, load_lines
 
 ASKED = Request("tiny", "", overrides="'data.url=/my pictures' optim.batch=8", seed="3", run="try one")
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_shards: str, tiny_warmup: str) -> tuple[Request, str, str]:
-    """A request, its student and that student's evaluation, once it is exported."""
-    request = dataclasses.replace(Request("tiny", str(tmp_path_factory.mktemp("root"))), run="used")
-    found = evaluate.run(request, model=tiny_warmup, shards=tiny_shards)
-    export.run(request, model=tiny_warmup, shards=tiny_shards, evaluation=found)
-    return request, tiny_warmup, found
 
 
 def run_python(text: str) -> str:
@@ -43,31 +35,6 @@ def run_python(text: str) -> str:
     with contextlib.redirect_stdout(out):
         exec(compile(text, "pasted", "exec"), {})
     return out.getvalue()
-
-
-def test_the_lines_use_the_exported_student(exported: tuple[Request, str, str], tiny_shards: str) -> None:
-    request, model, found = exported
-    use = student_use(export_of(request, model, tiny_shards, found))
-    assert use is not None
-    assert Path(use.card).name == "README.md"
-    assert Path(use.card).exists()
-    assert (use.copy, use.reason) == ("", "")
-    cosines = [float(value) for value in re.findall(r"-?\d\.\d+", run_python(use.python()))]
-    assert len(cosines) == 2
-    assert all(-1 <= one <= 1 for one in cosines)
-    assert len(re.findall(r"-?\d+\.\d+", run_python(use.onnx()))) > 8  # an embedding
-    assert len(use.python().splitlines()) <= 8
-
-
-def test_without_an_export_there_is_its_command(exported: tuple[Request, str, str], tiny_shards: str) -> None:
-    request, model, found = exported
-    assert student_use(f"{request.root}/export/000000000000") is None
-    words = shlex.split(export_command(request, model, tiny_shards, found))
-    assert words[1:3] == ["-m", "cmapkd_core.stages.export"]
-    given = vars(cli.parser(export.run).parse_args(words[3:]))
-    assert (given["recipe"], given["root"], given["run"]) == ("tiny", request.root, "used")
-    assert (given["model"], given["shards"], given["evaluation"]) == (model, tiny_shards, found)
-    assert export_command(request, "", tiny_shards, found) == ""
 
 
 def test_a_command_keeps_what_the_run_was_asked_for(tmp_path: Path) -> None:
@@ -129,9 +96,3 @@ def test_the_page_links_the_export_and_shows_its_lines(make_inputs: Callable[...
     assert "python -m x --root &#39;/a b&#39;" in none.html
     assert "```\npython -m x --root '/a b'\n```" in none.markdown
     assert 'id="use"' not in of_run(inputs).html
-
-
-def test_an_artifact_that_is_no_export_is_none(exported: tuple[Request, str, str]) -> None:
-    _, _, found = exported
-    assert Artifact.open(found).manifest["stage"].startswith("evaluate")
-    assert student_use(found) is None
