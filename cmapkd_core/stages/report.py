@@ -53,6 +53,7 @@ def run(
             reference, student, such as vqa-easy_vqa/student. Of a suite `evaluation/ROW/SEED` and `training/ROW/SEED`
             (the joint stage), `before/SEED` (the untrained student), `teacher`, and further evaluations as
             `TASK[-DATASET]/ROW/SEED`, `TASK/ROW` for what every seed answers alike, `TASK/teacher`.
+        suite: name of the suite; "" writes the report of a run.
         expectations: "yes" adds a section with what the paper expects of a suite, under a heading that says so.
         executions, naive: stage executions of the suite, and of one run for every row and seed.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.
