@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from cmapkd.pipelines.ir import display_names
 from cmapkd.pipelines.local import StageError, run_package
 from cmapkd.pipelines.placeholders import empty_in_form, refuse_placeholders
 from cmapkd.pipelines.site import Site, load_site
-from cmapkd.pipelines.submission import Submission, check_mode, cron, decide, laid_out, started_as
+from cmapkd.pipelines.started import to_paste
+from cmapkd.pipelines.submission import Submission, check_mode, cron, decide, laid_out
 from cmapkd_core import temporary, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import TOLD
@@ -42,7 +42,7 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
                 package, job.arguments, job.run, order, parallel=job.site.parallel, places=job.urls, alone=job.timed
             )
         except StageError as error:
-            print(f"\n{error}\nrun it again: {shlex.join([*started_as(), *command])}", file=sys.stderr)
+            print(f"\n{error}\nrun it again: {to_paste(*command)}", file=sys.stderr)
             print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
             mark_killed(job, error)
             return error.code
@@ -153,7 +153,7 @@ def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.SuiteProgre
     failed = [f"{progress.name}.{run}" for run, state in states.items() if state != "SUCCEEDED"]
     print(f"suite {progress.name}: {'failed: ' + ', '.join(failed) if failed else 'succeeded'}")
     if failed:
-        print(f"mend what failed, then: submit.py --retry {shlex.quote(progress.name)}")
+        print(f"mend what failed, then: {to_paste('--retry', progress.name)}")
     return 1 if failed else 0
 
 
