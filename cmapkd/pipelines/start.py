@@ -25,11 +25,7 @@ from cmapkd_core.storage import StorageError
 
 def run_here(job: Submission, command: Sequence[str]) -> int:
     """Run all tasks on this machine; returns the exit code."""
-    root = job.arguments["root"]
-    if changed := [] if stands(root, job.run) else give_up(root, job.run, job.request):
-        was = "\n  ".join(changed)
-        print(f"run {job.run} had another recipe, of which no stage was complete; it has this one now:\n  {was}")
-    record_run(root, job.run, job.request)
+    take_name(job)
     open_tracker(job)
     with temporary.folder() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
@@ -48,6 +44,15 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
             return error.code
     print(closing(outputs, job.urls))
     return 0
+
+
+def take_name(job: Submission) -> None:
+    """Write the run's record; a name of which nothing is complete is taken from the recipe that had it."""
+    root = job.arguments["root"]
+    if changed := [] if stands(root, job.run) else give_up(root, job.run, job.request):
+        was = "\n  ".join(changed)
+        print(f"run {job.run} had another recipe, of which no stage was complete; it has this one now:\n  {was}")
+    record_run(root, job.run, job.request)
 
 
 def stands(root: str, run: str) -> bool:
