@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides
@@ -69,9 +70,9 @@ class Run:
     student: str
     report: str
     outcome: str
-    metrics: Mapping[str, float]
-    compared: Mapping[str, Mapping[str, float]]
-    artifacts: Mapping[str, str]
+    metrics: Mapping[str, float] = field(repr=False)
+    compared: Mapping[str, Mapping[str, float]] = field(repr=False)
+    artifacts: Mapping[str, str] = field(repr=False)
 
 
 def prepare(
@@ -133,7 +134,13 @@ def distil(
     from cmapkd.pipelines.submission import decide
 
     models = _model_fields("teacher", teacher) | _model_fields("student", student)
-    given = {"recipe": recipe, "ablation": ablation, "data": _data(data), "root": str(out), "run": run}
+    given = {
+        "recipe": recipe,
+        "ablation": ablation,
+        "data": _data(data),
+        "root": storage.absolute(str(out)),
+        "run": run,
+    }
     given |= {} if seed is None else {"seed": str(seed)}
     words = [f"--{name}={text}" for name, text in given.items() if text]
     settings = as_overrides({**models, **_plain(fields)})

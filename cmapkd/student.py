@@ -41,8 +41,8 @@ class Student:
     """
 
     url: str
-    model: nn.Module
-    tokenizer: Callable[[list[str]], Tensor]
+    model: nn.Module = field(repr=False)
+    tokenizer: Callable[[list[str]], Tensor] = field(repr=False)
     view: View
     backbone: Backbone = field(repr=False)
 

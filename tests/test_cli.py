@@ -1,4 +1,4 @@
-"""The command `cmapkd`: every word behind it starts what it names, with that one's own options; lists equal the tables."""
+"""The command `cmapkd`: every word behind it starts what it names, with its own options; lists equal the tables."""
 
 from __future__ import annotations
 
