@@ -14,7 +14,7 @@ from cmapkd_core import __version__
 
 if TYPE_CHECKING:
     from cmapkd.api import DataSet, Evaluation, Run, distil, evaluate, prepare
-    from cmapkd.student import Student, load_student
+    from cmapkd.students import Student, load_student
 
 __all__ = [
     "DataSet",
@@ -36,7 +36,7 @@ if not TYPE_CHECKING:  # a type checker shall know that there are no other names
         """A name of `__all__`, from its module."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{'student' if name in _OF_STUDENT else 'api'}"), name)
+        return getattr(import_module(f"{__name__}.{'students' if name in _OF_STUDENT else 'api'}"), name)
 
 
 def __dir__() -> list[str]:

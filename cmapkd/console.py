@@ -1,9 +1,9 @@
 """The command `cmapkd`: a row of COMMANDS for each word that may follow it. What a row starts is imported with it.
 
-cmapkd demo                                   the whole pipeline on real pictures, here
-cmapkd submit --recipe demo --local           as pipelines/submit.py of a checkout
-cmapkd recipes                                what there is to choose from
-cmapkd prepare --recipe demo --root runs/p    one stage, as python -m cmapkd_core.stages.prepare
+    cmapkd demo                                   the whole pipeline on real pictures, here
+    cmapkd submit --recipe demo --local           as pipelines/submit.py of a checkout
+    cmapkd recipes                                what there is to choose from
+    cmapkd prepare --recipe demo --root runs/p    one stage, as python -m cmapkd_core.stages.prepare
 """
 
 from __future__ import annotations

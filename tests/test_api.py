@@ -25,7 +25,7 @@ from PIL import Image
 import cmapkd
 from cmapkd import DataSet, Run, Student, api, distil, evaluate, load_student, prepare
 from cmapkd.pipelines import submit
-from cmapkd.student import as_rgb
+from cmapkd.students import as_rgb
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import Artifact, find
