@@ -4,6 +4,8 @@
     cmapkd submit --recipe demo --local           as pipelines/submit.py of a checkout
     cmapkd recipes                                what there is to choose from
     cmapkd prepare --recipe demo --root runs/p    one stage, as python -m cmapkd_core.stages.prepare
+
+`--help` behind a word has its own options.
 """
 
 from __future__ import annotations

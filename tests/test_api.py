@@ -28,6 +28,7 @@ from cmapkd.pipelines import submit
 from cmapkd.students import as_rgb
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
+from cmapkd_core.records import read_record
 from cmapkd_core.stages.artifact import Artifact, find
 
 REPOSITORY = Path(__file__).parents[1]
@@ -142,6 +143,7 @@ def test_the_command_line_has_the_same_run(notebook: Ran) -> None:
     words = ["--recipe", "tiny", "--data", "folder:own_pictures", "--root", "own_run", "--local"]
     words += [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
     job = decide(submit.parser().parse_args(words))
+    assert read_record("own_run", run.name)["recipe"] == "tiny"
     assert (job.run, {name: storage.absolute(url) for name, url in job.urls.items()}) == (run.name, run.artifacts)
 
 
