@@ -18,21 +18,63 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: bench docs gpu faults install acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke test test-fast check types lock images clean
+.PHONY: bench docs gpu faults install install-demo acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-budget suite-smoke test test-fast check types lock images clean
 
-install: $(VENV)/.installed
+# What is installed, a stamp each: the demo waits for nothing that the tests alone need. Done once, each is done at once.
+OF_DEMO := $(VENV)/.installed-demo
+OF_TESTS := $(VENV)/.installed-tests
+PIP = $(BIN)/python -m pip install --disable-pip-version-check
 
-$(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,test]'
-	touch $@
+install: $(OF_TESTS) ## all that the tests need
 
-demo: install ## the whole pipeline on real pairs, here: minutes on two cores
+install-demo: $(OF_DEMO) ## what the demo and runs of your own need; TORCH_INDEX=URL of PyTorch's CPU wheels: without CUDA
+
+$(BIN)/python:
+	@echo "setup: makes $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+# torch and torchvision from an index of their own, both of them. Without TORCH_INDEX those that are there stay.
+ifneq ($(TORCH_INDEX),)
+TORCH_STAMP := $(VENV)/.torch-of-$(subst /,_,$(subst :,_,$(TORCH_INDEX)))
+$(TORCH_STAMP): | $(BIN)/python
+	@echo "setup: torch and torchvision from $(TORCH_INDEX)"
+	@$(BIN)/python -m pip uninstall --quiet --yes torch torchvision
+	$(PIP) --no-deps --index-url '$(TORCH_INDEX)' $$(sed -n 's/^ *"\(torch\(vision\)\{0,1\}>=[^"]*\)",/\1/p' pyproject.toml)
+	@rm -f $(VENV)/.torch-of-*
+	@touch $@
+endif
+
+$(OF_DEMO): pyproject.toml $(TORCH_STAMP) | $(BIN)/python
+	@echo "setup: installs what the demo needs into $(VENV): 180 packages, 6.7 GB on disk, of which CUDA has 4.3 GB;"
+	@echo "       minutes on a fast line. pip shows each download. A stopped setup goes on: the same command again."
+	@$(if $(TORCH_INDEX),,echo "       No GPU? make $(MAKECMDGOALS) TORCH_INDEX=URL, of PyTorch's CPU wheels by its installation page, has no CUDA.")
+	$(PIP) -e '.[demo]'
+	@$(BIN)/python -c "$$SAME_BUILD"
+	@touch $@
+	@echo "setup: done. $(BIN)/cmapkd is the command"
+
+$(OF_TESTS): $(OF_DEMO)
+	@echo "setup: installs what the tests need beside it: 55 packages, 0.3 GB on disk"
+	$(PIP) -e '.[demo,test]'
+	@touch $@
+
+# A build of torch with another one of torchvision fails where it is imported, with a message that names neither.
+define SAME_BUILD
+import importlib.metadata, sys
+torch, vision = (importlib.metadata.version(name) for name in ("torch", "torchvision"))
+if torch.partition("+")[2] != vision.partition("+")[2]:
+    sys.exit(f"torch {torch} and torchvision {vision} are of two indexes: "
+             "make install-demo TORCH_INDEX=URL takes both from one; or remove $(VENV) and begin anew")
+endef
+export SAME_BUILD
+
+demo: install-demo ## the whole pipeline on real pairs, here: minutes on two cores
+	@echo "demo: 1,864 pictures, 14 stages, minutes on two cores; Ctrl-C stops it, and the same command goes on"
 	$(BIN)/python pipelines/submit.py --recipe demo --local --root $(ROOT)
 
 # The rows of one table with several seeds, here, PARALLEL stages at a time; a stopped suite goes on where it was.
 # `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`, `make suite-core SET='data.fraction=0.1 optim.batch=32' RUN=a-tenth`
-suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-smoke: suite-%: install ## baselines, ablations, controls, two rows
+suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-budget suite-smoke: suite-%: install-demo ## baselines, ablations, controls, two rows
 	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(addprefix --set ,$(SET)) $(addprefix --run ,$(RUN)) $(addprefix --data ,$(DATA))
 
 # A file's tests stay in one process, which has one thread (tests/conftest.py); `python -m pytest FILE` runs in this one.
@@ -77,8 +119,7 @@ gpu: install ## is training right and fast on this GPU: one table, in ten minute
 	$(BIN)/python benchmarks/gpu.py --out $(GPU_TABLE)
 
 # Needs mkdocs-material alone, so that nobody waits for torch to read a page; pyproject.toml has its version.
-$(VENV)/.docs: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python docs/tools/requirements.py)
 	touch $@
 

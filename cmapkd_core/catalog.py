@@ -64,16 +64,16 @@ def require_file(kind: str, name: str, table: Mapping[str, TableEntry]) -> None:
 
 
 def _exists(module: str) -> bool:
-    return module in sys.modules or _spec(module) is not None
+    return module in sys.modules or spec_of(module) is not None
 
 
-def _spec(module: str) -> ModuleSpec | None:
-    """As `importlib.util.find_spec`, which imports the packages above, and torch with some of them."""
+def spec_of(module: str) -> ModuleSpec | None:
+    """As `importlib.util.find_spec`, which imports the packages above, and torch with some of them; this does not."""
     package = module.rpartition(".")[0]
     if not package:
         return importlib.util.find_spec(module)
     above = sys.modules.get(package)
-    spec = above.__spec__ if above else _spec(package)
+    spec = above.__spec__ if above else spec_of(package)
     return PathFinder.find_spec(module, spec.submodule_search_locations or []) if spec else None
 
 

@@ -26,7 +26,8 @@ def _string(default: Any = dataclasses.MISSING, **said: Any) -> Any:
     Args:
         said: decides: it is one of those that decide the recipe, and recorded. recorded: it is in an artifact's or a
             run's record. form: what the run form in the KFP UI says of it, where it is there. flag: what
-            `submit.py --help` says of its flag, where it has one; metavar: of that flag.
+            `submit.py --help` says of its flag, where it has one; metavar: of that flag. option: what a stage's --help
+            says of it; inner: it is given by the pipeline, not by people.
     """
     return field(default=default, metadata=said)
 
@@ -48,28 +49,38 @@ class Request:
         decides=True,
         form="Named configuration, a row of RECIPES such as paper or demo.",
         flag="named configuration; default: the site's",
+        option="the recipe: full settings with a name",
+        metavar="NAME",
     )
     root: str = _string(
         recorded=True,
         form="Where artifacts, checkpoints and reports go, such as s3://bucket/cmapkd.",
         flag="where artifacts go; default: the site's",
+        option="folder or s3:// prefix of all results",
+        metavar="PLACE",
     )
     ablation: str = _string(
         "none",
         decides=True,
         form="What to change in it; none, a row of ABLATIONS such as no_alsn, or of BASELINES such as kd.",
         flag="row of ABLATIONS or BASELINES to apply to it",
+        option="a row to apply to the recipe",
+        metavar="ROW",
     )
     overrides: str = _string(
         "",
         decides=True,
         form="Single fields, blanks between: optim.batch=128 method.weights.align=0.3. They win over the row.",
+        option="single fields, blanks between",
+        metavar="'FIELD=VALUE ..'",
     )
     seed: str = _string(
         "",
         decides=True,
         form="Seed of the student's training; empty keeps the recipe's.",
         flag="seed of the student's training",
+        option="seed of the student's training",
+        metavar="N",
     )
     data: str = _string(
         "",
@@ -77,17 +88,24 @@ class Request:
         form="Empty keeps the recipe's data; else SOURCE:URL, such as folder:s3://bucket/pictures.",
         flag="other data, such as /data/pictures or folder:s3://bucket/pictures",
         metavar="SOURCE[:URL]",
+        option="other data than the recipe's, such as folder:/data/pictures",
     )
-    run: str = _string("", flag="name of the run; the same name goes on with it")
+    run: str = _string(
+        "",
+        flag="name of the run; the same name goes on with it",
+        option="the run's name, for MLflow and messages",
+        metavar="NAME",
+    )
     tracking_uri: str = _string(
         "",
         form="MLflow server; empty keeps a journal in the artifacts only.",
         flag="of --deliver: MLflow's; default: the site's",
         metavar="URI",
+        option="MLflow's server, or sqlite:///FILE; empty: a journal in the artifact only",
     )
-    redo: str = _string("")
-    own_overrides: str = _string("", recorded=True)
-    check: str = _string("")
+    redo: str = _string("", option="runs the stage again although it is complete", metavar="yes")
+    own_overrides: str = _string("", recorded=True, option="fields of this task alone", inner=True)
+    check: str = _string("", option="looks whether the pod can do the work", inner=True, metavar="TASK:GPUS")
 
     def __post_init__(self) -> None:
         for name in (*RECORDED, *DECIDING):  # the tracking URI is not recorded
@@ -128,6 +146,8 @@ RECORDED = tuple(_saying("recorded"))
 FORM: dict[str, str] = _saying("form")
 FLAGS: dict[str, str] = _saying("flag")
 METAVARS: dict[str, str] = _saying("metavar")
+OPTIONS: dict[str, str] = _saying("option")
+INNER = tuple(_saying("inner"))
 
 
 def flag_of(name: str) -> str:

@@ -15,14 +15,14 @@ from types import ModuleType
 
 import pytest
 
-from cmapkd import search
+from cmapkd import console, listings, search
 from cmapkd.pipelines import submit
 from cmapkd.pipelines.site import load_site
 from cmapkd.pipelines.submission import check_mode, cron, decide
 from cmapkd_core import convert_weights, fetch_weights
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import Recipe
-from cmapkd_core.fields import flatten
+from cmapkd_core.fields import choose, flatten
 from cmapkd_core.models.architecture import require_known
 from cmapkd_core.models.tags import is_tag
 from cmapkd_core.places import RECIPE_STUDENT, named_model
@@ -38,7 +38,7 @@ TEXTS = [
 TEXTS += sorted((REPOSITORY / "docs").rglob("*.md"))
 CODE = [path for folder in ("cmapkd_core", "cmapkd", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")]
 OURS = re.compile(
-    r"(?:^\s*make|(?:^|\s|/)(?:submit\.py|-m (?:cmapkd_core|pytest)\S*"
+    r"(?:^\s*make|(?:^\s*|(?<=bin/))cmapkd(?= [a-z])|(?:^|\s|/)(?:submit\.py|-m (?:cmapkd_core|pytest)\S*"
     r"|(?<!:)(?:benchmarks|tests|docs)/\S+\.py))(?=\s|$)"
 )
 HOLES = {  # what a document leaves open: what stands there when somebody runs it
@@ -142,6 +142,21 @@ def make_takes(argv: list[str], site: Path) -> None:
             submits(shlex.split(line.partition("submit.py ")[2]), site)
 
 
+def console_takes(words: list[str], site: Path) -> None:
+    """What `cmapkd WORD ..` starts, with that one's parser."""
+    name, argv = words[0], words[1:]
+    command: console.Command = choose("command", name, console.commands())
+    module = command.code.partition(":")[0]
+    if isinstance(command, console.Submit):
+        submits([*command.words, *argv], site)
+    elif isinstance(command, console.Stage):
+        stage_takes(module, argv)
+    elif name in listings.TABLES:
+        assert not argv or listings.one_row(listings.TABLES[name](), argv[0])
+    else:
+        importlib.import_module(module).parser().parse_args(argv)
+
+
 def golden(script: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("golden", REPOSITORY / script)
     assert spec
@@ -158,6 +173,22 @@ def golden_takes(script: str, argv: list[str]) -> None:
         module.chosen(given.names)
 
 
+def module_takes(name: str, argv: list[str]) -> None:
+    """`python -m NAME`."""
+    if name == "cmapkd_core.convert_weights":
+        convert_weights.parser().parse_args(argv)
+    elif name == "cmapkd_core.fetch_weights":
+        given = fetch_weights.parser().parse_args(argv)
+        fetch_weights._require_fetched(given.model, given.tag)
+    elif name == "cmapkd_core.method_specs":
+        assert argv in ([], [">", "docs/deviations.md"])
+    elif name == "pytest":
+        assert all((REPOSITORY / word).exists() for word in argv if "/" in word)
+        assert "-m" not in argv or f'"{argv[argv.index("-m") + 1]}:' in (REPOSITORY / "pyproject.toml").read_text()
+    else:
+        stage_takes(name, argv)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
     head, *argv = shlex.split(command, comments=True)
@@ -165,18 +196,10 @@ def test_a_command_in_a_document_can_be_given(command: str, site: Path) -> None:
         make_takes(argv, site)
     elif head.endswith("submit.py"):
         submits(argv, site)
-    elif head == "-m" and argv[0] == "cmapkd_core.convert_weights":
-        convert_weights.parser().parse_args(argv[1:])
-    elif head == "-m" and argv[0] == "cmapkd_core.fetch_weights":
-        given = fetch_weights.parser().parse_args(argv[1:])
-        fetch_weights._require_fetched(given.model, given.tag)
-    elif head == "-m" and argv[0] == "cmapkd_core.method_specs":
-        assert argv[1:] in ([], [">", "docs/deviations.md"])
-    elif head == "-m" and argv[0] == "pytest":
-        assert all((REPOSITORY / word).exists() for word in argv if "/" in word)
-        assert "-m" not in argv or f'"{argv[argv.index("-m") + 1]}:' in (REPOSITORY / "pyproject.toml").read_text()
+    elif head == "cmapkd":
+        console_takes(argv, site)
     elif head == "-m":
-        stage_takes(argv[0], argv[1:])
+        module_takes(argv[0], argv[1:])
     elif head.startswith("benchmarks/"):
         importlib.import_module(head.removesuffix(".py").replace("/", ".")).parser().parse_args(argv)
     elif head.startswith("tests/golden/"):
@@ -194,6 +217,7 @@ OTHERS = {
     # of other programs
     *("--check", "--clean", "--from-literal", "--prefix", "--selector", "--tail"),  # kubectl, pg_restore
     *("--read-only", "--rm", "--secret", "--tmpfs"),  # docker
+    "--version",  # of `cmapkd` itself, which has no other flag
     *("--no-optional-locks", "--porcelain", "--short"),  # git
     *("--backend-store-uri", "--experiment-id", "--run-id", "--endpoint-url", "--recursive"),  # mlflow, aws
     *("--nproc-per-node", "--standalone", "--component_spec", "--executor_input"),  # torchrun, KFP's driver
@@ -289,6 +313,7 @@ def test_commands_are_found() -> None:
         "submit.py --suite smoke --seeds 2 --local",
         "-m cmapkd_core.stages.prepare --recipe tiny --root /tmp/x",
         "-m cmapkd_core.fetch_weights hf-hub:ORG/NAME own s3://bucket/weights",
+        "cmapkd submit --recipe demo --local",
     ):
         assert known in COMMANDS
     assert len(COMMANDS) > 50

@@ -96,7 +96,7 @@ def test_links_are_rewritten_for_the_site() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["fields", "recipes", "commands"])
+@pytest.mark.parametrize("name", ["fields", "recipes", "commands", "python"])
 def test_a_page_made_from_the_code_is_up_to_date(name: str) -> None:
     made = tool("reference_pages").MAKERS[name]().rstrip() + "\n"
     assert (DOCS / f"reference/{name}.md").read_text(encoding="utf-8") == made, "python docs/tools/reference_pages.py"

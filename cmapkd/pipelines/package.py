@@ -112,7 +112,7 @@ def connect(plan: Plan, site: Site, request: Mapping[str, Any], image: Any) -> N
     for task in plan.tasks:
         pod: Pod = getattr(site.pods, task.pod)
         given = {**request, "run": plan.run + task.part, "redo": plan.redo or task.redo, "check": task.check}
-        given |= _own(task)
+        given |= own_strings(task)
         inputs = {name: outputs[source] for name, source in task.inputs.items()}
         inputs |= {collected_name(key): outputs[source] for key, source in task.collects.items()}
         made = task.component.made(task.name, _launch(task, pod), (*task.inputs, *task.values), task.collects)
@@ -133,7 +133,7 @@ def label_of(name: str) -> str:
     return f"{name[: LABEL - len(digest) - 1].rstrip('-_.')}-{digest}"
 
 
-def _own(task: Task) -> dict[str, str]:
+def own_strings(task: Task) -> dict[str, str]:
     """What a task is given otherwise than the run."""
     # Data of its own is given as overrides: as in `own_recipe`, it wins over the run's.
     alone = " ".join(filter(None, (as_overrides(data_fields(task.data)), task.own_overrides)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from cmapkd.pipelines.local import StageError, run_package
 from cmapkd.pipelines.own_data import about
 from cmapkd.pipelines.placeholders import empty_in_form, refuse_placeholders
 from cmapkd.pipelines.site import Site, load_site
-from cmapkd.pipelines.submission import Submission, check_mode, cron, decide, laid_out, started_as
+from cmapkd.pipelines.started import to_paste
+from cmapkd.pipelines.submission import Submission, check_mode, cron, decide, laid_out
 from cmapkd_core import temporary, tracking
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import TOLD
@@ -26,11 +26,7 @@ from cmapkd_core.storage import StorageError
 
 def run_here(job: Submission, command: Sequence[str]) -> int:
     """Run all tasks on this machine; returns the exit code."""
-    root = job.arguments["root"]
-    if changed := [] if stands(root, job.run) else give_up(root, job.run, job.request):
-        was = "\n  ".join(changed)
-        print(f"run {job.run} had another recipe, of which no stage was complete; it has this one now:\n  {was}")
-    record_run(root, job.run, job.request)
+    take_name(job)
     open_tracker(job)
     with temporary.folder() as folder:
         package = job.package(Path(folder) / "pipeline.yaml")
@@ -45,12 +41,21 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
                 package, job.arguments, job.run, order, parallel=job.site.parallel, places=job.urls, alone=job.timed
             )
         except StageError as error:
-            print(f"\n{error}\nrun it again: {shlex.join([*started_as(), *command])}", file=sys.stderr)
+            print(f"\n{error}\nrun it again: {to_paste(*command)}", file=sys.stderr)
             print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
             mark_killed(job, error)
             return error.code
     print(closing(outputs, job.urls))
     return 0
+
+
+def take_name(job: Submission) -> None:
+    """Write the run's record; a name of which nothing is complete is taken from the recipe that had it."""
+    root = job.arguments["root"]
+    if changed := [] if stands(root, job.run) else give_up(root, job.run, job.request):
+        was = "\n  ".join(changed)
+        print(f"run {job.run} had another recipe, of which no stage was complete; it has this one now:\n  {was}")
+    record_run(root, job.run, job.request)
 
 
 def stands(root: str, run: str) -> bool:
@@ -156,7 +161,7 @@ def see_suite(api: endpoint.Client, site: Site, progress: suite_runs.SuiteProgre
     failed = [f"{progress.name}.{run}" for run, state in states.items() if state != "SUCCEEDED"]
     print(f"suite {progress.name}: {'failed: ' + ', '.join(failed) if failed else 'succeeded'}")
     if failed:
-        print(f"mend what failed, then: submit.py --retry {shlex.quote(progress.name)}")
+        print(f"mend what failed, then: {to_paste('--retry', progress.name)}")
     return 1 if failed else 0
 
 

@@ -353,14 +353,3 @@ def changes(request: Mapping[str, str]) -> str:
     """
     fields = result_fields(request)
     return "" if fields == result_fields({**request, "overrides": "", "data": ""}) else f"-{fingerprint(fields)[:6]}"
-
-
-def started_as() -> list[str]:
-    """What to type for this command, seen from the working directory: another Python may lack what it needs."""
-    script = Path(__file__).resolve().parents[2] / "pipelines" / "submit.py"
-    interpreter = _seen_from_here(Path(sys.executable))
-    return [interpreter, _seen_from_here(script)] if script.is_file() else [interpreter, "-m", "cmapkd", "submit"]
-
-
-def _seen_from_here(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

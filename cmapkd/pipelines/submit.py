@@ -25,39 +25,78 @@ from cmapkd.pipelines.site import CHECK_MINUTES
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.request import FLAGS, METAVARS, flag_of
 
+SCRIPT = "python pipelines/submit.py"
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, text in FLAGS.items():
-        cli.add_argument(flag_of(name), default="", metavar=METAVARS.get(name), help=text)
-    cli.add_argument("--method", default="", help="a baseline, row of BASELINES")
-    cli.add_argument("--suite", default="", help=f"all rows of a table: {', '.join(SUITES)}")
-    cli.add_argument("--seeds", default="", metavar="N", help="number of a suite's seeds; default: 5")
-    cli.add_argument(
+
+def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
+    """The command line; `prog` is what a person types for it."""
+    cli = argparse.ArgumentParser(
+        prog=prog,
+        usage="%(prog)s [options]",
+        description=(__doc__ or "").replace(SCRIPT, prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _what(cli.add_argument_group("what to run"))
+    _where(cli.add_argument_group("where and how"))
+    _again(cli.add_argument_group("part of an earlier run again"))
+    _instead(cli.add_argument_group("in place of a start"))
+    return cli
+
+
+Group = argparse._ArgumentGroup  # argparse has no public name for it
+
+
+def _string(group: Group, name: str) -> None:
+    """A flag of the request's strings, which say themselves what they are."""
+    group.add_argument(flag_of(name), default="", metavar=METAVARS.get(name), help=FLAGS[name])
+
+
+def _what(group: Group) -> None:
+    for name in ("recipe", "ablation"):
+        _string(group, name)
+    group.add_argument("--method", default="", metavar="NAME", help="a baseline, row of BASELINES")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field; repeatable"
+    )
+    for name in ("data", "seed"):
+        _string(group, name)
+    group.add_argument("--suite", default="", metavar="NAME", help=f"all rows of a table: {', '.join(SUITES)}")
+    group.add_argument("--seeds", default="", metavar="N", help="number of a suite's seeds; default: 5")
+    group.add_argument(
         "--expectations", action="store_const", const="yes", default="", help="the paper's numbers in a suite's report"
     )
-    cli.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field; repeatable")
-    cli.add_argument("--site", default="", help="site file; default: site.toml where there is one")
-    cli.add_argument("--wait", action="store_true", help="follow the run; the exit code tells its success")
-    part = cli.add_mutually_exclusive_group()
-    part.add_argument("--only", default="", metavar="STAGE", help="one stage of the earlier run --run again")
-    part.add_argument("--from-stage", default="", metavar="STAGE", help="that stage and what follows from it")
-    cli.add_argument("--local", action="store_true", help="run here, task by task")
-    cli.add_argument(
+
+
+def _where(group: Group) -> None:
+    group.add_argument("--local", action="store_true", help="run here, task by task, and not on the site's cluster")
+    for name in ("root", "run"):
+        _string(group, name)
+    group.add_argument("--site", default="", metavar="FILE", help="site file; default: site.toml where there is one")
+    group.add_argument("--wait", action="store_true", help="follow the run; the exit code tells its success")
+    group.add_argument(
         "--parallel",
         default="",
         metavar="N",
         help="tasks at a time, here or of a suite; default: 1 here, else the site's",
     )
-    mode = cli.add_mutually_exclusive_group()
-    mode.add_argument("--compile-only", default="", metavar="OUT.yaml", help="write the package and stop")
+
+
+def _again(group: Group) -> None:
+    part = group.add_mutually_exclusive_group()
+    part.add_argument("--only", default="", metavar="STAGE", help="one stage of the earlier run --run again")
+    part.add_argument("--from-stage", default="", metavar="STAGE", help="that stage and what follows from it")
+
+
+def _instead(group: Group) -> None:
+    mode = group.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="print what would run and stop")
+    mode.add_argument("--compile-only", default="", metavar="OUT.yaml", help="write the package and stop")
     mode.add_argument("--retry", default="", metavar="RUN", help="run what failed again: the run's name or id")
     mode.add_argument(
         "--verify", nargs="?", const="", metavar="RUN", help="check the stored files of a run, or of all below the root"
     )
     mode.add_argument("--deliver", default="", metavar="RUN", help="tell MLflow what it missed of a run's stages")
+    _string(group, "tracking_uri")
     mode.add_argument("--schedule", default="", metavar="CRON", help="start such a run again and again")
     mode.add_argument(
         "--check",
@@ -67,7 +106,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="MINUTES",
         help=f"try the site; its run in the cluster may take {CHECK_MINUTES:g} minutes or as many as given",
     )
-    return cli
 
 
 def minutes(text: str) -> float:
@@ -81,10 +119,10 @@ def minutes(text: str) -> float:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
+    """The command; returns its exit code. prog: as of `parser`."""
     command = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(command)
+    args = parser(prog).parse_args(command)
     from cmapkd.pipelines.start import obey  # with KFP's SDK, which takes longer than to read or to explain a command
 
     return obey(args, command)

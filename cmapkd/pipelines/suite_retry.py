@@ -8,7 +8,6 @@ one was behind the other both go on together only where the later one's gate run
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from cmapkd.pipelines import client, endpoint, suite
 from cmapkd.pipelines.endpoint import Client
 from cmapkd.pipelines.runs import LAST, WAIT, called
 from cmapkd.pipelines.site import Site
+from cmapkd.pipelines.started import to_paste
 from cmapkd.pipelines.submission import finished
 from cmapkd.pipelines.suite_runs import DELETED, ENDS, SuiteProgress, root_of, seen, state_of
 from cmapkd_core.errors import InputError
@@ -112,7 +112,7 @@ class Turns:
     def again(self) -> str:
         """What to do about those that are left; "" where none is."""
         names = ", ".join(called(self.name, name) for name in self.left)
-        return f"not retried yet: {names}; then: submit.py --retry {shlex.quote(self.name)}" if names else ""
+        return f"not retried yet: {names}; then: {to_paste('--retry', self.name)}" if names else ""
 
     def progress(self) -> SuiteProgress:
         """All that go on, or will, as one table. Of which tasks are done KFP has the details, else the manifests."""

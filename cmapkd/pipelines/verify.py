@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from cmapkd.pipelines.submission import Submission, laid_out, site_and_root, started_as
+from cmapkd.pipelines.started import to_paste
+from cmapkd.pipelines.submission import Submission, laid_out, site_and_root
 from cmapkd_core import storage
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError, again
@@ -114,4 +114,4 @@ def _way_out(args: argparse.Namespace, root: str, url: str, makers: dict[str, tu
     run, task = makers[url]
     here = ["--local"] if args.local or "://" not in root else []
     here += ["--site", args.site] if args.site else []
-    return shlex.join([*started_as(), "--run", run, "--only", task, "--root", root, *here])
+    return to_paste("--run", run, "--only", task, "--root", root, *here)

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,33 +22,78 @@ from cmapkd_core import parallel
 from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.fields import joined
-from cmapkd_core.request import STRINGS, Request, flag_of
+from cmapkd_core.request import INNER, METAVARS, OPTIONS, STRINGS, Request, flag_of
 
 
-def parser(run: Callable[..., str]) -> argparse.ArgumentParser:
+def parser(run: Callable[..., str], prog: str = "") -> argparse.ArgumentParser:
     """`--kebab-case VALUE` for each field of Request and each keyword-only parameter of `run`.
 
     All values are strings; a parameter that is a mapping takes `--name KEY VALUE KEY VALUE`. `--artifact FILE` names a
     file that gets the artifact's URL (KFP's output parameter). `--set FIELD=VALUE` adds to `--overrides`: what a
-    message offers can be given to a stage as to submit.py.
+    message offers can be given to a stage as to submit.py. What help says of an option is what the code says of it:
+    the metadata of Request, the `Args:` of `run`.
+
+    Args:
+        prog: what a person types for it; "" is `python -m MODULE`.
     """
+    own = [one for one in inspect.signature(run, eval_str=True).parameters.values() if one.kind is one.KEYWORD_ONLY]
     made = argparse.ArgumentParser(
-        prog=f"python -m {run.__module__}", description=inspect.getdoc(run), allow_abbrev=False
+        prog=prog or f"python -m {_module(run)}",
+        usage=f"%(prog)s --recipe NAME --root PLACE{''.join(map(_needed, own))} [options]",
+        description=_about(run),
+        allow_abbrev=False,
     )
+    reads, common, inner = map(made.add_argument_group, ("of this stage", "of all stages", "given by a pipeline"))
+    said = said_of(run)
+    for one in own:
+        group = inner if one.name in _OF_KFP else reads
+        group.add_argument(flag_of(one.name), help=_help(said.get(one.name, "")), **_shape(one))
     for field in dataclasses.fields(Request):
         required = field.default is dataclasses.MISSING
-        adds: dict[str, Any] = {"action": _Adds} if field.name == "overrides" else {}
-        made.add_argument(flag_of(field.name), required=required, default=None if required else field.default, **adds)
-    made.add_argument("--set", action=_Adds, dest="overrides", metavar="FIELD=VALUE", help="one more override")
-    for name, parameter in inspect.signature(run, eval_str=True).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            required = parameter.default is inspect.Parameter.empty
-            default = None if required else parameter.default
-            several: dict[str, Any] = {"nargs": "*", "action": _Pairs, "metavar": ("KEY", "VALUE")}
-            shape = several if parameter.annotation == Mapping[str, str] else {}
-            made.add_argument(flag_of(name), required=required, default=default, **shape)
-    made.add_argument("--artifact", default="", metavar="FILE")
+        shape: dict[str, Any] = {"required": required, "default": None if required else field.default}
+        shape |= {"action": _Adds} if field.name == "overrides" else {}
+        group = inner if field.name in INNER else common
+        group.add_argument(
+            flag_of(field.name), help=_help(OPTIONS[field.name]), metavar=METAVARS.get(field.name), **shape
+        )
+    common.add_argument(
+        "--set", action=_Adds, dest="overrides", metavar="FIELD=VALUE", help="changes one field; repeatable"
+    )
+    inner.add_argument("--artifact", default="", metavar="FILE", help="a file that gets the URL of the result")
     return made
+
+
+_OF_KFP = ("html", "markdown", "metrics", "executor_input")  # what it gives a stage that shows something in its UI
+
+
+def _shape(parameter: inspect.Parameter) -> dict[str, Any]:
+    required = parameter.default is inspect.Parameter.empty
+    shape: dict[str, Any] = {"required": required, "default": None if required else parameter.default}
+    if parameter.annotation == Mapping[str, str]:
+        shape |= {"nargs": "*", "action": _Pairs, "metavar": ("KEY", "VALUE")}
+    return shape
+
+
+def _needed(parameter: inspect.Parameter) -> str:
+    return f" {flag_of(parameter.name)} {parameter.name.upper()}" if _shape(parameter)["required"] else ""
+
+
+def _about(run: Callable[..., str]) -> str:
+    """The first paragraph of a stage's file, or of its function where that has none."""
+    text = inspect.getdoc(sys.modules[run.__module__]) or inspect.getdoc(run) or ""
+    return _help(" ".join(text.partition("\n\n")[0].split()))
+
+
+def said_of(function: Callable[..., Any]) -> dict[str, str]:
+    """The `Args:` of a docstring in Google's style, by name."""
+    found = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
+    parts = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", found[1] if found else "", re.DOTALL | re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in parts for name in names.split(", ")}
+
+
+def _help(text: str) -> str:
+    """As argparse wants it, to which a percent sign is the start of a placeholder."""
+    return text.replace("%", "%%")
 
 
 class _Adds(argparse.Action):
@@ -72,10 +118,10 @@ class _Pairs(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
-def main(run: Callable[..., str], argv: list[str] | None = None) -> int:
-    """Run a stage from its argv; the exit code, one of exits.ENDS."""
+def main(run: Callable[..., str], argv: list[str] | None = None, prog: str = "") -> int:
+    """Run a stage from its argv; the exit code, one of exits.ENDS. prog: as of `parser`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    given = vars(parser(run).parse_args(argv))
+    given = vars(parser(run, prog).parse_args(argv))
     artifact = given.pop("artifact")
     fields = {name: given.pop(name) for name in STRINGS}
     try:
@@ -124,9 +170,14 @@ class _Stopped(Interrupted):
 
 
 def _stage(run: Callable[..., str]) -> str:
-    """What messages call the stage: its module, which is `__main__` where it was started by that."""
+    """What messages call the stage."""
+    return _module(run).rpartition(".")[2]
+
+
+def _module(run: Callable[..., str]) -> str:
+    """The module of a stage, which is `__main__` where it was started by that."""
     spec = getattr(sys.modules.get(run.__module__), "__spec__", None)
-    return (spec.name if spec else run.__module__).rpartition(".")[2]
+    return spec.name if spec else run.__module__
 
 
 @contextmanager

@@ -50,9 +50,9 @@ def run(
     Args:
         artifacts: URLs by what they are. Of a run those of read/run.ARTIFACTS, where one that is "" or not given makes
             a sentence that says so, and further evaluations as `TASK[-DATASET]/ROLE`, ROLE one of teacher, before,
-            reference, student, such as vqa-easy_vqa/student. Of a suite `evaluation/ROW/SEED` and `training/ROW/SEED`
-            (the joint stage), `before/SEED` (the untrained student), `teacher`, and further evaluations as
-            `TASK[-DATASET]/ROW/SEED`, `TASK/ROW` for what every seed answers alike, `TASK/teacher`.
+            reference, student. Of a suite `evaluation/ROW/SEED`, `training/ROW/SEED` (the joint stage), `before/SEED`
+            (the untrained student), `teacher`, and as more `TASK[-DATASET]/ROW/SEED`, `TASK/ROW`, `TASK/teacher`.
+        suite: name of the suite; "" writes the report of a run.
         expectations: "yes" adds a section with what the paper expects of a suite, under a heading that says so.
         executions, naive: stage executions of the suite, and of one run for every row and seed.
         html, markdown, metrics: local files that get a copy, for KFP's output artifacts.

@@ -23,7 +23,10 @@ from cmapkd_core.stages.tracked import reported_to_mlflow
 
 
 def run(request: Request, *, shards: str) -> str:
-    """Fit the teacher on the pairs of `shards` (a prepare artifact's URL).
+    """Fit the teacher on the pairs of a data set.
+
+    Args:
+        shards: URL of the prepare artifact.
 
     Raises:
         InputError: they are missing, or were prepared by another recipe.

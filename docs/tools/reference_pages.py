@@ -3,7 +3,7 @@
     python docs/tools/reference_pages.py           writes them; tests/test_documents.py says where one is old
 
 fields.md: every field of a recipe with its default, what it may be and the comment in cmapkd_core/config.py.
-recipes.md: recipes, methods, rows and suites. commands.md: options of all commands.
+recipes.md: recipes, methods, rows and suites. commands.md: options of all commands. python.md: what `cmapkd` has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ REPOSITORY = Path(__file__).parents[2]
 if str(REPOSITORY) not in sys.path:  # started as a script, its own folder is there
     sys.path.insert(0, str(REPOSITORY))
 
+import cmapkd  # noqa: E402
+from cmapkd import console  # noqa: E402
 from cmapkd.pipelines import submit  # noqa: E402
 from cmapkd_core import config, convert_weights, fetch_weights, recipes  # noqa: E402
 from cmapkd_core.fields import as_text, flatten, is_part, names_of, plain  # noqa: E402
@@ -215,95 +217,153 @@ def row_in_words(row: Mapping[str, Any]) -> str:
 # ---- commands -------------------------------------------------------------------------------------
 
 
-def stages() -> list[str]:
-    """Modules below cmapkd_core/stages that are commands."""
-    files = sorted((REPOSITORY / "cmapkd_core/stages").glob("*.py"))
-    return [f"cmapkd_core.stages.{path.stem}" for path in files if "sys.exit(main(run))" in path.read_text()]
-
-
 def options(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> list[str]:
-    """A table of the options of a parser."""
-    rows = []
-    for action in parser._actions:
-        names = action.option_strings or [str(action.metavar or action.dest)]
-        if not {*names} & {"-h", *leave_out}:
-            value = "" if action.nargs == 0 else f" {shown_value(action)}"
-            needed = "needed; " if action.required and action.option_strings else ""
-            rows.append(
-                (code(names[0] + value if action.option_strings else names[0]), needed + escaped(action.help or ""))
-            )
-    return table(("option", "meaning"), rows)
+    """A table of the options of a parser for each group of them that has one."""
+    lines: list[str] = []
+    for group in parser._action_groups:
+        rows = [option(one) for one in group._group_actions if not {*one.option_strings} & {"-h", *leave_out}]
+        named = group.title not in ("options", "positional arguments")
+        lines += [f"{group.title}:", ""] * named * bool(rows)
+        lines += table(("option", "meaning"), rows) if rows else []
+    return lines
+
+
+def option(action: argparse.Action) -> tuple[str, ...]:
+    """A line of it."""
+    names = action.option_strings or [str(action.metavar or action.dest)]
+    value = "" if action.nargs == 0 or not action.option_strings else f" {shown_value(action)}"
+    needed = "needed; " if action.required and action.option_strings else ""
+    return code(names[0] + value), needed + escaped((action.help or "").replace("%%", "%"))
 
 
 def shown_value(action: argparse.Action) -> str:
     """What stands behind an option."""
     metavar = action.metavar
-    return " ".join(metavar) if isinstance(metavar, tuple) else str(metavar or action.dest.upper())
+    told = " ".join(metavar) if isinstance(metavar, tuple) else str(metavar or action.dest.upper())
+    return f"[{told}]" if action.nargs == "?" else told
 
 
-def said_of(run: Any) -> dict[str, str]:
-    """The `Args:` of a docstring."""
-    found = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.getdoc(run) or "", re.DOTALL | re.MULTILINE)
-    parts = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", found[1] if found else "", re.DOTALL | re.MULTILINE)
-    return {name: " ".join(text.split()) for names, text in parts for name in names.split(", ")}
-
-
-def stage_page(module: str) -> list[str]:
-    """A stage's options of its own; those that all stages have stand once."""
-    run = importlib.import_module(module).run
-    own, said = cli.parser(run), SAID | said_of(run)
-    for action in own._actions:
-        action.help = said.get(action.dest, action.help)
-    first = (inspect.getdoc(importlib.import_module(module)) or "").partition("\n\n")[0].replace("\n", " ")
-    return [f"### {module}", "", escaped(first), "", *options(own, common())]
+def stages() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the stages that have a word, by that."""
+    rows = {name: one for name, one in console.commands().items() if isinstance(one, console.Stage)}
+    runs = {name: importlib.import_module(one.code.partition(":")[0]).run for name, one in rows.items()}
+    return {name: cli.parser(run, f"cmapkd {name}") for name, run in runs.items()}
 
 
 def common() -> set[str]:
     """Options that every stage has."""
-    found = [
-        {name for action in cli.parser(importlib.import_module(one).run)._actions for name in action.option_strings}
-        for one in stages()
+    return set.intersection(*({name for a in one._actions for name in a.option_strings} for one in stages().values()))
+
+
+def stage_pages() -> list[str]:
+    """Every stage with its own options; those that all have stand once."""
+    shared, parsers = common(), stages()
+    first = next(iter(parsers.values()))
+    own = {name for action in first._actions for name in action.option_strings} - shared
+    lines = [
+        "## Stages",
+        "",
+        "`cmapkd NAME`, or `python -m` and its module below `cmapkd_core/stages`. All stages have these options:",
+        "",
     ]
-    return set.intersection(*found)
+    lines += options(first, own)
+    for name, parser in parsers.items():
+        lines += [f"### cmapkd {name}", "", escaped((parser.description or "").replace("%%", "%")), ""]
+        lines += options(parser, shared)
+    return lines
 
 
 def commands() -> str:
     """docs/reference/commands.md."""
-    lines = ["# Commands", "", MADE, "", "## make", ""]
+    lines = ["# Commands", "", MADE, "", "## cmapkd", ""]
+    lines += [
+        "`pip install` brings the command `cmapkd`; after `make demo` it is `.venv/bin/cmapkd`. `python -m cmapkd` is"
+    ]
+    lines += ["the same.", "", "```text", console.overview(), "```", ""]
+    lines += [f"- `cmapkd {name}` is short for `cmapkd submit {' '.join(one.words)}`" for name, one in short().items()]
+    lines += [
+        "",
+        "## cmapkd submit",
+        "",
+        "From a checkout also `python pipelines/submit.py`, with the same options.",
+        "",
+    ]
+    lines += ["```text", (submit.__doc__ or "").strip(), "```", "", *options(submit.parser()), *stage_pages()]
+    for name, command in (("convert-weights", convert_weights), ("fetch-weights", fetch_weights)):
+        doc = (command.__doc__ or "").strip()
+        lines += [f"## cmapkd {name}", "", "```text", doc, "```", "", *options(command.parser())]
+    lines += ["## make", ""]
     targets = re.findall(r"^([a-z][^:\n]*):.*?## (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     lines += table(("target", "what it does"), [(code(name), escaped(text)) for name, text in targets])
-    lines += ["## pipelines/submit.py", "", "```text", (submit.__doc__ or "").strip(), "```", ""]
-    lines += options(submit.parser())
-    lines += ["## Stages", "", "`python -m MODULE` with these options. All stages have these:", ""]
-    lines += table(("option", "meaning"), [(code(name), text) for name, text in COMMON.items()])
-    for module in stages():
-        lines += stage_page(module)
-    for command in (convert_weights, fetch_weights):
-        doc = (command.__doc__ or "").strip()
-        lines += [f"## {command.__name__}", "", "```text", doc, "```", "", *options(command.parser())]
     return "\n".join(lines)
 
 
-SAID = {  # of options that the docstring of a stage does not explain
-    "shards": "URL of the prepare artifact",
-    "suite": "name of the suite; empty: the report of a run",
-}
-COMMON = {
-    "--recipe NAME": "needed; the recipe",
-    "--root PLACE": "needed; the folder or s3:// prefix of all results",
-    "--ablation ROW": "a row to apply to the recipe",
-    "--set FIELD=VALUE": "changes one field; may be given several times",
-    "--overrides 'FIELD=VALUE ..'": "the same for several fields at once",
-    "--seed N": "seed of the student's training",
-    "--data SOURCE[:URL]": "other data than the recipe's",
-    "--run NAME": "the run's name, for MLflow and messages",
-    "--tracking-uri URI": "MLflow's server, or sqlite:///FILE; empty: a journal in the artifact only",
-    "--redo yes": "runs the stage again although it is complete",
-    "--own-overrides, --check": "used by the pipeline, not by people",
-    "--artifact FILE": "a file that gets the URL of the result",
-}
+def short() -> dict[str, console.Submit]:
+    """Commands that are `submit` with words before those that are given."""
+    return {n: one for n, one in console.commands().items() if isinstance(one, console.Submit) and one.words}
 
-MAKERS = {"fields": fields, "recipes": rows_page, "commands": commands}
+
+# ---- Python ---------------------------------------------------------------------------------------
+
+
+def python() -> str:
+    """docs/reference/python.md."""
+    lines = [
+        "# Python",
+        "",
+        MADE,
+        "",
+        "```python",
+        "from cmapkd import distil, evaluate, load_student, prepare",
+        "```",
+        "",
+    ]
+    lines += [
+        "`import cmapkd` is quick: what a name needs is imported when it is first used. All names have types, which"
+    ]
+    lines += [
+        "type checkers see. Errors that you can mend are `cmapkd_core.errors.InputError`; their message says how."
+    ]
+    lines += ["[A notebook](../../examples/own_pictures.ipynb) leads through all of it; the tests run it.", ""]
+    named = [getattr(cmapkd, name) for name in cmapkd.__all__ if not name.startswith("__")]
+    functions = [one for one in named if not inspect.isclass(one)]
+    for function in functions:
+        lines += [f"## {function.__name__}", "", *signature(function), *docstring(function)]
+    for kind in (one for one in named if inspect.isclass(one)):
+        lines += [f"## {kind.__name__}", "", *docstring(kind)]
+        methods = [one for name, one in vars(kind).items() if inspect.isfunction(one) and not name.startswith("_")]
+        for method in methods:
+            lines += [f"### {kind.__name__}.{method.__name__}", "", *signature(method), *docstring(method)]
+    return "\n".join(lines)
+
+
+def signature(function: Any) -> list[str]:
+    """How it is called, a parameter a line where they are many."""
+    found = inspect.signature(function)
+    words: list[str] = []
+    for one in found.parameters.values():
+        words += ["*"] * (one.kind is one.KEYWORD_ONLY and "*" not in words)
+        default = {} if isinstance(one.default, Mapping) else one.default
+        words.append(f"{one.name}: {one.annotation}" + (f" = {default!r}" if default is not one.empty else ""))
+    told = ", ".join(words).removeprefix("self: <class 'inspect._empty'>, ")
+    if len(told) > 80:
+        told = "\n    " + ",\n    ".join(words) + ",\n"
+    return ["```text", f"{function.__name__}({told}) -> {found.return_annotation}", "```", ""]
+
+
+def docstring(of: Any) -> list[str]:
+    """A docstring in Google's style: its words, and a table of each section."""
+    head, *sections = re.split(r"^(?=(?:Args|Attributes|Raises):$)", inspect.getdoc(of) or "", flags=re.MULTILINE)
+    lines = [escaped(head.strip()), ""]
+    for section in sections:
+        title, _, body = section.partition(":\n")
+        parts = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", body, re.DOTALL | re.MULTILINE)
+        rows = [(code(name), escaped(" ".join(text.split()))) for name, text in parts]
+        lines += table(({"Args": "argument", "Attributes": "attribute", "Raises": "error"}[title], "meaning"), rows)
+    return lines
+
+
+MAKERS = {"fields": fields, "recipes": rows_page, "commands": commands, "python": python}
 
 
 def main() -> int:

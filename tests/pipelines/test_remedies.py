@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from cmapkd.pipelines import endpoint, submission, submit
+from cmapkd.pipelines import endpoint, submit
 from cmapkd.pipelines.site import load_site
+from cmapkd.pipelines.started import started_as
 from cmapkd.pipelines.submission import decide
 from cmapkd.pipelines.submit import main
 from cmapkd_core.errors import InputError
@@ -184,10 +185,27 @@ def test_what_a_run_that_is_too_large_is_offered_trains_nothing_twice() -> None:
     assert first.run != second.run
 
 
-def test_the_command_that_is_offered_after_a_failure_starts_with_this_python(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("typed", "path", "said"),
+    [
+        ("pipelines/submit.py", "", [".venv/bin/python", "pipelines/submit.py"]),
+        ("pytest", "", [".venv/bin/python", "pipelines/submit.py"]),  # of a notebook or a test
+        ("cmapkd/__main__.py", "", [".venv/bin/python", "-m", "cmapkd", "submit"]),
+        (".venv/bin/cmapkd", "", [".venv/bin/cmapkd", "submit"]),
+        (".venv/bin/cmapkd", ".venv/bin", ["cmapkd", "submit"]),
+        (".venv/bin/cmapkd", "other", [".venv/bin/cmapkd", "submit"]),  # another one is first there
+    ],
+)
+def test_a_command_that_is_offered_begins_as_the_one_that_was_typed(
+    typed: str, path: str, said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert submission.started_as()[1] == str(REPOSITORY / "pipelines/submit.py")
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(sys, "executable", str(REPOSITORY / ".venv/bin/python"))
-    assert submission.started_as() == [".venv/bin/python", "pipelines/submit.py"]
+    for folder in (".venv/bin", "other"):
+        command = tmp_path / folder / "cmapkd"
+        command.parent.mkdir(parents=True)
+        command.touch(mode=0o755)
+    root = REPOSITORY if said[-1].endswith(".py") else tmp_path
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "executable", str(root / ".venv/bin/python"))
+    monkeypatch.setattr(sys, "argv", [str(root / typed)])
+    monkeypatch.setenv("PATH", str(tmp_path / path) if path else "")
+    assert started_as() == said

@@ -12,6 +12,7 @@ from manifests import manifest
 
 from cmapkd.pipelines import endpoint, size, start, submission, submit, suite_retry, suite_runs
 from cmapkd.pipelines.site import load_site
+from cmapkd.pipelines.started import to_paste
 from cmapkd.pipelines.submission import Submission, decide
 from cmapkd.pipelines.submit import main
 from cmapkd_core import storage
@@ -294,7 +295,7 @@ def test_runs_that_were_in_one_lane_are_retried_one_after_the_other(
     assert api.retried == ["run-1"]
     assert f"run {NAME}.none is failed, and {TURN} {NAME}.finetune: together" in said
     assert f"run {NAME}.report is failed, and {TURN} {NAME}.none: it waits for what they make" in said  # and would end
-    assert f"not retried yet: {NAME}.none, {NAME}.report; then: submit.py --retry {NAME}, or with --wait" in said
+    assert f"not retried yet: {NAME}.none, {NAME}.report; then: {to_paste('--retry', NAME)}, or with --wait" in said
     end(api, finetune="SUCCEEDED")
     assert main(["--retry", NAME]) == 0  # as it was told
     assert api.retried[1:] == ["run-2", "run-3"]
@@ -372,7 +373,7 @@ def test_who_stops_waiting_is_told_what_has_not_had_its_turn(
     monkeypatch.setattr(suite_runs.client.time, "sleep", stopped)
     api.act = lambda run_id, verb: api.runs[1].update(state="RUNNING") or 200
     assert main(["--retry", NAME, "--wait"]) == 130
-    assert f"goes on; not retried yet: {NAME}.none; then: submit.py --retry {NAME}" in capsys.readouterr().out
+    assert f"goes on; not retried yet: {NAME}.none; then: {to_paste('--retry', NAME)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -440,7 +441,7 @@ def test_wait_ends_with_the_suite_and_names_what_failed(api: Any, capsys: pytest
     assert main([*SUITE, "--wait"]) == 1
     said = capsys.readouterr().out
     assert f"suite {NAME}: failed: {NAME}.none" in said
-    assert f"submit.py --retry {NAME}" in said
+    assert to_paste("--retry", NAME) in said
 
 
 def test_a_run_that_is_deleted_meanwhile_ends_for_who_waits(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cmapkd.pipelines.submission import decide, started_as
+from cmapkd.pipelines.started import started_as
+from cmapkd.pipelines.submission import decide
 from cmapkd.pipelines.submit import main, parser
 from cmapkd_core import storage
 from cmapkd_core.records import record_run

@@ -1,0 +1,134 @@
+"""A trained student for use: pictures and texts to embeddings, on open_clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cmapkd.api import Run
+from cmapkd_core import temporary
+from cmapkd_core.config import FOLDER, DataConfig, ModelConfig
+from cmapkd_core.data.augment import View, eval_view
+from cmapkd_core.data.images import decode
+from cmapkd_core.errors import InputError
+from cmapkd_core.models.backbones import Backbone
+from cmapkd_core.models.build import build, load_model
+from cmapkd_core.stages.artifact import Artifact, find
+from cmapkd_core.usage import OPEN_CLIP
+
+Picture = Image.Image | str | Path
+T = TypeVar("T")
+BATCH = 32  # inputs that a tower gets at once
+_PLACES = (OPEN_CLIP, "model")  # folders of a model in artifacts: of stage export, of the stages that train
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model in evaluation mode, whose embeddings are those that it was measured by.
+
+    Attributes:
+        url: where it came from.
+        model: the open_clip model itself.
+        tokenizer: n texts -> token ids, long [n, N].
+        view: how it wants its pictures.
+        backbone: the same model with what training and evaluation need of it.
+    """
+
+    url: str
+    model: nn.Module = field(repr=False)
+    tokenizer: Callable[[list[str]], Tensor] = field(repr=False)
+    view: View
+    backbone: Backbone = field(repr=False)
+
+    def preprocess(self, picture: Picture) -> Tensor:
+        """A picture of PIL, or the path of a file -> float [3, H, H].
+
+        Of a file it is upright as its EXIF says; what is transparent lies on white, as it did in training.
+
+        Raises:
+            BadImageError: a file that is no picture.
+        """
+        return eval_view(as_rgb(picture), self.view)
+
+    @torch.inference_mode()
+    def encode_image(self, pictures: Picture | Sequence[Picture]) -> Tensor:
+        """B pictures -> unit embeddings, float [B, E] on the CPU; a single picture is one row."""
+        several = [pictures] if isinstance(pictures, Picture) else pictures
+        parts = (torch.stack([self.preprocess(one) for one in part]) for part in batches(several))
+        return self._joined([self.backbone.encode_image(part.to(self._device)) for part in parts])
+
+    @torch.inference_mode()
+    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
+        """B texts -> unit embeddings, float [B, E] on the CPU; a single text is one row."""
+        several = [texts] if isinstance(texts, str) else texts
+        parts = (self.tokenizer(part) for part in batches(several))
+        return self._joined([self.backbone.encode_text(part.to(self._device)) for part in parts])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """Parts [b, E] as one [B, E]; of no input none."""
+        return torch.cat([torch.empty(0, self.backbone.spec.embed_dim), *(part.float().cpu() for part in parts)])
+
+
+def load_student(model: str | Path | Run, device: str = "cpu") -> Student:
+    """A student, ready to embed pictures and texts.
+
+    Args:
+        model: a Run or its `student`; a path or s3:// URL of an artifact of stage export or of one that trains
+            (teacher, warmup, joint); or a folder with an open_clip_config.json, or that has one in `open_clip/`.
+        device: of torch, such as `cuda`.
+
+    Raises:
+        InputError: there is no model.
+    """
+    url = model.student if isinstance(model, Run) else str(model)
+    found = _in_artifact(url) or _in_folder(url)
+    found = found.to(device).eval()
+    return Student(url, found.model, found.tokenize, View.of(found.identity.plain()), found)
+
+
+def _in_artifact(url: str) -> Backbone | None:
+    """The model of an artifact; None where none lies there."""
+    artifact = find(url)
+    return None if artifact is None else load_model(artifact.fetch_folder(_place(artifact)))
+
+
+def _place(artifact: Artifact) -> str:
+    """Raises InputError for an artifact without a model."""
+    for place in _PLACES:
+        if any(name.startswith(f"{place}/") for name in artifact.files()):
+            return place
+    raise InputError(
+        f"{artifact.url} is of stage {artifact.manifest['stage']} and holds no model: give that of stage export, "
+        "or of one that trains"
+    )
+
+
+def _in_folder(url: str) -> Backbone:
+    """A folder of a model here, or on S3, or an export's."""
+    inside = Path(url) / OPEN_CLIP
+    with temporary.folder() as cache:
+        return build(ModelConfig(f"{FOLDER}{inside if inside.is_dir() else url}", "own"), 0, cache)
+
+
+def as_rgb(picture: Picture) -> Image.Image:
+    """A picture in RGB as in training: a file as it was read there; another of PIL on white where it is transparent."""
+    if not isinstance(picture, Image.Image):
+        return decode(Path(picture).read_bytes(), DataConfig().max_pixels)
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")
+
+
+def batches(several: Sequence[T]) -> list[list[T]]:
+    """In parts of BATCH."""
+    return [list(several[start : start + BATCH]) for start in range(0, len(several), BATCH)]
