@@ -8,7 +8,7 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
-from cmapkd_core.recipes import BUDGETS, ROWS, WEIGHTS
+from cmapkd_core.recipes import BASELINES, BUDGETS, ROWS, WEIGHTS
 from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher
 from cmapkd_core.stages.artifact import Artifact, find
@@ -32,7 +32,16 @@ def history(url: str) -> list:
     return [{k: p[k] for k in ("step", "phase", "epoch", "terms", "weighted", "lr", "shares")} for p in points]
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)])
+# Rows of their own states: every method, and every kind of selector. The other ablations change weights and levels of
+# the full method alone; `-m slow` resumes them too.
+STATES = {*BASELINES, "none", "no_alsn", "random_alsn", "shuffled_alsn", "seed_alsn"}
+
+
+def marked(row: str) -> object:
+    return row if row in STATES else pytest.param(row, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("row", [marked(row) for row in ROWS if row not in (*WEIGHTS, *BUDGETS)])
 def test_joint_resumes_bit_for_bit(tmp_path, train_tiny, terminate_after, digests, capsys, row):
     straight = train_tiny(tmp_path / "straight", "joint", row, SIX)
     terminate_after(3)

@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cmapkd_core.report.figures.print_font import print_fonts
+
 
 @dataclass(frozen=True)
 class Look:
@@ -86,7 +88,8 @@ def _settings(look: Look) -> Any:
 @contextmanager
 def painted(drawing: Drawing, look: Look) -> Iterator[Figure]:
     """The figure in a medium's colours, to be saved inside the block: matplotlib's own settings stay as they were."""
-    with matplotlib.rc_context(_settings(look)):
+    font = {"font.family": print_fonts()} if look is PRINT else {}
+    with matplotlib.rc_context(_settings(look) | font):
         yield drawing.paint(look)
 
 
