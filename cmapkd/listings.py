@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core.catalog import EVALUATIONS, SOURCES, EvaluationEntry, SourceEntry, spec_of
-from cmapkd_core.config import Recipe
+from cmapkd_core.config import Recipe, phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, differences, flatten, plain
 from cmapkd_core.method_specs import METHODS
@@ -43,8 +43,7 @@ def documented(code: str, *, file: bool) -> str:
 def recipe_line(recipe: Recipe) -> str:
     """Which model teaches which, on what, how long."""
     teacher, student = (f"{one.model} ({one.weights})" for one in (recipe.teacher, recipe.student))
-    phases = vars(recipe.schedule).values()
-    epochs = sum(phase.epochs for phase in phases)
+    epochs = sum(phase.epochs for phase in phases_of(recipe.schedule).values())
     return f"{teacher} teaches {student}; data {recipe.data.source}, batch {recipe.optim.batch}, {epochs} epochs"
 
 

@@ -376,6 +376,11 @@ STAGE_PHASES: dict[str, tuple[str, ...]] = {
 }
 
 
+def phases_of(schedule: Schedule) -> dict[str, Phase]:
+    """A schedule's phases by name, in the order in which they train."""
+    return {name: getattr(schedule, name) for names in STAGE_PHASES.values() for name in names}
+
+
 def learns_policy(recipe: Recipe) -> bool:
     """True where the level weights come from a policy, which stage alsn trains and joint training uses."""
     return METHODS[recipe.method.name].weighs_levels and SELECTORS[recipe.selector.kind].learns

@@ -20,7 +20,13 @@ REPOSITORY = Path(__file__).parents[1]
 STAGES = {name: one for name, one in console.commands().items() if isinstance(one, console.Stage)}
 LISTS = {
     "recipes": [recipes.RECIPES],
-    "rows": [{**recipes.BASELINES, recipes.FULL: {}}, recipes.ABLATIONS, recipes.WEIGHTS, recipes.SUITES],
+    "rows": [
+        {**recipes.BASELINES, recipes.FULL: {}},
+        recipes.ABLATIONS,
+        recipes.WEIGHTS,
+        recipes.BUDGETS,
+        recipes.SUITES,
+    ],
     "sources": [catalog.SOURCES],
     "evaluations": [catalog.EVALUATIONS],
 }

@@ -42,6 +42,7 @@ OURS = re.compile(
     r"|(?<!:)(?:benchmarks|tests|docs)/\S+\.py))(?=\s|$)"
 )
 HOLES = {  # what a document leaves open: what stands there when somebody runs it
+    r"^cmapkd search( --serve)?$": r"cmapkd search MODEL FOLDER\1",
     r"[\[\]]": "",
     r"--suite (NAME|\.\.)": "--suite smoke",
     r"make suite-NAME": "make suite-smoke",
@@ -221,6 +222,7 @@ OTHERS = {
     *("--no-optional-locks", "--porcelain", "--short"),  # git
     *("--backend-store-uri", "--experiment-id", "--run-id", "--endpoint-url", "--recursive"),  # mlflow, aws
     *("--nproc-per-node", "--standalone", "--component_spec", "--executor_input"),  # torchrun, KFP's driver
+    "--pack-destination",  # npm
     *("--caption_col", "--image_size", "--input_format", "--output_folder", "--output_format", "--processes_count"),
     *("--resize_mode", "--resize_only_if_bigger", "--thread_count", "--url_col", "--url_list"),  # img2dataset
 }

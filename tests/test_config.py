@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.config import STAGE_PHASES, Recipe, Schedule, phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, differences, flatten, nearest, override, parse_overrides
 from cmapkd_core.fingerprints import fingerprint, reads
@@ -111,7 +111,7 @@ def test_recipes_cannot_be_changed_in_place():
         RECIPES["tiny"].optim.batch = 3  # type: ignore[misc]
 
 
-PHASES = tuple(name for names in STAGE_PHASES.values() for name in names)
+PHASES = tuple(phases_of(Schedule()))
 
 # ---- the rows -------------------------------------------------------------------------------------
 

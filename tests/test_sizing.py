@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cmapkd_core.config import phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.recipes import RECIPES
@@ -45,7 +46,7 @@ def test_every_size_has_pictures_to_test_on_and_batches_to_train_on(pairs: int) 
     assert min(50, pairs // 5) <= split["test"] <= 5001
     assert 1 <= split["val"] <= 5001
     assert recipe.optim.batch <= split["train"] / 1.5  # the hash gives a split some more or less
-    assert all(1 <= phase.epochs <= 20 for phase in vars(recipe.schedule).values())
+    assert all(1 <= phase.epochs <= 20 for phase in phases_of(recipe.schedule).values())
 
 
 def test_the_recipe_as_it_stands_is_that_of_a_thousand_pairs() -> None:

@@ -115,7 +115,10 @@ def test_what_decides_a_place_is_what_may_be_read(row):
 
 @pytest.mark.parametrize("model", ["s3://root/joint/0", RECIPE_STUDENT, "ViT-B-32"])
 def test_an_evaluations_and_an_exports_place_follow_from_what_they_may_read(model):
-    recipe = resolve("tiny", overrides="seed=3 data.leakage=ids evaluate.leakage_action=allow")
+    recipe = resolve(
+        "tiny",
+        overrides="seed=3 data.leakage=ids evaluate.leakage_action=allow evaluate.answers=group evaluate.strata=true",
+    )
     leaves = flatten(recipe)
     for task in ("retrieval", "zeroshot", "vqa", "captioning", "efficiency"):
         fields = evaluation_fields("s3://root", model, "s3://root/prepare/0", recipe, task)

@@ -15,7 +15,7 @@ from torch import Tensor
 from cmapkd_core.config import BY_GROUP, EvaluateConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
-from cmapkd_core.evaluate import answers, protocol, retrieval, zeroshot
+from cmapkd_core.evaluate import protocol, retrieval, right_answers, zeroshot
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.embed import embed_images, embed_texts
 from cmapkd_core.models.backbones import Backbone
@@ -60,7 +60,7 @@ class Subject:
     def training_words(self) -> set[str]:
         """The words of all training captions, whatever share of them students saw: the teacher was fitted on all."""
         batches = self.shards.table("train").select(["captions"]).to_batches(max_chunksize=65536)
-        return {word for one in batches for word in answers.words_of(one["captions"].flatten().to_pylist())}
+        return {word for one in batches for word in right_answers.words_of(one["captions"].flatten().to_pylist())}
 
     def column(self, name: str) -> list[Any]:
         """One column of the split's table."""
@@ -96,13 +96,13 @@ def run_retrieval(subject: Subject) -> Evaluated:
     if not any(captions):
         raise NotApplicable(f"retrieval needs images with captions, and split '{subject.config.split}' has none")
     texts, rows = retrieval.distinct(captions)
-    pairs = answers.right_pairs(rows, subject.column("group") if subject.config.answers == BY_GROUP else None)
+    pairs = right_answers.right_pairs(rows, subject.column("group") if subject.config.answers == BY_GROUP else None)
     metrics, rankings = protocol.measure(subject.images, subject.texts(texts), rows, pairs)
     counts = {"images": len(keys), "captions": len(texts), "captions_merged": len(rows) - len(texts)}
     outcome = Evaluated({n: float(count) for n, count in counts.items()} | metrics, {"split": subject.config.split})
     if subject.config.strata:
         queries: dict[str, Sequence[Sequence[str]]] = {"i2t": captions, "t2i": [[text] for text in texts]}
-        outcome.metrics |= answers.by_words(rankings, queries, subject.training_words())
+        outcome.metrics |= right_answers.by_words(rankings, queries, subject.training_words())
     for name, correct, asked, offered in (("i2t", pairs, keys, texts), ("t2i", pairs.flip(1), texts, keys)):
         random = retrieval.chance(correct, len(asked), len(offered))
         outcome.metrics |= {f"{name}/chance/{metric}": value for metric, value in random.items()}

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from cmapkd_core.evaluate.answers import by_words, right_pairs
 from cmapkd_core.evaluate.protocol import measure
 from cmapkd_core.evaluate.retrieval import Ranking, distinct
+from cmapkd_core.evaluate.right_answers import by_words, right_pairs
 
 
 def test_all_texts_of_a_group_are_right_for_all_of_its_images() -> None:
