@@ -109,7 +109,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submits(argv: list[str], site: Path) -> None:
     """What a submission decides before it starts anything; of a suite with one seed, more are more of it."""
     pictures = str(site.with_name("pictures"))
-    args = submit.parser().parse_args([re.sub("/data/pictures|(?<=:)(FOLDER|pictures)$", pictures, word) for word in argv])
+    args = submit.parser().parse_args(
+        [re.sub("/data/pictures|(?<=:)(FOLDER|pictures)$", pictures, word) for word in argv]
+    )
     check_mode(args)
     if args.site:
         load_site(str(REPOSITORY / args.site), required=True)
