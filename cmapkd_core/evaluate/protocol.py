@@ -57,9 +57,10 @@ def _countings(
     images: Tensor, texts: Tensor, rows: Tensor, pairs: Tensor | None = None
 ) -> tuple[dict[str, float], dict[str, Ranking]]:
     """Both countings of unit embeddings [n,E], [m,E] and captions (image, text), long [p,2]; pairs: as `measure`."""
-    metrics, rankings = _both_ways(images, texts, rows.unique(dim=0) if pairs is None else pairs)
+    right = rows.unique(dim=0) if pairs is None else pairs
+    metrics, rankings = _both_ways(images, texts, right)
     alone = metrics
-    if len(texts) < len(rows) or pairs is not None:
+    if not len(texts) == len(right) == len(rows):  # else each caption is a text, and right for its image alone
         image, text = rows.unbind(1)
         own = torch.stack((image, torch.arange(len(rows))), dim=1)
         alone, _ = _both_ways(images, texts[text.to(texts.device)], own)
