@@ -16,6 +16,7 @@ from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides
+from cmapkd_core.folders import spelled
 from cmapkd_core.places import named_model
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
@@ -186,12 +187,10 @@ def _request(data: str | Path, recipe: str, out: str | Path, fields: Mapping[str
 
 
 def _data(data: str | Path) -> str:
-    """`SOURCE[:URL]`; of what is a place and names no source, source folder."""
+    """As `--data`; a path, and a folder that is there, names no source and stays as it is written."""
     text = str(data)
-    is_place = isinstance(data, Path) or text.startswith(("/", "./", "../", "~", "s3://")) or Path(text).is_dir()
-    if not is_place or text.partition(":")[0] in SOURCES:
-        return text
-    return f"folder:{Path(text).expanduser() if '://' not in text else text}"
+    is_folder = (isinstance(data, Path) or Path(text).is_dir()) and text.partition(":")[0] not in SOURCES
+    return spelled(f"folder:{text}" if is_folder else text)
 
 
 def _plain(fields: Mapping[str, object]) -> dict[str, object]:

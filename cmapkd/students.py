@@ -12,20 +12,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cmapkd.api import Run
+from cmapkd.artifact_model import model_of
 from cmapkd_core import temporary
 from cmapkd_core.config import FOLDER, DataConfig, ModelConfig
 from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.data.images import decode
-from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.build import build, load_model
-from cmapkd_core.stages.artifact import Artifact, find
+from cmapkd_core.models.build import build
+from cmapkd_core.stages.artifact import find
 from cmapkd_core.usage import OPEN_CLIP
 
 Picture = Image.Image | str | Path
 T = TypeVar("T")
 BATCH = 32  # inputs that a tower gets at once
-_PLACES = (OPEN_CLIP, "model")  # folders of a model in artifacts: of stage export, of the stages that train
 
 
 @dataclass(frozen=True)
@@ -99,18 +98,7 @@ def load_student(model: str | Path | Run, device: str = "cpu") -> Student:
 def _in_artifact(url: str) -> Backbone | None:
     """The model of an artifact; None where none lies there."""
     artifact = find(url)
-    return None if artifact is None else load_model(artifact.fetch_folder(_place(artifact)))
-
-
-def _place(artifact: Artifact) -> str:
-    """Raises InputError for an artifact without a model."""
-    for place in _PLACES:
-        if any(name.startswith(f"{place}/") for name in artifact.files()):
-            return place
-    raise InputError(
-        f"{artifact.url} is of stage {artifact.manifest['stage']} and holds no model: give that of stage export, "
-        "or of one that trains"
-    )
+    return None if artifact is None else model_of(artifact)
 
 
 def _in_folder(url: str) -> Backbone:

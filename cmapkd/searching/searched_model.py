@@ -6,18 +6,18 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmapkd.artifact_model import FOLDERS, model_of
 from cmapkd_core import storage, temporary
 from cmapkd_core.config import FOLDER, ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.build import build, load_model
+from cmapkd_core.models.build import build
 from cmapkd_core.models.model_folder import CONFIG
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.artifact import Artifact, look
 from cmapkd_core.usage import OPEN_CLIP
 
 OWN_TEACHER = "its-own"  # as --teacher: the one that the student learned from
-_FOLDERS = (OPEN_CLIP, "model")  # of a model in an artifact: an export's, and that of a stage that trains
 _MADE_FROM = ("model", "init", "teacher")  # inputs that lead from an export to its student's teacher
 
 
@@ -42,7 +42,7 @@ def open_model(spelling: str) -> SearchedModel:
     """
     artifact = artifact_of(spelling)
     if artifact is not None:
-        backbone = load_model(artifact.fetch_folder(_folder_in(artifact)))
+        backbone = model_of(artifact)
         name = f"{backbone.identity.architecture} of {_called(artifact)}"
     else:
         backbone, name = _named(spelling), spelling
@@ -83,17 +83,7 @@ def artifact_of(spelling: str) -> Artifact | None:
 
 def _is_of(place: str, artifact: Artifact) -> bool:
     files = storage.join(artifact.url, artifact.manifest["folder"])
-    return place in (artifact.url.rstrip("/"), files, *(storage.join(files, folder) for folder in _FOLDERS))
-
-
-def _folder_in(artifact: Artifact) -> str:
-    for folder in _FOLDERS:
-        if any(name.startswith(f"{folder}/") for name in artifact.files()):
-            return folder
-    raise InputError(
-        f"{artifact.url} is of stage {artifact.manifest['stage']} and holds no model: give an export (ROOT/export/KEY) "
-        "or the artifact of a stage that trains (ROOT/joint/KEY)"
-    )
+    return place in (artifact.url.rstrip("/"), files, *(storage.join(files, folder) for folder in FOLDERS))
 
 
 def _called(artifact: Artifact) -> str:

@@ -144,8 +144,7 @@ def phases(said: Mapping[tuple[str, str], str]) -> list[str]:
     phase = config.Phase()
     rows = field_rows(phase, "PHASE.", said) + field_rows(phase.lr, "PHASE.lr.", said)
     plan, fit = config.Schedule(), config.TeacherFitConfig()
-    parts = {name: getattr(plan, name) for name in names_of(plan)}
-    named = {f"schedule.{name}": part for name, part in parts.items() if isinstance(part, config.Phase)}
+    named = {f"schedule.{name}": part for name, part in config.phases_of(plan).items()}
     named |= {f"teacher_fit.{name}": getattr(fit, name) for name in ("space", "pyramid")}
     return [
         "## Phases",

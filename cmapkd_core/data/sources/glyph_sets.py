@@ -9,7 +9,6 @@ run once, and the archives stay in the user's cache folder.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -187,8 +186,7 @@ def _way_out(where: str) -> str:
 
 def _cached() -> str:
     """The folder in which the archives are kept for all runs; they are fetched by npm where it lacks one."""
-    home = os.path.expanduser("~/.cache")
-    folder = Path(home) / "cmapkd" / "glyphs"
+    folder = Path.home() / ".cache" / "cmapkd" / "glyphs"
     if all(any(folder.glob(f"{name}-*.tgz")) for name in PACKAGES):
         return str(folder)
     if not (npm := shutil.which("npm")):
