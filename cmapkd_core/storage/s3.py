@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -60,6 +62,7 @@ _TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 
 # 10 by default) is thrown away with a warning, and the next call begins with a TLS handshake.
 _CONNECTIONS = 32
 LARGEST_PART = 5000  # MiB; S3 takes up to 5 GiB in one request
+_making = threading.Lock()  # lru_cache lets threads that ask at once make a client each
 T = TypeVar("T")
 _GONE = ("NoSuchKey", "404")
 # What an answer that is no S3's makes of botocore and s3transfer, which look into it without a doubt.
@@ -80,7 +83,17 @@ def _client() -> Any:
     """boto3's client for the environment as it is now; proxies are a part of it."""
     ours = ("AWS_", own.PREFIX)
     settings = ((name, value) for name, value in os.environ.items() if name.startswith(ours) or _is_proxy(name))
-    return _new_client(os.getpid(), frozenset(settings), _limits.get())
+    with _making:
+        return _new_client(os.getpid(), frozenset(settings), _limits.get())
+
+
+def _unlock() -> None:
+    """In a forked process: the thread that had the lock is not there."""
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 def _is_proxy(name: str) -> bool:
@@ -104,10 +117,18 @@ def _new_client(process: int, environment: frozenset[tuple[str, str]], limits: L
         max_pool_connections=_CONNECTIONS,
         s3={"addressing_style": style} if style else None,
     )
-    session = boto3.session.Session(region_name=given.get("AWS_REGION") or None)
+    known = botocore.session.get_session()
+    known.register_component("data_loader", _descriptions())
+    session = boto3.session.Session(botocore_session=known, region_name=given.get("AWS_REGION") or None)
     client = session.client("s3", config=config, **own.parameters(given))
     watch(client)
     return client
+
+
+@functools.cache
+def _descriptions() -> Any:
+    """botocore's descriptions of AWS's services: read once, they are nine tenths of what a client's making costs."""
+    return botocore.session.get_session().get_component("data_loader")
 
 
 def _transfer() -> TransferConfig:
