@@ -49,7 +49,9 @@ FAST = {"losses", "methods", "models", "engine", "data", "evaluate", "report"}
 SLOW = {
     *("test_backbones.py", "test_build.py", "test_compose.py", "test_convert_weights.py", "test_families.py"),
     *("test_tags.py", "test_efficiency.py", "test_vqa.py", "test_folder.py", "test_snapshots.py", "test_temporary.py"),
-    *("test_fuzz_sources.py", "test_commands.py", "test_layers.py"),
+    *("test_fuzz_sources.py", "test_commands.py", "test_layers.py", "test_run_page.py", "test_use.py"),
+    *("test_in_parts.py", "test_gradients.py", "test_feed.py", "test_watch.py", "test_tracking.py", "test_outcome.py"),
+    *("test_api.py", "test_cli.py", "test_gpu_benchmark.py", "test_start.py", "test_documents.py", "test_compiled.py"),
 }
 # and the tests of what takes seconds to make: servers (a parameter "s3" too), finished stages, ranks and packages.
 HEAVY = {"s3_endpoint", "mlflow_made", "tiny_shards", "quick_compile", "start_ranks"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,13 @@ import pytest
 import torch
 from made_suites import suite_inputs
 from PIL import Image
+from sklearn.manifold import TSNE
 
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.evaluate import level_distances as measured
 from cmapkd_core.models.identity import Identity
 from cmapkd_core.recipes import resolve
+from cmapkd_core.report.figures import figure5_map
 from cmapkd_core.report.read.artifacts import Source, no_pictures
 from cmapkd_core.report.read.run_inputs import RunInputs
 from cmapkd_core.report.read.suite_inputs import SuiteInputs
@@ -29,9 +31,24 @@ EVALUATIONS = {"teacher_eval": 50, "before_eval": 0, "reference_eval": 20, "stud
 KEYS = [f"k{i}" for i in range(20)]
 
 
+class Remembered(TSNE):
+    """The map of points that were asked before is the same: tests draw one made run many times."""
+
+    maps: ClassVar[dict[tuple[bytes, str], np.ndarray]] = {}
+
+    def fit_transform(self, points: np.ndarray, y: None = None) -> np.ndarray:
+        asked = (points.tobytes(), str(self.get_params()))
+        if asked not in self.maps:
+            self.maps[asked] = super().fit_transform(points)
+        return self.maps[asked]
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _quick(quick_pdf: None) -> None:
+def _quick(quick_pdf: None) -> Iterator[None]:
     """Many of these tests draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure5_map, "TSNE", Remembered)
+        yield
 
 
 def retrieval_of(first: int) -> dict[str, Any]:
