@@ -25,6 +25,7 @@ _STORED = (_CROPS, "teacher_fit.store", "teacher_fit.levels")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
 _MEASURED = "selector.measured"  # of how many pairs,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
+_FROZEN = "schedule.frozen_quarters"
 _PARTS = "optim.accumulate"
 _WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
 _ROUNDING = tuple(f"optim.{n}" for n in ("teacher_precision", "matmul_precision"))
@@ -68,7 +69,7 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED)
+    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN)
     since = since if stage == "joint" else (*since, _LEVELS)
     found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
     if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
@@ -85,6 +86,7 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         _CROPS,
         "data.crop_scale",
         "data.fraction",
+        _FROZEN,
         "seed",
         "student",
         "optim",
@@ -100,7 +102,7 @@ def _used(names: frozenset[str], spec: MethodSpec) -> frozenset[str]:
     """Without the rates of groups that a method lacks, and the levels where it has none."""
 
     def used(name: str) -> bool:
-        if not name.startswith("schedule."):
+        if not name.startswith("schedule.") or name == _FROZEN:
             return True
         _, phase, leaf = name.split(".", 2)
         if leaf.startswith("lr."):

@@ -174,7 +174,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     spec.row or name: as_published(name) for name, spec in METHODS.items() if name != METHOD
 }
 # Their variants.
-BASELINES["scratch"] = {**BASELINES["finetune"], "student.weights": "random"}
+BASELINES["scratch"] = {**BASELINES["finetune"], "student.weights": "random", "schedule.frozen_quarters": 0}
 BASELINES["fitnet_joint"] = {name: v for name, v in BASELINES["fitnet"].items() if not name.endswith(".terms")}
 
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
