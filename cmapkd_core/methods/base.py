@@ -106,7 +106,9 @@ class Method(nn.Module):
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """Parameters by group, as far as `phase` can reach them: each of them gets a gradient."""
         named = self.student.named_parameters()
-        return {"student": [p for name, p in named if name not in self.student.frozen and not name.endswith(self.fixed)]}
+        return {
+            "student": [p for name, p in named if name not in self.student.frozen and not name.endswith(self.fixed)]
+        }
 
     def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
         """What the towers give for a local batch, as far as the terms need it; no pair's row sees another pair.
