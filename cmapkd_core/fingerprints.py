@@ -20,6 +20,7 @@ _REPACK = "data.repack"
 _PREPARE = (*_SHARDS, *_QUALITY, *_GATE, _REPACK)
 # What a part of a data set depends on: neither what is held against its pictures nor how many may be bad.
 _PART = (*_SHARDS, "data.max_pixels", "data.splits", _REPACK)
+_FRACTION = "data.fraction"
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store", "teacher_fit.levels")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
@@ -62,7 +63,8 @@ def declared(recipe: Recipe, stage: str) -> Declared:
         return Declared(stage, _used(names, spec), _OF_METHOD % recipe.method.name)
     if stage not in _WHERE:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, (*_WHERE, *STAGE_PHASES))}")
-    names = below({"prepare": _PREPARE, "prepare-part": _PART, "teacher": _TEACHER}[stage], flatten(recipe))
+    teacher = (*_TEACHER, _FRACTION) if recipe.teacher_fit.views else _TEACHER  # the share that is stored
+    names = below({"prepare": _PREPARE, "prepare-part": _PART, "teacher": teacher}[stage], flatten(recipe))
     return Declared(stage, names, _WHERE[stage])
 
 
@@ -71,6 +73,7 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
     since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN)
     since = since if stage == "joint" else (*since, _LEVELS)
+    since = (*since, _FRACTION) if stage == "teacher" else since
     found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
     if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
         found[_PARTS] = f"{found[_PARTS]} parts of a batch"
@@ -85,7 +88,7 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         *_PREPARE,
         _CROPS,
         "data.crop_scale",
-        "data.fraction",
+        _FRACTION,
         _FROZEN,
         "seed",
         "student",

@@ -30,7 +30,8 @@ class Rows:
     So little is kept of pairs whose activations do not fit into memory at once (engine/chunks.py).
 
     student: with gradient. teacher: without.
-    roots: the towers' first taps above what is frozen, with a graph down to which gradients are measured; none of joined rows.
+    roots: the towers' first taps above what is frozen, with a graph down to which gradients are measured; none of
+        joined rows.
     given: the batches, and what the teacher says of them, that the rows are of; several of joined rows.
     """
 
