@@ -121,9 +121,7 @@ class _Pairs(argparse.Action):
 def main(run: Callable[..., str], argv: list[str] | None = None, prog: str = "") -> int:
     """Run a stage from its argv; the exit code, one of exits.ENDS. prog: as of `parser`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # Before torch is imported, whose threads would spin while they wait for each other: ten times slower on cores that
-    # something else uses too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    parallel.let_threads_sleep()
     given = vars(parser(run, prog).parse_args(argv))
     artifact = given.pop("artifact")
     fields = {name: given.pop(name) for name in STRINGS}
