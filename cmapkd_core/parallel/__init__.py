@@ -28,7 +28,7 @@ _waiting: Any = None  # the group for barriers and objects
 
 
 def let_threads_sleep() -> None:
-    """Threads of torch, which is not imported yet, sleep while they wait for each other, unless the user says otherwise.
+    """Threads of torch, which is not imported yet, sleep while they wait for each other; what is set already stays.
 
     They would spin: on cores that something else uses too two of them were twelve times slower than one.
     """
