@@ -120,6 +120,9 @@ class Schedule:
     fine: Phase = Phase(10, Rates(student=1e-5, pyramid=5e-6, selector=5e-5), selects=True)
     # Students train so many times the epochs of coarse, medium and fine; a resolved recipe has the products, and 1.
     times: Count = 1
+    # Quarters of the depth of both student towers, from below, that no phase trains; statistics of their batch norms
+    # are fixed too, and their dropout is off. Level terms move the levels' own modules alone where a tap is frozen.
+    frozen_quarters: Annotated[int, Field(ge=0, le=3), Must("it must be 0, 1, 2 or 3")] = 0
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ _REPACK = "data.repack"
 _PREPARE = (*_SHARDS, *_QUALITY, *_GATE, _REPACK)
 # What a part of a data set depends on: neither what is held against its pictures nor how many may be bad.
 _PART = (*_SHARDS, "data.max_pixels", "data.splits", _REPACK)
+_FRACTION = "data.fraction"
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store", "teacher_fit.levels")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
 _MEASURED = "selector.measured"  # of how many pairs,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
+_FROZEN = "schedule.frozen_quarters"
 _PARTS = "optim.accumulate"
 _WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
 _ROUNDING = tuple(f"optim.{n}" for n in ("teacher_precision", "matmul_precision"))
@@ -61,15 +63,17 @@ def declared(recipe: Recipe, stage: str) -> Declared:
         return Declared(stage, _used(names, spec), _OF_METHOD % recipe.method.name)
     if stage not in _WHERE:
         raise InputError(f"unknown stage '{stage}': {nearest(stage, (*_WHERE, *STAGE_PHASES))}")
-    names = below({"prepare": _PREPARE, "prepare-part": _PART, "teacher": _TEACHER}[stage], flatten(recipe))
+    teacher = (*_TEACHER, _FRACTION) if recipe.teacher_fit.views else _TEACHER  # the share that is stored
+    names = below({"prepare": _PREPARE, "prepare-part": _PART, "teacher": teacher}[stage], flatten(recipe))
     return Declared(stage, names, _WHERE[stage])
 
 
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED)
+    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN)
     since = since if stage == "joint" else (*since, _LEVELS)
+    since = (*since, _FRACTION) if stage == "teacher" else since
     found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
     if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
         found[_PARTS] = f"{found[_PARTS]} parts of a batch"
@@ -84,7 +88,8 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         *_PREPARE,
         _CROPS,
         "data.crop_scale",
-        "data.fraction",
+        _FRACTION,
+        _FROZEN,
         "seed",
         "student",
         "optim",
@@ -100,7 +105,7 @@ def _used(names: frozenset[str], spec: MethodSpec) -> frozenset[str]:
     """Without the rates of groups that a method lacks, and the levels where it has none."""
 
     def used(name: str) -> bool:
-        if not name.startswith("schedule."):
+        if not name.startswith("schedule.") or name == _FROZEN:
             return True
         _, phase, leaf = name.split(".", 2)
         if leaf.startswith("lr."):

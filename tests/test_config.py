@@ -216,7 +216,7 @@ def test_every_field_that_no_fingerprint_holds_is_known():
     gate += " teacher_fit.store=levels selector.toward=task,kd data.repack=256"
     gate += " teacher_fit.levels=int8"
     gate += " optim.max_skipped=3 optim.gradient_spike=9 optim.loss_spike=9 optim.rollbacks=1"
-    gate += " optim.teacher_precision=fp32 optim.matmul_precision=high selector.measured=0.5"
+    gate += " optim.teacher_precision=fp32 optim.matmul_precision=high selector.measured=0.5 schedule.frozen_quarters=1"
     recipes = [*(resolve("tiny", row) for row in ROWS), resolve("tiny", overrides=gate)]
     read = {name for recipe in recipes for stage in STAGES for name in reads(recipe, stage)}
     unread = {n for n in flatten(recipes[0]) if n not in read and not n.startswith((*NO_RESULT, "evaluate."))}

@@ -23,7 +23,7 @@ from cmapkd_core import temporary
 from cmapkd_core.exits import EXIT_FILE, left
 
 EXIT = ".exit"  # what a rank leaves of its end
-THREADS = "OMP_NUM_THREADS"
+THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
 
 
 class StageError(Exception):
@@ -166,8 +166,12 @@ class _Job:
 
 
 def _threads(argv: Sequence[str], parallel: int) -> dict[str, str]:
-    """A task's share of the cores where several run, so that they do not fight; torchrun gives its ranks their own."""
+    """A task's share of the cores where several run, so that they do not fight; torchrun gives its ranks their own.
+
+    Its threads sleep while they wait for each other (stages/cli.py).
+    """
+    waiting = {} if WAITING in os.environ else {WAITING: "PASSIVE"}
     if parallel == 1 or THREADS in os.environ or argv[0] == "torchrun":
-        return {}
+        return waiting
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {THREADS: str(max(1, cores // parallel))}
+    return {THREADS: str(max(1, cores // parallel)), **waiting}

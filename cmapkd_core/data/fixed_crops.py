@@ -45,27 +45,36 @@ class TeacherCache:
 
     crops: tensors [k,n,...] by name; captions: tensors [c,...] by name, of the k pictures of a part. `open` makes a
     cache. The files stay on disk and are mapped into memory, for all loader workers together.
+
+    pictures: positions in the split of those that it has, ascending, int64 [m]; None: all of the split.
     """
 
-    def __init__(self, parts: Sequence[_Part], names: Sequence[str] = ()) -> None:
-        self.parts, self.names = parts, names
+    def __init__(self, parts: Sequence[_Part], names: Sequence[str] = (), pictures: np.ndarray | None = None) -> None:
+        self.parts, self.names, self.pictures = parts, names, pictures
         self._firsts = np.array([part.first for part in parts])
 
     @classmethod
-    def open(cls, paths: Sequence[Path], made_from: Mapping[str, str]) -> TeacherCache:
+    def open(
+        cls, paths: Sequence[Path], made_from: Mapping[str, str], pictures: np.ndarray | None = None
+    ) -> TeacherCache:
         """The cache in these files.
 
         Args:
             made_from: what it must have been made from, as given to `write_part`.
+            pictures: as of the class.
 
         Raises:
             InputError: it was made from something else.
         """
-        return cls(sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first))
+        return cls(sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first), (), pictures)
 
     def only(self, *names: str) -> TeacherCache:
         """The same cache, which gives these tensors alone, with what is stored beside each (NAME/..)."""
-        return TeacherCache(self.parts, names)
+        return TeacherCache(self.parts, names, self.pictures)
+
+    def places(self, index: np.ndarray) -> np.ndarray:
+        """Numbers among the cached pictures of those at these positions in the split, int64 [b] -> [b]."""
+        return np.asarray(index) if self.pictures is None else np.searchsorted(self.pictures, index)
 
     def gives(self, name: str) -> bool:
         """Whether it gives this tensor."""
@@ -73,8 +82,9 @@ class TeacherCache:
 
     def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
         """Tensors [b,...] by name, of samples by position in the split, number of the crop and of the caption."""
-        own = [self.parts[i] for i in np.searchsorted(self._firsts, index, side="right") - 1]
-        rows = [int(i) - part.first for i, part in zip(index, own, strict=True)]
+        places = self.places(index)
+        own = [self.parts[i] for i in np.searchsorted(self._firsts, places, side="right") - 1]
+        rows = [int(i) - part.first for i, part in zip(places, own, strict=True)]
         texts = [int(part.offsets[row]) + k for part, row, k in zip(own, rows, captions, strict=True)]
         first = self.parts[0]
         found = {
@@ -94,7 +104,7 @@ _ENTRY = "part"  # of a file's metadata
 
 @dataclass(frozen=True)
 class _Part:
-    """Pictures first..first+k-1 of the split. offsets: [k+1], where the captions of each begin."""
+    """Pictures first..first+k-1 of those that are cached. offsets: [k+1], where the captions of each begin."""
 
     first: int
     crops: dict[str, Tensor]
@@ -103,7 +113,7 @@ class _Part:
 
 
 def check_part(name: object, metadata: Mapping[str, str], made_from: Mapping[str, str]) -> int:
-    """Position in the split of a part's first picture.
+    """Number of a part's first picture.
 
     Raises:
         InputError: the part was made from something else.
@@ -145,7 +155,7 @@ def write_part(
     """Write one part of a `TeacherCache`.
 
     Args:
-        first: position of its first picture in the split.
+        first: number of its first picture: its position in the split, or among those of it that are cached.
         crops, captions: by name the outputs for k pictures, [k,n,..], and for their c captions, [c,..].
         counts: number of captions of each picture.
         made_from: what decides the contents, such as digests; `open` compares it.

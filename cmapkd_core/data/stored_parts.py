@@ -52,6 +52,7 @@ class StoredParts(TeacherCache):
         size: pictures of each but the last.
         made_from: as of `TeacherCache.open`; each part is held to it when it is first read.
         names: of the tensors that are given; () all.
+        pictures: as of `TeacherCache`.
 
     Attributes:
         wanted: copies that go last.
@@ -64,19 +65,21 @@ class StoredParts(TeacherCache):
         made_from: Mapping[str, str],
         room: ShardCache,
         names: Sequence[str] = (),
+        pictures: np.ndarray | None = None,
     ) -> None:
-        super().__init__((), names)
+        super().__init__((), names, pictures)
         self.remote, self.size, self.made_from, self.room = list(remote), size, dict(made_from), room
         self.wanted = NOTHING
         self._layouts: dict[int, _Layout] = {}
 
     def only(self, *names: str) -> StoredParts:
         """As of `TeacherCache`."""
-        return StoredParts(self.remote, self.size, self.made_from, self.room, names)
+        return StoredParts(self.remote, self.size, self.made_from, self.room, names, self.pictures)
 
     def files(self, rows: np.ndarray) -> list[RemoteFile]:
-        """The parts that hold these rows of the split."""
-        return [self.remote[number] for number in np.unique(rows // self.size)]
+        """The parts that hold these rows of the split, as far as they are cached."""
+        own = rows if self.pictures is None else rows[np.isin(rows, self.pictures)]
+        return [self.remote[number] for number in np.unique(self.places(own) // self.size)]
 
     def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
         """As of `TeacherCache`.
@@ -85,14 +88,15 @@ class StoredParts(TeacherCache):
             InputError: a part was made from something else, or is damaged or gone.
         """
         found: dict[int, dict[str, Tensor]] = {}
-        numbers = np.asarray(index) // self.size
+        places = self.places(index)
+        numbers = places // self.size
         for number in np.unique(numbers):
             slots = np.flatnonzero(numbers == number).tolist()
             try:
                 with self.room.opened(self.remote[number], self.wanted) as file:
                     layout = self._layout(int(number), file)
                     for slot in slots:
-                        row = int(index[slot]) - int(number) * self.size
+                        row = int(places[slot]) - int(number) * self.size
                         found[slot] = self._sample(file, layout, row, crops[slot], captions[slot])
             except FileNotFoundError as error:
                 raise DamagedInput(f"{error} is gone: {self.remote[number].way_out}") from None

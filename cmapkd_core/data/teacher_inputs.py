@@ -25,7 +25,7 @@ from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 
 @dataclass(frozen=True)
 class Chunk:
-    """All crops of consecutive pictures of a split or, where `captions` says how many, some of their captions.
+    """All crops of consecutive pictures or, where `captions` says how many, some of their captions.
 
     skipped: captions of these pictures that other chunks have.
     """
@@ -44,7 +44,7 @@ def chunks_of(rows: range, counts: np.ndarray, pictures: int, captions: int) -> 
     """The chunks of a part, pictures first.
 
     Args:
-        counts: captions of each picture of the split, int64 [n].
+        counts: captions of each picture, int64 [n].
         pictures, captions: of a chunk; the last has the rest.
     """
     shown = [Chunk(rows[start : start + pictures]) for start in range(0, len(rows), pictures)]
@@ -69,13 +69,17 @@ def teacher_inputs(
     workers: int,
     max_pixels: int,
     device: torch.device | str = "cpu",
+    pictures: np.ndarray | None = None,
 ) -> Iterator[Tensor]:
     """What the teacher reads of each chunk, in order, on `device`.
+
+    pictures: positions in the split of those that chunks count, int64 [m]; None: they count all of it.
 
     Of b pictures float [b * crops, 3, size, size], zeros of a corrupt one: training does not use it either, see
     `TrainLoader`. Of captions int64 [c, context length].
     """
-    items = _Chunks(shards, split, side, chunks, crops, crop_scale, max_pixels)
+    rows = np.arange(shards.count(split)) if pictures is None else pictures
+    items = _Chunks(shards, split, side, chunks, crops, crop_scale, max_pixels, rows)
     made = Feed(items, workers, device).items(0, len(chunks))
     for chunk, tensor in zip(chunks, made, strict=True):
         moved = tensor.to(device, non_blocking=True)
@@ -92,7 +96,9 @@ class _Chunks(Items[Tensor]):
         crops: int,
         crop_scale: tuple[float, float],
         max_pixels: int,
+        pictures: np.ndarray,
     ) -> None:
+        self.pictures = pictures
         self.shards, self.split, self.side, self.chunks = shards, split, side, chunks
         self.crops, self.crop_scale, self.max_pixels = crops, crop_scale, max_pixels
         self.hashes = shards.key_hashes(split)
@@ -101,12 +107,15 @@ class _Chunks(Items[Tensor]):
         """uint8 pixels [b * crops, 3, size, size], or tokens."""
         chunk = self.chunks[number]
         if chunk.captions:
-            texts = [text for i in chunk.rows for text in self.shards.captions(self.split, i)]
+            texts = [text for i in chunk.rows for text in self._captions(i)]
             return self.side.tokenize(texts[chunk.skipped : chunk.skipped + chunk.captions])
         pixels = canvas(len(chunk.rows) * self.crops, self.side.view.size)
         for slots, row in zip(pixels.split(self.crops), chunk.rows, strict=True):
-            self._crops(row, slots)
+            self._crops(int(self.pictures[row]), slots)
         return pixels
+
+    def _captions(self, number: int) -> list[str]:
+        return self.shards.captions(self.split, int(self.pictures[number]))
 
     def _crops(self, row: int, slots: Tensor) -> None:
         """All crops of a picture into uint8 [crops, 3, size, size]; zeros of a corrupt one."""

@@ -30,7 +30,8 @@ class Rows:
     So little is kept of pairs whose activations do not fit into memory at once (engine/chunks.py).
 
     student: with gradient. teacher: without.
-    roots: the towers' first taps, with a graph down to which gradients are measured; none of joined rows.
+    roots: the towers' first taps above what is frozen, with a graph down to which gradients are measured; none of
+        joined rows.
     given: the batches, and what the teacher says of them, that the rows are of; several of joined rows.
     """
 
@@ -44,7 +45,7 @@ class Rows:
         """Unit embeddings `image` and `text` of both sides, [b,E]; more may be added to them."""
         teacher = {} if targets is None else {"image": targets.image, "text": targets.text}
         student = {"image": vision.embedding, "text": text.embedding}
-        return Rows(student, teacher, [vision.taps[0], text.taps[0]], [(batch, targets)])
+        return Rows(student, teacher, [vision.root, text.root], [(batch, targets)])
 
     @staticmethod
     def joined(parts: list[Rows]) -> Rows:
@@ -105,7 +106,10 @@ class Method(nn.Module):
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """Parameters by group, as far as `phase` can reach them: each of them gets a gradient."""
-        return {"student": [p for name, p in self.student.named_parameters() if not name.endswith(self.fixed)]}
+        named = self.student.named_parameters()
+        return {
+            "student": [p for name, p in named if name not in self.student.frozen and not name.endswith(self.fixed)]
+        }
 
     def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
         """What the towers give for a local batch, as far as the terms need it; no pair's row sees another pair.

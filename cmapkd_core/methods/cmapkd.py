@@ -162,7 +162,7 @@ class Cmapkd(Method):
         image, caption, image_lifted, caption_lifted = (instead(whole, part.float(), first) for whole, part in sides)
         among = [image, caption, *both.teacher], (image_lifted, caption_lifted), both.scale
         goal = self._goal(self._on_embeddings(*among, Ranks()))
-        u = measure(d_v, d_l, goal, [vision.taps[0], text.taps[0]], self.amp)
+        u = measure(d_v, d_l, goal, [vision.root, text.root], self.amp)
         return torch.cat((d_v.detach(), d_l.detach(), *u), dim=1)
 
     def statistics(self, batch: Batch, targets: Embeddings | None) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ class Cmapkd(Method):
         image, caption, image_t, caption_t = embeddings
         lifted = self.lifts(add_raw(Rows.of(batch, teacher, vision, text), vision, text), image, caption)
         goal = self._goal(self._on_embeddings(embeddings, lifted, teacher.scale))
-        u = torch.cat(measure(d_v, d_l, goal, [vision.taps[0], text.taps[0]], self.amp), dim=1)
+        u = torch.cat(measure(d_v, d_l, goal, [vision.root, text.root], self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         (difficulty,) = gathered(margin(similar(image_t, caption_t)) - margin(similar(image, caption)))
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
@@ -254,10 +254,10 @@ def level_distances(student: Levels, teacher: Levels) -> tuple[Tensor, Tensor]:
 def measure(
     d_v: Tensor, d_l: Tensor, goal: Tensor, roots: list[Tensor], amp: torch.dtype | None
 ) -> tuple[Tensor, Tensor]:
-    """Utilities u_v, u_l [b,4] at the towers' first taps, which every level and the goal depend on.
+    """Utilities u_v, u_l [b,4] at the towers' roots: the first taps, or the first above what is frozen.
 
     Args:
-        roots: these taps, of the images [b,..] and of the captions [b,..].
+        roots: these, of the images [b,..] and of the captions [b,..].
         amp: the towers' autocast type. fp16 gets the largest of SCALES at which no gradient of any rank overflows: a
             goal's gradient passes through all ranks, so they must try the same ones.
     """

@@ -38,7 +38,7 @@ class FitNet(Method):
         student_spec, teacher_spec = student.spec, teacher.backbone.spec
         self.map_regressor = nn.Conv2d(student_spec.vision_widths[HINT], teacher_spec.vision_widths[HINT], 1)
         self.token_regressor = nn.Linear(student_spec.text_widths[HINT], teacher_spec.text_widths[HINT])
-        self.below = student.before(HINT)
+        self.below = student.before(HINT) - student.frozen
         self.pair = tokens_of if same_tokens(student, teacher.backbone) else means_of
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:

@@ -36,7 +36,9 @@ class InTeacherSpace(Method):
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """The image tower, and g; the scale stays as the student's weights have it."""
-        return {"student": list(self.student.model.visual.parameters()), "extra": list(self.projector.parameters())}
+        image = {id(p) for p in self.student.model.visual.parameters()}
+        student = [p for p in super().groups(phase)["student"] if id(p) in image]
+        return {"student": student, "extra": list(self.projector.parameters())}
 
     def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
         """The images' embeddings alone; of the teacher both."""
@@ -44,7 +46,7 @@ class InTeacherSpace(Method):
         with self.autocast():
             vision = self.student.vision(batch.images["student"])
         said = {"image": teacher.image, "text": teacher.text}
-        return Rows({"image": vision.embedding}, said, [vision.taps[0]], [(batch, teacher)])
+        return Rows({"image": vision.embedding}, said, [vision.root], [(batch, teacher)])
 
     def divergence(self, image: Tensor, image_t: Tensor, scale_t: Tensor, classes: Tensor) -> Tensor:
         """The loss without w for gathered embeddings [B,E], [B,E'] over classes [C,E'].

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
+from typing_extensions import override
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.features import Features, Spec
@@ -34,6 +35,7 @@ class Backbone(nn.Module):
         files: Hugging Face config and tokenizer files of the text tower by name; {} where it has none.
         tokenize: picklable; list of n captions -> LongTensor [n, context_length].
         spec: sizes, measured on the model.
+        frozen: names of the parameters that `freeze` has taken from training.
         identity: what it is beside its tensors, read off the model.
     """
 
@@ -61,6 +63,7 @@ class Backbone(nn.Module):
         if self.model.logit_bias is not None:
             self.model.logit_bias.requires_grad_(False)
         self._repeated: tuple[list[nn.Module], list[nn.Module]] = ([], [])
+        self.frozen, self._first = frozenset[str](), 0
         self.eval()
         self.spec = self._measure()
         sizes = (self.spec.image_size, self.spec.context_length, self.spec.embed_dim)
@@ -71,7 +74,7 @@ class Backbone(nn.Module):
         with recomputed(self._repeated[0]):
             pooled, *taps, final = _joined([(p, *t, f) for p, t, f in map(self._vision.run, self._parts(images))])
         raw = self._vision.project(pooled)
-        return Features(F.normalize(raw, dim=-1), pooled, taps, final=final, raw=raw)
+        return Features(F.normalize(raw, dim=-1), pooled, taps, final=final, raw=raw, first=self._first)
 
     def text(self, tokens: Tensor) -> Features:
         """Features of token ids [B, N]; taps [B, N', D]; mask [B, N'] True from the start to the end-of-text token.
@@ -81,7 +84,25 @@ class Backbone(nn.Module):
         with recomputed(self._repeated[1]):
             pooled, taps, mask = self._text.run(self._text.trim(tokens))
         raw = self._text.project(pooled)
-        return Features(F.normalize(raw, dim=-1), pooled, taps, mask, raw=raw)
+        return Features(F.normalize(raw, dim=-1), pooled, taps, mask, raw=raw, first=self._first)
+
+    def freeze(self, quarters: int) -> None:
+        """From here on so many quarters of both towers, from below, are as at inference whatever is trained above them.
+
+        Their parameters are in `frozen`, and `train` leaves their batch norms and dropout in evaluation mode.
+        """
+        self.frozen, self._first = frozenset(self.before(quarters - 1) if quarters else ()), quarters
+        self.train(self.training)
+
+    @override
+    def train(self, mode: bool = True) -> Backbone:
+        """As torch's, but for what is frozen."""
+        super().train(mode)
+        for place, module in self.named_modules() if self.frozen else ():
+            own = {name for name, _ in module.named_parameters(prefix=place)}
+            if own and own <= self.frozen:
+                module.eval()
+        return self
 
     def checkpoint_blocks(self) -> None:
         """From here on blocks of both towers run again for the gradient in place of keeping their activations.

@@ -24,12 +24,18 @@ class Features:
     mask: Tensor | None = None  # bool [B, N], text only: True from the start to the end-of-text token
     final: Tensor | None = None  # vision only: what the tower pools, in its own layout (`Backbone.final_map`)
     raw: Tensor | None = None  # [B, E], the projection itself: the embedding before it is made a unit vector
+    first: int = 0  # the first tap that training moves; below it the tower is frozen
+
+    @property
+    def root(self) -> Tensor:
+        """The tap at which gradients are measured: the lowest that all of them reach."""
+        return self.taps[self.first]
 
     def float(self) -> Features:
         """The same in fp32: losses are computed in full precision."""
         taps, final = [tap.float() for tap in self.taps], None if self.final is None else self.final.float()
         raw = None if self.raw is None else self.raw.float()
-        return Features(self.embedding.float(), self.pooled.float(), taps, self.mask, final, raw)
+        return Features(self.embedding.float(), self.pooled.float(), taps, self.mask, final, raw, self.first)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,14 @@ _inside = 0  # collectives that this process is in now
 _waiting: Any = None  # the group for barriers and objects
 
 
+def let_threads_sleep() -> None:
+    """Threads of torch, which is not imported yet, sleep while they wait for each other; what is set already stays.
+
+    They would spin: on cores that something else uses too two of them were twelve times slower than one.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def start() -> None:
     """Join the process group that torchrun describes; nothing to do for one process."""
     global _waiting

@@ -121,6 +121,7 @@ class _Pairs(argparse.Action):
 def main(run: Callable[..., str], argv: list[str] | None = None, prog: str = "") -> int:
     """Run a stage from its argv; the exit code, one of exits.ENDS. prog: as of `parser`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parallel.let_threads_sleep()
     given = vars(parser(run, prog).parse_args(argv))
     artifact = given.pop("artifact")
     fields = {name: given.pop(name) for name in STRINGS}

@@ -68,6 +68,7 @@ def build_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | No
     seed_everything(recipe.seed, rank=0)
     init = context.inputs.get("init")
     student = load_model(_student_folder(init)) if init else build(recipe.student, recipe.seed, context.scratch)
+    student.freeze(recipe.schedule.frozen_quarters)
     context.introduce("student", student.identity)
     teacher = None
     if METHODS[recipe.method.name].teacher:

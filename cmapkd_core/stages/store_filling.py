@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from cmapkd_core.stages.artifact import PLACE, RETIRED
 from cmapkd_core.stages.ending import OUT
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL
-from cmapkd_core.stages.teacher_cache import made_from
+from cmapkd_core.stages.teacher_cache import made_from, stored_pictures
 
 UPLOADS, WAITING = 2, 2  # parts that are written at a time, and that wait for it in memory
 LOOKS = 4  # parts of an earlier attempt that are read at a time
@@ -51,13 +52,15 @@ def write_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
     The ranks share the parts. A restarted stage keeps those that are whole: it reads its own share of them once, beside
     its work, and makes anew what is damaged.
     """
-    fit, count = context.recipe.teacher_fit, shards.count("train")
+    fit = context.recipe.teacher_fit
     if not fit.views:
         return
+    pictures = stored_pictures(context.recipe, shards)
+    count = len(pictures)
     digests = (storage.sha256_file(context.out / name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
     size = STORES[fit.store].size
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    filling = Filling(context, shards, teacher, made_from(context.recipe, shards, *digests), parts)
+    filling = Filling(context, shards, teacher, made_from(context.recipe, shards, *digests), pictures, parts)
     filling.fill(range(parallel.rank(), len(parts), parallel.world()))
     parallel.barrier()
     if parallel.rank() == 0:
@@ -71,12 +74,16 @@ def write_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
 
 @dataclass
 class Filling:
-    """A store on its way. made_from: see `teacher_cache`. parts: the pictures of each."""
+    """A store on its way.
+
+    made_from, pictures: see `teacher_cache`. parts: the pictures of each, by their numbers among those.
+    """
 
     context: Context
     shards: ShardSet
     teacher: Teacher
     made_from: dict[str, str]
+    pictures: np.ndarray
     parts: Sequence[range]
 
     def __post_init__(self) -> None:
@@ -87,7 +94,7 @@ class Filling:
         key = fingerprint({**self.made_from, "identity": context.identity, "retired": retired})
         context.shared = f"{OUT}{key}"
         self.folder = f"{context.shared}/{CACHE_FOLDER}"
-        self.counts = caption_counts(self.shards, "train")
+        self.counts = caption_counts(self.shards, "train")[self.pictures]
 
     def fill(self, own: range, known: bool = False) -> None:
         """Make those of the parts `own` that are not there. known: that what is there is whole."""
@@ -175,7 +182,7 @@ def teacher_outputs(filling: Filling, parts: Sequence[range], progress: Callable
     """The teacher's outputs of each part in order, on the teacher's device, which the caller does not wait for.
 
     Embeddings are fp32; levels of pictures are laterals, as the recipe stores them. `progress` is called after each
-    batch of pictures, with the position in the split up to which they are done.
+    batch of pictures, with the number of those that are done.
     """
     recipe, device, side = filling.context.recipe, parallel.device(), side_of(filling.teacher.backbone)
     fit, crops = recipe.teacher_fit, recipe.teacher_fit.views
@@ -192,6 +199,7 @@ def teacher_outputs(filling: Filling, parts: Sequence[range], progress: Callable
         workers=recipe.runtime.workers,
         max_pixels=recipe.data.max_pixels,
         device=device,
+        pictures=filling.pictures,
     )
     levels, coded = ALL_LEVELS if STORES[fit.store].levels else (), load("code of levels", fit.levels, LEVEL_CODES)
     for own in chunks:

@@ -3,14 +3,18 @@
 Methods that need no more than is cached (`method_specs.METHODS`: targets) then never run the teacher's towers.
 Its embeddings are 3 KB a crop; its levels are the laterals of its pyramid before they are merged (about 326 KB
 a crop of ViT-L/14 beside ViT-B/16 in fp16, half of it in int8), and its fitted pyramid merges them beside the student.
+It has the pictures that students train on: a share data.fraction of all.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from cmapkd_core import parallel
 from cmapkd_core.catalog import STORES
 from cmapkd_core.config import Recipe, TeacherFitConfig
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER, TeacherCache
+from cmapkd_core.data.order import chosen
 from cmapkd_core.data.shard_cache import GB, ShardCache
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.stored_parts import StoredParts
@@ -37,7 +41,13 @@ def made_from(recipe: Recipe, shards: ShardSet, teacher: str, levels: str) -> di
         "teacher_fit.store": fit.store,
         **({"teacher_fit.levels": fit.levels} if fit.levels != TeacherFitConfig.levels else {}),
         "data.crop_scale": ",".join(map(str, recipe.data.crop_scale)),
+        **({"data.fraction": str(recipe.data.fraction)} if recipe.data.fraction < 1 else {}),
     }
+
+
+def stored_pictures(recipe: Recipe, shards: ShardSet) -> np.ndarray:
+    """Positions in the training split of the pictures that students train on, which are those cached, int64 [m]."""
+    return chosen(shards.key_hashes("train"), recipe.data.fraction)
 
 
 def open_cache(context: Context) -> TeacherCache | None:
@@ -57,16 +67,17 @@ def open_cache(context: Context) -> TeacherCache | None:
             "run stage teacher with this recipe and give its artifact as --teacher, or set teacher_fit.views=0"
         )
     digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
-    origin = made_from(recipe, shards_of(context), *digests)
+    shards = shards_of(context)
+    origin, pictures = made_from(recipe, shards, *digests), stored_pictures(recipe, shards)
     if context.recipe.runtime.cache_gb and "://" in artifact.url:
         room = ShardCache(round(context.recipe.runtime.cache_gb * GB))
         files = [artifact.remote(name) for name in sorted(parts)]
         room.adopt(files)
-        return StoredParts(files, STORES[fit.store].size, origin, room)
+        return StoredParts(files, STORES[fit.store].size, origin, room, pictures=pictures)
     # Each rank begins elsewhere, so that the ranks of a machine do not all download the same part.
     begin = parallel.rank() * len(parts) // parallel.world()
     turned = [*parts[begin:], *parts[:begin]]
-    return TeacherCache.open(list(in_order(turned, artifact.fetch, DOWNLOADS)), origin)
+    return TeacherCache.open(list(in_order(turned, artifact.fetch, DOWNLOADS)), origin, pictures)
 
 
 def _digest(artifact: Artifact, name: str) -> str:

@@ -383,6 +383,23 @@ def test_some_of_the_outputs(parts: tuple[TeacherCache, list[RemoteFile]]) -> No
     assert all(torch.equal(found[name], x) for name, x in expected.items())
 
 
+def test_outputs_of_some_pictures(parts: tuple[TeacherCache, list[RemoteFile]]) -> None:
+    """Positions in the split become numbers among the cached pictures, which are every third here."""
+    whole, remote = parts
+    pictures, numbers = np.arange(1, 100, 3), np.array([9, 0, 8])
+    streamed = StoredParts(remote, 7, MADE_FROM, ShardCache(0), pictures=pictures)
+    expected = whole.rows(numbers, [0, 1, 2], [0, 0, 0])
+    for cache in (
+        streamed,
+        streamed.only(),
+        TeacherCache(whole.parts, (), pictures),
+        TeacherCache(whole.parts, (), pictures).only(),
+    ):
+        found = cache.rows(pictures[numbers], [0, 1, 2], [0, 0, 0])
+        assert all(torch.equal(found[name], x) for name, x in expected.items())
+    assert streamed.files(np.arange(3, 30)) == remote[:2]  # those of pictures 4 to 28 are numbers 1 to 9
+
+
 def test_outputs_of_something_else_are_refused(parts: tuple[TeacherCache, list[RemoteFile]]) -> None:
     streamed = StoredParts(parts[1], 7, {"shards": "other"}, ShardCache(0))
     with pytest.raises(InputError, match="caches teacher outputs of something else than this run has"):

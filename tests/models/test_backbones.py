@@ -353,3 +353,30 @@ def test_a_tower_without_a_list_of_layers_is_named(tmp_path):
         InputError, match=r"runtime\.grad_checkpointing=true: the text tower BertModel has no list of 7"
     ):
         towers.checkpoint_blocks()
+
+
+def test_frozen_quarters_are_as_at_inference_while_what_is_above_is_trained(backbone: Backbone) -> None:
+    images, tokens = batch(backbone)
+    with torch.no_grad():
+        before = [side.taps[1] for side in (backbone.vision(images), backbone.text(tokens))]
+    student = copy.deepcopy(backbone)
+    student.freeze(2)
+    student.train()
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name not in student.frozen and name != "model.logit_bias")
+    sides = student.vision(images), student.text(tokens)
+    for side, tap in zip(sides, before, strict=True):
+        torch.testing.assert_close(side.taps[1], tap)
+        assert not side.taps[1].requires_grad
+        assert side.root is side.taps[2]
+        assert side.root.requires_grad or torch.equal(side.root, tap)  # the same block, in a tower of three
+    (student.scale() * sum((side.embedding * side.embedding.roll(1, 0)).sum() for side in sides)).backward()
+    assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
+    moved = {name for name, x in student.named_buffers() if not torch.equal(x, backbone.get_buffer(name))}
+    assert bool(moved) is any("running" in name for name, _ in student.named_buffers())
+    student.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(student.vision(images).taps[1], before[0])
+    student.freeze(0)
+    assert student.train().frozen == frozenset()
+    assert all(module.training for module in student.modules())

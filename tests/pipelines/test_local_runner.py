@@ -53,7 +53,7 @@ def meet(folder: str, me: str, other: str, artifact: dsl.OutputPath(str)) -> dsl
         'while [ -e "$2.waits" ] && [ ! -e met ]; do sleep 0.05; i=$((i+1)); [ $i -lt 400 ] || exit 9; done; i=0\n'
         'while [ -n "$3" ] && [ ! -e "$3.was" ]; do sleep 0.05; i=$((i+1)); [ $i -lt 200 ] || exit 9; done\n'
         '[ -n "$3" ] || [ -e "$2.waits" ] || sleep 0.6; sleep "${PAUSE:-0}"\n'
-        'echo "threads of $2: $OMP_NUM_THREADS"; echo "gone\rseen of $2" >&2\n'
+        'echo "threads of $2: $OMP_NUM_THREADS $OMP_WAIT_POLICY"; echo "gone\rseen of $2" >&2\n'
         'rm "$2.began"; exit "${CODE:-0}"'
     )
     return dsl.ContainerSpec(image="none", command=["sh", "-c", script], args=["meet", folder, me, other, artifact])
@@ -197,17 +197,19 @@ def test_each_task_gets_its_share_of_the_cores_unless_that_is_set(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package, given = compiled(apart, tmp_path), {"folder": str(tmp_path)}
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     run_package(package, given, "r", parallel=3, alone=["b"])
     text = capfd.readouterr().out
-    assert "a | threads of a: 2\n" in text
-    assert "b | threads of b: \n" in text  # nothing runs beside it
+    assert "a | threads of a: 2 PASSIVE\n" in text
+    assert "b | threads of b:  PASSIVE\n" in text  # nothing runs beside it
     run_package(package, given, "r")
-    assert "\nthreads of a: \n" in capfd.readouterr().out
+    assert "\nthreads of a:  PASSIVE\n" in capfd.readouterr().out
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     run_package(package, given, "r", parallel=3)
-    assert "a | threads of a: 5\n" in capfd.readouterr().out
+    assert "a | threads of a: 5 ACTIVE\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

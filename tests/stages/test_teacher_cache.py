@@ -125,6 +125,31 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
             assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
 
 
+def test_a_store_has_the_pictures_that_students_train_on_and_no_others(tmp_path, tiny_shards, storing, monkeypatch):
+    half = f"{SIX} data.fraction=0.5"
+    some = teacher.run(
+        Request("tiny", str(tmp_path / "some"), overrides=f"{VIEWS} data.fraction=0.5"), shards=tiny_shards
+    )
+    with monkeypatch.context() as online:
+        online.setattr(training, "open_cache", lambda context: None)
+        expected = losses(joint(tmp_path / "online", "kd", tiny_shards, some, half))
+    found = losses(joint(tmp_path / "stored", "kd", tiny_shards, some, half))
+    assert len(found) == len(expected) > 1
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    count = open_shards(Artifact.open(tiny_shards)).count("train")
+    assert sum(len(pictures) for pictures in images_of(some)) == round(count / 2)
+    with pytest.raises(InputError, match=r"data\.fraction: 1\.0 -> 0\.5"):
+        joint(tmp_path, "kd", tiny_shards, storing, half)
+
+
+def images_of(url: str) -> list[torch.Tensor]:
+    """What each part of a teacher's store has of pictures, [k,n,E]."""
+    artifact = Artifact.open(url)
+    names = [name for name in artifact.files() if name.startswith(f"{CACHE_FOLDER}/")]
+    return [load_file(artifact.fetch(name))["crops/image"] for name in names]
+
+
 def test_levels_in_8_bits_give_the_terms_within_a_hundredth(tmp_path, tiny_shards, in_parts, monkeypatch):
     monkeypatch.setitem(store_filling.STORES, "levels", IN_PARTS)
     found = {

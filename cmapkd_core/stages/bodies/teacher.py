@@ -151,13 +151,15 @@ def pooled_pairs(
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own])
     texts = [text for own in captions for text in own]
     progress = Progress(say, "teacher space", len(texts), "captions")
-    states: list[Tensor] = []
+    states = torch.empty(len(texts), backbone.spec.text_pooled)
+    # Captions of a length together: a tower that is padded to the longest of a batch does half of the work.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(texts), batch):
-        tokens = backbone.tokenize(texts[start : start + batch]).to(device)
-        states.append(backbone.text(tokens).pooled.cpu())
+        chosen = order[start : start + batch]
+        states[chosen] = backbone.text(backbone.tokenize([texts[i] for i in chosen]).to(device)).pooled.cpu()
         progress(min(start + batch, len(texts)))
         between()
-    columns = {"image": torch.cat(pictures)[owners], "text": torch.cat(states)}
+    columns = {"image": torch.cat(pictures)[owners], "text": states}
     seed = recipe.teacher_fit.seed
     return TableLoader(
         columns,
