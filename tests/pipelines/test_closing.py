@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmapkd import search
+from cmapkd.console import DEMO
+from cmapkd.pipelines import submit
 from cmapkd.pipelines.closing import closing, first_caption
+from cmapkd.pipelines.submission import decide
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import open_shards
@@ -110,3 +113,11 @@ def test_a_caption_as_a_query_is_short_and_no_option(tmp_path: Path) -> None:
     assert asked(train=["a cup"], test=[]) == "a cup"
     assert asked(test=[]) == "a red mug"
     assert asked(test=["word " * 40]) == " ".join(["word"] * 12)
+
+
+def test_the_tutorial_has_the_demos_own_search() -> None:
+    job = decide(submit.parser().parse_args([*DEMO]))
+    tutorial = Path(__file__).parents[2] / "docs/tutorial/demo.md"
+    (line,) = [line for line in tutorial.read_text().splitlines() if line.startswith("    ") and " search " in line]
+    asked = search.parser().parse_args(shlex.split(line)[2:])
+    assert (asked.model, asked.folder) == (job.urls["export"], job.urls["prepare"])
