@@ -12,8 +12,8 @@ search embeds what is new. Exit codes as of every command: 0 done, 2 bad input (
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import textwrap
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import ENDS, end_of, room
+from cmapkd_core.storage.user_cache import user_cache
 
 if TYPE_CHECKING:
     from cmapkd.searching.nearest_page import Asked, Column
     from cmapkd.searching.page_server import Side
+    from cmapkd.searching.picture_folder import PictureFile
 
 PORT, TOP, MOST = 8000, 5, 100
 _BROKEN = 10  # pictures that cannot be read and are named
@@ -41,7 +43,11 @@ def parser() -> argparse.ArgumentParser:
         help="an export's folder or s3:// URL, as a run prints it; the artifact of a stage that trains; or a model by "
         "name, such as ViT-B-32:openai",
     )
-    cli.add_argument("folder", metavar="FOLDER", type=Path, help="a folder with pictures, its subfolders too")
+    cli.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="a folder with pictures, its subfolders too; or a prepared data set, ROOT/prepare/KEY, here or on s3://",
+    )
     cli.add_argument("query", metavar="QUERY", nargs="*", help="words of one query")
     cli.add_argument("--like", type=Path, metavar="PICTURE", help="a picture in place of words")
     cli.add_argument("--top", type=_top, default=TOP, metavar="N", help=f"how many pictures; default: {TOP}")
@@ -109,7 +115,7 @@ def _search(args: argparse.Namespace) -> int:
     asked = Asked(" ".join(args.query), like=str(args.like or ""), top=args.top)
     columns = _like(sides, args.like, args.top) if args.like else answer(sides, asked)
     for column in columns:
-        _print(column)
+        _print(column, sides[0].index.folder.pictures)
     if args.html or args.show:
         _write(args, sides, asked, columns)
     return 0
@@ -118,17 +124,17 @@ def _search(args: argparse.Namespace) -> int:
 def _sides(args: argparse.Namespace) -> list[Side]:
     """The models with their embeddings of the folder; says what it found and what it left out."""
     from cmapkd.searching.page_server import Side  # with torch, which takes longer than to read or explain a command
-    from cmapkd.searching.picture_folder import PictureFolder
     from cmapkd.searching.picture_index import index
+    from cmapkd.searching.prepared_pictures import pictures_at
     from cmapkd.searching.searched_model import OWN_TEACHER, open_model, teacher_of
     from cmapkd_core import parallel
     from cmapkd_core.progress import ProgressDisplay
 
-    folder = PictureFolder.of(args.folder)
+    folder = pictures_at(args.folder)
     models = {"student" if args.teacher else "model": args.model}
     if args.teacher:
         models["teacher"] = teacher_of(args.model) if args.teacher == OWN_TEACHER else args.teacher
-    cache, sides = args.cache or default_cache(), []
+    cache, sides = args.cache or user_cache("search"), []
     for role, spelling in models.items():
         say = ProgressDisplay(quiet=False)
         made = index(folder, open_model(spelling), parallel.device(), cache, say)
@@ -138,12 +144,6 @@ def _sides(args: argparse.Namespace) -> list[Side]:
         print(f"search: {role} {made.model.name}: {made.embedded} pictures embedded, {kept} from the cache {cache}")
     _say_broken(sides)
     return sides
-
-
-def default_cache() -> Path:
-    """The user's folder for what can be made again."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "cmapkd" / "search"
 
 
 def _say_broken(sides: list[Side]) -> None:
@@ -183,12 +183,13 @@ def _like(sides: list[Side], path: Path, top: int) -> list[Column]:
     return [side.column(query, top) for side, query in zip(sides, queries, strict=True)]
 
 
-def _print(column: Column) -> None:
+def _print(column: Column, pictures: Sequence[PictureFile]) -> None:
     from cmapkd.searching.picture_folder import shown
 
     print(f"\n{column.role}: {column.name}\n  rank  score  picture")
     for rank, found in enumerate(column.found, 1):
-        print(f"  {rank:4d}  {found.score:5.3f}  {shown(found.path)}")
+        caption = textwrap.shorten(shown(pictures[found.number].caption), 80, placeholder=" ..")
+        print(f"  {rank:4d}  {found.score:5.3f}  {shown(found.path)}{caption and f'  {caption}'}")
 
 
 def _write(args: argparse.Namespace, sides: list[Side], asked: Asked, columns: list[Column]) -> None:
@@ -200,7 +201,7 @@ def _write(args: argparse.Namespace, sides: list[Side], asked: Asked, columns: l
     from cmapkd.searching.nearest_page import inline, page
 
     folder = sides[0].index.folder
-    out = args.html or (args.cache or default_cache()) / "nearest.html"
+    out = args.html or (args.cache or user_cache("search")) / "nearest.html"
     text = page(folder, asked, columns, inline(folder), left_out=len(sides[0].index.broken))
     try:
         out.write_text(text, encoding="utf-8")

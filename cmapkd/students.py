@@ -12,15 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cmapkd.api import Run
-from cmapkd.artifact_model import model_of
-from cmapkd_core import temporary
-from cmapkd_core.config import FOLDER, DataConfig, ModelConfig
+from cmapkd.opened_model import open_backbone
+from cmapkd_core.config import DataConfig
 from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.data.images import decode
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.build import build
-from cmapkd_core.stages.artifact import find
-from cmapkd_core.usage import OPEN_CLIP
 
 Picture = Image.Image | str | Path
 T = TypeVar("T")
@@ -83,29 +79,16 @@ def load_student(model: str | Path | Run, device: str = "cpu") -> Student:
 
     Args:
         model: a Run or its `student`; a path or s3:// URL of an artifact of stage export or of one that trains
-            (teacher, warmup, joint); or a folder with an open_clip_config.json, or that has one in `open_clip/`.
+            (teacher, warmup, joint); a folder with an open_clip_config.json, or that has one in `open_clip/`; or a
+            model by name, such as ViT-B-32:openai.
         device: of torch, such as `cuda`.
 
     Raises:
         InputError: there is no model.
     """
     url = model.student if isinstance(model, Run) else str(model)
-    found = _in_artifact(url) or _in_folder(url)
-    found = found.to(device).eval()
+    found = open_backbone(url).to(device).eval()
     return Student(url, found.model, found.tokenize, View.of(found.identity.plain()), found)
-
-
-def _in_artifact(url: str) -> Backbone | None:
-    """The model of an artifact; None where none lies there."""
-    artifact = find(url)
-    return None if artifact is None else model_of(artifact)
-
-
-def _in_folder(url: str) -> Backbone:
-    """A folder of a model here, or on S3, or an export's."""
-    inside = Path(url) / OPEN_CLIP
-    with temporary.folder() as cache:
-        return build(ModelConfig(f"{FOLDER}{inside if inside.is_dir() else url}", "own"), 0, cache)
 
 
 def as_rgb(picture: Picture) -> Image.Image:

@@ -1,6 +1,6 @@
 """The exceptions for what a user can mend, and for what may mend itself; how a complete stage runs again."""
 
-import shlex
+from cmapkd_core.commands import PYTHON, submit
 
 _MODULES = {"warmup": "train", "alsn": "train", "joint": "train"}  # of stages that are not called as their module
 _TASKS = ("prepare", "teacher", *_MODULES, "levels", "export", "report")  # stages whose tasks in a run are called so
@@ -55,13 +55,13 @@ def again(stage: str, run: str = "") -> str:
         stage: as its manifest calls it, such as `warmup` or `evaluate vqa on scenes of ..`.
         run: the run that made the artifact; "" where it is not known.
     """
-    name, run = stage.partition(" ")[0], shlex.quote(run or "RUN")
+    name, run = stage.partition(" ")[0], run or "RUN"
     is_part = name.startswith("prepare-part-")
     task = name if name in _TASKS or is_part else "TASK"
     module = "prepare_part" if is_part else _MODULES.get(name, name)
     return (
-        f"run stage {name} again: submit.py --run {run} --only {task} (with the run's --root, and --local), "
-        f"or by hand python -m cmapkd_core.stages.{module} with its arguments and --redo yes; "
-        f"submit.py --verify {run} names all that is damaged and its tasks, which in a suite and of a reference have "
+        f"run stage {name} again: {submit('--run', run, '--only', task)} (with the run's --root, and --local), "
+        f"or by hand {PYTHON} -m cmapkd_core.stages.{module} with its arguments and --redo yes; "
+        f"{submit('--verify', run)} names all that is damaged and its tasks, which in a suite and of a reference have "
         "longer names"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmapkd_core import storage
+from cmapkd_core.commands import submit
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
@@ -113,7 +114,7 @@ class Request:
         if self.redo not in ("", "yes"):
             raise InputError(
                 f"--redo {self.redo}: it takes yes, which runs this one stage again although it is complete; leave it "
-                "out to keep what is complete (of a whole run: submit.py --run RUN --only STAGE)"
+                f"out to keep what is complete (of a whole run: {submit('--run', 'RUN', '--only', 'STAGE')})"
             )
         object.__setattr__(self, "root", storage.absolute(self.root))
         object.__setattr__(self, "data", spelled(self.data))

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cmapkd_core.commands import PYTHON
+
 OPEN_CLIP, ONNX = "open_clip", "onnx"  # folders of an export
 CONFIG, TEXT_FOLDER = "open_clip_config.json", "text"  # in the first one
-PYTHON = ".venv/bin/python"  # of the repository, as `make setup` leaves it
 HERE = "student"  # where an export on S3 is copied to
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -174,3 +176,42 @@ def test_lists_load_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---- how messages spell them ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (["pipelines/submit.py"], ".venv/bin/python pipelines/submit.py --retry 'a b'"),  # a checkout
+        (["pipelines/submit.py", "cmapkd-0.dist-info/METADATA"], ".venv/bin/python pipelines/submit.py --retry 'a b'"),
+        (["cmapkd-0.dist-info/METADATA"], "cmapkd submit --retry 'a b'"),  # pip's
+        ([], ".venv/bin/python pipelines/submit.py --retry 'a b'"),  # the container image
+    ],
+)
+def test_a_message_has_the_command_that_is_there(there: list[str], said: str, tmp_path: Path) -> None:
+    """In an interpreter that sees nothing else."""
+    for name in ("cmapkd_core/commands.py", *there):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("Metadata-Version: 2.1\nName: cmapkd\nVersion: 0\n")
+    shutil.copy(REPOSITORY / "cmapkd_core/commands.py", tmp_path / "cmapkd_core")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from cmapkd_core.commands import submit; "
+    code += "print(submit('--retry', 'a b'))"
+    done = subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
+
+
+def test_no_message_spells_the_command_itself() -> None:
+    """Docstrings and comments may; what a person is told comes from commands.py."""
+    files = [path for package in ("cmapkd", "cmapkd_core") for path in (REPOSITORY / package).rglob("*.py")]
+    for path in files:
+        if path.name in ("commands.py", "submit.py"):
+            continue
+        tree = ast.parse(path.read_text())
+        owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        owned = [node for node in ast.walk(tree) if isinstance(node, owners) and ast.get_docstring(node) is not None]
+        documents = {id(node.body[0].value) for node in owned if isinstance(node.body[0], ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        wrong = [node.lineno for node in texts if "submit.py" in node.value and id(node) not in documents]
+        assert not wrong or path.name == "started.py", f"{path}: lines {wrong}"

@@ -23,6 +23,7 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
 from cmapkd_core.storage import StorageError, sent
+from cmapkd_core.storage.user_cache import user_cache
 
 MANY = 20
 REPOSITORY = Path(__file__).parents[1]
@@ -574,3 +575,12 @@ def test_a_server_without_conditional_writes_is_refused(s3_root: str, proxy: Fau
 
     proxy.RequestHandlerClass = Ignorant
     assert "does not keep to exclusive creation" in refusal(s3_root)
+
+
+@pytest.mark.parametrize(("given", "found"), [("", ".cache"), ("relative", ".cache"), ("/elsewhere", "/elsewhere")])
+def test_the_users_cache_is_below_xdgs_folder(
+    given: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    assert user_cache("search") == tmp_path / found / "cmapkd" / "search"

@@ -19,6 +19,7 @@ from cmapkd.pipelines.retries import Retry
 from cmapkd.pipelines.runs import GATES
 from cmapkd.pipelines.site import Site
 from cmapkd_core import storage, temporary
+from cmapkd_core.commands import submit
 from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
 
 TASK = "check-retries"
@@ -27,7 +28,7 @@ RELEASE = re.compile(r"v?(?P<major>\d+)\.(?P<minor>\d+)")
 YES = "failed containers are retried: yes"
 NO = (
     "failed containers are retried: no: let an admin of Kubeflow Pipelines do what k8s/README.md says under Retries"
-    " (one variable of its API server); until then write count = 0 under [retry], and use submit.py --retry RUN"
+    f" (one variable of its API server); until then write count = 0 under [retry], and use {submit('--retry', 'RUN')}"
 )
 
 Said = tuple[str, str, str]  # state, name and text of a line

@@ -1,24 +1,39 @@
-"""What a local run says when it is over: what came out, where the student lies and how it is used, and the report."""
+"""What a local run says when it is over: where the student lies and how it is used, and the report.
+
+What came out is not said again: the report's stage has just printed it.
+"""
 
 from __future__ import annotations
 
-import json
+import shlex
+import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 
+import pyarrow.parquet as pq
+
+from cmapkd.pipelines.started import console_words
+from cmapkd_core.commands import PYTHON
+from cmapkd_core.data.layout import INDEX
+from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.exported import student_use
 from cmapkd_core.stages.report_kinds import RUN, SUITE
-from cmapkd_core.usage import PYTHON, StudentUse
+from cmapkd_core.storage import StorageError
+from cmapkd_core.usage import StudentUse
 
 KINDS = {kind.stage: kind for kind in (RUN, SUITE)}
+QUERY = "a red mug"  # where the data has no caption
+LONGEST = 60  # characters of a query
 
 
-def closing(outputs: Mapping[str, str], places: Mapping[str, str]) -> str:
+def closing(outputs: Mapping[str, str], places: Mapping[str, str], data: str = "") -> str:
     """The lines, of which those of Python and of the shell can be pasted as they stand.
 
     Args:
         outputs: artifact of every task that ran, by task, the last one last; where that is no report, it is named.
         places: where the artifacts of all of the run's tasks lie, once they are made.
+        data: as `--data` of the run.
     """
     if not outputs:
         return ""
@@ -27,12 +42,8 @@ def closing(outputs: Mapping[str, str], places: Mapping[str, str]) -> str:
     if report is None or report.manifest["stage"] not in KINDS:
         return f"{name}: {url}"
     use = student_use(places["export"]) if "export" in places else None
-    return "\n".join(["", *_outcome(report), *(_used(use) if use else []), _page(report)])
-
-
-def _outcome(report: Artifact) -> list[str]:
-    table = json.loads(report.fetch(KINDS[report.manifest["stage"]].table).read_bytes())
-    return [table["outcome"]["sentence"], ""] if "outcome" in table else []
+    found = [*_used(use), *_searched(places, data)] if use else []
+    return "\n".join(["", *found, _page(report)])
 
 
 def _page(report: Artifact) -> str:
@@ -46,3 +57,32 @@ def _used(use: StudentUse) -> list[str]:
     if use.reason:
         return [*lines, f"open_clip cannot have it: {use.reason}. {PYTHON} can, with ONNX Runtime:", "", use.onnx()]
     return [*lines, f"These lines in {PYTHON} use it:", "", use.python()]
+
+
+def _searched(places: Mapping[str, str], data: str) -> list[str]:
+    """The command that searches the run's own pictures with its student; none where the data cannot be read."""
+    try:
+        prepared = Artifact.open(places["prepare"])
+        query = first_caption(prepared)
+    except (InputError, StorageError, KeyError):
+        return []
+    words = [*console_words(), "search", places["export"], _pictures(data) or prepared.url, query]
+    return ["This finds pictures of the data by words; other words may stand at its end:", "", shlex.join(words), ""]
+
+
+def _pictures(data: str) -> str:
+    """The folder of this machine whose pictures the data are, "" of other data."""
+    source, _, place = data.partition(":")
+    return place if source == "folder" and "://" not in place and Path(place).is_dir() else ""
+
+
+def first_caption(prepared: Artifact) -> str:
+    """A caption of a test picture to search by, the same always and not too long; of another one where none is."""
+    found: dict[str, str] = {}
+    for rows in pq.ParquetFile(prepared.fetch(INDEX)).iter_batches(columns=["split", "captions"]):
+        for split, captions in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            if captions and split not in found:
+                found[split] = textwrap.shorten(captions[0], LONGEST, placeholder="").lstrip("-")  # no option
+        if "test" in found:
+            break
+    return found.get("test") or next(filter(None, found.values()), QUERY)

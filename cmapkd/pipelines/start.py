@@ -45,7 +45,7 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
             print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
             mark_killed(job, error)
             return error.code
-    print(closing(outputs, job.urls))
+    print(closing(outputs, job.urls, job.request["data"]))
     return 0
 
 

@@ -18,12 +18,20 @@ def started_as() -> list[str]:
     """
     typed, interpreter = Path(sys.argv[0] or "-"), _seen_from_here(Path(sys.executable))
     if typed.stem == CONSOLE:
-        return [_console(typed.absolute()), "submit"]
+        return [*console_words(), "submit"]
     script = Path(__file__).resolve().parents[2] / "pipelines" / "submit.py"
     as_module = typed.name == "__main__.py" and typed.parent.name == CONSOLE
     if as_module or not script.is_file():
         return [interpreter, "-m", CONSOLE, "submit"]
     return [interpreter, _seen_from_here(script)]
+
+
+def console_words() -> list[str]:
+    """The words for the console command itself: the one that was typed, or that of the interpreter that runs."""
+    typed, beside = Path(sys.argv[0] or "-"), Path(sys.executable).with_name(CONSOLE)
+    if typed.stem == CONSOLE:
+        return [_console(typed.absolute())]
+    return [_console(beside)] if beside.is_file() else [_seen_from_here(Path(sys.executable)), "-m", CONSOLE]
 
 
 def to_paste(*words: str) -> str:

@@ -67,7 +67,7 @@ def page(
     """
     template = environment().from_string(resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
-        folder=shown(str(folder.place)),
+        folder=shown(folder.place),
         count=len(folder.pictures) - left_out,
         left_out=left_out,
         asked=asked,
@@ -75,6 +75,7 @@ def page(
         columns=columns,
         agreed=agreed(columns),
         source=source,
+        captions=[shown(picture.caption) for picture in folder.pictures],
         shown=shown,
         live=live,
         message=message,

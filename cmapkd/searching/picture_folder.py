@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,29 +21,36 @@ PICTURES = frozenset(
 
 @dataclass(frozen=True)
 class PictureFile:
-    """One file. path: below the folder. mtime_ns, size: as the file system has them; a change is another picture."""
+    """One file.
+
+    Attributes:
+        path: below the folder.
+        mtime_ns, size: as the file system has them; a change is another picture.
+        caption: what is known to be on it, "" where nothing is.
+    """
 
     path: str
     mtime_ns: int
     size: int
+    caption: str = ""
 
 
 @dataclass(frozen=True)
 class PictureFolder:
     """The pictures below a folder, in the order of their names. others: files that are none by their names."""
 
-    place: Path
+    place: str
     pictures: tuple[PictureFile, ...]
     others: int
 
     @classmethod
-    def of(cls, place: Path) -> PictureFolder:
-        """All pictures below `place`, its subfolders too; not what hidden folders hold.
+    def of(cls, folder: str) -> PictureFolder:
+        """All pictures below `folder`, its subfolders too; not what hidden folders hold.
 
         Raises:
             InputError: no such folder, or no picture in it.
         """
-        place = place.expanduser()
+        place = Path(folder).expanduser()
         if not place.is_dir():
             raise InputError(f"{place} is no folder{' but a file' * place.exists()}: give a folder with pictures")
         names = [path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file()]
@@ -53,7 +61,12 @@ class PictureFolder:
             raise InputError(f"{place} has no picture ({len(seen)} other files): give one with files in {endings}")
         stats = [(name, (place / name).stat()) for name in found]
         files = tuple(PictureFile(str(name), stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-        return cls(place, files, len(seen) - len(found))
+        return cls(str(place), files, len(seen) - len(found))
+
+    @property
+    def identity(self) -> bytes:
+        """What embeddings of its pictures are kept by."""
+        return os.fsencode(Path(self.place).resolve())
 
     def read(self, picture: PictureFile) -> Image.Image:
         """In RGB, upright, on white where it is transparent.
@@ -61,7 +74,7 @@ class PictureFolder:
         Raises:
             BadImageError: it cannot be read; the message is the reason.
         """
-        return read_picture(self.place / picture.path)
+        return read_picture(Path(self.place) / picture.path)
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -74,6 +87,11 @@ def read_picture(path: Path) -> Image.Image:
         data = path.read_bytes()
     except OSError as error:
         raise BadImageError(f"the file cannot be read: {error.strerror or error}") from error
+    return picture_of(data)
+
+
+def picture_of(data: bytes) -> Image.Image:
+    """The same of a file's bytes."""
     return decode(data, DataConfig().max_pixels, 1) if _in_training(data) else _by_pillow(data)
 
 

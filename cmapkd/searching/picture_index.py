@@ -116,7 +116,7 @@ def index(folder: PictureFolder, model: SearchedModel, device: torch.device, cac
 
 def cache_file(cache: Path, model: SearchedModel, folder: PictureFolder) -> Path:
     """Where a model's embeddings of a folder are kept."""
-    place = hashlib.sha256(os.fsencode(folder.place.resolve())).hexdigest()
+    place = hashlib.sha256(folder.identity).hexdigest()
     return cache / f"{model.digest[:16]}-{place[:16]}.safetensors"
 
 

@@ -19,6 +19,9 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; }
 .pair { border: 1px solid #8886; border-radius: .5rem; padding: .75rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1.25rem 1rem; }
+.pictures ul { list-style: none; margin: .25rem 0; padding: 0; font-size: .95rem; }
+small { opacity: .7; }
 .two { display: flex; gap: .75rem; }
 figure { margin: 0; flex: 1; min-width: 0; }
 img { width: 100%; height: 10rem; object-fit: contain; background: #8882; }
@@ -41,8 +44,13 @@ class Section:
 def sheet(sections: Sequence[Section]) -> str:
     """The page: of each section the first SHOWN pairs."""
     body = "".join(part for section in sections if section.pairs for part in _section(section))
-    head = '<meta charset=utf-8><meta name=viewport content="width=device-width"><title>Pictures side by side</title>'
-    return f"<!doctype html><html lang=en>{head}<style>{_STYLE}</style><h1>Pictures side by side</h1>{body}</html>\n"
+    return whole_page("Pictures side by side", body)
+
+
+def whole_page(title: str, body: str) -> str:
+    """A page under a heading, in the look of these sheets."""
+    head = f'<meta charset=utf-8><meta name=viewport content="width=device-width"><title>{escape(title)}</title>'
+    return f"<!doctype html><html lang=en>{head}<style>{_STYLE}</style><h1>{escape(title)}</h1>{body}</html>\n"
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -65,11 +73,11 @@ def _section(section: Section) -> Iterator[str]:
 def _figure(read: Reader, key: str, where: str) -> str:
     name = escape(f"{where}: {key}")
     with read.shown(key) as image:
-        picture = f'<img src="{_inlined(image)}" alt="{name}">' if image is not None else "<p>gone</p>"
+        picture = f'<img src="{inlined(image)}" alt="{name}">' if image is not None else "<p>gone</p>"
     return f"<figure>{picture}<figcaption>{name}</figcaption></figure>"
 
 
-def _inlined(image: Image.Image) -> str:
+def inlined(image: Image.Image) -> str:
     """A small JPEG of a picture as a data URL."""
     small = image.convert("RGB")
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)

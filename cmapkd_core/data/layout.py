@@ -3,6 +3,7 @@
 shards.json        version, splits with their shards, classes, counts of bad rows
 index.parquet      one line per sample: where its bytes are and what is known of it
 SPLIT-00000.tar    WebDataset shards: KEY.png|jpg|webp and KEY.json
+pairs.html         a few pictures of every split with their captions, to look at
 quarantine.jsonl   every row and every question that was not used, with its reason
 questions.parquet  one line per question, where a source has questions
 leakage.jsonl      training pictures that are also held out, where that was allowed or they were dropped
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 VERSION = 1
 MANIFEST, INDEX, QUARANTINE, QUESTIONS = "shards.json", "index.parquet", "quarantine.jsonl", "questions.parquet"
+PAIRS = "pairs.html"
 LEAKAGE, LOOK_ALIKES, SHEET = "leakage.jsonl", "look_alikes.jsonl", "leakage.html"
 ANSWER_TYPES = ("yes/no", "number", "other")  # VQAv2's
 

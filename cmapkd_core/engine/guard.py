@@ -13,6 +13,7 @@ from cmapkd_core.engine.transfer import Told
 from cmapkd_core.errors import Diverged
 
 _STEPS, _SAMPLES = 24, 8  # that a message names
+_SPIKES = 3  # that are said one by one; small data near a loss of 0 has one in every few steps
 
 
 def judge(session: Session, plan: PhasePlan, step: int, told: Told, scale: Callable[[], float]) -> bool:
@@ -30,8 +31,12 @@ def judge(session: Session, plan: PhasePlan, step: int, told: Told, scale: Calla
         session.tracker.log({"skipped_updates": count}, total)
         session.say(f"{where}: update skipped ({count} of at most {optim.max_skipped}): {_described(row)}\n")
     if median := watch.loss_spike(verdict.loss, optim.loss_spike, total):
-        session.tracker.log({"loss_spikes": len(watch.memory.loss_spikes)}, total)
-        session.say(f"{where}: loss {verdict.loss:.4g}, more than {optim.loss_spike:g} times its median {median:.4g}\n")
+        count = len(watch.memory.loss_spikes)
+        session.tracker.log({"loss_spikes": count}, total)
+        text = f"loss {verdict.loss:.4g}, more than {optim.loss_spike:g} times its median {median:.4g}"
+        last = "; more of them are only counted, as the metric loss_spikes" if count == _SPIKES else ""
+        if count <= _SPIKES:
+            session.say(f"{where}: {text}{last}\n")
     watch.done()
     return not verdict.why
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from cmapkd_core import __version__, parallel, storage, tracking
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
 from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
@@ -179,4 +180,4 @@ def _gpus(found: list[dict[str, Any]], wanted: int) -> str:
 
 
 if __name__ == "__main__":  # as packages of before would start it; in silence it would seem well
-    sys.exit("check is what every stage does with --check TASK:GPUS: submit the check again with today's submit.py")
+    sys.exit(f"check is what every stage does with --check TASK:GPUS: submit the check again: {submit('--check')}")

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from cmapkd_core import parallel
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.fields import joined
@@ -211,7 +212,7 @@ def _refuse_placeholders(given: Mapping[str, Any]) -> None:
         if name != "executor_input" and "{{$" in str(value):
             raise InputError(
                 f"{flag_of(name)} holds a placeholder that KFP did not fill in: {value}; submit the run "
-                "again with today's pipelines/submit.py"
+                f"again with today's {submit()}"
             )
 
 

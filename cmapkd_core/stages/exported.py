@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 
+from cmapkd_core.commands import PYTHON, SUBMIT
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import parse_overrides
 from cmapkd_core.places import export_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.storage import StorageError
-from cmapkd_core.usage import CONFIG, OPEN_CLIP, PYTHON, StudentUse, copy_command
-
-SUBMIT = "pipelines/submit.py"
+from cmapkd_core.usage import CONFIG, OPEN_CLIP, StudentUse, copy_command
 
 
 def student_use(export: str) -> StudentUse | None:
@@ -54,7 +53,7 @@ def export_command(request: Request, joint: str, shards: str, evaluation: str) -
 def start_words(request: Request, *, row: bool = True) -> tuple[str, ...]:
     """The words of a command that starts such a run at its root, without a name; row: False leaves out row and seed."""
     here = ["--local"] if "://" not in request.root else []
-    return (PYTHON, SUBMIT, *_decided(request, row), "--root", request.root, *here)
+    return (*SUBMIT, *_decided(request, row), "--root", request.root, *here)
 
 
 def _decided(request: Request, row: bool) -> list[str]:

@@ -8,7 +8,6 @@ without its artifacts, no waiting helps, and the gate fails with that run's name
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmapkd_core import storage
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import is_made
@@ -156,7 +156,7 @@ def wait(watch: GateWatch, pause: Callable[[float], None] = time.sleep) -> None:
 def _why(maker: Maker, missing: Sequence[str]) -> str:
     return (
         f"run {maker.run} has ended without {', '.join(missing)}: look at its failed task, mend it, and then: "
-        f"submit.py --retry {shlex.quote(maker.run.rpartition('.')[0])} (which retries this run too)"
+        f"{submit('--retry', maker.run.rpartition('.')[0])} (which retries this run too)"
     )
 
 

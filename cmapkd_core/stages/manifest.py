@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import DamagedInput
 
 SEAL = "sha256"
@@ -36,7 +37,7 @@ class DamagedError(DamagedInput):
     def __str__(self) -> str:
         return (
             f"{self.url}/manifest.json is damaged ({self.why}): start what made it once more, the stage's command or "
-            "its run by submit.py with the same --run; it sets the damaged one aside and makes the artifact anew"
+            f"its run by {submit()} with the same --run; it sets the damaged one aside and makes the artifact anew"
         )
 
 

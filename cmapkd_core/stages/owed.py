@@ -7,12 +7,12 @@ and is not touched by it; in the work folder of one that failed. The note goes w
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cmapkd_core import parallel, storage, temporary
+from cmapkd_core.commands import submit
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import DamagedInput, InputError, again
 from cmapkd_core.logins import without_login
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JOURNAL, OWED = "journal.jsonl", "owed.json"
-LATER = "submit.py --deliver {run} (with the run's --root, and --local)"
 _SHAPE: dict[str, type] = {"run": str, "stage": str, "params": dict}
 _MORE: dict[str, type] = dict.fromkeys(("server", "experiment", "parent", "status", "reason"), str)
 LOOKS = 16  # places asked at a time
@@ -54,7 +53,8 @@ def settled(folder: str) -> None:
 
 def way_out(run: str, more: str = "") -> str:
     """What brings MLflow the rest, as a message ends; without a name a run cannot be asked for."""
-    return " or ".join(filter(None, (LATER.format(run=shlex.quote(run)) if run else "", more)))
+    later = f"{submit('--deliver', run)} (with the run's --root, and --local)" if run else ""
+    return " or ".join(filter(None, (later, more)))
 
 
 def find_owed(url: str) -> Owed | None:

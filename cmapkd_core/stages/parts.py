@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cmapkd_core.commands import submit
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.places import part_fields
 
 KEY = "part-{}"
 AGAIN = (
-    "start the run once more, or of an earlier one what its parts are joined to: submit.py --run RUN --only prepare "
-    "(with the run's --root, and --local); without --artifacts stage prepare reads all rows itself"
+    "start the run once more, or of an earlier one what its parts are joined to: "
+    f"{submit('--run', 'RUN', '--only', 'prepare')} (with the run's --root, and --local); without --artifacts stage "
+    "prepare reads all rows itself"
 )
 
 

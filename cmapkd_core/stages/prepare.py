@@ -16,12 +16,13 @@ from types import MappingProxyType
 
 from cmapkd_core import storage
 from cmapkd_core.config import Recipe
+from cmapkd_core.data.layout import PAIRS
 from cmapkd_core.errors import InputError
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.folders import reads_folder, spelled
 from cmapkd_core.places import part_url, stage_url
 from cmapkd_core.request import Request
-from cmapkd_core.stages.artifact import find
+from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Late, execute, stands
 from cmapkd_core.stages.identities import Paths
@@ -61,7 +62,14 @@ def run(request: Request, *, source: str = "", artifacts: Mapping[str, str] = NO
         paths=of_data(recipe),
     )
     _delete(parts, request, recipe)
+    _show(Artifact.open(url))
     return url
+
+
+def _show(artifact: Artifact) -> None:
+    """Where a person sees the pairs, minutes before anything else of a run can be seen."""
+    if PAIRS in artifact.files():  # not of an earlier code
+        print(f"prepare: pictures with their captions, to look at: {artifact.file_url(PAIRS)}", flush=True)
 
 
 def whole_stands(request: Request, recipe: Recipe) -> str:

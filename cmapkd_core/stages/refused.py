@@ -12,10 +12,10 @@ hub) never does; nor what is no InputError at all.
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from cmapkd_core import __version__, parallel, storage
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.exits import lasts
 from cmapkd_core.fingerprints import fingerprint
@@ -40,8 +40,7 @@ class Refusals:
         if found := parallel.broadcast(self._found() if parallel.rank() == 0 else None):
             raise InputError(
                 f"{self.stage}: the attempt before this one failed with the same input and code, so this one does not"
-                f" try: {found}; mend it, then submit.py --retry {shlex.quote(self.run)} (or Retry in the UI) tries "
-                "again"
+                f" try: {found}; mend it, then {submit('--retry', self.run)} (or Retry in the UI) tries again"
             )
 
     def _found(self) -> str:

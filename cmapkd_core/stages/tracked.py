@@ -71,7 +71,7 @@ def _tell(left: Left, run: str) -> None:
     ways = [f"{way_out(run, 'the same command again')} delivers what its journal has, the run's report tries it too"]
     ways = ways if left.journal else []
     if left.jobs:
-        ways.append(f"with --redo yes (submit.py: --run RUN --only STAGE) it delivers {', '.join(left.jobs)} too")
+        ways.append(f"with --redo yes (of a run: --run RUN --only STAGE) it delivers {', '.join(left.jobs)} too")
     if left.text:
         logger.warning("%s", "; ".join([left.text, *ways]))
 

@@ -128,6 +128,7 @@ def test_archives_that_are_missing_or_cut_are_refused_with_the_command(tmp_path:
 
 def test_without_a_folder_npm_fetches_the_archives_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(InputError, match="npm is not here"):
         rows_of("")

@@ -340,6 +340,16 @@ def test_a_loss_that_diverges_is_said_with_its_step_and_goes_on(make):
     assert session.watch.memory.skipped == []
 
 
+def test_losses_that_jump_again_and_again_are_said_three_times_and_counted(make):
+    one = make(phases=(Phase(4, Rates(student=1e-9)),), gradient_spike=0.0, loss_spike=30.0)
+    in_loss(one, 100.0, 25, 27, 29, 31, 33)
+    session = one.run()
+    lines = [line for line in one.said if "times its median" in line]
+    assert len(lines) == 3
+    assert [line.endswith("only counted, as the metric loss_spikes\n") for line in lines] == [False, False, True]
+    assert session.watch.metrics()["loss_spikes"] == 5
+
+
 def test_a_loss_that_stays_high_is_a_divergence_where_that_may_go_back(make):
     one = make(phases=(Phase(3, Rates(student=1e-9)),), gradient_spike=0.0, loss_spike=30.0, rollbacks=1)
     in_loss(one, 100.0, 23, 24, 25)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
-from cmapkd_core.report.figures.figure4_groups import RULES, choose_groups, nearest_other
+from cmapkd_core.report.figures.figure4_groups import (
+    COLUMNS,
+    LINES,
+    RULES,
+    choose_groups,
+    draw_radar,
+    nearest_other,
+    short_caption,
+)
+from cmapkd_core.report.figures.style import PRINT, painted
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.samples import Samples, read_samples
 from cmapkd_core.report.sections.selector_sections import groups_section
@@ -98,3 +111,33 @@ def test_recipes_without_weights_say_so(make_inputs, row, words):
     section = groups_section(make_inputs(ablation=row))
     assert words in section.missing[0]
     assert not section.figures
+
+
+LONG = (
+    "a very long caption that tells of a red mug with a donaudampfschifffahrtsgesellschaft on a desk beside $5 and $6"
+)
+
+
+def test_a_long_caption_is_cut_and_stays_below_its_picture():
+    lines = short_caption(LONG).split("\n")
+    assert len(lines) == LINES
+    assert max(map(len, lines)) <= COLUMNS
+    assert lines[-1].endswith("…")
+    assert short_caption("a mug") == "a mug"
+    assert short_caption("一只红色的杯子") == ""  # DejaVu has no such letters
+
+
+def test_pictures_and_their_words_lie_inside_the_figure():
+    picture = Image.new("RGB", (32, 32), "red")
+    drawing = draw_radar("Simple", {"image levels": [0.2] * 4}, ["P2 / L1"] * 4, 0.5, 0.25, [(picture, LONG)] * 3)
+    with painted(drawing, PRINT) as figure:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        axes = figure.axes[1:]
+        words = [one.texts[0].get_window_extent(canvas.get_renderer()) for one in axes]
+        whole, boxes = figure.bbox, [one.get_window_extent() for one in axes]
+    assert len(boxes) == 3
+    for box in (*boxes, *words):
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    assert all(left.x1 <= right.x0 for left, right in pairwise(words))

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -16,9 +17,14 @@ from PIL import Image
 
 from cmapkd import search
 from cmapkd.searching.page_server import serve
+from cmapkd_core import storage
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.export import open_clip_folder
 from cmapkd_core.models.build import build
+from cmapkd_core.request import Request
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import open_shards
+from cmapkd_core.stages.execute import execute
 
 QUERY = "a red mug"
 NASTY = "<img src=x onerror=alert(1)>.png"
@@ -151,6 +157,56 @@ def test_the_page_as_one_file(searched, tmp_path):
     assert [path for _, path in ranked(told)] == [
         path.replace("&lt;", "<").replace("&gt;", ">") for path in re.findall(r'class="path">([^\n]+)</div>', text)
     ]
+
+
+# ---- what a run has made -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_s3(models, tiny_shards, s3_root):
+    """URLs of a student's export and of prepared data in a bucket."""
+    for name in storage.list_files(tiny_shards):
+        storage.put(Path(tiny_shards, name), storage.join(s3_root, "prepare", "0", name))
+
+    def export(context):
+        shutil.copytree(models[0], context.out, dirs_exist_ok=True)
+        return {}
+
+    url = storage.join(s3_root, "export", "0")
+    execute(Request("tiny", s3_root), "export", url=url, fields={}, inputs={}, body=export)
+    return url, storage.join(s3_root, "prepare", "0")
+
+
+def test_a_student_and_pictures_in_a_bucket(on_s3, models, tiny_shards, tmp_path, capsys):
+    def told(*words, code=0):
+        assert search.main([*words, "--cache", str(tmp_path / "cache"), "--top", "3"]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    here = told(str(models[0]), tiny_shards, QUERY)
+    there = told(*on_s3, QUERY)
+    assert ranked(there) == ranked(here)
+    shards = open_shards(Artifact.open(tiny_shards))
+    (split, file, caption), *_ = re.findall(r"(train|val|test)/(\S+)[.]\w+  (.+)$", there, re.MULTILINE)
+    assert caption == shards.captions(split, shards.keys(split).index(file))[0]
+    export, data = on_s3
+    files = Artifact.open(export).file_url("open_clip/open_clip_config.json").rpartition("/")[0]
+    assert "0 pictures embedded" in told(files, data, QUERY)  # the same model, by its folder in the export
+    root = export.rpartition("/export")[0]
+    assert "is no prepared data set: give one (ROOT/prepare/KEY" in told(export, root, QUERY, code=2)
+    assert "has no manifest.json" in told(root, data, QUERY, code=2)
+    assert "so it is no data set" in told(export, export, QUERY, code=2)
+
+
+def test_a_damaged_picture_of_a_data_set_is_left_out(tiny_shards, models, tmp_path, capsys):
+    made = Path(shutil.copytree(tiny_shards, tmp_path / "data"))
+    shards = open_shards(Artifact.open(str(made)))
+    line = shards.table("test").slice(0, 1).to_pylist()[0]
+    with (Path(shards.url) / line["shard"]).open("r+b") as file:
+        file.seek(line["image_offset"] + 9)
+        file.write(b"damage")
+    assert search.main([str(models[0]), str(made), QUERY, "--cache", str(tmp_path / "cache")]) == 0
+    assert f"test/{line['key']}.{line['ext']}: its bytes in {line['shard']} are damaged" in capsys.readouterr().out
 
 
 # ---- the server ------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from cmapkd_core.stages.data_set import open_shards
 
 DATA, ROWS = "easy_vqa", "data.size=60"
 COMMANDS = re.compile(
-    r"run stage (\w+) again: (submit\.py --run \w+ --only \w+) .*"
-    r"by hand python -m (\S+) with its arguments and (--redo yes)"
+    r"run stage (\w+) again: \S+ \S+(submit\.py --run \w+ --only \w+) .*"
+    r"by hand \S*python -m (\S+) with its arguments and (--redo yes)"
 )
 
 

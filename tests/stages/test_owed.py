@@ -15,6 +15,7 @@ from mlflow_at_fault import Faulty, faulty_server
 from cmapkd.pipelines.submission import decide
 from cmapkd.pipelines.submit import main, parser
 from cmapkd_core import storage
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import record_run
 from cmapkd_core.request import Request
@@ -128,7 +129,7 @@ def test_a_stage_ends_soon_and_is_delivered_once(
         patch.setattr(patience, "SILENCE", SILENCE)
         url = stage("warmup", urls["warmup"], server.uri, run, server=server if fault is dies_in_mid_run else None)
     assert time.monotonic() - WORKED[-1] < (2.0 if fault is refuses else SOON)
-    assert f"submit.py --deliver {run} (with the run's --root, and --local) or the same command again" in caplog.text
+    assert f"{submit()} --deliver {run} (with the run's --root, and --local) or the same command again" in caplog.text
     assert ("the login is missing or wrong: give MLFLOW_TRACKING_USERNAME" in caplog.text) == (fault is refuses)
     digest = Artifact.open(url).digest
     told = points(mlflow_database, run, "warmup")
@@ -156,7 +157,7 @@ def test_failed_stages_are_delivered_too_and_the_next_attempt_tells_for_itself(
     server.mode = "401"
     with pytest.raises(InputError) as failed:
         stage("joint", urls["joint"], server.uri, run, InputError("no"))
-    assert f"the next attempt or submit.py --deliver {run}" in " ".join(failed.value.__notes__)
+    assert f"the next attempt or {submit()} --deliver {run}" in " ".join(failed.value.__notes__)
     assert find_owed(urls["joint"]) is not None
     server.well()
     assert main(["--deliver", run, "--root", str(tmp_path), "--tracking-uri", server.uri]) == 0

@@ -9,6 +9,7 @@ import pytest
 from manifests import TORN
 
 from cmapkd_core import storage
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.build import _fetched
 from cmapkd_core.places import place
@@ -65,7 +66,7 @@ def test_a_retry_says_at_once_what_the_attempt_before_it_found(stage: Stage) -> 
     for attempt in (1, 2):
         assert fails(lambda attempt=attempt: stage(attempt)) == (
             "thing: the attempt before this one failed with the same input and code, so this one does not try: "
-            f"{BAD}; mend it, then submit.py --retry a (or Retry in the UI) tries again"
+            f"{BAD}; mend it, then {submit('--retry', 'a')} (or Retry in the UI) tries again"
         )
     assert stage.ran == 1
 

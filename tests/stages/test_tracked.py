@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cmapkd_core import storage
+from cmapkd_core.commands import submit
 from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
@@ -150,7 +151,7 @@ def test_a_failure_without_mlflow_tells_its_own_error_first(
     assert line.startswith("error: the real error: mend it (MLflow at" if body is unusable else "stopped by Ctrl-C:")
     assert "lacks " in line
     assert "(does not answer: [Errno 111] Connection refused; check tracking_uri" in line
-    assert "; the next attempt or submit.py --deliver 'test_a_failure" in line
+    assert f"; the next attempt or {submit()} --deliver 'test_a_failure" in line
     assert line.endswith(" delivers it)")
     assert not caplog.records
     assert start(mlflow_database) == 2 or body is stopped_by_hand

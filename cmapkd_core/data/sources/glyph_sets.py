@@ -15,13 +15,13 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.data.files import opened
 from cmapkd_core.data.sources.glyph_names import EmojiNames
 from cmapkd_core.errors import InputError
+from cmapkd_core.storage.user_cache import user_cache
 
 PACKAGES = {"iconify-json": "@iconify/json@2.2.535", "emojibase-data": "emojibase-data@17.0.0"}
 COMMAND = f"npm pack {' '.join(PACKAGES.values())}"
@@ -186,7 +186,7 @@ def _way_out(where: str) -> str:
 
 def _cached() -> str:
     """The folder in which the archives are kept for all runs; they are fetched by npm where it lacks one."""
-    folder = Path.home() / ".cache" / "cmapkd" / "glyphs"
+    folder = user_cache("glyphs")
     if all(any(folder.glob(f"{name}-*.tgz")) for name in PACKAGES):
         return str(folder)
     if not (npm := shutil.which("npm")):

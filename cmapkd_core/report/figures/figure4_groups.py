@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from PIL import Image
 
+from cmapkd_core.report.figures.print_font import can_be_printed
 from cmapkd_core.report.figures.style import WIDE, Drawing, Look, SeriesStyle, small_pictures
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.samples import Samples
@@ -20,6 +22,7 @@ SHARE = 0.05  # of the samples that a kind takes, the most extreme ones
 LEAST = 8  # samples of a kind at least
 NEIGHBOURS = 10  # of a picture that are looked through for one with other captions
 SHOWN = 3  # pictures of a kind
+COLUMNS, LINES = 11, 4  # characters below a picture, at most
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,13 @@ def draw_radar(
     spokes: Sequence[str],
     top: float,
     uniform: float,
-    pictures: Sequence[Image.Image] = (),
+    pictures: Sequence[tuple[Image.Image, str]] = (),
 ) -> Drawing:
     """Polygons over four spokes, a dotted ring at the uniform weight, and pictures at the right.
 
     Args:
         polygons: name -> its value on each spoke. top: the outer ring's value.
+        pictures: each with its caption, of which there is as much below it as has room.
     """
     values_in_words = "; ".join(f"{name} {', '.join(f'{v:.2f}' for v in values)}" for name, values in polygons.items())
     return Drawing(
@@ -130,7 +134,7 @@ def _draw_radar(
     spokes: Sequence[str],
     top: float,
     uniform: float,
-    pictures: Sequence[Image.Image],
+    pictures: Sequence[tuple[Image.Image, str]],
     look: Look,
 ) -> Figure:
     figure = Figure(figsize=WIDE)
@@ -163,5 +167,17 @@ def _draw_radar(
         for place, name in enumerate(polygons)
     ]
     figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 0.92), frameon=False, fontsize=7.5)
-    small_pictures(figure, pictures, (0.59, 0.06, 0.255))
+    places = small_pictures(figure, [picture for picture, _ in pictures], (0.6, 0.32, 0.215))
+    for (_, caption), axes in zip(pictures, places, strict=False):
+        words = short_caption(caption)
+        axes.text(0.5, -0.12, words, transform=axes.transAxes, ha="center", va="top", fontsize=5.5, parse_math=False)
     return figure
+
+
+def short_caption(text: str) -> str:
+    """At most LINES lines of COLUMNS characters, cut with an ellipsis; "" where a letter cannot be printed.
+
+    The page has more of it beside the figure.
+    """
+    lines = textwrap.wrap(text, COLUMNS, max_lines=LINES, placeholder="\N{HORIZONTAL ELLIPSIS}")
+    return "\n".join(lines) if can_be_printed("".join(lines)) else ""

@@ -36,6 +36,12 @@ def print_fonts() -> list[str]:
     return [FAMILY, "DejaVu Sans"]
 
 
+def can_be_printed(text: str) -> bool:
+    """Whether these fonts have all of its letters: matplotlib draws an empty box for any other."""
+    font = font_manager.get_font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{_STYLES[0]}.ttf"))
+    return all(font.get_char_index(ord(sign)) for sign in text)
+
+
 def _write(original: Path, file: Path) -> None:
     """Other processes may write the same: each a file of its own, which then takes the place."""
     options = subset.Options(layout_features=[], glyph_names=True, name_IDs=["*"], notdef_outline=True)

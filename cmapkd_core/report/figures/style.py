@@ -159,15 +159,18 @@ def grid_across(look: Look, axes: Axes) -> None:
     axes.grid(visible=True, axis="x", color=look.rule, linewidth=0.5)
 
 
-def small_pictures(figure: Figure, pictures: Sequence[Image.Image], place: tuple[float, float, float]) -> None:
-    """Up to three small pictures in a row, on white squares as everywhere in the report.
+def small_pictures(figure: Figure, pictures: Sequence[Image.Image], place: tuple[float, float, float]) -> list[Axes]:
+    """Up to three small pictures in a row, on white squares as everywhere in the report; gives their axes.
 
     Args:
         place: left, bottom and height of the first one, in shares of the figure.
     """
     left, bottom, height = place
     width = height * figure.get_figheight() / figure.get_figwidth()
+    made = []
     for i, picture in enumerate(pictures[:3]):
         axes = figure.add_axes((left + i * (width + 0.01), bottom, width, height))
         axes.imshow(np.asarray(picture))
         axes.axis("off")
+        made.append(axes)
+    return made

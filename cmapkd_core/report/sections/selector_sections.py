@@ -88,12 +88,13 @@ def groups_section(inputs: RunInputs) -> Section:
     known = [tuple(name for name in names if name in samples.names) for names in MODALITIES.values()]
     spokes = [" / ".join(pair) for pair in zip(*known, strict=True)]
     top = 0.05 * np.ceil(max(value for group in chosen for value in group.mean.values()) / 0.05)
+    captions = {key: texts[0] if texts else "" for key, texts in zip(samples.keys, samples.captions, strict=True)}
     plots = []
     for group in chosen:
         polygons = {
             title.lower(): [group.mean[n] for n in names] for title, names in zip(MODALITIES, known, strict=True)
         }
-        pictures = [square_picture(inputs, key) for key in group.keys[:SHOWN]]
+        pictures = [(square_picture(inputs, key), captions[key]) for key in group.keys[:SHOWN]]
         title = f"{group.rule.name.capitalize()}, n = {len(group.keys)}"
         plots.append(draw_radar(title, polygons, spokes, float(top), 1 / len(spokes), pictures))
     every = {name: samples.weights[:, i] for i, name in enumerate(samples.names)}
@@ -110,10 +111,8 @@ def groups_section(inputs: RunInputs) -> Section:
     notes = ("Mean weight ± one standard error over the kind's samples; a sample may be of several kinds.",)
     heads = (*(Head("", name) for name in samples.names), Head("", "n"))
     table = Table("figure4", "Mean weights of each kind", heads, tuple(rows), notes, stub="Kind")
-    captions = {
-        group.rule.name: [samples.captions[samples.keys.index(k)] for k in group.keys[:SHOWN]] for group in chosen
-    }
-    return Section(caption, tuple(plots), (table,), wide=True, urls=urls, content=captions)
+    shown = {group.rule.name: [captions[key] for key in group.keys[:SHOWN]] for group in chosen}
+    return Section(caption, tuple(plots), (table,), wide=True, urls=urls, content=shown)
 
 
 def _group_cells(group: SampleGroup, urls: dict[str, str]) -> tuple[Cell, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.layout import LEAKAGE, LOOK_ALIKES, QUARANTINE, SHEET
+from cmapkd_core.data.layout import LEAKAGE, LOOK_ALIKES, PAIRS, QUARANTINE, SHEET
 from cmapkd_core.data.leakage import LeakageError, gate
+from cmapkd_core.data.pair_sheet import pair_sheet
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.engine.runtime import StopRequest
@@ -50,7 +51,9 @@ def body(context: Context, parts: Sequence[PartOf] = (), paths: Paths = NO_PATHS
         raise type(error)("\n".join([str(error), *said])) from None
     finally:
         stop.release()
-    for line in _summary(config, counts, ShardSet.open(str(context.out), context.scratch)):
+    shards = ShardSet.open(str(context.out), context.scratch)
+    (context.out / PAIRS).write_text(pair_sheet(shards), encoding="utf-8")
+    for line in _summary(config, counts, shards):
         context.say(f"prepare: {line}\n")
     return {name: float(count) for name, count in counts.items()}
 
