@@ -60,6 +60,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory, quick_pdf: None) -> Itera
 
     mpl.use("Agg")
     before = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     torch.set_num_threads(1)
     ran = Ran(tmp_path_factory.mktemp("notebook"))
     with contextlib.chdir(ran.folder):
@@ -70,6 +71,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory, quick_pdf: None) -> Itera
             exec(code, ran.names)
         yield ran
     assert (torch.get_num_threads(), signal.getsignal(signal.SIGTERM)) == (1, before[1])
+    signal.signal(signal.SIGINT, interrupt)
     torch.set_num_threads(before[0])
 
 

@@ -141,7 +141,7 @@ def test_a_list_has_every_row_of_its_tables_and_says_something(kind: str) -> Non
 def test_methods_say_what_their_files_say_and_variants_how_they_differ() -> None:
     rows = next(iter(listings.row_tables().values()))
     assert rows["clip_kd"].startswith("CLIP-KD: features, contrast with the teacher")
-    assert rows["scratch"].endswith("; with student.weights=random")
+    assert rows["scratch"].endswith("; with student.weights=random schedule.frozen_quarters=0")
     assert "; without schedule.coarse.terms" in rows["fitnet_joint"]
     assert len(rows) == len(recipes.BASELINES) + 1
     assert listings.documented(METHODS["kd"].code, file=True)

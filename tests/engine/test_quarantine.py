@@ -46,7 +46,7 @@ def test_a_refused_stage_is_refused_again_from_its_checkpoint(trained, capsys):
     """The pairs above the bound come in the last step, after which there is no batch."""
     for _ in range(2):
         with pytest.raises(
-            InputError, match="6 of 87 training samples are corrupt(.|\n)*run stage prepare again: submit"
+            InputError, match="6 of 87 training samples are corrupt(.|\n)*again: .*submit.* --only prepare"
         ):
             trained(0.05, every=1)
     assert "going on from the checkpoint" in capsys.readouterr().out

@@ -179,7 +179,7 @@ def test_a_file_that_was_changed_afterwards_is_refused(stage):
     artifact = Artifact.open(url)
     storage.write_bytes(artifact.file_url("deep/file.txt"), b"something else")
     with pytest.raises(
-        InputError, match=r"deep/file\.txt was changed .*: run stage thing again: submit\.py .* --redo yes;"
+        InputError, match=r"deep/file\.txt was changed .*: run stage thing again: .*submit.* --redo yes;"
     ):
         artifact.fetch("deep/file.txt")
     stage()  # it is complete, so this alone mends nothing
