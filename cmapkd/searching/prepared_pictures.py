@@ -49,6 +49,7 @@ class PreparedPictures(PictureFolder):
 
     def read(self, picture: PictureFile) -> Image.Image:
         """As of a folder; a picture whose bytes are not those that were written cannot be read."""
+        # By ranges, from any thread: a ShardSet would bring whole shards here, for a page that shows a few pictures.
         shard, first, size, crc32 = self.spots[picture.path]
         try:
             data = storage.read_part(storage.join(self.shards, shard), first, size)
