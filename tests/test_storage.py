@@ -22,7 +22,7 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
-from cmapkd_core.storage import StorageError, sent
+from cmapkd_core.storage import StorageError, s3, sent
 from cmapkd_core.storage.user_cache import user_cache
 
 MANY = 20
@@ -584,3 +584,16 @@ def test_the_users_cache_is_below_xdgs_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", given)
     assert user_cache("search") == tmp_path / found / "cmapkd" / "search"
+
+
+def test_threads_that_ask_s3_at_once_share_one_client(s3_root: str) -> None:
+    s3._new_client.cache_clear()
+    ready = threading.Barrier(8)
+
+    def ask(_: int) -> int:
+        ready.wait()
+        return id(s3._client())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(ask, range(8)))) == 1
+    assert s3._new_client.cache_info().misses == 1
