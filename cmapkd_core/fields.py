@@ -97,11 +97,12 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def is_part(value: Any) -> bool:
     """Whether a value of a recipe has fields of its own."""
-    return _has_fields(type(value))
+    kind: Any = type(value)
+    return _has_fields(kind)
 
 
 @functools.cache
-def _has_fields(kind: type) -> bool:
+def _has_fields(kind: Any) -> bool:
     return hasattr(kind, "__dataclass_fields__") or issubclass(kind, FromTable)
 
 
