@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: bench docs gpu faults install install-demo acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-budget suite-smoke test test-fast check types lock images clean
+.PHONY: bench docs gpu faults install install-demo acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core suite-budget suite-smoke test test-fast test-heavy check types lock images clean
 
 # What is installed, a stamp each: the demo waits for nothing that the tests alone need. Done once, each is done at once.
 OF_DEMO := $(VENV)/.installed-demo
@@ -83,8 +83,11 @@ suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-core
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
 TESTS = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: install ## the tests
+test: install ## the tests but for the heavy ones
 	$(TESTS)
+
+test-heavy: install ## whole runs, faults, formats that others read: in processes of their own; CI has them beside the others
+	$(TESTS) -m heavy
 
 test-fast: install ## a minute's worth of them, for the inner loop; tests/conftest.py says which
 	$(TESTS) --fast
@@ -101,7 +104,7 @@ types: install ## mypy: one core for a minute or more, so `check` has it beside 
 # --fault-seed 1'`: one kind, other moments.
 FAULTS ?= tests/faults
 faults: install ## kills, lost ranks, damage, races and what S3 and MLflow do, as often as docs/reliability.md says
-	$(BIN)/python -m pytest --faults all $(FAULTS)
+	$(BIN)/python -m pytest -m heavy --faults all $(FAULTS)
 
 # Needs Docker, PostgreSQL and Ceph (tests/acceptance/ceph.sh names its packages); CMAPKD_IMAGE=... takes another image
 # than the last one built, and AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI together your own S3 and MLflow.

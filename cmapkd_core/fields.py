@@ -97,7 +97,13 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def is_part(value: Any) -> bool:
     """Whether a value of a recipe has fields of its own."""
-    return hasattr(type(value), "__dataclass_fields__") or isinstance(value, FromTable)
+    kind: Any = type(value)
+    return _has_fields(kind)
+
+
+@functools.cache
+def _has_fields(kind: Any) -> bool:
+    return hasattr(kind, "__dataclass_fields__") or issubclass(kind, FromTable)
 
 
 def replaced(part: Any, name: str, value: Any) -> Any:

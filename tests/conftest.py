@@ -54,7 +54,7 @@ SLOW = {
     *("test_api.py", "test_cli.py", "test_gpu_benchmark.py", "test_start.py", "test_documents.py", "test_compiled.py"),
 }
 # and the tests of what takes seconds to make: servers (a parameter "s3" too), finished stages, ranks and packages.
-HEAVY = {"s3_endpoint", "mlflow_made", "tiny_shards", "quick_compile", "start_ranks"}
+COSTLY = {"s3_endpoint", "mlflow_made", "tiny_shards", "quick_compile", "start_ranks"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -68,14 +68,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`--fast`: the tests that are left out of the other files."""
     if config.getoption("--fast"):
-        heavy = [item for item in items if _is_heavy(item)]
-        config.hook.pytest_deselected(items=heavy)
-        items[:] = [item for item in items if not _is_heavy(item)]
+        costly = [item for item in items if _is_costly(item)]
+        config.hook.pytest_deselected(items=costly)
+        items[:] = [item for item in items if not _is_costly(item)]
 
 
-def _is_heavy(item: pytest.Item) -> bool:
+def _is_costly(item: pytest.Item) -> bool:
     parameters = item.name.partition("[")[2].lower()
-    return bool(HEAVY & {*getattr(item, "fixturenames", ())}) or "s3" in parameters
+    return bool(COSTLY & {*getattr(item, "fixturenames", ())}) or "s3" in parameters
 
 
 def _one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:

@@ -22,6 +22,7 @@ def cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("|")][2:]
 
 
+@pytest.mark.heavy
 def test_steps_and_their_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "there" / "gpu.json"
     assert gpu.main(["--tiny", "--only", "step", "shares", "--out", str(out)]) == 0
@@ -47,6 +48,7 @@ def test_steps_and_their_shares(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert sum(shares) == pytest.approx(100, abs=4)
 
 
+@pytest.mark.heavy
 def test_what_is_checked_holds_and_what_does_not_is_told(tmp_path, monkeypatch, capsys) -> None:
     checks = correct.Correct(machine.here(tiny=True), tmp_path, few=True)
     lines = [*checks.curves(), *checks.resume(), *checks.evaluated()]

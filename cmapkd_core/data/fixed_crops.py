@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cmapkd_core.data.augment import Rendering, train_pixels
 from cmapkd_core.data.order import crop_seed
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError, again
 
 CACHE_FOLDER = "stored"  # of a teacher's artifact; its files are the parts
 
@@ -64,9 +64,14 @@ class TeacherCache:
             pictures: as of the class.
 
         Raises:
-            InputError: it was made from something else.
+            InputError: it was made from something else, or lacks parts.
         """
-        return cls(sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first), (), pictures)
+        parts = sorted((_read_part(path, made_from) for path in paths), key=lambda part: part.first)
+        ends = [0, *(part.first + len(part.offsets) - 1 for part in parts)]
+        count = ends[-1] if pictures is None else len(pictures)
+        if [part.first for part in parts] != ends[:-1] or ends[-1] != count:
+            raise DamagedInput(lacking(paths[0].parent, len(parts)))
+        return cls(parts, (), pictures)
 
     def only(self, *names: str) -> TeacherCache:
         """The same cache, which gives these tensors alone, with what is stored beside each (NAME/..)."""
@@ -130,6 +135,11 @@ def check_part(name: object, metadata: Mapping[str, str], made_from: Mapping[str
             "teacher_fit.views=0"
         )
     return int(described["first"])
+
+
+def lacking(place: object, parts: int) -> str:
+    """What is said of a store of which no more than so many parts are there."""
+    return f"{place} has {parts} parts of the teacher's outputs, and others are gone: {again('teacher')}"
 
 
 def _read_part(path: Path, made_from: Mapping[str, str]) -> _Part:

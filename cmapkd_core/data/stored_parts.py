@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmapkd_core.data.fixed_crops import TeacherCache, check_part
+from cmapkd_core.data.fixed_crops import TeacherCache, check_part, lacking
 from cmapkd_core.data.shard_cache import NOTHING, RemoteFile, ShardCache
 from cmapkd_core.errors import DamagedInput, InputError
 
@@ -67,6 +67,8 @@ class StoredParts(TeacherCache):
         names: Sequence[str] = (),
         pictures: np.ndarray | None = None,
     ) -> None:
+        if pictures is not None and len(remote) * size < len(pictures):
+            raise DamagedInput(lacking(remote[0].url, len(remote)))
         super().__init__((), names, pictures)
         self.remote, self.size, self.made_from, self.room = list(remote), size, dict(made_from), room
         self.wanted = NOTHING

@@ -20,13 +20,13 @@ from torch import Tensor
 from cmapkd_core import parallel, storage
 from cmapkd_core.catalog import LEVEL_CODES, STORES, load
 from cmapkd_core.config import ALL_LEVELS
-from cmapkd_core.data.fixed_crops import CACHE_FOLDER, write_part
+from cmapkd_core.data.fixed_crops import CACHE_FOLDER, lacking, write_part
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.teacher_inputs import caption_counts, chunks_of, teacher_inputs
 from cmapkd_core.data.threads import Behind
 from cmapkd_core.engine.finite import require_finite
 from cmapkd_core.engine.optim import choose_teacher_precision
-from cmapkd_core.errors import DamagedInput, again
+from cmapkd_core.errors import DamagedInput
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.models.frozen_teacher import Teacher
@@ -67,7 +67,7 @@ def write_store(context: Context, shards: ShardSet, teacher: Teacher) -> None:
         filling.fill(range(len(parts)), known=True)  # of another rank's what has got lost since
         entries = filling.entries()
         if len(entries) < len(parts):
-            raise DamagedInput(f"{len(parts) - len(entries)} parts of {filling.folder} are gone: {again('teacher')}")
+            raise DamagedInput(lacking(filling.folder, len(entries)))
         context.placed |= entries
         context.say(f"teacher: stored {fit.store} of {fit.views} crops each of {count} pictures\n")
 

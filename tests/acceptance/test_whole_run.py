@@ -1,6 +1,6 @@
 """A whole run with its artifacts on S3 and its metrics in MLflow's server, from prepare to the report.
 
-processes: the tiny recipe through the local runner, on moto's server and SQLite. Part of every test run.
+processes: the tiny recipe through the local runner, on moto's server and SQLite: `make test-heavy`.
 containers: the demo through kfp.local's DockerRunner with the built image, on Ceph and PostgreSQL: `make acceptance`;
 after it what a cluster does to single stages: two ranks, two starts at once, a container that is killed.
 Where AWS_ENDPOINT_URL, the AWS keys and MLFLOW_TRACKING_URI are set, that S3 and MLflow are taken for the containers.
@@ -53,10 +53,11 @@ gpus = 0
 
 WEIGHTS = ("model/model.safetensors", "method.safetensors")
 
+HERE = pytest.param("processes", marks=pytest.mark.heavy)
+IN_CONTAINERS = pytest.param("containers", marks=pytest.mark.acceptance)
+
 # Tests that need the image, on the services of the containers.
-in_the_image = pytest.mark.parametrize(
-    "done", [pytest.param("containers", marks=pytest.mark.acceptance)], indirect=True
-)
+in_the_image = pytest.mark.parametrize("done", [IN_CONTAINERS], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Done:
         return MlflowClient(self.env["MLFLOW_TRACKING_URI"])
 
 
-@pytest.fixture(scope="module", params=["processes", pytest.param("containers", marks=pytest.mark.acceptance)])
+@pytest.fixture(scope="module", params=[HERE, IN_CONTAINERS])
 def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     """The run, once it is over."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -160,7 +161,7 @@ def test_the_report_is_whole(done: Done) -> None:
         assert f"{recall:.1f}" in page
 
 
-@pytest.mark.parametrize("done", ["processes"], indirect=True)
+@pytest.mark.parametrize("done", [HERE], indirect=True)
 def test_its_last_words_are_what_came_out_and_how_the_student_is_used(done: Done) -> None:
     before, _, printed = (done.folder / "printed").read_text().rpartition("report done in")
     report = done.artifact("report")
@@ -196,7 +197,7 @@ def test_mlflow_has_the_stages_with_their_metrics_and_the_report(done: Done) -> 
     assert "Student distilled" in parent.data.tags["mlflow.note.content"]
 
 
-@pytest.mark.parametrize("done", ["processes"], indirect=True)
+@pytest.mark.parametrize("done", [HERE], indirect=True)
 def test_the_secret_key_is_in_nothing_that_the_run_leaves(quick_compile: None, done: Done, tmp_path: Path) -> None:
     done.job.package(tmp_path / "form.yaml")
     done.job.package(tmp_path / "filled.yaml", filled=True)
@@ -212,7 +213,7 @@ def test_the_secret_key_is_in_nothing_that_the_run_leaves(quick_compile: None, d
     assert [name for name, content in found.items() if CANARY.encode() in content] == []
 
 
-@pytest.mark.parametrize("done", ["processes"], indirect=True)
+@pytest.mark.parametrize("done", [HERE], indirect=True)
 def test_a_killed_stage_is_ended_in_mlflow_by_who_ran_it(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()

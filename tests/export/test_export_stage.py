@@ -83,6 +83,7 @@ torch.save(kept, "found.pt")
 KEEP = "kept += [torch.as_tensor(x).detach().float() for x in (image, text)]\n"
 
 
+@pytest.mark.heavy
 def test_what_the_card_says_to_do_works_without_this_package(exported, tmp_path):
     _, _, artifact = exported
     for name in artifact.files():

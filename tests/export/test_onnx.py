@@ -12,7 +12,7 @@ from cmapkd_core.export.onnx import load, write
 from cmapkd_core.export.quiet import quiet
 
 
-@pytest.fixture(scope="module", params=["plain", "foreign"])
+@pytest.fixture(scope="module", params=["plain", pytest.param("foreign", marks=pytest.mark.heavy)])
 def written(request, tmp_path_factory):
     """A student and its folder; translating takes seconds."""
     torch.set_num_threads(1)

@@ -42,6 +42,7 @@ def found(request, pictures, tmp_path) -> dict[str, torch.Tensor]:
     return {kind: torch.load(tmp_path / kind / "found.pt", weights_only=True) for kind in KINDS}
 
 
+@pytest.mark.heavy
 def test_the_same_embeddings_in_a_process_of_its_own(request, found, pictures, embed):
     for kind in KINDS:
         expected = embed(request.getfixturevalue(kind), pictures[0], "a caption")

@@ -16,6 +16,8 @@ from cmapkd.pipelines.submit import main
 
 from .conftest import CHAIN, OVERRIDES, World, ended
 
+pytestmark = pytest.mark.heavy
+
 ATTEMPTS = 5  # to kill a stage before it is done
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 TESTS = Path(__file__).parents[1]
 ELSEWHERE = {
     "NaN, Inf, a spike of 100 x in loss, gradient, weights, on one rank or two": (

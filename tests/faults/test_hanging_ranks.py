@@ -14,6 +14,8 @@ from forked import Forked
 from cmapkd_core.engine.hang import HUNG
 from cmapkd_core.stages.artifact import find
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = Path(__file__).with_name("hanging_ranks.py")
 
 

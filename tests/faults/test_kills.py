@@ -15,6 +15,8 @@ from cmapkd_core.engine.checkpoint import Checkpoints
 
 from .conftest import CHAIN, World, ended
 
+pytestmark = pytest.mark.heavy
+
 KINDS = ("here", "on S3")
 FEW = ("teacher", "joint", "evaluate-student")  # where each is tried once without --faults all
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 MIB = 2**20
 START = """
 import struct, zlib

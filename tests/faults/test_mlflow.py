@@ -19,6 +19,8 @@ from cmapkd_core.stages.artifact import Artifact
 
 from .conftest import OVERRIDES, World
 
+pytestmark = pytest.mark.heavy
+
 STAGE, STEPS = "joint", "schedule.fine.epochs=8 runtime.log_every=1"
 FAULTS = ("hang", "500", "401", "dies")
 

@@ -15,6 +15,8 @@ from forked import Forked
 
 from cmapkd_core.stages.artifact import Artifact, find
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = Path(__file__).with_name("racing.py")
 TINY = ["--recipe", "tiny"]
 STORE = "teacher_fit.views=2 teacher_fit.store=levels"

@@ -19,6 +19,8 @@ from cmapkd_core.stages.artifact import Artifact
 
 from .conftest import OVERRIDES, World, ended
 
+pytestmark = pytest.mark.heavy
+
 GRACE = 5.0  # seconds from SIGTERM to the end of a pod
 LOST = 30.0  # seconds in which a rank has to notice that another one is gone
 STAGE = "joint"

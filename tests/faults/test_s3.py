@@ -16,6 +16,8 @@ from cmapkd_core.storage import s3
 
 from .conftest import CHAIN, World
 
+pytestmark = pytest.mark.heavy
+
 RATE = 0.1
 MOST_CALLS = 1.3  # times those without faults
 XML = "<?xml version='1.0'?><Error><Code>{}</Code><Message>planned</Message></Error>"

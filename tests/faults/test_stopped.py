@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from forked import Forked
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = Path(__file__).with_name("stopping.py")
 STAGES = ("prepare", "teacher", "joint", "evaluate", "levels", "report", "export")
 LONG = STAGES[-2:]  # with --faults all alone

@@ -111,6 +111,7 @@ SMALL = ["ViT-S-32", "RN50", "ViT-B-16-SigLIP"]  # a tower of each kind; the oth
 OTHERS = [name for name in open_clip.list_models() if family_of(name) != "CoCa" and not needs_the_hub(name)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", SMALL)
 def test_a_model_of_each_kind_of_tower_can_be_teacher_and_student(name: str) -> None:
     try_out(name)

@@ -295,6 +295,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.heavy
 def test_a_local_run_ends_with_the_code_of_a_rank_below_torchrun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_suite_has_the_parts_once_and_none_of_a_set_that_stands(tmp_path: Path
     assert suite.urls["prepare"] == url
 
 
+@pytest.mark.heavy
 def test_a_run_here_joins_two_parts_to_the_bytes_of_one(tmp_path: Path) -> None:
     job = decided("--local", "--set", "data.partitions=2", root=str(tmp_path / "parts"))
     prepared = tuple(task for task in job.tasks if task.name.startswith("prepare"))

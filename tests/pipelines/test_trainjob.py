@@ -216,6 +216,7 @@ def test_a_job_of_another_pod_is_not_deleted(
     assert len(cluster.deleted) == 1
 
 
+@pytest.mark.heavy
 def test_two_pods_become_one_world(tmp_path: Path) -> None:
     """The very command of the job in two processes, each told what the Trainer's torch plugin tells a pod."""
     with socket.socket() as free:

@@ -166,6 +166,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.heavy
 def test_what_tasks_leave_imported_can_be_forked() -> None:
     assert "cmapkd_core.stages.bodies.export" not in forkserver.WORK
     subprocess.run([sys.executable, "-c", FORK], cwd=REPOSITORY, check=True, timeout=120)

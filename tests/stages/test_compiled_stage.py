@@ -19,7 +19,12 @@ SIX = "schedule.fine.epochs=2 runtime.shares_every=4"
 TRACED = partial(torch.compile, backend="aot_eager")  # tests/models/test_compiled.py
 
 
-@pytest.fixture(params=[pytest.param(TRACED, id="traced"), pytest.param(None, id="inductor", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        pytest.param(TRACED, id="traced", marks=pytest.mark.heavy),
+        pytest.param(None, id="inductor", marks=pytest.mark.slow),
+    ]
+)
 def _compiler(request, monkeypatch, one_thread, own_signals):
     torch._dynamo.reset()
     if request.param:

@@ -18,7 +18,7 @@ from cmapkd_core.catalog import StoreEntry
 from cmapkd_core.data import order
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER
 from cmapkd_core.data.shard_cache import GB
-from cmapkd_core.errors import InputError, Interrupted
+from cmapkd_core.errors import DamagedInput, InputError, Interrupted
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import require
@@ -425,6 +425,33 @@ def test_what_stores_a_part_fails_the_stage_and_what_is_whole_stays(tmp_path, fi
     assert 40 in asked
     assert 0 not in asked
     assert not list((tmp_path / "scratch0").glob("*-0.safetensors"))
+
+
+def test_a_part_that_is_gone_as_soon_as_it_is_written_fails_the_stage(tmp_path, fill, monkeypatch):
+    put = storage.put
+    monkeypatch.setattr(storage, "put", lambda path, url: None if "/000003-" in url else put(path, url))
+    with pytest.raises(
+        DamagedInput, match="has 4 parts of the teacher's outputs, and others are gone: run stage teach"
+    ):
+        fill(0, str(tmp_path / "place"))
+
+
+@pytest.mark.parametrize("gone", ["000000", "000002", "000004"])
+@pytest.mark.parametrize("place", ["here", "S3"])
+def test_a_store_that_lacks_a_part_is_refused_before_the_first_step(
+    tmp_path, tiny_shards, in_parts, s3_root, monkeypatch, place, gone
+):
+    """As a manifest of somebody's own might, or one that another version wrote."""
+    monkeypatch.setitem(store_filling.STORES, "levels", IN_PARTS)
+    url, files = in_parts("float16"), Artifact.files
+    url = url if place == "here" else put_to_s3(url, s3_root)
+    left = {f"{CACHE_FOLDER}/{gone}.safetensors"}
+    monkeypatch.setattr(Artifact, "files", lambda artifact: [name for name in files(artifact) if name not in left])
+    with pytest.raises(
+        DamagedInput, match=r"has 4 parts of the teacher's outputs, and others are gone: run stage teac"
+    ):
+        joint(tmp_path, "none", tiny_shards, url, f"{SIX} teacher_fit.store=levels runtime.cache_gb=1")
+    assert not list(tmp_path.glob("joint/*/work/checkpoints/*"))
 
 
 def test_crops_are_read_by_every_student_and_zero_leaves_all_places_as_they_were():
