@@ -187,6 +187,8 @@ class MethodConfig:
     weights: TermWeights = field(default_factory=TermWeights)
     tau: AboveZero = 1.0  # temperature of the align term's KL, on top of the learned scale
     kd_tau: AboveZero = 1.0  # temperature of the kd term, on top of both models' scales
+    # The kd term compares similarities that are z-scored for each query (mean 0, deviation 1), whatever the scales.
+    kd_standardise: bool = False
     pyramid_align: Amount = 0.5  # beta: L_align = L_single + beta L_pyramid
     layer_relation: Amount = 0.3  # gamma: L_relation = sample + gamma layer
     bank: Count = 1024  # promptkd: captions kept as classes beside the batch's

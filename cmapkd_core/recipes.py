@@ -179,6 +179,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 # Their variants.
 BASELINES["scratch"] = {**BASELINES["finetune"], "student.weights": "random", "schedule.frozen_quarters": 0}
 BASELINES["fitnet_joint"] = {name: v for name, v in BASELINES["fitnet"].items() if not name.endswith(".terms")}
+BASELINES["kd_standardise"] = {**BASELINES["kd"], "method.kd_standardise": True}
 
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
 
@@ -233,7 +234,7 @@ FULL = "none"
 SUITES: dict[str, tuple[str, ...]] = {
     "table2": (
         *("scratch", "finetune", "kd", "fitnet", "promptkd", "promptkd_cls", "c2kd", "llava_kd"),
-        *("clip_kd", "tinyclip", "mobileclip", FULL),
+        *("clip_kd", "clip_rd", "tinyclip", "mobileclip", FULL),
     ),
     "table4": (
         *("no_pyramid", "no_hierarchy", "no_alsn", "manual_alsn", "no_align", "no_relation", "one_stage"),

@@ -13,7 +13,8 @@ from cmapkd_core import parallel
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.errors import InputError
-from cmapkd_core.losses.streamed import Ranks, Similarities
+from cmapkd_core.losses.standardised import standardised_entropy
+from cmapkd_core.losses.streamed import Ranks, Similarities, relative_entropy
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
@@ -173,6 +174,27 @@ class Method(nn.Module):
     def logits(self, image: Tensor, text: Tensor) -> Similarities:
         """The student's scaled similarities of gathered embeddings, [B,E] twice."""
         return similar(image, text, self.student.scale())
+
+    def kd(
+        self,
+        logits: Similarities,
+        student: tuple[Tensor, Tensor],
+        teacher: tuple[Tensor, Tensor],
+        scale: Tensor | float,
+        among: Ranks | None = None,
+    ) -> Tensor:
+        """Term `kd`: the teacher's similarities at method.kd_tau, z-scored where the recipe says so.
+
+        Args:
+            logits: the student's similarities.
+            student, teacher: images and captions, gathered, [B,E] and [B,E'] each.
+            scale: of the teacher's similarities.
+            among: as in `similar`.
+        """
+        config = self.recipe.method
+        if config.kd_standardise:
+            return standardised_entropy(teacher, student, config.kd_tau, among or ranks())
+        return relative_entropy(similar(*teacher, scale, among), logits, config.kd_tau)
 
 
 def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:

@@ -23,7 +23,7 @@ from cmapkd_core.losses.align import align, pyramid, single
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import layer_relation, sample_relation
 from cmapkd_core.losses.similarity import feature_distance
-from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin, relative_entropy
+from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin
 from cmapkd_core.methods.base import Method, Outcome, Rows, gathered, ranks, require, require_teacher, similar
 from cmapkd_core.methods.global_batch import GlobalBatch, add_levels, embedding_grams
 from cmapkd_core.methods.lifts import Lifts, add_raw
@@ -205,7 +205,7 @@ class Cmapkd(Method):
         logits = similar(image, caption, self.student.scale(), among)
         return {
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, scale, among), logits, self.recipe.method.kd_tau),
+            "kd": self.kd(logits, (image, caption), (image_t, caption_t), scale, among),
             "fd": feature_distance(lifted[0], image_t) + feature_distance(lifted[1], caption_t),
             "icl": interactive(similar(lifted[0], caption_t, scale, among), similar(lifted[1], image_t, scale, among)),
         }
