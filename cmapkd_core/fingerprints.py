@@ -75,6 +75,7 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD)
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
+    since = (*since, *METHODS[recipe.method.name].since)
     found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
     if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
         found[_PARTS] = f"{found[_PARTS]} parts of a batch"

@@ -27,6 +27,8 @@ class MethodSpec(TableEntry):
     teacher: bool = True
     targets: str = "towers"  # teacher outputs it trains on: all of its towers', or what may be cached (catalog.STORES)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
+    on_demand: tuple[str, ...] = ()  # terms that are computed only where the recipe gives them a weight
+    since: tuple[str, ...] = ()  # fields younger than its artifacts, out of their keys where they have their defaults
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
     settings: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that it is published with, beside weights
     row: str = ""  # of recipes.ROWS that is this method as published, where it is not called as the method
@@ -35,6 +37,10 @@ class MethodSpec(TableEntry):
     def __post_init__(self) -> None:
         if self.targets not in TARGETS:
             raise ValueError(f"the row of {self.code}: targets='{self.targets}': one of {', '.join(TARGETS)}")
+
+    def terms_with(self, weights: Mapping[str, float]) -> tuple[str, ...]:
+        """The terms that its loss has with these weights of a recipe."""
+        return tuple(term for term in self.terms if term not in self.on_demand or weights[term] > 0)
 
     @property
     def weighs_levels(self) -> bool:
@@ -57,16 +63,19 @@ METHODS: dict[str, MethodSpec] = {
             "kd": 0.0,
             "fd": 0.0,
             "icl": 0.0,  # of embeddings, 0 in the paper's form
+            "bank": 0.0,  # of embeddings too
             "policy": 1.0,  # ALSN's own loss; its gradient reaches the selector alone
         },
         groups=("student", "pyramid", "selector"),
         targets="levels",
-        reads=(*KD, "method.tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
+        on_demand=("bank",),
+        since=("method.weights.bank", "method.bank"),
+        reads=(*KD, "method.tau", "method.bank", "method.pyramid_align", "method.layer_relation", "pyramid"),
         row="none",
         deviations="the teacher's pyramid is fitted first and then frozen; levels are compared by direction, position "
-        "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, fd "
-        "and icl as further terms there; single levels are aligned with the teacher's; relations between levels are "
-        "linear CKA; one schedule of 25 epochs (docs/decisions says why)",
+        "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, "
+        "fd, icl and bank as further terms there; single levels are aligned with the teacher's; relations between "
+        "levels are linear CKA; one schedule of 25 epochs (docs/decisions says why)",
     ),
     "contrastive": MethodSpec(
         "cmapkd_core.methods.contrastive:Contrastive",

@@ -130,8 +130,8 @@ class Method(nn.Module):
             InputError: it gives other terms; names the row.
         """
         outcome, name = self.compare(rows, phase, step), self.recipe.method.name
-        ours, row = outcome.terms, METHODS[name].terms
-        if ours.keys() != row.keys():
+        ours, row = outcome.terms, METHODS[name].terms_with(vars(self.recipe.method.weights))
+        if {*ours} != {*row}:
             raise InputError(
                 f"method '{name}' gives terms {', '.join(ours)}, and by its row {', '.join(row)}"
                 f': correct `terms` of METHODS["{name}"] in cmapkd_core/method_specs.py, or what its compare gives'
@@ -141,6 +141,14 @@ class Method(nn.Module):
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """The terms of one local batch, at once."""
         return self.terms_of(self.represent(batch, targets, phase), phase, step)
+
+    def lacks(self) -> int:
+        """Training pairs whose teacher embeddings it has to be given before its first step; `keep` takes them."""
+        return 0
+
+    def keep(self, image: Tensor, text: Tensor) -> None:
+        """Take the teacher's unit embeddings of as many pairs, or of all that there are, [N,E'] each."""
+        raise NotImplementedError
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Names of the levels that the method uses in `phase`; none for a method without levels."""

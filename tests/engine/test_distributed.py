@@ -44,7 +44,10 @@ def points(url: str) -> list[dict]:
 
 @pytest.mark.parametrize(
     "row",
-    ["no_alsn", "kd", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip"],
+    [
+        *("no_alsn", "kd", "kd_standardise", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd"),
+        *("clip_rd", "mobileclip", "with_bank"),
+    ],
 )
 def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):
     """Each of them with its pairs at once, and with one pair after the other.
