@@ -43,8 +43,7 @@ def standardised_entropy(
     Args:
         teacher, student: images and captions, [B,E'] and [B,E] each; the teacher's get no gradient.
     """
-    image_t, caption_t = (x.detach() for x in teacher)
-    image, caption = student
+    (image_t, caption_t), (image, caption) = teacher, student
     forth = _rows((image_t, caption_t), (image, caption), tau, ranks)
     return forth + _rows((caption_t, image_t), (caption, image), tau, ranks)
 

@@ -22,8 +22,7 @@ from cmapkd_core.stages import phases, train
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
 TIMED = "optim.batch=14 runtime.checkpoint_every=0 runtime.checkpoint_minutes=2.5"
-# modules, terms of local pairs
-OURS = ("fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "clip_rd", "mobileclip", "with_bank")
+OURS = ("fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip")  # modules, terms of local pairs
 
 
 def check_collectives() -> dict[str, object]:
@@ -44,7 +43,8 @@ def check_collectives() -> dict[str, object]:
 
 
 def run(root: str, name: str, row: str, overrides: str, shards: str, teacher: str) -> str:
-    request = Request("tiny", f"{root}/{name}", ablation=row, overrides=overrides)
+    row, _, fields = row.partition(" ")
+    request = Request("tiny", f"{root}/{name}", ablation=row, overrides=f"{overrides} {fields}")
     return train.run(request, stage="joint", shards=shards, teacher=teacher)
 
 
@@ -122,7 +122,7 @@ def main(root: str, shards: str, teacher: str, *damaged: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     result: dict[str, object] = {"collectives": check_collectives()}
-    for row in ("no_alsn", "kd", "kd_standardise", "finetune", *OURS):
+    for row in ("no_alsn", "kd", "kd_standardise", "finetune", "clip_rd", "with_bank selector.kind=fixed", *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
     for row in ("no_alsn", *OURS):
         result[f"{row} in parts"] = run(root, "parts", row, f"{SIX} optim.accumulate=7", shards, teacher)
