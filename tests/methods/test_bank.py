@@ -44,7 +44,7 @@ def test_there_is_no_term_without_a_weight_and_no_state_with_one(make_method, ma
     assert method.lacks() == 0
     assert "bank" not in method(pairs, ask(teacher, pairs, method.active(phase)), phase, 0).terms
     weighed = make_method(resolve("tiny", "with_bank", "optim.batch=5"), teacher)
-    assert weighed.state_dict().keys() == method.state_dict().keys()
+    assert not [name for name in weighed.state_dict() if "bank" in name]
     assert "bank" in weighed(pairs, ask(teacher, pairs, method.active(phase)), phase, 0).terms
 
 

@@ -17,7 +17,7 @@ from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.teacher_bank import bank_of, pairs_of
-from cmapkd_core.stages.teacher_cache import open_cache
+from cmapkd_core.stages.teacher_cache import open_cache, stored_pictures
 
 LEVELS = "teacher_fit.views=2 teacher_fit.store=levels"
 SIX = f"{LEVELS} optim.batch=14 runtime.checkpoint_every=100 runtime.shares_every=100 method.bank=20"
@@ -78,6 +78,7 @@ def test_the_seed_draws_the_pairs_among_those_that_students_train_on(opened):
     assert {*pictures} < {*drawn(opened(), 30)[0]}
     half = opened("data.fraction=0.5")
     some, _ = drawn(half, 1000)
+    assert some == stored_pictures(half.recipe, shards_of(half)).tolist()
     assert len(some) == 44
     assert {*drawn(half, 20)[0]} < {*some}
 
