@@ -186,10 +186,14 @@ class MethodConfig:
     name: Annotated[str, Named("method", METHODS, "METHODS in cmapkd_core/method_specs.py")] = METHOD
     weights: TermWeights = field(default_factory=TermWeights)
     tau: AboveZero = 1.0  # temperature of the align term's KL, on top of the learned scale
-    kd_tau: AboveZero = 1.0  # temperature of the kd term, on top of both models' scales
+    kd_tau: AboveZero = 1.0  # temperature of the terms kd and bank, on top of the models' scales
+    # The kd term compares similarities that are z-scored for each query (mean 0, deviation 1), whatever the scales.
+    kd_standardise: bool = False
     pyramid_align: Amount = 0.5  # beta: L_align = L_single + beta L_pyramid
     layer_relation: Amount = 0.3  # gamma: L_relation = sample + gamma layer
-    bank: Count = 1024  # promptkd: captions kept as classes beside the batch's
+    # promptkd: captions kept as classes beside the batch's. Term bank: training pairs whose teacher embeddings each
+    # picture and each caption is compared with; all where there are fewer.
+    bank: Count = 1024
     # c2kd: a sample's non-target term counts where the proxies' rank agreement (-1 to 1) is above this.
     kendall: AnyNumber = 0.0
 

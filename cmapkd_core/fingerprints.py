@@ -28,6 +28,7 @@ _MEASURED = "selector.measured"  # of how many pairs,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
 _FROZEN = "schedule.frozen_quarters"
 _PARTS = "optim.accumulate"
+_KD = "method.kd_standardise"
 _WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
 _ROUNDING = tuple(f"optim.{n}" for n in ("teacher_precision", "matmul_precision"))
 _UPDATES = (
@@ -71,9 +72,10 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN)
+    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD)
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
+    since = (*since, *METHODS[recipe.method.name].since)
     found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
     if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
         found[_PARTS] = f"{found[_PARTS]} parts of a batch"

@@ -27,6 +27,8 @@ class MethodSpec(TableEntry):
     teacher: bool = True
     targets: str = "towers"  # teacher outputs it trains on: all of its towers', or what may be cached (catalog.STORES)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
+    on_demand: tuple[str, ...] = ()  # terms that are computed only where the recipe gives them a weight
+    since: tuple[str, ...] = ()  # fields younger than its artifacts, out of their keys where they have their defaults
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
     settings: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that it is published with, beside weights
     row: str = ""  # of recipes.ROWS that is this method as published, where it is not called as the method
@@ -36,12 +38,17 @@ class MethodSpec(TableEntry):
         if self.targets not in TARGETS:
             raise ValueError(f"the row of {self.code}: targets='{self.targets}': one of {', '.join(TARGETS)}")
 
+    def terms_with(self, weights: Mapping[str, float]) -> tuple[str, ...]:
+        """The terms that its loss has with these weights of a recipe."""
+        return tuple(term for term in self.terms if term not in self.on_demand or weights[term] > 0)
+
     @property
     def weighs_levels(self) -> bool:
         """True for methods that weigh levels for each sample."""
         return "selector" in self.groups
 
 
+KD = ("method.kd_tau", "method.kd_standardise")  # what a term kd reads
 # Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
 EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
 
@@ -56,16 +63,19 @@ METHODS: dict[str, MethodSpec] = {
             "kd": 0.0,
             "fd": 0.0,
             "icl": 0.0,  # of embeddings, 0 in the paper's form
+            "bank": 0.0,  # of embeddings too
             "policy": 1.0,  # ALSN's own loss; its gradient reaches the selector alone
         },
         groups=("student", "pyramid", "selector"),
         targets="levels",
-        reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
+        on_demand=("bank",),
+        since=("method.weights.bank", "method.bank"),
+        reads=(*KD, "method.tau", "method.bank", "method.pyramid_align", "method.layer_relation", "pyramid"),
         row="none",
         deviations="the teacher's pyramid is fitted first and then frozen; levels are compared by direction, position "
-        "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, fd "
-        "and icl as further terms there; single levels are aligned with the teacher's; relations between levels are "
-        "linear CKA; one schedule of 25 epochs (docs/decisions says why)",
+        "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, "
+        "fd, icl and bank as further terms there; single levels are aligned with the teacher's; relations between "
+        "levels are linear CKA; one schedule of 25 epochs (docs/decisions says why)",
     ),
     "contrastive": MethodSpec(
         "cmapkd_core.methods.contrastive:Contrastive",
@@ -77,14 +87,16 @@ METHODS: dict[str, MethodSpec] = {
         "cmapkd_core.methods.kd:Kd",
         terms={"task": 1.0, "kd": 1.0},
         targets="embeddings",
-        reads=("method.kd_tau",),
-        deviations="rows and columns of the batch's similarities stand for class scores",
+        reads=KD,
+        deviations="rows and columns of the batch's similarities stand for class scores; kd_standardise z-scores by "
+        "the deviation of the row itself, as in its paper (released: B - 1 for B), at the temperature and the weight "
+        "of kd, 1 and 1 (released: 2 and 9, for CIFAR-100)",
     ),
     "fitnet": MethodSpec(
         "cmapkd_core.methods.fitnet:FitNet",
         terms={"hint": 1.0, "task": 1.0, "kd": 1.0},
         groups=("student", "extra"),
-        reads=("method.kd_tau",),
+        reads=KD,
         settings={  # hints for the first quarter of the budget, then kd
             **EXTRA,
             "schedule.coarse.terms": ("hint",),
@@ -143,7 +155,7 @@ METHODS: dict[str, MethodSpec] = {
         "cmapkd_core.methods.llava_kd:LlavaKd",
         terms={"task": 1.0, "kd": 1.0, "patches": 1.0, "patch_relation": 1.0},
         groups=("student", "heads"),
-        reads=("method.kd_tau",),
+        reads=KD,
         # DPT: the projections alone, at LLaVA's rate for its projector. SFT: the task alone. DFT: everything.
         settings={
             "schedule.coarse.lr.student": 0.0,
@@ -160,17 +172,29 @@ METHODS: dict[str, MethodSpec] = {
         terms={"task": 1.0, "kd": 1.0, "mse": 2000.0, "icl": 1.0},
         groups=("student", "extra"),
         targets="embeddings",
-        reads=("method.kd_tau",),
+        reads=KD,
         settings=EXTRA,
         deviations="the learned scale of ICL is an exponent, clamped at 100 (released: the bare parameter); "
         "projections are the same on every rank, and in the checkpoint (released: neither); the gradient "
         "passes through the gather; the student's weights are the recipe's, not random",
     ),
+    "clip_rd": MethodSpec(
+        "cmapkd_core.methods.clip_rd:ClipRd",
+        terms={"task": 1.0, "kd": 1.0, "mse": 2000.0, "icl": 1.0, "vrd": 1.0, "vrd_contrast": 1.0, "xrd": 1.0},
+        groups=("student", "extra"),
+        targets="embeddings",
+        reads=KD,
+        settings=EXTRA,
+        deviations="terms and weights from the code of that name at github.com/Rosieyang01/CLIP-RD, since of the paper "
+        "we could read the abstract alone; learned scales are exponents, clamped at 100 (released: bare parameters); "
+        "the task and kd compare the student's own embeddings also where widths differ (released: those lifted into "
+        "the teacher's space); projections, gather and the student's weights as of clip_kd",
+    ),
     "tinyclip": MethodSpec(
         "cmapkd_core.methods.tinyclip:TinyClip",
         terms={"kd": 1.0},
         targets="embeddings",
-        reads=("method.kd_tau",),
+        reads=KD,
         deviations="weights are inherited in depth, and only by towers of the teacher's widths (released: the first "
         "channels of each width too, or learned masks); no mask is learned; one compression step, where "
         "the paper compresses in several; the student's scale is 50 from the first step on, not from the "

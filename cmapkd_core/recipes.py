@@ -179,6 +179,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 # Their variants.
 BASELINES["scratch"] = {**BASELINES["finetune"], "student.weights": "random", "schedule.frozen_quarters": 0}
 BASELINES["fitnet_joint"] = {name: v for name, v in BASELINES["fitnet"].items() if not name.endswith(".terms")}
+BASELINES["kd_standardise"] = {**BASELINES["kd"], "method.kd_standardise": True}
 
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
 
@@ -196,6 +197,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "align_2": {"method.weights.align": 2.0},
     "task_025": {"method.weights.task": 0.25},
     "with_kd": {"method.weights.kd": 1.0},
+    "with_bank": {"method.weights.bank": 4.0, "method.bank": 1024},
     # The strongest baseline gets the same search: its feature term from a quarter to 16 times of the published weight.
     "clip_kd_500": {**BASELINES["clip_kd"], "method.weights.mse": 500.0},
     "clip_kd_8000": {**BASELINES["clip_kd"], "method.weights.mse": 8000.0},
@@ -233,7 +235,7 @@ FULL = "none"
 SUITES: dict[str, tuple[str, ...]] = {
     "table2": (
         *("scratch", "finetune", "kd", "fitnet", "promptkd", "promptkd_cls", "c2kd", "llava_kd"),
-        *("clip_kd", "tinyclip", "mobileclip", FULL),
+        *("clip_kd", "clip_rd", "tinyclip", "mobileclip", FULL),
     ),
     "table4": (
         *("no_pyramid", "no_hierarchy", "no_alsn", "manual_alsn", "no_align", "no_relation", "one_stage"),
@@ -249,7 +251,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "weights": (
         *("outline", "fd_alone", "fd_64_alone", "no_fd", "fd_64", "intra_4", "intra_64"),
-        *("no_align", "align_2", "relation_10", "task_025", "with_kd"),
+        *("no_align", "align_2", "relation_10", "task_025", "with_kd", "with_bank"),
         *("clip_kd_500", "clip_kd", "clip_kd_8000", "clip_kd_32000", FULL),
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.

@@ -82,6 +82,14 @@ def chosen(key_hashes: np.ndarray, fraction: float) -> np.ndarray:
     return np.sort(ranked[: round(len(ranked) * fraction)])
 
 
+def drawn(key_hashes: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Positions of `count` samples, or of all there are, that a seed draws: uint64 [n] -> int64 [k], ascending.
+
+    More are those of fewer and others beside them.
+    """
+    return np.sort(np.argsort(mix(key_hashes, seed, 0xBA4D), kind="stable")[:count])
+
+
 class Order:
     """The sequence of global batches, and one rank's share of each.
 

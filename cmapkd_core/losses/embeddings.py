@@ -31,6 +31,18 @@ def soft_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
     return 0.5 * torch.stack(parts).sum()
 
 
+def bank_divergence(student: Tensor, teacher: Tensor, bank: Tensor, scale: Tensor | float, tau: float) -> Tensor:
+    """tau^2 KL(softmax(s teacher bank^T / tau) || softmax(s student bank^T / tau)) of each query, [b,E] twice -> [b].
+
+    SEED (Fang et al., ICLR 2021, equation 4) with one scale s for both: 0 where the embeddings are equal.
+
+    Args:
+        bank: [N,E], constants. scale: the teacher's.
+    """
+    rows = (scale * x @ bank.T / tau for x in (teacher, student))
+    return tau**2 * row_divergence(*rows)
+
+
 def class_divergence(teacher: Tensor, student: Tensor, tau: float) -> Tensor:
     """tau^2 / (B C) sum over rows of KL(softmax(teacher / tau) || softmax(student / tau)), [B,C] twice -> scalar.
 

@@ -189,13 +189,19 @@ def info_nce(logits: Similarities, columns: bool = True) -> Tensor:
 
 
 def relative_entropy(
-    teacher: Similarities, student: Similarities, tau: float, weights: Tensor | None = None, cross: bool = False
+    teacher: Similarities,
+    student: Similarities,
+    tau: float,
+    weights: Tensor | None = None,
+    cross: bool = False,
+    columns: bool = True,
 ) -> Tensor:
     """sum_kj weights_kj * contrastive.relative_entropy of the pair of levels k, j -> scalar; of ranks as info_nce.
 
     Args:
         weights: [K,J], which get no gradient; None is 1 for each pair.
         cross: the cross entropy in place of the KL: the teacher's own entropy counts, and the gradient is the same.
+        columns: False leaves them out, as of info_nce: half of the KL of the rows.
     """
     teacher = teacher.detach()
 
@@ -204,19 +210,26 @@ def relative_entropy(
         (k, _, j, total), gradient = guess.shape, _Gradient(guess, wanted)
         table = plain.rows[0].new_ones(k, j) if weights is None else weights.detach().to(plain.rows[0].dtype)
         share = (plain.ranks.world * 0.5 * tau**2 / total * table)[:, None, :, None]  # [K,1,J,1]
-        (across, down), (across_t, down_t) = guess.normalisers(), target.normalisers()
+        (across, down), (across_t, down_t) = guess.normalisers(columns), target.normalisers(columns)
         beyond = 0.0 if cross else 1.0  # how much of the teacher's own log probabilities counts
         value = (share[..., 0] * (across - beyond * across_t)).sum()
-        value = value + (share[:, 0] * (down - beyond * down_t)[..., plain.ranks.own(total)]).sum()
+        if columns:
+            value = value + (share[:, 0] * (down - beyond * down_t)[..., plain.ranks.own(total)]).sum()
         for (part, block), (_, other) in zip(guess, target, strict=True):
-            wish = (other - across_t[:, part, :, None]).exp_().add_((other - down_t[:, None]).exp_()).mul_(share)
+            wish = _probabilities(other, across_t[:, part], down_t if columns else None).mul_(share)
             value = value + torch.dot(wish.flatten(), (beyond * other - block).flatten())
             if wanted:
-                pull = (block - across[:, part, :, None]).exp_().add_((block - down[:, None]).exp_())
+                pull = _probabilities(block, across[:, part], down if columns else None)
                 gradient.add(part, pull.mul_(share).sub_(wish), block)
         return value, gradient
 
     return _term(student, compute)
+
+
+def _probabilities(block: Tensor, across: Tensor, down: Tensor | None) -> Tensor:
+    """Softmax of a block [K,r,J,B] over its rows by their normalisers [K,r,J], and added that by columns' [K,J,B]."""
+    found = (block - across[..., None]).exp_()
+    return found if down is None else found.add_((block - down[:, None]).exp_())
 
 
 def squared_difference(teacher: Similarities, student: Similarities) -> Tensor:

@@ -13,7 +13,8 @@ from cmapkd_core import parallel
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.errors import InputError
-from cmapkd_core.losses.streamed import Ranks, Similarities
+from cmapkd_core.losses.standardised import standardised_entropy
+from cmapkd_core.losses.streamed import Ranks, Similarities, relative_entropy
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
@@ -129,8 +130,8 @@ class Method(nn.Module):
             InputError: it gives other terms; names the row.
         """
         outcome, name = self.compare(rows, phase, step), self.recipe.method.name
-        ours, row = outcome.terms, METHODS[name].terms
-        if ours.keys() != row.keys():
+        ours, row = outcome.terms, METHODS[name].terms_with(vars(self.recipe.method.weights))
+        if {*ours} != {*row}:
             raise InputError(
                 f"method '{name}' gives terms {', '.join(ours)}, and by its row {', '.join(row)}"
                 f': correct `terms` of METHODS["{name}"] in cmapkd_core/method_specs.py, or what its compare gives'
@@ -140,6 +141,14 @@ class Method(nn.Module):
     def forward(self, batch: Batch, targets: Embeddings | None, phase: Phase, step: int) -> Outcome:
         """The terms of one local batch, at once."""
         return self.terms_of(self.represent(batch, targets, phase), phase, step)
+
+    def lacks(self) -> int:
+        """Training pairs whose teacher embeddings it has to be given before its first step; `keep` takes them."""
+        return 0
+
+    def keep(self, image: Tensor, text: Tensor) -> None:
+        """Take the teacher's unit embeddings of as many pairs, or of all that there are, [N,E'] each."""
+        raise NotImplementedError
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Names of the levels that the method uses in `phase`; none for a method without levels."""
@@ -173,6 +182,27 @@ class Method(nn.Module):
     def logits(self, image: Tensor, text: Tensor) -> Similarities:
         """The student's scaled similarities of gathered embeddings, [B,E] twice."""
         return similar(image, text, self.student.scale())
+
+    def kd(
+        self,
+        logits: Similarities,
+        student: tuple[Tensor, Tensor],
+        teacher: tuple[Tensor, Tensor],
+        scale: Tensor | float,
+        among: Ranks | None = None,
+    ) -> Tensor:
+        """Term `kd`: the teacher's similarities at method.kd_tau, z-scored where the recipe says so.
+
+        Args:
+            logits: the student's similarities.
+            student, teacher: images and captions, gathered, [B,E] and [B,E'] each.
+            scale: of the teacher's similarities.
+            among: as in `similar`.
+        """
+        config = self.recipe.method
+        if config.kd_standardise:
+            return standardised_entropy(teacher, student, config.kd_tau, among or ranks())
+        return relative_entropy(similar(*teacher, scale, among), logits, config.kd_tau)
 
 
 def precision(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:

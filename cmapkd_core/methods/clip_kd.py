@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.embeddings import squared_error
-from cmapkd_core.losses.streamed import info_nce, interactive, relative_entropy
+from cmapkd_core.losses.streamed import info_nce, interactive
 from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
+from cmapkd_core.methods.global_batch import Pair
 from cmapkd_core.methods.lifts import Lifts, add_raw
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
@@ -46,14 +47,19 @@ class ClipKd(Method):
 
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `mse` and `icl`."""
-        image, caption, image_t, caption_t = rows.gathered()
+        image, caption, *teacher = rows.gathered()
         logits, scale_t = self.logits(image, caption), rows.said(Embeddings).scale
         lifted = self.lifts(rows, image, caption)
-        scale = self.log_scale.exp()
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, scale_t), logits, self.recipe.method.kd_tau),
-            "mse": squared_error(lifted[0], image_t) + squared_error(lifted[1], caption_t),
-            "icl": interactive(similar(lifted[0], caption_t, scale), similar(lifted[1], image_t, scale)),
+            "kd": self.kd(logits, (image, caption), (teacher[0], teacher[1]), scale_t),
         }
-        return Outcome(terms, roots=rows.roots)
+        return Outcome(terms | self.in_teacher_space(lifted, (teacher[0], teacher[1])), roots=rows.roots)
+
+    def in_teacher_space(self, student: Pair, teacher: Pair) -> dict[str, Tensor]:
+        """The terms of lifted embeddings [B,E'] of images and captions, and the teacher's, all gathered."""
+        scale, crossed = self.log_scale.exp(), zip(student, teacher[::-1], strict=True)
+        return {
+            "mse": squared_error(student[0], teacher[0]) + squared_error(student[1], teacher[1]),
+            "icl": interactive(*(similar(ours, theirs, scale) for ours, theirs in crossed)),
+        }

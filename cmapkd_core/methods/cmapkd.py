@@ -1,11 +1,12 @@
 """CMAPKD: fitted pyramids in both towers, weights per sample, three distillation losses (the paper).
 
-L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd, icl: embedding-level terms, 0 in the paper's form)
+L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd, icl, bank: of embeddings, 0 in the paper's form)
 intra    = mean_b sum_i w_v[b,i] d(P_i^S, P_i^T) + the same for L_j          (losses/intra.py)
 align    = L_single + beta L_pyramid                                         (losses/align.py)
 relation = sample relation of levels and of embeddings + gamma layer CKA     (losses/relation.py)
 task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/similarity.py)
 icl      = each model's embeddings against the other's of the other modality        (losses/embeddings.py)
+bank     = similarities with the teacher's embeddings of fixed training pairs       (methods/bank.py)
 policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
 """
 
@@ -23,7 +24,8 @@ from cmapkd_core.losses.align import align, pyramid, single
 from cmapkd_core.losses.policy import utilities
 from cmapkd_core.losses.relation import layer_relation, sample_relation
 from cmapkd_core.losses.similarity import feature_distance
-from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin, relative_entropy
+from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin
+from cmapkd_core.methods.bank import Bank
 from cmapkd_core.methods.base import Method, Outcome, Rows, gathered, ranks, require, require_teacher, similar
 from cmapkd_core.methods.global_batch import GlobalBatch, add_levels, embedding_grams
 from cmapkd_core.methods.lifts import Lifts, add_raw
@@ -46,8 +48,9 @@ class Cmapkd(Method):
         teacher = require_teacher(teacher)
         teacher_width, spec = teacher.backbone.spec.embed_dim, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
-        # fd and icl compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
+        # Some terms compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
         self.lifts = Lifts(student, teacher)
+        self.bank = Bank(recipe.method.bank if recipe.method.weights.bank else 0, teacher_width)
         self.selector = load("selector", recipe.selector.kind, SELECTORS)(teacher_width, teacher_width, recipe.selector)
         # With one level a modality it has nothing to choose, and no phase trains it.
         self.selector.requires_grad_(bool(self.selector.used(self.active(Phase()))))
@@ -74,6 +77,14 @@ class Cmapkd(Method):
         known = (*self.recipe.pyramid.vision_levels, *self.recipe.pyramid.text_levels)
         return tuple(n for n in (*VISION_LEVELS, *TEXT_LEVELS) if n in phase.levels and n in known)
 
+    def lacks(self) -> int:
+        """Pairs of the bank."""
+        return self.bank.lacks()
+
+    def keep(self, image: Tensor, text: Tensor) -> None:
+        """The bank, [N,E'] twice."""
+        self.bank.fill(image, text)
+
     def policy_fit(self) -> PolicyFit | None:
         """The selector on its own, at all of the recipe's levels; None where it has nothing to choose or to learn."""
         levels = self.active(self.recipe.schedule.fine)
@@ -81,12 +92,16 @@ class Cmapkd(Method):
         return PolicyFit(self.selector, self.recipe.selector, levels) if choosing else None
 
     def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
-        """The embeddings and the levels' vectors of both sides; distances of the levels `d_v`, `d_l` [b,4]."""
+        """The embeddings and the levels' vectors of both sides; distances of the levels `d_v`, `d_l` [b,4].
+
+        Where the bank has a weight, what each pair pays there too, `bank_v` and `bank_l` [b].
+        """
         teacher = require(targets, LevelTargets)
         vision, text = self.towers(batch)
         levels = self._levels(vision, text, self.active(phase))
         rows = add_raw(Rows.of(batch, teacher, vision, text), vision, text)
         rows.student["d_v"], rows.student["d_l"] = level_distances(levels, teacher.levels)
+        rows.student |= self.bank.rows(self.lifts.own(vision, text), teacher, self.recipe.method.kd_tau)
         return add_levels(rows, levels, teacher.levels)
 
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
@@ -110,6 +125,7 @@ class Cmapkd(Method):
             "align": self._align(both, teacher),
             "relation": self._relation(both),
             **on_embeddings,
+            **self.bank.terms(rows.student),
             "policy": self._policy(phase, active),
         }
         return Outcome(terms, describe(w_v, w_l, active), rows.roots)
@@ -205,7 +221,7 @@ class Cmapkd(Method):
         logits = similar(image, caption, self.student.scale(), among)
         return {
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, scale, among), logits, self.recipe.method.kd_tau),
+            "kd": self.kd(logits, (image, caption), (image_t, caption_t), scale, among),
             "fd": feature_distance(lifted[0], image_t) + feature_distance(lifted[1], caption_t),
             "icl": interactive(similar(lifted[0], caption_t, scale, among), similar(lifted[1], image_t, scale, among)),
         }

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.hints import map_hint, token_hint
-from cmapkd_core.losses.streamed import info_nce, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
+from cmapkd_core.losses.streamed import info_nce
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.features import Features
 from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
@@ -66,7 +66,7 @@ class FitNet(Method):
         terms = {
             "hint": rows.student["hint"],
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, scale_t), logits, self.recipe.method.kd_tau),
+            "kd": self.kd(logits, (image, caption), (image_t, caption_t), scale_t),
         }
         return Outcome(terms, roots=rows.roots)
 

@@ -1,15 +1,16 @@
 """Classic distillation of the in-batch similarities (Hinton et al. 2015).
 
 L = L_clip + lambda tau^2 1/2 sum over both directions of KL(softmax(Z_T / tau) || softmax(Z_S / tau)),
-each Z with its own model's scale; tau = 1 is CLIP-KD's CRD (Yang et al. 2024).
+each Z with its own model's scale; tau = 1 is CLIP-KD's CRD (Yang et al. 2024). With method.kd_standardise each row, and
+each column, of both Z is z-scored before it is divided by tau, so that scales do not count (losses/standardised.py).
 """
 
 from __future__ import annotations
 
 from cmapkd_core.config import Phase
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.streamed import info_nce, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, Rows, require, similar
+from cmapkd_core.losses.streamed import info_nce
+from cmapkd_core.methods.base import Method, Outcome, Rows, require
 from cmapkd_core.models.frozen_teacher import Embeddings
 
 
@@ -24,5 +25,5 @@ class Kd(Method):
         """Terms `task` and `kd`."""
         image, caption, image_t, caption_t = rows.gathered()
         logits, scale_t = self.logits(image, caption), rows.said(Embeddings).scale
-        kd = relative_entropy(similar(image_t, caption_t, scale_t), logits, self.recipe.method.kd_tau)
+        kd = self.kd(logits, (image, caption), (image_t, caption_t), scale_t)
         return Outcome({"task": info_nce(logits), "kd": kd}, roots=rows.roots)

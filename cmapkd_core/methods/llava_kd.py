@@ -21,8 +21,8 @@ from torch import nn
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.losses.patches import patch_relation, patch_responses
-from cmapkd_core.losses.streamed import info_nce, relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
+from cmapkd_core.losses.streamed import info_nce
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.frozen_teacher import Embeddings, Targets, Teacher
 from cmapkd_core.models.pyramid import resize
@@ -64,7 +64,7 @@ class LlavaKd(Method):
         responses = self.student.scale() * patches @ caption.T, scale_t * patches_t @ caption_t.T
         terms = {
             "task": info_nce(logits),
-            "kd": relative_entropy(similar(image_t, caption_t, scale_t), logits, self.recipe.method.kd_tau),
+            "kd": self.kd(logits, (image, caption), (image_t, caption_t), scale_t),
             "patches": patch_responses(*responses),
             "patch_relation": patch_relation(patches, patches_t),
         }

@@ -17,8 +17,7 @@ import torch
 
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.loader import Batch
-from cmapkd_core.losses.streamed import relative_entropy
-from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher, similar
+from cmapkd_core.methods.base import Method, Outcome, Rows, require, require_teacher
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import inherit
 from cmapkd_core.models.frozen_teacher import Embeddings, Teacher
@@ -48,7 +47,5 @@ class TinyClip(Method):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Term `kd`."""
         image, caption, image_t, caption_t = rows.gathered()
-        kd = relative_entropy(
-            similar(image_t, caption_t, SCALE), self.logits(image, caption), self.recipe.method.kd_tau
-        )
+        kd = self.kd(self.logits(image, caption), (image, caption), (image_t, caption_t), SCALE)
         return Outcome({"kd": kd}, roots=rows.roots)

@@ -23,7 +23,7 @@ from cmapkd_core.engine.targets_ahead import TargetsAhead
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.methods.base import Method
+from cmapkd_core.methods.base import Method, require_teacher
 from cmapkd_core.methods.policy_fit import PolicyFit
 from cmapkd_core.models.compiled import compiled_blocks, require_compiler
 from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, Teacher, narrowed
@@ -32,6 +32,7 @@ from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns
+from cmapkd_core.stages.teacher_bank import bank_of
 from cmapkd_core.stages.teacher_cache import open_cache
 from cmapkd_core.view import with_part
 
@@ -68,6 +69,7 @@ class TrainingSetup:
 
     def run(self, plan: PhasePlan, session: Session) -> None:
         """Train one phase."""
+        self.fill_bank()
         levels = self.method.active(plan.phase)
         loader, device = self.loader(plan.name, levels), parallel.device()
         live = self.teacher is not None and self.teacher_cache is None
@@ -78,6 +80,12 @@ class TrainingSetup:
                 run_phase(self.method, ahead, ahead.targets, plan, session)
             else:
                 run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+
+    def fill_bank(self) -> None:
+        """Give the method the teacher's embeddings of the training pairs that it still lacks."""
+        if pairs := self.method.lacks():
+            cache = self.teacher_cache
+            self.method.keep(*bank_of(self.context, require_teacher(self.teacher), cache, pairs))
 
     def _compiled(self, live: bool) -> contextlib.AbstractContextManager[None]:
         """Inside, the towers that work are compiled, where the recipe says so."""

@@ -44,14 +44,18 @@ def points(url: str) -> list[dict]:
 
 @pytest.mark.parametrize(
     "row",
-    ["no_alsn", "kd", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip"],
+    [
+        *("no_alsn", "kd", "kd_standardise", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd"),
+        *("clip_rd", "mobileclip", "with_bank selector.kind=fixed"),
+    ],
 )
 def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):
     """Each of them with its pairs at once, and with one pair after the other.
 
     AdamW makes much of a gradient that is little more than rounding, and parts are summed in another order.
     """
-    request = Request("tiny", str(tmp_path), ablation=row, overrides=SIX)
+    name, _, fields = row.partition(" ")
+    request = Request("tiny", str(tmp_path), ablation=name, overrides=f"{SIX} {fields}")
     alone = train.run(request, stage="joint", shards=tiny_shards, teacher=tiny_teacher)
     for name, bound in ((row, 1e-5), (f"{row} in parts", 5e-5)):
         url = pair[0].get(name, pair[0][row])

@@ -43,7 +43,8 @@ def check_collectives() -> dict[str, object]:
 
 
 def run(root: str, name: str, row: str, overrides: str, shards: str, teacher: str) -> str:
-    request = Request("tiny", f"{root}/{name}", ablation=row, overrides=overrides)
+    row, _, fields = row.partition(" ")
+    request = Request("tiny", f"{root}/{name}", ablation=row, overrides=f"{overrides} {fields}")
     return train.run(request, stage="joint", shards=shards, teacher=teacher)
 
 
@@ -121,7 +122,7 @@ def main(root: str, shards: str, teacher: str, *damaged: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     result: dict[str, object] = {"collectives": check_collectives()}
-    for row in ("no_alsn", "kd", "finetune", *OURS):
+    for row in ("no_alsn", "kd", "kd_standardise", "finetune", "clip_rd", "with_bank selector.kind=fixed", *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
     for row in ("no_alsn", *OURS):
         result[f"{row} in parts"] = run(root, "parts", row, f"{SIX} optim.accumulate=7", shards, teacher)

@@ -22,6 +22,7 @@ import torch
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import reads
+from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import BUDGETS, ROWS, WEIGHTS, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, train
@@ -40,8 +41,17 @@ Curve = list[dict[str, float]]
 
 
 def curves() -> tuple[str, ...]:
-    """Names of all curves: what every row shares, and the rows; other weights of a loss are no other code."""
-    return ("teacher", "warmup", *(row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)))
+    """Names of all curves: what every row shares, and the rows; other weights of a loss are no other code.
+
+    Those of a term that there is only with a weight are.
+    """
+    return ("teacher", "warmup", *(row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)), *filter(_demands, WEIGHTS))
+
+
+def _demands(row: str) -> bool:
+    """Whether a row has a term that its method computes on demand."""
+    method = resolve("tiny", row).method
+    return any(vars(method.weights)[term] > 0 for term in METHODS[method.name].on_demand)
 
 
 def file_of(name: str, folder: Path = FOLDER) -> Path:

@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmapkd_core.losses.embeddings import class_divergence, interactive, soft_cross_entropy, squared_error
+from cmapkd_core.losses.embeddings import (
+    bank_divergence,
+    class_divergence,
+    interactive,
+    soft_cross_entropy,
+    squared_error,
+)
 from cmapkd_core.losses.similarity import feature_distance, info_nce, relative_entropy
 
 LOGITS = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
@@ -69,6 +75,26 @@ def test_class_divergence_over_temperatures_and_at_its_minimum():
     plain = class_divergence(teacher, student, 1.0).item()
     assert class_divergence(3 * teacher, 3 * student, 3.0).item() == pytest.approx(9 * plain, rel=1e-5)
     assert class_divergence(teacher, teacher, 1.0).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_bank_divergence_by_hand():
+    """A query on the first of two entries: 3 to 1 at scale log 3, and a student between them: 1 to 1."""
+    teacher, student, bank = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]), torch.eye(2)
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    found = bank_divergence(student, teacher, bank, math.log(3.0), 1.0)
+    assert found.shape == (1,)
+    assert found.item() == pytest.approx(kl, rel=1e-5)
+    assert bank_divergence(student, teacher, bank, 2 * math.log(3.0), 2.0).item() == pytest.approx(4 * kl, rel=1e-5)
+
+
+def test_bank_divergence_is_a_querys_own_and_does_not_mind_the_order_of_the_bank():
+    ours, theirs, bank = (
+        F.normalize(random(*shape, seed=i), dim=1) for i, shape in enumerate(((3, 6), (3, 6), (9, 6)))
+    )
+    found = bank_divergence(ours, theirs, bank, 10.0, 1.0)
+    assert (found > 0).all()
+    assert torch.allclose(bank_divergence(ours[1:], theirs[1:], bank.flip(0), 10.0, 1.0), found[1:], rtol=1e-4)
+    assert bank_divergence(theirs, theirs, bank, 10.0, 1.0).abs().max() < 1e-6
 
 
 def test_the_teacher_gets_no_gradient():

@@ -70,9 +70,18 @@ def make_method(tiny_models: Callable[[str], Backbone]) -> Callable[[Recipe, Tea
         torch.manual_seed(3)
         known = teacher if METHODS[recipe.method.name].teacher else None
         method: Method = load("method", recipe.method.name, METHODS)(recipe, tiny_models("tiny-student"), known)
+        if method.lacks():
+            method.keep(*(units(7, teacher.backbone.spec.embed_dim, seed=seed) for seed in (21, 22)))
         return method
 
     return make
+
+
+def units(rows: int, width: int, seed: int) -> torch.Tensor:
+    """Random unit vectors [rows,width]."""
+    return torch.nn.functional.normalize(
+        torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1
+    )
 
 
 @pytest.fixture

@@ -158,6 +158,14 @@ def test_clip_kd_of_equal_widths_has_nothing_to_lift(twins, pairs) -> None:
     same("CLIP-KD, equal widths", terms, leaves, total_of(method, terms))
 
 
+def test_clip_rd_of_equal_widths(twins, pairs) -> None:
+    method, _ = twins(resolve("tiny", "clip_rd", TINY))
+    leaves, said = hearing(scaled(method), THEIRS)
+    leaves |= {n: p for n, p in method.named_parameters() if n.endswith("log_scale")}
+    terms = method(pairs, said, method.recipe.schedule.fine, 0).terms
+    same("CLIP-RD, equal widths", terms, leaves, total_of(method, terms))
+
+
 def test_cmapkd_shares_the_lift(make_method, make_teacher) -> None:
     """fd is 1 - cos, so THEIRS / 2 of the released error; icl at the released scale."""
     method = scaled(make_method(resolve("tiny", overrides=TINY), make_teacher()))

@@ -84,7 +84,16 @@ def losses(artifact: Artifact) -> list[dict[str, float]]:
 
 
 def test_these_methods_train_on_embeddings_alone():
-    assert set(ON_EMBEDDINGS) == {"kd", "promptkd", "promptkd_cls", "clip_kd", "tinyclip", "mobileclip"}
+    assert set(ON_EMBEDDINGS) == {
+        "kd",
+        "promptkd",
+        "promptkd_cls",
+        "kd_standardise",
+        "clip_kd",
+        "clip_rd",
+        "tinyclip",
+        "mobileclip",
+    }
 
 
 @pytest.mark.parametrize("row", ON_EMBEDDINGS)
