@@ -157,6 +157,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "shuffled_alsn": {"selector.kind": "shuffled"},
     "reversed_alsn": {"selector.kind": "reversed"},
     "seed_alsn": {"selector.objective": "seed"},
+    # Cheats: weights by what lowers the loss on validation pairs, the bound of what a greedy selector could win
+    "oracle_alsn": {"selector.kind": "oracle"},
     # What would give ALSN more to learn from: all of what moves the embeddings, and levels that are trained by then
     "embedding_alsn": {"selector.toward": EMBEDDING_TERMS},
     "one_stage_uniform": {**_ONE_STAGE, "selector.kind": "fixed"},
@@ -240,11 +242,11 @@ SUITES: dict[str, tuple[str, ...]] = {
         FULL,
     ),
     "controls": (
-        *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn"),
+        *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn", "oracle_alsn"),
         *("random_teacher_pyramid", "fine_to_coarse", FULL),
     ),
     "selector": (
-        *("no_alsn", "shuffled_alsn", "embedding_alsn"),
+        *("no_alsn", "shuffled_alsn", "embedding_alsn", "oracle_alsn"),
         *("one_stage", "one_stage_uniform", "one_stage_embedding", FULL),
     ),
     "weights": (

@@ -77,6 +77,9 @@ def run_phase(
     module.to(device).train()
     optimiser = make_optimiser(trained, plan)
     step = session.resume(plan, module, optimiser)
+    for part in module.modules():
+        if hasattr(part, "optimised_by"):  # who weighs by what an update would do
+            part.optimised_by(optimiser.as_step)
     loader.reorder(session.rollbacks)
     if plan.optim.rollbacks and session.saved is None and plan.index == 0:
         session.save(plan, 0, module, optimiser)  # what diverges before the first one has a place to go back to

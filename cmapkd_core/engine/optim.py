@@ -120,6 +120,15 @@ class Optimiser:
         self.scaler.update()
         self.adamw.zero_grad(set_to_none=True)
 
+    def as_step(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Where AdamW would go by this gradient [..] alone, without rate, momentum and decay.
+
+        That is over the root of the second moment that it would then have; nothing is changed.
+        """
+        state, beta = self.adamw.state.get(parameter, {}), self.config.beta2
+        moment = beta * state.get("exp_avg_sq", 0.0) + (1 - beta) * gradient.square()
+        return gradient / ((moment / (1 - beta ** (state.get("step", 0) + 1))).sqrt() + 1e-6)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Moments [..] in their parameters' shapes by `parameter.name`, and the scaler's state."""
         found = self.adamw.state_dict()["state"]

@@ -94,6 +94,7 @@ class Cmapkd(Method):
         teacher, active = rows.said(LevelTargets), self.active(phase)
         d_v, d_l = rows.student["d_v"], rows.student["d_l"]
         selector = self.selector if phase.selects else self.uniform
+        selector.look(self, rows, step, active)
         w_v, w_l = selector.choose(rows.teacher["image"], rows.teacher["text"], active)
         both = GlobalBatch.of(rows)
         lifted = self.lifts(rows, *both.student)
@@ -183,6 +184,11 @@ class Cmapkd(Method):
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         (difficulty,) = gathered(margin(similar(image_t, caption_t)) - margin(similar(image, caption)))
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
+
+    def distances(self, batch: Batch, targets: Embeddings | None, active: tuple[str, ...]) -> Tensor:
+        """Of the levels of b pairs, [b,8]: P2..P5, then L1..L4; 0 for those that are not active."""
+        levels = self._levels(*self.towers(batch), active)
+        return torch.cat(level_distances(levels, require(targets, LevelTargets).levels), dim=1)
 
     def _levels(self, vision: Features, text: Features, active: tuple[str, ...]) -> Levels:
         """The student's levels, made in the precision of its towers and compared in fp32."""

@@ -6,6 +6,8 @@ Shapes: B samples, K = 4 levels a modality. Every selector gives w_v, w_l [B,4] 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,14 @@ class Selector(nn.Module):
     def forward(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Teacher embeddings [B,E], [B,E] -> w_v, w_l [B,4] over the active levels."""
         raise NotImplementedError
+
+    def look(self, method: Any, rows: Any, step: int, levels: tuple[str, ...]) -> None:
+        """What comes before `choose` in joint training: a look at the student on the very pairs; most need none.
+
+        Args:
+            method, rows: a methods.cmapkd.Cmapkd, and the methods.base.Rows of a batch of b pairs.
+            step: of the phase, counted from 0.
+        """
 
     def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """The weights in use, [B,4] for each modality."""

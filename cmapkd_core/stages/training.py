@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
+from cmapkd_core.catalog import SELECTORS
 from cmapkd_core.config import STAGE_PHASES, OptimConfig, Phase, Recipe, SelectorConfig
 from cmapkd_core.data.fixed_crops import TeacherCache
 from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
@@ -33,6 +34,7 @@ from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns
 from cmapkd_core.stages.teacher_cache import open_cache
+from cmapkd_core.stages.validation_pairs import ValidationPairs
 from cmapkd_core.view import with_part
 
 
@@ -70,6 +72,9 @@ class TrainingSetup:
         """Train one phase."""
         levels = self.method.active(plan.phase)
         loader, device = self.loader(plan.name, levels), parallel.device()
+        if self._validates(plan.phase):
+            pairs = ValidationPairs(self.context, side_of(self.method.student), phase_seed(self.recipe.seed, plan.name))
+            self.method.get_submodule("selector").pairs = pairs.of_step
         live = self.teacher is not None and self.teacher_cache is None
         with self._compiled(live):
             whole = plan.optim.accumulate == 1  # who splits a batch has no room for a second one's targets
@@ -78,6 +83,11 @@ class TrainingSetup:
                 run_phase(self.method, ahead, ahead.targets, plan, session)
             else:
                 run_phase(self.method, loader, lambda batch: self.targets(batch, levels), plan, session)
+
+    def _validates(self, phase: Phase) -> bool:
+        """Whether the phase's level weights come from validation pairs; its declared fields alone are read."""
+        weighs = METHODS[self.recipe.method.name].weighs_levels and phase.selects
+        return weighs and SELECTORS[self.recipe.selector.kind].validates
 
     def _compiled(self, live: bool) -> contextlib.AbstractContextManager[None]:
         """Inside, the towers that work are compiled, where the recipe says so."""
