@@ -5,8 +5,8 @@ loss on pairs that are held out (split val, never test). Whoever chooses levels 
 less, can win no more than it does.
 
 s[b,i] = <grad d_i(pair b), v>   where v is the update that AdamW would make of the gradient of the task on val.
-A small step down on level i of pair b lowers the loss on val by so much, to first order. With z = s less its mean over a
-pair's active levels, over its root mean square in the batch, w[b] = softmax(z / tau): of the spread of random weights.
+A small step down on level i of pair b lowers the loss on val by so much, to first order. With z = s less its mean over
+a pair's active levels, over its root mean square in the batch, w[b] = softmax(z / tau), as unequal as random weights.
 
 All s of a batch are one directional derivative, taken as a central difference: two passes forward. In fp32, with batch
 norms as at inference, since they mix pairs.
@@ -15,7 +15,7 @@ norms as at inference, since they mix pairs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from cmapkd_core.methods.cmapkd import Cmapkd
 from cmapkd_core.models.selector import Selector, restrict
 
 # How far the student's parameters are moved each way: so much of their norm. Further bends, less far rounds.
-REACH = 1e-3
+REACH = 3e-5
 
 
 class Oracle(Selector):
@@ -39,7 +39,6 @@ class Oracle(Selector):
     def __init__(self, image_width: int, text_width: int, config: SelectorConfig) -> None:
         super().__init__(image_width, text_width, config)
         self.tau = config.tau
-        self.pairs: Callable[[int], Batch] | None = None  # of split val, this rank's of a step
         self._as_step: Callable[[nn.Parameter, Tensor], Tensor] = lambda parameter, gradient: gradient
         self._scores: Tensor | None = None  # [b,8] of the pairs that were looked at last
 
@@ -62,7 +61,7 @@ class Oracle(Selector):
     def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """The weights [b,4] of the pairs that were looked at; equal ones before the first look."""
         if self._scores is None:
-            return self(image, text, levels)
+            return self.forward(image, text, levels)
         s_v, s_l = self._scores.split(4, dim=1)
         return self._weights(s_v, VISION_LEVELS, levels), self._weights(s_l, TEXT_LEVELS, levels)
 
@@ -111,9 +110,11 @@ def slopes(method: Cmapkd, rows: Rows, direction: dict[str, Tensor], levels: tup
     return (moved(step) - moved(-step)) / (2 * step)
 
 
-def _norm(tensors: dict[str, Tensor]) -> Tensor:
+def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
     """Of all tensors [..] together, a scalar."""
-    return torch.stack([x.detach().float().norm() for x in tensors.values()] or [torch.zeros(())]).norm()
+    norms = [x.detach().float().norm() for x in tensors.values()]
+    whole: Tensor = torch.stack(norms or [torch.zeros(())]).norm()
+    return whole
 
 
 class _Distances(nn.Module):

@@ -1,4 +1,4 @@
-"""Pairs of split val for a selector that weighs by them (catalog.SELECTORS: validates); no other training reads them."""
+"""Pairs of split val for a selector that weighs by them (catalog.SELECTORS: validates); nothing else trains by them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cmapkd_core.stages.execute import Context
 
 
 class ValidationPairs:
-    """Batches of the student's inputs, by step of a phase: as many pairs as go through the towers at once, or all."""
+    """Batches of the student's inputs by step of a phase: as many pairs as a training batch has, or all there are."""
 
     def __init__(self, context: Context, side: Side, seed: int) -> None:
         """Args: side, seed: as of `TrainLoader`.
@@ -20,7 +20,7 @@ class ValidationPairs:
         """
         recipe, shards, world = context.recipe, shards_of(context), parallel.world()
         count = shards.manifest["splits"].get("val", {}).get("count", 0)
-        batch = min(recipe.optim.batch // recipe.optim.accumulate, count) // world * world
+        batch = min(recipe.optim.batch, count) // world * world
         if batch < 2:
             raise InputError(
                 f"selector.kind={recipe.selector.kind} weighs by validation pairs, and {shards.url} has {count}: "

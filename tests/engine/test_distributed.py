@@ -19,6 +19,7 @@ from cmapkd_core.stages import train
 from cmapkd_core.stages.artifact import Artifact
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
+ROUNDED = {"oracle_alsn": 1e-4}  # its weights are from differences of distances that are nearly equal
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,18 @@ def points(url: str) -> list[dict]:
 
 @pytest.mark.parametrize(
     "row",
-    ["no_alsn", "kd", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip"],
+    [
+        "no_alsn",
+        "kd",
+        "finetune",
+        "fitnet_joint",
+        "promptkd",
+        "c2kd",
+        "llava_kd",
+        "clip_kd",
+        "mobileclip",
+        "oracle_alsn",
+    ],
 )
 def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):
     """Each of them with its pairs at once, and with one pair after the other.
@@ -58,11 +70,11 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, ti
         for one, two in zip(points(alone), points(url), strict=True):
             assert two["terms"] == pytest.approx(one["terms"], rel=1e-5, abs=1e-5)
             assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
-            assert two["stats"] == pytest.approx(one["stats"], abs=1e-6)
+            assert two["stats"] == pytest.approx(one["stats"], abs=ROUNDED.get(row, 1e-6))
         ours, theirs = weights(alone), weights(url)
         assert ours.keys() == theirs.keys()
         for name, x in ours.items():
-            assert torch.allclose(x, theirs[name], rtol=0, atol=bound), name
+            assert torch.allclose(x, theirs[name], rtol=0, atol=ROUNDED.get(row, bound)), name
 
 
 def test_corrupt_pairs_of_both_processes_are_counted_and_listed(tmp_path, pair, damaged_shards):

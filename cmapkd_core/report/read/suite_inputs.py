@@ -49,6 +49,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "one_stage": ("one-stage training", "all levels from the start"),
     "random_alsn": ("random weights", "drawn for each sample"),
     "shuffled_alsn": ("shuffled weights", "ALSN's, of another sample"),
+    "oracle_alsn": ("oracle's weights", "by the gradient on validation pairs; it cheats"),
     "reversed_alsn": ("reversed weights", "ALSN's, levels in reverse order"),
     "seed_alsn": ("ALSN on the loss it weights", "the paper's objective"),
     "embedding_alsn": ("ALSN toward embeddings", "utilities against all terms of the embeddings"),

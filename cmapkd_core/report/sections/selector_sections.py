@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from cmapkd_core.catalog import SELECTORS
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.report.figures.curves import draw_curves
@@ -34,6 +35,11 @@ def no_levels(inputs: RunInputs) -> str:
         return (
             f"The selector is fixed: every sample has the weights {values} (finest level first) in both "
             "modalities. There is no ALSN and so no figure of its weights."
+        )
+    if SELECTORS[recipe.selector.kind].validates:
+        return (
+            "The level weights of each batch followed from the gradient on validation pairs. They bound what a greedy "
+            "selector could win and are no result; nothing was learned that gives a sample its weights."
         )
     return ""
 
