@@ -55,6 +55,9 @@ class DataConfig:
     test_share: Share = 0.1  # the same of the test split
     # Share of the training pairs that students train on, chosen by key.
     fraction: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 1.0
+    # Share of those pairs that students see with another's caption, chosen by key: wrong on purpose, to see who finds
+    # it. The teacher is fitted on the right ones.
+    noise: Share = 0.0
     samples_per_shard: Count = 1024  # pictures in one tar file
     # Tasks that prepare a run of the source's rows each, before one joins them to the same bytes; 1: one task does it.
     # A package has as many as the recipe that it was compiled with.

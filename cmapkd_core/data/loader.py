@@ -22,6 +22,7 @@ from cmapkd_core.data.order import Order, chosen, crop_of, sample_seed
 from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.rendered import Rendered, pinned, require_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
+from cmapkd_core.data.wrong_captions import caption_owners
 from cmapkd_core.errors import DamagedInput, InputError, again
 
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one
@@ -86,6 +87,7 @@ class TrainLoader:
         batch: global; a rank gets batch / world samples.
         fraction: share of the split's pairs that take part, chosen by key and not by seed.
         crop_scale: share of the area that a crop keeps.
+        noise: share of those pairs that show another pair's caption; `owners` then says whose.
         crops: a picture's fixed crops, of which each epoch shows one; 0: a new crop every time.
         cache: a teacher's outputs for these crops, which the batches then carry.
         workers: processes that decode; 0: none, in this one.
@@ -97,8 +99,10 @@ class TrainLoader:
     Raises:
         InputError: no such split or nothing in it, a picture without caption, fewer pairs than a batch, a batch
             that does not divide, pictures repacked to less than a side wants, a bound of copies that holds less than
-            is read together.
+            is read together, captions that cannot be exchanged.
     """
+
+    owners: np.ndarray | None = None  # positions of the pictures whose captions are shown [n]; None: each its own
 
     def __init__(  # noqa: PLR0913  # what a stream of batches depends on, by name
         self,
@@ -115,6 +119,7 @@ class TrainLoader:
         workers: int,
         max_pixels: int,
         quarantine_bound: float,
+        noise: float = 0.0,
         crops: int = 0,
         cache: TeacherCache | None = None,
         device: torch.device | str = "cpu",
@@ -124,14 +129,20 @@ class TrainLoader:
         require_pixels(shards.manifest.get("repack", 0), self._views, shards.url)
         key_hashes = shards.key_hashes(split)
         ids = chosen(key_hashes, fraction)
+        self.owners = caption_owners(shards, split, ids, noise)
         numbers = shards.shard_numbers(split)[ids]
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
-        draw = _Draw(key_hashes, crop_scale, crops, seed)
+        draw = _Draw(key_hashes, crop_scale, crops, seed, self.owners)
         require_room(order, BlockFiles(shards, split, cache), AHEAD * workers)
         self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
         self._feed, self._turn = Feed(self._items, workers, self._device), 0
         self._bound = quarantine_bound
+
+    def wrong(self, index: Tensor) -> list[bool] | None:
+        """Which of the pictures at these positions [b] show another's caption; None where no picture does."""
+        rows = index.cpu().numpy()
+        return None if self.owners is None else (self.owners[rows] != rows).tolist()
 
     def reorder(self, turn: int) -> None:
         """From the next call of `batches` on the pairs of each epoch in another order; 0 is the usual one."""
@@ -278,6 +289,11 @@ class _Draw:
     scale: tuple[float, float]
     crops: int
     seed: int
+    owners: np.ndarray | None  # of the captions, where not all pictures have their own
+
+    def owner(self, index: int) -> int:
+        """Position of the picture whose caption is shown."""
+        return index if self.owners is None else int(self.owners[index])
 
     def crop(self, index: int, epoch: int) -> int:
         """Number of the fixed crop; 0 where there are none."""
@@ -341,7 +357,7 @@ class _TrainBatches(Items[_Made]):
             images={},
             tokens=self._tokens(captions),
             replaced=replaced,
-            cached=self.cache.rows(used, crops, numbers) if self.cache else {},
+            cached=self.cache.rows(used, crops, numbers, self.draw.owners) if self.cache else {},
         )
         return _Made(batch, Rendered(pixels))
 
@@ -359,7 +375,7 @@ class _TrainBatches(Items[_Made]):
         crop = self.draw.crop(index, epoch)
         with shown_pixels(self.shards.read_image(self.split, index), self.max_pixels) as image:
             self.draw.pixels(image, index, crop, generator, {way: own[slot] for way, own in pixels.items()})
-        captions = self.shards.captions(self.split, index)
+        captions = self.shards.captions(self.split, self.draw.owner(index))
         number = int(torch.randint(len(captions), (), generator=generator))
         return crop, number, captions[number]
 

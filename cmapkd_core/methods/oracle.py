@@ -96,10 +96,7 @@ def toward_lower_loss(
 def slopes(method: Cmapkd, rows: Rows, direction: dict[str, Tensor], levels: tuple[str, ...]) -> Tensor:
     """Derivatives of the levels' distances of b pairs along a direction of the student's parameters, [b,8]."""
     student = {name: p for name, p in method.student.named_parameters() if name in direction}
-    length = _norm(direction)
-    if not direction or not length > 0:
-        return torch.zeros(sum(len(batch.keys) for batch, _ in rows.given), 8, device=parallel.device())
-    step = REACH * _norm(student) / length
+    step = REACH * _norm(student) / _norm(direction).clamp_min(1e-12)  # not asked whether it is 0: nothing waits
     distances = _Distances(method)
 
     def moved(by: Tensor) -> Tensor:
@@ -107,13 +104,13 @@ def slopes(method: Cmapkd, rows: Rows, direction: dict[str, Tensor], levels: tup
         found: Tensor = functional_call(distances, instead, (rows, levels))
         return found
 
-    return (moved(step) - moved(-step)) / (2 * step)
+    return (moved(step) - moved(-step)) / (2 * step).clamp_min(1e-20)
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
     """Of all tensors [..] together, a scalar."""
     norms = [x.detach().float().norm() for x in tensors.values()]
-    whole: Tensor = torch.stack(norms or [torch.zeros(())]).norm()
+    whole: Tensor = torch.stack(norms or [torch.zeros((), device=parallel.device())]).norm()
     return whole
 
 

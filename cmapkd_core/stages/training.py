@@ -118,6 +118,7 @@ class TrainingSetup:
             sides,
             batch=recipe.optim.batch // parts,
             fraction=recipe.data.fraction,
+            noise=recipe.data.noise,
             seed=phase_seed(recipe.seed, phase),
             crops=recipe.teacher_fit.views,
             cache=cache.only("image", "text", *needed(levels), *levels) if cache else None,
@@ -247,13 +248,14 @@ def train_loader(
     batch: int,
     fraction: float,
     seed: int,
+    noise: float = 0.0,
     crops: int = 0,
     cache: TeacherCache | None = None,
 ) -> TrainLoader:
     """This rank's share of shuffled, augmented training pairs.
 
     Args:
-        sides, batch, fraction, seed, crops, cache: as `TrainLoader` takes them.
+        sides, batch, fraction, seed, noise, crops, cache: as `TrainLoader` takes them.
 
     Raises:
         InputError: no training split, or fewer pairs than a batch.
@@ -274,6 +276,7 @@ def train_loader(
         world=parallel.world(),
         seed=seed,
         fraction=fraction,
+        noise=noise,
         crop_scale=data.crop_scale,
         workers=recipe.runtime.workers,
         max_pixels=data.max_pixels,

@@ -95,6 +95,16 @@ def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, n
         assert sum(crops == {0, 1, 2} for crops in found.values()) > 0.6 * len(found)
 
 
+def test_a_wrong_pair_has_the_outputs_of_its_picture_and_of_the_others_caption(scenes, numbered) -> None:
+    noisy = loader(scenes, numbered, noise=0.5)
+    for batch in noisy.batches(0, 4):
+        assert torch.equal(batch.cached["image"][:, 0].long(), batch.index)
+        assert batch.cached["text"][:, 0].tolist() == noisy.owners[batch.index].tolist()
+        numbers = batch.cached["text"][:, 1].long().tolist()
+        said = [scenes.captions("train", int(i))[k] for i, k in zip(noisy.owners[batch.index], numbers, strict=True)]
+        assert torch.equal(batch.tokens["student"], tokenize(said))
+
+
 def same(a: Batch, b: Batch) -> bool:
     cached = all(torch.equal(a.cached[name], b.cached[name]) for name in ("image", "text"))
     return a.keys == b.keys and cached and torch.equal(a.images["student"], b.images["student"])

@@ -68,8 +68,9 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, ti
     for name, bound in ((row, 1e-5), (f"{row} in parts", 5e-5)):
         url = pair[0].get(name, pair[0][row])
         for one, two in zip(points(alone), points(url), strict=True):
-            assert two["terms"] == pytest.approx(one["terms"], rel=1e-5, abs=1e-5)
-            assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
+            near = ROUNDED.get(row, 1e-5)
+            assert two["terms"] == pytest.approx(one["terms"], rel=near, abs=near)
+            assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=10 * near)
             assert two["stats"] == pytest.approx(one["stats"], abs=ROUNDED.get(row, 1e-6))
         ours, theirs = weights(alone), weights(url)
         assert ours.keys() == theirs.keys()
