@@ -26,6 +26,7 @@ class MethodSpec(TableEntry):
     groups: tuple[str, ...] = ("student",)  # of parameters, those of config.Rates
     teacher: bool = True
     targets: str = "towers"  # teacher outputs it trains on: all of its towers', or what may be cached (catalog.STORES)
+    unpaired: bool = False  # pictures without captions train it too (data.unpaired, method.unpaired)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
     reads: tuple[str, ...] = ()  # recipe fields beyond weights of its terms, student, data and optimiser
     settings: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that it is published with, beside weights
@@ -60,7 +61,11 @@ METHODS: dict[str, MethodSpec] = {
         },
         groups=("student", "pyramid", "selector"),
         targets="levels",
-        reads=("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "pyramid"),
+        unpaired=True,
+        reads=(
+            *("method.tau", "method.kd_tau", "method.pyramid_align", "method.layer_relation", "method.unpaired"),
+            "pyramid",
+        ),
         row="none",
         deviations="the teacher's pyramid is fitted first and then frozen; levels are compared by direction, position "
         "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, fd "

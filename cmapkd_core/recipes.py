@@ -216,6 +216,16 @@ BUDGETS: dict[str, dict[str, Any]] = {
     for times in (3, 10)
 }
 
+# A tenth of the captions, at as many updates: the pairs alone, and with the pictures of the others, whose captions are
+# withheld.
+_TENTH = {"data.unpaired": 0.9, "schedule.times": 10}
+BUDGETS |= {
+    "tenth_finetune": {**BASELINES["finetune"], **_TENTH},
+    "tenth_clip_kd": {**BASELINES["clip_kd"], **_TENTH},
+    "tenth_pairs": {**_TENTH, "method.unpaired": 0.0},
+    "tenth_captions": _TENTH,
+}
+
 _TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, BUDGETS, {"none": {}})
 for _name, _times in Counter(name for table in _TABLES for name in table).items():
     if _times > 1:
@@ -262,6 +272,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("fd_alone", "no_fd", "with_kd", "no_alsn")),
         *("full_10x", "full_3x", FULL),
     ),
+    # What pictures without captions add where captions are few.
+    "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),
     "smoke": ("finetune", FULL),
 }
 

@@ -31,7 +31,7 @@ from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.frozen_teacher import Embeddings, LevelTargets, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, LevelTargets, PictureTargets, Teacher
 from cmapkd_core.models.selector import Uniform
 
 # Factors of the goal before utilities are measured, by the towers' type; bf16 has the range of fp32 and needs none.
@@ -87,7 +87,29 @@ class Cmapkd(Method):
         levels = self._levels(vision, text, self.active(phase))
         rows = add_raw(Rows.of(batch, teacher, vision, text), vision, text)
         rows.student["d_v"], rows.student["d_l"] = level_distances(levels, teacher.levels)
+        if batch.pictures is not None and teacher.pictures is not None:
+            rows.student |= self._of_pictures(batch.pictures, teacher.pictures, self.active(phase))
         return add_levels(rows, levels, teacher.levels)
+
+    def _of_pictures(self, batch: Batch, said: PictureTargets, active: tuple[str, ...]) -> dict[str, Tensor]:
+        """Of b pictures without captions: distances of their levels [b,4], and of their embeddings [b]."""
+        with self.autocast():
+            vision = self.student.vision(batch.images["student"])
+            maps, _ = self.levels.pyramid(vision.taps, active)
+        d = intra.distances({name: x.float() for name, x in maps.items()}, said.maps, VISION_LEVELS)
+        return {"d_pictures": d, "fd_pictures": intra.vector_distance(self.lifts.image.own(vision), said.image)}
+
+    def _with_pictures(self, rows: Rows, own: dict[str, Tensor], active: tuple[str, ...]) -> dict[str, Tensor]:
+        """Terms of the pairs' pictures by name, each a mean over them, as means over those without captions too.
+
+        Their weight is method.unpaired; their levels weigh the same, since a selector reads captions.
+        """
+        if "d_pictures" not in rows.student:
+            return own
+        d, fd = rows.student["d_pictures"], rows.student["fd_pictures"]
+        alone = {"intra": intra.weighted(d, self.uniform(d, d, active)[0]), "fd": fd.mean()}
+        weight = self.recipe.method.unpaired
+        return {name: (own[name] + weight * alone[name]) / (1 + weight) for name in own}
 
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """The terms of method_specs.METHODS["cmapkd"]."""
@@ -106,11 +128,14 @@ class Cmapkd(Method):
                 u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), rows.roots, self.amp), dim=1)
                 d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
                 self.memory.keep({"teacher_image": both.teacher[0], "teacher_text": both.teacher[1], "u": u, "d": d})
+        pictures = {"intra": intra.weighted(d_v, w_v), "fd": feature_distance(lifted[0], both.teacher[0])}
+        of_all = self._with_pictures(rows, pictures, active)
         terms = {
-            "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
+            "intra": of_all["intra"] + intra.weighted(d_l, w_l),
             "align": self._align(both, teacher),
             "relation": self._relation(both),
             **on_embeddings,
+            "fd": of_all["fd"] + feature_distance(lifted[1], both.teacher[1]),
             "policy": self._policy(phase, active),
         }
         return Outcome(terms, describe(w_v, w_l, active), rows.roots)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cmapkd_core.data.augment import View
-from cmapkd_core.data.loader import Side, TrainLoader
+from cmapkd_core.data.loader import Captions, Side, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.wrong_captions import _passed_on, caption_owners
 from cmapkd_core.errors import InputError
@@ -20,7 +20,7 @@ def loader(shards: ShardSet, noise: float, **changes: object) -> TrainLoader:
     settings: dict[str, object] = {"batch": 8, "rank": 0, "world": 1, "seed": 5, "fraction": 0.5, "workers": 0}
     settings |= {"crop_scale": (0.5, 1.0), "max_pixels": 1_000_000, "quarantine_bound": 0.0}
     side = Side(View(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), tokenize)
-    return TrainLoader(shards, {"student": side}, noise=noise, **{**settings, **changes})  # type: ignore[arg-type]
+    return TrainLoader(shards, {"student": side}, captions=Captions(noise=noise), **{**settings, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
