@@ -24,7 +24,6 @@ def looked(make_method, make_teacher, batch, ask) -> Callable[..., tuple[Cmapkd,
     def make() -> tuple[Cmapkd, Rows]:
         teacher, pairs = make_teacher(), batch()
         method = make_method(RECIPE, teacher).train()
-        method.selector.pairs = lambda step: batch()
         return method, method.represent(pairs, ask(teacher, pairs, ALL_LEVELS), RECIPE.schedule.fine)
 
     return make
