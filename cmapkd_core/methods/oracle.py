@@ -100,7 +100,7 @@ def slopes(method: Cmapkd, rows: Rows, direction: dict[str, Tensor], levels: tup
     distances = _Distances(method)
 
     def moved(by: Tensor) -> Tensor:
-        instead = {f"method.student.{name}": p + by * direction[name] for name, p in student.items()}
+        instead = {f"of.student.{name}": p + by * direction[name] for name, p in student.items()}
         found: Tensor = functional_call(distances, instead, (rows, levels))
         return found
 
@@ -119,11 +119,11 @@ class _Distances(nn.Module):
 
     def __init__(self, method: Cmapkd) -> None:
         super().__init__()
-        self.method = method
+        self.of = method
 
     def forward(self, rows: Rows, levels: tuple[str, ...]) -> Tensor:
         """Of the b pairs, [b,8]."""
-        return torch.cat([self.method.distances(batch, targets, levels) for batch, targets in rows.given])
+        return torch.cat([self.of.distances(batch, targets, levels) for batch, targets in rows.given])
 
 
 @contextlib.contextmanager
