@@ -82,9 +82,10 @@ def spec_of(module: str) -> ModuleSpec | None:
 
 @dataclass(frozen=True)
 class SelectorEntry(TableEntry):
-    """learns: it has a policy, which stage alsn trains."""
+    """learns: it has a policy, which stage alsn trains. validates: joint training gives it validation pairs."""
 
     learns: bool = False
+    validates: bool = False
 
 
 SELECTORS: dict[str, SelectorEntry] = {
@@ -93,6 +94,7 @@ SELECTORS: dict[str, SelectorEntry] = {
     "random": SelectorEntry("cmapkd_core.models.selector:RandomSelector"),
     "shuffled": SelectorEntry("cmapkd_core.models.selector:ShuffledALSN", learns=True),
     "reversed": SelectorEntry("cmapkd_core.models.selector:ReversedALSN", learns=True),
+    "oracle": SelectorEntry("cmapkd_core.methods.oracle:Oracle", validates=True),
 }
 
 OBJECTIVES: dict[str, TableEntry] = {  # what a selector learns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from cmapkd_core.catalog import STORES
+from cmapkd_core.catalog import SELECTORS, STORES
 from cmapkd_core.config import (
     ALL_LEVELS,
     EMBEDDING_TERMS,
@@ -47,6 +47,7 @@ def check(recipe: Recipe) -> None:
         _check_phase("schedule.alsn", recipe.schedule.alsn, ("selector",))
     if spec.weighs_levels:
         _check_selects(recipe)
+        _check_validates(recipe)
     _check_goal(recipe)
     _check_sets(recipe)
     _check_sizes(recipe)
@@ -72,6 +73,14 @@ def _check_selects(recipe: Recipe) -> None:
                 f"schedule.{name} leaves out term policy, which alone trains the selector: name it in schedule.{name}"
                 f".terms with method.weights.policy above 0, or set schedule.{name}.lr.selector to 0"
             )
+
+
+def _check_validates(recipe: Recipe) -> None:
+    if SELECTORS[recipe.selector.kind].validates and recipe.data.splits and "val" not in recipe.data.splits:
+        raise InputError(
+            f"selector.kind={recipe.selector.kind} weighs by validation pairs, and data.splits="
+            f"{','.join(recipe.data.splits)} prepares none: add val to data.splits"
+        )
 
 
 def _check_goal(recipe: Recipe) -> None:

@@ -55,6 +55,11 @@ class DataConfig:
     test_share: Share = 0.1  # the same of the test split
     # Share of the training pairs that students train on, chosen by key.
     fraction: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 1.0
+    # Share of those pairs whose captions are withheld from students; their pictures train methods that can use them.
+    unpaired: Annotated[float, Field(ge=0, lt=1), Must("it must be from 0 to below 1")] = 0.0
+    # Share of those pairs that students see with another's caption, chosen by key: wrong on purpose, to see who finds
+    # it. The teacher is fitted on the right ones.
+    noise: Share = 0.0
     samples_per_shard: Count = 1024  # pictures in one tar file
     # Tasks that prepare a run of the source's rows each, before one joins them to the same bytes; 1: one task does it.
     # A package has as many as the recipe that it was compiled with.
@@ -189,6 +194,7 @@ class MethodConfig:
     kd_tau: AboveZero = 1.0  # temperature of the terms kd and bank, on top of the models' scales
     # The kd term compares similarities that are z-scored for each query (mean 0, deviation 1), whatever the scales.
     kd_standardise: bool = False
+    unpaired: Amount = 1.0  # weight of a picture of data.unpaired beside one of a pair, in intra and fd; 0: unread
     pyramid_align: Amount = 0.5  # beta: L_align = L_single + beta L_pyramid
     layer_relation: Amount = 0.3  # gamma: L_relation = sample + gamma layer
     # promptkd: captions kept as classes beside the batch's. Term bank: training pairs whose teacher embeddings each

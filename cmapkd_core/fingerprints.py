@@ -21,6 +21,9 @@ _PREPARE = (*_SHARDS, *_QUALITY, *_GATE, _REPACK)
 # What a part of a data set depends on: neither what is held against its pictures nor how many may be bad.
 _PART = (*_SHARDS, "data.max_pixels", "data.splits", _REPACK)
 _FRACTION = "data.fraction"
+# Of students alone: the teacher has all captions, and the right ones.
+_CAPTIONS = ("data.unpaired", "data.noise")
+_PICTURES = "method.unpaired"
 _CROPS = "teacher_fit.views"  # every student's crops follow from it, also without a teacher
 _STORED = (_CROPS, "teacher_fit.store", "teacher_fit.levels")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
@@ -72,7 +75,7 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD)
+    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD, *_CAPTIONS, _PICTURES)
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
     since = (*since, *METHODS[recipe.method.name].since)
@@ -91,6 +94,7 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
         _CROPS,
         "data.crop_scale",
         _FRACTION,
+        *_CAPTIONS,
         _FROZEN,
         "seed",
         "student",

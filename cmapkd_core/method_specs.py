@@ -26,6 +26,7 @@ class MethodSpec(TableEntry):
     groups: tuple[str, ...] = ("student",)  # of parameters, those of config.Rates
     teacher: bool = True
     targets: str = "towers"  # teacher outputs it trains on: all of its towers', or what may be cached (catalog.STORES)
+    unpaired: bool = False  # pictures without captions train it too (data.unpaired, method.unpaired)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
     on_demand: tuple[str, ...] = ()  # terms that are computed only where the recipe gives them a weight
     since: tuple[str, ...] = ()  # fields younger than its artifacts, out of their keys where they have their defaults
@@ -69,8 +70,12 @@ METHODS: dict[str, MethodSpec] = {
         groups=("student", "pyramid", "selector"),
         targets="levels",
         on_demand=("bank",),
+        unpaired=True,
         since=("method.weights.bank", "method.bank"),
-        reads=(*KD, "method.tau", "method.bank", "method.pyramid_align", "method.layer_relation", "pyramid"),
+        reads=(
+            *(*KD, "method.tau", "method.bank", "method.pyramid_align", "method.layer_relation", "method.unpaired"),
+            "pyramid",
+        ),
         row="none",
         deviations="the teacher's pyramid is fitted first and then frozen; levels are compared by direction, position "
         "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, "

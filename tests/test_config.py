@@ -214,7 +214,7 @@ def test_every_field_that_no_fingerprint_holds_is_known():
     """A field that changes results and that no stage reads would let two recipes share an artifact."""
     gate = "data.splits=train data.leakage=ids data.leakage_action=drop data.against=x teacher_fit.views=2"
     gate += " teacher_fit.store=levels selector.toward=task,kd data.repack=256"
-    gate += " teacher_fit.levels=int8"
+    gate += " teacher_fit.levels=int8 data.noise=0.2 data.unpaired=0.2 method.unpaired=2"
     gate += " optim.max_skipped=3 optim.gradient_spike=9 optim.loss_spike=9 optim.rollbacks=1"
     gate += " optim.teacher_precision=fp32 optim.matmul_precision=high selector.measured=0.5 schedule.frozen_quarters=1"
     recipes = [*(resolve("tiny", row) for row in ROWS), resolve("tiny", overrides=gate)]

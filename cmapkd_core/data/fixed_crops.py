@@ -85,12 +85,17 @@ class TeacherCache:
         """Whether it gives this tensor."""
         return not self.names or name.partition("/")[0] in self.names
 
-    def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
-        """Tensors [b,...] by name, of samples by position in the split, number of the crop and of the caption."""
-        places = self.places(index)
-        own = [self.parts[i] for i in np.searchsorted(self._firsts, places, side="right") - 1]
-        rows = [int(i) - part.first for i, part in zip(places, own, strict=True)]
-        texts = [int(part.offsets[row]) + k for part, row, k in zip(own, rows, captions, strict=True)]
+    def rows(
+        self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int], owners: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
+        """Tensors [b,...] by name, of samples by position in the split, number of the crop and of the caption.
+
+        Args:
+            owners: positions of the pictures that all pictures of the split have their captions of; None: their own.
+        """
+        own, rows = self._found(index)
+        said, lines = (own, rows) if owners is None else self._found(owners[index])
+        texts = [int(part.offsets[row]) + k for part, row, k in zip(said, lines, captions, strict=True)]
         first = self.parts[0]
         found = {
             name: torch.stack([p.crops[name][row, crop] for p, row, crop in zip(own, rows, crops, strict=True)])
@@ -98,10 +103,16 @@ class TeacherCache:
             if self.gives(name)
         }
         return found | {
-            name: torch.stack([part.captions[name][row] for part, row in zip(own, texts, strict=True)])
+            name: torch.stack([part.captions[name][row] for part, row in zip(said, texts, strict=True)])
             for name in first.captions
             if self.gives(name)
         }
+
+    def _found(self, index: np.ndarray) -> tuple[list[_Part], list[int]]:
+        """The parts that hold the samples at these positions [b], and their rows there."""
+        places = self.places(index)
+        own = [self.parts[i] for i in np.searchsorted(self._firsts, places, side="right") - 1]
+        return own, [int(i) - part.first for i, part in zip(places, own, strict=True)]
 
 
 _ENTRY = "part"  # of a file's metadata

@@ -18,10 +18,11 @@ from cmapkd_core.data.augment import Rendering, View, canvas, eval_pixels, norma
 from cmapkd_core.data.feed import AHEAD, Feed, Items
 from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
 from cmapkd_core.data.images import BadImageError, shown
-from cmapkd_core.data.order import Order, chosen, crop_of, sample_seed
+from cmapkd_core.data.order import Order, chosen, crop_of, sample_seed, withheld
 from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.rendered import Rendered, pinned, require_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
+from cmapkd_core.data.wrong_captions import caption_owners
 from cmapkd_core.errors import DamagedInput, InputError, again
 
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one
@@ -52,6 +53,7 @@ class Batch:
         replaced: (key, reason) of corrupt samples that others stand in for.
         cached: the teacher's outputs for these very crops and captions, [b, ...] by name, where the loader has a cache
             of them: unit embeddings `image` and `text` [b, E], and the levels, where the cache has them.
+        pictures: b more pictures, which have no caption and so no tokens; None: there are none.
     """
 
     keys: list[str]
@@ -60,6 +62,7 @@ class Batch:
     tokens: dict[str, Tensor]
     replaced: list[tuple[str, str]]
     cached: dict[str, Tensor] = field(default_factory=dict)
+    pictures: Batch | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -67,13 +70,31 @@ class Batch:
         tokens = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tokens.items()}
         cached = {name: tensor.to(device, non_blocking=True) for name, tensor in self.cached.items()}
         index = self.index.to(device, non_blocking=True)
-        return replace(self, index=index, images=images, tokens=tokens, cached=cached)
+        pictures = self.pictures and self.pictures.to(device)
+        return replace(self, index=index, images=images, tokens=tokens, cached=cached, pictures=pictures)
 
     def part(self, rows: slice) -> Batch:
         """These of its samples, no copies; `replaced` stays with the whole."""
         tables = (self.images, self.tokens, self.cached)
         images, tokens, cached = ({name: tensor[rows] for name, tensor in table.items()} for table in tables)
-        return Batch(self.keys[rows], self.index[rows], images, tokens, [], cached)
+        pictures = self.pictures and self.pictures.part(rows)
+        return Batch(self.keys[rows], self.index[rows], images, tokens, [], cached, pictures)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What becomes of the captions of the pairs that take part, by key and not by seed.
+
+    unpaired: share of them without theirs, which take no part; alone: which alone take part. noise: share of the rest
+    that shows another's.
+    """
+
+    unpaired: float = 0.0
+    alone: bool = False
+    noise: float = 0.0
+
+
+ALL_CAPTIONS = Captions()
 
 
 class TrainLoader:
@@ -86,6 +107,7 @@ class TrainLoader:
         batch: global; a rank gets batch / world samples.
         fraction: share of the split's pairs that take part, chosen by key and not by seed.
         crop_scale: share of the area that a crop keeps.
+        captions: which of those pairs keep theirs; `owners` says whose captions the wrong ones have.
         crops: a picture's fixed crops, of which each epoch shows one; 0: a new crop every time.
         cache: a teacher's outputs for these crops, which the batches then carry.
         workers: processes that decode; 0: none, in this one.
@@ -97,8 +119,10 @@ class TrainLoader:
     Raises:
         InputError: no such split or nothing in it, a picture without caption, fewer pairs than a batch, a batch
             that does not divide, pictures repacked to less than a side wants, a bound of copies that holds less than
-            is read together.
+            is read together, captions that cannot be exchanged.
     """
+
+    owners: np.ndarray | None = None  # positions of the pictures whose captions are shown [n]; None: each its own
 
     def __init__(  # noqa: PLR0913  # what a stream of batches depends on, by name
         self,
@@ -115,6 +139,7 @@ class TrainLoader:
         workers: int,
         max_pixels: int,
         quarantine_bound: float,
+        captions: Captions = ALL_CAPTIONS,
         crops: int = 0,
         cache: TeacherCache | None = None,
         device: torch.device | str = "cpu",
@@ -124,14 +149,21 @@ class TrainLoader:
         require_pixels(shards.manifest.get("repack", 0), self._views, shards.url)
         key_hashes = shards.key_hashes(split)
         ids = chosen(key_hashes, fraction)
+        ids = ids[withheld(key_hashes[ids], captions.unpaired) == captions.alone]
+        self.owners = caption_owners(shards, split, ids, captions.noise)
         numbers = shards.shard_numbers(split)[ids]
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
-        draw = _Draw(key_hashes, crop_scale, crops, seed)
+        draw = _Draw(key_hashes, crop_scale, crops, seed, self.owners)
         require_room(order, BlockFiles(shards, split, cache), AHEAD * workers)
         self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
         self._feed, self._turn = Feed(self._items, workers, self._device), 0
-        self._bound = quarantine_bound
+        self.bound = quarantine_bound
+
+    def wrong(self, index: Tensor) -> list[bool] | None:
+        """Which of the pictures at these positions [b] show another's caption; None where no picture does."""
+        rows = index.cpu().numpy()
+        return None if self.owners is None else (self.owners[rows] != rows).tolist()
 
     def reorder(self, turn: int) -> None:
         """From the next call of `batches` on the pairs of each epoch in another order; 0 is the usual one."""
@@ -156,12 +188,17 @@ class TrainLoader:
         Args:
             corrupt: by key, with the reason; as far as they are known those of all ranks and of earlier attempts.
         """
-        if len(corrupt) > self._bound * self.count:
-            listed = "\n  ".join(f"{key}: {reason}" for key, reason in list(corrupt.items())[:_SHOWN])
-            raise DamagedInput(
-                f"{len(corrupt)} of {self.count} training samples are corrupt, more than "
-                f"data.quarantine_bound={self._bound} allows:\n  {listed}\nSo {again('prepare')}"
-            )
+        require_few(corrupt, self.count, self.bound)
+
+
+def require_few(corrupt: Mapping[str, str], count: int, bound: float) -> None:
+    """Raises InputError where more of `count` samples are corrupt than the bound allows; `corrupt`: by key."""
+    if len(corrupt) > bound * count:
+        listed = "\n  ".join(f"{key}: {reason}" for key, reason in list(corrupt.items())[:_SHOWN])
+        raise DamagedInput(
+            f"{len(corrupt)} of {count} training samples are corrupt, more than "
+            f"data.quarantine_bound={bound} allows:\n  {listed}\nSo {again('prepare')}"
+        )
 
 
 Named = Callable[[np.ndarray], list[str]]  # numbers of rows, int64 [b] -> what the rows are called
@@ -278,6 +315,11 @@ class _Draw:
     scale: tuple[float, float]
     crops: int
     seed: int
+    owners: np.ndarray | None  # of the captions, where not all pictures have their own
+
+    def owner(self, index: int) -> int:
+        """Position of the picture whose caption is shown."""
+        return index if self.owners is None else int(self.owners[index])
 
     def crop(self, index: int, epoch: int) -> int:
         """Number of the fixed crop; 0 where there are none."""
@@ -341,7 +383,7 @@ class _TrainBatches(Items[_Made]):
             images={},
             tokens=self._tokens(captions),
             replaced=replaced,
-            cached=self.cache.rows(used, crops, numbers) if self.cache else {},
+            cached=self.cache.rows(used, crops, numbers, self.draw.owners) if self.cache else {},
         )
         return _Made(batch, Rendered(pixels))
 
@@ -359,7 +401,7 @@ class _TrainBatches(Items[_Made]):
         crop = self.draw.crop(index, epoch)
         with shown_pixels(self.shards.read_image(self.split, index), self.max_pixels) as image:
             self.draw.pixels(image, index, crop, generator, {way: own[slot] for way, own in pixels.items()})
-        captions = self.shards.captions(self.split, index)
+        captions = self.shards.captions(self.split, self.draw.owner(index))
         number = int(torch.randint(len(captions), (), generator=generator))
         return crop, number, captions[number]
 

@@ -90,6 +90,14 @@ def drawn(key_hashes: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.argsort(mix(key_hashes, seed, 0xBA4D), kind="stable")[:count])
 
 
+def withheld(key_hashes: np.ndarray, share: float) -> np.ndarray:
+    """Which of k samples have their captions withheld, uint64 [k] -> bool [k]: round(k * share), whatever the seed."""
+    ranked = np.argsort(mix(key_hashes, 0x0A10), kind="stable")
+    found = np.zeros(len(key_hashes), dtype=bool)
+    found[ranked[: round(len(ranked) * share)]] = True
+    return found
+
+
 class Order:
     """The sequence of global batches, and one rank's share of each.
 
@@ -125,7 +133,7 @@ class Order:
         if len(ids) < batch:
             raise InputError(
                 f"{len(ids)} training samples are fewer than one batch of {batch}: "
-                "lower optim.batch, raise data.fraction or give more pairs"
+                "lower optim.batch, raise data.fraction or give more pairs (data.unpaired withholds captions of some)"
             )
         self.ids, self.hashes, self.shards = ids, key_hashes, shards
         self.batch, self.rank, self.world, self.seed = batch, rank, world, seed

@@ -83,12 +83,22 @@ class StoredParts(TeacherCache):
         own = rows if self.pictures is None else rows[np.isin(rows, self.pictures)]
         return [self.remote[number] for number in np.unique(self.places(own) // self.size)]
 
-    def rows(self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int]) -> dict[str, Tensor]:
-        """As of `TeacherCache`.
+    def rows(
+        self, index: np.ndarray, crops: Sequence[int], captions: Sequence[int], owners: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
+        """As of `TeacherCache`; parts of other blocks, which hold captions of `owners`, are fetched as they are read.
 
         Raises:
             InputError: a part was made from something else, or is damaged or gone.
         """
+        if owners is None:
+            return self._read(index, crops, captions)
+        return self._read(index, crops, None) | self._read(owners[index], None, captions)
+
+    def _read(
+        self, index: np.ndarray, crops: Sequence[int] | None, captions: Sequence[int] | None
+    ) -> dict[str, Tensor]:
+        """Of samples by position what they have by crop, by caption, or both."""
         found: dict[int, dict[str, Tensor]] = {}
         places = self.places(index)
         numbers = places // self.size
@@ -99,15 +109,18 @@ class StoredParts(TeacherCache):
                     layout = self._layout(int(number), file)
                     for slot in slots:
                         row = int(places[slot]) - int(number) * self.size
-                        found[slot] = self._sample(file, layout, row, crops[slot], captions[slot])
+                        found[slot] = self._crop(file, layout, row, crops[slot]) if crops else {}
+                        found[slot] |= self._caption(file, layout, row, captions[slot]) if captions else {}
             except FileNotFoundError as error:
                 raise DamagedInput(f"{error} is gone: {self.remote[number].way_out}") from None
         return {name: torch.stack([found[slot][name] for slot in range(len(index))]) for name in found[0]}
 
-    def _sample(self, file: int, layout: _Layout, row: int, crop: int, caption: int) -> dict[str, Tensor]:
+    def _crop(self, file: int, layout: _Layout, row: int, crop: int) -> dict[str, Tensor]:
+        return {name: place.read(file, row * place.each + crop) for name, place in self._given(layout.crops)}
+
+    def _caption(self, file: int, layout: _Layout, row: int, caption: int) -> dict[str, Tensor]:
         said = int(layout.offsets[row]) + caption
-        crops = {name: place.read(file, row * place.each + crop) for name, place in self._given(layout.crops)}
-        return crops | {name: place.read(file, said) for name, place in self._given(layout.captions)}
+        return {name: place.read(file, said) for name, place in self._given(layout.captions)}
 
     def _given(self, places: dict[str, _Place]) -> Iterator[tuple[str, _Place]]:
         return ((name, place) for name, place in places.items() if self.gives(name))

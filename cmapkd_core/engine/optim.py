@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from cmapkd_core.config import AS_STUDENT, OptimConfig, Phase
 from cmapkd_core.errors import InputError
 
+EPSILON = 1e-6  # AdamW's, beside the root of the second moment
+
 
 def rate_factor(step: int, steps: int, warmup: float) -> float:
     """Share of the learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
@@ -92,7 +94,7 @@ class Optimiser:
                     rows.append(
                         {"params": chosen, "name": name, "peak": rate, "lr": rate, "weight_decay": weight_decay}
                     )
-        self.adamw = torch.optim.AdamW(rows, betas=(config.beta1, config.beta2), eps=1e-6, fused=True)
+        self.adamw = torch.optim.AdamW(rows, betas=(config.beta1, config.beta2), eps=EPSILON, fused=True)
         self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
 
     def set_rates(self, step: int) -> dict[str, float]:
@@ -119,6 +121,16 @@ class Optimiser:
             self.scaler.step(self.adamw)
         self.scaler.update()
         self.adamw.zero_grad(set_to_none=True)
+
+    def as_step(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Where AdamW would go by this gradient [..] alone, without rate, momentum and decay.
+
+        That is over the root of the second moment that it would then have; nothing is changed.
+        """
+        state, beta = self.adamw.state.get(parameter, {}), self.config.beta2
+        moment = beta * state.get("exp_avg_sq", 0.0) + (1 - beta) * gradient.square()
+        root: Tensor = (moment / (1 - beta ** (state.get("step", 0) + 1))).sqrt()
+        return gradient / (root + EPSILON)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Moments [..] in their parameters' shapes by `parameter.name`, and the scaler's state."""

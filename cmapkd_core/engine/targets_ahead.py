@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cmapkd_core.data.loader import Batch, TrainLoader
+from cmapkd_core.data.with_pictures import WithPictures
 
 TargetsT = TypeVar("TargetsT")
 
@@ -37,7 +38,9 @@ class TargetsAhead(Generic[TargetsT]):
         device: where both are computed; on a CPU, which has no streams, each is simply computed when its batch is.
     """
 
-    def __init__(self, loader: TrainLoader, compute: Callable[[Batch], TargetsT], device: torch.device) -> None:
+    def __init__(
+        self, loader: TrainLoader | WithPictures, compute: Callable[[Batch], TargetsT], device: torch.device
+    ) -> None:
         self._loader, self._compute, self._device = loader, compute, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._given: _Made[TargetsT] | None = None

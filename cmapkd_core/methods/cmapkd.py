@@ -33,7 +33,7 @@ from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.features import Features
-from cmapkd_core.models.frozen_teacher import Embeddings, LevelTargets, Teacher
+from cmapkd_core.models.frozen_teacher import Embeddings, LevelTargets, PictureTargets, Teacher
 from cmapkd_core.models.selector import Uniform
 
 # Factors of the goal before utilities are measured, by the towers' type; bf16 has the range of fp32 and needs none.
@@ -102,13 +102,36 @@ class Cmapkd(Method):
         rows = add_raw(Rows.of(batch, teacher, vision, text), vision, text)
         rows.student["d_v"], rows.student["d_l"] = level_distances(levels, teacher.levels)
         rows.student |= self.bank.rows(self.lifts.own(vision, text), teacher, self.recipe.method.kd_tau)
+        if batch.pictures is not None and teacher.pictures is not None:
+            rows.student |= self._of_pictures(batch.pictures, teacher.pictures, self.active(phase))
         return add_levels(rows, levels, teacher.levels)
+
+    def _of_pictures(self, batch: Batch, said: PictureTargets, active: tuple[str, ...]) -> dict[str, Tensor]:
+        """Of b pictures without captions: distances of their levels [b,4], and of their embeddings [b]."""
+        with self.autocast():
+            vision = self.student.vision(batch.images["student"])
+            maps, _ = self.levels.pyramid(vision.taps, active)
+        d = intra.distances({name: x.float() for name, x in maps.items()}, said.maps, VISION_LEVELS)
+        return {"d_pictures": d, "fd_pictures": intra.vector_distance(self.lifts.image.own(vision), said.image)}
+
+    def _with_pictures(self, rows: Rows, own: dict[str, Tensor], active: tuple[str, ...]) -> dict[str, Tensor]:
+        """Terms of the pairs' pictures by name, each a mean over them, as means over those without captions too.
+
+        Their weight is method.unpaired; their levels weigh the same, since a selector reads captions.
+        """
+        if "d_pictures" not in rows.student:
+            return own
+        d, fd = rows.student["d_pictures"], rows.student["fd_pictures"]
+        alone = {"intra": intra.weighted(d, self.uniform(d, d, active)[0]), "fd": fd.mean()}
+        weight = self.recipe.method.unpaired
+        return {name: (own[name] + weight * alone[name]) / (1 + weight) for name in own}
 
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """The terms of method_specs.METHODS["cmapkd"]."""
         teacher, active = rows.said(LevelTargets), self.active(phase)
         d_v, d_l = rows.student["d_v"], rows.student["d_l"]
         selector = self.selector if phase.selects else self.uniform
+        selector.look(self, rows, step, active)
         w_v, w_l = selector.choose(rows.teacher["image"], rows.teacher["text"], active)
         both = GlobalBatch.of(rows)
         lifted = self.lifts(rows, *both.student)
@@ -120,12 +143,15 @@ class Cmapkd(Method):
                 u = torch.cat(measure(d_v, d_l, self._goal(on_embeddings), rows.roots, self.amp), dim=1)
                 d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
                 self.memory.keep({"teacher_image": both.teacher[0], "teacher_text": both.teacher[1], "u": u, "d": d})
+        pictures = {"intra": intra.weighted(d_v, w_v), "fd": feature_distance(lifted[0], both.teacher[0])}
+        of_all = self._with_pictures(rows, pictures, active)
         terms = {
-            "intra": intra.weighted(d_v, w_v) + intra.weighted(d_l, w_l),
+            "intra": of_all["intra"] + intra.weighted(d_l, w_l),
             "align": self._align(both, teacher),
             "relation": self._relation(both),
             **on_embeddings,
             **self.bank.terms(rows.student),
+            "fd": of_all["fd"] + feature_distance(lifted[1], both.teacher[1]),
             "policy": self._policy(phase, active),
         }
         return Outcome(terms, describe(w_v, w_l, active), rows.roots)
@@ -199,6 +225,11 @@ class Cmapkd(Method):
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         (difficulty,) = gathered(margin(similar(image_t, caption_t)) - margin(similar(image, caption)))
         return {"d": d, "u": u, "teacher_image": image_t, "teacher_text": caption_t, "difficulty": difficulty}
+
+    def distances(self, batch: Batch, targets: Embeddings | None, active: tuple[str, ...]) -> Tensor:
+        """Of the levels of b pairs, [b,8]: P2..P5, then L1..L4; 0 for those that are not active."""
+        levels = self._levels(*self.towers(batch), active)
+        return torch.cat(level_distances(levels, require(targets, LevelTargets).levels), dim=1)
 
     def _levels(self, vision: Features, text: Features, active: tuple[str, ...]) -> Levels:
         """The student's levels, made in the precision of its towers and compared in fp32."""

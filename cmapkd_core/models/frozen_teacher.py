@@ -7,7 +7,7 @@ is in no optimiser, no checkpoint of a student, and gives every tensor without a
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -43,16 +43,25 @@ class Embeddings:
 
 
 @dataclass
+class PictureTargets:
+    """Of pictures without captions: unit embeddings [b,E] and maps P_i [b,W,h,h] of the active levels, by name."""
+
+    image: Tensor
+    maps: dict[str, Tensor]
+
+
+@dataclass
 class LevelTargets(Embeddings):
     """Embeddings and levels, computed live or read from a cache.
 
     level_scale: exp(s) of the teacher's bridge. levels: its active levels, mapped by its own bridge.
-    alpha: [4,4] compatibility of P_i with L_j, sums to 1.
+    alpha: [4,4] compatibility of P_i with L_j, sums to 1. pictures: of those that come without captions, if any.
     """
 
     level_scale: Tensor
     levels: Levels
     alpha: Tensor
+    pictures: PictureTargets | None = field(default=None, kw_only=True)
 
 
 @dataclass
@@ -76,7 +85,7 @@ def narrowed(targets: Embeddings, kind: type[TargetsT]) -> TargetsT:
 
     So a method meets the same live, where the teacher gives all that it has, as with a cache.
     """
-    return kind(**{field.name: getattr(targets, field.name) for field in fields(kind)})
+    return kind(**{own.name: getattr(targets, own.name) for own in fields(kind)})
 
 
 def diagonal_prior() -> Tensor:
@@ -144,6 +153,14 @@ class Teacher(nn.Module):
         image, text = (cached[name].float() for name in ("image", "text"))
         scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
         return LevelTargets(image, text, scale.to(image.device), level_scale, found, self.alpha)
+
+    @torch.no_grad()
+    def of_pictures(self, outputs: dict[str, Tensor], levels: tuple[str, ...]) -> PictureTargets:
+        """The targets of pictures from what `image_outputs` gave, now or once; by name, as of `cached_targets`."""
+        with self._autocast(outputs["image"]):
+            laterals = {name: decoded(outputs, name) for name in needed(levels)}
+            maps, _ = self.levels.pyramid.merge(laterals, levels)
+        return PictureTargets(outputs["image"].float(), {name: x.float() for name, x in maps.items()})
 
     def _autocast(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         """Of the device of x [..]."""

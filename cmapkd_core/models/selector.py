@@ -6,6 +6,9 @@ Shapes: B samples, K = 4 levels a modality. Every selector gives w_v, w_l [B,4] 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +27,8 @@ class Selector(nn.Module):
     """`forward` gives the weights that the policy trains; `choose` those that the student's loss uses."""
 
     learns = False  # whether there is a policy to train
+    # This rank's validation pairs of a step, a data.loader.Batch: of those that the table says need them (`validates`).
+    pairs: Callable[[int], Any] | None = None
 
     def __init__(self, image_width: int, text_width: int, config: SelectorConfig) -> None:
         super().__init__()
@@ -31,6 +36,17 @@ class Selector(nn.Module):
     def forward(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Teacher embeddings [B,E], [B,E] -> w_v, w_l [B,4] over the active levels."""
         raise NotImplementedError
+
+    def optimised_by(self, as_step: Callable[[nn.Parameter, Tensor], Tensor]) -> None:
+        """Told before a phase's first step: what the optimiser would make of a gradient [..] of a parameter."""
+
+    def look(self, method: Any, rows: Any, step: int, levels: tuple[str, ...]) -> None:
+        """What comes before `choose` in joint training: a look at the student on the very pairs; most need none.
+
+        Args:
+            method, rows: a methods.cmapkd.Cmapkd, and the methods.base.Rows of a batch of b pairs.
+            step: of the phase, counted from 0.
+        """
 
     def choose(self, image: Tensor, text: Tensor, levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """The weights in use, [B,4] for each modality."""

@@ -77,6 +77,8 @@ def _data(artifact: Artifact, data: ShardSet, training: TrainingFacts) -> dict[s
         "source": fields["data.source"],
         "url": fields["data.url"],
         "fraction": training.fields.get("data.fraction") if training.method else None,
+        "unpaired": training.fields.get("data.unpaired", 0.0),
+        "noise": training.fields.get("data.noise", 0.0),
         "splits": {name: entry["count"] for name, entry in data.manifest["splits"].items()},
         "seen": data.manifest["seen"],
         "quarantined": data.manifest["quarantined"],

@@ -19,12 +19,14 @@ from cmapkd_core import parallel
 from cmapkd_core.config import ALL_LEVELS
 from cmapkd_core.data.loader import Batch, TrainLoader
 from cmapkd_core.errors import Diverged
+from cmapkd_core.losses.policy import entropy
 from cmapkd_core.methods.base import Method
 from cmapkd_core.methods.policy_fit import PolicyFit
 from cmapkd_core.models.frozen_teacher import Embeddings
 from cmapkd_core.stages.artifact import Artifact
 
 SAMPLE_STATS, WEIGHTS = "sample_stats.parquet", "weights.parquet"
+WRONG = "wrong_caption"  # their column for pairs that have another's (data.noise)
 _ROWS = 4096  # of the table in memory at a time, and pairs whose weights are chosen together
 
 
@@ -37,6 +39,8 @@ def collect(
     steps: int = 0,
 ) -> None:
     """Write statistics of one epoch of training pairs: key, d_*, u_*, teacher_image, teacher_text, difficulty.
+
+    Where some of the pairs have another's caption: WRONG, a bool, too.
 
     All ranks measure; rank 0 alone writes the rows, about _ROWS of which are in memory.
 
@@ -61,11 +65,13 @@ def collect(
             batch = batch.to(device)
             rows = method.statistics(batch, targets(batch, ALL_LEVELS))
             _require_finite(rows, batch.keys)
-            every = parallel.all_objects((batch.keys, batch.replaced))
-            corrupt.update(pair for _, replaced in every for pair in replaced)
+            every = parallel.all_objects((batch.keys, batch.replaced, loader.wrong(batch.index)))
+            corrupt.update(pair for _, replaced, _ in every for pair in replaced)
             loader.require_few_corrupt(corrupt)
             if parallel.rank() == 0:
-                table.add(_as_table([key for own, _ in every for key in own], rows))
+                lines = _as_table([key for own, _, _ in every for key in own], rows)
+                wrong = [flag for *_, own in every if own is not None for flag in own]
+                table.add(lines.append_column(WRONG, pa.array(wrong)) if wrong else lines)
             progress(done)
 
 
@@ -191,12 +197,35 @@ def _rows(rows: pa.RecordBatch, name: str) -> np.ndarray:
 
 @torch.no_grad()
 def level_weights(fit: PolicyFit, path: Path, target: Path) -> None:
-    """Write the selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty."""
+    """Write the selector's weights of every sample in the statistics: key, w_P2..w_L4, difficulty, WRONG if known."""
     fit.cpu().eval()
-    read = ["key", "difficulty", "teacher_image", "teacher_text"]
     with pq.ParquetFile(path, memory_map=True) as parquet, RowGroups(target) as table:
+        copied = [name for name in ("key", "difficulty", WRONG) if name in parquet.schema_arrow.names]
+        read = [*copied, "teacher_image", "teacher_text"]
         for rows in parquet.iter_batches(_ROWS, columns=read):
             image, text = (torch.from_numpy(_rows(rows, name).copy()) for name in ("teacher_image", "teacher_text"))
             w = torch.cat(fit.selector.choose(image, text, fit.active), dim=1)
             weights = {f"w_{name}": pa.array(w[:, i].numpy()) for i, name in enumerate(ALL_LEVELS)}
-            table.add(pa.table({"key": rows["key"], **weights, "difficulty": rows["difficulty"]}))
+            key, *others = ((name, rows[name]) for name in copied)
+            table.add(pa.table(dict([key, *weights.items(), *others])))
+
+
+def wrong_and_right(path: Path) -> dict[str, float]:
+    """How a selector weighs pairs with another's caption and the others, of a table of weights; {} without such pairs.
+
+    `wrong/pairs`; of `wrong` and `right` pairs `KIND/entropy/MODALITY`, the mean in nats, and `KIND/weight/LEVEL`, the
+    mean.
+    """
+    if WRONG not in pq.read_schema(path).names:
+        return {}
+    table = pq.read_table(path)
+    wrong = table[WRONG].to_numpy()
+    w = torch.from_numpy(np.stack([table[f"w_{name}"].to_numpy() for name in ALL_LEVELS], axis=1))
+    found = {"wrong/pairs": float(wrong.sum())}
+    for kind, rows in (("wrong", w[wrong]), ("right", w[~wrong])):
+        halves = zip(("vision", "text"), rows.split(4, dim=1), strict=True)
+        found |= {f"{kind}/entropy/{name}": float(entropy(half)) for name, half in halves if len(rows)}
+        found |= {
+            f"{kind}/weight/{name}": float(x) for name, x in zip(ALL_LEVELS, rows.mean(0), strict=True) if len(rows)
+        }
+    return found

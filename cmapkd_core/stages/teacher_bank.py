@@ -15,7 +15,7 @@ from torch import Tensor
 from cmapkd_core import parallel
 from cmapkd_core.config import Recipe
 from cmapkd_core.data.fixed_crops import TeacherCache
-from cmapkd_core.data.order import drawn, mix
+from cmapkd_core.data.order import drawn, mix, withheld
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.teacher_inputs import Chunk, caption_counts, teacher_inputs
 from cmapkd_core.evaluate.embed import side_of
@@ -50,6 +50,7 @@ def bank_of(context: Context, teacher: Teacher, cache: TeacherCache | None, coun
 def pairs_of(recipe: Recipe, shards: ShardSet, count: int) -> tuple[np.ndarray, list[int]]:
     """Positions in the training split, ascending, int64 [n], and which of its captions each picture has in the bank."""
     known, hashes = stored_pictures(recipe, shards), shards.key_hashes("train")
+    known = known[~withheld(hashes[known], recipe.data.unpaired)]  # nobody shall learn from a caption that is withheld
     pictures = known[drawn(hashes[known], count, recipe.seed)]
     counts = caption_counts(shards, "train")[pictures].astype(np.uint64)
     return pictures, (mix(hashes[pictures], recipe.seed, _CAPTION) % counts).tolist()

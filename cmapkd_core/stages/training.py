@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
+from cmapkd_core.catalog import SELECTORS
 from cmapkd_core.config import STAGE_PHASES, OptimConfig, Phase, Recipe, SelectorConfig
 from cmapkd_core.data.fixed_crops import TeacherCache
-from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader
+from cmapkd_core.data.loader import ALL_CAPTIONS, Batch, Captions, Side, TableLoader, TrainLoader
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.with_pictures import WithPictures
 from cmapkd_core.engine.loop import run_phase
 from cmapkd_core.engine.optim import choose_teacher_precision
 from cmapkd_core.engine.phase_plan import PhasePlan
@@ -26,14 +28,16 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method, require_teacher
 from cmapkd_core.methods.policy_fit import PolicyFit
 from cmapkd_core.models.compiled import compiled_blocks, require_compiler
-from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, Teacher, narrowed
+from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, PictureTargets, Teacher, narrowed
 from cmapkd_core.models.pyramid import needed
+from cmapkd_core.models.selector import Selector
 from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns
 from cmapkd_core.stages.teacher_bank import bank_of
 from cmapkd_core.stages.teacher_cache import open_cache
+from cmapkd_core.stages.validation_pairs import ValidationPairs
 from cmapkd_core.view import with_part
 
 
@@ -71,7 +75,12 @@ class TrainingSetup:
         """Train one phase."""
         self.fill_bank()
         levels = self.method.active(plan.phase)
-        loader, device = self.loader(plan.name, levels), parallel.device()
+        loader, device = self.batches(plan.name, levels), parallel.device()
+        if self._validates(plan.phase):
+            pairs = ValidationPairs(self.context, side_of(self.method.student), phase_seed(self.recipe.seed, plan.name))
+            for part in self.method.modules():
+                if isinstance(part, Selector):
+                    part.pairs = pairs.of_step
         live = self.teacher is not None and self.teacher_cache is None
         with self._compiled(live):
             whole = plan.optim.accumulate == 1  # who splits a batch has no room for a second one's targets
@@ -87,6 +96,11 @@ class TrainingSetup:
             cache = self.teacher_cache
             self.method.keep(*bank_of(self.context, require_teacher(self.teacher), cache, pairs))
 
+    def _validates(self, phase: Phase) -> bool:
+        """Whether the phase's level weights come from validation pairs; its declared fields alone are read."""
+        weighs = METHODS[self.recipe.method.name].weighs_levels and phase.selects
+        return weighs and SELECTORS[self.recipe.selector.kind].validates
+
     def _compiled(self, live: bool) -> contextlib.AbstractContextManager[None]:
         """Inside, the towers that work are compiled, where the recipe says so."""
         if not self.recipe.runtime.compile:
@@ -95,13 +109,14 @@ class TrainingSetup:
         teachers = [self.teacher.backbone] if self.teacher is not None and live else []
         return compiled_blocks([self.method.student, *teachers])
 
-    def loader(self, phase: str, levels: tuple[str, ...], parts: int = 1) -> TrainLoader:
+    def loader(self, phase: str, levels: tuple[str, ...], parts: int = 1, alone: bool = False) -> TrainLoader:
         """A phase's own stream of batches, of the same pairs, crops and captions for all methods.
 
         Beside the student's inputs they have the teacher's, or its cached outputs at the levels.
 
         Args:
             parts: a batch has the recipe's pairs divided by so many.
+            alone: of the pictures whose captions are withheld, in place of the pairs.
         """
         recipe, cache = self.recipe, self.teacher_cache
         sides = {"student": side_of(self.method.student)}
@@ -113,10 +128,17 @@ class TrainingSetup:
             sides,
             batch=recipe.optim.batch // parts,
             fraction=recipe.data.fraction,
+            captions=Captions(recipe.data.unpaired, alone, 0.0 if alone else recipe.data.noise),
             seed=phase_seed(recipe.seed, phase),
             crops=recipe.teacher_fit.views,
-            cache=cache.only("image", "text", *needed(levels), *levels) if cache else None,
+            cache=cache.only("image", *needed(levels), *(() if alone else ("text", *levels))) if cache else None,
         )
+
+    def batches(self, phase: str, levels: tuple[str, ...]) -> TrainLoader | WithPictures:
+        """As `loader`, with pictures without captions where there are some and the method can use them."""
+        recipe, pairs = self.recipe, self.loader(phase, levels)
+        used = METHODS[recipe.method.name].unpaired and recipe.data.unpaired and recipe.method.unpaired
+        return WithPictures(pairs, self.loader(phase, levels, alone=True)) if used else pairs
 
     def targets(self, batch: Batch, levels: tuple[str, ...]) -> Embeddings | None:
         """The teacher targets of b pairs at the levels: cached, else computed live; None for a method without teacher.
@@ -128,8 +150,19 @@ class TrainingSetup:
             return None
         kind = KINDS[METHODS[self.recipe.method.name].targets]
         if self.teacher_cache is not None:
-            return narrowed(self.teacher.cached_targets(batch.cached, levels), kind)
-        return narrowed(self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels), kind)
+            found = self.teacher.cached_targets(batch.cached, levels)
+        else:
+            found = self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
+        if batch.pictures is not None:
+            found.pictures = self._of_pictures(self.teacher, batch.pictures, levels)
+        return narrowed(found, kind)
+
+    def _of_pictures(self, teacher: Teacher, batch: Batch, levels: tuple[str, ...]) -> PictureTargets:
+        """The same of pictures without captions."""
+        live = self.teacher_cache is None
+        return teacher.of_pictures(
+            teacher.image_outputs(batch.images["teacher"], levels) if live else batch.cached, levels
+        )
 
     @cached_property
     def teacher_cache(self) -> TeacherCache | None:
@@ -242,13 +275,14 @@ def train_loader(
     batch: int,
     fraction: float,
     seed: int,
+    captions: Captions = ALL_CAPTIONS,
     crops: int = 0,
     cache: TeacherCache | None = None,
 ) -> TrainLoader:
     """This rank's share of shuffled, augmented training pairs.
 
     Args:
-        sides, batch, fraction, seed, crops, cache: as `TrainLoader` takes them.
+        sides, batch, fraction, seed, captions, crops, cache: as `TrainLoader` takes them.
 
     Raises:
         InputError: no training split, or fewer pairs than a batch.
@@ -269,6 +303,7 @@ def train_loader(
         world=parallel.world(),
         seed=seed,
         fraction=fraction,
+        captions=captions,
         crop_scale=data.crop_scale,
         workers=recipe.runtime.workers,
         max_pixels=data.max_pixels,

@@ -9,7 +9,7 @@ import torch
 from cmapkd_core.data.augment import View, normalise
 from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels, write_part
 from cmapkd_core.data.images import decode
-from cmapkd_core.data.loader import Batch, Side, TrainLoader
+from cmapkd_core.data.loader import Batch, Captions, Side, TrainLoader
 from cmapkd_core.data.order import crop_of, crop_seed, hash64, hashes
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.teacher_inputs import Chunk, caption_counts, chunks_of, teacher_inputs
@@ -93,6 +93,16 @@ def test_every_crop_comes_and_other_seeds_show_the_same_ones(scenes: ShardSet, n
 
     for found in (seen(5), seen(6)):
         assert sum(crops == {0, 1, 2} for crops in found.values()) > 0.6 * len(found)
+
+
+def test_a_wrong_pair_has_the_outputs_of_its_picture_and_of_the_others_caption(scenes, numbered) -> None:
+    noisy = loader(scenes, numbered, captions=Captions(noise=0.5))
+    for batch in noisy.batches(0, 4):
+        assert torch.equal(batch.cached["image"][:, 0].long(), batch.index)
+        assert batch.cached["text"][:, 0].tolist() == noisy.owners[batch.index].tolist()
+        numbers = batch.cached["text"][:, 1].long().tolist()
+        said = [scenes.captions("train", int(i))[k] for i, k in zip(noisy.owners[batch.index], numbers, strict=True)]
+        assert torch.equal(batch.tokens["student"], tokenize(said))
 
 
 def same(a: Batch, b: Batch) -> bool:

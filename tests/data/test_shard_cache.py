@@ -383,6 +383,14 @@ def test_some_of_the_outputs(parts: tuple[TeacherCache, list[RemoteFile]]) -> No
     assert all(torch.equal(found[name], x) for name, x in expected.items())
 
 
+def test_outputs_of_pictures_with_the_captions_of_others(parts: tuple[TeacherCache, list[RemoteFile]]) -> None:
+    whole, remote = parts
+    given = np.array([9, 0, 8]), [0, 1, 2], [0, 0, 0], np.arange(20)[::-1].copy()
+    found, expected = (one.rows(*given) for one in (StoredParts(remote, 7, MADE_FROM, ShardCache(0)), whole))
+    assert found.keys() == expected.keys() == {"image", "P4", "P4/scale", "P5", "text"}
+    assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
 def test_outputs_of_some_pictures(parts: tuple[TeacherCache, list[RemoteFile]]) -> None:
     """Positions in the split become numbers among the cached pictures, which are every third here."""
     whole, remote = parts

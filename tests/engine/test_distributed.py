@@ -19,6 +19,7 @@ from cmapkd_core.stages import train
 from cmapkd_core.stages.artifact import Artifact
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
+ROUNDED = {"oracle_alsn": 5e-4}  # its weights are from differences of distances that are nearly equal
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def points(url: str) -> list[dict]:
     "row",
     [
         *("no_alsn", "kd", "kd_standardise", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd"),
-        *("clip_rd", "mobileclip", "with_bank selector.kind=fixed"),
+        *("clip_rd", "mobileclip", "oracle_alsn", "with_bank selector.kind=fixed"),
     ],
 )
 def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):
@@ -60,13 +61,14 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, ti
     for name, bound in ((row, 1e-5), (f"{row} in parts", 5e-5)):
         url = pair[0].get(name, pair[0][row])
         for one, two in zip(points(alone), points(url), strict=True):
-            assert two["terms"] == pytest.approx(one["terms"], rel=1e-5, abs=1e-5)
-            assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
-            assert two["stats"] == pytest.approx(one["stats"], abs=1e-6)
+            near = ROUNDED.get(row, 1e-5)
+            assert two["terms"] == pytest.approx(one["terms"], rel=near, abs=near)
+            assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=10 * near)
+            assert two["stats"] == pytest.approx(one["stats"], abs=ROUNDED.get(row, 1e-6))
         ours, theirs = weights(alone), weights(url)
         assert ours.keys() == theirs.keys()
         for name, x in ours.items():
-            assert torch.allclose(x, theirs[name], rtol=0, atol=bound), name
+            assert torch.allclose(x, theirs[name], rtol=0, atol=ROUNDED.get(row, bound)), name
 
 
 def test_corrupt_pairs_of_both_processes_are_counted_and_listed(tmp_path, pair, damaged_shards):

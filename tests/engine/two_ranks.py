@@ -22,7 +22,15 @@ from cmapkd_core.stages import phases, train
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
 TIMED = "optim.batch=14 runtime.checkpoint_every=0 runtime.checkpoint_minutes=2.5"
-OURS = ("fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd", "mobileclip")  # modules, terms of local pairs
+OURS = (
+    "fitnet_joint",
+    "promptkd",
+    "c2kd",
+    "llava_kd",
+    "clip_kd",
+    "mobileclip",
+    "oracle_alsn",
+)  # modules, terms of local pairs
 
 
 def check_collectives() -> dict[str, object]:

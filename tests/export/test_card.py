@@ -41,6 +41,8 @@ def make(plain_student, **changes):
             "source": "folder",
             "url": "s3://b/p",
             "fraction": 0.5,
+            "unpaired": 0.2,
+            "noise": 0.1,
             "splits": {"train": 10},
             "seen": 11,
             "quarantined": 1,
@@ -89,7 +91,8 @@ def test_method_data_and_cost(plain):
     assert "| kd |" not in card
     assert "| fine | 10 | student 1e-05 |" in card
     assert "| coarse |" not in card
-    assert "the student saw 0.5 of the training pairs; 1 of 11 rows" in card
+    assert "saw 0.5 of the training pairs; captions of 0.2 of those were withheld from it; 0.1 of the pairs" in card
+    assert "that it saw had another's caption, on purpose; 1 of 11 rows" in card
     assert "| warmup | not known |" in card
     assert "| together | 123 |" in card
 
@@ -117,7 +120,16 @@ def test_words_of_others_cannot_break_the_card(plain):
         name=odd,
         licence="mit\nevil: yes",
         training=TrainingFacts({**fields, "teacher.weights": odd}, "demo", odd, odd),
-        data={"source": odd, "url": odd, "fraction": 0.5, "splits": {odd: 1}, "quarantined": 0, "seen": 1},
+        data={
+            "source": odd,
+            "url": odd,
+            "fraction": 0.5,
+            "unpaired": 0.0,
+            "noise": 0.0,
+            "splits": {odd: 1},
+            "quarantined": 0,
+            "seen": 1,
+        },
         licences=[("data", Licence(odd, odd, odd))],
         costs=[Cost(odd, None, odd, odd, odd)],
         results_note=odd,

@@ -17,6 +17,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
 from cmapkd_core.models.frozen_teacher import Targets, Teacher, diagonal_prior
+from cmapkd_core.models.selector import Selector
 from cmapkd_core.recipes import resolve
 
 CAPTIONS = ["a red circle", "two blue squares", "green", "a small yellow cross over a large black triangle", "sky"]
@@ -63,8 +64,10 @@ def make_teacher(tiny_models: Callable[[str], Backbone]) -> Callable[..., Teache
 
 
 @pytest.fixture
-def make_method(tiny_models: Callable[[str], Backbone]) -> Callable[[Recipe, Teacher], Method]:
-    """The recipe's method around a fresh tiny student."""
+def make_method(
+    tiny_models: Callable[[str], Backbone], batch: Callable[..., Batch]
+) -> Callable[[Recipe, Teacher], Method]:
+    """The recipe's method around a fresh tiny student; a selector that weighs by validation pairs has some."""
 
     def make(recipe: Recipe, teacher: Teacher) -> Method:
         torch.manual_seed(3)
@@ -72,6 +75,9 @@ def make_method(tiny_models: Callable[[str], Backbone]) -> Callable[[Recipe, Tea
         method: Method = load("method", recipe.method.name, METHODS)(recipe, tiny_models("tiny-student"), known)
         if method.lacks():
             method.keep(*(units(7, teacher.backbone.spec.embed_dim, seed=seed) for seed in (21, 22)))
+        for part in method.modules():
+            if isinstance(part, Selector):
+                part.pairs = lambda step: batch()
         return method
 
     return make

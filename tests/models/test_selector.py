@@ -96,7 +96,7 @@ def test_a_low_temperature_sharpens():
 
 
 def test_the_table_says_who_learns():
-    learning = {"alsn": True, "fixed": False, "random": False, "shuffled": True, "reversed": True}
+    learning = {"alsn": True, "fixed": False, "random": False, "shuffled": True, "reversed": True, "oracle": False}
     assert {name: row.learns for name, row in SELECTORS.items()} == learning
     assert {name: load("selector", name, SELECTORS).learns for name in SELECTORS} == learning
 

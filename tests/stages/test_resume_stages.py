@@ -34,7 +34,7 @@ def history(url: str) -> list:
 
 # Rows of their own states: every method, and every kind of selector. The other ablations change weights and levels of
 # the full method alone; `-m slow` resumes them too.
-STATES = {*BASELINES, "none", "no_alsn", "random_alsn", "shuffled_alsn", "seed_alsn"}
+STATES = {*BASELINES, "none", "no_alsn", "random_alsn", "shuffled_alsn", "seed_alsn", "oracle_alsn"}
 
 
 def marked(row: str) -> object:

@@ -135,7 +135,7 @@ def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monk
 
 
 def test_a_store_has_the_pictures_that_students_train_on_and_no_others(tmp_path, tiny_shards, storing, monkeypatch):
-    half = f"{SIX} data.fraction=0.5"
+    half = f"{SIX} data.fraction=0.5 data.noise=0.3"  # what is stored of a wrong caption is its own picture's
     some = teacher.run(
         Request("tiny", str(tmp_path / "some"), overrides=f"{VIEWS} data.fraction=0.5"), shards=tiny_shards
     )

@@ -51,6 +51,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "one_stage": ("one-stage training", "all levels from the start"),
     "random_alsn": ("random weights", "drawn for each sample"),
     "shuffled_alsn": ("shuffled weights", "ALSN's, of another sample"),
+    "oracle_alsn": ("oracle's weights", "by the gradient on validation pairs; it cheats"),
     "reversed_alsn": ("reversed weights", "ALSN's, levels in reverse order"),
     "seed_alsn": ("ALSN on the loss it weights", "the paper's objective"),
     "embedding_alsn": ("ALSN toward embeddings", "utilities against all terms of the embeddings"),
@@ -73,6 +74,10 @@ NAMES: dict[str, tuple[str, str]] = {
     "clip_kd_500": ("CLIP-KD, features 500", "a quarter of the published weight"),
     "clip_kd_8000": ("CLIP-KD, features 8000", "four times the published weight"),
     "clip_kd_32000": ("CLIP-KD, features 32000", "16 times the published weight"),
+    "tenth_finetune": ("fine-tuning, a tenth", "a tenth of the captions, ten times the epochs"),
+    "tenth_clip_kd": ("CLIP-KD, a tenth", "a tenth of the captions, ten times the epochs"),
+    "tenth_pairs": ("a tenth", "a tenth of the captions, ten times the epochs"),
+    "tenth_captions": ("a tenth, all pictures", "the same with the pictures of the other nine tenths"),
     FULL: ("CMAPKD (ours)", "complete, coarse to fine"),
 }
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from cmapkd_core.catalog import SELECTORS
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.report.figures.curves import draw_curves
@@ -38,9 +39,21 @@ def no_levels(inputs: RunInputs) -> str:
     return ""
 
 
+def no_weights(inputs: RunInputs) -> str:
+    """Why there is no table of the samples' level weights; "" where there may be one."""
+    if reason := no_levels(inputs):
+        return reason
+    if SELECTORS[inputs.recipe.selector.kind].validates:
+        return (
+            "The level weights of each batch followed from the gradient on validation pairs. They bound what a greedy "
+            "selector could win and are no result; nothing was learned that gives a sample its weights."
+        )
+    return ""
+
+
 def difficulty_section(inputs: RunInputs) -> Section:
     """Figure 3: level weights against difficulty with the shuffled control; Spearman's rho as numbers."""
-    if reason := no_levels(inputs):
+    if reason := no_weights(inputs):
         return Section(missing=(reason,))
     source = inputs.first("weights.parquet", "joint", "alsn")
     samples = source.parquet("weights.parquet")
@@ -80,7 +93,7 @@ def _weight_cells(real: LevelProfile, shuffled: LevelProfile, urls: dict[str, st
 
 def groups_section(inputs: RunInputs) -> Section:
     """Figure 4: radars of the mean weights of four kinds of sample, with pictures and the rule of choice."""
-    if reason := no_levels(inputs):
+    if reason := no_weights(inputs):
         return Section(missing=(reason,))
     samples = read_samples(inputs)
     chosen = choose_groups(samples)
@@ -130,7 +143,7 @@ def _mean_cell(number: str, values: np.ndarray, urls: dict[str, str]) -> Cell:
 
 
 def policy_section(inputs: RunInputs) -> Section:
-    """ALSN's mean weights and entropies while it learns, in the ALSN stage and in joint training."""
+    """Mean weights and entropies, in joint training and, of a policy that learns, in the ALSN stage."""
     if reason := no_levels(inputs):
         return Section(missing=(reason,))
     trace = logged_points(inputs, "alsn", "joint")
@@ -146,8 +159,9 @@ def policy_section(inputs: RunInputs) -> Section:
         raise Missing("Missing: the stages alsn and joint logged no weights of levels.")
     lines = {name: training_curve(trace, reader("stats", key)) for name, key in entropies.items()}
     plots.append(draw_curves("Entropy of the weights", "mean entropy, nats", lines, zero=False))
+    when = "while ALSN learns" if SELECTORS[inputs.recipe.selector.kind].learns else "in joint training"
     caption = (
-        "Level weights while ALSN learns, means over the batch. Uniform weights over four levels have an entropy of "
+        f"Level weights {when}, means over the batch. Uniform weights over four levels have an entropy of "
         f"{math.log(len(VISION_LEVELS)):.2f} nats."
     )
     return Section(caption, tuple(plots), urls=origins(inputs, "alsn", "joint"))

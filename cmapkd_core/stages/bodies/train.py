@@ -18,7 +18,7 @@ from cmapkd_core.progress import Progress
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import METHOD_STATE, MODEL, STUDENT, save_method_state
 from cmapkd_core.stages.phases import run_phases, write_skipped
-from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights
+from cmapkd_core.stages.statistics import SAMPLE_STATS, WEIGHTS, collect, level_weights, wrong_and_right
 from cmapkd_core.stages.training import SETUPS, TrainingSetup
 
 
@@ -36,18 +36,22 @@ def _trained(context: Context, stage: str) -> dict[str, float]:
     seed = context.recipe.seed * 100 + list(STAGE_PHASES).index(stage)
     session = run_phases(context, stage, plans, setup.run, seed)
     require_finite(setup.method.state_dict(), f"{stage}: what it trained")
-    write_tables(setup)
+    tables = write_tables(setup)
     if parallel.rank() == 0:
         write_models(setup)
         write_logs(context, session)
-    return metrics(setup, plans, session)
+    return metrics(setup, plans, session) | tables
 
 
-def write_tables(setup: TrainingSetup) -> None:
-    """Sample statistics at the end of warm-up, carried on by the later stages with the selector's weights."""
+def write_tables(setup: TrainingSetup) -> dict[str, float]:
+    """Sample statistics at the end of warm-up, carried on by the later stages with the selector's weights.
+
+    Returns:
+        how the selector weighs pairs with another's caption and the others, where it does and there are some.
+    """
     context, stage, method = setup.context, setup.stage, setup.method
     if not METHODS[context.recipe.method.name].weighs_levels:
-        return
+        return {}
     path = context.out / SAMPLE_STATS
     if stage == "warmup":
         context.say("warmup: measuring the levels of samples for the selector")
@@ -63,6 +67,22 @@ def write_tables(setup: TrainingSetup) -> None:
         fit = method.policy_fit()
         if fit is not None:
             level_weights(fit, path, context.out / WEIGHTS)
+            if found := wrong_and_right(context.out / WEIGHTS):
+                context.say(f"{stage}: {in_words(found)}\n")
+            return found
+    return {}
+
+
+def in_words(found: dict[str, float]) -> str:
+    """What `statistics.wrong_and_right` found, in a line."""
+    both = [
+        [found.get(f"{kind}/entropy/{side}", math.nan) for kind in ("wrong", "right")] for side in ("vision", "text")
+    ]
+    pictures, captions = (f"{wrong:.3f} and {right:.3f}" for wrong, right in both)
+    return (
+        f"{found['wrong/pairs']:.0f} pairs have another's caption (data.noise); mean entropy of the level weights of "
+        f"them and of the others, in nats: pictures {pictures}, captions {captions}"
+    )
 
 
 def write_models(setup: TrainingSetup) -> None:
