@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmapkd_core.data.fixed_crops import CACHE_FOLDER
+from cmapkd_core.data.order import withheld
 from cmapkd_core.errors import Interrupted
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
@@ -81,6 +82,13 @@ def test_the_seed_draws_the_pairs_among_those_that_students_train_on(opened):
     assert some == stored_pictures(half.recipe, shards_of(half)).tolist()
     assert len(some) == 44
     assert {*drawn(half, 20)[0]} < {*some}
+
+
+def test_captions_that_are_withheld_are_in_no_bank(opened):
+    few = opened("data.unpaired=0.9")
+    hashes = shards_of(few).key_hashes("train")
+    assert drawn(few, 1000)[0] == np.flatnonzero(~withheld(hashes, 0.9)).tolist()
+    assert len(drawn(few, 1000)[0]) == 9
 
 
 def test_fewer_pairs_than_asked_for_are_all_and_that_is_said(opened):
