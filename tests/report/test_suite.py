@@ -28,9 +28,10 @@ from cmapkd_core.report.read.suite_inputs import (
     suite_results,
 )
 from cmapkd_core.report.reports import of_suite
+from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.sections.section import Section, build_sections
 from cmapkd_core.report.sections.suite_sections import EXPECTED, suite_headings, suite_notes
-from cmapkd_core.report.significance import differences, over_seeds
+from cmapkd_core.report.significance import over_seeds
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, row_costs
 from cmapkd_core.report.tables.summary import suite_as_json, suite_text
 from cmapkd_core.report.tables.table import TableRow, difference_cell, mean_cell

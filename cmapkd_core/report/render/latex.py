@@ -25,6 +25,7 @@ _SPECIAL = {
     "…": r"\dots{}",
     "\N{GREEK SMALL LETTER RHO}": r"$\rho$",
     "≥": r"$\geq$",
+    "\N{DAGGER}": r"$^\dagger$",
 } | {character: "\\" + character for character in "&%$#_{}"}
 HEADING = 16  # characters of a heading that stay on one line
 LONGEST = 45  # characters of words that stay on one line
@@ -106,7 +107,10 @@ def _row(row: TableRow) -> str:
 
 def _cell(cell: Cell) -> str:
     main = rf"\textbf{{{latex_escape(cell.main)}}}" if cell.bold else latex_escape(cell.main)
-    return rf"{main} {{\scriptsize {latex_escape(cell.spread)}}}" if cell.spread else main
+    lines = [main + latex_escape(cell.mark)]
+    lines += [rf"{{\scriptsize {latex_escape(part)}}}" for part in (cell.spread, cell.wider) if part]
+    stacked = r" \\ ".join(lines)
+    return rf"\shortstack[r]{{{stacked}}}" if cell.wider else " ".join(lines)
 
 
 def latex_figure(key: str, caption: str, files: Iterable[str]) -> str:

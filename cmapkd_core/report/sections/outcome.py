@@ -11,7 +11,8 @@ from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import MEAN_RECALL, SIDES, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
 from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, SuiteInputs
-from cmapkd_core.report.significance import LEVEL, Adjusted, Interval, adjusted_differences, counted, paired
+from cmapkd_core.report.row_differences import Adjusted, adjusted_differences
+from cmapkd_core.report.significance import LEVEL, Interval, counted, paired
 from cmapkd_core.report.tables.gains import CUTS, recall_gain, retrievals
 
 LEAST = 20  # pictures, or groups of them; a t-interval of 0 and 100 over fewer is none
@@ -190,7 +191,7 @@ def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
 HOLM = (
     "A row is told apart where the p-value of the paired t-test over the seeds, adjusted by Holm's rule for {} "
     "comparisons, is below 0.05: of suites in which nothing differs, one in twenty at most then says that something "
-    "does. What is bold further below stands for itself, without that adjustment."
+    "does. A dagger further below is the same rule over all comparisons of its table; what is bold stands for itself."
 )
 
 
