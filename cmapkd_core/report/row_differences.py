@@ -95,6 +95,11 @@ def _wider(results: Results, key: str, names: tuple[str, str], seeds: list[str])
     return seeds_and_concepts(np.array(measured), np.stack(parts, axis=1), drawn.concepts, LEVEL)
 
 
+def wider_of(one: Interval | None) -> Ends | None:
+    """A difference's interval over seeds and test concepts, where one is known."""
+    return one.wider if isinstance(one, Difference) else None
+
+
 @dataclass(frozen=True)
 class Adjusted:
     """One of several differences, with the p of its paired t-test and Holm's; None of those that claim nothing."""

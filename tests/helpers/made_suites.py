@@ -148,7 +148,9 @@ def files(folder: Path, name: str, **values: object) -> Source:
     place.mkdir(exist_ok=True)
     for file, value in values.items():
         (place / f"{file}.json").write_text(json.dumps(value))
-    return Source(name, f"s3://bucket/{name}", frozenset(f"{file}.json" for file in values), lambda wanted: place / wanted)
+    return Source(
+        name, f"s3://bucket/{name}", frozenset(f"{file}.json" for file in values), lambda wanted: place / wanted
+    )
 
 
 def of_ranks(asked: dict[str, dict[str, int]]) -> dict[str, float]:

@@ -131,14 +131,14 @@ def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteIn
     html, text = pages(inputs)
     shown = {f"{one.mean:+.1f}" for row in differences(table).values() for one in row.values() if one.excludes_zero}
     assert set(Reader(html).bold) == shown
-    assert "the 95 % paired t-interval over the seeds excludes zero" in Reader(html).words
+    assert "the 95 % paired t-interval over the seeds, in [ ], excludes zero" in Reader(html).words
     for name, row in differences(table).items():
         for key in ("retrieval/i2t/R@1", "zeroshot/top1"):
             (line,) = [
                 line for line in text.splitlines() if line.startswith(f"| {label(name)} |") and line.count("[") > 1
             ]
             cell = difference_cell(row[key], "", {})
-            assert (f"**{cell.main}** {cell.spread}" in line) == row[key].excludes_zero
+            assert bool(re.search(rf"\*\*{re.escape(cell.main)}\*\*†? {re.escape(cell.spread)}", line)) == cell.bold
 
 
 def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteInputs]) -> None:
@@ -334,7 +334,8 @@ def test_json_holds_values_intervals_and_sources(make: Callable[..., SuiteInputs
     assert found["executions"] == {"shared": 60, "naive": 201}
     assert found["urls"]["evaluation no_alsn/1"] == "s3://bucket/evaluation no_alsn/1"
     assert len(found["rows"][0]["values"]["retrieval/mean_recall"]) == 5
-    assert set(found["differences"]["no_alsn"]["zeroshot/top1"]) == {"mean", "low", "high", "n", "excludes_zero"}
+    one = found["differences"]["no_alsn"]["zeroshot/top1"]
+    assert set(one) == {*("mean", "low", "high", "n", "excludes_zero"), *("p", "p_holm", "seeds_and_concepts")}
 
 
 def test_the_expectations_name_rows_of_their_suite() -> None:

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from cmapkd_core.report.figures.style import Drawing, Look, SeriesStyle, label_ends, panel
-from cmapkd_core.report.row_differences import Difference
+from cmapkd_core.report.row_differences import wider_of
 from cmapkd_core.report.significance import Interval
 
 Series = Mapping[int, Interval]  # updates -> a row's number, or its difference to the full method
 APART = 1.05  # between the points of two series, so that their whiskers do not lie on each other
-ROOM = 0.02  # right of the names, as a share of the width
+ROOM = 0.02  # right of the names, and left of the title, as a share of the width
 
 
 def draw_by_updates(title: str, series: Mapping[str, Series], unit: str, zero: bool = False) -> Drawing:
@@ -50,8 +50,8 @@ def _series(axes: Axes, style: SeriesStyle, turn: float, of: Series) -> None:
     looks = style.keywords(marker=True)
     axes.plot(xs, means, **looks)
     for x, one in zip(xs, of.values(), strict=True):
-        if isinstance(one, Difference) and one.wider:
-            axes.plot([x, x], [one.wider.low, one.wider.high], color=looks["color"], linewidth=0.6)
+        if wider := wider_of(one):
+            axes.plot([x, x], [wider.low, wider.high], color=looks["color"], linewidth=0.6)
         if one.half is not None:
             axes.errorbar(x, one.mean, yerr=one.half, fmt="none", ecolor=looks["color"], elinewidth=1.6, capsize=1.5)
 
@@ -72,4 +72,6 @@ def _names(figure: Figure, axes: Axes, look: Look, series: Mapping[str, Series])
             text.xy = (text.xy[0], low + high - text.xy[1])  # type: ignore[attr-defined]
         axes.set_ylim(high, low)
     widest = max(text.get_window_extent().width for text in axes.texts[before:]) / figure.bbox.width
-    figure.subplots_adjust(right=1 - widest - 2 * ROOM)
+    left, right = figure.subplotpars.left, 1 - widest - 2 * ROOM
+    figure.subplots_adjust(right=right)
+    axes.set_title(axes.get_title(loc="left"), loc="left", x=(ROOM - left) / (right - left))

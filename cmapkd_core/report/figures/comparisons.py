@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from cmapkd_core.report.figures.style import Drawing, Look, SeriesStyle, grid_across, panel
 from cmapkd_core.report.read.results import KS, ModelResults
 from cmapkd_core.report.read.run_inputs import ROLES
-from cmapkd_core.report.row_differences import Difference
+from cmapkd_core.report.row_differences import wider_of
 from cmapkd_core.report.significance import Interval, counted, wilson
 
 # Of a panel whose rows are names, as shares of its width: the left margin at least, what is right of the names, and
@@ -104,8 +104,8 @@ def _draw_differences(title: str, ordered: list[tuple[str, Interval]], xlabel: s
     blue = look.series[0]
     for y, (_, one) in enumerate(ordered):
         fill = blue if one.excludes_zero else "none"
-        if isinstance(one, Difference) and one.wider:
-            axes.plot([one.wider.low, one.wider.high], [y, y], color=blue, linewidth=0.7)
+        if wider := wider_of(one):
+            axes.plot([wider.low, wider.high], [y, y], color=blue, linewidth=0.7)
         axes.errorbar(one.mean, y, xerr=one.half, fmt="none", ecolor=blue, elinewidth=2, capsize=2.5)
         mark: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgewidth": 1.2, "linestyle": "none"}
         axes.plot(one.mean, y, color=blue, markerfacecolor=look.blank, **mark)

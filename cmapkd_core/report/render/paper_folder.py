@@ -18,7 +18,7 @@ from typing import Any
 
 from cmapkd_core.report.render.drawings import save
 from cmapkd_core.report.render.latex import latex_document, latex_figure, latex_table
-from cmapkd_core.report.row_differences import Difference
+from cmapkd_core.report.row_differences import wider_of
 from cmapkd_core.report.sections.section import Heading, Section
 from cmapkd_core.report.tables.table import Cell, Table
 
@@ -102,7 +102,7 @@ def _compared(cell: Cell) -> dict[str, Any]:
     """Of a difference: p, Holm's p over the table, and the interval over seeds and test concepts where it is known."""
     if cell.test is None:
         return {}
-    wider = cell.interval.wider if isinstance(cell.interval, Difference) else None
+    wider = wider_of(cell.interval)
     found = {"p": cell.test.p, "p_holm": cell.test.adjusted}
     return found | ({"over_seeds_and_concepts": asdict(wider)} if wider else {})
 

@@ -30,7 +30,7 @@ PLOTTED = {
 WHISKERS = (
     f"Whiskers: {100 * LEVEL:.0f} % intervals, the thick one paired over the seeds (t), the thin one, where it is "
     "known, over seeds and test concepts. A filled dot: the one over the seeds excludes zero. Each stands for itself: "
-    "of twenty, one excludes zero by chance alone. Below a table of differences stands how many it makes."
+    "of twenty, one excludes zero by chance alone. How many there are stands below the table."
 )
 NO_SPREAD = (
     "No spread: every seed gave the same value, as counts of few queries do; that is no interval, and nothing follows."

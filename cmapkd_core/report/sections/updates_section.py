@@ -8,20 +8,19 @@ from cmapkd_core.recipes import BASELINES, FULL
 from cmapkd_core.report.figures.by_updates import Series, draw_by_updates
 from cmapkd_core.report.figures.style import Drawing
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.suite_inputs import MEAN, RANK, SuiteInputs, at_least, label
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, at_least, label
 from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.significance import LEVEL, over_seeds
 from cmapkd_core.report.tables.costs import row_costs
 
-
-UNITS = {RANK: ("Geometric mean rank, better upwards", "ranks"), MEAN: ("Mean recall", "%")}
+UNITS = {RANK: ("Geometric mean rank", "ranks"), MEAN: ("Mean recall", "%")}
 AT_ONCE = 4  # series of a panel
 CAPTION = (
     "Each row at its number of updates. First the full method and the baselines as they are, with t-intervals over the "
-    f"seeds; then each row minus the full method with as many updates. {100 * LEVEL:.0f} % intervals: the thick one over "
-    "the seeds (t, paired), the thin one, where it is known, over seeds and test concepts. The numbers are those of the "
-    "table of differences."
+    f"seeds; then each row minus the full method with as many updates. Whiskers: {100 * LEVEL:.0f} % intervals, the "
+    "thick one over the seeds (t, paired), the thin one, where it is known, over seeds and test concepts. The numbers "
+    "are those of the table of differences."
 )
 
 
@@ -45,21 +44,21 @@ def _methods(inputs: SuiteInputs, results: Results) -> dict[str, dict[int, str]]
 
 
 def _panels(results: Results, key: str, methods: Mapping[str, Mapping[int, str]]) -> Iterator[Drawing]:
-    title, unit = UNITS[key]
+    name, unit = UNITS[key]
     changes = differences(results)
     absolute = {
-        name: {n: one for n, row in rows.items() if (one := over_seeds(results.row(row), key))}
-        for name, rows in methods.items()
-        if name == FULL or name in BASELINES
+        method: {n: one for n, row in rows.items() if (one := over_seeds(results.row(row), key))}
+        for method, rows in methods.items()
+        if method == FULL or method in BASELINES
     }
-    yield from _some(title, absolute, unit)
+    yield from _some(f"{name}, better upwards", absolute, unit)
     against = {
-        name: {n: changes[row][key] for n, row in rows.items() if key in changes.get(row, {})}
-        for name, rows in methods.items()
+        method: {n: changes[row][key] for n, row in rows.items() if key in changes.get(row, {})}
+        for method, rows in methods.items()
     }
     for kind, there in (("baselines", True), ("variants", False)):
-        chosen = {name: series for name, series in against.items() if (name in BASELINES) == there}
-        yield from _some(f"{title}: {kind}", chosen, "points" if unit == "%" else unit, zero=True)
+        chosen = {method: series for method, series in against.items() if (method in BASELINES) == there}
+        yield from _some(f"{name}: {kind} minus {FULL_METHOD}", chosen, "points" if unit == "%" else unit, zero=True)
 
 
 def _some(title: str, series: Mapping[str, Series], unit: str, zero: bool = False) -> Iterator[Drawing]:

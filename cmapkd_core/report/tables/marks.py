@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cmapkd_core.report.row_differences import Difference, adjusted
+from cmapkd_core.report.read.concepts import QUERIES
+from cmapkd_core.report.resampling import LEAST
+from cmapkd_core.report.row_differences import Difference, adjusted, wider_of
 from cmapkd_core.report.significance import LEVEL, counted
 from cmapkd_core.report.tables.table import TOLD, Cell, Table
 
 OVER_SEEDS = f"Bold: the {100 * LEVEL:.0f} % paired t-interval over the seeds, in [ ], excludes zero."
+SEEDS_ALONE = (
+    "No interval here holds what other test data would change: one over test concepts needs the ranks of single "
+    f"queries ({QUERIES} of the evaluations), {LEAST} concepts, and values that differ between seeds."
+)
 NO_RANKS = (
     "Where the second interval is not given, the evaluations keep no results of single queries (zero-shot, VQA, "
     "captions), or those of a seed are not there."
@@ -42,18 +48,17 @@ def _marks(plain: str, comparisons: int) -> str:
     if comparisons == 1:
         return f"{plain} This table makes 1 comparison, which needs no adjustment: {TOLD} says the same as bold."
     return (
-        f"{plain} This table makes {comparisons} comparisons, of which one in twenty is bold by chance alone where "
-        f"nothing differs. {TOLD}: Holm's rule over all {comparisons} tells the two apart too (adjusted p below "
-        f"{1 - LEVEL:.2f})."
+        f"{plain} This table makes {comparisons} comparisons; where nothing differs, one in twenty is bold by chance "
+        f"alone. {TOLD}: Holm's rule over all {comparisons} tells the two apart too (adjusted p below {1 - LEVEL:.2f})."
     )
 
 
 def _cover(cells: Iterable[Cell]) -> list[str]:
     """What the second intervals cover, where there are any."""
     known = [cell.interval for cell in cells if isinstance(cell.interval, Difference)]
-    wider = [one.wider for one in known if one.wider]
+    wider = [ends for one in known if (ends := wider_of(one))]
     if not wider:
-        return []
+        return [SEEDS_ALONE] if known else []
     concepts = counted(one.concepts for one in wider)
     what = f"{concepts} test concepts, each a group of queries that share a right answer, drawn anew"
     said = (

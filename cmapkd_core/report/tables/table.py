@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cmapkd_core.report.row_differences import Adjusted, Difference
+from cmapkd_core.report.row_differences import Adjusted, wider_of
 from cmapkd_core.report.significance import Interval
 
 TOLD = "\N{DAGGER}"  # of a difference
@@ -178,7 +178,7 @@ def difference_cell(estimate: Interval | None, number: str, origins: dict[str, s
 
 def wider_ends(estimate: Interval, digits: int = 2) -> str:
     """`(-2.20 to -0.20)`, over seeds and test concepts; nothing where that is not known."""
-    wider = estimate.wider if isinstance(estimate, Difference) else None
+    wider = wider_of(estimate)
     return f"({wider.low:+.{digits}f} to {wider.high:+.{digits}f})" if wider else ""
 
 
