@@ -96,7 +96,7 @@ def seeds_and_concepts(measured: np.ndarray, drawn: np.ndarray, concepts: int, l
     moved = drawn - measured
     means = measured.mean() + _concepts_alone(moved) * math.sqrt(concepts / (concepts - 1))
     if n > 1 and np.ptp(measured) > SAME * np.abs(measured).max():
-        means = means + measured.std(ddof=1) / math.sqrt(n) * _turns(draws, n)
+        means = means + measured.std(ddof=1) / math.sqrt(n) * turns(draws, n)
     low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2), method="hazen")
     return Ends(float(low), float(high), n, concepts)
 
@@ -115,7 +115,7 @@ def _concepts_alone(moved: np.ndarray) -> np.ndarray:
     return mean * math.sqrt(max(0.0, 1 - both / whole))
 
 
-def _turns(draws: int, n: int) -> np.ndarray:
+def turns(draws: int, n: int) -> np.ndarray:
     """Student's t with n - 1 degrees of freedom, [draws]: one from each of as many equal shares, in random order."""
     shares = (np.random.default_rng(SEED).permutation(draws) + 0.5) / draws
     return np.asarray(student_t.ppf(shares, n - 1))

@@ -106,7 +106,7 @@ def test_all_forms_show_both_intervals_and_the_mark(ranked: SuiteInputs, pages: 
     assert f"**{cell.main}**{TOLD} {cell.spread} {cell.wider} |" in text
     tex = latex_table(made)
     main = cell.main.replace("-", "$-$")
-    assert rf"\shortstack[r]{{\textbf{{{main}}}$^\dagger$ \\ {{\scriptsize [" in tex
+    assert rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}\textbf{{{main}}}$^\dagger$ \\ {{\scriptsize [" in tex
     assert "\N{DAGGER}" not in tex
 
 

@@ -111,7 +111,7 @@ def _cell(cell: Cell) -> str:
     lines = [main + latex_escape(cell.mark)]
     lines += [rf"{{\scriptsize {latex_escape(part)}}}" for part in (cell.spread, cell.wider) if part]
     stacked = r" \\ ".join(lines)
-    return rf"\shortstack[r]{{{stacked}}}" if cell.wider else " ".join(lines)
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{stacked}\end{{tabular}}" if cell.wider else " ".join(lines)
 
 
 def latex_figure(key: str, caption: str, files: Iterable[str]) -> str:

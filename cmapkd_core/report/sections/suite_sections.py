@@ -187,8 +187,8 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
     notes = []
     if max((len(row.seeds) for row in results.trained), default=0) == 1:
         notes.append(
-            "One seed: there is no interval, and a difference between two rows is one between two runs, which another "
-            "seed may turn round. Run the suite with more seeds before anything is concluded."
+            "One seed: there is no interval over seeds, and a difference between two rows is one between two runs, "
+            "which another seed may turn round. Run the suite with more seeds before anything is concluded."
         )
     for row in (*results.trained, results.teacher, results.row("before")):
         if row.missing:
