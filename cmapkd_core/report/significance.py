@@ -1,8 +1,8 @@
-"""Every interval that a report shows: means over seeds, paired differences, sampling errors. Pure functions.
+"""Intervals of means over seeds, of paired differences and of shares. Pure functions.
 
 One t-interval serves all means: over seeds for a model's numbers and for a suite's differences, over queries for the
 gain of a run's student. Shares have Wilson's interval, several comparisons Holm's p-values. The quantiles are scipy's;
-what is paired with what, the note below each table says.
+what is paired with what, the note below each table says. Intervals over test concepts too are in resampling.py.
 """
 
 from __future__ import annotations

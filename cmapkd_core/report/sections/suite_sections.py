@@ -14,7 +14,7 @@ from cmapkd_core.report.sections.updates_section import updates_section
 from cmapkd_core.report.significance import LEVEL, counted
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, recipe_changes, row_costs
 from cmapkd_core.report.tables.marks import with_marks
-from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, digits_of, number_cell
 from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables
 from cmapkd_core.report.tables.table4_ablations import ablation_tables
@@ -95,6 +95,7 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
 
 def _differences_table(results: Results, columns: Mapping[str, Compared]) -> Table:
     rows, changes = [], differences(results)
+    digits = {k: digits_of(row[k] for row in changes.values() if k in row) for k in columns}
     for name, intervals in changes.items():
         row, base = results.row(name), results.row(full_of(name))
         cells = [
@@ -102,6 +103,7 @@ def _differences_table(results: Results, columns: Mapping[str, Compared]) -> Tab
                 intervals.get(k),
                 f"{name}/minus full method/{k}",
                 row.origins.get(k, {}) | base.origins.get(k, {}),
+                digits[k],
             )
             for k in columns
         ]

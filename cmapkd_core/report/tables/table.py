@@ -13,6 +13,7 @@ from cmapkd_core.report.row_differences import Adjusted, wider_of
 from cmapkd_core.report.significance import Interval
 
 TOLD = "\N{DAGGER}"  # of a difference
+FINE = 0.1  # half of an interval that is shown with two digits
 NO_SPREAD = "no spread"  # where an interval would stand
 NO_SPREAD_NOTE = (
     "No spread: all values that a mean is over are the very same, so they show no interval; that is not one of width 0."
@@ -174,6 +175,11 @@ def difference_cell(estimate: Interval | None, number: str, origins: dict[str, s
         origins,
         difference=True,
     )
+
+
+def digits_of(column: Iterable[Interval]) -> int:
+    """Digits that show a column's differences: 2 where 1 would leave nothing of an interval."""
+    return 2 if any(one.half and one.half < FINE for one in column) else 1
 
 
 def wider_ends(estimate: Interval, digits: int = 2) -> str:

@@ -8,7 +8,7 @@ from cmapkd_core.report.read.results import GEOMETRIC_RANK, MEAN_RECALL, SIDES, 
 from cmapkd_core.report.read.suite_inputs import FULL_METHOD, full_of, meaning
 from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.tables.marks import with_marks
-from cmapkd_core.report.tables.table import Cell, Head, Table, difference_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, difference_cell, digits_of
 from cmapkd_core.report.tables.table2_retrieval import LOWER, MEAN_FIELD, RANK_FIELD
 from cmapkd_core.report.tables.table3_probes import VQA, ZEROSHOT
 from cmapkd_core.report.tables.table_builder import Extra, Field, absent, build_table, columns_of
@@ -30,6 +30,7 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
         head: number for head, number in compared_by.items() if any(number in row for row in changes.values())
     }
     origins = {row.name: row.origins for row in results.rows}
+    digits = {key: digits_of(row[key] for row in changes.values() if key in row) for key in compared_by.values()}
 
     def meaning_cell(row: ModelResults) -> tuple[Cell, ...]:
         return (Cell(meaning(row.name) if row.kind in ("", "ours") else ""),)
@@ -39,7 +40,10 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
         names = {number: f"{row.name}/minus full method/{number}" for number in compared_by.values()}
         return tuple(
             difference_cell(
-                differences_of_row.get(key), name, row.origins.get(key, {}) | origins[full_of(row.name)].get(key, {})
+                differences_of_row[key],
+                name,
+                row.origins.get(key, {}) | origins[full_of(row.name)].get(key, {}),
+                digits[key],
             )
             if key in differences_of_row
             else Cell()
