@@ -1,8 +1,8 @@
-"""Every interval that a report shows: means over seeds, paired differences, sampling errors. Pure functions.
+"""Intervals of means over seeds, of paired differences and of shares. Pure functions.
 
 One t-interval serves all means: over seeds for a model's numbers and for a suite's differences, over queries for the
 gain of a run's student. Shares have Wilson's interval, several comparisons Holm's p-values. The quantiles are scipy's;
-what is paired with what, the note below each table says.
+what is paired with what, the note below each table says. Intervals over test concepts too are in resampling.py.
 """
 
 from __future__ import annotations
@@ -10,47 +10,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from cmapkd_core.recipes import FULL
-from cmapkd_core.report.read.results import (
-    GEOMETRIC_RANK,
-    MEAN_RECALL,
-    RECALLS,
-    SIDES,
-    ModelResults,
-    Results,
-)
+from cmapkd_core.report.read.results import ModelResults
 
-One = TypeVar("One", bound=Hashable)  # what is asked, such as a query
+One = TypeVar("One", bound=Hashable)  # what is asked, such as a query, or compared
 LEVEL = 0.95
 ROUNDING = 1e-9  # relative; far above that of a difference of percentages, far below one query in millions
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A number that rows are compared by, with group, heading and unit of its column."""
-
-    task: str
-    metric: str
-    group: str
-    label: str
-    unit: str = "points"
-
-
-COMPARED = (
-    *(Compared("retrieval", key, SIDES[key[:3]], key[4:]) for key in RECALLS),
-    Compared("retrieval", MEAN_RECALL, "Both ways", "mean recall"),
-    Compared("retrieval", GEOMETRIC_RANK, "Both ways", "geometric mean rank", "ranks"),
-    Compared("zeroshot", "top1", "Zero-shot", "top-1"),
-    Compared("vqa", "overall", "VQA", "overall"),
-    Compared("captioning", "CIDEr", "Captioning", "CIDEr"),
-)
 
 
 @dataclass(frozen=True)
@@ -124,54 +95,6 @@ def over_seeds(row: ModelResults, key: str) -> Interval | None:
     return interval(seeds) if seeds else None
 
 
-def compared(rows: Iterable[ModelResults]) -> dict[str, Compared]:
-    """The numbers that rows are compared by, as far as one of them has it."""
-    numbers: dict[str, Compared] = {}
-    for row in rows:
-        for one in COMPARED:
-            for name in row.names(one.task):
-                if f"{name}/{one.metric}" in row.values:
-                    dataset = name.partition("-")[2]
-                    group = f"{one.group}, {dataset}" if dataset else one.group
-                    numbers.setdefault(f"{name}/{one.metric}", replace(one, group=group))
-    return numbers
-
-
-def differences(results: Results) -> dict[str, dict[str, Interval]]:
-    """Row -> number -> the row minus the full method, seed by seed; {} where the full method is not among the rows."""
-    base = next((row for row in results.trained if row.name == FULL), None)
-    if base is None:
-        return {}
-    every = {}
-    for row in results.trained:
-        if row.name != FULL:
-            pairs = {key: paired(row.values.get(key, {}), base.values.get(key, {})) for key in compared([base])}
-            every[row.name] = {key: change for key, change in pairs.items() if change}
-    return every
-
-
-@dataclass(frozen=True)
-class Adjusted:
-    """One of several differences, with the p of its paired t-test and Holm's; None of those that claim nothing."""
-
-    interval: Interval
-    p: float | None
-    adjusted: float | None
-
-    @property
-    def told(self) -> bool:
-        """True where the two rows are told apart."""
-        return self.adjusted is not None and self.adjusted < 1 - LEVEL
-
-
-def adjusted_differences(results: Results, key: str) -> dict[str, Adjusted]:
-    """Row -> its difference to the full method in one number, for every row that has one."""
-    found = {name: row[key] for name, row in differences(results).items() if key in row}
-    ps = {name: p for name, one in found.items() if (p := p_value(one)) is not None}
-    adjusted = holm(ps)
-    return {name: Adjusted(one, ps.get(name), adjusted.get(name)) for name, one in found.items()}
-
-
 def counted(ns: Iterable[int]) -> str:
     """Numbers of seeds as a table prints them: "5", "3 to 5" where they differ, "0" where there are none."""
     numbers = sorted(set(ns)) or [0]
@@ -225,9 +148,10 @@ def p_value(estimate: Interval, level: float = LEVEL) -> float | None:
     return float(2 * student_t.sf(turns, estimate.n - 1))
 
 
-def holm(ps: Mapping[str, float]) -> dict[str, float]:
+def holm(ps: Mapping[One, float]) -> dict[One, float]:
     """Holm's adjusted p-values (1979): below 5 % they are false for any of the comparisons in 5 % of cases at most."""
-    adjusted, least = {}, 0.0
+    adjusted: dict[One, float] = {}
+    least = 0.0
     for place, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):
         least = max(least, min(1.0, (len(ps) - place) * p))
         adjusted[name] = least

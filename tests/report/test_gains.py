@@ -7,16 +7,17 @@ import pytest
 from scipy.stats import norm, t, ttest_rel
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.report.read.concepts import Queries, answer_groups
 from cmapkd_core.report.significance import holm, mean_of_means, p_value, wilson
 from cmapkd_core.report.significance import interval as interval_of
-from cmapkd_core.report.tables.gains import Retrieval, picture_groups, recall_gain
+from cmapkd_core.report.tables.gains import recall_gain
 
 ONE_WAY = {"ks": (1,), "sides": ("i2t",)}
 
 
 def answers(
     i2t: dict[str, int], t2i: dict[str, int] | None = None, captions: dict[str, list[str]] | None = None
-) -> Retrieval:
+) -> Queries:
     """Ranks of pictures and of captions; picture p has the captions `captions[p]`, or one of its own, `of p`."""
     of = captions or {picture: [f"of {picture}"] for picture in i2t}
     pictures = {caption: [p for p in i2t if caption in of[p]] for texts in of.values() for caption in texts}
@@ -51,7 +52,7 @@ def test_both_ways_and_all_cuts_by_hand() -> None:
 
 def test_pictures_that_share_a_caption_are_one() -> None:
     captions = {"a": ["x"], "b": ["x", "y"], "c": ["z"]}
-    groups = picture_groups(answers({"a": 1, "b": 1, "c": 1}, {"x": 1, "y": 1, "z": 1}, captions))
+    groups = answer_groups(answers({"a": 1, "b": 1, "c": 1}, {"x": 1, "y": 1, "z": 1}, captions))
     linked = [("i2t", "a"), ("i2t", "b"), ("t2i", "x"), ("t2i", "y")]
     assert len({groups[query] for query in linked}) == 1
     assert groups["i2t", "c"] == groups["t2i", "z"] != groups["i2t", "a"]

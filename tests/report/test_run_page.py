@@ -129,7 +129,8 @@ def test_sampling_error_counts_and_sources_are_named(made):
     # R@1 of 30 % over 20 queries, z = 1.96: (0.3 + z^2 / 40 +- z sqrt(0.3 * 0.7 / 20 + z^2 / 1600)) / (1 + z^2 / 20).
     assert "14.5 to 51.9 (image to text) and 14.5 to 51.9 (text to image)" in words_
     assert "20 images and 20 distinct captions" in words_
-    assert "Paired t-intervals over the test queries at 95 %" in words_
+    assert "the paired t-interval over the test queries at 95 %, in [ ], excludes zero" in words_
+    assert "This table makes 18 comparisons" in words_
     assert "| Image to text | +10.0 [" in text
     for name in ("teacher_eval", "student_eval", "shards", "warmup", "joint", "teacher", "levels"):
         assert f"s3://bucket/{name}/0123" in words_

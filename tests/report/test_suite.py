@@ -18,6 +18,7 @@ from scipy.stats import ttest_1samp
 from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import SUITES, resolve
 from cmapkd_core.report.read.artifacts import Source
+from cmapkd_core.report.read.results import Results
 from cmapkd_core.report.read.suite_inputs import (
     MEAN,
     RANK,
@@ -28,12 +29,13 @@ from cmapkd_core.report.read.suite_inputs import (
     suite_results,
 )
 from cmapkd_core.report.reports import of_suite
+from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.sections.section import Section, build_sections
 from cmapkd_core.report.sections.suite_sections import EXPECTED, suite_headings, suite_notes
-from cmapkd_core.report.significance import differences, over_seeds
+from cmapkd_core.report.significance import over_seeds
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, row_costs
 from cmapkd_core.report.tables.summary import suite_as_json, suite_text
-from cmapkd_core.report.tables.table import TableRow, difference_cell, mean_cell
+from cmapkd_core.report.tables.table import TableRow, difference_cell, digits_of, mean_cell
 from cmapkd_core.report.tables.table4_ablations import ablation_tables
 
 
@@ -121,6 +123,11 @@ def test_the_page_has_every_number_and_stands_alone(make: Callable[..., SuiteInp
         assert not re.search(r"#0[0-9]0[0-9]0[0-9]", figure), "a placeholder colour was left"
 
 
+def decided_by(results: Results) -> set[str]:
+    """Every number that a row is compared by."""
+    return {key for row in differences(results).values() for key in row}
+
+
 def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteInputs]) -> None:
     inputs = make()
     table = suite_results(inputs)
@@ -128,16 +135,22 @@ def test_bold_is_what_excludes_zero_and_nothing_else(make: Callable[..., SuiteIn
     assert decided["no_pyramid"]
     assert not all(decided.values())
     html, text = pages(inputs)
-    shown = {f"{one.mean:+.1f}" for row in differences(table).values() for one in row.values() if one.excludes_zero}
+    digits = {key: digits_of(row[key] for row in differences(table).values()) for key in decided_by(table)}
+    shown = {
+        f"{one.mean:+.{digits[key]}f}"
+        for row in differences(table).values()
+        for key, one in row.items()
+        if one.excludes_zero
+    }
     assert set(Reader(html).bold) == shown
-    assert "the 95 % paired t-interval over the seeds excludes zero" in Reader(html).words
+    assert "the 95 % paired t-interval over the seeds, in [ ], excludes zero" in Reader(html).words
     for name, row in differences(table).items():
         for key in ("retrieval/i2t/R@1", "zeroshot/top1"):
             (line,) = [
                 line for line in text.splitlines() if line.startswith(f"| {label(name)} |") and line.count("[") > 1
             ]
-            cell = difference_cell(row[key], "", {})
-            assert (f"**{cell.main}** {cell.spread}" in line) == row[key].excludes_zero
+            cell = difference_cell(row[key], "", {}, digits[key])
+            assert bool(re.search(rf"\*\*{re.escape(cell.main)}\*\*†? {re.escape(cell.spread)}", line)) == cell.bold
 
 
 def test_table_four_has_each_row_with_its_difference(make: Callable[..., SuiteInputs]) -> None:
@@ -333,7 +346,8 @@ def test_json_holds_values_intervals_and_sources(make: Callable[..., SuiteInputs
     assert found["executions"] == {"shared": 60, "naive": 201}
     assert found["urls"]["evaluation no_alsn/1"] == "s3://bucket/evaluation no_alsn/1"
     assert len(found["rows"][0]["values"]["retrieval/mean_recall"]) == 5
-    assert set(found["differences"]["no_alsn"]["zeroshot/top1"]) == {"mean", "low", "high", "n", "excludes_zero"}
+    one = found["differences"]["no_alsn"]["zeroshot/top1"]
+    assert set(one) == {*("mean", "low", "high", "n", "excludes_zero"), *("p", "p_holm", "seeds_and_concepts")}
 
 
 def test_the_expectations_name_rows_of_their_suite() -> None:

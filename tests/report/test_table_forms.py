@@ -11,7 +11,16 @@ from cmapkd_core.report.render.html import environment
 from cmapkd_core.report.render.latex import _SPECIAL, MINUS, latex_escape, latex_table
 from cmapkd_core.report.render.markdown import of_table
 from cmapkd_core.report.significance import Interval, interval
-from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, mean_cell, number_cell
+from cmapkd_core.report.tables.table import (
+    Cell,
+    Head,
+    Table,
+    TableRow,
+    difference_cell,
+    digits_of,
+    mean_cell,
+    number_cell,
+)
 
 ORIGIN = {"evaluation none/0": "s3://bucket/a_b"}
 
@@ -152,5 +161,11 @@ def test_cells() -> None:
     assert difference_cell(Interval(0.5, 0.0, 3), "", {}).text() == "+0.5 [no spread]"
     assert not difference_cell(Interval(0.5, 0.0, 3), "", {}).bold
     assert difference_cell(Interval(-0.5, 0.25, 3), "", {}).bold
+    assert [digits_of([Interval(1.0, half, 5), Interval(1.0, 3.0, 5)]) for half in (0.0, 0.09, 0.1, None)] == [
+        1,
+        2,
+        1,
+        1,
+    ]
     assert number_cell(None, "", {}, otherwise="constant").text() == "constant"
     assert number_cell(1.5, "x", ORIGIN, 1, sign="+").text() == "+1.5"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cmapkd_core.report.figures.style import Drawing, Look, SeriesStyle, grid_across, panel
 from cmapkd_core.report.read.results import KS, ModelResults
 from cmapkd_core.report.read.run_inputs import ROLES
+from cmapkd_core.report.row_differences import wider_of
 from cmapkd_core.report.significance import Interval, counted, wilson
 
 # Of a panel whose rows are names, as shares of its width: the left margin at least, what is right of the names, and
@@ -81,8 +82,10 @@ def _in_words(ordered: list[tuple[str, Interval]]) -> str:
     return ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
 
 
-def draw_differences(title: str, intervals: dict[str, Interval], base: str, unit: str = "points") -> Drawing:
-    """Differences to the row `base` as dots with their intervals, the worst at the bottom; no whisker of one seed.
+def draw_differences(title: str, intervals: Mapping[str, Interval], base: str, unit: str = "points") -> Drawing:
+    """Differences to the row `base` as dots with their intervals, the worst at the bottom.
+
+    A thick whisker is over the seeds, so there is none of one seed; a thin one is over seeds and test concepts.
 
     A filled dot has an interval without zero, a hollow one does not: grey print keeps the message. Of ranks lower is
     better, so their axis runs from right to left: better is always to the right.
@@ -101,7 +104,9 @@ def _draw_differences(title: str, ordered: list[tuple[str, Interval]], xlabel: s
     blue = look.series[0]
     for y, (_, one) in enumerate(ordered):
         fill = blue if one.excludes_zero else "none"
-        axes.errorbar(one.mean, y, xerr=one.half, fmt="none", ecolor=blue, elinewidth=1.2, capsize=2.5)
+        if wider := wider_of(one):
+            axes.plot([wider.low, wider.high], [y, y], color=blue, linewidth=0.7)
+        axes.errorbar(one.mean, y, xerr=one.half, fmt="none", ecolor=blue, elinewidth=2, capsize=2.5)
         mark: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgewidth": 1.2, "linestyle": "none"}
         axes.plot(one.mean, y, color=blue, markerfacecolor=look.blank, **mark)
         axes.plot(one.mean, y, color=blue, markerfacecolor=fill, **mark)

@@ -12,6 +12,7 @@ import numpy as np
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.artifacts import Missing, Source
+from cmapkd_core.report.read.concept_sums import ConceptSums
 
 SIDES = {"i2t": "Image to text", "t2i": "Text to image"}
 KS = (1, 5, 10)
@@ -166,6 +167,7 @@ class Results:
     data: str  # the recipe's source
     split: str
     tools: dict[str, str] = field(default_factory=dict)  # how efficiency was measured: what -> with what
+    concepts: Mapping[str, ConceptSums] = field(default_factory=dict)  # TASK[-DATASET] -> what its concepts add
 
     @property
     def several(self) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cmapkd_core.config import Recipe
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
-from cmapkd_core.recipes import FULL
+from cmapkd_core.recipes import BUDGETS, FULL, ROWS
 from cmapkd_core.report.read.artifacts import Commands, Source
+from cmapkd_core.report.read.concept_sums import ConceptSums, RowSeed
+from cmapkd_core.report.read.concepts import QUERIES, concept_sums
 from cmapkd_core.report.read.results import (
     EFFICIENCY,
     GEOMETRIC_RANK,
@@ -84,12 +86,33 @@ NAMES: dict[str, tuple[str, str]] = {
 
 def label(row: str) -> str:
     """The row's name in a table; a row that has none there keeps its own."""
-    return NAMES.get(row, (row, ""))[0]
+    if row in NAMES or row not in BUDGETS:
+        return NAMES.get(row, (row, ""))[0]
+    return f"{label(at_least(row))}, {times(row)}x"
 
 
 def meaning(row: str) -> str:
     """The row in a few words."""
-    return NAMES.get(row, (row, ""))[1]
+    if row in NAMES or row not in BUDGETS:
+        return NAMES.get(row, (row, ""))[1]
+    return f"{meaning(at_least(row))}; {times(row)} times the updates"
+
+
+def times(row: str) -> int:
+    """How many times the recipe's updates a row trains for."""
+    return int(ROWS.get(row, {}).get("schedule.times", 1))
+
+
+def at_least(row: str) -> str:
+    """The row that is this one with the recipe's own updates."""
+    alone = {name: value for name, value in ROWS.get(row, {}).items() if name != "schedule.times"}
+    return FULL if not alone else row.removesuffix(f"_{times(row)}x")
+
+
+def full_of(row: str) -> str:
+    """The full method with as many updates as a row has, which that is compared with."""
+    same = {"schedule.times": times(row)}
+    return next((name for name, fields in BUDGETS.items() if fields == same), FULL)
 
 
 # How artifacts are called, by what stands first and how many parts follow; any other begins with its TASK[-DATASET].
@@ -159,14 +182,27 @@ def suite_results(inputs: SuiteInputs) -> Results:
     ]
     every, recipe = (*trained, teacher, before), inputs.recipe
     tools = efficiency_tools(source for task, _, _, source in _further(inputs) if task == EFFICIENCY)
-    rows = (teacher, before, *trained)
-    return Results(rows, chance(every), facts(every), recipe.data.source, recipe.evaluate.split, tools)
+    rows, split = (teacher, before, *trained), recipe.evaluate.split
+    return Results(rows, chance(every), facts(every), recipe.data.source, split, tools, _concepts(inputs))
+
+
+def _concepts(inputs: SuiteInputs) -> Mapping[str, ConceptSums]:
+    """Of every retrieval, TASK[-DATASET], what each concept adds to the numbers of each row and seed."""
+    sources: dict[str, dict[RowSeed, Source]] = {
+        "retrieval": {c: one for c, one in inputs.evaluations.items() if one.files}
+    }
+    for task, row, seed, source in _further(inputs):
+        if task.partition("-")[0] == "retrieval" and row in inputs.rows and source.files:
+            kept = sources.setdefault(task, {})
+            kept[row, seed] = kept[row, seed] if QUERIES in kept.get((row, seed), Source("")).files else source
+    found = {task: concept_sums(of) for task, of in sources.items()}
+    return {task: sums for task, sums in found.items() if sums}
 
 
 def _row(inputs: SuiteInputs, name: str, words: str, main: dict[str, Source], kind: str = "") -> ModelResults:
     evaluations = [Evaluation("", seed, source) for seed, source in main.items()]
     evaluations += [Evaluation(task, seed, source) for task, row, seed, source in _further(inputs) if row == name]
-    return measure(name, words, evaluations, kind or ("ours" if name == FULL else ""))
+    return measure(name, words, evaluations, kind or ("ours" if name == full_of(name) else ""))
 
 
 def _further(inputs: SuiteInputs) -> Iterator[tuple[str, str, str, Source]]:

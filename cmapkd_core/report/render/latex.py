@@ -25,6 +25,7 @@ _SPECIAL = {
     "…": r"\dots{}",
     "\N{GREEK SMALL LETTER RHO}": r"$\rho$",
     "≥": r"$\geq$",
+    "\N{DAGGER}": r"$^\dagger$",
 } | {character: "\\" + character for character in "&%$#_{}"}
 HEADING = 16  # characters of a heading that stay on one line
 LONGEST = 45  # characters of words that stay on one line
@@ -101,12 +102,16 @@ def latex_body(made: Table) -> list[str]:
 
 def _row(row: TableRow) -> str:
     label = rf"\textbf{{{latex_escape(row.label)}}}" if row.kind == "ours" else latex_escape(row.label)
-    return " & ".join([label, *map(_cell, row.cells)]) + r" \\"
+    apart = "[3pt]" if any(cell.wider for cell in row.cells) else ""  # below a cell of three lines
+    return " & ".join([label, *map(_cell, row.cells)]) + rf" \\{apart}"
 
 
 def _cell(cell: Cell) -> str:
     main = rf"\textbf{{{latex_escape(cell.main)}}}" if cell.bold else latex_escape(cell.main)
-    return rf"{main} {{\scriptsize {latex_escape(cell.spread)}}}" if cell.spread else main
+    lines = [main + latex_escape(cell.mark)]
+    lines += [rf"{{\scriptsize {latex_escape(part)}}}" for part in (cell.spread, cell.wider) if part]
+    stacked = r" \\ ".join(lines)
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{stacked}\end{{tabular}}" if cell.wider else " ".join(lines)
 
 
 def latex_figure(key: str, caption: str, files: Iterable[str]) -> str:

@@ -98,7 +98,10 @@ def of_table(made: Table) -> Iterator[str]:
 
 
 def _text(cell: Cell) -> str:
-    return Markdown(f"**{plain(cell.main)}** {plain(cell.spread)}".strip()) if cell.bold else cell.text()
+    if not cell.bold:
+        return cell.text()
+    rest = (plain(part) for part in (cell.spread, cell.wider) if part)
+    return Markdown(" ".join([f"**{plain(cell.main)}**{cell.mark}", *rest]))
 
 
 def grid(head: Iterable[str], rows: Iterable[Iterable[str]], words: Iterable[bool]) -> str:

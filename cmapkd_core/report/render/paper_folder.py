@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cmapkd_core.report.render.drawings import save
 from cmapkd_core.report.render.latex import latex_document, latex_figure, latex_table
+from cmapkd_core.report.row_differences import wider_of
 from cmapkd_core.report.sections.section import Heading, Section
-from cmapkd_core.report.tables.table import Table
+from cmapkd_core.report.tables.table import Cell, Table
 
 FOLDER = "paper"
 
@@ -89,11 +90,21 @@ def numbers_of(tables: Iterable[Table]) -> dict[str, dict[str, Any]]:
                     "low": one.low,
                     "high": one.high,
                     "n": one.n,
+                    **_compared(cell),
                     "unit": head.unit,
                     "as_shown": cell.text(),
                     "from": cell.origins,
                 }
     return numbers
+
+
+def _compared(cell: Cell) -> dict[str, Any]:
+    """Of a difference: p, Holm's p over the table, and the interval over seeds and test concepts where it is known."""
+    if cell.test is None:
+        return {}
+    wider = wider_of(cell.interval)
+    found = {"p": cell.test.p, "p_holm": cell.test.adjusted}
+    return found | ({"over_seeds_and_concepts": asdict(wider)} if wider else {})
 
 
 def _missing(section: Section) -> list[str]:

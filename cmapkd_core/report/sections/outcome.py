@@ -11,7 +11,8 @@ from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import MEAN_RECALL, SIDES, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
 from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, SuiteInputs
-from cmapkd_core.report.significance import LEVEL, Adjusted, Interval, adjusted_differences, counted, paired
+from cmapkd_core.report.row_differences import Adjusted, adjusted_differences, wider_of
+from cmapkd_core.report.significance import LEVEL, Interval, counted, paired
 from cmapkd_core.report.tables.gains import CUTS, recall_gain, retrievals
 
 LEAST = 20  # pictures, or groups of them; a t-interval of 0 and 100 over fewer is none
@@ -171,7 +172,7 @@ def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
     comparisons = {
         name: _plain(one.interval, _of_row(one)) | {"p": one.p, "p_holm": one.adjusted} for name, one in changes.items()
     }
-    notes = (*_since_training(results), WHAT_DECIDES, HOLM.format(len(changes)))
+    notes = (*_since_training(results), WHAT_DECIDES, *_over_concepts(results, changes), HOLM.format(len(changes)))
     if all(one.interval.n == 1 for one in changes.values()):
         sentence = f"With one seed no row is told apart from the {FULL_METHOD}: run the suite with more seeds."
         return Outcome(sentence, "unclear", notes[:-1], comparisons)
@@ -190,8 +191,20 @@ def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
 HOLM = (
     "A row is told apart where the p-value of the paired t-test over the seeds, adjusted by Holm's rule for {} "
     "comparisons, is below 0.05: of suites in which nothing differs, one in twenty at most then says that something "
-    "does. What is bold further below stands for itself, without that adjustment."
+    "does. A dagger further below is the same rule over all comparisons of its table; what is bold stands for itself."
 )
+
+
+def _over_concepts(results: Results, changes: Mapping[str, Adjusted]) -> list[str]:
+    """The rows that are told apart on these test concepts and that others may not tell."""
+    ends = {name: wider for name, one in changes.items() if one.told and (wider := wider_of(one.interval))}
+    open_ones = [results.row(name).label for name, wider in ends.items() if wider.low <= 0 <= wider.high]
+    if not open_ones:
+        return []
+    return [
+        "Told apart with these test pictures, and perhaps not with others: the interval over seeds and test concepts "
+        f"holds zero for {', '.join(open_ones)}."
+    ]
 
 
 def _of_row(change: Adjusted) -> str:

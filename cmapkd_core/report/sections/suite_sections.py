@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, full_of, times
+from cmapkd_core.report.row_differences import Compared, compared, differences
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
-from cmapkd_core.report.significance import LEVEL, compared, counted, differences
+from cmapkd_core.report.sections.updates_section import updates_section
+from cmapkd_core.report.significance import LEVEL, counted
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, recipe_changes, row_costs
-from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, number_cell
+from cmapkd_core.report.tables.marks import with_marks
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, digits_of, number_cell
 from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables
 from cmapkd_core.report.tables.table4_ablations import ablation_tables
@@ -22,6 +27,11 @@ PLOTTED = {
     "retrieval/i2t/R@1": "Image to text R@1",
     "retrieval/t2i/R@1": "Text to image R@1",
 }
+WHISKERS = (
+    f"Whiskers: {100 * LEVEL:.0f} % intervals, the thick one paired over the seeds (t), the thin one, where it is "
+    "known, over seeds and test concepts. A filled dot: the one over the seeds excludes zero. Each stands for itself: "
+    "of twenty, one excludes zero by chance alone. How many there are stands below the table."
+)
 NO_SPREAD = (
     "No spread: every seed gave the same value, as counts of few queries do; that is no interval, and nothing follows."
 )
@@ -56,7 +66,8 @@ def suite_headings(suite_name: str) -> dict[str, Heading]:
         (key, Heading(title, table_section(make, key, title, sources=False))) for key, title, make in tables
     )
     differs = Heading(f"Differences to the {FULL_METHOD}, seed by seed", differences_section)
-    return dict([first, ("differences", differs), *others]) | {
+    by_updates = Heading("Quality by number of updates", updates_section)
+    return dict([first, ("updates", by_updates), ("differences", differs), *others]) | {
         "costs": Heading("What each row takes", costs_section),
         "shares": Heading("Which terms move the student", shares_section),
         "deviations": Heading("What deviates from the published methods", deviations_section),
@@ -68,8 +79,7 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
     changes = differences(results)
     if not any(changes.values()):
         return Section(missing=(f"Missing: there is no measured row to compare with the {FULL_METHOD}.",))
-    base = results.row(FULL)
-    columns = compared([base])
+    columns = compared(row for row in results.trained if row.name == full_of(row.name))
     plots = []
     for key, title in PLOTTED.items():
         intervals = {results.row(name).label: row[key] for name, row in changes.items() if key in row}
@@ -78,21 +88,29 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
     caption = (
         f"Row minus the {FULL_METHOD}: below zero the row is worse, but for ranks, of which lower is better. Two runs "
         "with one seed share the order of the pairs, the crops and the untrained student, so their difference varies "
-        f"less than either does. Bold, and a filled dot: the {100 * LEVEL:.0f} % paired t-interval over the seeds "
-        "excludes zero. Each interval stands for itself: of twenty, one excludes zero by chance alone."
+        f"less than either does. {WHISKERS}"
     )
-    rows = []
+    return Section(caption, tuple(plots), (_differences_table(results, columns),), wide=True)
+
+
+def _differences_table(results: Results, columns: Mapping[str, Compared]) -> Table:
+    rows, changes = [], differences(results)
+    digits = {k: digits_of(row[k] for row in changes.values() if k in row) for k in columns}
     for name, intervals in changes.items():
-        row = results.row(name)
+        row, base = results.row(name), results.row(full_of(name))
         cells = [
-            difference_cell(intervals.get(k), f"{name}/minus full method/{k}", row.origins.get(k, {}) | base.origins[k])
+            difference_cell(
+                intervals.get(k),
+                f"{name}/minus full method/{k}",
+                row.origins.get(k, {}) | base.origins.get(k, {}),
+                digits[k],
+            )
             for k in columns
         ]
         rows.append(TableRow(row.label, (*cells, Cell(counted(one.n for one in intervals.values())))))
     notes = (NO_SPREAD,) if any(one.half == 0 for row in changes.values() for one in row.values()) else ()
     heads = (*(Head(one.group, one.label, one.unit) for one in columns.values()), Head("", "n"))
-    made = Table("differences", f"Differences to the {FULL_METHOD}", heads, tuple(rows), notes)
-    return Section(caption, tuple(plots), (made,), wide=True)
+    return with_marks(Table("differences", f"Differences to the {FULL_METHOD}", heads, tuple(rows), notes))
 
 
 def costs_section(inputs: SuiteInputs, results: Results) -> Section:
@@ -171,8 +189,8 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
     notes = []
     if max((len(row.seeds) for row in results.trained), default=0) == 1:
         notes.append(
-            "One seed: there is no interval, and a difference between two rows is one between two runs, which another "
-            "seed may turn round. Run the suite with more seeds before anything is concluded."
+            "One seed: there is no interval over seeds, and a difference between two rows is one between two runs, "
+            "which another seed may turn round. Run the suite with more seeds before anything is concluded."
         )
     for row in (*results.trained, results.teacher, results.row("before")):
         if row.missing:
@@ -184,7 +202,7 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
     if FULL in inputs.rows and not results.row(FULL).seeds:
         notes.append(f"The {FULL_METHOD} was not measured, so no difference to it can be given.")
     budgets = {budget for cost in row_costs(inputs, results) for budget in cost.updates}
-    if len(budgets) > 1:
+    if len(budgets) > max(1, len({times(row) for row in inputs.rows})):
         notes.append(
             f"The rows did not train for the same number of student updates ({', '.join(map(str, sorted(budgets)))}): "
             "they are not compared under one budget."

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.read.concepts import QUERIES, Queries, answer_groups
 from cmapkd_core.report.read.results import KS, SIDES, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs, origins
 from cmapkd_core.report.significance import LEVEL, Interval, mean_of_means
+from cmapkd_core.report.tables.marks import with_marks
 from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell
 
-Retrieval = Mapping[str, Mapping[str, Any]]  # retrieval.json: i2t or t2i -> query -> {"rank": .., "correct": [..]}
-Query = tuple[str, str]  # direction and query
-FILE = "retrieval.json"
 STUDENT = "student"
 AGAINST = {"reference": "", "before": "before/"}  # role -> what its numbers' names begin with
 MEAN = "mean"
@@ -34,13 +32,13 @@ def gain_tables(inputs: RunInputs, results: Results) -> list[Table]:
         ]
         rows.append(TableRow(title, tuple(cells)))
     heads = tuple(Head(minus(results.row(role).label), head, "points") for role in known for head in CUTS)
+    plain = f"Bold: the paired t-interval over the test queries at {100 * LEVEL:.0f} %, in [ ], excludes zero."
     note = (
-        f"Paired t-intervals over the test queries at {100 * LEVEL:.0f} %; bold where the interval excludes zero. A "
-        "picture and its captions count as one, and so do pictures that share a caption. The intervals hold the "
+        "A picture and its captions count as one, and so do pictures that share a caption. The intervals hold the "
         "sampling of the test queries only; this is one seed, and another seed moves the numbers too."
     )
     title = f"“{results.row(STUDENT).label}” minus the others, on the same queries"
-    return [Table("retrieval_gain", title, heads, tuple(rows), (note,))]
+    return [with_marks(Table("retrieval_gain", title, heads, tuple(rows), (note,)), plain)]
 
 
 def minus(label: str) -> str:
@@ -48,34 +46,32 @@ def minus(label: str) -> str:
     return f"minus “{label}”"
 
 
-def _cells(
-    inputs: RunInputs, role: str, student: Retrieval, other: Retrieval, sides: tuple[str, ...]
-) -> Iterator[Cell]:
+def _cells(inputs: RunInputs, role: str, student: Queries, other: Queries, sides: tuple[str, ...]) -> Iterator[Cell]:
     urls = origins(inputs, ROLES[STUDENT].evaluation, ROLES[role].evaluation)
     named = f"{AGAINST[role]}{'both' if len(sides) > 1 else sides[0]}"
     for head, ks in CUTS.items():
         yield difference_cell(recall_gain(student, other, ks, sides), f"{named}/{head}", urls, 1)
 
 
-def _known(inputs: RunInputs, role: str) -> tuple[Retrieval, Retrieval] | None:
+def _known(inputs: RunInputs, role: str) -> tuple[Queries, Queries] | None:
     try:
         return retrievals(inputs, role)
     except Missing:
         return None
 
 
-def retrievals(inputs: RunInputs, role: str) -> tuple[Retrieval, Retrieval]:
+def retrievals(inputs: RunInputs, role: str) -> tuple[Queries, Queries]:
     """The student's answers and another model's.
 
     Raises:
         Missing: one of the two was not evaluated.
     """
-    student, other = (inputs.source(ROLES[name].evaluation).json(FILE) for name in (STUDENT, role))
+    student, other = (inputs.source(ROLES[name].evaluation).json(QUERIES) for name in (STUDENT, role))
     return student, other
 
 
 def recall_gain(
-    minuend: Retrieval, subtrahend: Retrieval, ks: tuple[int, ...] = KS, sides: tuple[str, ...] = tuple(SIDES)
+    minuend: Queries, subtrahend: Queries, ks: tuple[int, ...] = KS, sides: tuple[str, ...] = tuple(SIDES)
 ) -> Interval | None:
     """Difference of the mean of R@k over cut-offs and directions, in points; None of no query.
 
@@ -83,7 +79,7 @@ def recall_gain(
         ks, sides: what the mean is over; all of both is the difference of the mean recall.
 
     Returns:
-        the difference with a t-interval over groups, a picture with its captions each (`picture_groups`); its `n` is
+        the difference with a t-interval over groups, a picture with its captions each (`answer_groups`); its `n` is
         their number. Where no caption is shared and only one direction is asked it is that of scipy's `ttest_rel`.
 
     Raises:
@@ -100,26 +96,8 @@ def recall_gain(
         }
         for side in sides
     ]
-    return mean_of_means(gains, picture_groups(minuend))
+    return mean_of_means(gains, answer_groups(minuend))
 
 
 def _hits(rank: int, ks: tuple[int, ...]) -> int:
     return sum(rank <= k for k in ks)
-
-
-def picture_groups(answers: Retrieval) -> dict[Query, Query]:
-    """(direction, query) -> the group of its picture: what is linked by a right answer is in one group."""
-    leader: dict[Query, Query] = {}
-
-    def lead(query: Query) -> Query:
-        while (above := leader.setdefault(query, query)) != query:
-            leader[query] = leader[above]
-            query = above
-        return query
-
-    for side, other in (("i2t", "t2i"), ("t2i", "i2t")):
-        for query, row in answers.get(side, {}).items():
-            for answer in row.get("correct", ()):
-                leader[lead((other, answer))] = lead((side, query))
-            lead((side, query))
-    return {query: lead(query) for query in leader}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.read.results import KS, METRICS, SIDES, ModelResults, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
 from cmapkd_core.report.read.suite_inputs import MEAN, SuiteInputs, suite_urls
-from cmapkd_core.report.significance import Interval, compared, differences, over_seeds
+from cmapkd_core.report.row_differences import Adjusted, Difference, adjusted, compared, differences
+from cmapkd_core.report.significance import Interval, over_seeds
 from cmapkd_core.report.tables.table import NO_SPREAD, NO_SPREAD_NOTE, mean_cell
 
 PRINTED_RECALLS = {side: [f"retrieval/{side}/R@{k}" for k in KS] for side in SIDES}
@@ -74,7 +76,8 @@ def run_metrics(results: Results) -> dict[str, float]:
 
 def suite_as_json(inputs: SuiteInputs, results: Results) -> dict[str, Any]:
     """Everything for programs: values by seed, intervals, differences, and where each is from."""
-    keys = list(compared_keys(results))
+    keys, changes = list(compared_keys(results)), differences(results)
+    ps = adjusted({(name, key): one for name, row in changes.items() for key, one in row.items()})
     return {
         "suite": inputs.suite,
         "run": inputs.run,
@@ -89,8 +92,8 @@ def suite_as_json(inputs: SuiteInputs, results: Results) -> dict[str, Any]:
         "facts": results.facts,
         "compared_with": FULL,
         "differences": {
-            name: {key: _interval_as_json(one) for key, one in row.items()}
-            for name, row in differences(results).items()
+            name: {key: _difference_as_json(one, ps[name, key]) for key, one in row.items()}
+            for name, row in changes.items()
         },
         "executions": {"shared": inputs.executions, "naive": inputs.naive},
         "urls": suite_urls(inputs),
@@ -115,6 +118,12 @@ def _intervals_as_json(row: ModelResults, keys: Iterable[str]) -> dict[str, Any]
 def _interval_as_json(estimate: Interval) -> dict[str, Any]:
     ends = {"low": estimate.low, "high": estimate.high, "n": estimate.n, "excludes_zero": estimate.excludes_zero}
     return {"mean": estimate.mean, **ends}
+
+
+def _difference_as_json(one: Difference, test: Adjusted) -> dict[str, Any]:
+    """p_holm: adjusted over all of the suite's differences, as their table has it."""
+    both = {"seeds_and_concepts": asdict(one.wider) if one.wider else None}
+    return _interval_as_json(one) | {"p": test.p, "p_holm": test.adjusted} | both
 
 
 def suite_text(results: Results) -> str:

@@ -9,8 +9,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from cmapkd_core.report.row_differences import Adjusted, wider_of
 from cmapkd_core.report.significance import Interval
 
+TOLD = "\N{DAGGER}"  # of a difference
+FINE = 0.1  # half of an interval that is shown with two digits
 NO_SPREAD = "no spread"  # where an interval would stand
 NO_SPREAD_NOTE = (
     "No spread: all values that a mean is over are the very same, so they show no interval; that is not one of width 0."
@@ -29,18 +32,34 @@ class Head:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table. main: the number; spread: its interval, `± 0.4` or `[-2.0 to -0.4]`."""
+    """What stands in a table.
+
+    main: the number. spread: its interval, `± 0.4` or `[-2.0 to -0.4]`. wider: the one over seeds and test concepts,
+    `(-2.1 to -0.3)`. bold: its interval excludes zero.
+    """
 
     main: str = "-"
     spread: str = ""
+    wider: str = ""
     bold: bool = False
     interval: Interval | None = None
     number: str = ""  # its name in numbers.json, ROW/KEY
     origins: dict[str, str] = field(default_factory=dict)  # artifact's name -> URL
+    difference: bool = False
+    test: Adjusted | None = None  # of a difference, among all of its table (tables/marks.py)
+
+    @property
+    def mark(self) -> str:
+        """What stands behind the number of a difference that Holm's rule tells."""
+        return TOLD if self.test and self.test.told else ""
 
     def text(self) -> str:
-        """Number and interval as they stand in every form of the table."""
-        return f"{self.main} {self.spread}".strip()
+        """Number, mark and intervals as they stand in every form of the table."""
+        return " ".join(part for part in (self.main + self.mark, self.spread, self.wider) if part)
+
+    def width(self) -> int:
+        """Characters of its longest line: two intervals stand below the number."""
+        return max(map(len, (self.main + self.mark, self.spread, self.wider))) if self.wider else len(self.text())
 
 
 @dataclass(frozen=True)
@@ -99,8 +118,8 @@ class Table:
 
     def width(self) -> int:
         """Characters of the widest row, about."""
-        rows = [[line.label, *(cell.text() for cell in line.cells)] for line in self.rows]
-        return sum(max(map(len, column)) for column in zip(*rows, strict=True))
+        rows = [[len(line.label), *(cell.width() for cell in line.cells)] for line in self.rows]
+        return sum(max(column) for column in zip(*rows, strict=True))
 
     def units(self) -> list[str]:
         """Headings with their units: `R@1, %`."""
@@ -140,12 +159,33 @@ def number_cell(
 
 
 def difference_cell(estimate: Interval | None, number: str, origins: dict[str, str], digits: int = 1) -> Cell:
-    """`-1.20 [-2.03 to -0.37]`, bold where the interval excludes zero; the difference alone of one seed."""
+    """`-1.20 [-2.03 to -0.37]`, bold where the interval excludes zero; the difference alone of one seed.
+
+    `-1.20 [-2.03 to -0.37] (-2.20 to -0.20)` where the interval over seeds and test concepts is known.
+    """
     if estimate is None:
         return Cell()
     return Cell(
-        f"{estimate.mean:+.{digits}f}", ends(estimate, digits), estimate.excludes_zero, estimate, number, origins
+        f"{estimate.mean:+.{digits}f}",
+        ends(estimate, digits),
+        wider_ends(estimate, digits),
+        estimate.excludes_zero,
+        estimate,
+        number,
+        origins,
+        difference=True,
     )
+
+
+def digits_of(column: Iterable[Interval]) -> int:
+    """Digits that show a column's differences: 2 where 1 would leave nothing of an interval."""
+    return 2 if any(one.half and one.half < FINE for one in column) else 1
+
+
+def wider_ends(estimate: Interval, digits: int = 2) -> str:
+    """`(-2.20 to -0.20)`, over seeds and test concepts; nothing where that is not known."""
+    wider = wider_of(estimate)
+    return f"({wider.low:+.{digits}f} to {wider.high:+.{digits}f})" if wider else ""
 
 
 def ends(estimate: Interval, digits: int = 2) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cmapkd_core.report.read.results import GEOMETRIC_RANK, MEAN_RECALL, SIDES, ModelResults, Results
-from cmapkd_core.report.read.suite_inputs import FULL_METHOD, meaning
-from cmapkd_core.report.significance import LEVEL, differences
-from cmapkd_core.report.tables.table import Cell, Head, Table, difference_cell
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, full_of, meaning
+from cmapkd_core.report.row_differences import differences
+from cmapkd_core.report.tables.marks import with_marks
+from cmapkd_core.report.tables.table import Cell, Head, Table, difference_cell, digits_of
 from cmapkd_core.report.tables.table2_retrieval import LOWER, MEAN_FIELD, RANK_FIELD
 from cmapkd_core.report.tables.table3_probes import VQA, ZEROSHOT
 from cmapkd_core.report.tables.table_builder import Extra, Field, absent, build_table, columns_of
@@ -28,7 +29,8 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
     compared_by = {
         head: number for head, number in compared_by.items() if any(number in row for row in changes.values())
     }
-    full = next((row.origins for row in results.rows if row.kind == "ours"), {})
+    origins = {row.name: row.origins for row in results.rows}
+    digits = {key: digits_of(row[key] for row in changes.values() if key in row) for key in compared_by.values()}
 
     def meaning_cell(row: ModelResults) -> tuple[Cell, ...]:
         return (Cell(meaning(row.name) if row.kind in ("", "ours") else ""),)
@@ -37,21 +39,26 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
         differences_of_row = changes.get(row.name, {})
         names = {number: f"{row.name}/minus full method/{number}" for number in compared_by.values()}
         return tuple(
-            difference_cell(differences_of_row.get(key), name, row.origins.get(key, {}) | full.get(key, {}))
+            difference_cell(
+                differences_of_row[key],
+                name,
+                row.origins.get(key, {}) | origins[full_of(row.name)].get(key, {}),
+                digits[key],
+            )
+            if key in differences_of_row
+            else Cell()
             for key, name in names.items()
         )
 
     last = Extra(tuple(compared_by), compared)
-    note = f"Bold: the {100 * LEVEL:.0f} % paired t-interval of the difference over the seeds excludes zero. {LOWER}"
-    return [
-        build_table(
-            results,
-            key,
-            title,
-            columns_of(results, parts),
-            notes=[note] if changes and results.several else [],
-            missing=absent(results, parts),
-            before=Extra((Head("", "what it is", words=True),), meaning_cell),
-            after=last if changes else Extra(),
-        )
-    ]
+    made = build_table(
+        results,
+        key,
+        title,
+        columns_of(results, parts),
+        notes=[LOWER] if changes and results.several else [],
+        missing=absent(results, parts),
+        before=Extra((Head("", "what it is", words=True),), meaning_cell),
+        after=last if changes else Extra(),
+    )
+    return [with_marks(made)]

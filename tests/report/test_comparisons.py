@@ -1,0 +1,237 @@
+"""A suite whose evaluations keep their ranks: both intervals and Holm's marks in tables, pages, folder and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from made_suites import ranked_suite
+
+from cmapkd_core.recipes import FULL
+from cmapkd_core.report.figures.style import PAGE, painted
+from cmapkd_core.report.read.artifacts import Source
+from cmapkd_core.report.read.concepts import QUERIES
+from cmapkd_core.report.read.suite_inputs import MEAN, RANK, SuiteInputs, at_least, full_of, label, suite_results
+from cmapkd_core.report.render.latex import latex_table
+from cmapkd_core.report.render.markdown import of_table
+from cmapkd_core.report.render.paper_folder import numbers_of
+from cmapkd_core.report.reports import Pages, of_suite
+from cmapkd_core.report.row_differences import differences
+from cmapkd_core.report.sections.section import build_sections
+from cmapkd_core.report.sections.suite_sections import suite_headings, suite_notes
+from cmapkd_core.report.significance import p_value
+from cmapkd_core.report.tables.table import TOLD, Table
+
+EFFECTS = {"finetune": 0.5, "no_pyramid": 0.1, "no_alsn": 0.0, FULL: 0.0}
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> SuiteInputs:
+    """Five seeds, 60 concepts."""
+    return dataclasses.replace(ranked_suite(tmp_path_factory.mktemp("ranked"), EFFECTS), suite="table4")
+
+
+@pytest.fixture(scope="module")
+def pages(ranked: SuiteInputs) -> Pages:
+    """Its report."""
+    return of_suite(ranked)
+
+
+def tables(inputs: SuiteInputs) -> dict[str, Table]:
+    """Those that show differences."""
+    sections = build_sections(suite_headings(inputs.suite), inputs, suite_results(inputs))
+    made = [one for section in sections.values() for one in section.tables]
+    return {one.key: one for one in made if any(cell.difference for row in one.rows for cell in row.cells)}
+
+
+def without_ranks(inputs: SuiteInputs, *cells: tuple[str, str]) -> SuiteInputs:
+    """As evaluations of an earlier code are."""
+    lacking = {
+        cell: dataclasses.replace(one, files=one.files - {QUERIES} if cell in cells or not cells else one.files)
+        for cell, one in inputs.evaluations.items()
+    }
+    return dataclasses.replace(inputs, evaluations=lacking)
+
+
+def test_ranks_give_the_measured_numbers_and_a_wider_interval(ranked: SuiteInputs) -> None:
+    results = suite_results(ranked)
+    assert len(results.concepts["retrieval"]) == 60
+    changes = differences(results)
+    for row in ("finetune", "no_pyramid"):
+        for key in (MEAN, RANK, "retrieval/t2i/R@5"):
+            one = changes[row][key]
+            assert one.wider is not None
+            assert (one.wider.n, one.wider.concepts) == (5, 60)
+            middle, width = (one.wider.low + one.wider.high) / 2, one.wider.high - one.wider.low
+            assert middle == pytest.approx(one.mean, abs=0.15 * width)  # they are around one number
+            assert width > one.high - one.low
+    assert changes["finetune"]["zeroshot/top1"].wider is None
+
+
+def test_each_table_of_differences_says_what_it_makes(ranked: SuiteInputs) -> None:
+    found = tables(ranked)
+    assert set(found) == {"table4_ablations", "differences"}
+    for made in found.values():
+        ps = sorted(
+            p
+            for row in made.rows
+            for cell in row.cells
+            if cell.difference and (p := p_value(cell.interval)) is not None
+        )
+        said = " ".join(made.notes)
+        assert f"This table makes {len(ps)} comparisons" in said
+        assert "60 test concepts" in said
+        # Holm's rule, step by step: the smallest p has all comparisons against it, the next one fewer.
+        passed = 0
+        while passed < len(ps) and ps[passed] * (len(ps) - passed) < 0.05:
+            passed += 1
+        told = [cell for row in made.rows for cell in row.cells if cell.mark]
+        assert len(told) == passed > 0
+        assert {p_value(cell.interval) for cell in told} == set(ps[:passed])
+        bold = [cell for row in made.rows for cell in row.cells if cell.bold]
+        assert all(cell.bold for cell in told)
+    assert len(bold) > len(told)  # of the last table
+
+
+def test_all_forms_show_both_intervals_and_the_mark(ranked: SuiteInputs, pages: Pages) -> None:
+    made = tables(ranked)["differences"]
+    cell = next(cell for row in made.rows for cell in row.cells if cell.mark and cell.wider)
+    low, high = cell.interval.wider.low, cell.interval.wider.high
+    assert cell.wider == f"({low:+.1f} to {high:+.1f})"
+    shown = f"<b>{cell.main}</b>{TOLD} <small>{cell.spread}</small> <small>{cell.wider}</small></td>"
+    assert shown in pages.html
+    text = "\n".join(of_table(made)).replace("\\", "")
+    assert f"**{cell.main}**{TOLD} {cell.spread} {cell.wider} |" in text
+    tex = latex_table(made)
+    main = cell.main.replace("-", "$-$")
+    assert rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}\textbf{{{main}}}$^\dagger$ \\ {{\scriptsize [" in tex
+    assert "\N{DAGGER}" not in tex
+
+
+def test_programs_get_both_intervals_and_both_p_values(ranked: SuiteInputs, pages: Pages) -> None:
+    one = json.loads(json.dumps(pages.table))["differences"]["finetune"][MEAN]
+    assert one["p"] <= one["p_holm"] < 0.05
+    assert set(one["seeds_and_concepts"]) == {"low", "high", "n", "concepts"}
+    number = numbers_of(tables(ranked).values())[f"differences/finetune/minus full method/{MEAN}"]
+    assert number["over_seeds_and_concepts"] == one["seeds_and_concepts"]
+    assert (number["p"], number["p_holm"]) == (one["p"], one["p_holm"])
+
+
+def test_one_seed_has_an_interval_over_concepts_alone(tmp_path: Path) -> None:
+    inputs = dataclasses.replace(ranked_suite(tmp_path, EFFECTS, seeds=1), suite="table4")
+    made = tables(inputs)["differences"]
+    cell = made.rows[0].cells[0]
+    assert (cell.spread, cell.bold, cell.mark) == ("", False, "")
+    assert cell.wider
+    said = " ".join(made.notes)
+    assert "over the test concepts alone" in said
+    assert "comparisons" not in said
+
+
+@pytest.mark.parametrize("cells", [(), (("no_alsn", "2"),)])
+def test_what_has_no_ranks_has_the_seeds_interval_and_says_so(
+    ranked: SuiteInputs, cells: tuple[tuple[str, str], ...]
+) -> None:
+    inputs = without_ranks(ranked, *cells)
+    for row, numbers in differences(suite_results(inputs)).items():
+        assert (numbers[MEAN].wider is None) == (row == "no_alsn" or not cells)
+        assert numbers[MEAN].half
+    said = " ".join(tables(inputs)["differences"].notes)
+    assert ("No interval here holds" in said) == (not cells)
+    assert ("those of a seed are not there" in said) == bool(cells)
+
+
+def test_a_row_that_other_concepts_may_not_tell_is_named(ranked: SuiteInputs, pages: Pages) -> None:
+    changes = differences(suite_results(ranked))["no_pyramid"][MEAN]
+    assert changes.wider.low < 0 < changes.wider.high
+    notes = pages.table["outcome"]["notes"]
+    assert any("holds zero for" in note for note in notes) == changes.excludes_zero
+
+
+BUDGETS = {
+    f"{name}{times}": effect - 0.1 * len(times)
+    for times in ("", "_3x", "_10x")
+    for name, effect in {"finetune": 0.5, "clip_kd": 0.1, "no_alsn": 0.0}.items()
+} | {"full_10x": -0.4, "full_3x": -0.3, FULL: 0.0}
+
+
+@pytest.fixture(scope="module")
+def budgets(tmp_path_factory: pytest.TempPathFactory) -> SuiteInputs:
+    """Rows at three numbers of updates."""
+    made = ranked_suite(tmp_path_factory.mktemp("budgets"), BUDGETS, seeds=3, concepts=40)
+    return dataclasses.replace(made, suite="budget")
+
+
+def test_a_row_is_compared_with_the_full_method_of_its_updates(budgets: SuiteInputs) -> None:
+    assert [full_of(row) for row in ("kd", "kd_3x", "full_10x")] == [FULL, "full_3x", "full_10x"]
+    assert [at_least(row) for row in ("kd_3x", "full_10x", FULL)] == ["kd", FULL, FULL]
+    assert (label("kd_3x"), label("full_10x")) == ("KD, 3x", "CMAPKD (ours), 10x")
+    results = suite_results(budgets)
+    changes = differences(results)
+    assert set(changes) == {row for row in BUDGETS if row not in ("full_10x", "full_3x", FULL)}
+    of = {row: results.row(row).values[RANK]["1"] for row in ("finetune_10x", "full_10x")}
+    ours = [results.row("finetune_10x").values[RANK][s] - results.row("full_10x").values[RANK][s] for s in "012"]
+    assert changes["finetune_10x"][RANK].mean == pytest.approx(sum(ours) / 3)
+    assert of["finetune_10x"] > of["full_10x"]
+    assert not any("updates" in note for note in suite_notes(budgets, results))  # by design
+    shaded = {row.label for row in tables(budgets)["differences"].rows if row.kind == "ours"}
+    assert not shaded
+    assert {row.name for row in results.rows if row.kind == "ours"} == {"full_10x", "full_3x", FULL}
+
+
+def test_without_its_full_method_a_row_is_compared_with_none(budgets: SuiteInputs) -> None:
+    rows = tuple(row for row in budgets.rows if row != "full_10x")
+    fewer = dataclasses.replace(budgets, rows=rows)
+    assert "finetune_10x" not in differences(suite_results(fewer))
+    assert "finetune_3x" in differences(suite_results(fewer))
+
+
+def test_the_figure_by_updates_has_the_numbers_of_the_tables(budgets: SuiteInputs) -> None:
+    results = suite_results(budgets)
+    section = build_sections(suite_headings("budget"), budgets, results)["updates"]
+    titles = [drawing.title for drawing in section.figures]
+    assert titles[:3] == [
+        "Geometric mean rank, better upwards",
+        "Geometric mean rank: baselines minus full method",
+        "Geometric mean rank: variants minus full method",
+    ]
+    with painted(section.figures[1], PAGE) as figure:
+        (axes,) = figure.axes
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["40", "120", "400"]
+        assert axes.yaxis_inverted()
+        shown = {line.get_color(): line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 3}
+        drawn = [list(map(float, ys)) for ys in shown.values()]
+        changes = differences(results)
+        for name in ("finetune", "clip_kd"):
+            expected = [changes[f"{name}{times}"][RANK].mean for times in ("", "_3x", "_10x")]
+            assert any(ys == pytest.approx(expected) for ys in drawn)
+        ends = [sorted(map(float, line.get_ydata())) for line in axes.lines if len(line.get_ydata()) == 2]
+        wider = changes["finetune_3x"][RANK].wider
+        assert any(pair == pytest.approx([wider.low, wider.high]) for pair in ends)
+
+
+def test_a_suite_of_one_number_of_updates_has_no_such_figure(pages: Pages) -> None:
+    assert pages.sections["updates"].bare
+    assert "by number of updates" not in pages.html + pages.markdown
+
+
+def test_names_beside_the_lines_lie_on_the_panel(budgets: SuiteInputs) -> None:
+    section = build_sections(suite_headings("budget"), budgets, suite_results(budgets))["updates"]
+    for drawing in section.figures:
+        with painted(drawing, PAGE) as figure:
+            figure.draw_without_rendering()
+            (axes,) = figure.axes
+            for text in (*axes.texts, axes._left_title):
+                box = text.get_window_extent()
+                assert box.x1 <= figure.bbox.width, text.get_text()
+
+
+def test_a_row_without_a_complete_evaluation_takes_no_part(ranked: SuiteInputs) -> None:
+    gone = {
+        cell: Source("gone", "s3://b/gone") if cell[0] == "no_alsn" else one for cell, one in ranked.evaluations.items()
+    }
+    results = suite_results(dataclasses.replace(ranked, evaluations=gone))
+    assert differences(results)["no_alsn"] == {}
+    assert not results.concepts["retrieval"].lacking
