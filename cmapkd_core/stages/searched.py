@@ -39,9 +39,9 @@ def search_command(export: str, shards: str, data: str, console: Sequence[str] =
 
 
 def _pictures(data: str) -> str:
-    """The folder of this machine whose pictures the data are, "" of other data."""
+    """The folder of this machine whose pictures the data are, as every working directory finds it; "" of other data."""
     source, _, place = data.partition(":")
-    return place if source == "folder" and "://" not in place and Path(place).is_dir() else ""
+    return str(Path(place).absolute()) if source == "folder" and "://" not in place and Path(place).is_dir() else ""
 
 
 def first_caption(prepared: Artifact) -> str:

@@ -106,7 +106,11 @@ def test_the_page_links_the_export_and_shows_its_lines(make_inputs: Callable[...
 
 @pytest.mark.parametrize("root", ["here", "s3"])
 def test_the_page_has_the_search_of_its_pictures(
-    root: str, make_inputs: Callable[..., RunInputs], tiny_shards: str, tmp_path: Path
+    root: str,
+    make_inputs: Callable[..., RunInputs],
+    tiny_shards: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the end of a local run prints it, to be pasted as it stands; none where no data can be read."""
     export = "s3://b/export/0" if root == "s3" else str(tmp_path / "x y" / "export" / "0")
@@ -123,6 +127,9 @@ def test_the_page_has_the_search_of_its_pictures(
         f"finds pictures of the data by words, in a shell; other words may stand at its end:\n\n```\n{line}\n```"
         in (made.markdown)
     )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my pictures").mkdir()
+    assert str(tmp_path / "my pictures") in shlex.split(search_command(export, tiny_shards, "folder:my pictures"))
     nothing = search_command(export, str(tmp_path / "prepare" / "gone"), "scenes")
     assert (nothing, search_command(export, "", "")) == ("", "")
     assert (
