@@ -76,16 +76,14 @@ DEMO = ("--recipe", "demo", "--local", "--root", "runs/demo")  # as `make demo`
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "runs": {
-        "demo": Submit("the whole pipeline on real pictures, here, in minutes on two cores", words=DEMO),
-        "submit": Submit("a run or a suite of runs: here (--local), or on the site's cluster"),
-        "verify": Submit("are the stored files, of a RUN or of all, as they were written?", words=("--verify",)),
+        "demo": Submit("the whole pipeline on real pictures, here, in minutes", words=DEMO),
+        "submit": Submit("a run or a suite: here (--local), or on the site's cluster"),
+        "verify": Submit("are the stored files (of a RUN, or all) as they were written?", words=("--verify",)),
         "check-site": Submit("is the cluster ready? each line says ok, or what to do", words=("--check",)),
     },
     "what there is to choose from": {
         "recipes": Command("full sets of settings (--recipe)", "cmapkd.listings:recipes"),
-        "rows": Command(
-            "methods, ablations, weights and suites (--method, --ablation, --suite)", "cmapkd.listings:rows"
-        ),
+        "rows": Command("methods, ablations, suites (--method, --ablation, --suite)", "cmapkd.listings:rows"),
         "sources": Command("where pictures come from (--data)", "cmapkd.listings:sources"),
         "evaluations": Command("what a model can be measured on (--task)", "cmapkd.listings:evaluations"),
     },
@@ -115,7 +113,7 @@ def commands() -> Mapping[str, Command]:
 def overview() -> str:
     """What `cmapkd --help` prints."""
     known = commands()
-    lines = [f"usage: {PROG} COMMAND [options]    ({PROG} COMMAND --help: the options of each; {PROG} --version)"]
+    lines = [f"usage: {PROG} COMMAND [options]    (COMMAND --help: its options; --version)"]
     for title, group in COMMANDS.items():
         lines += ["", title, *(f"  {name:16}{one.text}" for name, one in group.items() if name in known)]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -152,10 +153,12 @@ def _listing(kind: str, argv: Sequence[str]) -> int:
     cli.add_argument("name", nargs="?", default="", metavar="NAME", help="one of them")
     name, tables = cli.parse_args(argv).name, TABLES[kind]()
     try:
-        print(one_row(tables, name) if name else told(tables, shutil.get_terminal_size((120, 24)).columns))
+        print(one_row(tables, name) if name else told(tables, shutil.get_terminal_size((120, 24)).columns), flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `cmapkd rows | head`: who reads has enough, and what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

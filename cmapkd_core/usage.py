@@ -22,7 +22,8 @@ HERE = "student"  # where an export on S3 is copied to
 class StudentUse:
     """An exported student. folder, card: URLs. text_cfg: of its open_clip config. reason: why open_clip cannot have it.
 
-    copy: a command for the shell that brings it onto this machine; "" where it is there.
+    copy: a command for the shell that brings it onto this machine; "" where it is there. search: one that searches the
+    run's pictures with it; "" where the caller knows no pictures.
     """
 
     folder: str
@@ -30,6 +31,7 @@ class StudentUse:
     text_cfg: Mapping[str, Any]
     reason: str = ""
     copy: str = ""
+    search: str = ""
 
     @property
     def here(self) -> str:

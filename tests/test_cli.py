@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_help_fits_a_screen_and_has_every_command(capsys: pytest.CaptureFixture[
     assert console.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 30
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(console.commands())
 
 
@@ -165,6 +166,17 @@ def test_lines_have_room_where_they_are_read(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) == 60
     assert [line for line in lines if line.endswith(" ..")]
+
+
+def test_a_list_ends_in_silence_where_nobody_reads_on() -> None:
+    """As of `cmapkd rows | head -1`: no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    listed = subprocess.run(
+        [sys.executable, "-m", "cmapkd", "rows"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (listed.returncode, listed.stderr) == (0, "")
 
 
 def test_lists_load_no_library() -> None:

@@ -5,26 +5,17 @@ What came out is not said again: the report's stage has just printed it.
 
 from __future__ import annotations
 
-import shlex
-import textwrap
 from collections.abc import Mapping
-from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from cmapkd.pipelines.started import console_words
 from cmapkd_core.commands import PYTHON
-from cmapkd_core.data.layout import INDEX
-from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.exported import student_use
 from cmapkd_core.stages.report_kinds import RUN, SUITE
-from cmapkd_core.storage import StorageError
+from cmapkd_core.stages.searched import search_command
 from cmapkd_core.usage import StudentUse
 
 KINDS = {kind.stage: kind for kind in (RUN, SUITE)}
-QUERY = "a red mug"  # where the data has no caption
-LONGEST = 60  # characters of a query
 
 
 def closing(outputs: Mapping[str, str], places: Mapping[str, str], data: str = "") -> str:
@@ -61,28 +52,6 @@ def _used(use: StudentUse) -> list[str]:
 
 def _searched(places: Mapping[str, str], data: str) -> list[str]:
     """The command that searches the run's own pictures with its student; none where the data cannot be read."""
-    try:
-        prepared = Artifact.open(places["prepare"])
-        query = first_caption(prepared)
-    except (InputError, StorageError, KeyError):
-        return []
-    words = [*console_words(), "search", places["export"], _pictures(data) or prepared.url, query]
-    return ["This finds pictures of the data by words; other words may stand at its end:", "", shlex.join(words), ""]
-
-
-def _pictures(data: str) -> str:
-    """The folder of this machine whose pictures the data are, "" of other data."""
-    source, _, place = data.partition(":")
-    return place if source == "folder" and "://" not in place and Path(place).is_dir() else ""
-
-
-def first_caption(prepared: Artifact) -> str:
-    """A caption of a test picture to search by, the same always and not too long; of another one where none is."""
-    found: dict[str, str] = {}
-    for rows in pq.ParquetFile(prepared.fetch(INDEX)).iter_batches(columns=["split", "captions"]):
-        for split, captions in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            if captions and split not in found:
-                found[split] = textwrap.shorten(captions[0], LONGEST, placeholder="").lstrip("-")  # no option
-        if "test" in found:
-            break
-    return found.get("test") or next(filter(None, found.values()), QUERY)
+    command = search_command(places["export"], places.get("prepare", ""), data, console_words())
+    said = "This finds pictures of the data by words; other words may stand at its end:"
+    return [said, "", command, ""] if command else []

@@ -189,8 +189,10 @@ class _Child:
 
     def pass_on(self, asked: int) -> None:
         """Tell it once for each of the `asked` signals: the first time it shall save, then it is killed."""
-        # A server may not have forked it yet.
-        if self.forwarded < asked and self.process.poll() is None and self.process.pid:
+        if self.forwarded < asked and self.process.poll() is None:
+            if isinstance(self.process, Forked) and not self.process.pid:
+                self.process.give_up()  # asked again, since a server where others work forks it in the end
+                return
             if asked == 1:
                 self.process.terminate()
             else:

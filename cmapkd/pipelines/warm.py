@@ -35,9 +35,10 @@ class Forked:
         pid: 0 until the server has forked it. returncode: None while it runs, -N where signal N has ended it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, server: Warm) -> None:
         self.pid = 0
         self.returncode: int | None = None
+        self._server = server
 
     def poll(self) -> int | None:
         """Its `returncode`; see `Warm.show`."""
@@ -46,6 +47,10 @@ class Forked:
     def terminate(self) -> None:
         """Ask it to end."""
         os.kill(self.pid, signal.SIGTERM)
+
+    def give_up(self) -> None:
+        """Before it is forked: end its server, which imports for seconds or more, unless others work there."""
+        self._server.give_up()
 
 
 class Warm:
@@ -90,7 +95,7 @@ class Warm:
             files = array.array("i", [asked.fileno(), stdout, stderr])
             told = json.dumps({"task": self._count}).encode()
             self._connection.sendmsg([told], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-        task = self._tasks[self._count] = Forked()
+        task = self._tasks[self._count] = Forked(self)
         return task
 
     def show(self) -> bool:
@@ -112,6 +117,11 @@ class Warm:
             self._tasks.pop(told["task"]).returncode = told["code"]
             self._connection.send(json.dumps({"over": told["task"]}).encode())
         return True
+
+    def give_up(self) -> None:
+        """End it if none of its stages has begun, so that none has anything to save."""
+        if not any(task.pid for task in self._tasks.values()):
+            self._server.kill()
 
     def close(self) -> None:
         """End it; its stages have ended."""

@@ -21,6 +21,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 .pair { border: 1px solid #8886; border-radius: .5rem; padding: .75rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1.25rem 1rem; }
 .pictures ul { list-style: none; margin: .25rem 0; padding: 0; font-size: .95rem; }
+.pictures li { line-height: 1.35; margin: .3rem 0; }
 small { opacity: .7; }
 .two { display: flex; gap: .75rem; }
 figure { margin: 0; flex: 1; min-width: 0; }

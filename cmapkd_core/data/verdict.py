@@ -86,8 +86,8 @@ def _within(bad: int, seen: int, what: str, reasons: Reasons, config: DataConfig
     out = f"Mend or remove them, or leave them out: --set data.quarantine_bound={int(share * 1000 + 1) / 1000}"
     if share > NOISE:
         out = (
-            f"More than {NOISE:.0%} are a fault to be mended before anything is trained. Where you know that you want "
-            "to do without these, data.quarantine_bound is the share that may be missing"
+            f"More than {NOISE:.0%} are a fault to be mended before anything is trained. To leave them out all the "
+            "same, raise data.quarantine_bound, the share of the rows that may be bad"
         )
     raise TooManyBadError(
         f"{bad} of {seen} {what} cannot be used ({share:.2%}), data.quarantine_bound={config.quarantine_bound} allows "

@@ -183,9 +183,13 @@ def rows_page() -> str:
     lines += ["## Recipes", "", "`--recipe NAME`. Recipe `paper` has the defaults of all [fields](fields.md).", ""]
     for name, recipe in recipes.RECIPES.items():
         now = {field: v for field, v in flatten(recipe).items() if plain(v) != plain(before[field]) and field != "name"}
-        told = ", ".join(code(f"{field}={as_text(value)}") for field, value in now.items())
-        lines += [f"- **{name}**: {told or 'the defaults'}"]
-    lines += ["", "## Methods", "", "[What each changes of its paper](../deviations.md).", ""]
+        parts = dict.fromkeys(field.partition(".")[0] for field in now)
+        told = [
+            ", ".join(code(f"{field}={as_text(now[field])}") for field in now if field.partition(".")[0] == part)
+            for part in parts
+        ]
+        lines += [f"### {name}", "", *([f"- {one}" for one in told] or ["The defaults."]), ""]
+    lines += ["## Methods", "", "[What each changes of its paper](../deviations.md).", ""]
     methods = [
         (code(spec.row or name), *in_words(spec.terms)) for name, spec in METHODS.items() if name != config.METHOD
     ]

@@ -16,12 +16,13 @@ import pytest
 from cmapkd import search
 from cmapkd.console import DEMO
 from cmapkd.pipelines import submit
-from cmapkd.pipelines.closing import closing, first_caption
+from cmapkd.pipelines.closing import closing
 from cmapkd.pipelines.submission import decide
 from cmapkd_core.request import Request
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.execute import Context, execute
+from cmapkd_core.stages.searched import first_caption
 
 TABLE = {"text": "a table", "outcome": {"sentence": "The distilled student is better."}}
 

@@ -123,6 +123,22 @@ def test_sigterm_reaches_a_forked_stage_which_saves(run: Processes, place: Path)
     assert (place / "saved").exists()
 
 
+SLOW = """
+import pathlib, time
+if __name__ != "__main__":
+    pathlib.Path("importing").touch(); time.sleep(15); pathlib.Path("imported").touch()
+"""
+
+
+def test_sigterm_does_not_wait_for_what_a_server_still_imports(run: Processes, place: Path) -> None:
+    (place / "probe_slow.py").write_text(SLOW)
+    run.start("task", ["python", "-m", "probe_slow"], {})
+    appears(place / "importing")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert run.ended() == {"task": 143}
+    assert not (place / "imported").exists()
+
+
 def test_a_lost_server_takes_its_stages_with_it_and_the_next_is_a_process_of_its_own(
     run: Processes, place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import html
 import io
 import re
 import shlex
@@ -16,14 +17,19 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd import search
 from cmapkd.pipelines import submit
 from cmapkd.pipelines.submission import decide
 from cmapkd_core import storage
+from cmapkd_core.commands import CONSOLE
 from cmapkd_core.report.read.artifacts import Commands
 from cmapkd_core.report.read.run_inputs import RunInputs
 from cmapkd_core.report.reports import of_run
 from cmapkd_core.request import Request, recipe_of
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.exported import start_words
+from cmapkd_core.stages.searched import search_command
 from cmapkd_core.usage import CONFIG, HERE, TEXT_FOLDER, StudentUse, copy_command, load_lines
 
 ASKED = Request("tiny", "", overrides="'data.url=/my pictures' optim.batch=8", seed="3", run="try one")
@@ -96,3 +102,37 @@ def test_the_page_links_the_export_and_shows_its_lines(make_inputs: Callable[...
     assert "python -m x --root &#39;/a b&#39;" in none.html
     assert "```\npython -m x --root '/a b'\n```" in none.markdown
     assert 'id="use"' not in of_run(inputs).html
+
+
+@pytest.mark.parametrize("root", ["here", "s3"])
+def test_the_page_has_the_search_of_its_pictures(
+    root: str,
+    make_inputs: Callable[..., RunInputs],
+    tiny_shards: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the end of a local run prints it, to be pasted as it stands; none where no data can be read."""
+    export = "s3://b/export/0" if root == "s3" else str(tmp_path / "x y" / "export" / "0")
+    line = search_command(export, tiny_shards, "scenes")
+    asked = search.parser().parse_args(shlex.split(line)[2:])
+    assert (asked.model, asked.folder) == (export, tiny_shards)
+    assert shlex.split(line)[:2] == [CONSOLE, "search"]
+    assert " ".join(asked.query) == open_shards(Artifact.open(tiny_shards)).captions("test", 0)[0]
+    inputs = make_inputs(without=("warmup", "alsn", "joint", "levels", "teacher", "shards"))
+    use = StudentUse(f"{export}/out", f"{export}/out/README.md", {}, copy="cp" if root == "s3" else "", search=line)
+    made = of_run(dataclasses.replace(inputs, use=use))
+    assert f"<pre><code>{html.escape(line)}</code></pre>".replace("&#x27;", "&#39;") in made.html
+    assert (
+        f"finds pictures of the data by words, in a shell; other words may stand at its end:\n\n```\n{line}\n```"
+        in (made.markdown)
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my pictures").mkdir()
+    assert str(tmp_path / "my pictures") in shlex.split(search_command(export, tiny_shards, "folder:my pictures"))
+    nothing = search_command(export, str(tmp_path / "prepare" / "gone"), "scenes")
+    assert (nothing, search_command(export, "", "")) == ("", "")
+    assert (
+        "finds pictures of the data"
+        not in of_run(dataclasses.replace(inputs, use=dataclasses.replace(use, search=""))).markdown
+    )

@@ -11,6 +11,8 @@ from cmapkd_core.report.sections.left_out import LeftOut
 from cmapkd_core.report.sections.section import Heading, Section
 from cmapkd_core.report.tables.table import Cell, Table
 
+SEARCH = "This finds pictures of the data by words, in a shell; other words may stand at its end:"
+
 
 def document(
     title: str,
@@ -54,6 +56,8 @@ def _use(lead: Lead) -> Iterator[str]:
         yield from ("To this machine:", fenced(lead.use.copy))
     if lead.use.reason:
         yield plain(f"Not in open_clip: {lead.use.reason}.")
+    if lead.use.search:
+        yield from (SEARCH, fenced(lead.use.search))
     yield from (part for part in (fenced(lead.use.python()), "With ONNX Runtime:", fenced(lead.use.onnx())) if part)
 
 

@@ -18,6 +18,8 @@ from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.exported import export_command, export_of, start_words, student_use
 from cmapkd_core.stages.report_kinds import ReportArgs
+from cmapkd_core.stages.searched import search_command
+from cmapkd_core.usage import StudentUse
 
 UNNAMED = "unnamed run"
 EXPORTED = ("joint", "shards", "student_eval")  # what a run's export is made from, as the report calls it
@@ -36,8 +38,14 @@ def of_run(args: ReportArgs, context: Context) -> RunInputs:
         commands=Commands(
             start_words(request), start_words(request, row=False), export_command(request, joint, shards, evaluation)
         ),
-        use=student_use(export) if export else None,
+        use=_use(export, shards, request.data) if export else None,
     )
+
+
+def _use(export: str, shards: str, data: str) -> StudentUse | None:
+    """The exported student as it is used, with the search of the run's pictures; None while there is no export."""
+    use = student_use(export)
+    return use and replace(use, search=search_command(export, shards, data))
 
 
 def _pictures(context: Context) -> Callable[[str], bytes]:
