@@ -8,8 +8,9 @@ environment, a stdout and signals of its own, and the interpreter ends it. What 
 nothing runs here and no thread is started, so that a fork has nothing to lose.
 
 Each message that comes has three files: what is asked, as JSON, in which the stage then leaves what it has imported,
-and its stdout and stderr. Those that go are JSON: the number of a task with its `pid`, and with its `code` once it has
-ended; until it is told so in turn its number of a process is not given to another.
+and its stdout and stderr. Those that go are JSON: the number of a task as it `begins`, all it needs being imported,
+with its `pid`, and with its `code` once it has ended; until it is told so in turn its number of a process is not given
+to another.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Server:
         note, *streams = files
         asked: dict[str, Any] = json.loads(_whole(note))
         _warm(asked["module"])
+        self._say(task=number, begins=1)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         server = os.getpid()

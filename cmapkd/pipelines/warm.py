@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -32,11 +33,13 @@ class Forked:
     """A stage that forks from a server; what processes.py uses of a Popen.
 
     Attributes:
-        pid: 0 until the server has forked it. returncode: None while it runs, -N where signal N has ended it.
+        pid: 0 until the server has forked it. begins: False while the server still imports what it needs.
+        returncode: None while it runs, -N where signal N has ended it.
     """
 
     def __init__(self, server: Warm) -> None:
         self.pid = 0
+        self.begins = False
         self.returncode: int | None = None
         self._server = server
 
@@ -111,7 +114,9 @@ class Warm:
             self._tasks.clear()
             return False
         told = json.loads(data)
-        if "pid" in told:
+        if "begins" in told:
+            self._tasks[told["task"]].begins = True
+        elif "pid" in told:
             self._tasks[told["task"]].pid = told["pid"]
         else:
             self._tasks.pop(told["task"]).returncode = told["code"]
@@ -119,8 +124,10 @@ class Warm:
         return True
 
     def give_up(self) -> None:
-        """End it if none of its stages has begun, so that none has anything to save."""
-        if not any(task.pid for task in self._tasks.values()):
+        """End it if none of its stages begins by what it has said, so that none has anything to save."""
+        while select.select([self], [], [], 0)[0] and self.show():
+            pass
+        if not any(task.begins for task in self._tasks.values()):
             self._server.kill()
 
     def close(self) -> None:
