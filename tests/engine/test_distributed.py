@@ -18,6 +18,8 @@ from cmapkd_core.request import Request
 from cmapkd_core.stages import train
 from cmapkd_core.stages.artifact import Artifact
 
+pytestmark = pytest.mark.heavy
+
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
 ROUNDED = {"oracle_alsn": 5e-4}  # its weights are from differences of distances that are nearly equal
 

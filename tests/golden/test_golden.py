@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.recipes import ABLATIONS
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,16 @@ def test_no_two_rows_have_one_curve(regenerate):
     assert sorted(map(sorted, (alike for alike in curves.values() if len(alike) > 1))) == regenerate.SAME
 
 
-@pytest.mark.parametrize("name", CURVES)
+# The ablations change fields of the full method alone, but for these.
+SOME = {"no_alsn", "oracle_alsn", "one_stage", "no_pyramid"}
+
+
+def marked(name: str) -> object:
+    """Every method in each run of the tests, the other ablations with `make test-heavy`."""
+    return pytest.param(name, marks=pytest.mark.heavy) if name in {*ABLATIONS} - SOME else name
+
+
+@pytest.mark.parametrize("name", map(marked, CURVES))
 def test_curve(tmp_path, regenerate, tiny_shards, tiny_teacher, name):
     expected = regenerate.read_file(name)
     found = regenerate.run_curve(name, str(tmp_path), tiny_shards, tiny_teacher)

@@ -190,9 +190,10 @@ def test_examples_mark_right_answers_by_more_than_colour(made):
 
 
 ALL = ("shards", "teacher", "warmup", "alsn", "joint", "reference", "levels", *MAIN_EVALUATIONS)
+FEW = ("shards", "joint")  # the others with `make test-heavy`
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.heavy] * (name not in FEW)) for name in ALL])
 def test_one_missing_artifact_is_said_and_the_rest_stands(make_inputs, monkeypatch, name):
     """Every figure that is left is painted; written as SVG, which takes as long again, they are for another test."""
     figures = []

@@ -126,7 +126,7 @@ class TwoBatches(TrainLoader):
     """In the place of each batch's first pair stands another; one of four may be corrupt."""
 
     def __init__(self) -> None:
-        self.steps_per_epoch, self.count, self._bound = 2, 4, 0.25
+        self.steps_per_epoch, self.count, self.bound = 2, 4, 0.25
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         for keys, gone in ((["a", "b"], "x"), (["c", "d"], "y")):
@@ -163,7 +163,7 @@ class Many(Method):
 
 class ManyBatches(TrainLoader):
     def __init__(self, batch: int) -> None:
-        self.batch, self.steps_per_epoch, self.count, self._bound = batch, ROWS // batch, ROWS, 0.0
+        self.batch, self.steps_per_epoch, self.count, self.bound = batch, ROWS // batch, ROWS, 0.0
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         for number in range(start, stop):

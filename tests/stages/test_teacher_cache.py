@@ -114,7 +114,10 @@ def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("row", ["none", "no_pyramid", "no_hierarchy", "seed_alsn", "kd"])
+OTHERS = [pytest.param(row, marks=pytest.mark.heavy) for row in ("no_pyramid", "no_hierarchy", "seed_alsn")]
+
+
+@pytest.mark.parametrize("row", ["none", "kd", *OTHERS])
 def test_levels_come_from_the_store_too(tmp_path, tiny_shards, with_levels, monkeypatch, row):
     """Warm-up with its table of the samples' levels, and joint; laterals are stored in 16 bits."""
     six = f"{SIX} teacher_fit.store=levels"
