@@ -79,7 +79,7 @@ def marked(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.heavy) if name in {*ABLATIONS} - SOME else name
 
 
-@pytest.mark.parametrize("name", map(marked, CURVES))
+@pytest.mark.parametrize("name", [*map(marked, CURVES)])
 def test_curve(tmp_path, regenerate, tiny_shards, tiny_teacher, name):
     expected = regenerate.read_file(name)
     found = regenerate.run_curve(name, str(tmp_path), tiny_shards, tiny_teacher)
