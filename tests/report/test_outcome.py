@@ -14,6 +14,7 @@ from made_suites import suite_inputs
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs, run_results
 from cmapkd_core.report.read.suite_inputs import MEAN, SuiteInputs, suite_results
 from cmapkd_core.report.reports import of_run
+from cmapkd_core.report.sections import outcome as outcome_section
 from cmapkd_core.report.sections.outcome import LEAST, Outcome, judged, run_outcome, suite_outcome
 from cmapkd_core.report.significance import Interval
 
@@ -183,6 +184,15 @@ def test_a_suite_names_what_is_better_worse_and_not_told(make: Callable[..., Sui
     expected = [max(p * (4 - i) for i, p in list(enumerate(ps))[: place + 1]) for place in range(4)]
     assert sorted(one["p_holm"] for one in comparisons.values()) == pytest.approx([min(1.0, p) for p in expected])
     assert comparisons["no_pyramid"]["word"] == "worse"
+
+
+def test_many_rows_that_fare_alike_are_counted_and_not_named(
+    make: Callable[..., SuiteInputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome_section, "NAMED", 2)
+    sentence = told(make()).sentence
+    assert "better than 3 (named in the table of differences), worse than none" in sentence
+    assert "not told apart from 1 (one-stage training +" in sentence
 
 
 def shifted(inputs: SuiteInputs, row: str, gains: list[float]) -> SuiteInputs:

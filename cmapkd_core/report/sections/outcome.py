@@ -188,6 +188,8 @@ def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
     return Outcome(sentence, tone, notes, comparisons)
 
 
+NAMED = 8  # rows that the sentence names of those that fare alike
+
 HOLM = (
     "A row is told apart where the p-value of the paired t-test over the seeds, adjusted by Holm's rule for {} "
     "comparisons, is below 0.05: of suites in which nothing differs, one in twenty at most then says that something "
@@ -215,6 +217,8 @@ def _of_row(change: Adjusted) -> str:
 
 
 def _rows(names: list[str]) -> str:
+    if len(names) > NAMED:  # a sentence that nobody reads to its end says nothing
+        return f"{len(names)} (named in the table of differences)"
     return f"{len(names)} ({', '.join(names)})" if names else "none"
 
 
