@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    if args.serve is None and bool(args.query) == bool(args.like):
+    if args.serve is None and bool(" ".join(args.query).strip()) == bool(args.like):
         raise InputError('give a query such as "a red mug", or --like PICTURE, or --serve: one of them')
     if args.serve is not None and (args.like or args.html):
         raise InputError("--serve makes a page to ask in: leave out --like and --html")

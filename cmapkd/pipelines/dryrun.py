@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cmapkd.pipelines import runs, size, suite_runs
@@ -42,8 +42,7 @@ def describe_suite(job: Submission, suite: Suite) -> str:
         users = next(one.cells for one in suite.shared if one.task.name == task.name)
         shared = f", shared by {len(users)}" if len(users) > 1 else ""
         where = f", run {run_of[task.name]}" if job.runs else ""
-        reads = f"{len(task.sources())} artifacts" if task.collects else ", ".join(task.inputs.values())
-        lines += [f"  {number:3} {task.name}{where}{shared}", f"        reads {reads or 'the source'}"]
+        lines += [f"  {number:3} {task.name}{where}{shared}", f"        reads {_reads(task, task.inputs.values())}"]
         lines += [f"        to    {job.urls[task.name]}"]
     return "\n".join(lines)
 
@@ -113,12 +112,17 @@ def _about(task: Task, job: Submission) -> Iterator[str]:
     yield from _work(task, job.recipes["reference" if task.row else "run"])
     pod: Pod = getattr(job.site.pods, task.pod)
     inputs = [*task.inputs.values(), *(value for name, value in task.values.items() if name == "model")]
-    yield f"reads {', '.join(inputs) or 'the source'}"
+    yield f"reads {_reads(task, inputs)}"
     ranks = f", torchrun with {pod.ranks}" if task.pod == "train" and pod.ranks > 1 else ""
     ranks += f", on {pod.nodes} such pods as a TrainJob" if task.pod == "train" and pod.nodes > 1 else ""
     ranks += ", as a TrainJob" if task.pod == "train" and pod.trainjob and pod.nodes == 1 else ""
     yield f"runs  {'on this machine' if job.local else _pod(pod)}{ranks}"
     yield f"to    {job.urls[task.name]}"
+
+
+def _reads(task: Task, inputs: Iterable[str]) -> str:
+    """What a task reads, in words; of one that collects the number of artifacts."""
+    return f"{len(task.sources())} artifacts" if task.collects else ", ".join(inputs) or "the source"
 
 
 def _parameters(strings: dict[str, str]) -> list[str]:

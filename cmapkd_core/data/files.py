@@ -15,6 +15,7 @@ from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.texts import BadValueError, decoded, printable, shown
 from cmapkd_core.errors import InputError
 from cmapkd_core.folders import named_folder, require_there
+from cmapkd_core.storage import StorageError
 
 MAX_FILE = 256 * 2**20  # bytes; larger pictures are not read at all
 _LONGEST = 255  # bytes of a name, what file systems allow
@@ -103,12 +104,15 @@ def opened(url: str) -> Iterator[BufferedReader]:
 
     Raises:
         InputError: there is no such object.
+        StorageError: this user may not read it.
     """
     with temporary.folder() as folder:
         try:
             file = open(storage.fetch(url, folder / "file"), "rb")  # noqa: SIM115  closed below
         except FileNotFoundError:
             raise InputError(f"{url} is not there") from None
+        except PermissionError as error:
+            raise StorageError(f"cannot read {url}: {error.strerror}; give this user the right to read it") from error
     with file:
         yield file
 

@@ -28,6 +28,7 @@ from cmapkd_core.storage.failures import StorageError
 
 _TRIES = 20  # of a write whose folder others delete meanwhile, and of the deletion of one that they write to
 _PERMISSION = "give this user write permission there, or choose another folder"
+_TO_READ = "give this user the right to read it, and to enter the folders above it"
 _SPACE = "free some space, or choose a folder on another disk"
 _WAYS_OUT = {
     errno.EACCES: _PERMISSION,
@@ -53,12 +54,13 @@ def _named(action: str, url: str) -> Iterator[None]:
             raise StorageError(f"cannot write {url}: {_no_folder(Path(url).parent)}") from error
         raise FileNotFoundError(url) from None
     except OSError as error:
-        raise StorageError(f"cannot {action} {url}: {in_words(error)}") from error
+        raise StorageError(f"cannot {action} {url}: {in_words(error, reads=action in ('read', 'list'))}") from error
 
 
-def in_words(error: OSError) -> str:
-    """Cause and way out."""
-    return f"{error.strerror or error}; {_WAYS_OUT.get(error.errno or 0, 'choose another folder')}"
+def in_words(error: OSError, reads: bool = False) -> str:
+    """Cause and way out. reads: nothing was to be written."""
+    way_out = _WAYS_OUT.get(error.errno or 0, "choose another folder")
+    return f"{error.strerror or error}; {_TO_READ if reads and way_out == _PERMISSION else way_out}"
 
 
 def _no_folder(folder: Path) -> str:

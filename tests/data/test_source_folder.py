@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -7,10 +8,12 @@ import pytest
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
+from cmapkd_core.data import files
 from cmapkd_core.data.rows import BadRow, LazyRow, Row
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.errors import InputError
+from cmapkd_core.storage import StorageError
 
 Make = Callable[..., bytes]
 
@@ -353,3 +356,16 @@ def test_a_folder_on_s3_gives_the_same_rows(folder: Path, s3_root: str, prepare:
     assert far == read(folder)
     shards = prepare(far, quarantine_bound=0.5)
     assert (shards.keys("train"), shards.keys("test")) == (["a"], ["c"])
+
+
+def test_a_captions_file_that_may_not_be_read_is_no_traceback(tmp_path, monkeypatch):
+    """As root reads everything, the refusal is made."""
+
+    def denied(*given):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "captions.jsonl").write_text("{}")
+    monkeypatch.setattr(files, "open", denied, raising=False)
+    said = "cannot read .*captions.jsonl: Permission denied; give this user the right to read it"
+    with pytest.raises(StorageError, match=said), files.opened(str(tmp_path / "captions.jsonl")):
+        pass

@@ -133,6 +133,7 @@ def test_a_broken_picture_is_named_and_left_out(pictures, searched):
     [
         ((), "give a query"),
         ((QUERY, "--like", "x.png"), "one of them"),
+        ((" ",), "one of them"),
         (("--like", "missing.png"), "missing.png: the file cannot be read: No such file"),
         ((QUERY, "--teacher", "its-own"), "does not say which teacher"),
         ((QUERY, "--teacher", "ViT-B-32"), "names no weights"),

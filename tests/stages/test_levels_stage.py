@@ -99,6 +99,7 @@ def test_a_method_without_levels_says_so_and_ends_well(
     assert "The method contrastive has no levels." in Artifact.open(page).fetch(report.RUN.html).read_text()
 
 
+@pytest.mark.heavy
 def test_a_report_with_levels_has_figures_five_and_six(trained: tuple[Request, dict[str, str]]) -> None:
     request, given = trained
     named = Request("tiny", request.root, run="drawn")

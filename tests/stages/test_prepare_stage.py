@@ -133,6 +133,7 @@ def test_a_stopped_stage_goes_on_and_ends_in_the_same_bytes(
     assert not storage.list_files(storage.join(url, "work"))
 
 
+@pytest.mark.heavy
 def test_it_goes_on_from_s3(s3_root: str, folder: Path, decoded: Callable[[int], Callable[[], int]]) -> None:
     for path in folder.iterdir():
         storage.put(path, storage.join(s3_root, "in", path.name))

@@ -35,10 +35,13 @@ def history(url: str) -> list:
 # Rows of their own states: every method, and every kind of selector. The other ablations change weights and levels of
 # the full method alone; `-m slow` resumes them too.
 STATES = {*BASELINES, "none", "no_alsn", "random_alsn", "shuffled_alsn", "seed_alsn", "oracle_alsn"}
+# The states that differ most; `make test-heavy` resumes the rest of them.
+SOME = {"none", "oracle_alsn", "finetune", "fitnet", "promptkd", "clip_rd"}
 
 
 def marked(row: str) -> object:
-    return row if row in STATES else pytest.param(row, marks=pytest.mark.slow)
+    marks = [] if row in SOME else [pytest.mark.heavy if row in STATES else pytest.mark.slow]
+    return pytest.param(row, marks=marks)
 
 
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS if row not in (*WEIGHTS, *BUDGETS)])
