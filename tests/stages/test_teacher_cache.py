@@ -38,6 +38,7 @@ VIEWS = "teacher_fit.views=2"
 LEVELS = f"{VIEWS} teacher_fit.store=levels"
 STORED_AS = "teacher_fit.store=levels teacher_fit.levels={}"
 SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100 runtime.shares_every=100"
+FEW = ("kd", "clip_kd", "promptkd")  # of those; the others with `make test-heavy`
 ON_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
 
 
@@ -96,7 +97,7 @@ def test_these_methods_train_on_embeddings_alone():
     }
 
 
-@pytest.mark.parametrize("row", ON_EMBEDDINGS)
+@pytest.mark.parametrize("row", [pytest.param(r, marks=[pytest.mark.heavy] * (r not in FEW)) for r in ON_EMBEDDINGS])
 def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
     tmp_path, tiny_shards, storing, monkeypatch, row
 ):
