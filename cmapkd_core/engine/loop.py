@@ -20,7 +20,7 @@ from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, Session
 from cmapkd_core.engine.transfer import Told, tell
 from cmapkd_core.methods.base import Outcome
 from cmapkd_core.models.scales import bound, trained_scales
-from cmapkd_core.models.selector import Selector
+from cmapkd_core.models.selector import selectors_of
 
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
@@ -78,9 +78,8 @@ def run_phase(
     module.to(device).train()
     optimiser = make_optimiser(trained, plan)
     step = session.resume(plan, module, optimiser)
-    for part in module.modules():
-        if isinstance(part, Selector):
-            part.optimised_by(optimiser.as_step)
+    for selector in selectors_of(module):
+        selector.optimised_by(optimiser.as_step)
     loader.reorder(session.rollbacks)
     if plan.optim.rollbacks and session.saved is None and plan.index == 0:
         session.save(plan, 0, module, optimiser)  # what diverges before the first one has a place to go back to

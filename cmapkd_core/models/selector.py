@@ -58,6 +58,11 @@ class Selector(nn.Module):
         return list(self.parameters())
 
 
+def selectors_of(module: nn.Module) -> list[Selector]:
+    """The selectors among a module's parts."""
+    return [part for part in module.modules() if isinstance(part, Selector)]
+
+
 class ALSN(Selector):
     """[x_v; x_l] of the frozen teacher -> 512 -> 256 (ReLU, dropout 0.1) -> two heads of 4.
 

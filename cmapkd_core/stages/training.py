@@ -30,7 +30,7 @@ from cmapkd_core.methods.policy_fit import PolicyFit
 from cmapkd_core.models.compiled import compiled_blocks, require_compiler
 from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, PictureTargets, Teacher, narrowed
 from cmapkd_core.models.pyramid import needed
-from cmapkd_core.models.selector import Selector
+from cmapkd_core.models.selector import selectors_of
 from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
@@ -78,9 +78,8 @@ class TrainingSetup:
         loader, device = self.batches(plan.name, levels), parallel.device()
         if self._validates(plan.phase):
             pairs = ValidationPairs(self.context, side_of(self.method.student), phase_seed(self.recipe.seed, plan.name))
-            for part in self.method.modules():
-                if isinstance(part, Selector):
-                    part.pairs = pairs.of_step
+            for selector in selectors_of(self.method):
+                selector.pairs = pairs.of_step
         live = self.teacher is not None and self.teacher_cache is None
         with self._compiled(live):
             whole = plan.optim.accumulate == 1  # who splits a batch has no room for a second one's targets

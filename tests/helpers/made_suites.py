@@ -116,9 +116,10 @@ def ranked_suite(
                 for side, of in asked.items()
             }
             cells[row, seed] = files(folder, f"evaluation {row}/{seed}", metrics=of_ranks(asked), retrieval=detail)
-    steps = {row: {f"{row}/{seed}": history(int(seed), 40 * _times(row)) for seed in names} for row in effects}
     trainings = {
-        (row, s): RowTraining(one_file(folder, f"training {row}/{s}", "history.json", steps[row][f"{row}/{s}"]), 90.0)
+        (row, s): RowTraining(
+            one_file(folder, f"training {row}/{s}", "history.json", history(int(s), 40 * _times(row))), 90.0
+        )
         for row, s in cells
     }
     return SuiteInputs(

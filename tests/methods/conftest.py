@@ -17,7 +17,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
 from cmapkd_core.models.frozen_teacher import Targets, Teacher, diagonal_prior
-from cmapkd_core.models.selector import Selector
+from cmapkd_core.models.selector import selectors_of
 from cmapkd_core.recipes import resolve
 
 CAPTIONS = ["a red circle", "two blue squares", "green", "a small yellow cross over a large black triangle", "sky"]
@@ -75,9 +75,8 @@ def make_method(
         method: Method = load("method", recipe.method.name, METHODS)(recipe, tiny_models("tiny-student"), known)
         if method.lacks():
             method.keep(*(units(7, teacher.backbone.spec.embed_dim, seed=seed) for seed in (21, 22)))
-        for part in method.modules():
-            if isinstance(part, Selector):
-                part.pairs = lambda step: batch()
+        for selector in selectors_of(method):
+            selector.pairs = lambda step: batch()
         return method
 
     return make

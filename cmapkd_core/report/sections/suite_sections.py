@@ -8,7 +8,7 @@ from cmapkd_core.recipes import FULL
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.read.results import Results
 from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, full_of, times
-from cmapkd_core.report.row_differences import Compared, compared, differences
+from cmapkd_core.report.row_differences import Compared, Difference, compared, differences
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
 from cmapkd_core.report.sections.updates_section import updates_section
 from cmapkd_core.report.significance import LEVEL, counted
@@ -90,11 +90,13 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
         "with one seed share the order of the pairs, the crops and the untrained student, so their difference varies "
         f"less than either does. {WHISKERS}"
     )
-    return Section(caption, tuple(plots), (_differences_table(results, columns),), wide=True)
+    return Section(caption, tuple(plots), (_differences_table(results, changes, columns),), wide=True)
 
 
-def _differences_table(results: Results, columns: Mapping[str, Compared]) -> Table:
-    rows, changes = [], differences(results)
+def _differences_table(
+    results: Results, changes: Mapping[str, Mapping[str, Difference]], columns: Mapping[str, Compared]
+) -> Table:
+    rows = []
     digits = {k: digits_of(row[k] for row in changes.values() if k in row) for k in columns}
     for name, intervals in changes.items():
         row, base = results.row(name), results.row(full_of(name))
