@@ -130,7 +130,7 @@ class Steps(TrainLoader):
     """Batches that have keys alone."""
 
     def __init__(self, rows: int) -> None:
-        self.steps_per_epoch, self.count, self._bound = rows // BATCH, rows, 0.0
+        self.steps_per_epoch, self.count, self.bound = rows // BATCH, rows, 0.0
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """One after another."""
@@ -212,7 +212,7 @@ def _child(pipe: Connection, work: Callable[..., str], given: tuple[object, ...]
         while not done.wait(0.005):
             most[0] = max(most[0], own_memory())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)  # one that failed ends, and who waits for it is told so
     watcher.start()
     begun = time.perf_counter()
     said = work(*given)

@@ -159,15 +159,15 @@ SCALES: dict[str, tuple[tuple[int, ...], int]] = {
 
 def show_scales(pair: Pair) -> None:
     """By what has a scale of its own."""
-    merge, laterals = pair.teacher.levels.pyramid.merge, {n: pair.outputs()[n] for n in VISION_LEVELS}
-    exact = merge(laterals, VISION_LEVELS)
+    pyramid, laterals = pair.teacher.levels.pyramid, {n: pair.outputs()[n] for n in VISION_LEVELS}
+    exact, _ = pyramid.merge(laterals, VISION_LEVELS)
     students = [near(exact, noise) for noise in (0.2, 0.5, 1.5)]
     distances = [{n: float(map_distance(one[n], exact[n]).mean()) for n in exact} for one in students]
     print(f"{'a scale for a':20}" + "".join(f"{max(own.values()):10.3f}" for own in distances))
     for name, (alike, steps) in SCALES.items():
-        found = merge({n: in_8_bits(x, alike, steps) for n, x in laterals.items()}, VISION_LEVELS)
+        coded, _ = pyramid.merge({n: in_8_bits(x, alike, steps) for n, x in laterals.items()}, VISION_LEVELS)
         worst = [
-            max(abs(float(map_distance(one[n], found[n]).mean()) / own[n] - 1) for n in exact)
+            max(abs(float(map_distance(one[n], coded[n]).mean()) / own[n] - 1) for n in exact)
             for one, own in zip(students, distances, strict=True)
         ]
         print(f"{name:20}" + "".join(f"{x:10.1e}" for x in worst))

@@ -1,0 +1,59 @@
+"""Every benchmark of `make bench` runs to its end at its least size: its own checks hold, and it prints its table.
+
+Nothing is said here about time. What would make these fail: a benchmark that takes hold of a name that has moved.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from forked import Forked
+
+ROOT = Path(__file__).parents[1]
+# Its command line at the least size, and words of its table's last line.
+LEAST = {
+    "step": ("--batch 2", "statistics"),
+    "pyramid": ("--batch 1 --channels 32 --width 16 --rounds 1", "GFLOP a picture"),
+    "pairs": ("--batch 64 --large --rounds 1", "its products alone"),
+    "loader": ("--images 64 --rounds 1", "ours, repack=256"),
+    "prepare": ("--images 20 --threads 0 --rounds 1", "| 0 |"),
+    "partitions": ("--images 40 --parts 2 --rounds 1 --rows 1000", "CPU a million rows"),
+    "retrieval": ("--images 50", "i2t/R@1"),
+    "scale": ("--rows 20480", "leakage gate"),
+    "throttled": ("--shards 8 --images 8 --kilobytes 4 --block 2 --batch 4 --step 0", "fetched a block ahead"),
+    "saving": ("--megabytes 4 --rounds 1 --steps 2", "copy in memory"),
+    "stored": ("--pairs 8", "vector, 2 "),
+}
+REAL = {  # of real sizes whatever is asked
+    "achieved": ("--batch 1 --rounds 1", "ours, joint, stored"),
+    "memory": ("--batch 2 --parts 2", "2 parts, run again"),
+}
+
+
+def test_all_of_make_bench_are_here() -> None:
+    named = re.search(r"^BENCH \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named
+    assert {*named[1].split()} == {*LEAST, *REAL}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", LEAST)
+def test_it_runs(name: str) -> None:
+    check(name, *LEAST[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_it_runs_at_real_sizes(name: str) -> None:
+    check(name, *REAL[name])
+
+
+def check(name: str, words: str, last: str) -> None:
+    """It ends well, and so does its table."""
+    with closing(Forked(str(ROOT / "benchmarks" / f"{name}.py"), words.split(), {})) as process:
+        text, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, text
+        assert last in text.strip().splitlines()[-1]
