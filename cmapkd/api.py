@@ -15,10 +15,11 @@ from types import MappingProxyType
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import as_overrides
-from cmapkd_core.folders import spelled
+from cmapkd_core.fields import as_overrides, parse_overrides
+from cmapkd_core.folders import check_data, spelled
 from cmapkd_core.places import named_model
-from cmapkd_core.request import Request
+from cmapkd_core.records import read_record
+from cmapkd_core.request import DECIDING, DEFAULTS, Request, recipe_of
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.report_kinds import RUN
 
@@ -65,6 +66,7 @@ class Run:
         compared: the same numbers of the `teacher`, of the student `before` training and of the `reference`, which is
             the same student trained on the same pairs without a teacher.
         artifacts: URL of every task's artifact, such as `prepare` and `joint`.
+        out: the folder or s3:// prefix of all of it, with the run's settings.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Run:
     metrics: Mapping[str, float] = field(repr=False)
     compared: Mapping[str, Mapping[str, float]] = field(repr=False)
     artifacts: Mapping[str, str] = field(repr=False)
+    out: str = field(repr=False)
 
 
 def prepare(
@@ -84,7 +87,7 @@ def prepare(
     Args:
         data: a folder with `captions.jsonl` beside the pictures, or SOURCE[:URL] as `--data` takes it, such as emoji or
             coco:s3://bucket/coco.
-        recipe: its fields `data.*` decide splits and bounds.
+        recipe: its fields `data.*` decide splits and bounds; `own` counts the pictures and takes what fits so many.
         out: folder or s3:// prefix of all results.
         fields: single fields, such as `{"data.test_share": 0.1}`.
 
@@ -147,16 +150,16 @@ def distil(
     settings = as_overrides({**models, **_plain(fields)})
     job = decide(submit.parser().parse_args(["--local", *words, *([f"--set={settings}"] if settings else [])]))
     run_in_process(replace(job, arguments=job.arguments | {"tracking_uri": tracking_uri}))
-    return _finished(job.run, job.urls)
+    return _finished(job.run, job.arguments["root"], job.urls)
 
 
 def evaluate(
     model: str | Path | Run,
-    data: str | Path | DataSet,
+    data: str | Path | DataSet | Run,
     task: str = "",
     *,
-    recipe: str = "demo",
-    out: str | Path = OUT,
+    recipe: str = "",
+    out: str | Path = "",
     fields: Mapping[str, object] = NONE,
 ) -> Evaluation:
     """Measure any model on held-out pictures.
@@ -164,17 +167,18 @@ def evaluate(
     Args:
         model: a Run or its `student`, a stage's artifact, NAME:WEIGHTS of open_clip, `hf-hub:ORG/NAME`, or the folder
             of a model.
-        data: as of `prepare`, or what that gave.
+        data: a Run, for the very pictures that its student was tested on; else as of `prepare`, or what that gave.
         task: one of `cmapkd evaluations`; "" takes the recipe's.
-        recipe, out, fields: as of `prepare`; `evaluate.*` say how it is measured.
+        recipe: as of `prepare`; "" takes the settings of the Run that `data` is, else those of demo.
+        out: folder or s3:// prefix of the result; "" is that of the Run, else runs/python.
+        fields: single fields; `evaluate.*` say how it is measured.
 
     Raises:
         InputError: unknown model or task, data without what the task needs, or pictures that the model was trained on.
     """
     from cmapkd_core.stages import evaluate as stage
 
-    shards = data.url if isinstance(data, DataSet) else ""
-    request = _request("" if isinstance(data, DataSet) else data, recipe, out, fields)
+    request, shards = _measured_on(data, recipe, out, fields)
     url = _in_process(stage.run, request, model=_measurable(model), shards=shards, task=task)
     return Evaluation(url, _metrics(url))
 
@@ -183,7 +187,36 @@ def evaluate(
 
 
 def _request(data: str | Path, recipe: str, out: str | Path, fields: Mapping[str, object]) -> Request:
-    return Request(recipe, str(out), overrides=as_overrides(_plain(fields)), data=_data(data))
+    """As a command decides it: the folder is there, and a recipe that is sized by its pairs has their sizes."""
+    from cmapkd.pipelines.own_data import fitted
+
+    given = {"recipe": recipe, "overrides": as_overrides(_plain(fields)), "data": _data(data)}
+    strings = {name: DEFAULTS[name] for name in DECIDING} | given
+    check_data(recipe_of(strings), here=True)
+    return Request(**fitted(strings)[0], root=str(out))
+
+
+def _measured_on(
+    data: str | Path | DataSet | Run, recipe: str, out: str | Path, fields: Mapping[str, object]
+) -> tuple[Request, str]:
+    """What stage evaluate is asked, and the shards that `data` has already."""
+    if isinstance(data, Run):
+        shards, out = data.artifacts["prepare"], out or data.out
+        if not recipe:
+            return _request_of(data, out, fields), shards
+    elif isinstance(data, DataSet):
+        shards = data.url
+    else:
+        return _request(data, recipe or "demo", out or OUT, fields), ""
+    return Request(recipe or "demo", str(out or OUT), overrides=as_overrides(_plain(fields))), shards
+
+
+def _request_of(run: Run, out: str | Path, fields: Mapping[str, object]) -> Request:
+    """What a run was asked for, sizes and all; `fields` win over its own."""
+    record = read_record(run.out, run.name)
+    strings = {name: record[name] for name in DECIDING}
+    changed = as_overrides(parse_overrides(strings["overrides"]) | _plain(fields))
+    return Request(**(strings | {"overrides": changed}), root=str(out))
 
 
 def _data(data: str | Path) -> str:
@@ -237,12 +270,12 @@ def _in_process(run: Callable[..., str], request: Request, **given: str) -> str:
         return run(request, **given)
 
 
-def _finished(name: str, urls: Mapping[str, str]) -> Run:
+def _finished(name: str, out: str, urls: Mapping[str, str]) -> Run:
     report = Artifact.open(urls["report"])
     measured = {role: _metrics(urls[f"evaluate-{role}"]) for role in ("student", "teacher", "before", "reference")}
     outcome = json.loads(report.fetch(RUN.table).read_bytes())["outcome"]["sentence"]
     student = measured.pop("student")
-    return Run(name, urls["export"], report.file_url(RUN.html), outcome, student, measured, dict(urls))
+    return Run(name, urls["export"], report.file_url(RUN.html), outcome, student, measured, dict(urls), out)
 
 
 def _metrics(url: str) -> Mapping[str, float]:

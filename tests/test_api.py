@@ -331,6 +331,29 @@ def test_a_type_checker_sees_the_types(tmp_path: Path) -> None:
     assert errors == ["arg-type", "attr-defined"]
 
 
+def test_a_run_as_data_is_its_test_pictures_and_its_settings(notebook: Ran) -> None:
+    run: Run = notebook.names["run"]
+    assert evaluate(run, run).url == run.artifacts["evaluate-student"]  # the very one, so nothing is measured again
+    other = Artifact.open(evaluate("tiny-student:random", run, "retrieval").url)
+    assert other.manifest["inputs"]["shards"]["url"] == run.artifacts["prepare"]
+    assert other.url.startswith(f"{run.out}/evaluate/")
+    elsewhere = evaluate(run, run, "retrieval", out="elsewhere", fields={"evaluate.split": "val"})
+    assert elsewhere.url.startswith(storage.absolute("elsewhere"))
+    assert Artifact.open(elsewhere.url).manifest["fields"]["evaluate.split"] == "val"
+
+
+def test_all_of_them_divide_a_folder_as_the_command_does(notebook: Ran, tmp_path: Path) -> None:
+    from cmapkd.pipelines.submission import decide
+
+    words = ["--recipe", "own", "--data", "folder:own_pictures", "--root", str(tmp_path), "--local"]
+    job = decide(submit.parser().parse_args([*words, "--set", "data.leakage=ids"]))
+    given: dict[str, Any] = {"recipe": "own", "out": tmp_path, "fields": {"data.leakage": "ids"}}
+    data = prepare("own_pictures", **given)
+    assert data.url == job.urls["prepare"]
+    found = Artifact.open(evaluate("tiny-student:random", "own_pictures", "retrieval", **given).url)
+    assert found.manifest["inputs"]["shards"]["url"] == data.url
+
+
 def test_a_data_set_is_taken_as_it_was_prepared(notebook: Ran) -> None:
     data: DataSet = notebook.names["data"]
     assert find(data.url) is not None
