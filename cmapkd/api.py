@@ -16,7 +16,7 @@ from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, parse_overrides
-from cmapkd_core.folders import check_data, spelled
+from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.places import named_model
 from cmapkd_core.records import read_record
 from cmapkd_core.request import DECIDING, DEFAULTS, Request, recipe_of
@@ -80,14 +80,15 @@ class Run:
 
 
 def prepare(
-    data: str | Path, *, recipe: str = "demo", out: str | Path = OUT, fields: Mapping[str, object] = NONE
+    data: str | Path, *, recipe: str = "", out: str | Path = OUT, fields: Mapping[str, object] = NONE
 ) -> DataSet:
     """Check pictures and captions and write them as shards; `distil` with the same arguments starts from these.
 
     Args:
         data: a folder with `captions.jsonl` beside the pictures, or SOURCE[:URL] as `--data` takes it, such as emoji or
             coco:s3://bucket/coco.
-        recipe: its fields `data.*` decide splits and bounds; `own` counts the pictures and takes what fits so many.
+        recipe: its fields `data.*` decide splits and bounds. "" is `own` for a folder, which counts the pictures and
+            takes what fits so many, and else `demo`.
         out: folder or s3:// prefix of all results.
         fields: single fields, such as `{"data.test_share": 0.1}`.
 
@@ -105,7 +106,7 @@ def distil(
     teacher: str = "",
     student: str = "",
     *,
-    recipe: str = "demo",
+    recipe: str = "",
     ablation: str = "none",
     out: str | Path = OUT,
     seed: int | None = None,
@@ -121,7 +122,7 @@ def distil(
         data: as of `prepare`.
         teacher, student: models as NAME:WEIGHTS, such as `ViT-L-14:openai`, `hf-hub:ORG/NAME` or `local-dir:FOLDER`; ""
             keeps the recipe's.
-        recipe: full settings with a name; `cmapkd recipes` lists them.
+        recipe: full settings with a name; `cmapkd recipes` lists them. "" is as of `prepare`.
         ablation: a row of `cmapkd rows` to apply to it.
         out: folder or s3:// prefix of all results.
         seed: of the student's training; None keeps the recipe's.
@@ -139,7 +140,7 @@ def distil(
 
     models = _model_fields("teacher", teacher) | _model_fields("student", student)
     given = {
-        "recipe": recipe,
+        "recipe": recipe or _usual(_data(data)),
         "ablation": ablation,
         "data": _data(data),
         "root": storage.absolute(str(out)),
@@ -169,7 +170,7 @@ def evaluate(
             of a model.
         data: a Run, for the very pictures that its student was tested on; else as of `prepare`, or what that gave.
         task: one of `cmapkd evaluations`; "" takes the recipe's.
-        recipe: as of `prepare`; "" takes the settings of the Run that `data` is, else those of demo.
+        recipe: as of `prepare`; "" takes the settings of a Run that is the data.
         out: folder or s3:// prefix of the result; "" is that of the Run, else runs/python.
         fields: single fields; `evaluate.*` say how it is measured.
 
@@ -190,7 +191,8 @@ def _request(data: str | Path, recipe: str, out: str | Path, fields: Mapping[str
     """As a command decides it: the folder is there, and a recipe that is sized by its pairs has their sizes."""
     from cmapkd.pipelines.own_data import fitted
 
-    given = {"recipe": recipe, "overrides": as_overrides(_plain(fields)), "data": _data(data)}
+    text = _data(data)
+    given = {"recipe": recipe or _usual(text), "overrides": as_overrides(_plain(fields)), "data": text}
     strings = {name: DEFAULTS[name] for name in DECIDING} | given
     check_data(recipe_of(strings), here=True)
     return Request(**fitted(strings)[0], root=str(out))
@@ -207,8 +209,8 @@ def _measured_on(
     elif isinstance(data, DataSet):
         shards = data.url
     else:
-        return _request(data, recipe or "demo", out or OUT, fields), ""
-    return Request(recipe or "demo", str(out or OUT), overrides=as_overrides(_plain(fields))), shards
+        return _request(data, recipe, out or OUT, fields), ""
+    return Request(recipe or _usual(), str(out or OUT), overrides=as_overrides(_plain(fields))), shards
 
 
 def _request_of(run: Run, out: str | Path, fields: Mapping[str, object]) -> Request:
@@ -217,6 +219,11 @@ def _request_of(run: Run, out: str | Path, fields: Mapping[str, object]) -> Requ
     strings = {name: record[name] for name in DECIDING}
     changed = as_overrides(parse_overrides(strings["overrides"]) | _plain(fields))
     return Request(**(strings | {"overrides": changed}), root=str(out))
+
+
+def _usual(data: str = "") -> str:
+    """The recipe where none is named: the demo's numbers are those of its own pictures, so a folder has another."""
+    return "own" if reads_folder(data.partition(":")[0]) else "demo"
 
 
 def _data(data: str | Path) -> str:

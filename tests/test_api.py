@@ -28,6 +28,7 @@ from PIL import Image
 import cmapkd
 from cmapkd import DataSet, Run, Student, api, distil, evaluate, load_student, prepare
 from cmapkd.pipelines import submit
+from cmapkd.pipelines.submission import Submission, decide
 from cmapkd.students import as_rgb
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
@@ -143,8 +144,6 @@ def test_a_run_has_the_numbers_of_its_artifacts(notebook: Ran) -> None:
 
 def test_the_command_line_has_the_same_run(notebook: Ran) -> None:
     """Its name and the places of its artifacts."""
-    from cmapkd.pipelines.submission import decide
-
     run, fields = notebook.names["run"], notebook.names["fields"]
     words = ["--recipe", "tiny", "--data", "folder:own_pictures", "--root", "own_run", "--local"]
     words += [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
@@ -240,9 +239,9 @@ def test_errors_are_those_of_the_stages(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def decided(monkeypatch: pytest.MonkeyPatch, *given: Any, **more: Any) -> Submission:
+    """What a call of `distil` would run."""
     from cmapkd.pipelines import in_process
-    from cmapkd.pipelines.submission import Submission
 
     class Seen(Exception):
         pass
@@ -252,18 +251,33 @@ def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(in_process, "run_in_process", see)
     with pytest.raises(Seen) as found:
-        distil(
-            "scenes",
-            teacher="ViT-L-14:openai",
-            student="local-dir:/m",
-            recipe="tiny",
-            ablation="no_alsn",
-            out=tmp_path,
-            seed=3,
-            run="a run",
-            fields={"pyramid.vision_levels": ["P4", "P5"], "optim.batch": 8},
-        )
+        distil(*given, **more)
     job: Submission = found.value.args[0]
+    return job
+
+
+def test_a_folder_is_of_recipe_own_and_other_data_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [json.dumps({"file": f"{number}.png", "caption": "a mug"}) for number in range(60)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    recipe = decided(monkeypatch, tmp_path, out=tmp_path / "out").recipes["run"]
+    assert (recipe.name, recipe.data.test_share, recipe.optim.batch) == ("own", 0.4, 8)
+    assert decided(monkeypatch, "emoji", out=tmp_path / "out").recipes["run"].name == "demo"
+    assert decided(monkeypatch, tmp_path, recipe="demo", out=tmp_path / "out").recipes["run"].name == "demo"
+
+
+def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = decided(
+        monkeypatch,
+        "scenes",
+        teacher="ViT-L-14:openai",
+        student="local-dir:/m",
+        recipe="tiny",
+        ablation="no_alsn",
+        out=tmp_path,
+        seed=3,
+        run="a run",
+        fields={"pyramid.vision_levels": ["P4", "P5"], "optim.batch": 8},
+    )
     recipe = job.recipes["run"]
     assert (recipe.teacher.model, recipe.teacher.weights) == ("ViT-L-14", "openai")
     assert (recipe.student.model, recipe.student.weights) == ("local-dir:/m", "own")
@@ -343,11 +357,9 @@ def test_a_run_as_data_is_its_test_pictures_and_its_settings(notebook: Ran) -> N
 
 
 def test_all_of_them_divide_a_folder_as_the_command_does(notebook: Ran, tmp_path: Path) -> None:
-    from cmapkd.pipelines.submission import decide
-
     words = ["--recipe", "own", "--data", "folder:own_pictures", "--root", str(tmp_path), "--local"]
     job = decide(submit.parser().parse_args([*words, "--set", "data.leakage=ids"]))
-    given: dict[str, Any] = {"recipe": "own", "out": tmp_path, "fields": {"data.leakage": "ids"}}
+    given: dict[str, Any] = {"out": tmp_path, "fields": {"data.leakage": "ids"}}
     data = prepare("own_pictures", **given)
     assert data.url == job.urls["prepare"]
     found = Artifact.open(evaluate("tiny-student:random", "own_pictures", "retrieval", **given).url)

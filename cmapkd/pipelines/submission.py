@@ -277,7 +277,20 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
             choose("method", row, BASELINES, "METHODS in cmapkd_core/method_specs.py")
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
     strings |= {"seed": args.seed, "data": spelled(args.data or site_data(site, args.recipe))}
+    hint_at_own(args, strings)
     return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))
+
+
+def hint_at_own(args: argparse.Namespace, strings: Mapping[str, str]) -> None:
+    """Tells who names pictures and no recipe, nor a site's own, which one they get, and which counts pictures."""
+    chosen = args.recipe or strings["recipe"] != Site.recipe
+    if args.data and not chosen and reads_folder(strings["data"].partition(":")[0]):
+        recipe = RECIPES[Site.recipe]
+        print(
+            f"note: no --recipe is given, so {recipe.teacher.model} teaches {recipe.student.model} as of recipe "
+            f"{recipe.name}; --recipe own has small models, and takes what fits your number of pictures",
+            file=sys.stderr,
+        )
 
 
 def with_weights(request: dict[str, str], site: Site) -> dict[str, str]:
