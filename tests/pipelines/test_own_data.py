@@ -124,7 +124,11 @@ def test_the_demo_on_own_pictures_says_that_its_shares_are_the_demos(capsys: pyt
 def test_who_names_a_folder_and_no_recipe_is_told_of_recipe_own(capsys: pytest.CaptureFixture[str]) -> None:
     pictures(Path("pics"), 20)
     note = "note: no --recipe is given, so ViT-L-14 teaches ViT-B-16 as of recipe calibrated; --recipe own has small"
-    for words, told in ((["--data", "pics"], True), (["--data", "pics", "--recipe", "tiny"], False), (["--recipe", "tiny"], False)):
+    for words, told in (
+        (["--data", "pics"], True),
+        (["--data", "pics", "--recipe", "tiny"], False),
+        (["--recipe", "tiny"], False),
+    ):
         decide(parser().parse_args(["--root", "s3://b/r", *words]))
         assert (note in capsys.readouterr().err) == told
 
