@@ -134,10 +134,11 @@ def _sides(args: argparse.Namespace) -> list[Side]:
     models = {"student" if args.teacher else "model": args.model}
     if args.teacher:
         models["teacher"] = teacher_of(args.model) if args.teacher == OWN_TEACHER else args.teacher
+    opened = {role: open_model(spelling) for role, spelling in models.items()}  # all, before one embeds for minutes
     cache, sides = args.cache or user_cache("search"), []
-    for role, spelling in models.items():
+    for role, model in opened.items():
         say = ProgressDisplay(quiet=False)
-        made = index(folder, open_model(spelling), parallel.device(), cache, say)
+        made = index(folder, model, parallel.device(), cache, say)
         say.end()
         sides.append(Side(role, made))
         kept = len(made.numbers) - made.embedded

@@ -20,11 +20,11 @@ from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.logins import refuse_login
-from cmapkd_core.models.architecture import require_known
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.model_folder import WEIGHTS
-from cmapkd_core.models.tags import is_tag, tags_of
+from cmapkd_core.models.named import require_known
+from cmapkd_core.models.open_clip_names import is_tag, tags_of
 
 OWN = "own"
 

@@ -236,6 +236,10 @@ def test_errors_are_those_of_the_stages(tmp_path: Path) -> None:
         distil("scenes", recipe="tiny", out=tmp_path, fields={"optim.batsch": 1})
     with pytest.raises(InputError, match="did you mean 'retrieval'"):
         evaluate("ViT-B-32", "scenes", "retrival", recipe="tiny", out=tmp_path)
+    with pytest.raises(InputError, match="unknown model 'ViT-B-61': did you mean 'ViT-B-16'"):
+        evaluate("ViT-B-61:openai", "scenes", "retrieval", recipe="tiny", out=tmp_path)
+    with pytest.raises(InputError, match="unknown weights 'opnai' of ViT-B-16: did you mean 'openai'"):
+        distil("scenes", student="ViT-B-16:opnai", recipe="tiny", out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -266,11 +270,12 @@ def test_a_folder_is_of_recipe_own_and_other_data_of_the_demo(tmp_path: Path, mo
 
 
 def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open_clip_config.json").write_text("{}")
     job = decided(
         monkeypatch,
         "scenes",
         teacher="ViT-L-14:openai",
-        student="local-dir:/m",
+        student=f"local-dir:{tmp_path}",
         recipe="tiny",
         ablation="no_alsn",
         out=tmp_path,
@@ -280,7 +285,7 @@ def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.
     )
     recipe = job.recipes["run"]
     assert (recipe.teacher.model, recipe.teacher.weights) == ("ViT-L-14", "openai")
-    assert (recipe.student.model, recipe.student.weights) == ("local-dir:/m", "own")
+    assert (recipe.student.model, recipe.student.weights) == (f"local-dir:{tmp_path}", "own")
     assert (recipe.pyramid.vision_levels, recipe.optim.batch, recipe.seed) == (("P4", "P5"), 8, 3)
     assert (recipe.selector.kind, job.run, job.arguments["tracking_uri"]) == ("fixed", "a run", "")
 

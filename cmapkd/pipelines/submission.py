@@ -26,6 +26,7 @@ from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
+from cmapkd_core.models.named import check_models
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES
 from cmapkd_core.records import SUITE, read_record, result_fields
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
@@ -96,7 +97,7 @@ def decide(args: argparse.Namespace) -> Submission:
 
     Raises:
         InputError: an unknown name or field, contradicting flags, a run that is not there, a login in a URL,
-            data without a folder to read.
+            data without a folder to read, models that are none.
     """
     site = load_site(args.site or "site.toml", required=bool(args.site))
     parallel = at_a_time(args.parallel, 1 if args.local else site.parallel)
@@ -113,6 +114,8 @@ def decide(args: argparse.Namespace) -> Submission:
     if args.parallel and not args.local and "suite" not in request:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     pairs = None
+    if not again:
+        check_models(recipe_of(request), here=args.local)
     if not (again or args.compile_only):  # a package's form may still name the data
         check_data(recipe_of(request), here=args.local)
         request, pairs = fitted(request)

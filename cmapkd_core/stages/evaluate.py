@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
+from cmapkd_core.models.named import read_weights, require_known
 from cmapkd_core.places import (
     RECIPE_STUDENT,
     evaluation_fields,
@@ -61,6 +62,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     for name in tasks:
         choose("task", name, EVALUATIONS)
     inputs = {} if named_model(model) else {"model": _artifact(model)}
+    _require_named(model)
     if reads_data(tasks):
         shards = shards or prepare.run(request)
         inputs["shards"] = shards
@@ -75,6 +77,13 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         declared=evaluation_reads(model, recipe, task),
         paths=of_evaluation(recipe, model, tasks),
     )
+
+
+def _require_named(model: str) -> None:
+    """Raises InputError for a name that is none, before data are prepared for it."""
+    if model != RECIPE_STUDENT and (named := named_model(model)):
+        require_known(named[0])
+        read_weights(named[0], named[1] or "random")
 
 
 def _artifact(model: str) -> str:
