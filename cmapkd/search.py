@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmapkd_core.command_line import Parser
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.storage.user_cache import user_cache
@@ -34,9 +35,7 @@ _BROKEN = 10  # pictures that cannot be read and are named
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(
-        prog="cmapkd search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    cli = Parser(prog="cmapkd search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument(
         "model",
         metavar="MODEL",

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmapkd_core import storage, temporary
+from cmapkd_core.command_line import Parser
 from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
@@ -98,7 +99,7 @@ def lines(model: str, tag: str, kept: ModelConfig) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("model", help="a name of open_clip, or hf-hub:ORG/NAME")
     cli.add_argument("tag", help=f"its pretrained tag; of hf-hub: {OWN}")
     cli.add_argument("place", help="a folder or s3:// prefix (credentials as for a run)")

@@ -18,7 +18,7 @@ REPOSITORY = ROOT.parent
 
 # From the ground up. Parts of one layer do not import each other; a part may import itself and what is below.
 LAYERS = [
-    {"commands"},
+    {"commands", "command_line"},
     {"errors"},
     {"fields", "logins", "exits", "temporary", "markup", "progress", "usage"},
     {"catalog"},
