@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 
+from cmapkd.arguments import require
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.errors import InputError
@@ -25,6 +27,9 @@ from cmapkd_core.stages.report_kinds import RUN
 
 OUT = "runs/python"
 NONE: Mapping[str, object] = MappingProxyType({})
+PLACE = (str, Path)
+DATA = "a folder of pictures or SOURCE[:URL], such as '/data/pictures' or 'emoji'"
+MODEL = "a model's name or folder, such as 'ViT-B-32:openai'"
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ def prepare(
     """
     from cmapkd_core.stages import prepare as stage
 
+    require(PLACE, DATA, data=data)
+    _require_settings(recipe, out, fields)
     url = _in_process(stage.run, _request(data, recipe, out, fields))
     return DataSet(url, {name: int(count) for name, count in _metrics(url).items()})
 
@@ -138,6 +145,11 @@ def distil(
     from cmapkd.pipelines.in_process import run_in_process
     from cmapkd.pipelines.submission import decide
 
+    require(PLACE, DATA, data=data)
+    require(str, f"{MODEL}, or ''", teacher=teacher, student=student)
+    require(str, "a text, or leave it out", ablation=ablation, run=run, tracking_uri=tracking_uri)
+    require((Integral, NoneType), "a whole number, or None", seed=seed)
+    _require_settings(recipe, out, fields)
     models = _model_fields("teacher", teacher) | _model_fields("student", student)
     given = {
         "recipe": recipe or _usual(_data(data)),
@@ -179,12 +191,23 @@ def evaluate(
     """
     from cmapkd_core.stages import evaluate as stage
 
+    require((*PLACE, Run), f"a Run, or {MODEL}", model=model)
+    require((*PLACE, DataSet, Run), f"a Run, what prepare gave, or {DATA}", data=data)
+    require(str, "a text, or leave it out", task=task)
+    _require_settings(recipe, out, fields)
     request, shards = _measured_on(data, recipe, out, fields)
     url = _in_process(stage.run, request, model=_measurable(model), shards=shards, task=task)
     return Evaluation(url, _metrics(url))
 
 
 # ---- what is given --------------------------------------------------------------------------------
+
+
+def _require_settings(recipe: str, out: str | Path, fields: Mapping[str, object]) -> None:
+    """Raises InputError for one of another type."""
+    require(str, "the name of a recipe, such as 'own', or leave it out", recipe=recipe)
+    require(PLACE, "a folder or s3:// prefix, such as 'runs/mine'", out=out)
+    require(Mapping, 'a dict, such as {"optim.batch": 32}', fields=fields)
 
 
 def _request(data: str | Path, recipe: str, out: str | Path, fields: Mapping[str, object]) -> Request:

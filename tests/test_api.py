@@ -199,6 +199,22 @@ def test_a_student_is_found_wherever_it_lies(notebook: Ran) -> None:
         load_student("nowhere/at/all")
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda student: student.encode_text(None), "texts=None is of type NoneType: give a text or a list of them"),
+        (lambda student: student.encode_text(["a", 3]), r"texts\[1\]=3 is of type int: give a text"),
+        (lambda student: student.encode_image(None), "pictures=None is of type NoneType: give a picture of PIL or"),
+        (lambda student: student.encode_image([None]), "picture=None is of type NoneType: give a picture of PIL or"),
+        (lambda student: student.encode_image("no.png"), "picture no.png cannot be read: No such file or directory"),
+        (lambda student: student.preprocess("own_pictures"), "picture own_pictures cannot be read: Is a directory"),
+    ],
+)
+def test_what_is_no_picture_or_text_is_refused_by_name(notebook: Ran, call: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call(notebook.names["student"])
+
+
 def test_what_is_transparent_lies_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert as_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
@@ -241,6 +257,31 @@ def test_errors_are_those_of_the_stages(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown weights 'opnai' of ViT-B-16: did you mean 'openai'"):
         distil("scenes", student="ViT-B-16:opnai", recipe="tiny", out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: prepare(None), "data=None is of type NoneType: give a folder of pictures or SOURCE"),
+        (lambda: prepare("emoji", fields=["a=1"]), r"fields=\['a=1'\] is of type list: give a dict, such as"),
+        (lambda: prepare("emoji", out=None), "out=None is of type NoneType: give a folder or s3:// prefix"),
+        (lambda: distil(123), "data=123 is of type int: give a folder of pictures"),
+        (lambda: distil("emoji", teacher=Path("m")), r"teacher=PosixPath\('m'\) is of type PosixPath: give a model's"),
+        (lambda: distil("emoji", recipe=None), "recipe=None is of type NoneType: give the name of a recipe"),
+        (lambda: distil("emoji", seed="x"), "seed='x' is of type str: give a whole number, or None"),
+        (lambda: distil("emoji", run=7), "run=7 is of type int: give a text"),
+        (lambda: evaluate(None, "emoji"), "model=None is of type NoneType: give a Run, or a model's name or folder"),
+        (lambda: evaluate("ViT-B-32", None), "data=None is of type NoneType: give a Run, what prepare gave, or a fol"),
+        (lambda: evaluate("ViT-B-32", "emoji", None), "task=None is of type NoneType"),
+        (lambda: load_student(None), "model=None is of type NoneType: give a Run, or a model's name or folder"),
+        (lambda: load_student("x", device="cudaa"), "device='cudaa': .*: give 'cpu', or 'cuda' where torch sees a GPU"),
+        (lambda: load_student("x", device="cuda:99"), "device='cuda:99': .*: give 'cpu'"),
+        (lambda: load_student("x", device=None), "device=None is of type NoneType: give 'cpu'"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_name(call: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call()
 
 
 def decided(monkeypatch: pytest.MonkeyPatch, *given: Any, **more: Any) -> Submission:
