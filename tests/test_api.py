@@ -254,6 +254,8 @@ def test_errors_are_those_of_the_stages(tmp_path: Path) -> None:
         evaluate("ViT-B-32", "scenes", "retrival", recipe="tiny", out=tmp_path)
     with pytest.raises(InputError, match="unknown model 'ViT-B-61': did you mean 'ViT-B-16'"):
         evaluate("ViT-B-61:openai", "scenes", "retrieval", recipe="tiny", out=tmp_path)
+    with pytest.raises(InputError, match="nowhere has no open_clip_config.json"):
+        evaluate("local-dir:nowhere", "scenes", "retrieval", recipe="tiny", out=tmp_path)
     with pytest.raises(InputError, match="unknown weights 'opnai' of ViT-B-16: did you mean 'openai'"):
         distil("scenes", student="ViT-B-16:opnai", recipe="tiny", out=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -421,7 +423,7 @@ def test_a_data_set_is_taken_as_it_was_prepared(notebook: Ran) -> None:
 # ---- the documents --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/howto/export.md", "docs/zh.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/howto/evaluate.md", "docs/howto/export.md", "docs/zh.md"])
 def test_a_document_calls_what_there_is_as_it_is_called(document: str) -> None:
     """Functions by their names, with arguments that they take; methods and attributes of what they give."""
     text = (REPOSITORY / document).read_text(encoding="utf-8")

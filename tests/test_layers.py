@@ -163,7 +163,7 @@ def test_a_dry_run_loads_no_torch(module):
     heavy = "torch", "open_clip", "transformers", "mlflow", "boto3"
     asked = {
         "recipes": "resolve('tiny', overrides='evaluate.sets=vqa=scenes_vqa,efficiency')",  # looks for its rows' files
-        "models.named": "check_models(cmapkd_core.recipes.resolve('paper'))",  # looks for names and tags
+        "models.named": "check_model(cmapkd_core.recipes.resolve('paper').teacher, here=True)",  # and names, tags
     }
     called = f"; import cmapkd_core.recipes; cmapkd_core.{module}.{asked[module]}" if module in asked else ""
     code = f"import sys, cmapkd_core.{module}{called}; print([m for m in {heavy} if m in sys.modules])"

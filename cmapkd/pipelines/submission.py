@@ -26,7 +26,7 @@ from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.models.named import check_models
+from cmapkd_core.models.named import check_model
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES
 from cmapkd_core.records import SUITE, read_record, result_fields
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
@@ -115,7 +115,9 @@ def decide(args: argparse.Namespace) -> Submission:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     pairs = None
     if not again:
-        check_models(recipe_of(request), here=args.local)
+        asked = recipe_of(request)
+        for model in (asked.teacher, asked.student):
+            check_model(model, here=args.local)
     if not (again or args.compile_only):  # a package's form may still name the data
         check_data(recipe_of(request), here=args.local)
         request, pairs = fitted(request)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmapkd_core import storage
-from cmapkd_core.config import FOLDER, HUB, ModelConfig, Recipe
+from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.models import open_clip_names
@@ -44,22 +44,19 @@ def require_known(model: str) -> None:
     raise InputError(f"unknown model '{model}': {hint if hint.startswith('did') else others}")
 
 
-def check_models(recipe: Recipe, here: bool = False) -> None:
-    """Refuse a recipe whose models or weights are none, before the stages that open them do.
-
-    What lies on a hub or on S3 is left to them.
+def check_model(config: ModelConfig, here: bool) -> None:
+    """Refuse a model or weights that are none, before a stage opens them. What lies on a hub or on S3 is left to it.
 
     Args:
-        here: the stages run on this machine, so that local files have to be there.
+        here: the stage runs on this machine, so that local files have to be there.
 
     Raises:
         InputError: as `require_known` and `read_weights`, or a file that is not there.
     """
-    for config in (recipe.teacher, recipe.student):
-        require_known(config.model)
-        weights = read_weights(config.model, config.weights)
-        if here:
-            _require_there(config, weights)
+    require_known(config.model)
+    weights = read_weights(config.model, config.weights)
+    if here:
+        _require_there(config, weights)
 
 
 def _require_there(config: ModelConfig, weights: Weights) -> None:

@@ -19,9 +19,10 @@ import sys
 from collections.abc import Sequence
 
 from cmapkd_core.catalog import EVALUATIONS
+from cmapkd_core.config import ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
-from cmapkd_core.models.named import read_weights, require_known
+from cmapkd_core.models.named import check_model
 from cmapkd_core.places import (
     RECIPE_STUDENT,
     evaluation_fields,
@@ -80,10 +81,9 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
 
 
 def _require_named(model: str) -> None:
-    """Raises InputError for a name that is none, before data are prepared for it."""
+    """Raises InputError for a name, tag or file that is none, before data are prepared for it."""
     if model != RECIPE_STUDENT and (named := named_model(model)):
-        require_known(named[0])
-        read_weights(named[0], named[1] or "random")
+        check_model(ModelConfig(named[0], named[1] or "random"), here=True)
 
 
 def _artifact(model: str) -> str:
