@@ -9,21 +9,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 
+from cmapkd.arguments import require
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import as_overrides
-from cmapkd_core.folders import spelled
+from cmapkd_core.fields import as_overrides, parse_overrides
+from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.places import named_model
-from cmapkd_core.request import Request
+from cmapkd_core.records import read_record
+from cmapkd_core.request import DECIDING, DEFAULTS, Request, recipe_of
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.report_kinds import RUN
 
 OUT = "runs/python"
 NONE: Mapping[str, object] = MappingProxyType({})
+PLACE = (str, Path)
+DATA = "a folder of pictures or SOURCE[:URL], such as '/data/pictures' or 'emoji'"
+MODEL = "a model's name or folder, such as 'ViT-B-32:openai'"
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Run:
         compared: the same numbers of the `teacher`, of the student `before` training and of the `reference`, which is
             the same student trained on the same pairs without a teacher.
         artifacts: URL of every task's artifact, such as `prepare` and `joint`.
+        out: the folder or s3:// prefix of all of it, with the run's settings.
     """
 
     name: str
@@ -74,17 +81,19 @@ class Run:
     metrics: Mapping[str, float] = field(repr=False)
     compared: Mapping[str, Mapping[str, float]] = field(repr=False)
     artifacts: Mapping[str, str] = field(repr=False)
+    out: str = field(repr=False)
 
 
 def prepare(
-    data: str | Path, *, recipe: str = "demo", out: str | Path = OUT, fields: Mapping[str, object] = NONE
+    data: str | Path, *, recipe: str = "", out: str | Path = OUT, fields: Mapping[str, object] = NONE
 ) -> DataSet:
     """Check pictures and captions and write them as shards; `distil` with the same arguments starts from these.
 
     Args:
         data: a folder with `captions.jsonl` beside the pictures, or SOURCE[:URL] as `--data` takes it, such as emoji or
             coco:s3://bucket/coco.
-        recipe: its fields `data.*` decide splits and bounds.
+        recipe: its fields `data.*` decide splits and bounds. "" is `own` for a folder, which counts the pictures and
+            takes what fits so many, and else `demo`.
         out: folder or s3:// prefix of all results.
         fields: single fields, such as `{"data.test_share": 0.1}`.
 
@@ -93,6 +102,8 @@ def prepare(
     """
     from cmapkd_core.stages import prepare as stage
 
+    require(PLACE, DATA, data=data)
+    _require_settings(recipe, out, fields)
     url = _in_process(stage.run, _request(data, recipe, out, fields))
     return DataSet(url, {name: int(count) for name, count in _metrics(url).items()})
 
@@ -102,7 +113,7 @@ def distil(
     teacher: str = "",
     student: str = "",
     *,
-    recipe: str = "demo",
+    recipe: str = "",
     ablation: str = "none",
     out: str | Path = OUT,
     seed: int | None = None,
@@ -118,7 +129,7 @@ def distil(
         data: as of `prepare`.
         teacher, student: models as NAME:WEIGHTS, such as `ViT-L-14:openai`, `hf-hub:ORG/NAME` or `local-dir:FOLDER`; ""
             keeps the recipe's.
-        recipe: full settings with a name; `cmapkd recipes` lists them.
+        recipe: full settings with a name; `cmapkd recipes` lists them. "" is as of `prepare`.
         ablation: a row of `cmapkd rows` to apply to it.
         out: folder or s3:// prefix of all results.
         seed: of the student's training; None keeps the recipe's.
@@ -134,9 +145,14 @@ def distil(
     from cmapkd.pipelines.in_process import run_in_process
     from cmapkd.pipelines.submission import decide
 
+    require(PLACE, DATA, data=data)
+    require(str, f"{MODEL}, or ''", teacher=teacher, student=student)
+    require(str, "a text, or leave it out", ablation=ablation, run=run, tracking_uri=tracking_uri)
+    require((Integral, NoneType), "a whole number, or None", seed=seed)
+    _require_settings(recipe, out, fields)
     models = _model_fields("teacher", teacher) | _model_fields("student", student)
     given = {
-        "recipe": recipe,
+        "recipe": recipe or _usual(_data(data)),
         "ablation": ablation,
         "data": _data(data),
         "root": storage.absolute(str(out)),
@@ -147,16 +163,16 @@ def distil(
     settings = as_overrides({**models, **_plain(fields)})
     job = decide(submit.parser().parse_args(["--local", *words, *([f"--set={settings}"] if settings else [])]))
     run_in_process(replace(job, arguments=job.arguments | {"tracking_uri": tracking_uri}))
-    return _finished(job.run, job.urls)
+    return _finished(job.run, job.arguments["root"], job.urls)
 
 
 def evaluate(
     model: str | Path | Run,
-    data: str | Path | DataSet,
+    data: str | Path | DataSet | Run,
     task: str = "",
     *,
-    recipe: str = "demo",
-    out: str | Path = OUT,
+    recipe: str = "",
+    out: str | Path = "",
     fields: Mapping[str, object] = NONE,
 ) -> Evaluation:
     """Measure any model on held-out pictures.
@@ -164,17 +180,22 @@ def evaluate(
     Args:
         model: a Run or its `student`, a stage's artifact, NAME:WEIGHTS of open_clip, `hf-hub:ORG/NAME`, or the folder
             of a model.
-        data: as of `prepare`, or what that gave.
+        data: a Run, for the very pictures that its student was tested on; else as of `prepare`, or what that gave.
         task: one of `cmapkd evaluations`; "" takes the recipe's.
-        recipe, out, fields: as of `prepare`; `evaluate.*` say how it is measured.
+        recipe: as of `prepare`; "" takes the settings of a Run that is the data.
+        out: folder or s3:// prefix of the result; "" is that of the Run, else runs/python.
+        fields: single fields; `evaluate.*` say how it is measured.
 
     Raises:
         InputError: unknown model or task, data without what the task needs, or pictures that the model was trained on.
     """
     from cmapkd_core.stages import evaluate as stage
 
-    shards = data.url if isinstance(data, DataSet) else ""
-    request = _request("" if isinstance(data, DataSet) else data, recipe, out, fields)
+    require((*PLACE, Run), f"a Run, or {MODEL}", model=model)
+    require((*PLACE, DataSet, Run), f"a Run, what prepare gave, or {DATA}", data=data)
+    require(str, "a text, or leave it out", task=task)
+    _require_settings(recipe, out, fields)
+    request, shards = _measured_on(data, recipe, out, fields)
     url = _in_process(stage.run, request, model=_measurable(model), shards=shards, task=task)
     return Evaluation(url, _metrics(url))
 
@@ -182,8 +203,50 @@ def evaluate(
 # ---- what is given --------------------------------------------------------------------------------
 
 
+def _require_settings(recipe: str, out: str | Path, fields: Mapping[str, object]) -> None:
+    """Raises InputError for one of another type."""
+    require(str, "the name of a recipe, such as 'own', or leave it out", recipe=recipe)
+    require(PLACE, "a folder or s3:// prefix, such as 'runs/mine'", out=out)
+    require(Mapping, 'a dict, such as {"optim.batch": 32}', fields=fields)
+
+
 def _request(data: str | Path, recipe: str, out: str | Path, fields: Mapping[str, object]) -> Request:
-    return Request(recipe, str(out), overrides=as_overrides(_plain(fields)), data=_data(data))
+    """As a command decides it: the folder is there, and a recipe that is sized by its pairs has their sizes."""
+    from cmapkd.pipelines.own_data import fitted
+
+    text = _data(data)
+    given = {"recipe": recipe or _usual(text), "overrides": as_overrides(_plain(fields)), "data": text}
+    strings = {name: DEFAULTS[name] for name in DECIDING} | given
+    check_data(recipe_of(strings), here=True)
+    return Request(**fitted(strings)[0], root=str(out))
+
+
+def _measured_on(
+    data: str | Path | DataSet | Run, recipe: str, out: str | Path, fields: Mapping[str, object]
+) -> tuple[Request, str]:
+    """What stage evaluate is asked, and the shards that `data` has already."""
+    if isinstance(data, Run):
+        shards, out = data.artifacts["prepare"], out or data.out
+        if not recipe:
+            return _request_of(data, out, fields), shards
+    elif isinstance(data, DataSet):
+        shards = data.url
+    else:
+        return _request(data, recipe, out or OUT, fields), ""
+    return Request(recipe or _usual(), str(out or OUT), overrides=as_overrides(_plain(fields))), shards
+
+
+def _request_of(run: Run, out: str | Path, fields: Mapping[str, object]) -> Request:
+    """What a run was asked for, sizes and all; `fields` win over its own."""
+    record = read_record(run.out, run.name)
+    strings = {name: record[name] for name in DECIDING}
+    changed = as_overrides(parse_overrides(strings["overrides"]) | _plain(fields))
+    return Request(**(strings | {"overrides": changed}), root=str(out))
+
+
+def _usual(data: str = "") -> str:
+    """The recipe where none is named: the demo's numbers are those of its own pictures, so a folder has another."""
+    return "own" if reads_folder(data.partition(":")[0]) else "demo"
 
 
 def _data(data: str | Path) -> str:
@@ -237,12 +300,12 @@ def _in_process(run: Callable[..., str], request: Request, **given: str) -> str:
         return run(request, **given)
 
 
-def _finished(name: str, urls: Mapping[str, str]) -> Run:
+def _finished(name: str, out: str, urls: Mapping[str, str]) -> Run:
     report = Artifact.open(urls["report"])
     measured = {role: _metrics(urls[f"evaluate-{role}"]) for role in ("student", "teacher", "before", "reference")}
     outcome = json.loads(report.fetch(RUN.table).read_bytes())["outcome"]["sentence"]
     student = measured.pop("student")
-    return Run(name, urls["export"], report.file_url(RUN.html), outcome, student, measured, dict(urls))
+    return Run(name, urls["export"], report.file_url(RUN.html), outcome, student, measured, dict(urls), out)
 
 
 def _metrics(url: str) -> Mapping[str, float]:

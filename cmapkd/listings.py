@@ -5,7 +5,6 @@ The words are those of the code: what a row sets, or the docstring of what it na
 
 from __future__ import annotations
 
-import argparse
 import ast
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core.catalog import EVALUATIONS, SOURCES, EvaluationEntry, SourceEntry, spec_of
+from cmapkd_core.command_line import Parser
 from cmapkd_core.config import Recipe, phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, differences, flatten, plain
@@ -147,9 +147,7 @@ def plain_fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def _listing(kind: str, argv: Sequence[str]) -> int:
-    cli = argparse.ArgumentParser(
-        prog=f"cmapkd {kind}", description=f"Lists {kind}, a line each; NAME shows one whole."
-    )
+    cli = Parser(prog=f"cmapkd {kind}", description=f"Lists {kind}, a line each; NAME shows one whole.")
     cli.add_argument("name", nargs="?", default="", metavar="NAME", help="one of them")
     name, tables = cli.parse_args(argv).name, TABLES[kind]()
     try:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmapkd_core.command_line import Parser
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.storage.user_cache import user_cache
@@ -34,9 +35,7 @@ _BROKEN = 10  # pictures that cannot be read and are named
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(
-        prog="cmapkd search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    cli = Parser(prog="cmapkd search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument(
         "model",
         metavar="MODEL",
@@ -134,10 +133,11 @@ def _sides(args: argparse.Namespace) -> list[Side]:
     models = {"student" if args.teacher else "model": args.model}
     if args.teacher:
         models["teacher"] = teacher_of(args.model) if args.teacher == OWN_TEACHER else args.teacher
+    opened = {role: open_model(spelling) for role, spelling in models.items()}  # all, before one embeds for minutes
     cache, sides = args.cache or user_cache("search"), []
-    for role, spelling in models.items():
+    for role, model in opened.items():
         say = ProgressDisplay(quiet=False)
-        made = index(folder, open_model(spelling), parallel.device(), cache, say)
+        made = index(folder, model, parallel.device(), cache, say)
         say.end()
         sides.append(Side(role, made))
         kept = len(made.numbers) - made.embedded

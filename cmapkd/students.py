@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,14 +11,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cmapkd.api import Run
+from cmapkd.api import MODEL, PLACE, Run
+from cmapkd.arguments import require
 from cmapkd.opened_model import open_backbone
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.data.images import decode
+from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
 
 Picture = Image.Image | str | Path
+PICTURE, A_PICTURE = (Image.Image, *PLACE), "a picture of PIL or the path of a file"
 T = TypeVar("T")
 BATCH = 32  # inputs that a tower gets at once
 
@@ -47,21 +50,32 @@ class Student:
         Of a file it is upright as its EXIF says; what is transparent lies on white, as it did in training.
 
         Raises:
-            BadImageError: a file that is no picture.
+            InputError: no such file, or (BadImageError) one that is no picture.
         """
         return eval_view(as_rgb(picture), self.view)
 
     @torch.inference_mode()
     def encode_image(self, pictures: Picture | Sequence[Picture]) -> Tensor:
-        """B pictures -> unit embeddings, float [B, E] on the CPU; a single picture is one row."""
-        several = [pictures] if isinstance(pictures, Picture) else pictures
+        """B pictures -> unit embeddings, float [B, E] on the CPU; a single picture is one row.
+
+        Raises:
+            InputError: as of `preprocess`.
+        """
+        require((*PICTURE, Iterable), f"{A_PICTURE}, or a list of them", pictures=pictures)
+        several = [pictures] if isinstance(pictures, Picture) else [*pictures]
         parts = (torch.stack([self.preprocess(one) for one in part]) for part in batches(several))
         return self._joined([self.backbone.encode_image(part.to(self._device)) for part in parts])
 
     @torch.inference_mode()
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """B texts -> unit embeddings, float [B, E] on the CPU; a single text is one row."""
-        several = [texts] if isinstance(texts, str) else texts
+        """B texts -> unit embeddings, float [B, E] on the CPU; a single text is one row.
+
+        Raises:
+            InputError: what is no text.
+        """
+        require(Iterable, "a text or a list of them", texts=texts)
+        several = [texts] if isinstance(texts, str) else [*texts]
+        require(str, "a text", **{f"texts[{number}]": one for number, one in enumerate(several)})
         parts = (self.tokenizer(part) for part in batches(several))
         return self._joined([self.backbone.encode_text(part.to(self._device)) for part in parts])
 
@@ -84,17 +98,42 @@ def load_student(model: str | Path | Run, device: str = "cpu") -> Student:
         device: of torch, such as `cuda`.
 
     Raises:
-        InputError: there is no model.
+        InputError: there is no model, or no such device.
     """
+    require((*PLACE, Run), f"a Run, or {MODEL}", model=model)
+    _require_device(device)
     url = model.student if isinstance(model, Run) else str(model)
     found = open_backbone(url).to(device).eval()
     return Student(url, found.model, found.tokenize, View.of(found.identity.plain()), found)
 
 
+def _require_device(device: str) -> None:
+    """Raises InputError for a device that torch does not have here."""
+    right = "'cpu', or 'cuda' where torch sees a GPU"
+    require((str, torch.device), right, device=device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={str(device)!r}: {str(error).splitlines()[0]}: give {right}") from None
+
+
+def _read(path: Path) -> bytes:
+    """Raises InputError for a path that is no file, or none that may be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"picture {path} cannot be read: {error.strerror or error}; check the path") from None
+
+
 def as_rgb(picture: Picture) -> Image.Image:
-    """A picture in RGB as in training: a file as it was read there; another of PIL on white where it is transparent."""
+    """A picture in RGB as in training: a file as it was read there; another of PIL on white where it is transparent.
+
+    Raises:
+        InputError: no such file, or (BadImageError) one that is no picture.
+    """
+    require(PICTURE, A_PICTURE, picture=picture)
     if not isinstance(picture, Image.Image):
-        return decode(Path(picture).read_bytes(), DataConfig().max_pixels)
+        return decode(_read(Path(picture)), DataConfig().max_pixels)
     if picture.mode == "RGB":
         return picture
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from cmapkd_core import storage, temporary
+from cmapkd_core.command_line import Parser
 from cmapkd_core.errors import InputError
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.models.bounded import convert_here
@@ -42,7 +43,7 @@ def convert(source: str, target: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument(
         "source", metavar="IN", help="a .pt, .pth or .bin file, a path or s3:// (credentials as for a run)"
     )

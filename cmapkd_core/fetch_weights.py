@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmapkd_core import storage, temporary
+from cmapkd_core.command_line import Parser
 from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.logins import refuse_login
-from cmapkd_core.models.architecture import require_known
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.model_folder import WEIGHTS
-from cmapkd_core.models.tags import is_tag, tags_of
+from cmapkd_core.models.named import require_known
+from cmapkd_core.models.open_clip_names import is_tag, tags_of
 
 OWN = "own"
 
@@ -98,7 +99,7 @@ def lines(model: str, tag: str, kept: ModelConfig) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("model", help="a name of open_clip, or hf-hub:ORG/NAME")
     cli.add_argument("tag", help=f"its pretrained tag; of hf-hub: {OWN}")
     cli.add_argument("place", help="a folder or s3:// prefix (credentials as for a run)")

@@ -16,6 +16,12 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 
 SIZED = ("own",)  # recipes whose numbers follow from the number of pairs
+SIZES = (  # the fields that do, in the order in which they follow
+    *("data.val_share", "data.test_share", "optim.batch", "teacher_fit.batch"),
+    *("teacher_fit.space.epochs", "teacher_fit.pyramid.epochs"),
+    *("schedule.coarse.epochs", "schedule.medium.epochs", "schedule.alsn.epochs", "schedule.fine.epochs"),
+    "runtime.workers",
+)
 FEWEST = 10  # pairs, of which some are for validation and test
 
 HELD = 0.1  # share of the pairs in val, and in test

@@ -28,6 +28,7 @@ from PIL import Image
 import cmapkd
 from cmapkd import DataSet, Run, Student, api, distil, evaluate, load_student, prepare
 from cmapkd.pipelines import submit
+from cmapkd.pipelines.submission import Submission, decide
 from cmapkd.students import as_rgb
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
@@ -143,8 +144,6 @@ def test_a_run_has_the_numbers_of_its_artifacts(notebook: Ran) -> None:
 
 def test_the_command_line_has_the_same_run(notebook: Ran) -> None:
     """Its name and the places of its artifacts."""
-    from cmapkd.pipelines.submission import decide
-
     run, fields = notebook.names["run"], notebook.names["fields"]
     words = ["--recipe", "tiny", "--data", "folder:own_pictures", "--root", "own_run", "--local"]
     words += [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
@@ -200,6 +199,22 @@ def test_a_student_is_found_wherever_it_lies(notebook: Ran) -> None:
         load_student("nowhere/at/all")
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda student: student.encode_text(None), "texts=None is of type NoneType: give a text or a list of them"),
+        (lambda student: student.encode_text(["a", 3]), r"texts\[1\]=3 is of type int: give a text"),
+        (lambda student: student.encode_image(None), "pictures=None is of type NoneType: give a picture of PIL or"),
+        (lambda student: student.encode_image([None]), "picture=None is of type NoneType: give a picture of PIL or"),
+        (lambda student: student.encode_image("no.png"), "picture no.png cannot be read: No such file or directory"),
+        (lambda student: student.preprocess("own_pictures"), "picture own_pictures cannot be read: Is a directory"),
+    ],
+)
+def test_what_is_no_picture_or_text_is_refused_by_name(notebook: Ran, call: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call(notebook.names["student"])
+
+
 def test_what_is_transparent_lies_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert as_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
@@ -237,12 +252,43 @@ def test_errors_are_those_of_the_stages(tmp_path: Path) -> None:
         distil("scenes", recipe="tiny", out=tmp_path, fields={"optim.batsch": 1})
     with pytest.raises(InputError, match="did you mean 'retrieval'"):
         evaluate("ViT-B-32", "scenes", "retrival", recipe="tiny", out=tmp_path)
+    with pytest.raises(InputError, match="unknown model 'ViT-B-61': did you mean 'ViT-B-16'"):
+        evaluate("ViT-B-61:openai", "scenes", "retrieval", recipe="tiny", out=tmp_path)
+    with pytest.raises(InputError, match="nowhere has no open_clip_config.json"):
+        evaluate("local-dir:nowhere", "scenes", "retrieval", recipe="tiny", out=tmp_path)
+    with pytest.raises(InputError, match="unknown weights 'opnai' of ViT-B-16: did you mean 'openai'"):
+        distil("scenes", student="ViT-B-16:opnai", recipe="tiny", out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: prepare(None), "data=None is of type NoneType: give a folder of pictures or SOURCE"),
+        (lambda: prepare("emoji", fields=["a=1"]), r"fields=\['a=1'\] is of type list: give a dict, such as"),
+        (lambda: prepare("emoji", out=None), "out=None is of type NoneType: give a folder or s3:// prefix"),
+        (lambda: distil(123), "data=123 is of type int: give a folder of pictures"),
+        (lambda: distil("emoji", teacher=Path("m")), r"teacher=PosixPath\('m'\) is of type PosixPath: give a model's"),
+        (lambda: distil("emoji", recipe=None), "recipe=None is of type NoneType: give the name of a recipe"),
+        (lambda: distil("emoji", seed="x"), "seed='x' is of type str: give a whole number, or None"),
+        (lambda: distil("emoji", run=7), "run=7 is of type int: give a text"),
+        (lambda: evaluate(None, "emoji"), "model=None is of type NoneType: give a Run, or a model's name or folder"),
+        (lambda: evaluate("ViT-B-32", None), "data=None is of type NoneType: give a Run, what prepare gave, or a fol"),
+        (lambda: evaluate("ViT-B-32", "emoji", None), "task=None is of type NoneType"),
+        (lambda: load_student(None), "model=None is of type NoneType: give a Run, or a model's name or folder"),
+        (lambda: load_student("x", device="cudaa"), "device='cudaa': .*: give 'cpu', or 'cuda' where torch sees a GPU"),
+        (lambda: load_student("x", device="cuda:99"), "device='cuda:99': .*: give 'cpu'"),
+        (lambda: load_student("x", device=None), "device=None is of type NoneType: give 'cpu'"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_name(call: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call()
+
+
+def decided(monkeypatch: pytest.MonkeyPatch, *given: Any, **more: Any) -> Submission:
+    """What a call of `distil` would run."""
     from cmapkd.pipelines import in_process
-    from cmapkd.pipelines.submission import Submission
 
     class Seen(Exception):
         pass
@@ -252,21 +298,37 @@ def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(in_process, "run_in_process", see)
     with pytest.raises(Seen) as found:
-        distil(
-            "scenes",
-            teacher="ViT-L-14:openai",
-            student="local-dir:/m",
-            recipe="tiny",
-            ablation="no_alsn",
-            out=tmp_path,
-            seed=3,
-            run="a run",
-            fields={"pyramid.vision_levels": ["P4", "P5"], "optim.batch": 8},
-        )
+        distil(*given, **more)
     job: Submission = found.value.args[0]
+    return job
+
+
+def test_a_folder_is_of_recipe_own_and_other_data_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [json.dumps({"file": f"{number}.png", "caption": "a mug"}) for number in range(60)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    recipe = decided(monkeypatch, tmp_path, out=tmp_path / "out").recipes["run"]
+    assert (recipe.name, recipe.data.test_share, recipe.optim.batch) == ("own", 0.4, 8)
+    assert decided(monkeypatch, "emoji", out=tmp_path / "out").recipes["run"].name == "demo"
+    assert decided(monkeypatch, tmp_path, recipe="demo", out=tmp_path / "out").recipes["run"].name == "demo"
+
+
+def test_models_and_fields_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    job = decided(
+        monkeypatch,
+        "scenes",
+        teacher="ViT-L-14:openai",
+        student=f"local-dir:{tmp_path}",
+        recipe="tiny",
+        ablation="no_alsn",
+        out=tmp_path,
+        seed=3,
+        run="a run",
+        fields={"pyramid.vision_levels": ["P4", "P5"], "optim.batch": 8},
+    )
     recipe = job.recipes["run"]
     assert (recipe.teacher.model, recipe.teacher.weights) == ("ViT-L-14", "openai")
-    assert (recipe.student.model, recipe.student.weights) == ("local-dir:/m", "own")
+    assert (recipe.student.model, recipe.student.weights) == (f"local-dir:{tmp_path}", "own")
     assert (recipe.pyramid.vision_levels, recipe.optim.batch, recipe.seed) == (("P4", "P5"), 8, 3)
     assert (recipe.selector.kind, job.run, job.arguments["tracking_uri"]) == ("fixed", "a run", "")
 
@@ -331,6 +393,27 @@ def test_a_type_checker_sees_the_types(tmp_path: Path) -> None:
     assert errors == ["arg-type", "attr-defined"]
 
 
+def test_a_run_as_data_is_its_test_pictures_and_its_settings(notebook: Ran) -> None:
+    run: Run = notebook.names["run"]
+    assert evaluate(run, run).url == run.artifacts["evaluate-student"]  # the very one, so nothing is measured again
+    other = Artifact.open(evaluate("tiny-student:random", run, "retrieval").url)
+    assert other.manifest["inputs"]["shards"]["url"] == run.artifacts["prepare"]
+    assert other.url.startswith(f"{run.out}/evaluate/")
+    elsewhere = evaluate(run, run, "retrieval", out="elsewhere", fields={"evaluate.split": "val"})
+    assert elsewhere.url.startswith(storage.absolute("elsewhere"))
+    assert Artifact.open(elsewhere.url).manifest["fields"]["evaluate.split"] == "val"
+
+
+def test_all_of_them_divide_a_folder_as_the_command_does(notebook: Ran, tmp_path: Path) -> None:
+    words = ["--recipe", "own", "--data", "folder:own_pictures", "--root", str(tmp_path), "--local"]
+    job = decide(submit.parser().parse_args([*words, "--set", "data.leakage=ids"]))
+    given: dict[str, Any] = {"out": tmp_path, "fields": {"data.leakage": "ids"}}
+    data = prepare("own_pictures", **given)
+    assert data.url == job.urls["prepare"]
+    found = Artifact.open(evaluate("tiny-student:random", "own_pictures", "retrieval", **given).url)
+    assert found.manifest["inputs"]["shards"]["url"] == data.url
+
+
 def test_a_data_set_is_taken_as_it_was_prepared(notebook: Ran) -> None:
     data: DataSet = notebook.names["data"]
     assert find(data.url) is not None
@@ -340,7 +423,7 @@ def test_a_data_set_is_taken_as_it_was_prepared(notebook: Ran) -> None:
 # ---- the documents --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/howto/export.md", "docs/zh.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/howto/evaluate.md", "docs/howto/export.md", "docs/zh.md"])
 def test_a_document_calls_what_there_is_as_it_is_called(document: str) -> None:
     """Functions by their names, with arguments that they take; methods and attributes of what they give."""
     text = (REPOSITORY / document).read_text(encoding="utf-8")

@@ -129,6 +129,34 @@ def test_every_option_says_what_it_is() -> None:
         assert [action.dest for action in one._optionals._group_actions] == ["help"]  # all others are in groups
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["submit", "--recipie", "demo"], "unrecognized arguments: --recipie demo (--recipie: did you mean --recipe?)"),
+        (["submit", "--ablatoin=kd"], "(--ablatoin: did you mean --ablation?)"),
+        (["submit", "-recipe", "demo"], "(-recipe: did you mean --recipe?)"),
+        (["evaluate", "--modle", "m"], "required: --model, --recipe, --root (--modle: did you mean --model?)"),
+        (["search", "m", "f", "mug", "--topp", "3"], "(--topp: did you mean --top?)"),
+        (["recipes", "--hlep"], "(--hlep: did you mean --help?)"),
+        (["submit", "--ablat", "kd", "--check", "soon"], "such as 30, and less than a day\n"),  # short for --ablation
+        (["submit", "--xyzzy"], "unrecognized arguments: --xyzzy\n"),
+    ],
+)
+def test_an_option_that_is_none_is_answered_with_the_nearest(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        console.main(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_every_parser_is_that_one() -> None:
+    files = [path for place in ("cmapkd", "cmapkd_core", "pipelines") for path in (REPOSITORY / place).rglob("*.py")]
+    made = [path.name for path in files if "ArgumentParser(" in path.read_text(encoding="utf-8")]
+    assert not made
+
+
 # ---- what there is --------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from cmapkd_core.config import phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.recipes import RECIPES
-from cmapkd_core.sizing import PairCount, sizes, updates
+from cmapkd_core.sizing import SIZES, PairCount, sizes, updates
 
 OWN = RECIPES["own"]
 
@@ -25,6 +25,7 @@ BY_HAND = {
 @pytest.mark.parametrize("pairs", BY_HAND)
 def test_sizes_are_those_worked_out_by_hand(pairs: int) -> None:
     made = sizes(PairCount(pairs, 0, {}), OWN)
+    assert tuple(made) == SIZES
     assert made.pop("teacher_fit.batch") == made["optim.batch"]
     assert tuple(made.values()) == BY_HAND[pairs]
 

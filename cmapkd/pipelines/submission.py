@@ -26,6 +26,7 @@ from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
+from cmapkd_core.models.named import check_model
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES
 from cmapkd_core.records import SUITE, read_record, result_fields
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
@@ -96,7 +97,7 @@ def decide(args: argparse.Namespace) -> Submission:
 
     Raises:
         InputError: an unknown name or field, contradicting flags, a run that is not there, a login in a URL,
-            data without a folder to read.
+            data without a folder to read, models that are none.
     """
     site = load_site(args.site or "site.toml", required=bool(args.site))
     parallel = at_a_time(args.parallel, 1 if args.local else site.parallel)
@@ -113,6 +114,10 @@ def decide(args: argparse.Namespace) -> Submission:
     if args.parallel and not args.local and "suite" not in request:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     pairs = None
+    if not again:
+        asked = recipe_of(request)
+        for model in (asked.teacher, asked.student):
+            check_model(model, here=args.local)
     if not (again or args.compile_only):  # a package's form may still name the data
         check_data(recipe_of(request), here=args.local)
         request, pairs = fitted(request)
@@ -277,7 +282,20 @@ def new_request(args: argparse.Namespace, site: Site) -> dict[str, str]:
             choose("method", row, BASELINES, "METHODS in cmapkd_core/method_specs.py")
     strings = {"recipe": args.recipe or site.recipe, "ablation": row, "overrides": joined(args.set)}
     strings |= {"seed": args.seed, "data": spelled(args.data or site_data(site, args.recipe))}
+    hint_at_own(args, strings)
     return strings | (suite_request(args, strings["recipe"]) if args.suite else single_request(args))
+
+
+def hint_at_own(args: argparse.Namespace, strings: Mapping[str, str]) -> None:
+    """Tells who names pictures and no recipe, nor a site's own, which one they get, and which counts pictures."""
+    chosen = args.recipe or strings["recipe"] != Site.recipe
+    if args.data and not chosen and reads_folder(strings["data"].partition(":")[0]):
+        recipe = RECIPES[Site.recipe]
+        print(
+            f"note: no --recipe is given, so {recipe.teacher.model} teaches {recipe.student.model} as of recipe "
+            f"{recipe.name}; --recipe own has small models, and takes what fits your number of pictures",
+            file=sys.stderr,
+        )
 
 
 def with_weights(request: dict[str, str], site: Site) -> dict[str, str]:

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Sequence
 
 from cmapkd.pipelines.site import CHECK_MINUTES
+from cmapkd_core.command_line import Parser
 from cmapkd_core.recipes import SUITES
 from cmapkd_core.request import FLAGS, METAVARS, flag_of
 
@@ -30,7 +31,7 @@ SCRIPT = "python pipelines/submit.py"
 
 def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     """The command line; `prog` is what a person types for it."""
-    cli = argparse.ArgumentParser(
+    cli = Parser(
         prog=prog,
         usage="%(prog)s [options]",
         description=(__doc__ or "").replace(SCRIPT, prog),

@@ -25,6 +25,7 @@ from typing import Any
 
 from cmapkd.pipelines.jobs import GROUP, NODE, TRIES, VERSION, JobError, JobGone, Jobs, Owner, ended, follow
 from cmapkd.pipelines.site import GANGS, PART_OF, Pod, Site
+from cmapkd_core.command_line import Parser
 
 TASK = "cmapkd-task"  # label of a job: a digest of its stage's argv
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -197,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit code is the stage's, 1 where the job failed, 143 after SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--")
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("--job", "--image", "--processes", "--shutdown-timeout"):
         cli.add_argument(option, required=True)
     given, (module, *stage) = cli.parse_args(words[:at]), words[at + 1 :]

@@ -7,17 +7,23 @@ where a file is in another encoding, the file is refused as a whole.
 from __future__ import annotations
 
 import csv
+import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader, RawIOBase, StringIO
 from itertools import chain
 from typing import Any
 
+from cmapkd_core.data.annotations import json_items
 from cmapkd_core.data.files import opened
 from cmapkd_core.data.texts import BadValueError, decoded, encoding_of, json_object
 from cmapkd_core.errors import InputError
 
+log = logging.getLogger(__name__)
+
 LONGEST_LINE = 2**25  # bytes; of a longer one no more than this is held at a time
 _HEAD = 2**13  # bytes, in which the first line of a table ends
+_OF_OBJECTS = re.compile(r"\s*\[\s*(\{|\Z)")
 Record = tuple[int, dict[str, Any] | BadValueError]  # number of the (last) line, and fields or what is wrong with it
 
 
@@ -67,25 +73,29 @@ def lines(url: str, returns: bool = False) -> Iterator[str | BadValueError]:
         InputError: there is no such file, or it is in another encoding.
     """
     with opened(url) as file:
-        if encoding_of(file.peek(4)[:4]) != "UTF-8":
-            text = _decoded(file.read(), url)
-            yield from StringIO(text.replace("\r", "\n") if returns and _ends_in_returns(text) else text, newline="\n")
-            return
-        if returns and _ends_in_returns(file.peek(_HEAD)):
-            file = BufferedReader(_Newlines(file))
-        place = 0
-        for number, line in enumerate(byte_lines(file), start=1):
-            if isinstance(line, BadValueError):
-                yield line
-                place = file.tell()
-                continue
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                where = f"at byte {place + error.start}, line {number}"
-                raise InputError(f"{url} is not UTF-8 ({error.reason} {where}): save it as UTF-8") from None
-            yield text.removeprefix("\ufeff") if number == 1 else text
-            place += len(line)
+        yield from _lines(file, url, returns)
+
+
+def _lines(file: BufferedReader, url: str, returns: bool = False) -> Iterator[str | BadValueError]:
+    if encoding_of(file.peek(4)[:4]) != "UTF-8":
+        text = _decoded(file.read(), url)
+        yield from StringIO(text.replace("\r", "\n") if returns and _ends_in_returns(text) else text, newline="\n")
+        return
+    if returns and _ends_in_returns(file.peek(_HEAD)):
+        file = BufferedReader(_Newlines(file))
+    place = 0
+    for number, line in enumerate(byte_lines(file), start=1):
+        if isinstance(line, BadValueError):
+            yield line
+            place = file.tell()
+            continue
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            where = f"at byte {place + error.start}, line {number}"
+            raise InputError(f"{url} is not UTF-8 ({error.reason} {where}): save it as UTF-8") from None
+        yield text.removeprefix("\ufeff") if number == 1 else text
+        place += len(line)
 
 
 def _decoded(data: bytes, url: str) -> str:
@@ -96,12 +106,28 @@ def _decoded(data: bytes, url: str) -> str:
 
 
 def json_records(url: str) -> Iterator[Record]:
-    """The objects of a file of JSON lines; empty lines are none.
+    """The objects of a file of JSON lines; empty lines are none. Of a file that is one JSON list its entries.
 
     Raises:
-        InputError: as of `lines`.
+        InputError: as of `lines`; of a list as of `json_items`.
     """
-    for number, line in enumerate(lines(url), start=1):
+    with opened(url) as file:
+        if not _is_a_list(file):
+            yield from _objects(_lines(file, url))
+            return
+    log.warning("%s is one JSON list: its entries are counted as lines", url)
+    for number, entry in enumerate(json_items(url, "item"), start=1):
+        yield number, entry if isinstance(entry, dict) else BadValueError("no JSON object")
+
+
+def _is_a_list(file: BufferedReader) -> bool:
+    """Whether a file begins as one list of objects does: no line of JSON lines is `[` alone, or holds objects so."""
+    head = file.peek(_HEAD)[:_HEAD]
+    return bool(_OF_OBJECTS.match(head.decode(encoding_of(head), "ignore").removeprefix("\ufeff")))
+
+
+def _objects(read: Iterator[str | BadValueError]) -> Iterator[Record]:
+    for number, line in enumerate(read, start=1):
         if isinstance(line, BadValueError):
             yield number, line
         elif line.strip():

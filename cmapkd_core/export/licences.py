@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from cmapkd_core.models.named import CONFIGS
-from cmapkd_core.models.tags import is_tag
+from cmapkd_core.models.open_clip_names import is_tag
 
 UNKNOWN = "not known to us: check"
 

@@ -27,13 +27,11 @@ from open_clip.transform import PreprocessCfg
 from cmapkd_core import storage
 from cmapkd_core.config import FOLDER, HUB, INTERPOLATIONS, RESIZE_MODES
 from cmapkd_core.errors import InputError, OutsideError
-from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags, text_files
 from cmapkd_core.models.construct import TEXT_FOLDER
-from cmapkd_core.models.named import CONFIGS
+from cmapkd_core.models.named import CONFIGS, FOLDER_CONFIG, NO_CONFIG, NO_FOLDER, require_known, says_itself
+from cmapkd_core.models.open_clip_names import builtin
 from cmapkd_core.models.weights import PackageWeights
-
-FOLDER_CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -66,23 +64,8 @@ def read_architecture(model: str, facts: tags.Facts | None = None) -> Architectu
     return _from_name(model, facts or tags.agreed(model))
 
 
-def says_itself(model: str) -> bool:
-    """Whether the model's own config says activation and preprocessing, so that no tag is asked."""
-    return model.startswith(tuple(READERS)) or model.endswith(".json") or (CONFIGS / f"{model}.json").is_file()
-
-
-def require_known(model: str) -> None:
-    """Raises InputError for a name that is none; names the nearest. Files, folders and the hub are not looked at."""
-    if says_itself(model) or tags.builtin(model) in open_clip.list_models():
-        return
-    own = sorted(path.stem for path in CONFIGS.glob("*.json"))
-    hint = nearest(model, (*own, *open_clip.list_models()))
-    others = f"one of {', '.join(own)}, a config file, {HUB}NAME, {FOLDER}FOLDER, or open_clip.list_models()"
-    raise InputError(f"unknown model '{model}': {hint if hint.startswith('did') else others}")
-
-
 def _from_name(model: str, facts: tags.Facts) -> Architecture:
-    model_cfg = open_clip.get_model_config(tags.builtin(model))
+    model_cfg = open_clip.get_model_config(builtin(model))
     _check_parts(model_cfg, model)
     model_cfg["quick_gelu"] = facts["quick_gelu"]
     preprocess = {name: facts[name] for name in tags.FIELDS}
@@ -91,7 +74,7 @@ def _from_name(model: str, facts: tags.Facts) -> Architecture:
 
 
 def _from_file(model: str, url: str) -> Architecture:
-    model_cfg = _json(url, f"there is no model config {url}: write one, or name a model of open_clip")
+    model_cfg = _json(url, NO_CONFIG.format(url))
     _check_parts(model_cfg, url)
     packages = tuple(_package(url, tower, entry) for tower, entry in model_cfg.pop("packages", {}).items())
     preprocess = model_cfg.pop("preprocess_cfg", {})
@@ -103,7 +86,7 @@ def _from_file(model: str, url: str) -> Architecture:
 
 def _from_folder(model: str, folder: str) -> Architecture:
     url = storage.join(folder, FOLDER_CONFIG)
-    found = _json(url, f"{folder} has no {FOLDER_CONFIG}: give a folder as open_clip writes and reads them")
+    found = _json(url, NO_FOLDER.format(folder))
     if "image_head" in found:
         raise InputError(
             f"{url} is a model with a trained head on its image tower, which is no starting point for another: "

@@ -19,15 +19,24 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 from cmapkd_core import storage
 from cmapkd_core.config import FOLDER, HUB, ModelConfig
 from cmapkd_core.errors import InputError, OutsideError
-from cmapkd_core.fields import nearest
 from cmapkd_core.models import tags
-from cmapkd_core.models.architecture import Architecture, read_architecture, require_known, says_itself
+from cmapkd_core.models.architecture import Architecture, read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bounded import convert_here
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.model_folder import load_model, save_model
-from cmapkd_core.models.named import PICKLED, SUFFIX, Weights, as_file
-from cmapkd_core.models.weights import fill_from_file, fill_from_package, refuse_other
+from cmapkd_core.models.named import (
+    NO_WEIGHTS,
+    PICKLED,
+    SUFFIX,
+    Weights,
+    read_weights,
+    refuse_other,
+    require_known,
+    says_itself,
+)
+from cmapkd_core.models.open_clip_names import builtin
+from cmapkd_core.models.weights import fill_from_file, fill_from_package
 
 __all__ = ["build", "load_model", "save_model"]
 
@@ -58,26 +67,6 @@ def build(config: ModelConfig, seed: int, cache: Path) -> Backbone:
     fill = FILLS.get(weights.text, _from_file if weights.file else _from_tag)
     fill(backbone, architecture, weights, cache)
     return backbone
-
-
-def read_weights(model: str, text: str) -> Weights:
-    """What `text` names as the weights of `model`.
-
-    Raises:
-        InputError: none of the forms that this module's docstring lists, or a tag that the model has not.
-    """
-    if text in FILLS:
-        return Weights(text)
-    if tags.is_tag(model, text):
-        return Weights(text, tag=text)
-    found = as_file(text)
-    if found.tag and not tags.is_tag(model, found.tag):
-        raise tags.unknown(model, found.tag, text)
-    if not found.file.endswith((SUFFIX, *PICKLED)):
-        known = (*FILLS, *tags.tags_of(model))
-        raise InputError(f"unknown weights '{text}' of {model}: {nearest(text, known)} A file ends in {SUFFIX}")
-    refuse_other(found.file)
-    return found
 
 
 def _facts(model: str, weights: Weights) -> tags.Facts | None:
@@ -122,7 +111,7 @@ def _from_own(backbone: Backbone, architecture: Architecture, weights: Weights, 
 
 
 def _from_tag(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:
-    tag, name = get_pretrained_cfg(tags.builtin(architecture.name), weights.tag), architecture.name
+    tag, name = get_pretrained_cfg(builtin(architecture.name), weights.tag), architecture.name
     path = _fetched(f"weights '{weights.tag}' of {name}", lambda: download_pretrained(tag))
     fill_from_file(backbone.model, _without_code(path, cache), name)
 
@@ -153,7 +142,7 @@ def _from_file(backbone: Backbone, architecture: Architecture, weights: Weights,
     try:
         path = storage.fetch(weights.file, cache / "weights" / weights.file.rpartition("/")[2])
     except FileNotFoundError:
-        raise InputError(f"there is no weights file {weights.file} for {architecture.name}: check the place") from None
+        raise InputError(NO_WEIGHTS.format(weights.file, architecture.name)) from None
     fill_from_file(backbone.model, path, architecture.name)
 
 

@@ -10,29 +10,14 @@ from dataclasses import asdict
 from typing import Any
 
 from open_clip import get_model_config
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import nearest
+from cmapkd_core.models.open_clip_names import builtin, tags_of
 
 FIELDS = ("mean", "std", "interpolation", "resize_mode")
 Facts = dict[str, Any]  # "quick_gelu" and FIELDS
-
-
-def builtin(model: str) -> str:
-    """open_clip's name of `model`: CLIP's own names have a slash."""
-    return model.replace("/", "-")
-
-
-def tags_of(model: str) -> list[str]:
-    """The pretrained tags of an open_clip name; [] of any other."""
-    return list(list_pretrained_tags_by_model(builtin(model)))
-
-
-def is_tag(model: str, tag: str) -> bool:
-    """Whether open_clip knows `tag` as pretrained weights of `model`; capitals and hyphens do not count."""
-    return bool(get_pretrained_cfg(builtin(model), tag))
 
 
 def facts_of(model: str, tag: str) -> Facts:
@@ -81,17 +66,3 @@ def _words(facts: Facts) -> str:
     activation = "QuickGELU" if facts["quick_gelu"] else "GELU"
     mean, std = (" ".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std"))
     return f"{activation}, mean {mean}, std {std}, {facts['resize_mode']}, {facts['interpolation']}"
-
-
-def unknown(model: str, tag: str, weights: str) -> InputError:
-    """The error for `tag` of weights=TAG@FILE, which is no tag of `model`."""
-    known = tags_of(model)
-    if not known:
-        return InputError(
-            f"weights '{weights}': {model} has no pretrained tags, so its file is named alone: write weights=FILE "
-            f"(a file whose own name has an @: ./{weights})"
-        )
-    return InputError(
-        f"weights '{weights}': '{tag}' is no pretrained tag of {model}: {nearest(tag, known)} "
-        f"A file whose own name has an @ is written ./{weights}"
-    )

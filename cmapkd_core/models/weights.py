@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cmapkd_core.errors import DamagedInput, InputError
-from cmapkd_core.models.named import PICKLED, SUFFIX
+from cmapkd_core.models.named import PICKLED, refuse_other
 from cmapkd_core.models.pickled import read_pickled
 
 _SHOWN = 3  # tensors named of each kind of misfit
@@ -46,17 +46,6 @@ def package_folder(package: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise InputError(f"package {package} is not installed: pip install {package.replace('_', '-')}")
     return Path(next(iter(found.submodule_search_locations)))
-
-
-def refuse_other(file: str) -> None:
-    """Raises InputError of a weights file that is no safetensors, with the command that makes one of it."""
-    if file.endswith(SUFFIX):
-        return
-    stem = file[: file.rindex(".")] if file.endswith(PICKLED) else ""
-    way_out = (
-        f": convert it once, python -m cmapkd_core.convert_weights {file} {stem}{SUFFIX}, and name that" if stem else ""
-    )
-    raise InputError(f"weights file {file}: only {SUFFIX} is read, since other formats may hold code{way_out}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

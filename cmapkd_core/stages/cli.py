@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from cmapkd_core import parallel
+from cmapkd_core.command_line import Parser
 from cmapkd_core.commands import submit
 from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.exits import ENDS, end_of, room
@@ -38,7 +39,7 @@ def parser(run: Callable[..., str], prog: str = "") -> argparse.ArgumentParser:
         prog: what a person types for it; "" is `python -m MODULE`.
     """
     own = [one for one in inspect.signature(run, eval_str=True).parameters.values() if one.kind is one.KEYWORD_ONLY]
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=prog or f"python -m {_module(run)}",
         usage=f"%(prog)s --recipe NAME --root PLACE{''.join(map(_needed, own))} [options]",
         description=_about(run),

@@ -19,8 +19,10 @@ import sys
 from collections.abc import Sequence
 
 from cmapkd_core.catalog import EVALUATIONS
+from cmapkd_core.config import ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
+from cmapkd_core.models.named import check_model
 from cmapkd_core.places import (
     RECIPE_STUDENT,
     evaluation_fields,
@@ -61,6 +63,7 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
     for name in tasks:
         choose("task", name, EVALUATIONS)
     inputs = {} if named_model(model) else {"model": _artifact(model)}
+    _require_named(model)
     if reads_data(tasks):
         shards = shards or prepare.run(request)
         inputs["shards"] = shards
@@ -75,6 +78,12 @@ def run(request: Request, *, model: str, shards: str = "", task: str = "") -> st
         declared=evaluation_reads(model, recipe, task),
         paths=of_evaluation(recipe, model, tasks),
     )
+
+
+def _require_named(model: str) -> None:
+    """Raises InputError for a name, tag or file that is none, before data are prepared for it."""
+    if model != RECIPE_STUDENT and (named := named_model(model)):
+        check_model(ModelConfig(named[0], named[1] or "random"), here=True)
 
 
 def _artifact(model: str) -> str:

@@ -38,6 +38,7 @@ from cmapkd_core.stages.ending import (
 )
 from cmapkd_core.stages.identities import Identities, Paths, changed, identities
 from cmapkd_core.stages.manifest import DamagedError
+from cmapkd_core.stages.not_sized import about_sizes
 from cmapkd_core.stages.owed import JOURNAL, deliver_owed
 from cmapkd_core.stages.refused import Refusals
 from cmapkd_core.stages.tracked import committing, failed, finished, open_tracker, overtaken, reported_to_mlflow
@@ -145,7 +146,10 @@ def execute(
         refusals = Refusals(storage.join(url, WORK), stage, {**dataclasses.asdict(request), "inputs": digests})
         refusals.repeat()  # MLflow has it from the attempt that found it
         try:
-            recipe = view(request.resolved(), declared or Declared(stage, frozenset(fields), _GIVEN))
+            resolved, seen = request.resolved(), declared or Declared(stage, frozenset(fields), _GIVEN)
+            if said := about_sizes(request, resolved, seen):
+                say(f"{stage}: {said}\n")
+            recipe = view(resolved, seen)
             files = parallel.broadcast(identities(paths or {}) if parallel.rank() == 0 else {})
             work = body.load() if isinstance(body, Late) else body
             return _run(request, stage, url, fields, opened, digests, work, say, recipe, files)

@@ -124,6 +124,32 @@ def test_a_file_that_is_called_like_a_login_is_a_file(folder: Path) -> None:
     assert absent == BadRow("b", "file x?token=2 is not there")
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_one_json_list_is_read_as_its_entries(
+    folder: Path, indent: int | None, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [{"file": "a.png", "captions": ["one", "two"]}, "no object", {"file_name": "x"}, {"file": "b.jpg"}]
+    entries[3] |= {"caption": "three"}
+    (folder / "captions.jsonl").write_text(json.dumps(entries, indent=indent), encoding=encoding)
+    first, word, other, last = read(folder)
+    assert isinstance(first, Row)
+    assert isinstance(last, Row)
+    assert (first.captions, last.key, last.captions) == (("one", "two"), "b.jpg", ("three",))
+    assert word == BadRow("(line 2)", "no JSON object")
+    assert isinstance(other, BadRow)
+    assert "captions.jsonl is one JSON list: its entries are counted as lines" in caplog.text
+
+
+@pytest.mark.parametrize("left", ['[\n {"file": "a.png", "caption": "x"},\n {"file": ', '[{"file": "a.png"}]\n[{}]'])
+def test_a_json_list_that_is_cut_off_or_empty_is_refused(folder: Path, left: str) -> None:
+    (folder / "captions.jsonl").write_text(left)
+    with pytest.raises(
+        InputError, match=r"captions\.jsonl (is no complete JSON in UTF-8|has no list, or nothing in it)"
+    ):
+        read(folder)
+
+
 def test_a_key_with_two_files_is_a_duplicate(folder: Path) -> None:
     jsonl(
         folder,

@@ -17,7 +17,8 @@ from cmapkd_core.convert_weights import main
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bounded import convert_here
-from cmapkd_core.models.build import build, read_weights, save_model
+from cmapkd_core.models.build import build, save_model
+from cmapkd_core.models.named import read_weights
 from cmapkd_core.models.pickled import read_pickled
 
 

@@ -28,6 +28,7 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build
 from cmapkd_core.models.construct import _model, set_model_preprocess_cfg
+from cmapkd_core.models.open_clip_names import tags_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 # How names of a family begin, in the order in which they are tried.
@@ -175,7 +176,7 @@ def _sides(grids: Sequence[int]) -> str:
 
 
 def _pictures(names: list[str]) -> str:
-    facts = [tags.facts_of(name, tag) for name in names for tag in tags.tags_of(name)]
+    facts = [tags.facts_of(name, tag) for name in names for tag in tags_of(name)]
     prepared = [f"{one['resize_mode']}, {one['interpolation']}, mean {one['mean'][0]:.2g}" for one in facts]
     return "<br>".join(dict.fromkeys(prepared)) or "no tags"
 

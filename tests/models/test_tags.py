@@ -23,8 +23,10 @@ from cmapkd_core.data.augment import View, eval_view
 from cmapkd_core.errors import InputError
 from cmapkd_core.models import tags
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.build import build, read_weights, save_model
+from cmapkd_core.models.build import build, save_model
 from cmapkd_core.models.model_folder import load_model
+from cmapkd_core.models.named import read_weights
+from cmapkd_core.models.open_clip_names import tags_of
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 4}
 VIT = {"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 4}
@@ -134,7 +136,7 @@ def test_the_tags_make_two_models_of_one_file(named: Named, picture: Image.Image
 
 
 def told(named: Named) -> list[str]:
-    return tags.tags_of(named.name)
+    return tags_of(named.name)
 
 
 def test_a_file_alone_is_refused_and_the_message_leads_out(named: Named, picture: Image.Image) -> None:
@@ -223,7 +225,7 @@ def test_openais_own_archive_is_converted_and_read(
     ("weights", "reason"),
     [
         ("opnai@x.safetensors", "'opnai' is no pretrained tag of ViT-L-14: did you mean 'openai'"),
-        ("a@b.safetensors", r"A file whose own name has an @ is written \./a@b\.safetensors"),
+        ("a@b.safetensors", r"a file whose own name has an @ is written \./a@b\.safetensors"),
         ("openai@x.npz", "unknown weights 'openai@x.npz'"),
         ("opena", "did you mean 'openai'"),
     ],
@@ -239,10 +241,10 @@ def test_an_at_sign_in_a_path_is_no_tag() -> None:
     assert read_weights("ViT-L-14", "OpenAI@s3://b/a@b.safetensors").file == "s3://b/a@b.safetensors"
 
 
-@pytest.mark.parametrize("model", [name for name in open_clip.list_models() if tags.tags_of(name)])
+@pytest.mark.parametrize("model", [name for name in open_clip.list_models() if tags_of(name)])
 def test_every_name_of_open_clip_takes_a_file_with_each_of_its_tags(model: str) -> None:
     """And without one exactly where its tags agree, as open_clip's table says."""
-    facts = [tags.facts_of(model, read_weights(model, f"{tag}@x.safetensors").tag) for tag in tags.tags_of(model)]
+    facts = [tags.facts_of(model, read_weights(model, f"{tag}@x.safetensors").tag) for tag in tags_of(model)]
     if all(one == facts[0] for one in facts):
         assert tags.of_any_file(model, "x.safetensors") == facts[0]
     else:
@@ -253,7 +255,7 @@ def test_every_name_of_open_clip_takes_a_file_with_each_of_its_tags(model: str) 
 def test_the_names_that_need_a_tag_are_those_known() -> None:
     """A name that joins or leaves them is something that its users must hear of."""
     apart = ["ViT-B-16", "ViT-B-32", "ViT-H-14", "ViT-H-14-quickgelu", "ViT-L-14", "ViT-bigG-14"]
-    found = {m: {json.dumps(tags.facts_of(m, tag)) for tag in tags.tags_of(m)} for m in open_clip.list_models()}
+    found = {m: {json.dumps(tags.facts_of(m, tag)) for tag in tags_of(m)} for m in open_clip.list_models()}
     assert sorted(m for m, kinds in found.items() if len(kinds) > 1) == apart
 
 

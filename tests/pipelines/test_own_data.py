@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cmapkd.pipelines.start import obey
-from cmapkd.pipelines.submission import decide
+from cmapkd.pipelines.submission import Submission, decide
 from cmapkd.pipelines.submit import main, parser
 from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.fields import parse_overrides
 from cmapkd_core.request import recipe_of
+from cmapkd_core.stages import cli, prepare
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -26,8 +28,12 @@ def pictures(folder: Path, count: int, bad: int = 0, **more: str) -> Path:
     return folder
 
 
+def submission(*command: str) -> Submission:
+    return decide(parser().parse_args(["--local", "--root", "runs", *command]))
+
+
 def decided(*command: str) -> tuple[Recipe, dict[str, str]]:
-    job = decide(parser().parse_args(["--local", "--root", "runs", *command]))
+    job = submission(*command)
     return job.recipes["run"], job.request
 
 
@@ -115,6 +121,18 @@ def test_the_demo_on_own_pictures_says_that_its_shares_are_the_demos(capsys: pyt
         assert (note in capsys.readouterr().out) == told
 
 
+def test_who_names_a_folder_and_no_recipe_is_told_of_recipe_own(capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(Path("pics"), 20)
+    note = "note: no --recipe is given, so ViT-L-14 teaches ViT-B-16 as of recipe calibrated; --recipe own has small"
+    for words, told in (
+        (["--data", "pics"], True),
+        (["--data", "pics", "--recipe", "tiny"], False),
+        (["--recipe", "tiny"], False),
+    ):
+        decide(parser().parse_args(["--root", "s3://b/r", *words]))
+        assert (note in capsys.readouterr().err) == told
+
+
 def test_pairs_that_cannot_be_counted_are_refused_or_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--recipe", "own", "--data", "img2dataset:pics", "--dry-run"]) == 2
     capsys.readouterr()
@@ -133,6 +151,24 @@ def test_pairs_on_s3_are_counted_and_where_it_does_not_answer_given(
     assert obey(args, []) == 2
     recipe, _ = decided("--recipe", "own", "--data", s3_root, "--set", "data.size=500")
     assert (recipe.optim.batch, recipe.data.size) == (32, 500)
+
+
+def test_a_stage_by_itself_says_whose_sizes_it_takes_and_takes_those_of_a_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(pictures(Path("pics"), 20) / f"{number}.png")
+    words = ["--recipe", "own", "--data", "pics", "--set", "data.leakage=ids"]
+    alone = ["--root", "runs", "--artifact", "url"]
+    assert cli.main(prepare.run, [*words, *alone]) == 0
+    said = capsys.readouterr().out
+    assert "1,000 pairs here, since only a run counts yours: data.val_share=0.1 data.test_share=0.1\n" in said
+    assert f"--recipe own --data folder:{Path.cwd()}/pics --local --dry-run` prints a run's" in said
+    job = submission(*words)
+    assert Path("url").read_text() != storage.absolute(job.urls["prepare"])
+    assert cli.main(prepare.run, [*words[:4], "--overrides", job.request["overrides"], *alone]) == 0
+    assert "1,000" not in capsys.readouterr().out
+    assert Path("url").read_text() == storage.absolute(job.urls["prepare"])
 
 
 def _away(config: object) -> None:

@@ -108,6 +108,11 @@ def test_only_what_is_new_is_embedded(pictures, searched):
     assert ranked(searched("--like", str(pictures / "0.png")))[0] == (1.0, "0.png")
 
 
+def test_a_second_model_that_is_none_is_said_before_anything_is_embedded(searched, tmp_path):
+    assert "did you mean 'ViT-B-16'" in searched(QUERY, "--teacher", "ViT-B-61:openai", code=2)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_cache_that_cannot_be_read_is_made_anew(searched, tmp_path):
     searched(QUERY)
     (kept,) = (tmp_path / "cache").iterdir()
