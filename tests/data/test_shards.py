@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import webdataset
 from PIL import Image
+from refused_user import refused as refused_user
 from webdataset.writer import TarWriter
 
 from cmapkd_core import storage
@@ -27,6 +28,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import open_shards
+from cmapkd_core.storage import StorageError
 
 Make = Callable[..., bytes]
 Prepare = Callable[..., ShardSet]
@@ -332,6 +334,17 @@ def test_a_missing_shard_and_a_missing_data_set_say_so(scenes_url: str, tmp_path
     (folder / "train-00000.tar").unlink()
     with pytest.raises(InputError, match=r"train-00000\.tar .* is missing"):
         shards.read_image("train", 0)
+
+
+def test_a_shard_that_may_not_be_read_is_no_traceback(scenes_url: str, tmp_path: Path) -> None:
+    folder = copy_of(scenes_url, tmp_path)
+    shards = ShardSet.open(str(folder), tmp_path / "cache")
+    said = (
+        r"cannot read .*train-00000\.tar: Permission denied; give this user the right to read it, and to enter the fold"
+    )
+    with refused_user(folder / "train-00000.tar"), pytest.raises(StorageError, match=said):
+        shards.read_image("train", 0)
+    assert shards.read_image("train", 0)
 
 
 def test_a_changed_index_is_refused(scenes_url: str, tmp_path: Path) -> None:
