@@ -143,9 +143,9 @@ def test_partitions_of_a_source_have_each_of_its_rows_once(source: str, size: in
 
 
 def test_a_part_has_no_verdict_of_its_own_and_the_whole_has(tmp_path: Path, picture: Callable[..., bytes]) -> None:
-    rows: list[Item] = [BadRow("b", "lost"), *(Row(f"k{i}", picture(), ("a",)) for i in range(3))]
+    rows: list[Item] = [BadRow("b", "lost"), BadRow("d", "gone"), *(Row(f"k{i}", picture(), ("a",)) for i in range(3))]
     config = override(CONFIG, {"quarantine_bound": 0.1})
-    with pytest.raises(Exception, match="1 of 4 rows cannot be used"):
+    with pytest.raises(Exception, match="2 of 5 rows cannot be used"):
         joined(cut(rows, [1]), config, tmp_path)
     assert "lost" in (tmp_path / "joined" / "quarantine.jsonl").read_text()
 

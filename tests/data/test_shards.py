@@ -205,6 +205,15 @@ def refused(there: list[Row | BadRow], out: Path, **settings: object) -> str:
     return str(caught.value)
 
 
+def test_a_single_bad_row_ends_nothing_unless_none_is_allowed(picture: Make, prepare: Prepare, tmp_path: Path) -> None:
+    mixed = [*rows(picture, 40), BadRow("gone", "file x.png is not there")]
+    shards = prepare(mixed)
+    assert sum(shards.count(split) for split in SPLITS) == 40
+    assert shards.manifest["quarantined"] == 1
+    said = refused(mixed, tmp_path / "strict", quarantine_bound=0.0)
+    assert "1 of 41 rows cannot be used (2.44%), data.quarantine_bound=0.0 allows 0.00%:" in said
+
+
 def test_a_few_bad_rows_are_refused_with_a_bound_that_is_enough(
     picture: Make, prepare: Prepare, tmp_path: Path
 ) -> None:
