@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmapkd.searching import MOST
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.storage.user_cache import user_cache
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cmapkd.searching.page_server import Side
     from cmapkd.searching.picture_folder import PictureFile
 
-PORT, TOP, MOST = 8000, 5, 100
+PORT, TOP = 8000, 5
 _BROKEN = 10  # pictures that cannot be read and are named
 
 
@@ -50,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument("query", metavar="QUERY", nargs="*", help="words of one query")
     cli.add_argument("--like", type=Path, metavar="PICTURE", help="a picture in place of words")
-    cli.add_argument("--top", type=_top, default=TOP, metavar="N", help=f"how many pictures; default: {TOP}")
+    cli.add_argument(
+        "--top", type=_top, default=TOP, metavar="N", help=f"how many pictures, 1 to {MOST}; default: {TOP}"
+    )
     cli.add_argument("--html", type=Path, metavar="OUT.html", help="write a page with the pictures, one file")
     cli.add_argument("--show", action="store_true", help="open the page in the browser")
     cli.add_argument(

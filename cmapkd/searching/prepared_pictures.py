@@ -22,7 +22,12 @@ Spot = tuple[str, int, int, int]  # of a picture, by _COLUMNS
 
 @dataclass(frozen=True)
 class PreparedPictures(PictureFolder):
-    """A data set's pictures, named SPLIT/KEY.EXT. shards: URL of their folder. spots: where each lies there."""
+    """A data set's pictures, named SPLIT/KEY, as a key may be a file's name already.
+
+    Attributes:
+        shards: URL of their folder.
+        spots: where each lies there.
+    """
 
     shards: str
     spots: Mapping[str, Spot]
@@ -78,6 +83,6 @@ def pictures_at(place: str) -> PictureFolder:
 
 
 def _of_table(split: str, table: pa.Table) -> Iterator[tuple[PictureFile, Spot]]:
-    columns = [table[name].to_pylist() for name in ("key", "ext", "captions", *_COLUMNS)]
-    for key, ext, captions, *spot in zip(*columns, strict=True):
-        yield PictureFile(f"{split}/{key}.{ext}", 0, spot[2], captions[0] if captions else ""), tuple(spot)
+    columns = [table[name].to_pylist() for name in ("key", "captions", *_COLUMNS)]
+    for key, captions, *spot in zip(*columns, strict=True):
+        yield PictureFile(f"{split}/{key}", 0, spot[2], captions[0] if captions else ""), tuple(spot)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from cmapkd import search
+from cmapkd.searching import MOST
 from cmapkd.searching.page_server import serve
 from cmapkd_core import storage
 from cmapkd_core.config import ModelConfig
@@ -144,6 +145,15 @@ def test_bad_input_names_the_way_out(words, said, searched):
     assert said in searched(*words, code=2)
 
 
+def test_the_most_pictures_are_named_before_they_are_refused(capsys):
+    assert f"how many pictures, 1 to {MOST}; default: 5" in " ".join(search.parser().format_help().split())
+    page = (Path(__file__).parents[2] / "docs/howto/search.md").read_text()
+    assert f"how many pictures, 1 to {MOST}; 5 where" in page
+    with pytest.raises(SystemExit):
+        search.parser().parse_args(["model", "folder", "x", "--top", str(MOST + 1)])
+    assert f"a number from 1 to {MOST}" in capsys.readouterr().err
+
+
 def test_a_folder_without_pictures(searched, tmp_path):
     assert "is no folder" in searched(QUERY, code=2, folder=tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -188,8 +198,8 @@ def test_a_student_and_pictures_in_a_bucket(on_s3, models, tiny_shards, tmp_path
     there = told(*on_s3, QUERY)
     assert ranked(there) == ranked(here)
     shards = open_shards(Artifact.open(tiny_shards))
-    (split, file, caption), *_ = re.findall(r"(train|val|test)/(\S+)[.]\w+  (.+)$", there, re.MULTILINE)
-    assert caption == shards.captions(split, shards.keys(split).index(file))[0]
+    (split, key, caption), *_ = re.findall(r"(train|val|test)/(\S+)  (.+)$", there, re.MULTILINE)
+    assert caption == shards.captions(split, shards.keys(split).index(key))[0]
     export, data = on_s3
     files = Artifact.open(export).file_url("open_clip/open_clip_config.json").rpartition("/")[0]
     assert "0 pictures embedded" in told(files, data, QUERY)  # the same model, by its folder in the export
@@ -207,7 +217,7 @@ def test_a_damaged_picture_of_a_data_set_is_left_out(tiny_shards, models, tmp_pa
         file.seek(line["image_offset"] + 9)
         file.write(b"damage")
     assert search.main([str(models[0]), str(made), QUERY, "--cache", str(tmp_path / "cache")]) == 0
-    assert f"test/{line['key']}.{line['ext']}: its bytes in {line['shard']} are damaged" in capsys.readouterr().out
+    assert f"test/{line['key']}: its bytes in {line['shard']} are damaged" in capsys.readouterr().out
 
 
 # ---- the server ------------------------------------------------------------------------------------
