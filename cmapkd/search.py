@@ -128,12 +128,14 @@ def _sides(args: argparse.Namespace) -> list[Side]:
     """The models with their embeddings of the folder; says what it found and what it left out."""
     from cmapkd.searching.page_server import Side  # with torch, which takes longer than to read or explain a command
     from cmapkd.searching.picture_index import index
-    from cmapkd.searching.prepared_pictures import pictures_at
+    from cmapkd.searching.prepared_pictures import data_sets_below, pictures_at
     from cmapkd.searching.searched_model import OWN_TEACHER, open_model, teacher_of
     from cmapkd_core import parallel
     from cmapkd_core.progress import ProgressDisplay
 
     folder = pictures_at(args.folder)
+    if made := data_sets_below(folder):
+        print(f"search: {folder.place} is a root of runs, so it has figures of reports; {made}, with their pictures")
     models = {"student" if args.teacher else "model": args.model}
     if args.teacher:
         models["teacher"] = teacher_of(args.model) if args.teacher == OWN_TEACHER else args.teacher

@@ -156,6 +156,7 @@ def test_the_most_pictures_are_named_before_they_are_refused(capsys):
 
 def test_a_folder_without_pictures(searched, tmp_path):
     assert "is no folder" in searched(QUERY, code=2, folder=tmp_path / "none")
+    assert "is no folder: give a folder with pictures\n" in searched(QUERY, code=2, folder=tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "has no picture" in searched(QUERY, code=2, folder=tmp_path / "empty")
 
@@ -204,9 +205,23 @@ def test_a_student_and_pictures_in_a_bucket(on_s3, models, tiny_shards, tmp_path
     files = Artifact.open(export).file_url("open_clip/open_clip_config.json").rpartition("/")[0]
     assert "0 pictures embedded" in told(files, data, QUERY)  # the same model, by its folder in the export
     root = export.rpartition("/export")[0]
-    assert "is no prepared data set: give one (ROOT/prepare/KEY" in told(export, root, QUERY, code=2)
-    assert "has no manifest.json" in told(root, data, QUERY, code=2)
+    high = told(export, root, QUERY, code=2)
+    assert "is no prepared data set: give one (ROOT/prepare/KEY" in high
+    assert high.endswith(f"; below it are {data}\n")
+    assert (
+        f"{root} has no manifest.json and no open_clip_config.json, so no model is there: below it are {export}"
+        in told(root, data, QUERY, code=2)
+    )
     assert "so it is no data set" in told(export, export, QUERY, code=2)
+
+
+def test_a_root_of_runs_is_searched_and_said_to_be_one(tiny_shards, pictures, searched):
+    """Its pictures are the figures of reports."""
+    assert "root of runs" not in searched(QUERY)
+    made = Path(shutil.copytree(tiny_shards, pictures / "prepare" / "0"))
+    told = searched(QUERY)
+    assert f"{pictures} is a root of runs, so it has figures of reports; below it are {made}, with" in told
+    assert len(ranked(told)) == 5
 
 
 def test_a_damaged_picture_of_a_data_set_is_left_out(tiny_shards, models, tmp_path, capsys):
