@@ -137,8 +137,9 @@ def _root(job: Submission) -> list[str]:
     if job.arguments["root"]:
         return []
     return [
-        f"  {NO_ROOT} below is the root, which nothing names yet: give --root s3://bucket/prefix, fill in `root` in",
-        "  site.toml (site.example.toml explains it), or run it on this machine with --local",
+        "",
+        f"{NO_ROOT} below is the root, which nothing names yet: give --root s3://bucket/prefix, fill in `root` in",
+        "site.toml (site.example.toml explains it), or run it on this machine with --local",
     ]
 
 
