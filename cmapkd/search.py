@@ -134,8 +134,10 @@ def _sides(args: argparse.Namespace) -> list[Side]:
     from cmapkd_core.progress import ProgressDisplay
 
     folder = pictures_at(args.folder)
-    if made := data_sets_below(folder):
-        print(f"search: {folder.place} is a root of runs, so it has figures of reports; {made}, with their pictures")
+    if data_sets := data_sets_below(folder):
+        print(
+            f"search: {folder.place} is a root of runs, so it has figures of reports; {data_sets}, with their pictures"
+        )
     models = {"student" if args.teacher else "model": args.model}
     if args.teacher:
         models["teacher"] = teacher_of(args.model) if args.teacher == OWN_TEACHER else args.teacher
