@@ -345,9 +345,13 @@ def test_a_missing_shard_and_a_missing_data_set_say_so(scenes_url: str, tmp_path
         shards.read_image("train", 0)
 
 
-def test_a_shard_that_may_not_be_read_is_no_traceback(scenes_url: str, tmp_path: Path) -> None:
+def test_a_shard_that_may_not_be_read_is_no_traceback(
+    scenes_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = copy_of(scenes_url, tmp_path)
-    shards = ShardSet.open(str(folder), tmp_path / "cache")
+    folder.chmod(0o755)
+    monkeypatch.chdir(folder)  # the folders above are the tests' own, and here the file itself is refused
+    shards = ShardSet.open(".", tmp_path / "cache")
     said = (
         r"cannot read .*train-00000\.tar: Permission denied; give this user the right to read it, and to enter the fold"
     )
