@@ -12,6 +12,7 @@ from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.model_folder import CONFIG
 from cmapkd_core.places import RECIPE_STUDENT, named_model
 from cmapkd_core.stages.artifact import Artifact, look
+from cmapkd_core.stages.nearby import MODELS, nearby
 from cmapkd_core.usage import OPEN_CLIP
 
 FOLDERS = (OPEN_CLIP, "model")  # of a model in an artifact: an export's, and that of a stage that trains
@@ -54,9 +55,10 @@ def model_of(artifact: Artifact) -> Backbone:
     for folder in FOLDERS:
         if any(name.startswith(f"{folder}/") for name in artifact.files()):
             return load_model(artifact.fetch_folder(folder))
+    near = nearby(artifact.url, MODELS)
     raise InputError(
         f"{artifact.url} is of stage {artifact.manifest['stage']} and holds no model: give that of stage export "
-        "(ROOT/export/KEY), or of one that trains (ROOT/joint/KEY)"
+        f"(ROOT/export/KEY), or of one that trains (ROOT/joint/KEY){near and f'; {near}'}"
     )
 
 
@@ -76,6 +78,8 @@ def _named(spelling: str) -> Backbone:
         raise InputError(f"{spelling} is a student before training, which finds nothing: give an export's folder")
     named = _name(spelling) or _in_folder(spelling)
     if named is None:
+        if near := nearby(spelling, MODELS):
+            raise InputError(f"{spelling} has no manifest.json and no {CONFIG}, so no model is there: {near}")
         raise InputError(
             f"{spelling} has no manifest.json and no {CONFIG}: give an export's folder (a run prints it), or a model "
             "by name: NAME:TAG of open_clip, such as ViT-B-32:openai, or hf-hub:ORG/NAME"

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmapkd.searching import MOST
 from cmapkd_core.command_line import Parser
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import ENDS, end_of, room
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from cmapkd.searching.page_server import Side
     from cmapkd.searching.picture_folder import PictureFile
 
-PORT, TOP, MOST = 8000, 5, 100
+PORT, TOP = 8000, 5
 _BROKEN = 10  # pictures that cannot be read and are named
 
 
@@ -49,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument("query", metavar="QUERY", nargs="*", help="words of one query")
     cli.add_argument("--like", type=Path, metavar="PICTURE", help="a picture in place of words")
-    cli.add_argument("--top", type=_top, default=TOP, metavar="N", help=f"how many pictures; default: {TOP}")
+    cli.add_argument(
+        "--top", type=_top, default=TOP, metavar="N", help=f"how many pictures, 1 to {MOST}; default: {TOP}"
+    )
     cli.add_argument("--html", type=Path, metavar="OUT.html", help="write a page with the pictures, one file")
     cli.add_argument("--show", action="store_true", help="open the page in the browser")
     cli.add_argument(
@@ -124,12 +127,16 @@ def _sides(args: argparse.Namespace) -> list[Side]:
     """The models with their embeddings of the folder; says what it found and what it left out."""
     from cmapkd.searching.page_server import Side  # with torch, which takes longer than to read or explain a command
     from cmapkd.searching.picture_index import index
-    from cmapkd.searching.prepared_pictures import pictures_at
+    from cmapkd.searching.prepared_pictures import data_sets_below, pictures_at
     from cmapkd.searching.searched_model import OWN_TEACHER, open_model, teacher_of
     from cmapkd_core import parallel
     from cmapkd_core.progress import ProgressDisplay
 
     folder = pictures_at(args.folder)
+    if data_sets := data_sets_below(folder):
+        print(
+            f"search: {folder.place} is a root of runs, so it has figures of reports; {data_sets}, with their pictures"
+        )
     models = {"student" if args.teacher else "model": args.model}
     if args.teacher:
         models["teacher"] = teacher_of(args.model) if args.teacher == OWN_TEACHER else args.teacher

@@ -196,6 +196,9 @@ class EvaluationEntry(TableEntry):
     trains: bool = False  # a probe, on the training split; of other sets one split is prepared
     timed: bool = False  # its result is a time, so nothing runs beside it
     once: bool = False  # every seed of a row answers it alike
+    wants: str = (
+        ""  # what not all data have: without it the task is left out, or refused where it was asked for by name
+    )
     facts: tuple[str, ...] = ()  # among its numbers, of the data: in a report every model must have been asked the same
 
     @property
@@ -215,6 +218,7 @@ EVALUATIONS: dict[str, EvaluationEntry] = {
     "zeroshot": EvaluationEntry(
         "cmapkd_core.evaluate.subject:run_zeroshot",
         reads=("evaluate.split", "evaluate.templates", "evaluate.classes"),
+        wants="classes",
         facts=("images", "classes", "majority"),
     ),
     "vqa": EvaluationEntry(

@@ -64,7 +64,8 @@ class DataConfig:
     # Tasks that prepare a run of the source's rows each, before one joins them to the same bytes; 1: one task does it.
     # A package has as many as the recipe that it was compiled with.
     partitions: Count = 1
-    quarantine_bound: Share = 0.001  # share of bad samples above which a stage fails
+    # Share of bad samples above which a stage fails. A single row that prepare cannot use never does, unless this is 0.
+    quarantine_bound: Share = 0.001
     max_pixels: Count = 50_000_000  # a larger image is quarantined, never decoded
     # Prepare makes training pictures JPEGs (data/repack.py) of so short a side, such as 256; 0: as they are.
     repack: Annotated[

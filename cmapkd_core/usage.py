@@ -40,12 +40,12 @@ class StudentUse:
 
     def python(self) -> str:
         """Lines that embed a picture and two captions and print their cosines; "" where open_clip cannot have it."""
-        return "" if self.reason else COSINES.format(load=load_lines(self.text_cfg, f"{self.here}/{OPEN_CLIP}"))
+        load = load_lines(self.text_cfg, f"{self.here}/{OPEN_CLIP}")
+        return "" if self.reason else COSINES.format(load=load, picture=_PICTURE)
 
     def onnx(self) -> str:
-        """A line that embeds a picture without torch and open_clip."""
-        files = ("image.onnx", "preprocess.py", "towers.json")
-        return ONNX_LINE.format(*(_quoted(f"{self.here}/{ONNX}/{file}") for file in files))
+        """Lines that embed a picture without torch and open_clip."""
+        return EMBEDDING.format(folder=_quoted(f"{self.here}/{ONNX}"), picture=_PICTURE)
 
 
 _PLAIN = """\
@@ -56,18 +56,25 @@ _WITH_TEXT_FOLDER = """\
 text_cfg = json.load(open({config}))["model_cfg"]["text_cfg"] | {{"hf_model_name": {text}}}
 model, _, preprocess = open_clip.create_model_and_transforms({name}, text_cfg=text_cfg)
 """
+_PICTURE = """\
+picture = Image.new("RGB", (64, 64), "red")  # or one of yours: Image.open("cup.jpg").convert("RGB")
+"""
 COSINES = """\
 {load}\
 from PIL import Image
-picture = Image.new("RGB", (64, 64), "red")  # or one of yours: Image.open("cup.jpg").convert("RGB")
-image = model.eval().encode_image(preprocess(picture)[None], normalize=True)
+{picture}image = model.eval().encode_image(preprocess(picture)[None], normalize=True)
 print(image @ model.encode_text(tokenizer(["something red", "something blue"]), normalize=True).T)
 """
-ONNX_LINE = (
-    "import json, onnxruntime, runpy; from PIL import Image; "
-    'print(onnxruntime.InferenceSession({}).run(None, {{"images": runpy.run_path({})["pixels"]('
-    'Image.new("RGB", (64, 64), "red"), json.load(open({})))}})[0])\n'
-)
+EMBEDDING = """\
+import json, runpy
+import onnxruntime
+from PIL import Image
+folder = {folder}
+towers = json.load(open(folder + "/towers.json"))
+pixels = runpy.run_path(folder + "/preprocess.py")["pixels"]
+{picture}image = onnxruntime.InferenceSession(folder + "/image.onnx")
+print(image.run(None, {{"images": pixels(picture, towers)}})[0])
+"""
 
 
 def load_lines(text_cfg: Mapping[str, Any], folder: str) -> str:

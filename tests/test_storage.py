@@ -66,7 +66,8 @@ def case_names_that_look_like_logins(root: str, tmp: Path) -> None:
 
 def case_missing_objects_name_themselves(root: str, tmp: Path) -> None:
     url = storage.join(root, "none.bin")
-    for verb in (storage.read_bytes, storage.size, storage.read_json, lambda u: storage.fetch(u, tmp / "t")):
+    fetch = lambda u: storage.fetch(u, tmp / "t")  # noqa: E731
+    for verb in (storage.read_bytes, storage.size, storage.read_json, storage.opened, fetch):
         with pytest.raises(FileNotFoundError, match=r"none\.bin"):
             verb(url)
     assert not storage.exists(url)
@@ -105,6 +106,24 @@ def case_names_of_every_kind(root: str, tmp: Path) -> None:
         storage.write_bytes(storage.join(root, "n", name), name.encode())
     assert storage.list_files(storage.join(root, "n")) == sorted(names)
     assert all(storage.read_bytes(storage.join(root, "n", name)) == name.encode() for name in names)
+
+
+def case_an_open_file_stays_whole(root: str, tmp: Path) -> None:
+    url, data = storage.join(root, "a/b.bin"), bytes(range(256)) * 1000
+    storage.write_bytes(url, data)
+    with storage.opened(url) as file:
+        storage.delete(url)
+        assert file.read(3) == data[:3]
+        file.seek(-5, os.SEEK_END)
+        assert file.read() == data[-5:]
+
+
+def case_folders_are_those_directly_below(root: str, tmp: Path) -> None:
+    for name in ("t/b/2", "t/b/10", "t/a/x/y", "t/c", "tt/d/1"):
+        storage.write_bytes(storage.join(root, name), b"x")
+    assert storage.folders(storage.join(root, "t")) == ["a", "b"]
+    assert storage.folders(storage.join(root, "t/")) == ["a", "b"]
+    assert [storage.folders(storage.join(root, none)) for none in ("t/c", "none")] == [[], []]
 
 
 def case_create_happens_once(root: str, tmp: Path) -> None:

@@ -617,6 +617,8 @@ VERBS: dict[str, tuple[Callable[[str, Path], object], str]] = {
     "delete": (lambda root, tmp: storage.delete(storage.join(root, "fuzz")), "DeleteObject"),
     "delete_tree": (lambda root, tmp: storage.delete_tree(storage.join(root, "tree")), "ListObjectsV2"),
     "check_writable": (lambda root, tmp: storage.check_writable(root), "PutObject"),
+    "opened": (lambda root, tmp: storage.opened(storage.join(root, "there")).close(), "ListObjectsV2"),
+    "folders": (lambda root, tmp: storage.folders(root), "ListObjectsV2"),
 }
 STATUSES = (200, 204, 206, 299, 300, 301, 304, 307, 400, 401, 403, 404, 405, 409, 411, 412, 416, 429, 500, 501, 599)
 BODIES = (
@@ -653,7 +655,7 @@ def test_whatever_answers_it_ends_in_words(verb: str, gateway: Gateway, bucket: 
         try:
             call(bucket, tmp_path)
         except FileNotFoundError:
-            assert verb in ("read_bytes", "size", "fetch", "check_writable")
+            assert verb in ("read_bytes", "size", "fetch", "opened", "check_writable")
             assert b"ListBucketResult" in body or b"NoSuchKey" in body or (status == 404 and "x-amz-" in str(headers))
         except storage.StorageError as failure:
             said = str(failure)

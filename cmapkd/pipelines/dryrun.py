@@ -9,13 +9,15 @@ from pathlib import Path
 from cmapkd.pipelines import runs, size, suite_runs
 from cmapkd.pipelines.own_data import about
 from cmapkd.pipelines.site import Pod
-from cmapkd.pipelines.submission import Submission
+from cmapkd.pipelines.submission import NO_ROOT, Submission
 from cmapkd.pipelines.suite import Suite
 from cmapkd.pipelines.tasks import Task
 from cmapkd_core import temporary
+from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import STAGE_PHASES, Phase, Recipe, learns_policy
 from cmapkd_core.fields import as_overrides
 from cmapkd_core.fingerprints import trains
+from cmapkd_core.folders import reads_folder
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import FULL, REFERENCE, ROWS
 from cmapkd_core.request import recipe_of
@@ -29,7 +31,8 @@ def describe(job: Submission) -> str:
 def describe_suite(job: Submission, suite: Suite) -> str:
     """Rows, the executions of each stage, and every task that runs with what it reads and who shares it."""
     full = recipe_of(job.request | {"ablation": FULL, "seed": ""})
-    lines = [f"run {job.run}", "", *_parameters(job.request | job.arguments), *_pairs(full, job), "", "rows"]
+    lines = [f"run {job.run}", "", *_parameters(job.request | job.arguments), *_root(job)]
+    lines += [*_pairs(full, job), "", "rows"]
     for row in suite.rows:
         changes = as_overrides(ROWS[row])
         lines.append(f"  {row:24}{changes or 'the full method'}")
@@ -85,7 +88,7 @@ def counts(job: Submission) -> str:
 def describe_run(job: Submission) -> str:
     """Parameters, what the row changes, and every stage."""
     row = job.arguments["ablation"]
-    lines = [f"run {job.run}", "", *_parameters(job.arguments), *_pairs(job.recipes["run"], job)]
+    lines = [f"run {job.run}", "", *_parameters(job.arguments), *_root(job), *_pairs(job.recipes["run"], job)]
     lines += ["", f"changed by {row}", *_changes(row), "", "stages, in order"]
     for number, task in enumerate(job.plan.tasks, 1):
         note = f" (row {REFERENCE})" if task.row else ""
@@ -129,6 +132,17 @@ def _parameters(strings: dict[str, str]) -> list[str]:
     return ["parameters", *(f"  {name:13}{value or '(empty)'}" for name, value in strings.items())]
 
 
+def _root(job: Submission) -> list[str]:
+    """What stands in the places below where no root is given."""
+    if job.arguments["root"]:
+        return []
+    return [
+        "",
+        f"{NO_ROOT} below is the root, which nothing names yet: give --root s3://bucket/prefix, fill in `root` in",
+        "site.toml (site.example.toml explains it), or run it on this machine with --local",
+    ]
+
+
 def _changes(row: str) -> list[str]:
     return [f"  {name} = {value}" for name, value in ROWS[row].items()] or ["  nothing"]
 
@@ -151,8 +165,19 @@ def _work(task: Task, recipe: Recipe) -> Iterator[str]:
         yield _phase("pyramid", recipe.teacher_fit.pyramid, ("pyramid",), "all")
     elif "stage" in task.values:
         yield from _training(task.values["stage"], recipe)
+    elif task.name == "levels":
+        yield f"levels of teacher and student on split {recipe.evaluate.split}"
     elif task.pod == "evaluate":
-        yield f"{task.values.get('task') or ', '.join(recipe.evaluate.tasks)} on split {recipe.evaluate.split}"
+        yield from _evaluations(task, recipe)
+
+
+def _evaluations(task: Task, recipe: Recipe) -> Iterator[str]:
+    """What is measured; of a folder that nobody has opened yet also what may turn out to have nothing to be asked."""
+    named = task.values.get("task")
+    yield f"{named or ', '.join(recipe.evaluate.tasks)} on split {recipe.evaluate.split}"
+    for one in () if named or not reads_folder(recipe.data.source) else recipe.evaluate.tasks:
+        if wants := EVALUATIONS[one].wants:
+            yield f"{one} is left out where the pictures have no {wants}"
 
 
 def _training(stage: str, recipe: Recipe) -> Iterator[str]:

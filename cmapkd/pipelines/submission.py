@@ -37,6 +37,7 @@ from cmapkd_core.storage import StorageError
 CHOOSES = (*("set" if name == "overrides" else name for name in DECIDING), "method", "suite", "seeds")
 OF_A_START = ("root", "run", "only", "from_stage", "parallel", "expectations")  # those that say how it is started
 SEEDS = "5"  # of a suite, when not given
+NO_ROOT = "{root}"  # in the places of artifacts where no root is given
 EXPERIMENT = 128  # characters of an experiment's name that Kubeflow Pipelines keeps
 
 
@@ -155,7 +156,7 @@ def decide_run(
     def of_task(task: Task) -> Recipe:
         return recipes["reference"] if task.row else own_recipe(task, recipes["run"])
 
-    urls = output_urls(tasks, of_task, root or "{root}", run)
+    urls = output_urls(tasks, of_task, root or NO_ROOT, run)
     plan = Plan(tasks)
     if args.schedule:  # each time the source is read anew, and what follows from new shards is trained anew
         anew = tuple(replace(task, redo="yes") if task.pod == "prepare" else task for task in tasks)
@@ -189,7 +190,7 @@ def decide_suite(
             f"a suite's experiment has its run's name, and of that {EXPERIMENT} characters at most, not {len(run)}: "
             "give it a shorter one with --run"
         )
-    laid = suite.lay_out(name, request, suite.seeds_of(request), root or "{root}", run, args.expectations)
+    laid = suite.lay_out(name, request, suite.seeds_of(request), root or NO_ROOT, run, args.expectations)
     found = None
     if part:
         done, redo = without(laid.tasks, laid.urls, part(laid.tasks)), "yes"

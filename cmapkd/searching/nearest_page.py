@@ -13,6 +13,7 @@ from importlib import resources
 
 from PIL import Image
 
+from cmapkd.searching import MOST
 from cmapkd.searching.picture_folder import PictureFolder, shown
 from cmapkd.searching.picture_index import Found
 from cmapkd_core.report.render.html import environment
@@ -77,6 +78,7 @@ def page(
         source=source,
         captions=[shown(picture.caption) for picture in folder.pictures],
         shown=shown,
+        most=MOST,
         live=live,
         message=message,
     )

@@ -20,13 +20,14 @@ from urllib.parse import parse_qs, urlsplit
 
 from torch import Tensor
 
+from cmapkd.searching import MOST
 from cmapkd.searching.nearest_page import Asked, Column, agreed, page, thumbnail
 from cmapkd.searching.picture_folder import shown
 from cmapkd.searching.picture_index import PictureIndex
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.errors import InputError, OutsideError
 
-TOP, LONGEST = 100, 1000  # pictures of an answer, characters of a query
+LONGEST = 1000  # characters of a query
 _POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -147,7 +148,7 @@ def read_query(text: str, pictures: int, top: int) -> Asked:
         InputError: a number that is none or too large, or words that are too many.
     """
     given = {name: values[-1] for name, values in parse_qs(text, errors="replace", max_num_fields=10).items()}
-    count = _number(given.get("top", str(top)), "top", 1, TOP)
+    count = _number(given.get("top", str(top)), "top", 1, MOST)
     if "like" in given:
         return Asked(number=_number(given["like"], "like", 0, pictures - 1), top=count)
     query = given.get("q", "").strip()

@@ -15,14 +15,21 @@ from cmapkd_core.data.images import BadImageError
 from cmapkd_core.errors import InputError
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.data_set import open_shards
+from cmapkd_core.stages.nearby import below, nearby
 
 _COLUMNS = ["shard", "image_offset", "image_size", "image_crc32"]
+_STAGES = ("prepare",)
 Spot = tuple[str, int, int, int]  # of a picture, by _COLUMNS
 
 
 @dataclass(frozen=True)
 class PreparedPictures(PictureFolder):
-    """A data set's pictures, named SPLIT/KEY.EXT. shards: URL of their folder. spots: where each lies there."""
+    """A data set's pictures, named SPLIT/KEY, as a key may be a file's name already.
+
+    Attributes:
+        shards: URL of their folder.
+        spots: where each lies there.
+    """
 
     shards: str
     spots: Mapping[str, Spot]
@@ -70,14 +77,24 @@ def pictures_at(place: str) -> PictureFolder:
     if artifact is not None:
         return PreparedPictures.of_artifact(artifact)
     if "://" in place:
+        near = nearby(place, _STAGES)
         raise InputError(
             f"{place} is no prepared data set: give one (ROOT/prepare/KEY, which every run has), or copy the pictures "
-            "into a folder of this machine and give that"
+            f"into a folder of this machine and give that{near and f'; {near}'}"
         )
-    return PictureFolder.of(place)
+    try:
+        return PictureFolder.of(place)
+    except InputError as error:
+        near = nearby(place, _STAGES)
+        raise InputError(f"{error}{near and f'; or a prepared data set: {near}'}") from None
+
+
+def data_sets_below(folder: PictureFolder) -> str:
+    """Words for the data sets below a folder of pictures, whose own files lie in shards; "" where there are none."""
+    return "" if isinstance(folder, PreparedPictures) else below(folder.place, _STAGES)
 
 
 def _of_table(split: str, table: pa.Table) -> Iterator[tuple[PictureFile, Spot]]:
-    columns = [table[name].to_pylist() for name in ("key", "ext", "captions", *_COLUMNS)]
-    for key, ext, captions, *spot in zip(*columns, strict=True):
-        yield PictureFile(f"{split}/{key}.{ext}", 0, spot[2], captions[0] if captions else ""), tuple(spot)
+    columns = [table[name].to_pylist() for name in ("key", "captions", *_COLUMNS)]
+    for key, captions, *spot in zip(*columns, strict=True):
+        yield PictureFile(f"{split}/{key}", 0, spot[2], captions[0] if captions else ""), tuple(spot)

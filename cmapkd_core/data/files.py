@@ -9,13 +9,12 @@ from functools import lru_cache, partial
 from io import BufferedReader
 from pathlib import Path
 
-from cmapkd_core import storage, temporary
+from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.texts import BadValueError, decoded, printable, shown
 from cmapkd_core.errors import InputError
 from cmapkd_core.folders import named_folder, require_there
-from cmapkd_core.storage import StorageError
 
 MAX_FILE = 256 * 2**20  # bytes; larger pictures are not read at all
 _LONGEST = 255  # bytes of a name, what file systems allow
@@ -100,19 +99,15 @@ def _resolved(folder: str) -> Path:
 
 @contextmanager
 def opened(url: str) -> Iterator[BufferedReader]:
-    """A binary file of the object, open for reading; of one on S3 a copy that is gone with the last who reads it.
+    """A file of a data set, as `storage.opened`.
 
     Raises:
-        InputError: there is no such object.
-        StorageError: this user may not read it.
+        InputError: there is no such file.
     """
-    with temporary.folder() as folder:
-        try:
-            file = open(storage.fetch(url, folder / "file"), "rb")  # noqa: SIM115  closed below
-        except FileNotFoundError:
-            raise InputError(f"{url} is not there") from None
-        except PermissionError as error:
-            raise StorageError(f"cannot read {url}: {error.strerror}; give this user the right to read it") from error
+    try:
+        file = storage.opened(url)
+    except FileNotFoundError:
+        raise InputError(f"{url} is not there") from None
     with file:
         yield file
 

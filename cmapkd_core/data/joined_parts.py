@@ -71,14 +71,18 @@ class JoinedPart:
         self.manifest = storage.read_json(str(fetch(MANIFEST)))
         self.seen = min(int(self.manifest["seen"]), limit - before)
         self.rows = {split: self._rows(split) for split in SPLITS}
-        self.asked = np.fromfile(fetch(ASKED), "<i8")
+        self.asked = self._numbers(ASKED)
         self.dropped = {split: np.empty(0, np.int64) for split in SPLITS}
         self._index, self._paths, self._groups = fetch(INDEX), dict[str, Path](), self._row_groups()
         self._metadata = pq.read_metadata(self._index)  # of thousands of row groups, once
 
     def _rows(self, split: str) -> np.ndarray:
-        rows = np.fromfile(self._fetch(rows_file(split)), "<i8") + self.before
+        rows = self._numbers(rows_file(split)) + self.before
         return rows[: np.searchsorted(rows, self.limit, side="right")]
+
+    def _numbers(self, name: str) -> np.ndarray:
+        with storage.opened(str(self._fetch(name))) as file:
+            return np.fromfile(file, "<i8")
 
     def _row_groups(self) -> dict[str, range]:
         counts = {shard["file"]: shard["count"] for split in SPLITS for shard in self.shards(split)}
@@ -123,8 +127,8 @@ class JoinedPart:
         """Row and key of what is in no shard, though its key is new here."""
         return self._entries(UNUSED, lambda line: dict(zip(("row", "key"), json.loads(line), strict=True)))
 
-    def _entries(self, name: str, parse: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        with open(self._fetch(name), encoding="utf-8") as file:
+    def _entries(self, name: str, parse: Callable[[bytes], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        with storage.opened(str(self._fetch(name))) as file:
             for entry in map(parse, file):
                 entry["row"] += self.before
                 if entry["row"] <= self.limit:

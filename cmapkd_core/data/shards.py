@@ -241,7 +241,8 @@ class ShardSet:
             with self.room.opened(self.remote[shard]) as descriptor:  # another process may have a bound
                 self._files[shard] = os.dup(descriptor)
         else:
-            self._files[shard] = os.open(storage.fetch(storage.join(self.url, shard), self.cache / shard), os.O_RDONLY)
+            with storage.opened(storage.join(self.url, shard)) as file:
+                self._files[shard] = os.dup(file.fileno())
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -79,17 +79,24 @@ def judge(counts: dict[str, int], rows: Reasons, questions: Reasons, config: Dat
 
 
 def _within(bad: int, seen: int, what: str, reasons: Reasons, config: DataConfig) -> None:
-    """Refuse more bad ones than the bound allows; one that allows them is proposed where they are few."""
-    if bad <= config.quarantine_bound * seen:
+    """Refuse more bad ones than the bound allows; one that allows them is proposed where they are few.
+
+    A single one is no share of a fault that goes on, however few rows there are, and is refused by a bound of 0 alone.
+    """
+    bound = config.quarantine_bound
+    if bad <= bound * seen or (bad == 1 and bound):
         return
     share = bad / seen
-    out = f"Mend or remove them, or leave them out: --set data.quarantine_bound={int(share * 1000 + 1) / 1000}"
+    out = (
+        "Mend or remove them; to leave them out add this to the command: --set "
+        f"data.quarantine_bound={int(share * 1000 + 1) / 1000}"
+    )
     if share > NOISE:
         out = (
             f"More than {NOISE:.0%} are a fault to be mended before anything is trained. To leave them out all the "
             "same, raise data.quarantine_bound, the share of the rows that may be bad"
         )
     raise TooManyBadError(
-        f"{bad} of {seen} {what} cannot be used ({share:.2%}), data.quarantine_bound={config.quarantine_bound} allows "
-        f"{config.quarantine_bound:.2%}:\n  {reasons.listed()}\n{out}"
+        f"{bad} of {seen} {what} cannot be used ({share:.2%}), data.quarantine_bound={bound} allows {bound:.2%}"
+        f"{', or one' if bound else ''}:\n  {reasons.listed()}\n{out}"
     )

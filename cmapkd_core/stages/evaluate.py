@@ -15,6 +15,8 @@ two were compared.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -37,9 +39,11 @@ from cmapkd_core.stages.artifact import Artifact, find, look
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Late, execute
 from cmapkd_core.stages.given import of_evaluation
+from cmapkd_core.stages.nearby import TRAINED, nearby
 
 DIGITS = 8  # of the place's digest, which tell models with one name apart: enough for a person
 _TELLS = {"teacher": "teacher.model"}  # the field that tells models of a stage apart; of a student its method
+_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # what may be a name of the hub
 _QUOTES = str.maketrans("", "", "'`")  # MLflow cannot look for them
 
 
@@ -89,10 +93,13 @@ def _require_named(model: str) -> None:
 def _artifact(model: str) -> str:
     """Raises InputError where there is none, with what else a model may be, or a damaged one."""
     if look(model) is None:
+        near = nearby(model, TRAINED)
+        folder = os.path.isdir(model) and not near
+        hub = model if _HUB.fullmatch(model) and not folder else "ORG/NAME"
         raise InputError(
-            f"{model} has no manifest.json, so no stage has finished there. A model that is no artifact of ours: "
-            f"NAME:TAG or NAME:TAG@FILE of open_clip, hf-hub:{model} of the Hugging Face hub, local-dir:{model} for a "
-            "folder with an open_clip_config.json"
+            f"{model} has no manifest.json, so no stage has finished there{near and f' ({near})'}. A model that is no "
+            f"artifact of ours: NAME:TAG or NAME:TAG@FILE of open_clip, hf-hub:{hub} of the Hugging Face hub, "
+            f"local-dir:{model if folder else 'FOLDER'} for a folder with an open_clip_config.json"
         )
     return model
 

@@ -38,6 +38,7 @@ from cmapkd_core.stages.ending import (
 )
 from cmapkd_core.stages.identities import Identities, Paths, changed, identities
 from cmapkd_core.stages.manifest import DamagedError
+from cmapkd_core.stages.nearby import open_input
 from cmapkd_core.stages.not_sized import about_sizes
 from cmapkd_core.stages.owed import JOURNAL, deliver_owed
 from cmapkd_core.stages.refused import Refusals
@@ -138,7 +139,7 @@ def execute(
         if not request.own_overrides:  # the run's other tasks hold it to its record
             record_run(request.root, request.run, dataclasses.asdict(request) | (suite or {}), stage)
     with reported_to_mlflow(request, stage):
-        opened = {name: Artifact.open(where) for name, where in inputs.items()}
+        opened = {name: open_input(name, where) for name, where in inputs.items()}
     digests = {name: {"url": a.url, "digest": a.digest} for name, a in opened.items()}
     with Turn(request, stage, url) as turn:
         if _answered(turn, lambda: _answer(request, stage, url, digests, paths or {}, say), say):

@@ -21,11 +21,11 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import place
 from cmapkd_core.progress import ProgressDisplay
 from cmapkd_core.request import Request
-from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Late, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
+from cmapkd_core.stages.nearby import open_input
 from cmapkd_core.stages.tracked import reported_to_mlflow
 
 
@@ -84,7 +84,7 @@ def handed_on(stage: str, init: str) -> str:
         InputError: it is not complete.
     """
     parallel.start()
-    found = Artifact.open(init)
+    found = open_input("init", init)
     ProgressDisplay(quiet=parallel.rank() > 0)(f"{stage}: nothing to train for this recipe; it hands on {found.url}\n")
     return found.url
 

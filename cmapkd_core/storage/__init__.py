@@ -10,11 +10,11 @@ that go before those (own.py); s3.py says what else it reads of the environment.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
 from contextlib import AbstractContextManager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,9 +35,11 @@ __all__ = [
     "entries",
     "exists",
     "fetch",
+    "folders",
     "join",
     "list_files",
     "misfit",
+    "opened",
     "put",
     "read_bytes",
     "read_json",
@@ -61,6 +63,7 @@ class _Store(Protocol):
 
     def read_bytes(self, url: str) -> bytes: ...
     def read_part(self, url: str, first: int, size: int) -> bytes: ...
+    def opened(self, url: str) -> BufferedReader: ...
     def write_bytes(self, url: str, data: bytes) -> None: ...
     def create(self, url: str, data: bytes) -> bool: ...
     def exists(self, url: str) -> bool: ...
@@ -70,6 +73,7 @@ class _Store(Protocol):
     def sweep(self, url: str) -> int: ...
     def list_files(self, url: str) -> list[str]: ...
     def a_few(self, url: str, most: int) -> list[str]: ...
+    def folders(self, url: str) -> list[str]: ...
     def entries(self, url: str) -> dict[str, Entry]: ...
     def fetch(self, url: str, target: Path) -> Path: ...
     def put(self, local: Path, url: str) -> None: ...
@@ -123,6 +127,16 @@ def read_part(url: str, first: int, size: int) -> bytes:
         FileNotFoundError: there is none.
     """
     return _store(url).read_part(url, first, size)
+
+
+def opened(url: str) -> BufferedReader:
+    """The object as a binary file to read from as far as one likes; of one on S3 a copy that goes when it is closed.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: this user may not read it.
+    """
+    return _store(url).opened(url)
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -255,6 +269,11 @@ def a_few(url: str, most: int) -> list[str]:
     return _store(url).a_few(url, most)
 
 
+def folders(url: str) -> list[str]:
+    """Names of the folders directly below `url`, sorted; on S3 those that have an object. [] where there is nothing."""
+    return _store(url).folders(url)
+
+
 def entries(url: str) -> dict[str, Entry]:
     """What a listing says of each object below `url`, by its name relative to it; of an object itself under "".
 
@@ -284,9 +303,8 @@ def sha256(url: str) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hex digest of a local file, read in blocks."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex digest of a local file, read in blocks; raises what `sha256` does."""
+    return disk.sha256(str(path))
 
 
 def check_writable(root: str) -> None:

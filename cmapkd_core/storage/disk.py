@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -168,6 +169,13 @@ def read_part(url: str, first: int, size: int) -> bytes:
         return file.read(size)
 
 
+def opened(url: str) -> BufferedReader:
+    if not exists(url):  # a pipe would wait for its writer
+        raise FileNotFoundError(url)
+    with _named("read", url):
+        return open(url, "rb")
+
+
 def write_bytes(url: str, data: bytes) -> None:
     with _named("write", url):
         _placed(url, lambda file: file.write(data), os.replace)
@@ -248,6 +256,16 @@ def a_few(url: str, most: int) -> list[str]:
             os.path.relpath(os.path.join(folder, name), url) for folder, _, names in os.walk(url) for name in names
         )
         return sorted(islice(found, most))
+
+
+def folders(url: str) -> list[str]:
+    with _named("list", url):
+        try:
+            with os.scandir(url) as found:
+                return sorted(one.name for one in found if one.is_dir() and not _is_partial(one.name))
+        except OSError as error:
+            _unless_gone(error)
+            return []
 
 
 def entries(url: str) -> dict[str, Entry]:

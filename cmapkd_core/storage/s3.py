@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -32,6 +33,7 @@ from botocore.utils import get_environ_proxies
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
+from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
 from cmapkd_core.storage import own, sent
 from cmapkd_core.storage.answers import watch
@@ -249,6 +251,11 @@ def _pause(attempt: int) -> None:
     time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 5.0))
 
 
+def opened(url: str) -> BufferedReader:
+    with temporary.folder() as folder:
+        return open(fetch(url, folder / "file"), "rb")  # its name goes with the folder, its bytes once it is closed
+
+
 def write_bytes(url: str, data: bytes) -> None:
     with _named("write", url) as client:
         _send(client, url, io.BytesIO(data))
@@ -380,6 +387,15 @@ def a_few(url: str, most: int) -> list[str]:
     with _named("list", url) as client:
         found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most).get("Contents", [])
     return [entry["Key"].removeprefix(prefix) for entry in found if not entry["Key"].endswith("/")]
+
+
+def folders(url: str) -> list[str]:
+    bucket, key = split(url)
+    prefix = f"{key}/" if key else ""
+    with _named("list", url) as client:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        found = [one["Prefix"] for page in pages for one in page.get("CommonPrefixes", [])]
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
 
 
 def entries(url: str) -> dict[str, Entry]:

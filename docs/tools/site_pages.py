@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "k8s/README.md")  # from the repository's root, and the same on the site
+INTERVAL = re.compile(r"(?<=\d) ± (?=\d)|(?<=\d) to (?=[+-]?\d[^|\[\]]*\])")  # of a number, in a table's cell
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?![a-z]+:|#|/)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -31,8 +32,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """A page with its links as the site needs them."""
-    return rewritten(markdown, page.file.src_uri)
+    """A page with its links as the site needs them, and numbers in tables in one piece with their intervals."""
+    return whole_numbers(rewritten(markdown, page.file.src_uri))
+
+
+def whole_numbers(markdown: str) -> str:
+    """`11.8 ± 0.7` and `[0.1 to 0.4]` in rows of tables with blanks at which no line breaks."""
+    lines = (
+        INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), line) if line.startswith("|") else line
+        for line in markdown.split("\n")
+    )
+    return "\n".join(lines)
 
 
 def rewritten(markdown: str, page: str) -> str:

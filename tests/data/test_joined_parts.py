@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from refused_user import refused
 
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.joined_parts import EntangledError, JoinedPart, join_parts
@@ -20,6 +21,7 @@ from cmapkd_core.data.rows import BadRow, Item, Partition, Question, Row
 from cmapkd_core.data.sources import open_rows
 from cmapkd_core.data.writer import write_shards
 from cmapkd_core.fields import override
+from cmapkd_core.storage import StorageError
 
 CONFIG = DataConfig(samples_per_shard=5, val_share=0.2, test_share=0.2, quarantine_bound=0.9)
 Made = tuple[dict[str, str], dict[str, int]]
@@ -141,11 +143,21 @@ def test_partitions_of_a_source_have_each_of_its_rows_once(source: str, size: in
 
 
 def test_a_part_has_no_verdict_of_its_own_and_the_whole_has(tmp_path: Path, picture: Callable[..., bytes]) -> None:
-    rows: list[Item] = [BadRow("b", "lost"), *(Row(f"k{i}", picture(), ("a",)) for i in range(3))]
+    rows: list[Item] = [BadRow("b", "lost"), BadRow("d", "gone"), *(Row(f"k{i}", picture(), ("a",)) for i in range(3))]
     config = override(CONFIG, {"quarantine_bound": 0.1})
-    with pytest.raises(Exception, match="1 of 4 rows cannot be used"):
+    with pytest.raises(Exception, match="2 of 5 rows cannot be used"):
         joined(cut(rows, [1]), config, tmp_path)
     assert "lost" in (tmp_path / "joined" / "quarantine.jsonl").read_text()
+
+
+def test_a_part_that_may_not_be_read_is_no_traceback(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    with PartNotes(tmp_path) as notes:
+        write_shards([Row(f"k{i}", picture(), ("c",)) for i in range(3)], tmp_path, CONFIG, nothing, notes=notes)
+    part = JoinedPart(tmp_path.__truediv__, Path.unlink, 0)
+    said = "cannot read .*: Permission denied; give this user the right to read it, and to enter the folders above it"
+    with refused(tmp_path / "quarantine.jsonl"), pytest.raises(StorageError, match=said):
+        list(part.bad())
+    assert list(part.bad()) == []
 
 
 def test_partitions_of_tars_call_their_rows_as_the_whole_does(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_bad_rows_below_the_bound_are_kept_in_the_artifact(
     lines = Artifact.open(url).fetch("quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["k0 (line 1)", "k1 (line 2)"]
     said = capsys.readouterr().out
-    assert "2 of 20 rows are bad" in said
+    assert "2 of 20 rows are bad, left out and listed in quarantine.jsonl, such as k0 (line 1): " in said
     assert "classes have no picture in split" in said
 
 

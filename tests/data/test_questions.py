@@ -163,9 +163,9 @@ def test_the_numbers_of_a_bad_row_stay_free(picture: Make, prepare: Prepare) -> 
 
 def test_too_many_bad_questions_stop_the_stage(picture: Make, prepare: Prepare) -> None:
     with pytest.raises(
-        TooManyBadError, match=r"1 of 3 questions cannot be used(.|\n)* 1 x k, question 3: answer is missing"
+        TooManyBadError, match=r"2 of 4 questions cannot be used(.|\n)* 2 x k, question 3: answer is missing"
     ):
-        prepare([asked(picture, question(1), question(2), question(3, answers=()))])
+        prepare([asked(picture, question(1), question(2), *(question(n, answers=()) for n in (3, 4)))])
 
 
 # ---- pictures without captions ---------------------------------------------------------------------

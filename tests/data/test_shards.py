@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import webdataset
 from PIL import Image
+from refused_user import refused as refused_user
 from webdataset.writer import TarWriter
 
 from cmapkd_core import storage
@@ -27,6 +28,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import override
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import open_shards
+from cmapkd_core.storage import StorageError
 
 Make = Callable[..., bytes]
 Prepare = Callable[..., ShardSet]
@@ -203,6 +205,15 @@ def refused(there: list[Row | BadRow], out: Path, **settings: object) -> str:
     return str(caught.value)
 
 
+def test_a_single_bad_row_ends_nothing_unless_none_is_allowed(picture: Make, prepare: Prepare, tmp_path: Path) -> None:
+    mixed = [*rows(picture, 40), BadRow("gone", "file x.png is not there")]
+    shards = prepare(mixed)
+    assert sum(shards.count(split) for split in SPLITS) == 40
+    assert shards.manifest["quarantined"] == 1
+    said = refused(mixed, tmp_path / "strict", quarantine_bound=0.0)
+    assert "1 of 41 rows cannot be used (2.44%), data.quarantine_bound=0.0 allows 0.00%:" in said
+
+
 def test_a_few_bad_rows_are_refused_with_a_bound_that_is_enough(
     picture: Make, prepare: Prepare, tmp_path: Path
 ) -> None:
@@ -332,6 +343,21 @@ def test_a_missing_shard_and_a_missing_data_set_say_so(scenes_url: str, tmp_path
     (folder / "train-00000.tar").unlink()
     with pytest.raises(InputError, match=r"train-00000\.tar .* is missing"):
         shards.read_image("train", 0)
+
+
+def test_a_shard_that_may_not_be_read_is_no_traceback(
+    scenes_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_of(scenes_url, tmp_path)
+    folder.chmod(0o755)
+    monkeypatch.chdir(folder)  # the folders above are the tests' own, and here the file itself is refused
+    shards = ShardSet.open(".", tmp_path / "cache")
+    said = (
+        r"cannot read .*train-00000\.tar: Permission denied; give this user the right to read it, and to enter the fold"
+    )
+    with refused_user(folder / "train-00000.tar"), pytest.raises(StorageError, match=said):
+        shards.read_image("train", 0)
+    assert shards.read_image("train", 0)
 
 
 def test_a_changed_index_is_refused(scenes_url: str, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_stats_of_pictures_that_lie_open_are_no_lost_shards(publish: Publish, re
     assert [row.key for row in read_source("cc3m", publish(files))] == ["cc3m-train-0"]
 
 
-@pytest.mark.parametrize(("name", "verb"), [("00000.tar", "fetch"), ("00001_stats.json", "read_bytes")])
+@pytest.mark.parametrize(("name", "verb"), [("00000.tar", "opened"), ("00001_stats.json", "read_bytes")])
 def test_a_fault_of_the_place_is_no_lost_shard(
     name: str, verb: str, tmp_path: Path, picture: Make, fail_once: Callable[..., None]
 ) -> None:

@@ -1,10 +1,10 @@
-import errno
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from refused_user import refused
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
@@ -384,14 +384,11 @@ def test_a_folder_on_s3_gives_the_same_rows(folder: Path, s3_root: str, prepare:
     assert (shards.keys("train"), shards.keys("test")) == (["a"], ["c"])
 
 
-def test_a_captions_file_that_may_not_be_read_is_no_traceback(tmp_path, monkeypatch):
-    """As root reads everything, the refusal is made."""
-
-    def denied(*given):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    (tmp_path / "captions.jsonl").write_text("{}")
-    monkeypatch.setattr(files, "open", denied, raising=False)
-    said = "cannot read .*captions.jsonl: Permission denied; give this user the right to read it"
-    with pytest.raises(StorageError, match=said), files.opened(str(tmp_path / "captions.jsonl")):
+def test_a_captions_file_that_may_not_be_read_is_no_traceback(tmp_path):
+    file = tmp_path / "captions.jsonl"
+    file.write_text("{}")
+    said = "cannot read .*captions.jsonl: Permission denied; give this user the right to read it, and to enter the fold"
+    with refused(file), pytest.raises(StorageError, match=said), files.opened(str(file)):
+        pass
+    with pytest.raises(InputError, match="none.jsonl is not there"), files.opened(str(tmp_path / "none.jsonl")):
         pass

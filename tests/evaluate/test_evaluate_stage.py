@@ -109,6 +109,8 @@ def test_unknown_names_get_the_nearest_one(scenes):
         evaluate.run(request, model="recipe:student", shards=shards, task="retrival")
     with pytest.raises(InputError, match="has no manifest"):
         evaluate.run(request, model=request.root + "/joint/000000000000", shards=shards)
+    with pytest.raises(InputError, match=rf"or give one that is complete: below it are {shards}$"):
+        evaluate.run(request, model="recipe:student", shards=shards.rpartition("/")[0], task="retrieval")
 
 
 def test_a_model_in_a_folder_by_a_name_of_open_clip(scenes, tmp_path, monkeypatch):

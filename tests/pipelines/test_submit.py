@@ -214,6 +214,23 @@ def test_dry_run_tells_a_limit_of_rows(capsys: pytest.CaptureFixture[str], given
     assert source in capsys.readouterr().out
 
 
+def test_dry_run_tells_what_the_data_may_lack_and_where_a_root_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--recipe", "tiny", "--data", "folder:/pictures", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    student = text.partition(" evaluate-student\n")[2].splitlines()
+    assert student[0].strip() == "retrieval, zeroshot on split test"
+    assert student[1].strip() == "zeroshot is left out where the pictures have no classes"
+    assert "levels of teacher and student on split test" in text
+    assert "to    {root}/joint/" in text
+    assert "{root} below is the root, which nothing names yet: give --root s3://bucket/prefix" in text
+    assert main(["--recipe", "tiny", "--suite", "table4", "--data", "folder:/pictures", "--dry-run"]) == 0
+    assert "{root} below is the root" in capsys.readouterr().out
+    assert main(["--recipe", "tiny", "--root", "s3://box/root", "--dry-run"]) == 0  # its own data have classes
+    text = capsys.readouterr().out
+    assert "left out where" not in text
+    assert "{root}" not in text
+
+
 def test_the_reference_has_no_teacher_whatever_is_overridden() -> None:
     def urls(overrides: str) -> dict[str, str]:
         given = [word for text in overrides.split() for word in ("--set", text)]

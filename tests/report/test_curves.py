@@ -1,11 +1,15 @@
 """Curves over phases, and level weights against difficulty."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from cmapkd_core import storage
 from cmapkd_core.report.figures.figure3_difficulty import difficulty_profile
-from cmapkd_core.report.read.artifacts import Missing
+from cmapkd_core.report.figures.style import PAGE, painted
+from cmapkd_core.report.read.artifacts import Missing, Source
 from cmapkd_core.report.read.history import (
     POINTS,
     STAGES,
@@ -16,6 +20,12 @@ from cmapkd_core.report.read.history import (
     reader,
     training_curve,
 )
+from cmapkd_core.report.read.run_inputs import REFERENCE_WARMUP
+from cmapkd_core.report.sections.losses import losses_section
+from cmapkd_core.request import Request
+from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.bodies.reported import reference_warmup
+from cmapkd_core.stages.execute import execute
 
 VISION = ("P2", "P3", "P4", "P5")
 
@@ -47,6 +57,43 @@ def test_another_run_is_laid_over_the_phase_of_the_same_name(make_inputs):
     beside = alongside(logged_points(inputs, "reference"), base, reader("terms", "task"))
     assert [segment.phase for segment in beside] == ["fine"]
     assert list(beside[0].steps) == list(base[-1].steps)
+
+
+def test_the_run_without_a_teacher_is_drawn_from_its_first_phase_on(make_inputs, tmp_path):
+    def drawn(**more):
+        (task,) = (one for one in losses_section(make_inputs(**more)).figures if one.title.startswith("task"))
+        with painted(task, PAGE) as figure:
+            return {tuple(line.get_xdata()) for line in figure.axes[0].lines if line.get_color() == PAGE.series[2]}
+
+    late = drawn()
+    points = [{"phase": "coarse" if s < 6 else "medium", "step": s, "terms": {"task": 3.0}} for s in range(1, 11)]
+    (tmp_path / "history.json").write_text(json.dumps({"points": points}))
+    warmup = Source(REFERENCE_WARMUP, "s3://bucket/warmup/1", frozenset({"history.json"}), tmp_path.__truediv__)
+    whole = drawn(more={REFERENCE_WARMUP: warmup})
+    assert late == {tuple(range(10, 18))}
+    assert whole == late | {tuple(range(5)), tuple(range(5, 10))}
+    gone = losses_section(make_inputs(more={REFERENCE_WARMUP: Source(REFERENCE_WARMUP, "s3://bucket/warmup/1")}))
+    assert gone.missing == ("Missing: the reference_warmup artifact s3://bucket/warmup/1 holds no history.json.",)
+
+
+def test_a_training_s_warm_up_is_found_by_its_manifest(tmp_path):
+    request = Request("tiny", str(tmp_path))
+
+    def made(name, **inputs):
+        def body(context):
+            (context.out / "history.json").write_text('{"points": []}')
+            return {}
+
+        url = f"{tmp_path}/{name}/0"
+        return execute(request, name, url=url, fields={}, inputs=inputs, body=body)
+
+    first = made("warmup")
+    joint = Artifact.open(made("joint", init=first))
+    found = reference_warmup(joint)[REFERENCE_WARMUP]
+    assert (found.url, found.json("history.json")) == (first, {"points": []})
+    storage.delete_tree(first)
+    assert reference_warmup(joint) == {REFERENCE_WARMUP: Source(REFERENCE_WARMUP, first)}
+    assert reference_warmup(Artifact.open(made("alone"))) == reference_warmup(None) == {}
 
 
 def test_long_curves_are_averaged_to_few_points():

@@ -10,7 +10,7 @@ import pytest
 from cmapkd_core.report.figures.figure5_map import LevelMap, embed_levels
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.samples import MODELS, read_levels
-from cmapkd_core.report.sections.level_sections import crossmodal_section, map_section
+from cmapkd_core.report.sections.level_sections import crossmodal_section, map_section, teacher_section
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +96,17 @@ def test_a_method_without_levels_is_a_sentence(make_inputs):
     for make in (map_section, crossmodal_section):
         with pytest.raises(Missing, match="The method kd has no levels"):
             make(inputs)
+
+
+def test_a_level_whose_explained_variance_is_negative_is_explained(make_inputs):
+    inputs = make_inputs()
+    (usual,) = teacher_section(inputs).tables[0].notes
+    assert "Below 0: less than that" in usual
+    file = inputs.source("teacher").path("fit.json")
+    fit = json.loads(file.read_text())
+    fit["levels"]["P2"] = {"explained_variance": -0.4, "r1": 0.9}
+    fit["levels"]["L3"] = {"explained_variance": -0.1, "r1": 0.1}  # chance
+    file.write_text(json.dumps(fit))
+    _, meant = teacher_section(inputs).tables[0].notes
+    assert meant.startswith("Below 0 here: P2, L3.")
+    assert "R@1 of L3 is not clearly above chance either" in meant

@@ -98,7 +98,7 @@ def test_table_five_by_hand(make_inputs, further):
     assert row["Against the teacher parameters saved"] == f"{100 * (1 - 18.68 / 12.68):.1f}"
     assert (row["GFLOPs image"], row["Image tower batch 1"], row["Image tower batch 32"]) == ("2.00", "10.0", "400.0")
     assert row["Against the teacher GFLOPs, image"] == row["Against the teacher latency, image"] == "2.00"
-    assert row["i2t R@1"] == "30.0"
+    assert row["image to text R@1"] == "30.0"
     assert cells(made, "Teacher")["Against the teacher latency, image"] == "-"
     assert "FLOPs: 2 FLOPs a multiply-add (a counter)." in made.notes
     assert "Times: medians on a machine, 1 thread, float32, torch 2." in made.notes

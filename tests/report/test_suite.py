@@ -199,7 +199,7 @@ def test_further_evaluations_of_rows_and_of_the_teacher(make: Callable[..., Suit
     assert [line.label for line in made.rows] == ["Teacher", label("none")]
     shown = dict(zip([head.label for head in made.heads], made.rows[1].cells, strict=True))
     assert (shown["GFLOPs, image"].main, shown["latency, image"].main) == ("2.00", "2.00")
-    assert shown["i2t R@1"].interval.n == 5
+    assert shown["image to text R@1"].interval.n == 5
     assert shown["image"].spread == ""  # the same size for every seed
     assert over_seeds(table.row("none"), "parameters/image").n == 5  # what no seed has is no sixth
 
@@ -365,3 +365,9 @@ def test_a_difference_names_the_artifacts_of_both_sides(make: Callable[..., Suit
     cell = next(cell for cell in line.cells if "minus full method" in cell.number)
     wanted = {f"evaluation {row}/{seed}" for row in ("no_align", "none") for seed in range(5)}
     assert set(cell.origins) == wanted
+
+
+def test_table_four_says_of_ranks_where_it_has_some(make: Callable[..., SuiteInputs]) -> None:
+    (made,) = sections_of(make())["table4_ablations"].tables
+    assert [head.label for head in made.heads][1:3] == ["image to text R@1", "text to image R@1"]
+    assert not any("Of ranks lower is better" in note for note in made.notes)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from cmapkd import search
+from cmapkd.searching import MOST
 from cmapkd.searching.page_server import serve
 from cmapkd_core import storage
 from cmapkd_core.config import ModelConfig
@@ -149,8 +150,18 @@ def test_bad_input_names_the_way_out(words, said, searched):
     assert said in searched(*words, code=2)
 
 
+def test_the_most_pictures_are_named_before_they_are_refused(capsys):
+    assert f"how many pictures, 1 to {MOST}; default: 5" in " ".join(search.parser().format_help().split())
+    page = (Path(__file__).parents[2] / "docs/howto/search.md").read_text()
+    assert f"how many pictures, 1 to {MOST}; 5 where" in page
+    with pytest.raises(SystemExit):
+        search.parser().parse_args(["model", "folder", "x", "--top", str(MOST + 1)])
+    assert f"a number from 1 to {MOST}" in capsys.readouterr().err
+
+
 def test_a_folder_without_pictures(searched, tmp_path):
     assert "is no folder" in searched(QUERY, code=2, folder=tmp_path / "none")
+    assert "is no folder: give a folder with pictures\n" in searched(QUERY, code=2, folder=tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "has no picture" in searched(QUERY, code=2, folder=tmp_path / "empty")
 
@@ -193,15 +204,29 @@ def test_a_student_and_pictures_in_a_bucket(on_s3, models, tiny_shards, tmp_path
     there = told(*on_s3, QUERY)
     assert ranked(there) == ranked(here)
     shards = open_shards(Artifact.open(tiny_shards))
-    (split, file, caption), *_ = re.findall(r"(train|val|test)/(\S+)[.]\w+  (.+)$", there, re.MULTILINE)
-    assert caption == shards.captions(split, shards.keys(split).index(file))[0]
+    (split, key, caption), *_ = re.findall(r"(train|val|test)/(\S+)  (.+)$", there, re.MULTILINE)
+    assert caption == shards.captions(split, shards.keys(split).index(key))[0]
     export, data = on_s3
     files = Artifact.open(export).file_url("open_clip/open_clip_config.json").rpartition("/")[0]
     assert "0 pictures embedded" in told(files, data, QUERY)  # the same model, by its folder in the export
     root = export.rpartition("/export")[0]
-    assert "is no prepared data set: give one (ROOT/prepare/KEY" in told(export, root, QUERY, code=2)
-    assert "has no manifest.json" in told(root, data, QUERY, code=2)
+    high = told(export, root, QUERY, code=2)
+    assert "is no prepared data set: give one (ROOT/prepare/KEY" in high
+    assert high.endswith(f"; below it are {data}\n")
+    assert (
+        f"{root} has no manifest.json and no open_clip_config.json, so no model is there: below it are {export}"
+        in told(root, data, QUERY, code=2)
+    )
     assert "so it is no data set" in told(export, export, QUERY, code=2)
+
+
+def test_a_root_of_runs_is_searched_and_said_to_be_one(tiny_shards, pictures, searched):
+    """Its pictures are the figures of reports."""
+    assert "root of runs" not in searched(QUERY)
+    made = Path(shutil.copytree(tiny_shards, pictures / "prepare" / "0"))
+    told = searched(QUERY)
+    assert f"{pictures} is a root of runs, so it has figures of reports; below it are {made}, with" in told
+    assert len(ranked(told)) == 5
 
 
 def test_a_damaged_picture_of_a_data_set_is_left_out(tiny_shards, models, tmp_path, capsys):
@@ -212,7 +237,7 @@ def test_a_damaged_picture_of_a_data_set_is_left_out(tiny_shards, models, tmp_pa
         file.seek(line["image_offset"] + 9)
         file.write(b"damage")
     assert search.main([str(models[0]), str(made), QUERY, "--cache", str(tmp_path / "cache")]) == 0
-    assert f"test/{line['key']}.{line['ext']}: its bytes in {line['shard']} are damaged" in capsys.readouterr().out
+    assert f"test/{line['key']}: its bytes in {line['shard']} are damaged" in capsys.readouterr().out
 
 
 # ---- the server ------------------------------------------------------------------------------------

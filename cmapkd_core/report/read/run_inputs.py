@@ -63,6 +63,7 @@ ROLES = {
     "reference": Role("reference_eval", "Student fine-tuned, no teacher", "no teacher"),
     "student": Role("student_eval", "Student distilled", "student", "ours"),
 }
+REFERENCE_WARMUP = "reference_warmup"  # what `reference` went on from: no report is given it, its manifest names it
 MAIN_EVALUATIONS = tuple(role.evaluation for role in ROLES.values())
 ARTIFACTS = (
     *("shards", "teacher", "warmup", "alsn", "joint", "reference"),

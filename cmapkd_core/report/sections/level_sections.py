@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.run_inputs import RunInputs, origins
 from cmapkd_core.report.read.samples import MODELS, levels_in, read_levels, square_picture
 from cmapkd_core.report.sections.section import Section
-from cmapkd_core.report.significance import Interval
+from cmapkd_core.report.significance import Interval, wilson
 from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, mean_cell, number_cell
 
 WHEN = {"before": "before training", "after": "after training"}
@@ -153,11 +154,35 @@ def teacher_section(inputs: RunInputs) -> Section:
         for name in ALL_LEVELS
         if name in levels
     )
-    note = (
-        f"R@1 among {fit['pairs']} validation pairs (chance {100 * fit['chance_r1']:.1f} %), an image level finding "
-        "its text level and the other way round; explained variance: how much of the teacher's own features the level "
-        "gives."
-    )
     heads = (Head("", "retrieval R@1", "%"), Head("", "explained variance"))
-    table = Table("teacher_levels", "The teacher's fitted levels", heads, lines, (note,), stub="Level")
+    table = Table("teacher_levels", "The teacher's fitted levels", heads, lines, _fit_notes(fit), stub="Level")
     return Section(caption, plots, (table,), urls=urls)
+
+
+def _fit_notes(fit: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the two numbers are, and what those below zero mean for a reader."""
+    levels, chance = fit["levels"], 100 * fit["chance_r1"]
+    what = (
+        f"R@1 among {fit['pairs']} validation pairs (chance {chance:.1f} %), an image level finding its text level and "
+        "the other way round. Explained variance: how much of the teacher's own features a decoder tells from the "
+        "level, fitted on the training pairs. 1: all of it. 0: no more than their mean tells. Below 0: less than that."
+    )
+
+    def told(names: list[str]) -> str:
+        return ", ".join(names) if len(names) < len(levels) else "all levels"
+
+    below = [name for name in ALL_LEVELS if name in levels and levels[name]["explained_variance"] < 0]
+    if not below:
+        return (what,)
+    meant = (
+        f"Below 0 here: {told(below)}. What the decoder has learned does not hold for new pairs, which is usual "
+        "after few pairs or few updates. The level itself may be of use all the same, for students are compared with "
+        "it and not with the decoder; that it tells pairs apart shows in R@1."
+    )
+    lost = [name for name in below if wilson(100 * levels[name]["r1"], fit["pairs"])[0] <= chance]
+    if lost:
+        meant += (
+            f" R@1 of {told(lost)} is not clearly above chance either: nothing here shows that students can learn "
+            "from there. More pairs help, or a teacher with pretrained weights."
+        )
+    return what, meant

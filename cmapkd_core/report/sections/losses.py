@@ -22,13 +22,14 @@ from cmapkd_core.report.read.history import (
     reader,
     training_curve,
 )
-from cmapkd_core.report.read.run_inputs import RunInputs, origins
+from cmapkd_core.report.read.run_inputs import REFERENCE_WARMUP, RunInputs, origins
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, number_cell
 
 LOSSES_CAPTION = (
     "One panel a term, phases side by side; phases in which a term is not active are left out. Between phases the "
-    "active levels change, so a step there is no progress or loss of it."
+    "active levels change, so a step there is no progress or loss of it. “No teacher” is the student that was trained "
+    "without one, in the phases in which both have the term."
 )
 HEADS = ("weight", "raw, first", "raw, last", "weighted, first", "weighted, last", "share of gradient, last phase")
 
@@ -36,8 +37,9 @@ HEADS = ("weight", "raw, first", "raw, last", "weighted, first", "weighted, last
 def losses_section(inputs: RunInputs) -> Section:
     """Every term raw and weighted over training; its weight, first and last values and gradient share as numbers."""
     trace = logged_points(inputs, *STAGES)
-    absent = missing_histories(inputs, *STAGES, "reference")
-    reference = [] if missing_histories(inputs, "reference") else logged_points(inputs, "reference")
+    stages = (*((REFERENCE_WARMUP,) if REFERENCE_WARMUP in inputs.sources else ()), "reference")
+    absent = missing_histories(inputs, *STAGES, *stages)
+    reference = [] if len(missing_histories(inputs, *stages)) == len(stages) else logged_points(inputs, *stages)
     urls = origins(inputs, *STAGES)
     plots, rows = [], []
     for term in logged_names(trace, "terms"):
@@ -57,7 +59,7 @@ def losses_section(inputs: RunInputs) -> Section:
         plots.append(draw_curves(term + known, "loss", lines))
     heads = tuple(Head("", label, "%" if label == HEADS[-1] else "") for label in HEADS)
     table = Table("losses", "Terms of the loss", heads, tuple(rows), stub="Term")
-    urls = origins(inputs, *STAGES, "reference")
+    urls = origins(inputs, *STAGES, *stages)
     return Section(LOSSES_CAPTION, (*plots, *_rates(trace)), (table,), tuple(absent), urls=urls)
 
 

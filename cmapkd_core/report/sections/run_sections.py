@@ -25,9 +25,10 @@ from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables
 from cmapkd_core.report.tables.table5_efficiency import efficiency_tables
 
+GAINS = "Panels “Student minus ..”: differences with their paired intervals, filled where zero is excluded. "
 DOTS = (
-    "First the differences with their paired intervals, filled where zero is excluded; then R@1, R@5, R@10 of every "
-    "model, from left to right, with 95 % Wilson intervals. Dashed: R@1 by chance."
+    f"Panels “{'”, “'.join(SIDES.values())}”: R@1, R@5 and R@10 of every model, each with its mark, with 95 % Wilson "
+    "intervals. Dashed: R@1 by chance."
 )
 NO_SUITE = "Not measured: Table 4, which compares recipes; this is one run, and a suite trains them all."
 
@@ -38,10 +39,11 @@ def retrieval_section(inputs: RunInputs, results: Results) -> Section:
     reasons = {row.label: inputs.source(ROLES[row.name].evaluation).lack(METRICS) for row in results.rows}
     absent = tuple(f"{label}: {reason}" for label, reason in reasons.items() if reason)
     gains = gain_tables(inputs, results)
-    plots = (*gain_plots(gains, results), *dots(results))
+    differences, recalls = gain_plots(gains, results), dots(results)
+    caption = f"{GAINS if differences else ''}{DOTS if recalls else ''}".strip()
     urls = {name: url for one in made for name, url in one.origins().items()} | origins(inputs, *MAIN_EVALUATIONS)
     tables = (*made, *gains)
-    return Section(DOTS if plots else "", plots, tables, absent, wide=True, table_first=True, urls=urls)
+    return Section(caption, (*differences, *recalls), tables, absent, wide=True, table_first=True, urls=urls)
 
 
 def gain_plots(tables: Sequence[Table], results: Results) -> list[Drawing]:

@@ -182,7 +182,7 @@ def deviations_section(inputs: SuiteInputs, results: Results) -> Section:
     """In what each method is not what was published."""
     by_method = {cost.method: cost.deviations for cost in row_costs(inputs, results)}
     rows = tuple(TableRow(method, (Cell(words),)) for method, words in by_method.items())
-    made = Table("deviations", "Deviations by method", (Head("", "here", words=True),), rows, stub="Method")
+    made = Table("deviations", "Deviations by method", (Head("", "not as published", words=True),), rows, stub="Method")
     return Section(tables=(made,))
 
 

@@ -14,7 +14,7 @@ from cmapkd_core.report.tables.table3_probes import VQA, ZEROSHOT
 from cmapkd_core.report.tables.table_builder import Extra, Field, absent, build_table, columns_of
 
 MAIN = (
-    *(Field(f"{side}/R@1", "Retrieval", f"{side} R@1") for side in SIDES),
+    *(Field(f"{side}/R@1", "Retrieval", f"{title.lower()} R@1") for side, title in SIDES.items()),
     *(replace(one, group="Retrieval") for one in (MEAN_FIELD, RANK_FIELD)),
 )
 
@@ -25,7 +25,7 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
     compared_by = {Head("", f"mean recall minus {FULL_METHOD}", "points"): f"retrieval/{MEAN_RECALL}"}
     compared_by |= {Head("", f"geometric mean rank minus {FULL_METHOD}"): f"retrieval/{GEOMETRIC_RANK}"}
 
-    changes = differences(results)
+    columns, changes = columns_of(results, parts), differences(results)
     compared_by = {
         head: number for head, number in compared_by.items() if any(number in row for row in changes.values())
     }
@@ -55,8 +55,8 @@ def ablation_tables(results: Results, key: str, title: str) -> list[Table]:
         results,
         key,
         title,
-        columns_of(results, parts),
-        notes=[LOWER] if changes and results.several else [],
+        columns,
+        notes=[LOWER] if any(one.head.label == RANK_FIELD.label for one in columns) else [],
         missing=absent(results, parts),
         before=Extra((Head("", "what it is", words=True),), meaning_cell),
         after=last if changes else Extra(),

@@ -85,7 +85,7 @@ def _against(results: Results, costs: list[Column]) -> Extra:
         for one in ratios
         if teacher is not None and EFFICIENCY in teacher.names(EFFICIENCY) and one.key in teacher.values
     ]
-    heads = (Head("", "i2t R@1", "%"), *(Head("Against the teacher", one.label, one.unit) for one in ratios))
+    heads = (Head("", "image to text R@1", "%"), *(Head("Against the teacher", one.label, one.unit) for one in ratios))
     return Extra(heads, partial(_cells, teacher, ratios))
 
 

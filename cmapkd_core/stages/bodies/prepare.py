@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from cmapkd_core import storage
@@ -11,6 +12,7 @@ from cmapkd_core.data.layout import LEAKAGE, LOOK_ALIKES, PAIRS, QUARANTINE, SHE
 from cmapkd_core.data.leakage import LeakageError, gate
 from cmapkd_core.data.pair_sheet import pair_sheet
 from cmapkd_core.data.shards import ShardSet
+from cmapkd_core.data.texts import printable
 from cmapkd_core.data.verdict import TooManyBadError
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
@@ -58,6 +60,13 @@ def body(context: Context, parts: Sequence[PartOf] = (), paths: Paths = NO_PATHS
     return {name: float(count) for name, count in counts.items()}
 
 
+def _a_bad_row(folder: str) -> str:
+    """The first one with its reason."""
+    with storage.opened(storage.join(folder, QUARANTINE)) as file:
+        entry = next(entry for entry in map(json.loads, file) if "question" not in entry)
+    return printable(f"{entry['key']}: {entry['reason']}")
+
+
 def _kept(context: Context, name: str) -> str:
     """URL of a file of the stage's output, copied where it stays although the stage fails."""
     kept = storage.join(context.workdir, name)
@@ -86,7 +95,8 @@ def _summary(config: DataConfig, counts: dict[str, int], shards: ShardSet) -> li
             f"different: {LOOK_ALIKES}, side by side in {SHEET}"
         )
     if counts["quarantined"]:
-        lines.append(f"{counts['quarantined']} of {counts['seen']} rows are bad and listed in {QUARANTINE}")
+        bad = f"{counts['quarantined']} of {counts['seen']} rows {'is' if counts['quarantined'] == 1 else 'are'} bad"
+        lines.append(f"{bad}, left out and listed in {QUARANTINE}, such as {_a_bad_row(shards.url)}")
     for split in ("val", "test"):
         if not counts[split]:
             lines.append(f"split {split} is empty: nothing can be evaluated on it")

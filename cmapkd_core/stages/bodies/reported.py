@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cmapkd_core.config import Recipe
+from cmapkd_core.errors import InputError
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.read.artifacts import Commands, Source, no_pictures
-from cmapkd_core.report.read.run_inputs import RunInputs
+from cmapkd_core.report.read.run_inputs import REFERENCE_WARMUP, RunInputs
 from cmapkd_core.report.read.suite_inputs import RowTraining, SuiteInputs
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import shards_of
@@ -33,13 +34,25 @@ def of_run(args: ReportArgs, context: Context) -> RunInputs:
         recipe=context.recipe,
         ablation=args.request.ablation or "none",
         run=args.request.run or UNNAMED,
-        sources={name: _source(name, artifact.url, artifact) for name, artifact in context.inputs.items()},
+        sources={name: _source(name, artifact.url, artifact) for name, artifact in context.inputs.items()}
+        | reference_warmup(context.inputs.get("reference")),
         picture=_pictures(context),
         commands=Commands(
             start_words(request), start_words(request, row=False), export_command(request, joint, shards, evaluation)
         ),
         use=_use(export, shards, request.data) if export else None,
     )
+
+
+def reference_warmup(reference: Artifact | None) -> dict[str, Source]:
+    """The stage before that of a training, as a report calls it; without files where it is gone."""
+    if reference is None or "init" not in reference.manifest["inputs"]:
+        return {}
+    try:
+        made = reference.source("init")
+    except InputError:
+        return {REFERENCE_WARMUP: Source(REFERENCE_WARMUP, reference.manifest["inputs"]["init"]["url"])}
+    return {REFERENCE_WARMUP: _source(REFERENCE_WARMUP, made.url, made)}
 
 
 def _use(export: str, shards: str, data: str) -> StudentUse | None:
