@@ -107,8 +107,8 @@ class Bench:
 def plain_loss(model: nn.Module, loss: ClipLoss, batch: Batch) -> Tensor:
     """open_clip's, of the student alone: a scalar."""
     image, text, scale = model(batch.images["student"], batch.tokens["student"])
-    found: Tensor = loss(image, text, scale)
-    return found
+    result: Tensor = loss(image, text, scale)
+    return result
 
 
 def stored(batch: int, teacher: Teacher) -> dict[str, Tensor]:
@@ -116,9 +116,9 @@ def stored(batch: int, teacher: Teacher) -> dict[str, Tensor]:
     width, sizes = teacher.levels.pyramid.laterals["P2"].out_features, teacher.levels.pyramid.sizes
     grid = teacher.levels.pyramid.grid
     shapes = {name: (min(grid, size), min(grid, size)) for name, size in sizes.items()} | dict.fromkeys(TEXT_LEVELS, ())
-    found = {name: torch.randn(batch, width, *shapes[name]).half() for name in ALL_LEVELS}
+    tensors = {name: torch.randn(batch, width, *shapes[name]).half() for name in ALL_LEVELS}
     embeddings = {name: torch.randn(batch, teacher.backbone.spec.embed_dim) for name in ("image", "text")}
-    return found | {name: F.normalize(x, dim=-1) for name, x in embeddings.items()}
+    return tensors | {name: F.normalize(x, dim=-1) for name, x in embeddings.items()}
 
 
 def require_equal(bench: Bench) -> None:
@@ -147,7 +147,7 @@ def product() -> float:
 def measured(bench: Bench, rounds: int) -> tuple[dict[str, float], dict[str, list[float]]]:
     """FLOP of each step, and its FLOP/s by the product's, one of each a round; the first round warms up and counts."""
     flop: dict[str, float] = {}
-    found: dict[str, list[float]] = {name: [] for name in bench.steps}
+    by_step: dict[str, list[float]] = {name: [] for name in bench.steps}
     for name, step in bench.steps.items():
         with FlopCounterMode(display=False) as counter:
             step()
@@ -156,8 +156,8 @@ def measured(bench: Bench, rounds: int) -> tuple[dict[str, float], dict[str, lis
         for name, step in bench.steps.items():
             gemm, since = product(), time.process_time()
             step()
-            found[name].append(flop[name] / (time.process_time() - since) / gemm)
-    return flop, found
+            by_step[name].append(flop[name] / (time.process_time() - since) / gemm)
+    return flop, by_step
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,9 +174,9 @@ def main() -> None:
     torch.set_num_threads(1)
     bench = Bench(args.batch)
     require_equal(bench)
-    flop, found = measured(bench, args.rounds)
+    flop, by_step = measured(bench, args.rounds)
     print(f"{'':24}{'GFLOP a pair':>14}{'of the product':>16}{'goal':>8}")
-    for name, shares in found.items():
+    for name, shares in by_step.items():
         goal = GOAL if name.startswith("ours") else ""
         print(f"{name:24}{flop[name] / args.batch / 1e9:14.1f}{statistics.median(shares):16.2f}{goal:>8}")
 

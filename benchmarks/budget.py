@@ -73,8 +73,8 @@ class Pair:
         maps = {name: torch.randn(batch, width, size, size) for name, size in levels.pyramid.sizes.items()}
         vectors = {name: torch.randn(batch, width) for name in ALL_LEVELS}
         embeddings = (torch.randn(batch, self.teacher.backbone.spec.embed_dim) for _ in range(2))
-        found = Levels(maps, vectors, dict(vectors))
-        return LevelTargets(*embeddings, torch.tensor(100.0), torch.tensor(14.0), found, diagonal_prior())
+        made = Levels(maps, vectors, dict(vectors))
+        return LevelTargets(*embeddings, torch.tensor(100.0), torch.tensor(14.0), made, diagonal_prior())
 
     def saved(self) -> Saved:
         """What a pair keeps, by two batches of which one is a pair larger."""
@@ -98,9 +98,9 @@ class Pair:
             return x
 
         def towers(batch: Batch) -> object:
-            found = plain(self.method, batch)
+            outputs = plain(self.method, batch)
             after.append(size_of(kept))
-            return found
+            return outputs
 
         self.method.towers = towers  # type: ignore[method-assign,assignment]
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -138,7 +138,7 @@ def memory(pair: Pair, saved: Saved, batch: int, live: bool, checkpointed: bool)
     width = pair.teacher.backbone.spec.vision_widths[0]
     # Its four taps in fp32, and of one block at a time the state and three half forms of the widest layer.
     running = wide * width * (4 * 4 + 4 + 3 * 4 * 2) if live else laterals
-    found = {
+    sizes = {
         "weights of student, levels, ALSN (fp32)": 4 * params,
         "their gradients (fp32)": 4 * params,
         "DDP's buckets of gradients": 4 * params,
@@ -150,7 +150,7 @@ def memory(pair: Pair, saved: Saved, batch: int, live: bool, checkpointed: bool)
         "student: activations of the towers": batch * towers,
         "student: levels and losses": batch * saved.rest,
     }
-    return {name: size / GIB for name, size in found.items()}
+    return {name: size / GIB for name, size in sizes.items()}
 
 
 def needed(parts: dict[str, float]) -> float:
@@ -162,14 +162,14 @@ def operations(batch: int) -> dict[str, float]:
     """FLOP of a pair, by what is trained; utilities of a sixteenth of the pairs in every tenth joint step."""
     bench, size = Bench(batch), f"optim.batch={batch}"
     paper = resolve("paper", "none", f"{size} selector.measured=0.0625")
-    found = {"plain CLIP": bench.step(resolve("paper", "finetune", size), "fine")}
-    found |= {name: bench.step(paper, name) for name in ("coarse", "medium", "fine")}
+    flops = {"plain CLIP": bench.step(resolve("paper", "finetune", size), "fine")}
+    flops |= {name: bench.step(paper, name) for name in ("coarse", "medium", "fine")}
     measuring = bench.step(paper, "fine", 0)
-    found["joint, stored teacher"] = found["fine"] + (measuring - found.pop("fine")) / paper.selector.every
+    flops["joint, stored teacher"] = flops["fine"] + (measuring - flops.pop("fine")) / paper.selector.every
     live = bench.step(paper, "fine", live=True)
-    found["joint, live teacher"] = live + found["joint, stored teacher"] - bench.step(paper, "fine")
-    found["joint, stored, checkpointed"] = found["joint, stored teacher"] + found["plain CLIP"] / 3
-    return {name: flop / batch for name, flop in found.items()}
+    flops["joint, live teacher"] = live + flops["joint, stored teacher"] - bench.step(paper, "fine")
+    flops["joint, stored, checkpointed"] = flops["joint, stored teacher"] + flops["plain CLIP"] / 3
+    return {name: flop / batch for name, flop in flops.items()}
 
 
 def print_memory(pair: Pair, batches: list[int], available: float) -> None:

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-def found(machine: Machine, args: argparse.Namespace) -> Iterator[Line]:
+def measured_lines(machine: Machine, args: argparse.Namespace) -> Iterator[Line]:
     """The lines of all sections that are asked for."""
     with tempfile.TemporaryDirectory() as root:
         for name, parts in sections(machine, args, Path(root)).items():
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if not machine.cuda:
         torch.set_num_threads(1)  # of towers this small more threads wait for each other
     lines: list[Line] = []
-    for line in found(machine, args):
+    for line in measured_lines(machine, args):
         lines.append(line)
         print(f"{line.section}: {line.what}: {line.found}", file=sys.stderr, flush=True)
     print(table.markdown(f"{machine.heading}; {(time.monotonic() - since) / 60:.1f} minutes", lines))

@@ -32,9 +32,9 @@ def main() -> None:
     print("seed  concept  both  " + "  ".join(f"{name:>11}" for name in NAMES) + "  wider by")
     for spreads in SPREADS:
         generator = np.random.default_rng(0)
-        found = [one_suite(generator, shares, spreads, options.seeds) for _ in range(options.suites)]
-        held = [100 * float(np.mean([held[name] for held, _ in found])) for name in NAMES]
-        wider = float(np.median([ratio for _, ratio in found]))
+        suites = [one_suite(generator, shares, spreads, options.seeds) for _ in range(options.suites)]
+        held = [100 * float(np.mean([held[name] for held, _ in suites])) for name in NAMES]
+        wider = float(np.median([ratio for _, ratio in suites]))
         cells = "  ".join(f"{share:11.1f}" for share in held)
         print("{:4g}  {:7g}  {:4g}  {}  {:8.2f}".format(*spreads, cells, wider), flush=True)
 

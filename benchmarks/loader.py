@@ -60,7 +60,7 @@ def written(data: list[bytes], folder: Path, repack: int) -> ShardSet:
     config = DataConfig(source="benchmark", val_share=0.0, test_share=0.0, repack=repack)
     draw = np.random.default_rng(1)
     rows = (Row(str(i), image, (" ".join(draw.choice(WORDS, 11)),), split="train") for i, image in enumerate(data))
-    write_shards(rows, folder / str(repack), config, lambda seen: None)
+    write_shards(rows, folder / str(repack), config, lambda count: None)
     return ShardSet.open(str(folder / str(repack)), folder / "cache")
 
 
@@ -107,19 +107,19 @@ def used() -> float:
 
 def check(shards: ShardSet) -> str:
     """Raises where a picture is missing or a crop is not Pillow's within the bound; gives what was found."""
-    own, seen = loader(shards, no_tokens), list[str]()
+    own, keys = loader(shards, no_tokens), list[str]()
     largest, means = 0, list[float]()
     for number, made in enumerate(own._feed.items(0, own.steps_per_epoch)):
-        seen += made.batch.keys
+        keys += made.batch.keys
         for i, picture in zip(made.batch.index.tolist(), made.rendered.pixels[VIEW.rendering], strict=True):
             if number:
                 break
             image = decode(shards.read_image("train", i), 10**8)
             box = crop_box(*image.size, SCALE, torch.Generator().manual_seed(sample_seed(SEED, 0, i)))
-            theirs = np.asarray(image.crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)
-            apart = np.abs(picture.permute(1, 2, 0).numpy() - theirs)
-            largest, means = max(largest, int(apart.max())), [*means, float(apart.mean())]
-    assert sorted(seen) == sorted(shards.keys("train")), "an epoch shows every picture once"
+            expected = np.asarray(image.crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)
+            errors = np.abs(picture.permute(1, 2, 0).numpy() - expected)
+            largest, means = max(largest, int(errors.max())), [*means, float(errors.mean())]
+    assert sorted(keys) == sorted(shards.keys("train")), "an epoch shows every picture once"
     mean = statistics.mean(means)
     assert largest <= LARGEST, largest
     assert mean <= MEAN, mean

@@ -123,9 +123,9 @@ def alike(one: int | None, other: int | None) -> bool:
     return one is not None and other is not None and (one ^ other).bit_count() <= BOUND
 
 
-def line(name: str, apart: Iterable[float], of: int | None = None) -> None:
+def line(name: str, distances: Iterable[float], of: int | None = None) -> None:
     """Print how many of the pairs are called the same at each bound, in percent."""
-    values = np.array(list(apart))
+    values = np.array(list(distances))
     shares = [f"{100 * (values <= bound).mean():7.1f}" if len(values) else "      -" for bound in BOUNDS]
     print(f"{name:28}{len(values):6}{'' if of is None else f' of {of}':9}{''.join(shares)}")
 
@@ -154,8 +154,8 @@ def main() -> None:
     for name, images in kinds.items():
         hashes = [perceptual_hash(image) for image in images]
         thumbs = [thumbnail(image) for image in images]
-        found = ((i, j) for i in range(len(images)) for j in range(i) if alike(hashes[i], hashes[j]))
-        line(f"  {name}", (difference(thumbs[i], thumbs[j]) for i, j in found))
+        alike_pairs = ((i, j) for i in range(len(images)) for j in range(i) if alike(hashes[i], hashes[j]))
+        line(f"  {name}", (difference(thumbs[i], thumbs[j]) for i, j in alike_pairs))
 
 
 def _some(images: list[Picture], most: int) -> list[Picture]:

@@ -66,17 +66,17 @@ class Step:
         tokens = student.tokenize([f"a picture of {n} cats" for n in range(batch)])
         self.batch = Batch([str(n) for n in range(batch)], torch.arange(batch), {"student": images},
                            {"student": tokens}, [])  # fmt: skip
-        self.passes = passes_of(plan)(self.method, said, plan, self.optimiser, Buffers(self.method))
+        self.passes = passes_of(plan)(self.method, teacher_embeddings, plan, self.optimiser, Buffers(self.method))
 
     def run(self) -> dict[str, Tensor]:
         """The gradient by parameter, [..] each, which is cleared."""
         self.passes.run(self.batch, 0, False, lambda: None)
-        found = {name: p.grad for name, p in self.method.named_parameters() if p.grad is not None}
+        gradients = {name: p.grad for name, p in self.method.named_parameters() if p.grad is not None}
         self.optimiser.adamw.zero_grad(set_to_none=True)
-        return found
+        return gradients
 
 
-def said(batch: Batch) -> Embeddings:
+def teacher_embeddings(batch: Batch) -> Embeddings:
     """A teacher's embeddings of these pairs, whichever of them are asked for."""
     made = [torch.sin(batch.index[:, None] * torch.arange(1.0, 65.0) + side) for side in (0, 1)]
     image, text = (F.normalize(x, dim=-1) for x in made)
@@ -106,8 +106,8 @@ def fresh(form: str, args: argparse.Namespace) -> dict[str, float]:
     sizes = ["--batch", str(args.batch), "--parts", str(args.parts)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # or what was freed before counts, by chance
     command = [sys.executable, __file__, "--form", form, *sizes]
-    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    result: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    result: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return result
 
 
@@ -115,11 +115,11 @@ def require_equal() -> None:
     """Every form gives the gradient of the whole batch at once, to fp32."""
     expected = Step("at once", 4, 2).run()
     for form in FORMS:
-        found = Step(form, 4, 2).run()
-        assert found.keys() == expected.keys()
+        actual = Step(form, 4, 2).run()
+        assert actual.keys() == expected.keys()
         for name, x in expected.items():
-            apart = (found[name] - x).norm() / x.norm().clamp_min(1e-12)
-            assert apart < 1e-3, (form, name, float(apart))
+            difference = (actual[name] - x).norm() / x.norm().clamp_min(1e-12)
+            assert difference < 1e-3, (form, name, float(difference))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -142,9 +142,9 @@ def main() -> None:
     whole = fresh("at once", args)
     print(f"{f'{args.batch} pairs':24}{'MiB':>8}{'of at once':>12}{'goal':>8}{'time':>8}")
     for form, name in NAMES.items():
-        found = whole if form == "at once" else fresh(form, args)
-        shares = [found[what] / whole[what] for what in ("memory", "seconds")]
-        print(f"{name.format(args.parts):24}{found['memory']:8.0f}{shares[0]:12.2f}{GOALS.get(form, ''):>8}"
+        cost = whole if form == "at once" else fresh(form, args)
+        shares = [cost[what] / whole[what] for what in ("memory", "seconds")]
+        print(f"{name.format(args.parts):24}{cost['memory']:8.0f}{shares[0]:12.2f}{GOALS.get(form, ''):>8}"
               f"{shares[1]:8.2f}")  # fmt: skip
 
 

@@ -89,8 +89,8 @@ FORMS: dict[str, Callable[[Vectors], Tensor]] = {"ours": ours, "loop": loop}
 def require_equal(batch: int) -> None:
     """Both forms give the same value and gradients, to fp32."""
     vectors = Vectors(batch)
-    found = [(form(vectors), vectors.gradients(form(vectors))) for form in FORMS.values()]
-    (value, gradients), (other, expected) = found
+    outcomes = [(form(vectors), vectors.gradients(form(vectors))) for form in FORMS.values()]
+    (value, gradients), (other, expected) = outcomes
     assert torch.allclose(value, other, rtol=1e-5), (value, other)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-8) for a, b in zip(gradients, expected, strict=True))
 
@@ -98,16 +98,16 @@ def require_equal(batch: int) -> None:
 def timed(batch: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of CPU by form, one of each a round; the first round warms up."""
     vectors = Vectors(batch)
-    found: dict[str, list[float]] = {name: [] for name in (*FORMS, "products")}
+    by_form: dict[str, list[float]] = {name: [] for name in (*FORMS, "products")}
     for _ in range(rounds + 1):
         for name, form in FORMS.items():
             since = time.process_time()
             vectors.gradients(form(vectors))
-            found[name].append(time.process_time() - since)
+            by_form[name].append(time.process_time() - since)
         since = time.process_time()
         products(vectors)
-        found["products"].append(time.process_time() - since)
-    return {name: values[1:] for name, values in found.items()}
+        by_form["products"].append(time.process_time() - since)
+    return {name: values[1:] for name, values in by_form.items()}
 
 
 def peak() -> float:
@@ -159,10 +159,10 @@ def main() -> None:
     bound = middle["loop"] / middle["products"]
     print(f"{'  its products alone':24}{'':12}{middle['products']:12.1f}{bound:13.2f}{'':>10}")
     for batch in args.large:
-        mine = fresh("ours", batch)
-        theirs = fresh("loop", batch) if batch <= LOOPED else None
-        shown = ("-", "-") if theirs is None else (f"{theirs:.0f}", f"{theirs / mine:.1f}")
-        print(f"{f'MiB at {batch} pairs':24}{shown[0]:>12}{mine:12.0f}{shown[1]:>13}{GOALS.get(batch, ''):>10}")
+        streamed = fresh("ours", batch)
+        looped = fresh("loop", batch) if batch <= LOOPED else None
+        shown = ("-", "-") if looped is None else (f"{looped:.0f}", f"{looped / streamed:.1f}")
+        print(f"{f'MiB at {batch} pairs':24}{shown[0]:>12}{streamed:12.0f}{shown[1]:>13}{GOALS.get(batch, ''):>10}")
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ def whole(folder: Path, count: int, out: Path) -> None:
 def part(folder: Path, count: int, out: Path, which: Partition) -> None:
     """One part."""
     first, last = which.bounds(count)
-    mine = (row for number, row in enumerate(rows(folder, count, 0.0)) if first <= number < last)
+    own_rows = (row for number, row in enumerate(rows(folder, count, 0.0)) if first <= number < last)
     with PartNotes(out) as notes:
-        write_shards(mine, out, CONFIG, nothing, notes=notes)
+        write_shards(own_rows, out, CONFIG, nothing, notes=notes)
 
 
 def parts(folder: Path, count: int, out: Path, of: int) -> list[Path]:
@@ -80,7 +80,7 @@ def join(there: Sequence[Path], out: Path, config: DataConfig = CONFIG) -> None:
             return folder / name
 
         made.append(JoinedPart(fetch, lambda path: None, before))
-        before += made[-1].seen
+        before += made[-1].rows_read
     join_parts(made, out, config, nothing)
 
 
@@ -106,7 +106,7 @@ def cpu(work: Callable[..., object], *given: object) -> float:
 
 def images(count: int, numbers: Sequence[int], rounds: int) -> None:
     """The table."""
-    found: dict[str, list[float]] = {}
+    by_form: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, data in enumerate(jpegs(count)):
@@ -117,20 +117,20 @@ def images(count: int, numbers: Sequence[int], rounds: int) -> None:
             assert digests(folder / "joined") == digests(folder / "whole"), f"{of} parts make other bytes"
             shutil.rmtree(folder / "joined")
         for turn in range(rounds):
-            found.setdefault("whole", []).append(cpu(whole, folder, count, folder / f"w{turn}"))
-            found.setdefault("peer: copy and sha256", []).append(cpu(copy, folder / "whole", folder / f"c{turn}"))
+            by_form.setdefault("whole", []).append(cpu(whole, folder, count, folder / f"w{turn}"))
+            by_form.setdefault("peer: copy and sha256", []).append(cpu(copy, folder / "whole", folder / f"c{turn}"))
             for of in numbers:
-                found.setdefault(f"{of} parts", []).append(cpu(parts, folder, count, folder / f"q{of}", of))
+                by_form.setdefault(f"{of} parts", []).append(cpu(parts, folder, count, folder / f"q{of}", of))
                 there = sorted((folder / f"q{of}").iterdir())
-                found.setdefault(f"join of {of}", []).append(cpu(join, there, folder / f"j{turn}"))
+                by_form.setdefault(f"join of {of}", []).append(cpu(join, there, folder / f"j{turn}"))
                 for gone in (f"q{of}", f"j{turn}"):
                     shutil.rmtree(folder / gone)
             for gone in (f"w{turn}", f"c{turn}"):
                 shutil.rmtree(folder / gone)
     print("| | ms of CPU an image | / peer | / whole | goal |\n|---|---|---|---|---|")
-    for what, seconds in found.items():
+    for what, seconds in by_form.items():
         of_whole, of_peer = (
-            statistics.median(a / b for a, b in zip(seconds, found[of], strict=True))
+            statistics.median(a / b for a, b in zip(seconds, by_form[of], strict=True))
             for of in ("whole", "peer: copy and sha256")
         )
         goal = f"{GOAL:g}" if what.startswith("join") else ""

@@ -87,16 +87,16 @@ def peer(folder: Path, count: int, out: Path) -> None:
 
 def ours(folder: Path, count: int, out: Path, threads: int, latency: float) -> None:
     """What stage prepare does between its source and its upload."""
-    counts = write_shards(rows(folder, count, latency), out, CONFIG, lambda seen: None, workers=threads)
+    counts = write_shards(rows(folder, count, latency), out, CONFIG, lambda read: None, workers=threads)
     gate(out, CONFIG, {}, counts)
 
 
 def check(folder: Path, count: int, out: Path) -> None:
     """Raises where the shards are not what the files are."""
     shards = ShardSet.open(str(out), folder / "cache")
-    found = {key: (split, i) for split in ("train", "val", "test") for i, key in enumerate(shards.keys(split))}
-    assert len(found) == count
-    assert all(shards.read_image(*at) == (folder / f"{key}.jpg").read_bytes() for key, at in found.items())
+    positions = {key: (split, i) for split in ("train", "val", "test") for i, key in enumerate(shards.keys(split))}
+    assert len(positions) == count
+    assert all(shards.read_image(*at) == (folder / f"{key}.jpg").read_bytes() for key, at in positions.items())
 
 
 def main() -> None:

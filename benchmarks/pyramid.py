@@ -68,9 +68,9 @@ class Bench:
         for leaf in self.wanted:
             leaf.grad = None
         maps, pooled = FORMS[form](self.pyramid, self.taps)
-        found = [table[name] for table in (maps, pooled) for name in reversed(VISION_LEVELS)]
-        torch.autograd.backward(found, self.pulls)
-        return [*found, *(leaf.grad for leaf in self.wanted if leaf.grad is not None)]
+        outputs = [table[name] for table in (maps, pooled) for name in reversed(VISION_LEVELS)]
+        torch.autograd.backward(outputs, self.pulls)
+        return [*outputs, *(leaf.grad for leaf in self.wanted if leaf.grad is not None)]
 
 
 def require_equal(bench: Bench) -> float:
@@ -92,13 +92,13 @@ def operations(bench: Bench, form: str) -> float:
 
 def timed(bench: Bench, rounds: int) -> dict[str, list[float]]:
     """Seconds of CPU by form, one of each a round; the first round warms up."""
-    found: dict[str, list[float]] = {name: [] for name in FORMS}
+    by_form: dict[str, list[float]] = {name: [] for name in FORMS}
     for _ in range(rounds + 1):
         for name in FORMS:
             since = time.process_time()
             bench.step(name)
-            found[name].append(time.process_time() - since)
-    return {name: values[1:] for name, values in found.items()}
+            by_form[name].append(time.process_time() - since)
+    return {name: values[1:] for name, values in by_form.items()}
 
 
 def parser() -> argparse.ArgumentParser:

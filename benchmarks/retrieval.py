@@ -40,15 +40,15 @@ def main() -> None:
     del noise
     rows = torch.stack((torch.arange(count) // args.captions, torch.arange(count)), dim=1)
     started, busy = time.perf_counter(), time.process_time()
-    found: list[dict[str, float]] = []
-    rise = memory_rise(lambda: found.append(measure(image, text, rows)[0]), torch.device("cpu"))
+    results: list[dict[str, float]] = []
+    rise = memory_rise(lambda: results.append(measure(image, text, rows)[0]), torch.device("cpu"))
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     print(f"{args.images} images x {count} captions, width {args.width}, {args.threads} threads")
     print(f"both ways {seconds:.1f} s ({busy:.1f} s of processor time)")
     rose = "is not known here" if rise is None else f"rose by {rise / 1e6:.0f} MB"
     print(f"peak memory {rose}; all scores take {4e-6 * args.images * count:.0f} MB")
     shown = ("i2t/R@1", "i2t/R@10", "t2i/R@1", "t2i/R@10", "i2t/mean_rank", "t2i/mean_rank")
-    print("  ".join(f"{name} {found[0][name]:.2f}" for name in shown))
+    print("  ".join(f"{name} {results[0][name]:.2f}" for name in shown))
 
 
 if __name__ == "__main__":

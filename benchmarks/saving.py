@@ -69,8 +69,8 @@ class Bucket(Answers):
         first = parse_qs(urlsplit(self.path).query).get("max-keys", ["1000"])[0]
         paths = sorted(path for path in self.server.folder.rglob("*") if path.is_file() and path.name[0] != ".")
         names = [path.relative_to(self.server.folder).as_posix() for path in paths]
-        found = [name for name in names if name.startswith(prefix)][: int(first)]
-        sizes = {name: (self.server.folder / name).stat().st_size for name in found}
+        matching = [name for name in names if name.startswith(prefix)][: int(first)]
+        sizes = {name: (self.server.folder / name).stat().st_size for name in matching}
         listed = "".join(
             f"<Contents><Key>{name}</Key><Size>{size}</Size><ETag>0</ETag>"
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
@@ -123,8 +123,8 @@ class Blocking:
 
     def stored(self) -> dict[str, dict[str, Tensor]]:
         """What lies on the server."""
-        found: dict[str, dict[str, Tensor]] = torch.load(io.BytesIO(storage.read_bytes(self.url)), weights_only=True)
-        return found
+        tensors: dict[str, dict[str, Tensor]] = torch.load(io.BytesIO(storage.read_bytes(self.url)), weights_only=True)
+        return tensors
 
 
 class Behind:
@@ -194,9 +194,9 @@ def check(training: Training, forms: dict[str, Blocking | Behind]) -> None:
         form.save(training)
     training.step()
     for name, form in forms.items():
-        found = form.stored()
+        stored = form.stored()
         for file, own in state.items():
-            assert all(torch.equal(found[file][n], x) for n, x in own.items()), f"{name}: another {file}"
+            assert all(torch.equal(stored[file][n], x) for n, x in own.items()), f"{name}: another {file}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -226,17 +226,17 @@ def run(folder: Path, args: argparse.Namespace) -> None:
     training = Training(args.megabytes)
     forms: dict[str, Blocking | Behind] = {"torch.save, upload": Blocking(folder), "behind training": Behind(folder)}
     check(training, forms)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
+    by_form: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     for _ in range(args.rounds):
         for name, form in forms.items():
-            found[name].append(measure(training, form, args.steps))
+            by_form[name].append(measure(training, form, args.steps))
     size = sum(x.nbytes for own in training.tensors().values() for x in own.values())
     print(f"{size / MB:.0f} MB of weights and moments to an S3 of {args.bandwidth:g} MB/s; medians of {args.rounds}")
     print(f"{'':20}{'call, s':>10}{'loop, s':>10}")
-    for name, rows in found.items():
+    for name, rows in by_form.items():
         call, loop = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{name:20}{call:10.3f}{loop:10.3f}")
-    peer, ours = found.values()
+    peer, ours = by_form.values()
     for place, name in enumerate(("call", "loop")):
         floor = max(p[place] for p in peer) * NOISE
         ratio = statistics.median(p[place] / max(o[place], floor) for p, o in zip(peer, ours, strict=True))

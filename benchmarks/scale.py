@@ -194,13 +194,13 @@ def own_memory() -> int:
 
 def measured(work: Callable[..., str], *given: object) -> tuple[str, float, int]:
     """What it gives, its seconds, and its peak."""
-    ours, theirs = multiprocessing.get_context("fork").Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(theirs, work, given))
+    receiver, sender = multiprocessing.get_context("fork").Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(sender, work, given))
     process.start()
-    theirs.close()
-    found: tuple[str, float, int] = ours.recv()
+    sender.close()
+    result: tuple[str, float, int] = receiver.recv()
     process.join()
-    return found
+    return result
 
 
 def _child(pipe: Connection, work: Callable[..., str], given: tuple[object, ...]) -> None:
@@ -215,18 +215,18 @@ def _child(pipe: Connection, work: Callable[..., str], given: tuple[object, ...]
     watcher = threading.Thread(target=watch, daemon=True)  # one that failed ends, and who waits for it is told so
     watcher.start()
     begun = time.perf_counter()
-    said = work(*given)
+    value = work(*given)
     seconds = time.perf_counter() - begun
     done.set()
     watcher.join()
-    pipe.send((said, seconds, most[0] - start))
+    pipe.send((value, seconds, most[0] - start))
 
 
-def line(what: str, rows: int, found: tuple[str, float, int], whole: tuple[str, float, int] | None = None) -> None:
+def line(what: str, rows: int, result: tuple[str, float, int], whole: tuple[str, float, int] | None = None) -> None:
     """One of the table."""
-    assert whole is None or whole[0] == found[0], f"{what}: {found[0]} is not {whole[0]}"
+    assert whole is None or whole[0] == result[0], f"{what}: {result[0]} is not {whole[0]}"
     more = f"{whole[1]:10.1f}{whole[2] / 2**20:9.0f}" if whole else ""
-    print(f"{what:34}{rows:>10,}{found[1]:9.1f}{found[2] / 2**20:9.0f}{more}", flush=True)
+    print(f"{what:34}{rows:>10,}{result[1]:9.1f}{result[2] / 2**20:9.0f}{more}", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

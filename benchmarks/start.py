@@ -56,7 +56,7 @@ class Row:
 
     def line(self) -> str:
         """Its row of the table."""
-        cpu, clock = (statistics.median(found) for found in (self.cpu, self.clock))
+        cpu, clock = (statistics.median(seconds) for seconds in (self.cpu, self.clock))
         return f"| {self.name} | {cpu:.2f} | {clock:.2f} | {self.goal} |"
 
 

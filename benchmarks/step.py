@@ -118,11 +118,11 @@ def main() -> None:
     bench, size = Bench(args.batch, args.tokens), f"optim.batch={args.batch}"
     plain = Bench(args.batch).step(resolve("paper", "finetune", size), "fine")
     whole, some = (resolve("paper", "none", f"{size} selector.measured={share}") for share in (1.0, args.measured))
-    found = {phase: bench.step(whole, phase) for phase in ("coarse", "medium", "fine")}
+    flops = {phase: bench.step(whole, phase) for phase in ("coarse", "medium", "fine")}
     all_measured, some_measured = bench.step(whole, "fine", 0), bench.step(some, "fine", 0)
-    means = [found["fine"] + (x - found["fine"]) / args.every for x in (all_measured, some_measured)]
+    means = [flops["fine"] + (x - flops["fine"]) / args.every for x in (all_measured, some_measured)]
     rows = {
-        **found,
+        **flops,
         "fine, all pairs measured": all_measured,
         f"fine, {args.measured:g} of them": some_measured,
         "joint, mean, all pairs": means[0],

@@ -114,11 +114,11 @@ class Pair:
         """Each term, and its gradient by the student's parameters."""
         terms = self.method.eval()(self.batch, targets, self.recipe.schedule.fine, 1).terms
         params = [p for p in self.method.parameters() if p.requires_grad]
-        found = {}
+        by_term = {}
         for name in TERMS:
             given = torch.autograd.grad(terms[name], params, retain_graph=True, allow_unused=True)
-            found[name] = float(terms[name].detach()), torch.cat([x.flatten() for x in given if x is not None])
-        return found
+            by_term[name] = float(terms[name].detach()), torch.cat([x.flatten() for x in given if x is not None])
+        return by_term
 
 
 def near(maps: dict[str, Tensor], noise: float = 0.14) -> dict[str, Tensor]:
@@ -188,8 +188,8 @@ def show_terms(pair: Pair) -> None:
     print(f"{'stored as':12}" + "".join(f"{name:>12}{'cosine':>10}" for name in TERMS) + f"{'near':>12}{'bound':>9}")
     for name, coded in CODES.items():
         targets = pair.teacher.cached_targets(coded(outputs), ALL_LEVELS)
-        found, line = pair.terms(targets), f"{name:12}"
-        for term, (value, gradient) in found.items():
+        by_term, line = pair.terms(targets), f"{name:12}"
+        for term, (value, gradient) in by_term.items():
             cosine = torch.nn.functional.cosine_similarity(gradient.double(), expected[term][1].double(), dim=0)
             line += f"{value / expected[term][0] - 1:12.1e}{float(cosine):10.6f}"
         bound = "1e-3" if name == "float16" else "1e-2"

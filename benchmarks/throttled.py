@@ -111,8 +111,8 @@ class Answers(BaseHTTPRequestHandler):
     def _list(self, prefix: str) -> None:
         """Only of exactly one object, as `storage.size` asks."""
         path = self.server.folder / prefix
-        found = f"<Contents><Key>{escape(prefix)}</Key><Size>{path.stat().st_size}</Size></Contents>"
-        self._send(200, f"<ListBucketResult>{found if path.is_file() else ''}</ListBucketResult>".encode())
+        listing = f"<Contents><Key>{escape(prefix)}</Key><Size>{path.stat().st_size}</Size></Contents>"
+        self._send(200, f"<ListBucketResult>{listing if path.is_file() else ''}</ListBucketResult>".encode())
 
     def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -142,7 +142,7 @@ def make(folder: Path, shards: int, images: int, size: int) -> None:
             yield Row(f"p{number:06d}", plain + draw.bytes(pad), (f"picture {number}",), split="train")
 
     config = DataConfig(source="benchmark", samples_per_shard=images, leakage=())
-    write_shards(rows(), folder, config, lambda seen: None)
+    write_shards(rows(), folder, config, lambda count: None)
 
 
 def lengths(texts: list[str]) -> torch.Tensor:
@@ -169,18 +169,18 @@ class Measured:
 
 def measure(stream: TrainLoader, step: float) -> Measured:
     """An epoch, whose first block is not counted: nothing can be fetched before it."""
-    found, begun = Measured(), time.monotonic()
+    measured, begun = Measured(), time.monotonic()
     stop, batches = stream.steps_per_epoch, stream.batches(0, stream.steps_per_epoch)
     for number in range(stop):
         asked = time.monotonic()
         next(batches)
         block = stream._items.order.block_of(number, first=True)
-        found.waits[block] = found.waits.get(block, 0.0) + time.monotonic() - asked
-        found.most = max(found.most, sum(path.stat().st_size for path in machine_folder().rglob("*.tar")))
+        measured.waits[block] = measured.waits.get(block, 0.0) + time.monotonic() - asked
+        measured.most = max(measured.most, sum(path.stat().st_size for path in machine_folder().rglob("*.tar")))
         time.sleep(step)
     batches.close()  # type: ignore[attr-defined]
-    found.seconds = time.monotonic() - begun
-    return found
+    measured.seconds = time.monotonic() - begun
+    return measured
 
 
 class Behind(loaders.Ahead):
@@ -237,13 +237,13 @@ def run(folder: Path, args: argparse.Namespace) -> None:
         tempfile.tempdir = str(folder / name.replace(" ", "-"))
         Path(tempfile.tempdir).mkdir()
         server.shards_read()
-        found = measure(feed(there(bound) if kind else here, args), args.step)
-        waits = list(found.waits.values())[1:]
+        epoch = measure(feed(there(bound) if kind else here, args), args.step)
+        waits = list(epoch.waits.values())[1:]
         wait = statistics.median(waits)
         plain = plain or wait
         print(
             f"{name:22}{wait:10.2f}{max(waits):7.2f}{wait - plain:7.2f}"
-            f"{found.seconds:10.1f}{server.shards_read() / len(files):9.2f}{found.most / MB:9.1f}{bound / MB:8.1f}"
+            f"{epoch.seconds:10.1f}{server.shards_read() / len(files):9.2f}{epoch.most / MB:9.1f}{bound / MB:8.1f}"
         )
 
 
@@ -255,9 +255,9 @@ def there(bound: int) -> ShardSet:
 def check(folder: Path, bound: int, here: ShardSet, args: argparse.Namespace) -> None:
     """The same samples and pixels as from the disk, in the middle of an epoch."""
     tempfile.tempdir = str(folder)
-    ours, theirs = (next(feed(one, args).batches(7, 8)) for one in (there(bound), here))
-    assert ours.keys == theirs.keys, "other samples"
-    assert torch.equal(ours.images["student"], theirs.images["student"]), "other pixels"
+    remote, local = (next(feed(one, args).batches(7, 8)) for one in (there(bound), here))
+    assert remote.keys == local.keys, "other samples"
+    assert torch.equal(remote.images["student"], local.images["student"]), "other pixels"
 
 
 # None: the data set lies on the disk, so that its row has what decoding alone is waited for.

@@ -280,10 +280,14 @@ def _measurable(model: str | Path | Run) -> str:
     text = str(model)
     if named_model(text) and not Path(text).is_dir():
         return text
-    found = find(text)
-    if found is None and "://" not in text and Path(text).is_dir():
+    artifact = find(text)
+    if artifact is None and "://" not in text and Path(text).is_dir():
         return f"local-dir:{Path(text).expanduser()}"
-    return found.source("model").url if found and "model" in found.manifest["inputs"] and _is_export(found) else text
+    return (
+        artifact.source("model").url
+        if artifact and "model" in artifact.manifest["inputs"] and _is_export(artifact)
+        else text
+    )
 
 
 def _is_export(artifact: Artifact) -> bool:
@@ -309,5 +313,5 @@ def _finished(name: str, out: str, urls: Mapping[str, str]) -> Run:
 
 
 def _metrics(url: str) -> Mapping[str, float]:
-    found: Mapping[str, float] = Artifact.open(url).manifest["metrics"]
-    return found
+    metrics: Mapping[str, float] = Artifact.open(url).manifest["metrics"]
+    return metrics

@@ -28,15 +28,15 @@ class Command:
     code: str
 
     @property
-    def there(self) -> bool:
+    def installed(self) -> bool:
         """Whether its module is installed."""
         return importlib.util.find_spec(self.code.partition(":")[0]) is not None
 
     def start(self, name: str, argv: list[str]) -> int:
         """Run it; returns the exit code."""
         module, _, function = self.code.partition(":")
-        found: int = getattr(importlib.import_module(module), function)(argv)
-        return found
+        exit_code: int = getattr(importlib.import_module(module), function)(argv)
+        return exit_code
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
 
 def commands() -> Mapping[str, Command]:
     """Every command that is installed, by name."""
-    return {name: one for group in COMMANDS.values() for name, one in group.items() if one.there}
+    return {name: one for group in COMMANDS.values() for name, one in group.items() if one.installed}
 
 
 def overview() -> str:

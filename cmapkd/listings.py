@@ -32,9 +32,9 @@ def documented(code: str, *, file: bool) -> str:
     if spec is None or spec.origin is None:
         return ""
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    found = next((one for one in tree.body if getattr(one, "name", "") == name), tree)
-    assert isinstance(found, ast.FunctionDef | ast.ClassDef | ast.Module)
-    text = ast.get_docstring(tree if file else found) or ""
+    node = next((one for one in tree.body if getattr(one, "name", "") == name), tree)
+    assert isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
+    text = ast.get_docstring(tree if file else node) or ""
     return " ".join(text.partition("\n\n")[0].split()).replace("`", "")
 
 
@@ -84,9 +84,9 @@ def recipe_tables() -> dict[str, Lines]:
 
 def row_tables() -> dict[str, Lines]:
     """Of `cmapkd rows`."""
-    ours = documented(METHODS[Recipe().method.name].code, file=True)
+    summary = documented(METHODS[Recipe().method.name].code, file=True)
     return {
-        "methods (--method NAME)": {FULL: f"{ours.rstrip('.')}: the full method, taken where no row is named"}
+        "methods (--method NAME)": {FULL: f"{summary.rstrip('.')}: the full method, taken where no row is named"}
         | {name: baseline_line(row) for name, row in BASELINES.items()},
         "ablations and controls (--ablation NAME)": {name: row_line(row) for name, row in ABLATIONS.items()},
         "weights of the loss (--ablation NAME)": {name: row_line(row) for name, row in WEIGHTS.items()},
@@ -108,7 +108,7 @@ def evaluation_tables() -> dict[str, Lines]:
     return {"evaluations (evaluate --task NAME; evaluate.tasks, evaluate.sets of a recipe)": lines}
 
 
-def told(tables: Mapping[str, Lines], columns: int) -> str:
+def all_tables(tables: Mapping[str, Lines], columns: int) -> str:
     """All tables; a line that has no room ends in `..`."""
     wide = 2 + max(len(name) for lines in tables.values() for name in lines)
     blocks = [
@@ -129,13 +129,13 @@ def one_row(tables: Mapping[str, Lines], name: str) -> str:
     Raises:
         InputError: there is none of this name; names the nearest one.
     """
-    found = choose("name", name, {row: text for lines in tables.values() for row, text in lines.items()})
+    summary = choose("name", name, {row: text for lines in tables.values() for row, text in lines.items()})
     changed = (
         [f"  {line}" for line in differences(plain_fields(RECIPES[name]), plain_fields(Recipe()))]
-        if (name in RECIPES and found == recipe_line(RECIPES[name]))
+        if (name in RECIPES and summary == recipe_line(RECIPES[name]))
         else []
     )
-    return "\n".join([f"{name}: {found}", *changed])
+    return "\n".join([f"{name}: {summary}", *changed])
 
 
 def plain_fields(recipe: Recipe) -> dict[str, Any]:
@@ -151,7 +151,10 @@ def _listing(kind: str, argv: Sequence[str]) -> int:
     cli.add_argument("name", nargs="?", default="", metavar="NAME", help="one of them")
     name, tables = cli.parse_args(argv).name, TABLES[kind]()
     try:
-        print(one_row(tables, name) if name else told(tables, shutil.get_terminal_size((120, 24)).columns), flush=True)
+        print(
+            one_row(tables, name) if name else all_tables(tables, shutil.get_terminal_size((120, 24)).columns),
+            flush=True,
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -40,9 +40,9 @@ def artifact_of(spelling: str) -> Artifact | None:
     place = storage.absolute(spelling).rstrip("/")
     above = [place, *(place.rsplit("/", up)[0] for up in (1, 2) if place.count("/") > up)]
     for url in above:
-        found = look(url)
-        if found is not None and _is_of(place, found):
-            return found
+        artifact = look(url)
+        if artifact is not None and _is_of(place, artifact):
+            return artifact
     return None
 
 

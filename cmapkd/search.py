@@ -194,9 +194,9 @@ def _print(column: Column, pictures: Sequence[PictureFile]) -> None:
     from cmapkd.searching.picture_folder import shown
 
     print(f"\n{column.role}: {column.name}\n  rank  score  picture")
-    for rank, found in enumerate(column.found, 1):
-        caption = textwrap.shorten(shown(pictures[found.number].caption), 80, placeholder=" ..")
-        print(f"  {rank:4d}  {found.score:5.3f}  {shown(found.path)}{caption and f'  {caption}'}")
+    for rank, match in enumerate(column.found, 1):
+        caption = textwrap.shorten(shown(pictures[match.number].caption), 80, placeholder=" ..")
+        print(f"  {rank:4d}  {match.score:5.3f}  {shown(match.path)}{caption and f'  {caption}'}")
 
 
 def _write(args: argparse.Namespace, sides: list[Side], asked: Asked, columns: list[Column]) -> None:

@@ -103,8 +103,8 @@ def load_student(model: str | Path | Run, device: str = "cpu") -> Student:
     require((*PLACE, Run), f"a Run, or {MODEL}", model=model)
     _require_device(device)
     url = model.student if isinstance(model, Run) else str(model)
-    found = open_backbone(url).to(device).eval()
-    return Student(url, found.model, found.tokenize, View.of(found.identity.plain()), found)
+    backbone = open_backbone(url).to(device).eval()
+    return Student(url, backbone.model, backbone.tokenize, View.of(backbone.identity.plain()), backbone)
 
 
 def _require_device(device: str) -> None:

@@ -36,13 +36,13 @@ def load(kind: str, name: str, table: Mapping[str, TableEntry]) -> Any:
     require_file(kind, name, table)
     entry = table[name]
     module, _, attribute = entry.code.partition(":")
-    found = importlib.import_module(module)
-    if not hasattr(found, attribute):
+    loaded = importlib.import_module(module)
+    if not hasattr(loaded, attribute):
         raise InputError(
-            f"{kind} '{name}' is {entry.code} by its row, and {found.__file__} has no {attribute}: write it there, or "
+            f"{kind} '{name}' is {entry.code} by its row, and {loaded.__file__} has no {attribute}: write it there, or "
             "correct the row"
         )
-    return getattr(found, attribute)
+    return getattr(loaded, attribute)
 
 
 def require_file(kind: str, name: str, table: Mapping[str, TableEntry]) -> None:

@@ -176,8 +176,8 @@ class TermWeights(FromTable):
     @staticmethod
     def defaults() -> dict[str, float]:
         """Every term of the table and its weight."""
-        ours = METHODS[METHOD].terms
-        return {**ours, **{term: 0.0 for spec in METHODS.values() for term in spec.terms if term not in ours}}
+        own = METHODS[METHOD].terms
+        return {**own, **{term: 0.0 for spec in METHODS.values() for term in spec.terms if term not in own}}
 
     def within(self, phase: Phase) -> dict[str, float]:
         """The weights in a phase: 0 for terms that do not count there."""

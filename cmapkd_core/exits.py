@@ -43,7 +43,7 @@ ENDS = {
     "interrupted": End(130, "stopped by Ctrl-C"),
     "stopped": End(143, "stopped by SIGTERM, of a cluster or of a scheduler; saved"),
 }
-TOLD = frozenset(end.code for name, end in ENDS.items() if name not in ("done", "other", "interrupted"))
+EXPLAINED = frozenset(end.code for name, end in ENDS.items() if name not in ("done", "other", "interrupted"))
 _GENERAL = ("", "input", "server")  # what a class says where nothing behind the error says more
 _ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "full"),
@@ -61,10 +61,10 @@ def end_of(error: BaseException) -> End:
     for one in chain:
         if name := _particular(one):
             return ENDS[name]
-    lost = any(isinstance(one, _LOST) or _said(one) == "server" for one in chain)
+    lost = any(isinstance(one, _LOST) or _declared_end(one) == "server" for one in chain)
     if lost and not (isinstance(error, InputError) and not isinstance(error, OutsideError)):
         return ENDS["server"]
-    return ENDS[next((name for one in chain if (name := _said(one))), "other")]
+    return ENDS[next((name for one in chain if (name := _declared_end(one))), "other")]
 
 
 def room(error: BaseException) -> str:
@@ -72,8 +72,8 @@ def room(error: BaseException) -> str:
     if end_of(error) != ENDS["full"] or isinstance(error, OutsideError):  # a storage's own error names its place
         return ""
     place = tempfile.gettempdir()
-    found = shutil.disk_usage(place)
-    free, total = (f"{size / _MIB:.0f} MiB" for size in (found.free, found.total))
+    usage = shutil.disk_usage(place)
+    free, total = (f"{size / _MIB:.0f} MiB" for size in (usage.free, usage.total))
     return (
         f" (scratch files lie in {place}, where {free} of {total} are free: free some there, or set TMPDIR to a folder"
         " with more room; in a cluster pods.*.scratch of the site file)"
@@ -99,7 +99,7 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _said(error: BaseException) -> str:
+def _declared_end(error: BaseException) -> str:
     """The name in ENDS that the error's class gives; "" of one that has none, or an `end` of its own meaning.
 
     That of a UnicodeDecodeError is a place in its bytes.
@@ -109,7 +109,7 @@ def _said(error: BaseException) -> str:
 
 
 def _particular(error: BaseException) -> str:
-    name = _said(error)
+    name = _declared_end(error)
     if name not in _GENERAL:
         return name
     if isinstance(error, OSError) and (name := _ERRNO.get(error.errno or 0, "")):

@@ -44,10 +44,10 @@ def fetch(model: str, tag: str, place: str) -> ModelConfig:
     refuse_login("place", place)
     _require_fetched(model, tag)
     with temporary.folder() as cache:
-        found = build(ModelConfig(model, tag), 0, cache)
-        save_model(found, cache / "model")
-        kept = _keep(found, model, tag, place, cache / "model")
-        _compare(found, kept, cache / "back")
+        backbone = build(ModelConfig(model, tag), 0, cache)
+        save_model(backbone, cache / "model")
+        kept = _keep(backbone, model, tag, place, cache / "model")
+        _compare(backbone, kept, cache / "back")
     return kept
 
 
@@ -62,11 +62,11 @@ def _require_fetched(model: str, tag: str) -> None:
         raise InputError(f"'{tag}' is no pretrained tag of {model}: {hint}")
 
 
-def _keep(found: Backbone, model: str, tag: str, place: str, folder: Path) -> ModelConfig:
+def _keep(backbone: Backbone, model: str, tag: str, place: str, folder: Path) -> ModelConfig:
     """Upload a saved model, whole where a file of weights would not be enough."""
     name = re.sub(r"[^\w.-]+", "-", f"{model.removeprefix(HUB)}-{tag}".removesuffix(f"-{OWN}"))
     is_file = place.endswith(".safetensors")
-    if not (found.files or model.startswith(HUB)):
+    if not (backbone.files or model.startswith(HUB)):
         url = place if is_file else storage.join(place, f"{name}.safetensors")
         storage.put(folder / WEIGHTS, url)
         return ModelConfig(model, f"{tag}@{url}")
@@ -78,9 +78,9 @@ def _keep(found: Backbone, model: str, tag: str, place: str, folder: Path) -> Mo
     return ModelConfig(f"{FOLDER}{url}", OWN)
 
 
-def _compare(found: Backbone, kept: ModelConfig, cache: Path) -> None:
+def _compare(backbone: Backbone, kept: ModelConfig, cache: Path) -> None:
     back = build(kept, 1, cache)
-    first, second = found.model.state_dict(), back.model.state_dict()
+    first, second = backbone.model.state_dict(), back.model.state_dict()
     if first.keys() != second.keys() or any(not first[name].equal(second[name]) for name in first):
         raise storage.StorageError(f"{kept.model} {kept.weights} gives back other weights than were fetched: try again")
 

@@ -251,10 +251,10 @@ def _several(setting: str) -> bool:
     return len(setting.split()) > 1 and all(re.match(r"[a-z_][\w.]*=", part) for part in parts)
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """`field: theirs -> ours` for every leaf in which two flattened configurations differ."""
-    names = [*theirs, *(name for name in ours if name not in theirs)]
-    return [f"{n}: {theirs.get(n)} -> {ours.get(n)}" for n in names if plain(theirs.get(n)) != plain(ours.get(n))]
+def differences(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """`field: before -> now` for every leaf in which two flattened configurations differ."""
+    names = [*before, *(name for name in now if name not in before)]
+    return [f"{n}: {before.get(n)} -> {now.get(n)}" for n in names if plain(before.get(n)) != plain(now.get(n))]
 
 
 def plain(value: Any) -> Any:

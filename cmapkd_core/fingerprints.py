@@ -79,10 +79,10 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
     since = (*since, *METHODS[recipe.method.name].since)
-    found = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
-    if found.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
-        found[_PARTS] = f"{found[_PARTS]} parts of a batch"
-    return found
+    fields = {n: v for n, v in leaves.items() if n in names and (n not in since or v != usual[n])}
+    if fields.get(_PARTS, 1) > 1:  # artifacts made before compared the pairs of a part alone
+        fields[_PARTS] = f"{fields[_PARTS]} parts of a batch"
+    return fields
 
 
 def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:

@@ -57,9 +57,9 @@ def _nearest(gone: Path) -> str:
         names = sorted(entry.name for entry in os.scandir(above) if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return f": {above} cannot be read"
-    found = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
-    if found:
-        return f": did you mean {above / found[0]}?"
+    matches = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
+    if matches:
+        return f": did you mean {above / matches[0]}?"
     listed = ", ".join(names[:_SHOWN]) + (", .." if len(names) > _SHOWN else "")
     return f": {above} has {f'the folders {listed}' if names else 'no folder in it'}"
 

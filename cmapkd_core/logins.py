@@ -24,8 +24,8 @@ def without_login(text: str) -> str:
     return _PARAMETER.sub(_hidden, LOGIN.sub("://", text))
 
 
-def _hidden(found: re.Match[str]) -> str:
-    return f"{found['name']}***" if _is_login(found["name"]) else found[0]
+def _hidden(match: re.Match[str]) -> str:
+    return f"{match['name']}***" if _is_login(match["name"]) else match[0]
 
 
 def _is_login(parameter: str) -> bool:
@@ -45,9 +45,9 @@ def refuse_login(name: str, text: str, way_out: str = WAY_OUT) -> None:
         InputError: there is one; the message does not repeat it.
     """
     refuse_password(name, text, way_out)
-    for found in _PARAMETER.finditer(text):
-        if _is_login(found["name"]):
-            raise InputError(f"{name} has a login in its URL ({found['name']}..): leave it out and {way_out}")
+    for match in _PARAMETER.finditer(text):
+        if _is_login(match["name"]):
+            raise InputError(f"{name} has a login in its URL ({match['name']}..): leave it out and {way_out}")
 
 
 def refuse_password(name: str, text: str, way_out: str = WAY_OUT) -> None:

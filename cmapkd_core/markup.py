@@ -30,14 +30,14 @@ def plain(value: Any) -> Markdown:
     """The value in one line that shows it as it is; what cannot be seen is left out. Markdown stays what it is."""
     if isinstance(value, Markdown):
         return value
-    text = _seen(str(value))
+    text = _visible(str(value))
     text = _SIGNS.sub(_escaped, text)
-    return Markdown(_START.sub(lambda found: f"{found[1]}\\" if found[1].isdigit() else "\\" + found[1], text))
+    return Markdown(_START.sub(lambda match: f"{match[1]}\\" if match[1].isdigit() else "\\" + match[1], text))
 
 
 def code(value: Any) -> Markdown:
     """The value as a code span, in which nothing is obeyed: behind more backticks than it has in a row."""
-    text = _seen(str(value))
+    text = _visible(str(value))
     if "|" in text:  # a table's cell ends there, also inside a code span
         return plain(text)
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
@@ -50,11 +50,11 @@ def without_turns(text: str) -> str:
     return "".join(sign for sign in text if sign not in _TURNS)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return found[0] if len(found[0]) > 1 else _HTML.get(found[0], "\\" + found[0])
+def _escaped(match: re.Match[str]) -> str:
+    return match[0] if len(match[0]) > 1 else _HTML.get(match[0], "\\" + match[0])
 
 
-def _seen(text: str) -> str:
+def _visible(text: str) -> str:
     """In one line, without control characters and signs that turn the direction of writing."""
     one_line = " ".join(text.split())
     return " ".join(

@@ -36,8 +36,8 @@ def named_model(model_ref: str) -> tuple[str, str] | None:
     """(model, weights) of a reference that names a model, weights "" where it says none; None of an artifact's URL."""
     if model_ref.startswith((HUB, FOLDER)):
         return model_ref, "own"
-    found = _NAMED.fullmatch(model_ref)
-    return (found[1], found[2] or "") if found else None
+    match = _NAMED.fullmatch(model_ref)
+    return (match[1], match[2] or "") if match else None
 
 
 def place(root: str, stage: str, fields: dict[str, Any]) -> str:

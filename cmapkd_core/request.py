@@ -21,16 +21,16 @@ from cmapkd_core.logins import refuse_login
 from cmapkd_core.recipes import resolve
 
 
-def _string(default: Any = dataclasses.MISSING, **said: Any) -> Any:
+def _string(default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
     """A string of the request.
 
     Args:
-        said: decides: it is one of those that decide the recipe, and recorded. recorded: it is in an artifact's or a
-            run's record. form: what the run form in the KFP UI says of it, where it is there. flag: what
+        metadata: decides: it is one of those that decide the recipe, and recorded. recorded: it is in an artifact's
+            or a run's record. form: what the run form in the KFP UI says of it, where it is there. flag: what
             `submit.py --help` says of its flag, where it has one; metavar: of that flag. option: what a stage's --help
             says of it; inner: it is given by the pipeline, not by people.
     """
-    return field(default=default, metadata=said)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)

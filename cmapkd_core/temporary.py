@@ -126,8 +126,8 @@ def delete_unowned(path: Path, lock: int) -> int | None:
 def _cleared(path: Path) -> int | None:
     """Delete one folder; its bytes, None where it is a process's or another user's."""
     try:
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             return None
         opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

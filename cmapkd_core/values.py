@@ -77,8 +77,8 @@ def check_values(config: Any, prefix: str = "") -> None:
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             cause = fault.get("ctx", {}).get("error")  # of a name, with its own sentence
-            said = cause if isinstance(cause, InputError) else f"{name}={as_text(value)}: {sentence(fault, hint)}"
-            raise InputError(str(said)) from None
+            message = cause if isinstance(cause, InputError) else f"{name}={as_text(value)}: {sentence(fault, hint)}"
+            raise InputError(str(message)) from None
 
 
 def sentence(fault: Mapping[str, Any], hint: Any) -> str:

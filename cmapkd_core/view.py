@@ -63,12 +63,12 @@ def view(config: C, declared: Declared, prefix: str = "") -> C:
     return cast(C, _view(config.__class__, kept, declared, prefix))
 
 
-def with_part(seen: C, name: str, part: Any) -> C:
-    """`seen`, a view or not, with one of its parts replaced; nothing is read."""
-    if not isinstance(vars(seen), _Fields):
-        return cast(C, dataclasses.replace(cast(Any, seen), **{name: part}))
-    fields = cast(_Fields, vars(seen))
-    return cast(C, _view(seen.__class__, {**fields, name: part}, fields.declared, fields.prefix))
+def with_part(whole: C, name: str, part: Any) -> C:
+    """`whole`, a view or not, with one of its parts replaced; nothing is read."""
+    if not isinstance(vars(whole), _Fields):
+        return cast(C, dataclasses.replace(cast(Any, whole), **{name: part}))
+    fields = cast(_Fields, vars(whole))
+    return cast(C, _view(whole.__class__, {**fields, name: part}, fields.declared, fields.prefix))
 
 
 def _view(kind: type, kept: Mapping[str, Any], declared: Declared, prefix: str) -> Any:

@@ -46,11 +46,11 @@ def golden() -> ModuleType:
     return module
 
 
-def apart(ours: Curve, theirs: Curve) -> float:
+def largest_difference(actual: Curve, expected: Curve) -> float:
     """The largest difference of a term of a step, relative where it is above 1."""
-    assert len(ours) == len(theirs)
-    assert all(a.keys() == b.keys() for a, b in zip(ours, theirs, strict=True))
-    return max(abs(a[k] - b[k]) / max(1.0, abs(b[k])) for a, b in zip(ours, theirs, strict=True) for k in a)
+    assert len(actual) == len(expected)
+    assert all(a.keys() == b.keys() for a, b in zip(actual, expected, strict=True))
+    return max(abs(a[k] - b[k]) / max(1.0, abs(b[k])) for a, b in zip(actual, expected, strict=True) for k in a)
 
 
 class Correct:
@@ -90,13 +90,18 @@ class Correct:
 
     def curve(self, row: str, precision: str) -> Curve:
         """Of a row."""
-        found: Curve = self.golden.read_curve(self.joint(row, precision))
-        return found
+        curve: Curve = self.golden.read_curve(self.joint(row, precision))
+        return curve
 
     def _line(self, what: str, curve: Curve, name: str, precision: str) -> Line:
-        found, bound = apart(curve, self.golden.read_file(name)), BOUNDS[precision]
+        difference, bound = largest_difference(curve, self.golden.read_file(name)), BOUNDS[precision]
         return Line(
-            SECTION, f"golden curve of {what}", f"{found:.1e} apart", "CPU, fp32", f"{bound:.0e}", found <= bound
+            SECTION,
+            f"golden curve of {what}",
+            f"{difference:.1e} apart",
+            "CPU, fp32",
+            f"{bound:.0e}",
+            difference <= bound,
         )
 
     def resume(self) -> Iterator[Line]:
@@ -111,10 +116,10 @@ class Correct:
             except Interrupted:
                 stopped = True
         again = self.golden.read_curve(self.joint(ROW, precision, "stopped"))
-        found = apart(again, whole)
-        same = "same bits" if found == 0 else f"{found:.1e} apart"
+        difference = largest_difference(again, whole)
+        same = "same bits" if difference == 0 else f"{difference:.1e} apart"
         yield Line(
-            SECTION, f"stopped and resumed, {precision}", same, "not stopped", "1e-03", stopped and found <= 1e-3
+            SECTION, f"stopped and resumed, {precision}", same, "not stopped", "1e-03", stopped and difference <= 1e-3
         )
 
     def evaluated(self) -> Iterator[Line]:
@@ -125,8 +130,10 @@ class Correct:
         done = Artifact.open(evaluate.run(request, model=url, shards=self.shards, task="retrieval"))
         recall = json.loads(done.fetch("metrics.json").read_text())["retrieval/i2t/R@5"]
         yield Line(SECTION, "stage evaluate", f"R@5 {recall:.0f} of 3 pictures", holds=True)
-        found, bound = self.embeddings(url), EMBEDDINGS[not self.machine.cuda]
-        yield Line(SECTION, "embeddings, fp32", f"{found:.1e} apart", "CPU, fp32", f"{bound:.0e}", found <= bound)
+        difference, bound = self.embeddings(url), EMBEDDINGS[not self.machine.cuda]
+        yield Line(
+            SECTION, "embeddings, fp32", f"{difference:.1e} apart", "CPU, fp32", f"{bound:.0e}", difference <= bound
+        )
 
     @torch.no_grad()
     def embeddings(self, url: str) -> float:
@@ -137,8 +144,8 @@ class Correct:
         tokens = model.tokenize(["a red circle", "two blue squares", "nothing at all", "x"])
         expected = model.encode_image(images), model.encode_text(tokens)
         model.to(self.machine.device)
-        found = model.encode_image(images.to(self.machine.device)), model.encode_text(tokens.to(self.machine.device))
-        return max(float((a.cpu() - b).abs().max()) for a, b in zip(found, expected, strict=True))
+        actual = model.encode_image(images.to(self.machine.device)), model.encode_text(tokens.to(self.machine.device))
+        return max(float((a.cpu() - b).abs().max()) for a, b in zip(actual, expected, strict=True))
 
     def exported(self) -> Iterator[Line]:
         """Stage export of what was trained on the device: each format's library gives the same embeddings."""
@@ -147,12 +154,12 @@ class Correct:
         request = Request("tiny", str(self.root), ablation=ROW, overrides=PRECISIONS["fp32"])
         done = Artifact.open(export.run(request, model=self.joint(ROW, "fp32"), shards=self.shards))
         formats = json.loads(done.fetch("parity.json").read_text())["formats"]
-        for name, told in formats.items():
-            known = "reason" not in told
+        for name, entry in formats.items():
+            known = "reason" not in entry
             yield Line(
                 SECTION,
                 f"export to {name}",
-                "same embeddings" if known else f"left out: {told['reason'][:60]}",
+                "same embeddings" if known else f"left out: {entry['reason'][:60]}",
                 holds=True,
             )
 
@@ -160,12 +167,12 @@ class Correct:
 @contextmanager
 def stopped_after(updates: int) -> Iterator[None]:
     """This process gets SIGTERM in its training loop, when so many updates are done."""
-    original, seen = StopRequest.flags, 0
+    original, count = StopRequest.flags, 0
 
     def flags(self: StopRequest, due: bool) -> tuple[bool, bool]:
-        nonlocal seen
-        seen += 1
-        if seen == updates:
+        nonlocal count
+        count += 1
+        if count == updates:
             signal.raise_signal(signal.SIGTERM)
         return original(self, due)
 

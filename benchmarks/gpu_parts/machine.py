@@ -42,19 +42,19 @@ class Machine:
         name = torch.cuda.get_device_name(self.device) if self.cuda else platform.processor() or platform.machine()
         facts: dict[str, object] = {"device": name, "cores": os.cpu_count(), "torch": torch.__version__}
         if self.cuda:
-            found = torch.cuda.get_device_properties(self.device)
-            facts |= {"gpus": torch.cuda.device_count(), "memory_gib": round(found.total_memory / 2**30, 1)}
-            facts |= {"capability": f"{found.major}.{found.minor}", "cuda": torch.version.cuda}
+            properties = torch.cuda.get_device_properties(self.device)
+            facts |= {"gpus": torch.cuda.device_count(), "memory_gib": round(properties.total_memory / 2**30, 1)}
+            facts |= {"capability": f"{properties.major}.{properties.minor}", "cuda": torch.version.cuda}
         return facts | {"tiny": self.tiny}
 
     @property
     def heading(self) -> str:
         """One line that says what the table can be read for."""
-        said = ", ".join(f"{name} {value}" for name, value in self.facts.items() if name not in ("device", "tiny"))
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items() if name not in ("device", "tiny"))
         where = f"run on: {self.facts['device'] if self.cuda else 'CPU'}"
         if not self.cuda:
-            return f"{where}, tiny sizes: says nothing about GPUs ({said})"
-        return f"{where}{', tiny sizes: says nothing about speed' if self.tiny else ''} ({said})"
+            return f"{where}, tiny sizes: says nothing about GPUs ({facts})"
+        return f"{where}{', tiny sizes: says nothing about speed' if self.tiny else ''} ({facts})"
 
     def precisions(self) -> list[str]:
         """Those that the device has instructions for."""

@@ -67,10 +67,10 @@ def main() -> None:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     at = machine.here(tiny)
     alone, together = wrapped(at, 4 if at.tiny else 32, 2 if at.tiny else 10)
-    found = {"world": dist.get_world_size(), "backend": dist.get_backend(), "gathered": gathered(at.device)}
-    found |= {"gb_per_s": exchanged(at, 1 if at.tiny else 256), "alone": alone, "together": together}
+    record = {"world": dist.get_world_size(), "backend": dist.get_backend(), "gathered": gathered(at.device)}
+    record |= {"gb_per_s": exchanged(at, 1 if at.tiny else 256), "alone": alone, "together": together}
     if dist.get_rank() == 0:
-        (folder / "ranks.json").write_text(json.dumps(found))
+        (folder / "ranks.json").write_text(json.dumps(record))
     dist.destroy_process_group()
 
 

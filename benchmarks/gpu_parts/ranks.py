@@ -24,20 +24,20 @@ def measured(machine: Machine, few: bool) -> Iterator[Line]:
     """Of one process, then of all GPUs; `few`: two processes alone."""
     most = torch.cuda.device_count() if machine.cuda else 2
     for world in [most] if few else sorted({1, most}):
-        found = started(world, machine.tiny)
-        backend = found["backend"]
+        record = started(world, machine.tiny)
+        backend = record["backend"]
         yield Line(
             SECTION,
             f"{backend}, {world} ranks, joined",
-            f"{found['world']}",
+            f"{record['world']}",
             goal=f"{world}",
-            holds=found["world"] == world,
+            holds=record["world"] == world,
         )
-        yield Line(SECTION, f"{backend}, {world} ranks, rows and gradients", "gathered", holds=bool(found["gathered"]))
-        ratio = float(found["together"]) / float(found["alone"])
+        yield Line(SECTION, f"{backend}, {world} ranks, rows and gradients", "gathered", holds=bool(record["gathered"]))
+        ratio = float(record["together"]) / float(record["alone"])
         yield Line(SECTION, f"{backend}, {world} ranks, DDP", f"{ratio:.2f}", "of a pass of one rank without it")
         if world > 1:
-            yield Line(SECTION, f"{backend}, {world} ranks, sum of gradients", f"{found['gb_per_s']:.3g} GB/s")
+            yield Line(SECTION, f"{backend}, {world} ranks, sum of gradients", f"{record['gb_per_s']:.3g} GB/s")
 
 
 def started(world: int, tiny: bool) -> dict[str, object]:
@@ -55,5 +55,5 @@ def started(world: int, tiny: bool) -> dict[str, object]:
         )
         if done.returncode:
             raise RuntimeError(f"torchrun of {world} ended with {done.returncode}: {done.stderr[-600:]}")
-        found: dict[str, object] = json.loads((Path(folder) / "ranks.json").read_text())
-        return found
+        record: dict[str, object] = json.loads((Path(folder) / "ranks.json").read_text())
+        return record

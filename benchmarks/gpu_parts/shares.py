@@ -43,9 +43,9 @@ class Ranges:
     def part(self, name: str, call: Callable[[], Any]) -> Any:
         """The call's result, its time under a name."""
         with record_function(name):
-            found = call()
+            result = call()
             self.machine.wait()
-        return found
+        return result
 
 
 def loader_of(machine: Machine, pair: Pair, root: Path, size: int) -> TrainLoader:
@@ -99,12 +99,12 @@ def measured(machine: Machine, pair: Pair, root: Path, size: int, count: int) ->
     steps = stepper(machine, pair, loader_of(machine, pair, root, size), size, WARM + count)
     for _ in range(WARM):
         next(steps)
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if machine.cuda else [])]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if machine.cuda else [])]) as profiled:
         for _ in range(count):
             next(steps)
-    found = seen.key_averages()
+    averages = profiled.key_averages()
     # Of a range on the host alone: on a GPU the profiler has it a second time, as what the device did meanwhile.
-    spent = {e.key: e.cpu_time_total for e in found if e.key in PARTS and e.cpu_time_total}
+    spent = {e.key: e.cpu_time_total for e in averages if e.key in PARTS and e.cpu_time_total}
     spent["losses"] -= spent["student"]  # towers run inside of the method's forward
     whole = sum(spent.values())
     for name in PARTS:
@@ -112,6 +112,6 @@ def measured(machine: Machine, pair: Pair, root: Path, size: int, count: int) ->
             SECTION, name, f"{100 * spent[name] / whole:.0f} %", f"of {1e-3 * whole / count:.1f} ms, {size} pairs"
         )
     if machine.cuda:
-        on_device = [e for e in found if e.device_type is DeviceType.CUDA and not e.is_user_annotation]
+        on_device = [e for e in averages if e.device_type is DeviceType.CUDA and not e.is_user_annotation]
         kernels = sum(e.self_device_time_total for e in on_device)
         yield Line(SECTION, "device at work", f"{100 * kernels / whole:.0f} %", "of the same time")

@@ -152,7 +152,7 @@ def operations(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def theirs(pair: Pair, size: int, count: int, distil: bool) -> Cost:
+def peer(pair: Pair, size: int, count: int, distil: bool) -> Cost:
     """A step as open_clip's trainer takes it, of the same student; `distil`: with the same teacher beside it."""
     machine, kind = pair.machine, TYPES.get(pair.precision)
     model = pair.method(pair.recipe("finetune", size)).student.model
@@ -206,8 +206,8 @@ def measured(pair: Pair, sizes: list[int], count: int) -> Iterator[Line]:
     for size in sizes:
         plain: Cost | None = None
         turns: dict[str, Callable[[], Cost]] = {
-            "open_clip, plain": lambda size=size: theirs(pair, size, count, distil=False),
-            "open_clip, distilling": lambda size=size: theirs(pair, size, count, distil=True),
+            "open_clip, plain": lambda size=size: peer(pair, size, count, distil=False),
+            "open_clip, distilling": lambda size=size: peer(pair, size, count, distil=True),
             **{what: lambda what=what, size=size: ours(pair, what, size, count) for what in ROWS},
         }
         if not machine.tiny:  # compiling takes longer than all the rest there
@@ -229,10 +229,10 @@ def shown(machine: Machine, what: str, size: int, cost: Cost, plain: Cost, gemm:
     """A step's line, and what it is held to; speed is of nothing at tiny sizes."""
     ratio, rate = cost.seconds / plain.seconds, cost.flop / cost.seconds
     memory = "" if cost.peak is None else f", {cost.peak / 1024:.1f} GiB"
-    found = f"{1e3 * cost.seconds:.1f} ms, {size / cost.seconds:.0f} pairs/s, {rate / 1e12:.3g} TFLOP/s{memory}"
+    text = f"{1e3 * cost.seconds:.1f} ms, {size / cost.seconds:.0f} pairs/s, {rate / 1e12:.3g} TFLOP/s{memory}"
     counted = cost.flop / plain.flop
     beside = f"{ratio:.2f} of a plain step ({counted:.2f} in FLOP), {100 * rate / gemm:.0f} % of the product"
     bound = next((goal for word, goal in GOALS.items() if word in what), None)
     if machine.tiny or bound is None:
-        return Line(SECTION, f"{what}, {size} pairs", found, beside)
-    return Line(SECTION, f"{what}, {size} pairs", found, beside, f"<= {bound:.2f} in FLOP", counted <= bound)
+        return Line(SECTION, f"{what}, {size} pairs", text, beside)
+    return Line(SECTION, f"{what}, {size} pairs", text, beside, f"<= {bound:.2f} in FLOP", counted <= bound)

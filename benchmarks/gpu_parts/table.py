@@ -33,8 +33,8 @@ def lines_of(section: str, measure: Callable[[], Iterator[Line]]) -> Iterator[Li
         yield from measure()
     # Whatever goes wrong on a machine that has not been seen before is what the table is for.
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        yield Line(section, "ended early", f"{FAILED}: {said[:200]}", holds=False)
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        yield Line(section, "ended early", f"{FAILED}: {message[:200]}", holds=False)
         traceback.print_exc()
 
 

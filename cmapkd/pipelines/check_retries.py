@@ -31,16 +31,16 @@ NO = (
     f" (one variable of its API server); until then write count = 0 under [retry], and use {submit('--retry', 'RUN')}"
 )
 
-Said = tuple[str, str, str]  # state, name and text of a line
+CheckLine = tuple[str, str, str]  # state, name and text of a line
 
 
-def known_of(version: str) -> Said:
+def known_of(version: str) -> CheckLine:
     """The line of the version that the API says it is."""
-    found, name = RELEASE.match(version), f"Kubeflow Pipelines {version}"
-    if not found:
+    match, name = RELEASE.match(version), f"Kubeflow Pipelines {version}"
+    if not match:
         text = f"{name.rstrip()} does not say which release it is; this project is for 2.16, and for 2.17 and later"
         return "unknown", "version", text
-    release = int(found["major"]), int(found["minor"])
+    release = int(match["major"]), int(match["minor"])
     if release < (2, 16):
         old = "untested; before 2.16 pods get no security context, and Pod Security restricted refuses them: upgrade"
         return "unknown", "version", f"{name}: {old}"
@@ -84,7 +84,7 @@ class Retries:
         except endpoint.EndpointError as error:
             self.why_not = str(error)
 
-    def answer(self, wait: bool) -> Said:
+    def answer(self, wait: bool) -> CheckLine:
         """The line, once the run has ended. Without `wait` it is ended where it has not."""
         if not self.site.retry.count:
             return "ok", "retries", "none are wanted (count = 0 under [retry])"
@@ -108,7 +108,7 @@ class Retries:
                     return ""
             time.sleep(self.interval)
 
-    def _meaning(self, state: str) -> Said:
+    def _meaning(self, state: str) -> CheckLine:
         root = self.site.root
         if state == "SUCCEEDED":
             return "ok", "retries", YES
@@ -128,7 +128,7 @@ class Retries:
     def _says_so(self) -> bool:
         """Whether the log of the task's pod says that it failed on purpose, where Kubernetes shows it."""
         try:
-            said = self.cluster.said(self.id, TASK) if self.cluster else []
+            lines = self.cluster.log_lines(self.id, TASK) if self.cluster else []
         except Unreadable:
             return False
-        return any(ON_PURPOSE in line for line in said)
+        return any(ON_PURPOSE in line for line in lines)

@@ -158,10 +158,10 @@ class CheckRun:
     def _stuck(self) -> tuple[dict[str, str], bool]:
         """Task or pod -> what keeps it from running, and whether one of them never will."""
         try:
-            found = list(self.cluster.stuck(self.id)) if self.cluster else []
+            stuck = list(self.cluster.stuck(self.id)) if self.cluster else []
         except Unreadable:
             return {}, False
-        return {pod: reason for pod, reason, _ in found}, any(never for *_, never in found)
+        return {pod: reason for pod, reason, _ in stuck}, any(never for *_, never in stuck)
 
     def _tell(self, kind: str, of_kind: list[Task], states: Mapping[str, str], reasons: Mapping[str, str]) -> None:
         """What the tasks of a kind of pod wrote, else logged, else what is known without that; equal lines once.
@@ -170,36 +170,36 @@ class CheckRun:
         """
         lines: dict[tuple[str, str, str], list[str]] = {}
         for task in of_kind:
-            found = self._found(task.name)
-            for line in found:
+            logged = self._lines_of(task.name)
+            for line in logged:
                 own = line["name"] == ARGUMENTS
                 label = f"stage {task.name.removeprefix(TASK)}" if own else f"pod {kind}"
                 key = ("ok" if line["ok"] else "failed", label, f"{line['name']}: {line['text']}")
                 lines.setdefault(key, []).append("" if own else task.name)
-            if not (found and _says_all(found, states.get(task.name))):
-                answer, text = self._beside(bool(found), task, states, reasons)
+            if not (logged and _says_all(logged, states.get(task.name))):
+                answer, text = self._beside(bool(logged), task, states, reasons)
                 lines.setdefault((answer, f"pod {kind}", text), []).append(task.name)
-        for (answer, label, text), whose in sorted(
+        for (answer, label, text), names in sorted(
             lines.items(), key=lambda one: one[0][1]
         ):  # the pod, then its stages
-            some = answer != "ok" and len(whose) < len(of_kind)
-            self.say(answer, label, f"{', '.join(whose)} {text}".lstrip() if some else text)
+            some = answer != "ok" and len(names) < len(of_kind)
+            self.say(answer, label, f"{', '.join(names)} {text}".lstrip() if some else text)
 
-    def _found(self, name: str) -> list[dict[str, Any]]:
+    def _lines_of(self, name: str) -> list[dict[str, Any]]:
         try:
             return list(storage.read_object(check_url(self.site.root, self.name, name), {"lines": list})["lines"])
         except (FileNotFoundError, DamagedInput, storage.StorageError):
             return list(self._logged(name))
 
     def _beside(
-        self, found: bool, task: Task, states: Mapping[str, str], reasons: Mapping[str, str]
+        self, has_lines: bool, task: Task, states: Mapping[str, str], reasons: Mapping[str, str]
     ) -> tuple[str, str]:
         """ok, failed or unknown, and why, of a task whose lines are not there or do not say it all."""
         state = states.get(task.name, "not started")
         if state == "SUCCEEDED":
             return "ok", "succeeded; its lines are in its log"
         log = f"see {self._command('logs')}"
-        if found:
+        if has_lines:
             return "failed", f"{state.lower()} though its stage was well: did KFP's own store take its outputs? {log}"
         if state == client.REFUSED:
             return "failed", f"{state.lower()}; {log}"
@@ -213,10 +213,10 @@ class CheckRun:
     def _logged(self, name: str) -> Iterator[dict[str, Any]]:
         """The stage's lines from its pod's log, where Kubernetes shows it."""
         try:
-            said = self.cluster.said(self.id, name) if self.cluster else []
+            lines = self.cluster.log_lines(self.id, name) if self.cluster else []
         except Unreadable:
             return
-        for line in said:
+        for line in lines:
             if match := LINE.match(line):
                 yield {"ok": match["state"] == "ok", "name": match["name"], "text": match["text"]}
             elif match := ERROR.match(line):

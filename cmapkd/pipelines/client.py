@@ -66,8 +66,8 @@ def start(
 
 def upload(client: Client, package: Path, namespace: str | None) -> tuple[str, str]:
     """Ids of the pipeline and of its version with this package's content, uploaded where they are not there yet."""
-    found = client.list_pipelines(namespace=namespace, filter=_named(PIPELINE)).pipelines
-    pipeline = found[0] if found else client.upload_pipeline(str(package), PIPELINE, namespace=namespace)
+    pipelines = client.list_pipelines(namespace=namespace, filter=_named(PIPELINE)).pipelines
+    pipeline = pipelines[0] if pipelines else client.upload_pipeline(str(package), PIPELINE, namespace=namespace)
     version = hashlib.sha256(package.read_bytes()).hexdigest()[:12]
     known = client.list_pipeline_versions(pipeline.pipeline_id, filter=_named(version)).pipeline_versions
     latest = known[0] if known else client.upload_pipeline_version(str(package), version, pipeline.pipeline_id)
@@ -107,12 +107,12 @@ def of_suite(client: Client, site: Site, name: str) -> dict[str, Any]:
     """
     namespace = site.namespace or None
     with speaking_to(address(site)):
-        found = client.list_experiments(namespace=namespace, filter=_named(name)).experiments or []
+        experiments = client.list_experiments(namespace=namespace, filter=_named(name)).experiments or []
         latest: dict[str, Any] = {}
         token = ""
-        while found:
+        while experiments:
             page = client.list_runs(
-                experiment_id=found[0].experiment_id,
+                experiment_id=experiments[0].experiment_id,
                 namespace=namespace,
                 sort_by="created_at asc",
                 page_size=PAGE,
@@ -214,7 +214,7 @@ def follow(
     Raises:
         EndpointError: the endpoint failed for about a minute; the run goes on without us.
     """
-    seen: dict[str, str] = {}
+    shown: dict[str, str] = {}
     state = ""
 
     def look() -> bool:
@@ -222,13 +222,13 @@ def follow(
         with speaking_to(address(site)):
             run = client.get_run(run_id)
         state = str(run.state)
-        found = states(run, tasks)
+        current = states(run, tasks)
         if not details_of(run) and state == "RUNNING":
-            open_ = {name: url for name, url in (urls or {}).items() if seen.get(name) != "SUCCEEDED"}
-            found = {name: "SUCCEEDED" for name, url in open_.items() if is_there(url)}
-        for name, now in found.items():
-            if seen.get(name) != now:
-                seen[name] = now
+            open_ = {name: url for name, url in (urls or {}).items() if shown.get(name) != "SUCCEEDED"}
+            current = {name: "SUCCEEDED" for name, url in open_.items() if is_there(url)}
+        for name, now in current.items():
+            if shown.get(name) != now:
+                shown[name] = now
                 print(f"  {time.strftime('%H:%M:%S')} {name} {now.lower()}", flush=True)
         return state not in FINAL
 
@@ -265,10 +265,10 @@ def states(run: Any, tasks: Mapping[str, str]) -> dict[str, str]:
         tasks: display name by key.
     """
     details = details_of(run)
-    found = {detail.display_name: detail.state for detail in details if detail.state not in NO_STATE}
-    whole = found.get(ROOT_DRIVER) == "FAILED"
-    refused = {name: REFUSED for key, name in tasks.items() if whole or found.get(f"{key}-driver") == "FAILED"}
-    return {name: found[key] for key, name in tasks.items() if key in found} | refused
+    by_name = {detail.display_name: detail.state for detail in details if detail.state not in NO_STATE}
+    whole = by_name.get(ROOT_DRIVER) == "FAILED"
+    refused = {name: REFUSED for key, name in tasks.items() if whole or by_name.get(f"{key}-driver") == "FAILED"}
+    return {name: by_name[key] for key, name in tasks.items() if key in by_name} | refused
 
 
 def details_of(run: Any) -> list[Any]:

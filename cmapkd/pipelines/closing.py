@@ -33,8 +33,8 @@ def closing(outputs: Mapping[str, str], places: Mapping[str, str], data: str = "
     if report is None or report.manifest["stage"] not in KINDS:
         return f"{name}: {url}"
     use = student_use(places["export"]) if "export" in places else None
-    found = [*_used(use), *_searched(places, data)] if use else []
-    return "\n".join(["", *found, _page(report)])
+    usage = [*_used(use), *_searched(places, data)] if use else []
+    return "\n".join(["", *usage, _page(report)])
 
 
 def _page(report: Artifact) -> str:
@@ -53,5 +53,5 @@ def _used(use: StudentUse) -> list[str]:
 def _searched(places: Mapping[str, str], data: str) -> list[str]:
     """The command that searches the run's own pictures with its student; none where the data cannot be read."""
     command = search_command(places["export"], places.get("prepare", ""), data, console_words())
-    said = "This finds pictures of the data by words; other words may stand at its end:"
-    return [said, "", command, ""] if command else []
+    intro = "This finds pictures of the data by words; other words may stand at its end:"
+    return [intro, "", command, ""] if command else []

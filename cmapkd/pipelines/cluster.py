@@ -96,10 +96,10 @@ class Cluster:
                     text = f"{waiting.reason}: {waiting.message or container.image}; {NEVER[waiting.reason]}"
                     yield name, text, True
 
-    def said(self, run_id: str, task: str) -> list[str]:
+    def log_lines(self, run_id: str, task: str) -> list[str]:
         """The last lines that a task of a run has logged; [] where there is no such pod."""
-        ours = f"{RUN_LABEL}={run_id},{COMPONENT}={task}"
-        pods = self._call(self.core.list_namespaced_pod, self.namespace, label_selector=ours, what="pods")
+        selector = f"{RUN_LABEL}={run_id},{COMPONENT}={task}"
+        pods = self._call(self.core.list_namespaced_pod, self.namespace, label_selector=selector, what="pods")
         if not (pods and pods.items):
             return []
         name = pods.items[-1].metadata.name
@@ -114,10 +114,10 @@ class Cluster:
         return (log or "").splitlines()
 
     def _get(self, call: Any, name: str, kind: str, way_out: str) -> Any:
-        found = self._call(call, name, self.namespace, what=f"{kind} {name}")
-        if found is None:
+        resource = self._call(call, name, self.namespace, what=f"{kind} {name}")
+        if resource is None:
             raise InputError(f"no {kind} '{name}' in {self.namespace}: {way_out}")
-        return found
+        return resource
 
     def _call(self, call: Any, *given: Any, what: str, **named: Any) -> Any:
         """The answer, None for 404."""

@@ -28,8 +28,8 @@ def deliver_run(args: argparse.Namespace) -> int:
     uri = _server(args, site, root)
     job = laid_out(root, args.deliver)
     urls = list(dict.fromkeys(storage.absolute(job.urls[task.name]) for task in job.tasks))
-    found = in_order(urls, _look, LOOKS)
-    owed = [(url, one) for url, one in zip(urls, found, strict=True) if one is not None]
+    notes = in_order(urls, _look, LOOKS)
+    owed = [(url, one) for url, one in zip(urls, notes, strict=True) if one is not None]
     if owed:
         tracking.check_reachable(uri, site.env)
     left = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cmapkd.pipelines import runs, size, suite_runs
-from cmapkd.pipelines.own_data import about
+from cmapkd.pipelines.own_data import size_notes
 from cmapkd.pipelines.site import Pod
 from cmapkd.pipelines.submission import NO_ROOT, Submission
 from cmapkd.pipelines.suite import Suite
@@ -54,8 +54,8 @@ def _runs(job: Submission) -> Iterator[str]:
     """A suite's runs: what each waits for, how many tasks at a time, and what it comes to in a cluster."""
     now = job.now({})
     with temporary.folder() as folder:
-        found = suite_runs.packages(job, Path(folder))
-        sizes = {name: size.measure(package) for name, package in found.items()}
+        packages = suite_runs.packages(job, Path(folder))
+        sizes = {name: size.measure(package) for name, package in packages.items()}
     for run in job.runs:
         if run.name not in sizes:
             yield f"  {run.name:24}nothing left to do"
@@ -101,14 +101,14 @@ def describe_run(job: Submission) -> str:
 
 
 def _pairs(recipe: Recipe, job: Submission) -> list[str]:
-    said = about(recipe, job.pairs)
-    return ["", "your pictures", *(f"  {line}" for line in said)] if said else []
+    lines = size_notes(recipe, job.pairs)
+    return ["", "your pictures", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _size(job: Submission) -> str:
     with temporary.folder() as folder:
-        found = size.measure(job.package(Path(folder) / "pipeline.yaml"))
-    return str(found) if found.fits else f"{found}: TOO LARGE FOR ONE RUN"
+        measured = size.measure(job.package(Path(folder) / "pipeline.yaml"))
+    return str(measured) if measured.fits else f"{measured}: TOO LARGE FOR ONE RUN"
 
 
 def _about(task: Task, job: Submission) -> Iterator[str]:

@@ -77,9 +77,9 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         try:
             self._run_api.run_service_retry_run(run_id)
         except kfp_server_api.ApiException as error:
-            if (found := TOO_LARGE.search(str(error.body))) is None:
+            if (match := TOO_LARGE.search(str(error.body))) is None:
                 raise
-            raise EndpointError(f"{NO_RETRY} (it says: {found[0]})", 413) from None
+            raise EndpointError(f"{NO_RETRY} (it says: {match[0]})", 413) from None
 
 
 def address(site: Site) -> str:
@@ -194,14 +194,14 @@ def _page(endpoint: str) -> EndpointError:
 
 def _meaning(error: kfp_server_api.ApiException) -> str:
     """What to do, and what the server says."""
-    status, said = error.status or 0, ""
+    status, detail = error.status or 0, ""
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         answer = json.loads(error.body)
-        said = _first_line(str(answer.get("error") or answer.get("message") or ""))
+        detail = _first_line(str(answer.get("error") or answer.get("message") or ""))
     meaning = ANSWERS.get(status, FAILING if status >= 500 else "")
     if not meaning:
-        return said or _first_line(str(error.reason or "")) or "no reason given"
-    return f"{meaning} (it says: {said})" if said else meaning
+        return detail or _first_line(str(error.reason or "")) or "no reason given"
+    return f"{meaning} (it says: {detail})" if detail else meaning
 
 
 def _first_line(text: str) -> str:

@@ -124,10 +124,12 @@ class Server:
         for task in self._tasks.values():
             if task.ended:
                 continue
-            seen = os.waitid(os.P_PID, task.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if seen is not None:
+            status = os.waitid(os.P_PID, task.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if status is not None:
                 task.ended = True
-                self._say(task=task.number, code=seen.si_status if seen.si_code == os.CLD_EXITED else -seen.si_status)
+                self._say(
+                    task=task.number, code=status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+                )
 
     def _forget(self, number: int) -> None:
         task = self._tasks.pop(number)
@@ -136,8 +138,8 @@ class Server:
         os.close(task.note)
         _learn(json.loads(text).get("imported", []))
 
-    def _say(self, **told: int) -> None:
-        self._connection.send(json.dumps(told).encode())
+    def _say(self, **message: int) -> None:
+        self._connection.send(json.dumps(message).encode())
 
 
 _learned: list[str] = []  # modules that a task has imported and this process has not yet

@@ -201,12 +201,12 @@ def _fill(step: Step, text: str, known: Mapping[str, str]) -> str:
         raise InputError(
             f"task '{step.name}': a part of its argv depends on a condition, which is not resolved here: {text}"
         )
-    found = PLACEHOLDER.search(text)
-    if not found:
+    match = PLACEHOLDER.search(text)
+    if not match:
         return text
-    if found.group() != text:
+    if match.group() != text:
         raise InputError(
-            f"task '{step.name}': placeholder {found.group()} inside a longer string, which KFP may not fill in: {text}"
+            f"task '{step.name}': placeholder {match.group()} inside a longer string, which KFP may not fill in: {text}"
         )
     if text in known:
         return known[text]

@@ -74,10 +74,10 @@ class Jobs:
     def find(self, name: str) -> dict[str, Any] | None:
         """The job, or None."""
         place = self._place("trainjobs")
-        found: dict[str, Any] | None = self._asked(
+        job: dict[str, Any] | None = self._asked(
             f"TrainJob {name}", lambda: self._custom.get_namespaced_custom_object(*place, name), but=404
         )
-        return found
+        return job
 
     def labelled(self, label: str, value: str) -> list[dict[str, Any]]:
         """The jobs with a label."""
@@ -87,9 +87,9 @@ class Jobs:
         )
         return list(answer["items"])
 
-    def holder(self, found: dict[str, Any], owner: Owner | None) -> str:
+    def holder(self, job: dict[str, Any], owner: Owner | None) -> str:
         """Name of another pod that still runs and that the job belongs to; "" where there is none."""
-        for one in found["metadata"].get("ownerReferences", []):
+        for one in job["metadata"].get("ownerReferences", []):
             if one["kind"] != "Pod" or (owner and one["uid"] == owner.uid):
                 continue
             read = self._core.read_namespaced_pod
@@ -99,16 +99,14 @@ class Jobs:
                 return str(one["name"])
         return ""
 
-    def adopt(self, found: dict[str, Any], owner: Owner | None) -> bool:
+    def adopt(self, job: dict[str, Any], owner: Owner | None) -> bool:
         """Make the job this pod's, or, where the pod is not known, nobody's; False where it is gone meanwhile.
 
         Before it deletes what belongs to a pod that is gone, Kubernetes looks again whose it is.
         """
-        name, place = found["metadata"]["name"], self._place("trainjobs")
+        name, place = job["metadata"]["name"], self._place("trainjobs")
         owners = [owner.reference()] if owner else []
-        change = {
-            "metadata": {"uid": found["metadata"]["uid"], "ownerReferences": owners}
-        }  # this job, not its namesake
+        change = {"metadata": {"uid": job["metadata"]["uid"], "ownerReferences": owners}}  # this job, not its namesake
         patch = self._custom.patch_namespaced_custom_object
         return self._asked(f"TrainJob {name}", lambda: patch(*place, name, change), but=(404, 409)) is not None
 
@@ -208,9 +206,9 @@ def follow(client: Any, name: str, seconds: float, interval: int) -> bool:
     )
 
 
-def ended(found: dict[str, Any]) -> bool:
+def ended(job: dict[str, Any]) -> bool:
     """Whether a job is over, well or not."""
-    conditions = found.get("status", {}).get("conditions", [])
+    conditions = job.get("status", {}).get("conditions", [])
     return any(one["type"] in (COMPLETE, FAILED) and one["status"] == "True" for one in conditions)
 
 

@@ -27,14 +27,14 @@ def check_weights(weights: Mapping[str, str], path: str) -> None:
 
 def replaced(weights: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
     """The overrides that give a recipe's models the site's files; one whose weights are no such tag keeps its own."""
-    found: dict[str, str] = {}
+    overrides: dict[str, str] = {}
     for side, model in _sides(recipe):
         value = weights.get(_key(model), "")
         if value.startswith(FOLDER):
-            found |= {f"{side}.model": value, f"{side}.weights": "own"}
+            overrides |= {f"{side}.model": value, f"{side}.weights": "own"}
         elif value:
-            found[f"{side}.weights"] = value
-    return found
+            overrides[f"{side}.weights"] = value
+    return overrides
 
 
 def fetched(recipe: Recipe) -> Iterable[str]:

@@ -74,7 +74,7 @@ def _counted(rows: Iterable[Item]) -> PairCount:
     return PairCount(pairs, bad, named)
 
 
-def about(recipe: Recipe, count: PairCount | None) -> list[str]:
+def size_notes(recipe: Recipe, count: PairCount | None) -> list[str]:
     """What a reader should know of the sizes of a run on pictures of their own; nothing of the demo on its own."""
     if count is None:
         return _demo(recipe)

@@ -84,8 +84,8 @@ def build(site: Site, plan: Plan, form: Mapping[str, str], fixed: Mapping[str, s
     one = inspect.Parameter.POSITIONAL_OR_KEYWORD
     listed = [inspect.Parameter(name, one, default=form[name], annotation=str) for name in names]
     cmapkd.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
-    said = "".join(f"    {name}: {PARAMETERS[name]}\n" for name in names)
-    cmapkd.__doc__ = f"{ABOUT}\n\nArgs:\n{said}"
+    arguments = "".join(f"    {name}: {PARAMETERS[name]}\n" for name in names)
+    cmapkd.__doc__ = f"{ABOUT}\n\nArgs:\n{arguments}"
     return dsl.pipeline(name="cmapkd", description=ABOUT)(cmapkd)
 
 

@@ -130,12 +130,12 @@ def _side_by_side(runs: Sequence[Run], parallel: int, after: str) -> tuple[Run, 
 def makers(run: Run, runs: Sequence[Run], left: Collection[str]) -> dict[str, tuple[str, ...]]:
     """URLs that a run reads of other runs, by the run that makes them; of tasks that are `left` to do alone."""
     read = {name for one in run.shared if one.task.name in left for name in one.task.sources()}
-    found = {}
+    by_run = {}
     for other in runs:
         urls = [url for name, url in other.urls.items() if name in read and name in left]
         if urls and other.name != run.name:
-            found[other.name] = tuple(dict.fromkeys(urls))
-    return found
+            by_run[other.name] = tuple(dict.fromkeys(urls))
+    return by_run
 
 
 def behind(run: Run, runs: Sequence[Run], now: Now) -> list[Run]:

@@ -173,7 +173,7 @@ def load_site(path: str, required: bool = False) -> Site:
     try:
         site = TypeAdapter(Site).validate_json(given)
     except ValidationError as error:
-        raise InputError(f"{path}: {_said(error.errors(include_url=False)[0], table)}") from None
+        raise InputError(f"{path}: {_fault_message(error.errors(include_url=False)[0], table)}") from None
     _check(site, path)
     return site
 
@@ -200,7 +200,7 @@ def _over(defaults: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-def _said(fault: Mapping[str, Any], table: Any) -> str:
+def _fault_message(fault: Mapping[str, Any], table: Any) -> str:
     """What is wrong with a site file's table, in words. fault: of pydantic's `errors()`, the first."""
     part: Any = Site()
     hint, default, value, names = None, None, table, []

@@ -155,12 +155,12 @@ class _Task:
 
     def _metadata(self) -> dict[str, str]:
         """Labels and retries, which go to the container's template as parameters."""
-        found: dict[str, str] = {}
+        parameters: dict[str, str] = {}
         labels = sorted(self.platform.get("podMetadata", {}).get("labels", {}).items())
         for number, pair in enumerate(labels, 1):
-            found |= {key.format(number): value for key, value in zip(LABEL_PAIR, pair, strict=True)}
+            parameters |= {key.format(number): value for key, value in zip(LABEL_PAIR, pair, strict=True)}
         retry = self.task.get("retryPolicy", {})
-        return found | {f"retry-{name}": str(retry[name]) for name in RETRY if name in retry}
+        return parameters | {f"retry-{name}": str(retry[name]) for name in RETRY if name in retry}
 
     def _patch(self) -> str:
         """The pod's patch that the driver writes: launcher with the executor's input, arguments, resources."""

@@ -11,14 +11,14 @@ from cmapkd.pipelines import client, deliver, dryrun, endpoint, site_check, size
 from cmapkd.pipelines.closing import closing
 from cmapkd.pipelines.ir import display_names
 from cmapkd.pipelines.local import StageError, run_package
-from cmapkd.pipelines.own_data import about
+from cmapkd.pipelines.own_data import size_notes
 from cmapkd.pipelines.placeholders import empty_in_form, refuse_placeholders
 from cmapkd.pipelines.site import Site, load_site
 from cmapkd.pipelines.started import to_paste
 from cmapkd.pipelines.submission import Submission, check_mode, cron, decide, laid_out
 from cmapkd_core import temporary, tracking
 from cmapkd_core.errors import InputError
-from cmapkd_core.exits import TOLD
+from cmapkd_core.exits import EXPLAINED
 from cmapkd_core.records import give_up, read_record, record_run
 from cmapkd_core.stages.artifact import find
 from cmapkd_core.storage import StorageError
@@ -33,7 +33,9 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
         try:
             print(f"run {job.run} below {job.arguments['root']}")
             if job.recipes:
-                print(*(f"  {line}\n" for line in about(job.recipes["run"], job.pairs)), sep="", end="", flush=True)
+                print(
+                    *(f"  {line}\n" for line in size_notes(job.recipes["run"], job.pairs)), sep="", end="", flush=True
+                )
             if job.suite:
                 print(dryrun.counts(job))
             order = [task.name for task in job.tasks]
@@ -53,8 +55,8 @@ def take_name(job: Submission) -> None:
     """Write the run's record; a name of which nothing is complete is taken from the recipe that had it."""
     root = job.arguments["root"]
     if changed := [] if stands(root, job.run) else give_up(root, job.run, job.request):
-        was = "\n  ".join(changed)
-        print(f"run {job.run} had another recipe, of which no stage was complete; it has this one now:\n  {was}")
+        lines = "\n  ".join(changed)
+        print(f"run {job.run} had another recipe, of which no stage was complete; it has this one now:\n  {lines}")
     record_run(root, job.run, job.request)
 
 
@@ -80,7 +82,7 @@ def open_tracker(job: Submission) -> None:
 def mark_killed(job: Submission, error: StageError) -> None:
     """A stage that could not say in MLflow that it ended, having been killed, is ended there."""
     parts = {task.name: task.part for task in job.tasks}
-    for part in {parts.get(name, "") for name, code in error.codes.items() if code not in TOLD}:
+    for part in {parts.get(name, "") for name, code in error.codes.items() if code not in EXPLAINED}:
         for stage in tracking.mark_killed(job.arguments["tracking_uri"], job.run + part, job.site.env):
             print(f"MLflow now has {stage} as failed: it was killed and could not say so", file=sys.stderr)
 

@@ -41,8 +41,8 @@ def to_paste(*words: str) -> str:
 
 def _console(path: Path) -> str:
     """Its name where that finds this very command, else its place."""
-    found = shutil.which(CONSOLE)
-    return CONSOLE if found and Path(found).absolute() == path else _seen_from_here(path)
+    executable = shutil.which(CONSOLE)
+    return CONSOLE if executable and Path(executable).absolute() == path else _seen_from_here(path)
 
 
 def _seen_from_here(path: Path) -> str:

@@ -58,7 +58,7 @@ class Submission:
     runs: tuple[Run, ...] = ()  # of a suite: those that a cluster gets
     fixed: dict[str, str] = field(default_factory=dict)  # of a suite: values that its packages' form does not show
     old: dict[str, str] = field(default_factory=dict)  # of a suite: digests of the manifests that it replaces, by URL
-    seen: bool = True  # False: of a suite at a root that cannot be read from here
+    readable: bool = True  # False: of a suite at a root that cannot be read from here
     pairs: PairCount | None = None  # of a recipe that is sized by them
 
     @property
@@ -191,14 +191,14 @@ def decide_suite(
             "give it a shorter one with --run"
         )
     laid = suite.lay_out(name, request, suite.seeds_of(request), root or NO_ROOT, run, args.expectations)
-    found = None
+    existing = None
     if part:
         done, redo = without(laid.tasks, laid.urls, part(laid.tasks)), "yes"
         again = {name: url for name, url in laid.urls.items() if name not in done}
         old = {laid.urls[name]: one.digest for name, one in suite.manifests(again).items()}
     else:
-        found, redo = None if args.compile_only or not root else finished(laid), ""
-        done, old = found or ({}, {})
+        existing, redo = None if args.compile_only or not root else finished(laid), ""
+        done, old = existing or ({}, {})
     if args.local:
         done.pop(suite.REPORT, None)  # which prints its table
     plan = Plan(tuple(task for task in laid.tasks if task.name not in done), done, run, redo)
@@ -206,7 +206,7 @@ def decide_suite(
     arguments = {"root": root, "tracking_uri": site.tracking_uri, "image": site.image}
     made = () if args.local else runs.split(laid, site.parallel)
     job = Submission(site, args.local, plan, run, request, arguments, laid.urls, laid.tasks)
-    return replace(job, suite=laid, runs=made, fixed=fixed, old=old, seen=found is not None or bool(redo))
+    return replace(job, suite=laid, runs=made, fixed=fixed, old=old, readable=existing is not None or bool(redo))
 
 
 def cron(text: str) -> str:
@@ -229,9 +229,9 @@ def check_mode(args: argparse.Namespace) -> None:
     Raises:
         InputError: names the flags.
     """
-    there = [flag_of(name) for name in ("check", "retry", "schedule") if getattr(args, name) not in (None, "")]
-    if there and args.local:
-        raise InputError(f"{there[0]} is of a cluster: leave out --local")
+    modes = [flag_of(name) for name in ("check", "retry", "schedule") if getattr(args, name) not in (None, "")]
+    if modes and args.local:
+        raise InputError(f"{modes[0]} is of a cluster: leave out --local")
     given = [flag_of(name) for name in (*CHOOSES, *OF_A_START) if getattr(args, name)]
     if args.check is not None and given:
         raise InputError(f"--check tries the site with the recipe of its file: leave out {' '.join(given)}")

@@ -112,12 +112,12 @@ def _instead(group: Group) -> None:
 def minutes(text: str) -> float:
     """A time in minutes; argparse says what is wrong with another text."""
     try:
-        found = float(text)
+        value = float(text)
     except ValueError:
-        found = 0.0
-    if not 0 < found < 24 * 60:
+        value = 0.0
+    if not 0 < value < 24 * 60:
         raise argparse.ArgumentTypeError(f"{text}: a number of minutes, such as 30, and less than a day")
-    return found
+    return value
 
 
 def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:

@@ -225,32 +225,32 @@ def standing(suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
     digests: dict[str, str] = {}
     remade: set[str] = set()
     urls = suite.urls
-    there = manifests(urls)
+    complete = manifests(urls)
     passing = {task.name for task in suite.tasks if task.passing}
     for task in suite.tasks:
         sources = task.sources() - passing
         if task.passing:
             continue
-        if task.name not in there or sources & remade:
+        if task.name not in complete or sources & remade:
             remade.add(task.name)
             continue
         if not sources <= set(digests):
             continue
-        ours, others = _read(task, there[task.name].manifest["inputs"], digests)
-        files = there[task.name].manifest.get("files", {})
-        if not ours or changed(files, {name: one["url"] for name, one in files.items()})[0]:
+        current, others = _read(task, complete[task.name].manifest["inputs"], digests)
+        files = complete[task.name].manifest.get("files", {})
+        if not current or changed(files, {name: one["url"] for name, one in files.items()})[0]:
             remade.add(task.name)
         elif all(_digest_at(made["url"]) == made["digest"] for made in others):
-            digests[task.name] = there[task.name].digest
+            digests[task.name] = complete[task.name].digest
     wanted = {source for task in suite.tasks if task.name not in digests for source in task.sources()}
     done = [*digests, *(passing - wanted)]  # what is gone by now was joined
-    return {n: urls[n] for n in done}, {urls[n]: found.digest for n, found in there.items() if n in remade}
+    return {n: urls[n] for n in done}, {urls[n]: artifact.digest for n, artifact in complete.items() if n in remade}
 
 
 def manifests(urls: Mapping[str, str]) -> dict[str, Artifact]:
     """Those of the artifacts by task that are complete."""
-    found = in_order(urls.values(), find, ASKS)
-    return {name: one for name, one in zip(urls, found, strict=True) if one is not None}
+    artifacts = in_order(urls.values(), find, ASKS)
+    return {name: one for name, one in zip(urls, artifacts, strict=True) if one is not None}
 
 
 def _read(
@@ -259,11 +259,11 @@ def _read(
     """Whether an artifact was made from what the tasks' are now, and what it read that no task makes."""
     if task.component is REPORTS:  # under names of its own, and nothing else
         return {made["digest"] for made in read.values()} == {digests[source] for source in task.sources()}, []
-    ours = all(read[name]["digest"] == digests[of] for name, of in task.inputs.items() if name in read)
-    return ours, [made for name, made in read.items() if name not in task.inputs]
+    current = all(read[name]["digest"] == digests[of] for name, of in task.inputs.items() if name in read)
+    return current, [made for name, made in read.items() if name not in task.inputs]
 
 
 def _digest_at(url: str) -> str:
     """Of an input that no task makes, such as a data set of `data.against`; "" where it is gone."""
-    found = find(url)
-    return found.digest if found else ""
+    artifact = find(url)
+    return artifact.digest if artifact else ""

@@ -18,7 +18,7 @@ from cmapkd.pipelines.runs import LAST, WAIT, called
 from cmapkd.pipelines.site import Site
 from cmapkd.pipelines.started import to_paste
 from cmapkd.pipelines.submission import finished
-from cmapkd.pipelines.suite_runs import DELETED, ENDS, SuiteProgress, root_of, seen, state_of
+from cmapkd.pipelines.suite_runs import DELETED, ENDS, SuiteProgress, current_run, root_of, state_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.records import read_record
 from cmapkd_core.storage import StorageError
@@ -51,7 +51,7 @@ class Turns:
             return []
         for name, run_id in self.ids.items():
             self.runs[name].state = DELETED
-            if run := seen(self.api, self.site, run_id):
+            if run := current_run(self.api, self.site, run_id):
                 self.runs[name] = run
         self.left = [name for name in self.left if self.runs[name].state in client.RETRIED]  # else by somebody else
         named = {name: self._named(name) for name in self.runs}
@@ -148,15 +148,15 @@ def clash(one: str, other: str, active: Collection[str], named: Mapping[str, set
 
     def reaches(later: str, earlier: str, within: Collection[str], through: Collection[str]) -> bool:
         """Whether a way leads from the one to the other over the runs `within`, each step from a run of `through`."""
-        met: set[str] = set()
+        visited: set[str] = set()
         todo = [later]
         while todo:
             here = todo.pop()
             steps = named[here] & set(within) if here in through else set()
             if earlier in steps:
                 return True
-            todo += steps - met
-            met |= steps
+            todo += steps - visited
+            visited |= steps
         return False
 
     return any(
@@ -172,19 +172,19 @@ def retry(api: Client, site: Site, name: str) -> Turns:
         InputError: no such suite, or none of its runs has failed.
         EndpointError: a run was refused; the others are retried.
     """
-    found = client.of_suite(api, site, name)
-    if not found:
+    runs = client.of_suite(api, site, name)
+    if not runs:
         raise InputError(f"no run and no suite '{name}' at {endpoint.address(site)}: give the name that the UI shows")
-    left = [called_ for called_, run in found.items() if run.state in client.RETRIED]
+    left = [called_ for called_, run in runs.items() if run.state in client.RETRIED]
     if not left:
-        states = ", ".join(f"{run.display_name} {state_of(run)}" for run in found.values())
+        states = ", ".join(f"{run.display_name} {state_of(run)}" for run in runs.values())
         raise InputError(
             f"no run of suite {name} has failed: {states}; what is missing beside them the command that started the "
             "suite adds when it is given again"
         )
     with endpoint.speaking_to(endpoint.address(site)):
-        tasks = {called_: client.spec_of(api, run) for called_, run in found.items()}
-    turns = Turns(api, site, name, found, tasks, left)
+        tasks = {called_: client.spec_of(api, run) for called_, run in runs.items()}
+    turns = Turns(api, site, name, runs, tasks, left)
     turns.take()
     for called_, run in turns.runs.items():
         if called_ not in left and run.state != "SUCCEEDED":

@@ -37,7 +37,7 @@ def start(api: Client, job: Submission) -> dict[str, str]:
         EndpointError: the endpoint does not answer or refuses.
     """
     known = _here(client.of_suite(api, job.site, job.run), job)
-    job = job if job.seen else _as_kfp_says(api, job, known)
+    job = job if job.readable else _as_kfp_says(api, job, known)
     doing = [run for run in job.runs if job.left(run)]
     going = _going(api, job, doing, known)
     ids = {run.name: str(going[run.name].run_id) if run.name in going else _later(run.name) for run in doing}
@@ -145,7 +145,7 @@ def state_of(run: Any) -> str:
     return str(run.state or "not started").lower()
 
 
-def seen(api: Client, site: Site, run_id: str) -> Any:
+def current_run(api: Client, site: Site, run_id: str) -> Any:
     """A run as it is now; None where it was deleted."""
     try:
         with endpoint.speaking_to(endpoint.address(site)):
@@ -201,9 +201,9 @@ class SuiteProgress:
 
     def _ask(self, api: Client, site: Site, run: str, run_id: str) -> None:
         done = self.done.setdefault(run, set())
-        found = seen(api, site, run_id)
-        self.states[run] = (found.state or "PENDING") if found else DELETED
-        done.update(self._done(run, found) if found else ())
+        current = current_run(api, site, run_id)
+        self.states[run] = (current.state or "PENDING") if current else DELETED
+        done.update(self._done(run, current) if current else ())
 
     def line(self, run: str) -> str:
         """A run's line."""
@@ -212,13 +212,13 @@ class SuiteProgress:
         count = f"{len(self.done[run]):3} of {every} tasks" if every else ""
         return f"{run:{width}}  {self.states[run].lower():10}{count}".rstrip()
 
-    def _done(self, run: str, found: Any) -> set[str]:
+    def _done(self, run: str, current: Any) -> set[str]:
         names = self.urls.get(run, {})
-        if found.state == "SUCCEEDED":
+        if current.state == "SUCCEEDED":
             return set(names)
-        if details := client.details_of(found):
+        if details := client.details_of(current):
             return set(names) & {one.display_name for one in details if one.state in ("SUCCEEDED", "SKIPPED")}
-        if found.state == "PENDING":
+        if current.state == "PENDING":
             return set()
         return {
             name

@@ -157,9 +157,9 @@ def start(jobs: Jobs, job: dict[str, Any], command: Sequence[str], args: Sequenc
     else:
         print(f"TrainJob {name}: {UNOWNED}", flush=True)
     for _ in range(TRIES):
-        mine = _claim(jobs, name, body, owner)
-        if mine is not None:
-            return name, mine
+        claimed = _claim(jobs, name, body, owner)
+        if claimed is not None:
+            return name, claimed
     raise JobError(
         f"TrainJob {name} comes and goes: something else deletes it; see kubectl -n {jobs.namespace} get events"
     )
@@ -167,18 +167,18 @@ def start(jobs: Jobs, job: dict[str, Any], command: Sequence[str], args: Sequenc
 
 def _claim(jobs: Jobs, name: str, body: dict[str, Any], owner: Owner | None) -> bool | None:
     """Whether the job is this pod's now; None where it was in the way, or others were faster: look again."""
-    found = jobs.find(name)
-    if found is None:
+    job = jobs.find(name)
+    if job is None:
         jobs.wait_gone(name)  # its pods may still be saving
         return jobs.make("TrainJob", body) or None
-    if "deletionTimestamp" in found["metadata"]:
+    if "deletionTimestamp" in job["metadata"]:
         jobs.wait_gone(name)
-    elif ended(found):
+    elif ended(job):
         jobs.delete(name, wait=True)
-    elif holder := jobs.holder(found, owner):
+    elif holder := jobs.holder(job, owner):
         print(f"TrainJob {name} runs already, for pod {holder}: waiting for it", flush=True)
         return False
-    elif jobs.adopt(found, owner):
+    elif jobs.adopt(job, owner):
         print(f"TrainJob {name} still runs since an earlier attempt: waiting for it", flush=True)
         return True
     return None
@@ -206,16 +206,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     artifact = _take(stage, "--artifact")
     ranks = ["torchrun", "--nproc-per-node", given.processes, "--shutdown-timeout", given.shutdown_timeout]
     signal.signal(signal.SIGTERM, _stop)
-    name, client, ours = "", _client(), False
+    name, client, claimed = "", _client(), False
     jobs = Jobs(client)
     try:
         while True:
-            name, ours = start(jobs, job, [*ranks, "-m", "--", module], stage)
+            name, claimed = start(jobs, job, [*ranks, "-m", "--", module], stage)
             try:
                 well = follow(client, name, job["seconds"], POLL_SECONDS)
                 break
             except JobGone:
-                if ours:
+                if claimed:
                     raise  # else its pod is done with it: a job of our own finds the stage complete, or goes on with it
         if not well:
             print(f"TrainJob {name} failed: kubectl -n {jobs.namespace} describe trainjob {name}", file=sys.stderr)
@@ -224,10 +224,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except _Stopped:
-        if ours:
+        if claimed:
             jobs.delete(name)  # its ranks get SIGTERM in turn, and have 30 s to save; there is a second left here
         return 143
-    if ours:
+    if claimed:
         jobs.delete(name)
     _take(stage, "--redo")
     # The stage is complete now: started here it answers at once, and writes the output that this pod owes to KFP.

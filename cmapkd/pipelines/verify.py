@@ -32,12 +32,12 @@ def verify(args: argparse.Namespace) -> int:
     _, root = site_and_root(args)
     makers = _makers(args, root, [args.verify] if args.verify else run_names(root))
     order = list(makers)
-    found = [url for url in _artifacts(root) if url in makers or not args.verify]
-    found.sort(key=lambda url: order.index(url) if url in makers else len(order))
-    if not found and not args.verify:  # a run that has made nothing yet has all still to make
+    artifacts = [url for url in _artifacts(root) if url in makers or not args.verify]
+    artifacts.sort(key=lambda url: order.index(url) if url in makers else len(order))
+    if not artifacts and not args.verify:  # a run that has made nothing yet has all still to make
         raise InputError(f"nothing to verify: the root has no complete artifact below {root}")
     damaged = 0
-    for url in found:
+    for url in artifacts:
         faults = list(_faults(url))
         damaged += bool(faults)
         print(f"{'damaged' if faults else 'ok':8}{_name(url, root)}", flush=True)
@@ -45,12 +45,12 @@ def verify(args: argparse.Namespace) -> int:
             print(f"        {fault}")
         if faults:
             print(f"        then: {_way_out(args, root, url, makers)}", flush=True)
-    missing = [url for url in order if args.verify and url not in found]
+    missing = [url for url in order if args.verify and url not in artifacts]
     for url in missing:
         print(f"missing {_name(url, root)}\n        then: {_way_out(args, root, url, makers)}", flush=True)
     lacks = f", {len(missing)} missing" * bool(missing)
     first = ": first ones first, what follows runs again" * bool(damaged or missing)
-    print(f"{len(found)} artifacts, {damaged} damaged{lacks}{first}")
+    print(f"{len(artifacts)} artifacts, {damaged} damaged{lacks}{first}")
     return 1 if damaged or missing else 0
 
 
@@ -67,7 +67,7 @@ def _artifacts(root: str) -> list[str]:
 
 def _makers(args: argparse.Namespace, root: str, runs: list[str]) -> dict[str, tuple[str, str]]:
     """Artifact -> a run and its task that make it, in the order of the tasks."""
-    found: dict[str, tuple[str, str]] = {}
+    by_url: dict[str, tuple[str, str]] = {}
     for run in runs:
         try:
             job: Submission = laid_out(root, run)
@@ -77,8 +77,8 @@ def _makers(args: argparse.Namespace, root: str, runs: list[str]) -> dict[str, t
             print(f"note    {record_url(root, run)} cannot be read, so no command names that run: {error}")
             continue
         for task in (task for task in job.tasks if not task.passing):  # those are gone once they are joined
-            found.setdefault(storage.absolute(job.urls[task.name]), (run, task.name))
-    return found
+            by_url.setdefault(storage.absolute(job.urls[task.name]), (run, task.name))
+    return by_url
 
 
 def _faults(url: str) -> Iterator[str]:
@@ -107,10 +107,10 @@ def _way_out(args: argparse.Namespace, root: str, url: str, makers: dict[str, tu
     """The command that makes an artifact anew."""
     if url not in makers:
         try:
-            found = look(url)
+            artifact = look(url)
         except DamagedError:
-            found = None
-        return again(found.manifest["stage"] if found else url.rsplit("/", 2)[-2]).partition("; ")[0]
+            artifact = None
+        return again(artifact.manifest["stage"] if artifact else url.rsplit("/", 2)[-2]).partition("; ")[0]
     run, task = makers[url]
     here = ["--local"] if args.local or "://" not in root else []
     here += ["--site", args.site] if args.site else []

@@ -65,12 +65,12 @@ class Warm:
         Raises:
             OSError: it cannot be started.
         """
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self._connection, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with server_end:
             self._server = subprocess.Popen(
-                [python, str(SERVER), str(theirs.fileno())],
+                [python, str(SERVER), str(server_end.fileno())],
                 env=dict(env),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[server_end.fileno()],
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
@@ -96,8 +96,8 @@ class Warm:
             asked.write(json.dumps({"module": argv[2], "args": list(argv[3:]), "env": dict(env)}).encode())
             asked.flush()
             files = array.array("i", [asked.fileno(), stdout, stderr])
-            told = json.dumps({"task": self._count}).encode()
-            self._connection.sendmsg([told], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+            message = json.dumps({"task": self._count}).encode()
+            self._connection.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
         task = self._tasks[self._count] = Forked(self)
         return task
 
@@ -113,14 +113,14 @@ class Warm:
                 task.returncode = -signal.SIGTERM
             self._tasks.clear()
             return False
-        told = json.loads(data)
-        if "begins" in told:
-            self._tasks[told["task"]].begins = True
-        elif "pid" in told:
-            self._tasks[told["task"]].pid = told["pid"]
+        message = json.loads(data)
+        if "begins" in message:
+            self._tasks[message["task"]].begins = True
+        elif "pid" in message:
+            self._tasks[message["task"]].pid = message["pid"]
         else:
-            self._tasks.pop(told["task"]).returncode = told["code"]
-            self._connection.send(json.dumps({"over": told["task"]}).encode())
+            self._tasks.pop(message["task"]).returncode = message["code"]
+            self._connection.send(json.dumps({"over": message["task"]}).encode())
         return True
 
     def give_up(self) -> None:

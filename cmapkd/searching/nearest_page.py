@@ -15,7 +15,7 @@ from PIL import Image
 
 from cmapkd.searching import MOST
 from cmapkd.searching.picture_folder import PictureFolder, shown
-from cmapkd.searching.picture_index import Found
+from cmapkd.searching.picture_index import Match
 from cmapkd_core.report.render.html import environment
 
 SIDE = 320  # pixels of a thumbnail's longest side
@@ -28,7 +28,7 @@ class Column:
 
     name: str
     role: str
-    found: Sequence[Found]
+    found: Sequence[Match]
     seconds: float = 0.0
 
 
@@ -44,7 +44,7 @@ class Asked:
 
 def agreed(columns: Sequence[Column]) -> frozenset[int]:
     """Numbers of the pictures that every one of two and more models found."""
-    sets = [frozenset(found.number for found in column.found) for column in columns]
+    sets = [frozenset(match.number for match in column.found) for column in columns]
     return frozenset.intersection(*sets) if len(sets) > 1 else frozenset()
 
 

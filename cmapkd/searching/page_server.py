@@ -41,8 +41,8 @@ class Side:
 
     def column(self, query: Tensor | None, top: int, seconds: float = 0.0) -> Column:
         """The nearest pictures of a query [E]; none of a picture that this model has no embedding of."""
-        found = [] if query is None else self.index.nearest(query, top)
-        return Column(self.index.model.name, self.role, found, seconds)
+        matches = [] if query is None else self.index.nearest(query, top)
+        return Column(self.index.model.name, self.role, matches, seconds)
 
 
 def answer(sides: Sequence[Side], asked: Asked) -> list[Column]:
@@ -165,5 +165,5 @@ def _number(text: str, name: str, least: int, most: int) -> int:
 
 def _json(asked: Asked, columns: Sequence[Column], message: str) -> bytes:
     both = sorted(agreed(columns))
-    told = {"asked": asdict(asked), "sides": [asdict(column) for column in columns], "both": both, "error": message}
-    return json.dumps(told).encode()
+    payload = {"asked": asdict(asked), "sides": [asdict(column) for column in columns], "both": both, "error": message}
+    return json.dumps(payload).encode()

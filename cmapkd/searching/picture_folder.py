@@ -54,14 +54,14 @@ class PictureFolder:
         if not place.is_dir():
             raise InputError(f"{place} is no folder{' but a file' * place.exists()}: give a folder with pictures")
         names = [path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file()]
-        seen = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-        found = [name for name in seen if name.suffix.lower() in PICTURES]
-        if not found:
+        visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        pictures = [name for name in visible if name.suffix.lower() in PICTURES]
+        if not pictures:
             endings = " ".join(sorted(PICTURES))
-            raise InputError(f"{place} has no picture ({len(seen)} other files): give one with files in {endings}")
-        stats = [(name, (place / name).stat()) for name in found]
+            raise InputError(f"{place} has no picture ({len(visible)} other files): give one with files in {endings}")
+        stats = [(name, (place / name).stat()) for name in pictures]
         files = tuple(PictureFile(str(name), stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-        return cls(str(place), files, len(seen) - len(found))
+        return cls(str(place), files, len(visible) - len(pictures))
 
     @property
     def identity(self) -> bytes:

@@ -34,7 +34,7 @@ _Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     """A picture that was found. number: its place in the folder's list. score: cosine, -1..1."""
 
     number: int
@@ -77,12 +77,12 @@ class PictureIndex:
         with self._turn, torch.inference_mode():
             return self.model.backbone.encode_image(image[None].to(self.device))[0].float().cpu()
 
-    def nearest(self, query: Tensor, top: int) -> list[Found]:
+    def nearest(self, query: Tensor, top: int) -> list[Match]:
         """The `top` pictures of the largest cosines with `query` [E]; of equal ones the first by name."""
         scores = self.images @ query
         rows = scores.argsort(descending=True, stable=True)[:top].tolist()
         pictures = self.folder.pictures
-        return [Found(self.numbers[i], pictures[self.numbers[i]].path, float(scores[i])) for i in rows]
+        return [Match(self.numbers[i], pictures[self.numbers[i]].path, float(scores[i])) for i in rows]
 
 
 def view_of(model: SearchedModel) -> View:
@@ -97,7 +97,7 @@ def index(folder: PictureFolder, model: SearchedModel, device: torch.device, cac
     """
     file = cache_file(cache, model, folder)
     known = _cached(file, say)
-    had = len(known)
+    cached = len(known)
     missing = [one for one in folder.pictures if _key(one) not in known]
     model.backbone.to(device)
     broken: dict[str, str] = {}
@@ -106,7 +106,7 @@ def index(folder: PictureFolder, model: SearchedModel, device: torch.device, cac
     finally:
         here = {_key(one) for one in folder.pictures}
         kept = {key: row for key, row in known.items() if key in here}
-        if len(kept) != had or missing:
+        if len(kept) != cached or missing:
             _keep(file, kept, say)
     numbers = [number for number, one in enumerate(folder.pictures) if _key(one) in known]
     rows = [known[_key(folder.pictures[number])] for number in numbers]

@@ -68,8 +68,8 @@ def _halves(file: BufferedReader) -> list[int]:
     if not os.fstat(file.fileno()).st_size:
         return []
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = (match.start() for match in _PAIR.finditer(data) if len(match[0]) == len(_REPLACED))
-        return [at for at in found if _backslashes(data, at) % 2 == 0]  # else it is a backslash and words
+        starts = (match.start() for match in _PAIR.finditer(data) if len(match[0]) == len(_REPLACED))
+        return [at for at in starts if _backslashes(data, at) % 2 == 0]  # else it is a backslash and words
 
 
 def _backslashes(data: mmap.mmap, end: int) -> int:

@@ -49,10 +49,10 @@ class View:
     fill: int = 0
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> View:
+    def of(cls, recorded: Mapping[str, Any]) -> View:
         """The view of a model by what is recorded of it (models/identity.py)."""
         names = ("image_size", "mean", "std", "resize_mode", "interpolation", "fill_color")
-        size, mean, std, mode, interpolation, fill = (told[name] for name in names)
+        size, mean, std, mode, interpolation, fill = (recorded[name] for name in names)
         return cls(size, tuple(mean), tuple(std), mode, interpolation, fill)
 
     @property

@@ -33,21 +33,21 @@ def fields_of(names: Iterable[str], place: str) -> dict[str, str]:
     Raises:
         InputError: there is no field for the file or for the captions, or more than one.
     """
-    there = set(names)
-    found = {}
-    for ours, others in OTHER_NAMES.items():
-        if ours in there or (ours == "caption" and "captions" in there):
+    present = set(names)
+    aliases = {}
+    for field, others in OTHER_NAMES.items():
+        if field in present or (field == "caption" and "captions" in present):
             continue
-        taken = [name for name in others if name in there]
+        taken = [name for name in others if name in present]
         if len(taken) > 1:
-            raise InputError(f"{place} has {' and '.join(taken)}: rename the one that is meant to {ours}")
+            raise InputError(f"{place} has {' and '.join(taken)}: rename the one that is meant to {field}")
         if not taken:
-            raise InputError(_missing(ours, there, place))
-        found[taken[0]] = ours
-    if found:
-        said = ", ".join(f"{theirs} is the {ours}" for theirs, ours in found.items())
-        log.warning("%s: %s", place, said)
-    return found
+            raise InputError(_missing(field, present, place))
+        aliases[taken[0]] = field
+    if aliases:
+        renaming = ", ".join(f"{alias} is the {field}" for alias, field in aliases.items())
+        log.warning("%s: %s", place, renaming)
+    return aliases
 
 
 def renamed(record: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:
@@ -55,10 +55,10 @@ def renamed(record: Mapping[str, object], names: Mapping[str, str]) -> dict[str,
     return {names.get(name, name): value for name, value in record.items()}
 
 
-def _missing(ours: str, there: set[str], place: str) -> str:
-    listed = ", ".join(sorted(map(shown, there))[:_SHOWN]) or "none"
-    what = "the picture's file" if ours == "file" else "its captions"
+def _missing(field: str, present: set[str], place: str) -> str:
+    listed = ", ".join(sorted(map(shown, present))[:_SHOWN]) or "none"
+    what = "the picture's file" if field == "file" else "its captions"
     return (
-        f"{place} has no field for {what}; it has {listed}. Name it {ours} (or {', '.join(OTHER_NAMES[ours])}), such "
+        f"{place} has no field for {what}; it has {listed}. Name it {field} (or {', '.join(OTHER_NAMES[field])}), such "
         f"as {RIGHT}"
     )

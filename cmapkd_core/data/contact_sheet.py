@@ -36,7 +36,7 @@ class Section:
     """Pairs under a heading and a text; train, held: where their pictures lie, as of `look_alikes.compared`."""
 
     heading: str
-    said: str
+    text: str
     pairs: Sequence[Pair]
     train: Pictures
     held: Mapping[str, Pictures]
@@ -56,17 +56,17 @@ def whole_page(title: str, body: str) -> str:
 
 def _section(section: Section) -> Iterator[str]:
     count, shown = len(section.pairs), section.pairs[:SHOWN]
-    ours = section.train.reader(pair.train for pair in shown)
-    theirs = {
+    train_reader = section.train.reader(pair.train for pair in shown)
+    held_out_readers = {
         data: pictures.reader(pair.held_out for pair in shown if pair.data == data)
         for data, pictures in section.held.items()
     }
     many = f"{count} pairs" + (f", of which the first {SHOWN} are here" if count > SHOWN else "")
-    yield f"<h2>{escape(section.heading)}: {many if count > 1 else 'a pair'}</h2><p>{escape(section.said)}</p>"
+    yield f"<h2>{escape(section.heading)}: {many if count > 1 else 'a pair'}</h2><p>{escape(section.text)}</p>"
     yield "<div class=pairs>"
     for pair in shown:
         where = f"{pair.split} of {pair.data}" if pair.data else pair.split
-        two = _figure(ours, pair.train, "train") + _figure(theirs[pair.data], pair.held_out, where)
+        two = _figure(train_reader, pair.train, "train") + _figure(held_out_readers[pair.data], pair.held_out, where)
         yield f"<div class=pair><div class=two>{two}</div><p class=why>{escape('; '.join(pair.reasons))}</p></div>"
     yield "</div>"
 

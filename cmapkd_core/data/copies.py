@@ -78,18 +78,18 @@ def _check_owner(folder: Path) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
-            if found.st_mode & 0o077:
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            if status.st_mode & 0o077:
                 folder.chmod(0o700)
             return
     except OSError as error:
         raise _unusable(folder, error) from error
-    whose = "may be written by other users" if found.st_uid == os.getuid() else f"is of user {found.st_uid}"
-    if not stat.S_ISDIR(found.st_mode):
-        whose = "is a link or a file"
+    fault = "may be written by other users" if status.st_uid == os.getuid() else f"is of user {status.st_uid}"
+    if not stat.S_ISDIR(status.st_mode):
+        fault = "is a link or a file"
     raise storage.StorageError(
-        f"{folder} {whose}, so copies in it are not to be trusted: "
+        f"{folder} {fault}, so copies in it are not to be trusted: "
         "have it deleted, or set TMPDIR to a folder of your own"
     )
 
@@ -126,15 +126,15 @@ def name_of(target: Path) -> str:
     return hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
 
 
-def _seen(target: Path, digest: str) -> dict[str, object]:
-    found = target.stat()
-    return {"sha256": digest, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+def _file_state(target: Path, digest: str) -> dict[str, object]:
+    status = target.stat()
+    return {"sha256": digest, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _is_known(target: Path, digest: str) -> bool:
     """Whether the copy was checked, and is as it was then."""
     try:
-        return bool(json.loads(_note_of(target).read_bytes()) == _seen(target, digest))
+        return bool(json.loads(_note_of(target).read_bytes()) == _file_state(target, digest))
     except (OSError, ValueError):
         return False
 
@@ -151,7 +151,7 @@ def _is_good(target: Path, digest: str) -> bool:
 
 
 def _note(target: Path, digest: str) -> None:
-    storage.write_json(str(_note_of(target)), _seen(target, digest))
+    storage.write_json(str(_note_of(target)), _file_state(target, digest))
 
 
 def _unusable(folder: Path, error: OSError) -> storage.StorageError:

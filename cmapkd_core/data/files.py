@@ -54,10 +54,10 @@ def below(url: str, *parts: str) -> str:
         InputError: it, or a folder on the way to it, is a link that leads out of the folder. What a data set holds is
             others' work, and a link in it may name any file that the stage can read.
     """
-    there = storage.join(url, *parts)
+    path = storage.join(url, *parts)
     if "://" not in url:
         try:
-            inside = Path(there).resolve().is_relative_to(_resolved(os.path.abspath(url)))
+            inside = Path(path).resolve().is_relative_to(_resolved(os.path.abspath(url)))
         except (OSError, RuntimeError):  # links in a circle; what reads it says that nothing is there
             inside = True
         if not inside:
@@ -65,7 +65,7 @@ def below(url: str, *parts: str) -> str:
             raise InputError(
                 f"file {shown(file)} is, or is below, a link that leads out of {url}: copy or mount it there"
             )
-    return there
+    return path
 
 
 def files_below(url: str, *parts: str, only: str = "") -> list[str]:
@@ -78,9 +78,9 @@ def files_below(url: str, *parts: str, only: str = "") -> list[str]:
         InputError: there is a link out of the data set, or to a folder of it with such files. No listing follows it:
             what lies there would be missed, or be of another split, in silence.
     """
-    there = below(url, *parts)
+    start = below(url, *parts)
     if "://" not in url:
-        for folder, folders, _ in os.walk(there):
+        for folder, folders, _ in os.walk(start):
             for name in folders:
                 if os.path.islink(link := os.path.join(folder, name)):
                     below(url, os.path.relpath(link, url))
@@ -89,7 +89,7 @@ def files_below(url: str, *parts: str, only: str = "") -> list[str]:
                     raise InputError(
                         f"folder {link} is a link, which is not followed: copy or mount what it leads to there"
                     )
-    return [name for name in storage.list_files(there) if name.endswith(only)]
+    return [name for name in storage.list_files(start) if name.endswith(only)]
 
 
 @lru_cache(maxsize=16)
@@ -140,16 +140,16 @@ def read_picture(url: str, files: Sequence[str]) -> bytes:
     for file in files:
         _check_name(file)
         try:
-            there = below(url, file)
+            path = below(url, file)
         except InputError as error:
             raise BadImageError(str(error)) from None
-        if "://" not in url and Path(there).exists() and not Path(there).is_file():  # a named pipe would hang
+        if "://" not in url and Path(path).exists() and not Path(path).is_file():  # a named pipe would hang
             raise BadImageError(f"file {shown(file)} is no regular file")
         try:
-            size = storage.size(there)
+            size = storage.size(path)
             if size > MAX_FILE:
                 raise BadImageError(f"file {file} has {size} bytes, more than {MAX_FILE}")
-            return storage.read_bytes(there)
+            return storage.read_bytes(path)
         except FileNotFoundError:
             continue
     raise FileNotFoundError(files[0])

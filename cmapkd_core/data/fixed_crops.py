@@ -93,22 +93,22 @@ class TeacherCache:
         Args:
             owners: positions of the pictures that all pictures of the split have their captions of; None: their own.
         """
-        own, rows = self._found(index)
-        said, lines = (own, rows) if owners is None else self._found(owners[index])
-        texts = [int(part.offsets[row]) + k for part, row, k in zip(said, lines, captions, strict=True)]
+        own, rows = self._located(index)
+        caption_parts, caption_rows = (own, rows) if owners is None else self._located(owners[index])
+        texts = [int(part.offsets[row]) + k for part, row, k in zip(caption_parts, caption_rows, captions, strict=True)]
         first = self.parts[0]
-        found = {
+        crop_tensors = {
             name: torch.stack([p.crops[name][row, crop] for p, row, crop in zip(own, rows, crops, strict=True)])
             for name in first.crops
             if self.gives(name)
         }
-        return found | {
-            name: torch.stack([part.captions[name][row] for part, row in zip(said, texts, strict=True)])
+        return crop_tensors | {
+            name: torch.stack([part.captions[name][row] for part, row in zip(caption_parts, texts, strict=True)])
             for name in first.captions
             if self.gives(name)
         }
 
-    def _found(self, index: np.ndarray) -> tuple[list[_Part], list[int]]:
+    def _located(self, index: np.ndarray) -> tuple[list[_Part], list[int]]:
         """The parts that hold the samples at these positions [b], and their rows there."""
         places = self.places(index)
         own = [self.parts[i] for i in np.searchsorted(self._firsts, places, side="right") - 1]
@@ -135,9 +135,9 @@ def check_part(name: object, metadata: Mapping[str, str], made_from: Mapping[str
         InputError: the part was made from something else.
     """
     described = _metadata(metadata)
-    found = described.get("made_from", {})
-    names = dict.fromkeys((*made_from, *found))
-    wrong = [f"{n}: {found.get(n)} -> {made_from.get(n)}" for n in names if found.get(n) != made_from.get(n)]
+    recorded = described.get("made_from", {})
+    names = dict.fromkeys((*made_from, *recorded))
+    wrong = [f"{n}: {recorded.get(n)} -> {made_from.get(n)}" for n in names if recorded.get(n) != made_from.get(n)]
     if wrong:
         lines = "\n  ".join(wrong)
         raise InputError(

@@ -58,7 +58,7 @@ class JoinedPart:
         before: rows of the source before its own.
 
     Attributes:
-        seen: its rows.
+        rows_read: its rows.
         rows: by split the number of the row of each sample in the source, int64 [n].
         asked: numbers of questions.
         dropped: by split positions of samples that are none of the whole's.
@@ -69,7 +69,7 @@ class JoinedPart:
     ) -> None:
         self._fetch, self._release, self.before, self.limit = fetch, release, before, limit
         self.manifest = storage.read_json(str(fetch(MANIFEST)))
-        self.seen = min(int(self.manifest["seen"]), limit - before)
+        self.rows_read = min(int(self.manifest["seen"]), limit - before)
         self.rows = {split: self._rows(split) for split in SPLITS}
         self.asked = self._numbers(ASKED)
         self.dropped = {split: np.empty(0, np.int64) for split in SPLITS}
@@ -86,15 +86,15 @@ class JoinedPart:
 
     def _row_groups(self) -> dict[str, range]:
         counts = {shard["file"]: shard["count"] for split in SPLITS for shard in self.shards(split)}
-        found, at = dict[str, range](), 0
+        groups, at = dict[str, range](), 0
         for name in storage.read_json(str(self._fetch(PART)))["shards"]:
-            found[name] = range(at, at := at + -(-counts[name] // _GROUP))
-        return found
+            groups[name] = range(at, at := at + -(-counts[name] // _GROUP))
+        return groups
 
     def shards(self, split: str) -> list[dict[str, Any]]:
         """What shards.json says of a split's shards."""
-        found: list[dict[str, Any]] = self.manifest["splits"][split]["shards"]
-        return found
+        entries: list[dict[str, Any]] = self.manifest["splits"][split]["shards"]
+        return entries
 
     def path(self, name: str) -> Path:
         """A local path of a shard; it is fetched and checked once."""
@@ -144,7 +144,7 @@ class JoinedPart:
         if "questions" not in self.manifest:
             return QUESTION_SCHEMA.empty_table()
         table = pq.read_table(self._fetch(QUESTIONS), schema=QUESTION_SCHEMA)
-        if self.seen == self.manifest["seen"]:
+        if self.rows_read == self.manifest["seen"]:
             return table
         known = pa.chunked_array([part for split in SPLITS for _, keys in self.keys(split) for part in keys.chunks])
         return table.filter(pc.is_in(table["key"], value_set=known))
@@ -181,8 +181,8 @@ def join_parts(
             progress(used := used + lines.num_rows)
         for part in parts:
             writer.take_questions(part.questions(), sum("question" in entry for entry in part.bad()))
-        writer.seen = sum(part.seen for part in parts)
-        writer.left_out = writer.seen - writer.bad - used
+        writer.rows_read = sum(part.rows_read for part in parts)
+        writer.left_out = writer.rows_read - writer.bad - used
         writer.close()
     return writer.finish()
 
@@ -192,8 +192,8 @@ def join_parts(
 
 def _quarantine(parts: Sequence[JoinedPart], repeated: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """All bad rows and questions by row; that its key is an earlier row's goes before what else is wrong with one."""
-    found = (entry for part in parts for entry in part.bad() if entry["row"] not in repeated)
-    return heapq.merge(found, (repeated[row] for row in sorted(repeated)), key=itemgetter("row"))
+    bad = (entry for part in parts for entry in part.bad() if entry["row"] not in repeated)
+    return heapq.merge(bad, (repeated[row] for row in sorted(repeated)), key=itemgetter("row"))
 
 
 def _repeated(parts: Sequence[JoinedPart]) -> dict[int, dict[str, Any]]:
@@ -207,22 +207,24 @@ def _repeated(parts: Sequence[JoinedPart]) -> dict[int, dict[str, Any]]:
     if len(np.unique(together)) < len(together):
         raise EntangledError("questions of two parts have the same number")
     suspects = _suspects(parts)
-    found = _same_keys(parts, suspects) if len(suspects) else {}
-    if found and len(together):
-        raise EntangledError(f"pictures with questions of two parts have the key {next(iter(found.values()))['key']}")
-    return found
+    repeated = _same_keys(parts, suspects) if len(suspects) else {}
+    if repeated and len(together):
+        raise EntangledError(
+            f"pictures with questions of two parts have the key {next(iter(repeated.values()))['key']}"
+        )
+    return repeated
 
 
 def _suspects(parts: Sequence[JoinedPart]) -> np.ndarray:
     """Hashes of keys that an earlier part may have stored: uint64, sorted."""
-    known, found = np.empty(0, np.uint64), [np.empty(0, np.uint64)]
+    known, suspects = np.empty(0, np.uint64), [np.empty(0, np.uint64)]
     for part in parts:
         own = [key_hashes(keys) for split in SPLITS for _, keys in part.keys(split)]
         unused = (hashes([entry["key"] for entry in some]) for some in _grouped(part.unused()))
-        found += [some[_among(some, known)] for some in chain(own, unused)]
+        suspects += [some[_among(some, known)] for some in chain(own, unused)]
         known = np.concatenate([known, *own])
         known.sort()
-    return np.unique(np.concatenate(found))
+    return np.unique(np.concatenate(suspects))
 
 
 def _grouped(entries: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -240,11 +242,11 @@ def _among(some: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _same_keys(parts: Sequence[JoinedPart], suspects: np.ndarray) -> dict[int, dict[str, Any]]:
     """As `_repeated`, by the keys themselves."""
-    stored, found = set[str](), dict[int, dict[str, Any]]()
+    stored, repeated = set[str](), dict[int, dict[str, Any]]()
 
     def repeat(row: int, key: str) -> bool:
         if key in stored:
-            found[row] = {"row": row, "key": key, "reason": DUPLICATE}
+            repeated[row] = {"row": row, "key": key, "reason": DUPLICATE}
         return key in stored
 
     for part in parts:
@@ -261,7 +263,7 @@ def _same_keys(parts: Sequence[JoinedPart], suspects: np.ndarray) -> dict[int, d
                         dropped.append(first + at)
             part.dropped[split] = np.asarray(dropped, np.int64)
         stored |= own
-    return found
+    return repeated
 
 
 # ---- shards ---------------------------------------------------------------------------------------
@@ -331,11 +333,11 @@ class _Cutter:
             taken.append((part.path(run.shard), first, last))
             at += last - first
         join_tars(path, taken)
-        found = pa.concat_tables(tables).combine_chunks()
-        digest = read_back(path, _members(found))
+        index = pa.concat_tables(tables).combine_chunks()
+        digest = read_back(path, _members(index))
         for run in shard.runs:
             self._used(run)
-        return shard, found, path, digest
+        return shard, index, path, digest
 
     def _used(self, run: _Run) -> None:
         with self._lock:

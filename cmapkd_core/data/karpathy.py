@@ -58,7 +58,7 @@ def _entry(image: dict[str, Any], url: str) -> KarpathyEntry:
         if side not in SPLIT_OF:
             raise BadValueError(f"{_NO_SPLIT} '{shown(side)}', which is none of {', '.join(SPLIT_OF)}")
         entry = replace(entry, split=SPLIT_OF[side])
-        said = [value_of(one, "raw", f"sentence {at}") for at, one in enumerate(a_list(sentences, "sentences"), 1)]
-        return replace(entry, captions=texts(said))
+        raw = [value_of(one, "raw", f"sentence {at}") for at, one in enumerate(a_list(sentences, "sentences"), 1)]
+        return replace(entry, captions=texts(raw))
     except BadValueError as error:
         return replace(entry, problem=str(error))

@@ -31,14 +31,14 @@ from cmapkd_core.data.contact_sheet import Section, sheet
 from cmapkd_core.data.index import parts_of
 from cmapkd_core.data.layout import INDEX, LEAKAGE, LOOK_ALIKES, MANIFEST, SHEET
 from cmapkd_core.data.leakage_removal import drop_samples
-from cmapkd_core.data.look_alikes import DIFFERENT, PLACED, Found, Pair, Pictures, compared
+from cmapkd_core.data.look_alikes import DIFFERENT, PLACED, ComparedPairs, Pair, Pictures, compared
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError, again
 
 BOUND = 4  # bits of 64
 _SHOWN = 5  # pairs in an error message
 SAME, ALIKE = "The same picture", "Alike by the hash, different in colour or detail"
-_SAID = {
+_EXPLANATIONS = {
     SAME: "Trained on and tested on, they make results look better than they are. Take them out of training: "
     "--set data.leakage_action=drop. Where they are different pictures, compare ids and bytes only: "
     "--set data.leakage=ids,exact",
@@ -83,7 +83,7 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
         where there are pairs that only look alike.
 
     Raises:
-        LeakageError: pairs were found and the action is to refuse; what `write_found` writes is complete then.
+        LeakageError: pairs were found and the action is to refuse; what `write_sections` writes is complete then.
         InputError: a data set of `against` is too old to be compared, or dropping leaves nothing to train on.
     """
     checks = checks_of(config.leakage, config.source)
@@ -93,11 +93,11 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
     pairs = [pair for part in training_pictures(out / INDEX) for pair in find_pairs(part, held, checks)]
     train = lying(out / INDEX, str(out))
     others = {one.url: one.pictures for one in held}
-    found = compared(pairs, train, others)
-    write_found(out, sections(found, train, others))
-    leaking = {pair.train for pair in found.same}
-    if found.same and config.leakage_action == "refuse":
-        raise LeakageError(_refusal(found.same, len(leaking)))
+    verdict = compared(pairs, train, others)
+    write_sections(out, sections(verdict, train, others))
+    leaking = {pair.train for pair in verdict.same}
+    if verdict.same and config.leakage_action == "refuse":
+        raise LeakageError(_refusal(verdict.same, len(leaking)))
     dropped = leaking if config.leakage_action == "drop" else set()
     if dropped:
         counts = _dropped(out, dropped, counts)
@@ -107,14 +107,14 @@ def gate(out: Path, config: DataConfig, against: Mapping[str, ShardSet], counts:
         "finer_bound": DIFFERENT,
         "against": list(against),
         "action": config.leakage_action,
-        "pairs": len(found.same),
-        "look_alikes": len(found.look_alikes),
+        "pairs": len(verdict.same),
+        "look_alikes": len(verdict.look_alikes),
         "leaks": len(leaking),
         "dropped": len(dropped),
     }
     storage.write_json(str(out / MANIFEST), storage.read_json(str(out / MANIFEST)) | {"leakage": note})
     counts = {**counts, "leaks": len(leaking), "dropped": len(dropped)}
-    return counts | ({"look_alikes": len(found.look_alikes)} if found.look_alikes else {})
+    return counts | ({"look_alikes": len(verdict.look_alikes)} if verdict.look_alikes else {})
 
 
 def lying(index: Path, folder: str) -> Pictures:
@@ -122,20 +122,22 @@ def lying(index: Path, folder: str) -> Pictures:
     return Pictures(folder, lambda: parts_of(index, _PART, PLACED))
 
 
-def sections(found: Found, train: Pictures, held: Mapping[str, Pictures], name: str = "") -> list[Section]:
-    """What was found, for `write_found`; `name`: of the training pictures' data set, where there are several."""
+def sections(
+    compared_pairs: ComparedPairs, train: Pictures, held: Mapping[str, Pictures], name: str = ""
+) -> list[Section]:
+    """What was found, for `write_sections`; `name`: of the training pictures' data set, where there are several."""
     of = f" (trained on {name})" if name else ""
-    kinds = {SAME: found.same, ALIKE: found.look_alikes}
-    return [Section(kind + of, _SAID[kind], pairs, train, held) for kind, pairs in kinds.items()]
+    kinds = {SAME: compared_pairs.same, ALIKE: compared_pairs.look_alikes}
+    return [Section(kind + of, _EXPLANATIONS[kind], pairs, train, held) for kind, pairs in kinds.items()]
 
 
-def write_found(out: Path, found: Sequence[Section]) -> None:
+def write_sections(out: Path, parts: Sequence[Section]) -> None:
     """leakage.jsonl, look_alikes.jsonl and leakage.html into a folder: those for which there is a pair."""
     for file, kind in ((LEAKAGE, SAME), (LOOK_ALIKES, ALIKE)):
-        if pairs := [pair for section in found if section.heading.startswith(kind) for pair in section.pairs]:
+        if pairs := [pair for section in parts if section.heading.startswith(kind) for pair in section.pairs]:
             _write_pairs(pairs, out / file)
-    if any(section.pairs for section in found):
-        (out / SHEET).write_text(sheet(found), encoding="utf-8")
+    if any(section.pairs for section in parts):
+        (out / SHEET).write_text(sheet(parts), encoding="utf-8")
 
 
 def training_pictures(index: Path) -> Iterator[pa.Table]:
@@ -181,14 +183,14 @@ def find_pairs(train: pa.Table, held: list[HeldOut], checks: tuple[str, ...]) ->
     for other in held:
         reasons: dict[tuple[int, int], list[str]] = {}
         for name in checks:
-            for i, j, found in load("leakage check", name, LEAKAGE_CHECKS)(train, other.table):
-                reasons.setdefault((i, j), []).append(f"{name}: {found}")
+            for i, j, reason in load("leakage check", name, LEAKAGE_CHECKS)(train, other.table):
+                reasons.setdefault((i, j), []).append(f"{name}: {reason}")
         if reasons:
-            ours, theirs = np.array(list(reasons)).T
-            keys = train["key"].take(ours).to_pylist()
-            names, splits = (other.table[column].take(theirs).to_pylist() for column in ("key", "split"))
-            said = zip(keys, names, splits, reasons.values(), strict=True)
-            pairs += [Pair(key, name, split, other.url, tuple(why)) for key, name, split, why in said]
+            train_rows, held_rows = np.array(list(reasons)).T
+            keys = train["key"].take(train_rows).to_pylist()
+            names, splits = (other.table[column].take(held_rows).to_pylist() for column in ("key", "split"))
+            rows = zip(keys, names, splits, reasons.values(), strict=True)
+            pairs += [Pair(key, name, split, other.url, tuple(why)) for key, name, split, why in rows]
     return pairs
 
 
@@ -237,11 +239,11 @@ _Values = tuple[np.ndarray, pa.Array]  # positions of pictures, int64 [n], and w
 
 def _same_value(train: _Values, held: _Values) -> Iterator[_Match]:
     """What both have alone becomes text: of all others there may be millions."""
-    (rows, ours), (columns, theirs) = _both(train, held[1]), _both(held, train[1])
+    (rows, train_values), (columns, held_values) = _both(train, held[1]), _both(held, train[1])
     places: dict[str, list[int]] = {}
-    for j, value in zip(columns, theirs, strict=True):
+    for j, value in zip(columns, held_values, strict=True):
         places.setdefault(value, []).append(j)
-    for i, value in zip(rows, ours, strict=True):
+    for i, value in zip(rows, train_values, strict=True):
         for j in places[value]:
             yield i, j, value
 
@@ -249,8 +251,8 @@ def _same_value(train: _Values, held: _Values) -> Iterator[_Match]:
 def _both(values: _Values, others: pa.Array) -> tuple[list[int], list[str]]:
     """Those that are among `others` too."""
     rows, own = values
-    found = np.flatnonzero(pc.is_in(own, value_set=others, skip_nulls=True).to_numpy(zero_copy_only=False))
-    return rows[found].tolist(), own.take(pa.array(found, pa.int64())).to_pylist()
+    positions = np.flatnonzero(pc.is_in(own, value_set=others, skip_nulls=True).to_numpy(zero_copy_only=False))
+    return rows[positions].tolist(), own.take(pa.array(positions, pa.int64())).to_pylist()
 
 
 def _listed(column: pa.ChunkedArray) -> _Values:
@@ -265,22 +267,24 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 def alike(train: pa.Table, held: pa.Table) -> Iterator[_Match]:
     """Each hash is compared once, however many pictures have it; the pairs come in the order of both tables."""
-    (rows, ours), (columns, theirs) = _hashes(train), _hashes(held)
-    ours, which = np.unique(ours, return_inverse=True)
-    theirs, whose, counts = np.unique(theirs, return_inverse=True, return_counts=True)
-    bearers = columns[np.argsort(whose, kind="stable")]  # those of hash k are at ends[k] - counts[k] .. ends[k] - 1
+    (rows, train_hashes), (columns, held_hashes) = _hashes(train), _hashes(held)
+    train_hashes, train_inverse = np.unique(train_hashes, return_inverse=True)
+    held_hashes, inverse, counts = np.unique(held_hashes, return_inverse=True, return_counts=True)
+    bearers = columns[np.argsort(inverse, kind="stable")]  # those of hash k are at ends[k] - counts[k] .. ends[k] - 1
     ends = np.cumsum(counts)
     near: dict[int, list[tuple[int, int]]] = {}
-    for one, other, distance in _near(ours, theirs):
+    for one, other, distance in _near(train_hashes, held_hashes):
         near.setdefault(one, []).append((other, distance))
-    for i in np.flatnonzero(np.isin(which, list(near))):
-        found = [(j, distance) for k, distance in near[which[i]] for j in bearers[ends[k] - counts[k] : ends[k]]]
-        for j, distance in sorted(found):
+    for i in np.flatnonzero(np.isin(train_inverse, list(near))):
+        matches = [
+            (j, distance) for k, distance in near[train_inverse[i]] for j in bearers[ends[k] - counts[k] : ends[k]]
+        ]
+        for j, distance in sorted(matches):
             yield int(rows[i]), int(j), f"{distance} of 64 bits differ"
 
 
-def _near(ours: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Positions in both of hashes at most BOUND bits apart, and the distance; each pair once, ours in order.
+def _near(hashes: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Positions in both of hashes at most BOUND bits apart, and the distance; each pair once, `hashes` in order.
 
     Hashes: uint64 [n], [m].
 
@@ -288,17 +292,17 @@ def _near(ours: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[int, int, int]
     equal band are compared: of unrelated ones a pair in 1,400.
     """
     edges = [64 * band // (BOUND + 1) for band in range(BOUND + 2)]
-    bands = [_Band(theirs, first, last) for first, last in pairwise(edges)]
-    seen = np.cumsum(sum(band.counts(ours) for band in bands))  # comparisons up to and with each of ours
+    bands = [_Band(others, first, last) for first, last in pairwise(edges)]
+    comparisons = np.cumsum(sum(band.counts(hashes) for band in bands))  # up to and with each of `hashes`
     first = 0
-    while first < len(ours):
-        before = seen[first - 1] if first else 0
-        last = max(int(np.searchsorted(seen, before + _BLOCK, side="right")), first + 1)
-        block = ours[first:last]
+    while first < len(hashes):
+        before = comparisons[first - 1] if first else 0
+        last = max(int(np.searchsorted(comparisons, before + _BLOCK, side="right")), first + 1)
+        block = hashes[first:last]
         # A pair may have several equal bands.
         pairs = np.unique(np.concatenate([band.near(block) for band in bands], axis=1), axis=1)
         for i, j in pairs.T.tolist():
-            yield first + i, j, int(np.bitwise_count(block[i] ^ theirs[j]))
+            yield first + i, j, int(np.bitwise_count(block[i] ^ others[j]))
         first = last
 
 
@@ -335,8 +339,8 @@ class _Band:
 def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the pictures that have a perceptual hash, and the hashes: int64 [n], uint64 [n]."""
     column = _whole(table["phash"])
-    there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    return there, column.drop_null().to_numpy().astype(np.uint64)
+    positions = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    return positions, column.drop_null().to_numpy().astype(np.uint64)
 
 
 def _held_out(url: str, shards: ShardSet) -> HeldOut:

@@ -69,9 +69,9 @@ class Pictures:
         """Reads the pictures of these keys, whose places are looked up in one pass over the index."""
         wanted, places = pa.array(sorted(set(keys)), pa.string()), dict[str, tuple[str, int, int]]()
         for part in self.lines() if len(wanted) else ():
-            found = part.select(PLACED).filter(pc.is_in(part["key"], value_set=wanted))
+            lines = part.select(PLACED).filter(pc.is_in(part["key"], value_set=wanted))
             places |= {
-                key: (shard, first, size) for key, shard, first, size in zip(*found.to_pydict().values(), strict=True)
+                key: (shard, first, size) for key, shard, first, size in zip(*lines.to_pydict().values(), strict=True)
             }
         return Reader(self.folder, places)
 
@@ -96,14 +96,14 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Found:
+class ComparedPairs:
     """Pairs by what the second comparison says of them."""
 
     same: tuple[Pair, ...]
     look_alikes: tuple[Pair, ...]
 
 
-def compared(pairs: Sequence[Pair], train: Pictures, held: Mapping[str, Pictures]) -> Found:
+def compared(pairs: Sequence[Pair], train: Pictures, held: Mapping[str, Pictures]) -> ComparedPairs:
     """Which pairs are the same picture; reasons of those that were looked at say by how much they differ.
 
     A pair of which a picture is gone, as of an artifact whose shards were deleted, counts as the same.
@@ -113,8 +113,8 @@ def compared(pairs: Sequence[Pair], train: Pictures, held: Mapping[str, Pictures
         held: those with the held-out ones, by `Pair.data`.
     """
     candidates = [pair for pair in pairs if pair.by_looks][:MOST]
-    ours = Thumbnails(train.reader(pair.train for pair in candidates))
-    theirs = {
+    train_thumbnails = Thumbnails(train.reader(pair.train for pair in candidates))
+    held_thumbnails = {
         data: Thumbnails(pictures.reader(pair.held_out for pair in candidates if pair.data == data))
         for data, pictures in held.items()
     }
@@ -124,12 +124,12 @@ def compared(pairs: Sequence[Pair], train: Pictures, held: Mapping[str, Pictures
         if pair not in looked:
             same.append(pair)
             continue
-        one, other = ours[pair.train], theirs[pair.data][pair.held_out]
-        apart = 0.0 if one is None or other is None else difference(one, other)
-        said = "a picture is gone" if one is None or other is None else f"up to {apart:.0f} of 255 apart"
-        pair = replace(pair, reasons=(*pair.reasons, f"{_FINER}: {said}"))
-        (look_alikes if apart > DIFFERENT else same).append(pair)
-    return Found(tuple(same), tuple(look_alikes))
+        one, other = train_thumbnails[pair.train], held_thumbnails[pair.data][pair.held_out]
+        distance = 0.0 if one is None or other is None else difference(one, other)
+        reason = "a picture is gone" if one is None or other is None else f"up to {distance:.0f} of 255 apart"
+        pair = replace(pair, reasons=(*pair.reasons, f"{_FINER}: {reason}"))
+        (look_alikes if distance > DIFFERENT else same).append(pair)
+    return ComparedPairs(tuple(same), tuple(look_alikes))
 
 
 class Thumbnails:

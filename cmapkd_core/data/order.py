@@ -93,9 +93,9 @@ def drawn(key_hashes: np.ndarray, count: int, seed: int) -> np.ndarray:
 def withheld(key_hashes: np.ndarray, share: float) -> np.ndarray:
     """Which of k samples have their captions withheld, uint64 [k] -> bool [k]: round(k * share), whatever the seed."""
     ranked = np.argsort(mix(key_hashes, 0x0A10), kind="stable")
-    found = np.zeros(len(key_hashes), dtype=bool)
-    found[ranked[: round(len(ranked) * share)]] = True
-    return found
+    mask = np.zeros(len(key_hashes), dtype=bool)
+    mask[ranked[: round(len(ranked) * share)]] = True
+    return mask
 
 
 class Order:

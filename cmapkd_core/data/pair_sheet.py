@@ -36,11 +36,11 @@ def _split(shards: ShardSet, split: str) -> Iterator[str]:
 def _pair(shards: ShardSet, split: str, i: int) -> str:
     captions, line = shards.captions(split, i), shards.table(split).slice(i, 1).select(["key", "class_name"])
     key, name = (column[0].as_py() for column in line.columns)
-    said = "".join(f"<li>{escape(text)}</li>" for text in captions[:CAPTIONS])
+    items = "".join(f"<li>{escape(text)}</li>" for text in captions[:CAPTIONS])
     more = f"<li>and {len(captions) - CAPTIONS} more</li>" if len(captions) > CAPTIONS else ""
     what = escape(f"{key}, class {name}" if name else key)
-    told = f"<figcaption><ul>{said}{more}</ul><small>{what}</small></figcaption>"
-    return f"<figure>{_picture(shards, split, i)}{told}</figure>"
+    caption = f"<figcaption><ul>{items}{more}</ul><small>{what}</small></figcaption>"
+    return f"<figure>{_picture(shards, split, i)}{caption}</figure>"
 
 
 def _picture(shards: ShardSet, split: str, i: int) -> str:

@@ -107,11 +107,11 @@ class SavedShards:
             SourceChangedError: it is not what was saved.
         """
         try:
-            found = storage.fetch(storage.join(self.url, name), target)
+            path = storage.fetch(storage.join(self.url, name), target)
         except FileNotFoundError:
             raise SourceChangedError(f"{name} is gone from {self.url}") from None
-        if found != target:
-            shutil.copyfile(found, target)
+        if path != target:
+            shutil.copyfile(path, target)
         digest = storage.sha256_file(target)
         if digest != self._tables[name].schema.metadata[_DIGEST].decode():
             raise SourceChangedError(f"{name} in {self.url} is damaged")

@@ -27,10 +27,10 @@ class Rendered:
 
     def normalised(self, views: Mapping[str, View], device: torch.device) -> dict[str, Tensor]:
         """Float [b, 3, size, size] on the device, by side; sides that want the same share it."""
-        there = {way: tensor.to(device, non_blocking=True) for way, tensor in self.pixels.items()}
+        pixels = {way: tensor.to(device, non_blocking=True) for way, tensor in self.pixels.items()}
         wanted = {name: (view.rendering, view.mean, view.std) for name, view in views.items()}
         made = {wanted[name]: view for name, view in views.items()}
-        images = {want: normalise(there[view.rendering], view) for want, view in made.items()}
+        images = {want: normalise(pixels[view.rendering], view) for want, view in made.items()}
         return {name: images[want] for name, want in wanted.items()}
 
 

@@ -122,11 +122,11 @@ class ShardCache:
             except FileNotFoundError:  # it went in this moment
                 continue
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            found = os.fstat(descriptor)
-            seen = (found.st_ino, found.st_size, found.st_mtime_ns)
-            if found.st_nlink and _CHECKED.setdefault(file.copy, seen) == seen:
+            status = os.fstat(descriptor)
+            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if status.st_nlink and _CHECKED.setdefault(file.copy, version) == version:
                 # Set by hand, as most disks are mounted so that reading does not.
-                os.utime(descriptor, ns=(time.time_ns(), found.st_mtime_ns))
+                os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
                 return descriptor
             temporary.give_back(descriptor)
             _CHECKED.pop(file.copy, None)
@@ -154,9 +154,9 @@ def _make_room(entries: list[_Entry], bound: int, wanted: Paths = NOTHING, spare
     Args:
         wanted: copies that go last; with `spare` not at all.
     """
-    seen = [(entry, entry.used()) for entry in entries]
-    kept = [(entry, used) for entry, used in seen if used is not None]
-    fetched = [entry for entry, used in seen if used is None and not _stale(entry)]
+    uses = [(entry, entry.used()) for entry in entries]
+    kept = [(entry, used) for entry, used in uses if used is not None]
+    fetched = [entry for entry, used in uses if used is None and not _stale(entry)]
     free = bound - sum(entry.bytes for entry in [*(one for one, _ in kept), *fetched])
     for entry, _ in sorted(kept, key=lambda one: (one[0].path in wanted, one[1])):
         if free >= 0:
@@ -197,12 +197,12 @@ def _ledger() -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[_Entry]:
-    found = []
+    entries = []
     for note in folder.glob("*.json"):
         with suppress(OSError, ValueError):
             path, size = json.loads(note.read_bytes())
-            found.append(_Entry(Path(path), size, note))
-    return found
+            entries.append(_Entry(Path(path), size, note))
+    return entries
 
 
 def _write(folder: Path, file: RemoteFile) -> None:

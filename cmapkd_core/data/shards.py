@@ -100,10 +100,10 @@ class ShardSet:
             raise InputError(f"{url} is no prepared data set ({error} is missing): run stage prepare first") from None
         if "://" not in url and storage.sha256_file(path) != manifest["index"]["sha256"]:
             raise DamagedInput(f"{path} does not match {MANIFEST}: {again('prepare')}")
-        found = cls(url, cache, manifest, read_index(path, manifest["splits"], cache), bound)
-        if bound and found.remote:
-            found.room.adopt(found.remote.values())
-        return found
+        shards = cls(url, cache, manifest, read_index(path, manifest["splits"], cache), bound)
+        if bound and shards.remote:
+            shards.room.adopt(shards.remote.values())
+        return shards
 
     def count(self, split: str) -> int:
         """Number of samples."""

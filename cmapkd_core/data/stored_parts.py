@@ -99,7 +99,7 @@ class StoredParts(TeacherCache):
         self, index: np.ndarray, crops: Sequence[int] | None, captions: Sequence[int] | None
     ) -> dict[str, Tensor]:
         """Of samples by position what they have by crop, by caption, or both."""
-        found: dict[int, dict[str, Tensor]] = {}
+        tensors: dict[int, dict[str, Tensor]] = {}
         places = self.places(index)
         numbers = places // self.size
         for number in np.unique(numbers):
@@ -109,18 +109,18 @@ class StoredParts(TeacherCache):
                     layout = self._layout(int(number), file)
                     for slot in slots:
                         row = int(places[slot]) - int(number) * self.size
-                        found[slot] = self._crop(file, layout, row, crops[slot]) if crops else {}
-                        found[slot] |= self._caption(file, layout, row, captions[slot]) if captions else {}
+                        tensors[slot] = self._crop(file, layout, row, crops[slot]) if crops else {}
+                        tensors[slot] |= self._caption(file, layout, row, captions[slot]) if captions else {}
             except FileNotFoundError as error:
                 raise DamagedInput(f"{error} is gone: {self.remote[number].way_out}") from None
-        return {name: torch.stack([found[slot][name] for slot in range(len(index))]) for name in found[0]}
+        return {name: torch.stack([tensors[slot][name] for slot in range(len(index))]) for name in tensors[0]}
 
     def _crop(self, file: int, layout: _Layout, row: int, crop: int) -> dict[str, Tensor]:
         return {name: place.read(file, row * place.each + crop) for name, place in self._given(layout.crops)}
 
     def _caption(self, file: int, layout: _Layout, row: int, caption: int) -> dict[str, Tensor]:
-        said = int(layout.offsets[row]) + caption
-        return {name: place.read(file, said) for name, place in self._given(layout.captions)}
+        position = int(layout.offsets[row]) + caption
+        return {name: place.read(file, position) for name, place in self._given(layout.captions)}
 
     def _given(self, places: dict[str, _Place]) -> Iterator[tuple[str, _Place]]:
         return ((name, place) for name, place in places.items() if self.gives(name))
@@ -134,9 +134,9 @@ class StoredParts(TeacherCache):
 def _read_layout(file: int, part: RemoteFile, first: int, made_from: Mapping[str, str]) -> _Layout:
     length = int.from_bytes(os.pread(file, 8, 0), "little")
     header: dict[str, Any] = json.loads(os.pread(file, length, 8))
-    found = check_part(f"{part.url}/{part.name}", header.pop("__metadata__", {}), made_from)
-    if found != first:
-        raise InputError(f"{part.url}/{part.name} begins with picture {found} and not {first}: {part.way_out}")
+    number = check_part(f"{part.url}/{part.name}", header.pop("__metadata__", {}), made_from)
+    if number != first:
+        raise InputError(f"{part.url}/{part.name} begins with picture {number} and not {first}: {part.way_out}")
     start, end = header.pop("offsets")["data_offsets"]
     offsets = np.frombuffer(os.pread(file, end - start, 8 + length + start), dtype="<i8")
     kinds: dict[str, dict[str, _Place]] = {"crops": {}, "captions": {}}

@@ -41,9 +41,9 @@ class Shard:
         self._file = open(path, "wb")  # noqa: SIM115  closed by seal()
         self._tar = TarWriter(self._file, encoder=False, mtime=0)
 
-    def add(self, number: int, sample: dict[str, Any], image: bytes, said: dict[str, Any]) -> None:
-        """Store a picture and what is `said` of it beside the picture; `sample` becomes its line of the index."""
-        text = json.dumps(said, ensure_ascii=False).encode()
+    def add(self, number: int, sample: dict[str, Any], image: bytes, metadata: dict[str, Any]) -> None:
+        """Store a picture and its `metadata` beside it; `sample` becomes its line of the index."""
+        text = json.dumps(metadata, ensure_ascii=False).encode()
         parts = {sample["ext"]: image, "json": text}
         end: int = self._tar.tarstream.offset
         self._tar.write({"__key__": _member(sample["key"]), **parts})

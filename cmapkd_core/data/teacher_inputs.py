@@ -47,15 +47,15 @@ def chunks_of(rows: range, counts: np.ndarray, pictures: int, captions: int) -> 
         counts: captions of each picture, int64 [n].
         pictures, captions: of a chunk; the last has the rest.
     """
-    shown = [Chunk(rows[start : start + pictures]) for start in range(0, len(rows), pictures)]
+    picture_chunks = [Chunk(rows[start : start + pictures]) for start in range(0, len(rows), pictures)]
     ends = counts[rows.start : rows.stop].cumsum()
-    said = []
+    caption_chunks = []
     for start in range(0, int(ends[-1]), captions):
         stop = min(start + captions, int(ends[-1]))
         first, last = (int(i) for i in np.searchsorted(ends, (start, stop - 1), side="right"))
         before = int(ends[first - 1]) if first else 0
-        said.append(Chunk(rows[first : last + 1], stop - start, start - before))
-    return [*shown, *said]
+        caption_chunks.append(Chunk(rows[first : last + 1], stop - start, start - before))
+    return [*picture_chunks, *caption_chunks]
 
 
 def teacher_inputs(

@@ -97,8 +97,8 @@ def text(value: Any, name: str) -> str:
     """
     if missing(value):
         word = value.replace(_BOM, "").strip() if isinstance(value, str) else ""
-        seen = f": it is the word {word}" if word else ": nan" if isinstance(value, float) else ""
-        raise BadValueError(f"{name} is missing or empty{seen}")
+        hint = f": it is the word {word}" if word else ": nan" if isinstance(value, float) else ""
+        raise BadValueError(f"{name} is missing or empty{hint}")
     if not isinstance(value, str):
         raise BadValueError(f"{name} is no text: {shown(value)}")
     if _spelled(_short(value, name), name) is not None:
@@ -128,7 +128,7 @@ def texts(value: Any, name: str = "caption") -> tuple[str, ...]:
     if not value:
         raise BadValueError(f"{name} is missing or empty")
     names = [name] if len(value) == 1 else [f"{name} {at} of {len(value)}" for at in range(1, len(value) + 1)]
-    return tuple(text(one, said) for one, said in zip(value, names, strict=True))
+    return tuple(text(one, label) for one, label in zip(value, names, strict=True))
 
 
 def answer(value: Any, name: str) -> str:
@@ -154,16 +154,16 @@ def checked(value: str, name: str) -> str:
         BadValueError: it is too long, or has a control character, U+FFFD, or what is no Unicode.
     """
     value = _short(value, name).replace(_BOM, "")
-    found = _STRANGE.search(value)
-    if found is None:
+    match = _STRANGE.search(value)
+    if match is None:
         return value
-    sign = f"U+{ord(found[0]):04X}"
-    around = shown(value[max(found.start() - 20, 0) : found.end() + 20])
-    if found[0] == _REPLACED:
+    sign = f"U+{ord(match[0]):04X}"
+    around = shown(value[max(match.start() - 20, 0) : match.end() + 20])
+    if match[0] == _REPLACED:
         raise BadValueError(f"{name} has {sign}, left by a reader that took another encoding for UTF-8: {around}")
-    if found[0] > _REPLACED or "\ud800" <= found[0] <= "\udfff":
+    if match[0] > _REPLACED or "\ud800" <= match[0] <= "\udfff":
         raise BadValueError(f"{name} is no valid Unicode, it has {sign}: {around}")
-    if _TURNS.match(found[0]):
+    if _TURNS.match(match[0]):
         raise BadValueError(f"{name} has {sign}, which turns the direction of writing: {around}")
     raise BadValueError(f"{name} has the control character {sign}: {around}")
 
@@ -223,11 +223,11 @@ def _spelled(value: str, name: str) -> Any:
         return None
     for read in (json.loads, _python_list, _literal):
         try:
-            found = read(bare)
+            parsed = read(bare)
         except _NO_LITERAL:
             continue
-        if isinstance(found, list | tuple | dict | set):
-            return found
+        if isinstance(parsed, list | tuple | dict | set):
+            return parsed
     if _LIKE_A_LIST.match(bare):
         raise BadValueError(f"{name} begins like a list of texts and cannot be read as one: {shown(bare)}")
     return None
@@ -246,4 +246,4 @@ def _python_list(bare: str) -> list[Any]:
     """What `str` makes of a list or NumPy array of texts: 'a' 'b' are two, where Python's own reader joins them."""
     if not _LIST.fullmatch(bare):
         raise ValueError("another spelling")
-    return [ast.literal_eval(found[1]) if found[1] else None for found in _ITEMS.finditer(bare)]
+    return [ast.literal_eval(match[1]) if match[1] else None for match in _ITEMS.finditer(bare)]

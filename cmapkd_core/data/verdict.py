@@ -56,16 +56,16 @@ def judge(counts: dict[str, int], rows: Reasons, questions: Reasons, config: Dat
         TooManyBadError: more bad rows or questions than the bound allows, no row that can be used, or none to train on.
         InputError: there was no row, or none of the splits that are asked for.
     """
-    seen, bad = counts["seen"], counts["quarantined"]
+    total, bad = counts["seen"], counts["quarantined"]
     of = f" of data.splits={','.join(config.splits)}" if config.splits else ""
-    if not seen:
+    if not total:
         raise InputError(f"data.source={config.source} {config.url} has no rows{of}: nothing to prepare")
     if not counts["used"] and not bad:
-        raise InputError(f"data.splits={','.join(config.splits)} leaves none of the {seen} rows: name another split")
+        raise InputError(f"data.splits={','.join(config.splits)} leaves none of the {total} rows: name another split")
     if not counts["used"]:
-        said = f"no row{of} can be used, whatever bound is set: {bad} of {seen} are bad"
-        raise TooManyBadError(f"{said}\n  {rows.listed()}\nMend them")
-    _within(bad, seen, "rows", rows, config)
+        problem = f"no row{of} can be used, whatever bound is set: {bad} of {total} are bad"
+        raise TooManyBadError(f"{problem}\n  {rows.listed()}\nMend them")
+    _within(bad, total, "rows", rows, config)
     bad_questions = counts.get("bad_questions", 0)
     _within(bad_questions, counts.get("questions", 0) + bad_questions, "questions", questions, config)
     # Rows without captions are for evaluation alone, and so is a data set of chosen splits without train.
@@ -78,15 +78,15 @@ def judge(counts: dict[str, int], rows: Reasons, questions: Reasons, config: Dat
         )
 
 
-def _within(bad: int, seen: int, what: str, reasons: Reasons, config: DataConfig) -> None:
+def _within(bad: int, total: int, what: str, reasons: Reasons, config: DataConfig) -> None:
     """Refuse more bad ones than the bound allows; one that allows them is proposed where they are few.
 
     A single one is no share of a fault that goes on, however few rows there are, and is refused by a bound of 0 alone.
     """
     bound = config.quarantine_bound
-    if bad <= bound * seen or (bad == 1 and bound):
+    if bad <= bound * total or (bad == 1 and bound):
         return
-    share = bad / seen
+    share = bad / total
     out = (
         "Mend or remove them; to leave them out add this to the command: --set "
         f"data.quarantine_bound={int(share * 1000 + 1) / 1000}"
@@ -97,6 +97,6 @@ def _within(bad: int, seen: int, what: str, reasons: Reasons, config: DataConfig
             "same, raise data.quarantine_bound, the share of the rows that may be bad"
         )
     raise TooManyBadError(
-        f"{bad} of {seen} {what} cannot be used ({share:.2%}), data.quarantine_bound={bound} allows {bound:.2%}"
+        f"{bad} of {total} {what} cannot be used ({share:.2%}), data.quarantine_bound={bound} allows {bound:.2%}"
         f"{', or one' if bound else ''}:\n  {reasons.listed()}\n{out}"
     )

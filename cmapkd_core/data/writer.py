@@ -71,7 +71,7 @@ def write_shards(
         writer = Writer(out, config, quarantine, saved, notes)
         for row in inspected(rows, config, workers, saved):
             writer.add(row)
-            progress(writer.seen)
+            progress(writer.rows_read)
         writer.close()
     return writer.finish(judged=notes is None)
 
@@ -84,7 +84,7 @@ class Writer:
     ) -> None:
         self.out, self.config, self.quarantine, self.saved = out, config, quarantine, saved
         self._notes = notes or Notes()
-        self.seen = self.bad = self.left_out = 0
+        self.rows_read = self.bad = self.left_out = 0
         self.reasons, self.question_reasons = Reasons(), Reasons()
         self._keys: set[str] = set()
         self._index = pq.ParquetWriter(out / INDEX, SCHEMA)
@@ -96,7 +96,7 @@ class Writer:
 
     def add(self, outcome: Inspection) -> None:
         """Store the row, or list it as bad."""
-        self.seen += 1
+        self.rows_read += 1
         key = outcome.key if isinstance(outcome, BadRow) else outcome.row.key
         try:
             if isinstance(outcome, BadRow):
@@ -106,16 +106,16 @@ class Writer:
             captions = _captions(outcome.row, questions)
             group, split = self._side(outcome)
         except InputError as error:
-            self.refuse({"row": self.seen, "key": key, "reason": str(error)})
+            self.refuse({"row": self.rows_read, "key": key, "reason": str(error)})
             return
         if self.config.splits and split not in self.config.splits:
-            self._notes.unused(self.seen, key)
+            self._notes.unused(self.rows_read, key)
             self.left_out += 1
             return
         self._store(outcome, captions, group, split)
         self._questions.add(split, key, questions)
         for number, reason in questions.bad:
-            self.refuse({"row": self.seen, "key": key, "question": number, "reason": reason})
+            self.refuse({"row": self.rows_read, "key": key, "question": number, "reason": reason})
 
     def refuse(self, entry: dict[str, Any]) -> None:
         """List a bad row, or a bad `question` of one that is stored, as quarantine.jsonl has it."""
@@ -135,14 +135,14 @@ class Writer:
         digest = outcome.sha256 if isinstance(outcome, Inspected) else outcome.sample["sha256"]
         group, split = side_of(row, digest, self.config)
         if split not in SPLITS:
-            self._notes.unused(self.seen, row.key)
+            self._notes.unused(self.rows_read, row.key)
             raise InputError(f"split '{split}' is none of {', '.join(SPLITS)}")
         return group, split
 
     def _store(self, outcome: Inspected | Stored, captions: list[str], group: str, split: str) -> None:
         row, shard = outcome.row, self._shard(split)
         self._keys.add(row.key)
-        self._notes.stored(split, self.seen)
+        self._notes.stored(split, self.rows_read)
         self._classes[split][row.class_name] += 1
         self._captions += len(captions)
         if isinstance(outcome, Stored) != isinstance(shard, RestoredShard):
@@ -154,7 +154,7 @@ class Writer:
                 raise SourceChangedError(f"{row.key} had another {' and '.join(changed)}")
             shard.restore(outcome.sample)
         elif isinstance(outcome, Inspected) and isinstance(shard, Shard):
-            said = {
+            metadata = {
                 "key": row.key,
                 "captions": captions,
                 "class_name": row.class_name,
@@ -165,7 +165,7 @@ class Writer:
             }
             known = {"split": split, "ext": outcome.extension, "phash": outcome.phash, "origins": row.origins}
             origins = {"origins": row.origins} if row.origins else {}
-            shard.add(self.seen, {**said, **known}, row.image, {**said, **origins, "licence": row.licence})
+            shard.add(self.rows_read, {**metadata, **known}, row.image, {**metadata, **origins, "licence": row.licence})
 
     def _shard(self, split: str) -> Shard | RestoredShard:
         shard = self._open.get(split)
@@ -238,7 +238,7 @@ class Writer:
             **self._questions.manifest(),
             "splits": {split: self._split_entry(split) for split in SPLITS},
             "classes": self._class_names(),
-            "seen": self.seen,
+            "seen": self.rows_read,
             "quarantined": self.bad,
         }
 
@@ -260,10 +260,10 @@ class Writer:
         used = pq.read_metadata(self.out / INDEX).num_rows
         with open(self.out / QUARANTINE, encoding="utf-8") as file:
             quarantined = sum("question" not in json.loads(line) for line in file)
-        if used + quarantined + self.left_out != self.seen:
-            raise RuntimeError(f"{used} samples + {quarantined} quarantined are not the {self.seen} rows seen")
+        if used + quarantined + self.left_out != self.rows_read:
+            raise RuntimeError(f"{used} samples + {quarantined} quarantined are not the {self.rows_read} rows seen")
         splits = {split: sum(shard["count"] for shard in self._shards[split]) for split in SPLITS}
-        totals = {"seen": self.seen, "used": used, "quarantined": quarantined, "left_out": self.left_out}
+        totals = {"seen": self.rows_read, "used": used, "quarantined": quarantined, "left_out": self.left_out}
         contents = {"classes": len(self._class_names()), "captions": self._captions, **self._questions.counts()}
         return {**totals, **splits, **contents}
 
@@ -282,8 +282,8 @@ def _captions(row: Row, questions: Checked) -> list[str]:
         raise InputError(f"no caption, and no good question: question {'{}: {}'.format(*questions.bad[0])}")
     if not (captions or row.class_name or questions.good):
         raise InputError("caption is missing or empty")
-    said = [("key", row.key), ("group", row.group), *(("origin", origin) for origin in row.origins)]
-    for name, value in [*said, ("class", text(row.class_name, "class") if row.class_name else "")]:
+    fields = [("key", row.key), ("group", row.group), *(("origin", origin) for origin in row.origins)]
+    for name, value in [*fields, ("class", text(row.class_name, "class") if row.class_name else "")]:
         if checked(value, name) != value:
             raise InputError(f"{name} has the byte order mark U+FEFF")
     return list(dict.fromkeys(captions))

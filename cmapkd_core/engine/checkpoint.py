@@ -123,8 +123,8 @@ class Checkpoints:
         folder.rmdir()
         manifest = {"phase": phase, "step": step, "identity": self.identity, "files": digests}
         storage.write_json(storage.join(self.url, name, "manifest.json"), manifest | {"sha256": _digest(manifest)})
-        ours = [found for found in self.names() if found.split("-")[2] == self.identity]
-        for old in (*self.damaged, *[found for found in ours if found not in self.damaged][KEPT:]):
+        own = [checkpoint for checkpoint in self.names() if checkpoint.split("-")[2] == self.identity]
+        for old in (*self.damaged, *[checkpoint for checkpoint in own if checkpoint not in self.damaged][KEPT:]):
             # The marker goes first: a half-deleted checkpoint must not look complete.
             storage.delete(storage.join(self.url, old, "manifest.json"))
             storage.delete_tree(storage.join(self.url, old))

@@ -9,21 +9,21 @@ from typing import Any
 from cmapkd_core.engine.finite import shortened
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import ELSE, Session
-from cmapkd_core.engine.transfer import Told
+from cmapkd_core.engine.transfer import StepReport
 from cmapkd_core.errors import Diverged
 
 _STEPS, _SAMPLES = 24, 8  # that a message names
 _SPIKES = 3  # that are said one by one; small data near a loss of 0 has one in every few steps
 
 
-def judge(session: Session, plan: PhasePlan, step: int, told: Told, scale: Callable[[], float]) -> bool:
+def judge(session: Session, plan: PhasePlan, step: int, report: StepReport, scale: Callable[[], float]) -> bool:
     """True where the update of `step` is to be taken, on all ranks alike; one that is not is reported.
 
     Args:
         scale: as `Watch.judge` takes it.
     """
     watch, optim = session.watch, plan.optim
-    verdict = watch.judge(told.norm, optim, scale, all(map(math.isfinite, told.terms.values())))
+    verdict = watch.judge(report.norm, optim, scale, all(map(math.isfinite, report.terms.values())))
     where, total = f"{session.stage} {plan.name}: step {step}", session.total(plan, step)
     if verdict.why:
         row = watch.skip(verdict, plan.name, step, total)

@@ -38,7 +38,7 @@ class Mark:
 
 
 @dataclass
-class Seen:
+class RankState:
     """What a rank has last written of itself, as seen here. still: seconds without a move, silent: without a word."""
 
     where: str = ""
@@ -72,7 +72,7 @@ class Watchdog:
         self._mark, self._still = Mark(allowed=0.0), 0.0
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self._seen = [Seen() for _ in range(parallel.world())]
+        self._ranks = [RankState() for _ in range(parallel.world())]
         self._board: parallel.Board | None = None
         self._beat = 0
 
@@ -93,7 +93,7 @@ class Watchdog:
 
     @property
     def _several(self) -> bool:
-        return len(self._seen) > 1
+        return len(self._ranks) > 1
 
     def at(self, where: str, *order: int, first: bool = False) -> None:
         """This rank has come so far; from here on it has the bound, FIRST times that in the first step of a phase."""
@@ -124,22 +124,22 @@ class Watchdog:
             if self._several:  # of the kernel's clock and without Python, should the main thread let no other one run
                 faulthandler.dump_traceback_later((FIRST + 1) * self._bound, exit=True, file=sys.__stderr__ or 2)
             self._exchange(mark, passed)
-            if all(rank.hangs(self._bound) for rank in self._seen) and not self._over.is_set():
+            if all(rank.hangs(self._bound) for rank in self._ranks) and not self._over.is_set():
                 self._give_up()
 
     def _exchange(self, mark: Mark, passed: float) -> None:
         """Tell the others where we stand, and read how they stand; a board that does not answer is silence of all."""
-        own = Seen(mark.where, mark.order, mark.allowed, parallel.waits(), self._still, self._beat)
-        found = [asdict(rank) | {"silent": rank.silent + passed} for rank in self._seen]
+        own = RankState(mark.where, mark.order, mark.allowed, parallel.waits(), self._still, self._beat)
+        states = [asdict(rank) | {"silent": rank.silent + passed} for rank in self._ranks]
         if self._board is not None:
             with suppress(Exception):
                 self._board.write(parallel.rank(), json.dumps(asdict(own)))
                 for rank, text in enumerate(self._board.read()):
                     report = json.loads(text) if text else {}
-                    if report and report["beat"] != found[rank]["beat"]:
-                        found[rank] = report | {"order": tuple(report["order"]), "silent": 0.0}
-        self._seen = [Seen(**rank) for rank in found]
-        self._seen[parallel.rank()] = own
+                    if report and report["beat"] != states[rank]["beat"]:
+                        states[rank] = report | {"order": tuple(report["order"]), "silent": 0.0}
+        self._ranks = [RankState(**rank) for rank in states]
+        self._ranks[parallel.rank()] = own
 
     def _give_up(self) -> None:
         with suppress(Exception):  # whoever reads it may be gone
@@ -152,14 +152,14 @@ class Watchdog:
 
     def text(self) -> str:
         """Who hangs, where each rank stands, and what brings the stage on."""
-        silent = [n for n, rank in enumerate(self._seen) if rank.silent > self._bound]
-        behind = min(self._seen, key=Seen.progress).progress()
-        who = silent or [n for n, rank in enumerate(self._seen) if rank.progress() == behind]
-        notes = [", silent" if n in silent else ", waits" * rank.waits for n, rank in enumerate(self._seen)]
-        places = "; ".join(f"rank {n}: {rank.where}{notes[n]}" for n, rank in enumerate(self._seen))
+        silent = [n for n, rank in enumerate(self._ranks) if rank.silent > self._bound]
+        behind = min(self._ranks, key=RankState.progress).progress()
+        who = silent or [n for n, rank in enumerate(self._ranks) if rank.progress() == behind]
+        notes = [", silent" if n in silent else ", waits" * rank.waits for n, rank in enumerate(self._ranks)]
+        places = "; ".join(f"rank {n}: {rank.where}{notes[n]}" for n, rank in enumerate(self._ranks))
         names = f"rank{'s' * (len(who) > 1)} {', '.join(map(str, who))}"
         return (
-            f"{self.stage}: {names} of {len(self._seen)} hang{'s' * (len(who) == 1)}: nothing has moved for "
+            f"{self.stage}: {names} of {len(self._ranks)} hang{'s' * (len(who) == 1)}: nothing has moved for "
             f"{self._still:.0f} s (runtime.hang_minutes={self.minutes:g}); {places}. The same command goes on from the "
             "last checkpoint; where steps take that long, raise runtime.hang_minutes (0: no bound)"
         )

@@ -17,7 +17,7 @@ from cmapkd_core.engine.optim import Optimiser, choose_precision, trainable
 from cmapkd_core.engine.passes import BatchT, BatchT_contra, Passes, Table, TargetsT, TargetsT_contra, passes_of
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import AFTER, BACKWARD, FORWARD, READ, Session
-from cmapkd_core.engine.transfer import Told, tell
+from cmapkd_core.engine.transfer import StepReport, gather_report
 from cmapkd_core.methods.base import Outcome
 from cmapkd_core.models.scales import bound, trained_scales
 from cmapkd_core.models.selector import selectors_of
@@ -92,12 +92,12 @@ def run_phase(
         rates = optimiser.set_rates(step)
         buffers.keep()
         step += 1
-        told = pass_through(passes, batch, session, plan, step)
-        point = seen(told, keys, session, plan)
+        report = pass_through(passes, batch, session, plan, step)
+        point = observe(report, keys, session, plan)
         session.at(plan, step, AFTER)
-        update_weights(session, plan, step, told, optimiser, scales, buffers)
+        update_weights(session, plan, step, report, optimiser, scales, buffers)
         session.replaced.update(batch_replaced(batch))
-        session.after(plan, step, point | {"lr": rates, "gradient_norm": told.norm}, told, module, optimiser)
+        session.after(plan, step, point | {"lr": rates, "gradient_norm": report.norm}, report, module, optimiser)
         loader.require_few_corrupt(session.replaced)  # a save has just made it the same on all ranks
 
 
@@ -125,30 +125,32 @@ def watched(batches: Iterator[BatchT], session: Session, plan: PhasePlan, step: 
     session.watchdog.rest()
 
 
-def pass_through(passes: Passes[BatchT, TargetsT], batch: BatchT, session: Session, plan: PhasePlan, step: int) -> Told:
+def pass_through(
+    passes: Passes[BatchT, TargetsT], batch: BatchT, session: Session, plan: PhasePlan, step: int
+) -> StepReport:
     """Make the gradient of step `step`, counted from 1, and clip it; the only place that waits for the device."""
     shares = session.due(session.runtime.shares_every, plan, step)
     made = passes.run(batch, step - 1, shares, lambda: session.at(plan, step, BACKWARD))
     stats = session.due(session.runtime.log_every, plan, step)
-    return tell(made, passes.optimiser.clip(), session.flags(), stats)
+    return gather_report(made, passes.optimiser.clip(), session.flags(), stats)
 
 
-def seen(told: Told, keys: Iterable[str], session: Session, plan: PhasePlan) -> dict[str, Any]:
+def observe(report: StepReport, keys: Iterable[str], session: Session, plan: PhasePlan) -> dict[str, Any]:
     """Terms, weighted terms and, where due, gradient shares of a step, which the watch has seen then.
 
     Args:
         keys: of the batch's samples, for a message.
     """
-    weighted = {name: plan.weights[name] * value for name, value in told.terms.items()}
-    session.watch.see(told.own, sum(weighted.values()), keys)
-    return {"terms": told.terms, "weighted": weighted, "shares": told.shares}
+    weighted = {name: plan.weights[name] * value for name, value in report.terms.items()}
+    session.watch.see(report.own, sum(weighted.values()), keys)
+    return {"terms": report.terms, "weighted": weighted, "shares": report.shares}
 
 
 def update_weights(
     session: Session,
     plan: PhasePlan,
     step: int,
-    told: Told,
+    report: StepReport,
     optimiser: Optimiser,
     scales: list[nn.Parameter],
     buffers: Buffers,
@@ -158,7 +160,7 @@ def update_weights(
     Raises:
         Diverged: see run_phase.
     """
-    taken = judge(session, plan, step, told, optimiser.scaler.get_scale)
+    taken = judge(session, plan, step, report, optimiser.scaler.get_scale)
     optimiser.update(taken)
     if taken:
         bound(scales)

@@ -81,7 +81,7 @@ class Optimiser:
     def __init__(
         self, groups: dict[str, list[nn.Parameter]], phase: Phase, config: OptimConfig, steps: int, scaled: bool
     ) -> None:
-        self.config, self.steps, self.seen = config, steps, 0
+        self.config, self.steps = config, steps
         rows = []
         for name, params in groups.items():
             for decay, chosen in (
@@ -134,8 +134,8 @@ class Optimiser:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Moments [..] in their parameters' shapes by `parameter.name`, and the scaler's state."""
-        found = self.adamw.state_dict()["state"]
-        tensors = {f"{i}.{name}": torch.as_tensor(value) for i, row in found.items() for name, value in row.items()}
+        moments = self.adamw.state_dict()["state"]
+        tensors = {f"{i}.{name}": torch.as_tensor(value) for i, row in moments.items() for name, value in row.items()}
         return tensors, self.scaler.state_dict()
 
     def load(self, tensors: dict[str, Tensor], scaler: dict[str, Any]) -> None:

@@ -146,15 +146,17 @@ class InParts(Passes[BatchT, TargetsT]):
         """
         weights = self.plan.weights
         leaves: list[Tensor] = list(rows.student.values())
-        found: dict[str, tuple[Tensor | None, ...]] = {}
+        gradients: dict[str, tuple[Tensor | None, ...]] = {}
         for name, value in terms.items():
             if shares and value.requires_grad:
                 weighted = self.optimiser.scaled(weights[name] * value)
-                found[name] = torch.autograd.grad(weighted, leaves, retain_graph=True, allow_unused=True)
+                gradients[name] = torch.autograd.grad(weighted, leaves, retain_graph=True, allow_unused=True)
         total = self.optimiser.scaled(weighted_total(terms, weights))
         every = torch.autograd.grad(total, [*leaves, *self.parameters], allow_unused=True)
-        found[""], at = every[: len(leaves)], zip(self.parameters, every[len(leaves) :], strict=True)
-        tables = {name: _tables(dict(zip(rows.student, grads, strict=True)), parts) for name, grads in found.items()}
+        gradients[""], at = every[: len(leaves)], zip(self.parameters, every[len(leaves) :], strict=True)
+        tables = {
+            name: _tables(dict(zip(rows.student, grads, strict=True)), parts) for name, grads in gradients.items()
+        }
         pulls = [{name: table[i] for name, table in tables.items()} for i in range(parts)]
         return pulls, [(parameter, gradient) for parameter, gradient in at if gradient is not None]
 
@@ -213,8 +215,8 @@ def gradient_norms(
         if roots and value.requires_grad:
             weighted = scale * weights.get(name, 1.0) * value
             grads = torch.autograd.grad(weighted, roots, retain_graph=True, allow_unused=True)
-            found = [g.float().norm() for g in grads if g is not None]
-            norms[name] = torch.stack(found or [value.new_zeros(())]).norm()
+            tap_norms = [g.float().norm() for g in grads if g is not None]
+            norms[name] = torch.stack(tap_norms or [value.new_zeros(())]).norm()
     return norms
 
 

@@ -20,7 +20,7 @@ from cmapkd_core.engine.optim import Optimiser
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.runtime import StopRequest, random_state, restore_random_state
 from cmapkd_core.engine.saving import Costs, Saver
-from cmapkd_core.engine.transfer import Told
+from cmapkd_core.engine.transfer import StepReport
 from cmapkd_core.engine.watch import Watch
 from cmapkd_core.errors import Diverged, InputError, Interrupted
 from cmapkd_core.progress import Say, State, clock
@@ -171,7 +171,7 @@ class Session:
                 "weights.safetensors": self._split(module.state_dict())[0],
                 "optimiser.safetensors": moments,
                 "random.safetensors": {
-                    f"{r}.{k}": v for r, (found, _) in enumerate(everyone) for k, v in found.items()
+                    f"{r}.{k}": v for r, (numbers, _) in enumerate(everyone) for k, v in numbers.items()
                 },
             }
             state: dict[str, Any] = {"optimiser": optimiser_state, "random": [plain for _, plain in everyone]}
@@ -207,7 +207,9 @@ class Session:
 
     def share_replaced(self) -> None:
         """Corrupt pairs that one rank met become known to all."""
-        self.replaced = {key: reason for found in parallel.all_objects(self.replaced) for key, reason in found.items()}
+        self.replaced = {
+            key: reason for replaced in parallel.all_objects(self.replaced) for key, reason in replaced.items()
+        }
 
     def way_on(self) -> str:
         """Asked on all ranks where a stage stops: what the same command goes on from. Waits for a write under way."""
@@ -237,7 +239,7 @@ class Session:
         plan: PhasePlan,
         step: int,
         point: dict[str, Any],
-        told: Told,
+        report: StepReport,
         module: nn.Module,
         optimiser: Optimiser,
     ) -> None:
@@ -249,14 +251,14 @@ class Session:
         """
         if self.due(self.runtime.log_every, plan, step):
             # Terms that see local pairs alone (intra) differ over the ranks: the log has what one process would.
-            self._report(plan, step, point | {"stats": told.stats})
-        due = self._postponed or told.stopping or told.saving
+            self._report(plan, step, point | {"stats": report.stats})
+        due = self._postponed or report.stopping or report.saving
         # The last good one stays the last until an update is taken again.
         if due or self.due(self.runtime.checkpoint_every, plan, step):
             self._postponed = not self.watch.trusts(plan.optim)
             if not self._postponed:
                 self.save(plan, step, module, optimiser)
-        if told.stopping:
+        if report.stopping:
             self.settle()
             if self._postponed:
                 where = f"phase {plan.name}, step {step}, after a bad update, which is not saved"

@@ -86,9 +86,9 @@ class TargetsAhead(Generic[TargetsT]):
             return _Made(batch, self._compute(batch), None)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # on which the pictures were normalised
         with torch.cuda.stream(self._stream):
-            found = self._compute(batch)
+            targets = self._compute(batch)
             _record(batch, self._stream)
-            return _Made(batch, found, self._stream.record_event())
+            return _Made(batch, targets, self._stream.record_event())
 
 
 def _record(value: Any, stream: torch.cuda.Stream) -> None:

@@ -17,7 +17,7 @@ from cmapkd_core.engine.passes import Made
 
 
 @dataclass(frozen=True)
-class Told:
+class StepReport:
     """Of one step.
 
     own: this rank's terms. terms, stats: all ranks' means, by name. shares: of this rank's gradient, by term.
@@ -33,7 +33,7 @@ class Told:
     saving: bool
 
 
-def tell(made: Made, norm: Tensor, flags: tuple[bool, bool], stats: bool) -> Told:
+def gather_report(made: Made, norm: Tensor, flags: tuple[bool, bool], stats: bool) -> StepReport:
     """What the device and the other ranks know, on all ranks at once.
 
     Args:
@@ -47,12 +47,12 @@ def tell(made: Made, norm: Tensor, flags: tuple[bool, bool], stats: bool) -> Tol
     # Filled in there: a copy of the host's numbers to the device would be waited for.
     mean = parallel.averaged(torch.cat((numbers, *(numbers.new_full((1,), float(flag)) for flag in flags))))
     local = [x.float() for table in (made.terms, made.norms) for x in table.values()]
-    found = iter(torch.cat((mean, torch.stack(local))).tolist() if local else mean.tolist())
-    overall = next(found)
-    terms, seen = ({name: next(found) for name in table} for table in shared.values())
-    stopping, saving = (next(found) > 0 for _ in flags)
-    own, norms = ({name: next(found) for name in table} for table in (made.terms, made.norms))
-    return Told(own, terms, seen, shares_of(norms), overall, stopping, saving)
+    values = iter(torch.cat((mean, torch.stack(local))).tolist() if local else mean.tolist())
+    overall = next(values)
+    terms, means = ({name: next(values) for name in table} for table in shared.values())
+    stopping, saving = (next(values) > 0 for _ in flags)
+    own, norms = ({name: next(values) for name in table} for table in (made.terms, made.norms))
+    return StepReport(own, terms, means, shares_of(norms), overall, stopping, saving)
 
 
 def shares_of(norms: dict[str, float]) -> dict[str, float]:

@@ -79,8 +79,8 @@ class Watch:
     def metrics(self) -> dict[str, float]:
         """As a stage's metrics."""
         memory = self.memory
-        found = {"skipped_updates": len(memory.skipped), "loss_spikes": len(memory.loss_spikes)}
-        return {name: float(value) for name, value in (found | {"overflows": memory.overflows}).items()}
+        counts = {"skipped_updates": len(memory.skipped), "loss_spikes": len(memory.loss_spikes)}
+        return {name: float(value) for name, value in (counts | {"overflows": memory.overflows}).items()}
 
     def see(self, terms: dict[str, float], loss: float, keys: Iterable[str]) -> None:
         """The update under way: this rank's raw terms, all ranks' weighted sum; keys are read if it is skipped."""
@@ -147,9 +147,9 @@ class Watch:
         Args:
             step: counted from 1 in the phase; total: the same, counted in the stage.
         """
-        found = parallel.all_objects((self._bad, list(self._keys)))
-        terms = list(dict.fromkeys(name for bad, _ in found for name in bad))
-        keys = [key for bad, own in found for key in own if bad or not terms]
+        everyone = parallel.all_objects((self._bad, list(self._keys)))
+        terms = list(dict.fromkeys(name for bad, _ in everyone for name in bad))
+        keys = [key for bad, own in everyone for key in own if bad or not terms]
         why = f"{', '.join(terms)} of the loss is not finite" if terms else verdict.why
         row = {"step": total, "phase": phase, "phase_step": step, "why": why, "gradient_norm": _plain(verdict.norm)}
         row |= {"median_norm": verdict.median, "loss": _plain(verdict.loss), "samples": len(keys), "keys": keys[:KEYS]}

@@ -85,10 +85,10 @@ class PrefixDecoder(nn.Module):
         """
         beams, length = self.config.beams, self.config.length
         prefix = self.prefix(features).repeat_interleave(beams, dim=0)
-        found, _ = beam_search(
+        ids, _ = beam_search(
             lambda tokens: self.next_word(prefix, tokens), len(features.maps), beams, length, prefix.device
         )
-        return found
+        return ids
 
 
 def beam_search(
@@ -127,5 +127,5 @@ def beam_search(
         if bool(ended.all()):
             break
     score, best = (sums / lengths).max(dim=1)
-    found = tokens[torch.arange(batch, device=device), best, 1:]
-    return F.pad(found, (0, length - found.shape[1]), value=END), score
+    sequences = tokens[torch.arange(batch, device=device), best, 1:]
+    return F.pad(sequences, (0, length - sequences.shape[1]), value=END), score

@@ -51,7 +51,7 @@ def score(references: Texts, systems: Mapping[str, Mapping[str, str]]) -> Scores
         BLEU-1..4, ROUGE-L, CIDEr and, where Java works, METEOR: all times 100. CIDEr counts documents in the
         given references, as the COCO tools do, so it is 0 where there is one image.
     """
-    texts = [references, *({key: [said[key]] for key in references} for said in systems.values())]
+    texts = [references, *({key: [generated[key]] for key in references} for generated in systems.values())]
     lines = [text for part in texts for captions in part.values() for text in captions]
     try:
         name, tokens = "ptb", iter(TOKENIZERS["ptb"].tokens(lines))
@@ -59,7 +59,9 @@ def score(references: Texts, systems: Mapping[str, Mapping[str, str]]) -> Scores
     except NoJava as reason:
         name, tokens, missing = "plain", iter(TOKENIZERS["plain"].tokens(lines)), str(reason)
     truth, *spoken = [{key: [next(tokens) for _ in captions] for key, captions in part.items()} for part in texts]
-    result = Scores({system: _scores(truth, said) for system, said in zip(systems, spoken, strict=True)}, name)
+    result = Scores(
+        {system: _scores(truth, generated) for system, generated in zip(systems, spoken, strict=True)}, name
+    )
     try:
         if missing:
             raise NoJava(missing)
@@ -70,10 +72,13 @@ def score(references: Texts, systems: Mapping[str, Mapping[str, str]]) -> Scores
     return result
 
 
-def _scores(truth: Texts, said: Texts) -> dict[str, float]:
-    bleu = Bleu(4).compute_score(truth, said, verbose=0)[0]
+def _scores(truth: Texts, generated: Texts) -> dict[str, float]:
+    bleu = Bleu(4).compute_score(truth, generated, verbose=0)[0]
     values = {f"BLEU-{n}": value for n, value in enumerate(bleu, 1)}
-    values |= {"ROUGE-L": Rouge().compute_score(truth, said)[0], "CIDEr": Cider().compute_score(truth, said)[0]}
+    values |= {
+        "ROUGE-L": Rouge().compute_score(truth, generated)[0],
+        "CIDEr": Cider().compute_score(truth, generated)[0],
+    }
     return {name: 100 * float(value) for name, value in values.items()}
 
 
@@ -84,7 +89,7 @@ def _meteors(truth: Texts, systems: Sequence[Texts]) -> list[float]:
     except OSError as error:
         raise NoJava(f"METEOR needs Java, which does not start here: {error}; {JAVA}") from None
     try:
-        return [100 * float(scorer.compute_score(truth, said)[0]) for said in systems]
+        return [100 * float(scorer.compute_score(truth, generated)[0]) for generated in systems]
     except (OSError, ValueError) as error:
         raise NoJava(f"METEOR's Java program failed: {error}") from None
     finally:
@@ -116,11 +121,11 @@ def ptb_tokens(lines: Sequence[str]) -> list[str]:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise NoJava(f"the PTB tokenizer and METEOR need Java, which does not work here: {error}; {JAVA}") from None
-    found = done.stdout.decode().split("\n")[:-1]
-    if len(found) != len(lines):
-        raise NoJava(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions")
+    tokenized = done.stdout.decode().split("\n")[:-1]
+    if len(tokenized) != len(lines):
+        raise NoJava(f"the PTB tokenizer gave {len(tokenized)} lines for {len(lines)} captions")
     drop = set(ptbtokenizer.PUNCTUATIONS)
-    return [" ".join(token for token in line.split() if token not in drop) for line in found]
+    return [" ".join(token for token in line.split() if token not in drop) for line in tokenized]
 
 
 @dataclass(frozen=True)

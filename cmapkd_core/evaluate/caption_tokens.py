@@ -54,11 +54,11 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words before the first END, with a blank between them."""
-        said = list(ids)
-        stop = said.index(END) if END in said else len(said)
-        return " ".join(self.known[i] for i in said[:stop])
+        sequence = list(ids)
+        stop = sequence.index(END) if END in sequence else len(sequence)
+        return " ".join(self.known[i] for i in sequence[:stop])
 
     def unknown(self, captions: Iterable[str]) -> float:
         """Share of the captions' words that are not in the vocabulary, in percent; 0 without words."""
-        found = [word in self.ids for caption in captions for word in words(caption)]
-        return 100 * found.count(False) / len(found) if found else 0.0
+        is_known = [word in self.ids for caption in captions for word in words(caption)]
+        return 100 * is_known.count(False) / len(is_known) if is_known else 0.0

@@ -21,7 +21,7 @@ IGNORED = -100  # cross entropy's mark for what stands behind the end of a capti
 
 
 def train(
-    seen: TrainingFeatures,
+    images: TrainingFeatures,
     captions: Sequence[Sequence[str]],
     vocabulary: Vocabulary,
     config: CaptioningConfig,
@@ -39,7 +39,7 @@ def train(
     updates = config.epochs * math.ceil(len(encoded) / config.batch)
     with seeded(config.seed, device):
         draw = torch.Generator().manual_seed(config.seed)
-        decoder = PrefixDecoder(seen.example, len(vocabulary), config).to(device)
+        decoder = PrefixDecoder(images.example, len(vocabulary), config).to(device)
         training = ProbeSettings(
             name="captioning",
             epochs=config.epochs,
@@ -50,13 +50,13 @@ def train(
             decay=WEIGHT_DECAY,
             rate=lambda examples, done: risen_cosine(done, updates),
         )
-        history = fit(decoder, training, lambda epoch: _losses(decoder, seen, encoded, config.batch, draw), say)
+        history = fit(decoder, training, lambda epoch: _losses(decoder, images, encoded, config.batch, draw), say)
     return decoder.eval(), [row["loss"] for row in history]
 
 
 def _losses(
     decoder: PrefixDecoder,
-    seen: TrainingFeatures,
+    images: TrainingFeatures,
     encoded: list[list[list[int]]],
     batch: int,
     draw: torch.Generator,
@@ -64,7 +64,7 @@ def _losses(
     """One epoch: the mean cross entropy of each batch's words, a scalar, and its number of images."""
     order = torch.randperm(len(encoded), generator=draw)
     choice = torch.rand(len(encoded), generator=draw).tolist()
-    for places, features in seen.batches(order, batch):
+    for places, features in images.batches(order, batch):
         ids = [encoded[i][int(choice[i] * len(encoded[i]))] for i in places.tolist()]
         inputs, targets = (part.to(features.maps.device) for part in padded(ids))
         logits = decoder(features, inputs)

@@ -42,14 +42,14 @@ def run_captioning(subject: Subject) -> Evaluated:
     learned, asked = captioned(subject.shards, "train"), captioned(subject.shards, split)
     texts = [text for captions in learned.values() for text in captions]
     vocabulary = Vocabulary.of(texts, config.vocabulary)
-    seen = TrainingFeatures(subject, list(learned))
-    decoder, losses = train(seen, list(learned.values()), vocabulary, config, subject.device, subject.say)
+    images = TrainingFeatures(subject, list(learned))
+    decoder, losses = train(images, list(learned.values()), vocabulary, config, subject.device, subject.say)
     keys = subject.column("key")
     references = {keys[i]: captions for i, captions in asked.items()}
-    said = dict(zip(references, describe(subject, decoder, list(asked), vocabulary), strict=True))
-    (subject.out / RESULTS).write_text(json.dumps(coco_results(said)), encoding="utf-8")
+    generated = dict(zip(references, describe(subject, decoder, list(asked), vocabulary), strict=True))
+    (subject.out / RESULTS).write_text(json.dumps(coco_results(generated)), encoding="utf-8")
     frequent = most_frequent(texts)
-    metrics, how = scored(references, said, frequent, subject.say)
+    metrics, how = scored(references, generated, frequent, subject.say)
     metrics |= {
         "images": float(len(asked)),
         "images_without_caption": float(len(keys) - len(asked)),
@@ -62,26 +62,26 @@ def run_captioning(subject: Subject) -> Evaluated:
         "metrics": metrics,
         "config": dataclasses.asdict(config),
         **how,
-        "train": {**training, "loss": losses, "features_bytes": seen.bytes, "features_held": seen.held},
+        "train": {**training, "loss": losses, "features_bytes": images.bytes, "features_held": images.held},
         "decoder": {"parameters": sum(p.numel() for p in decoder.parameters()), "prefix": decoder.positions},
         "baseline": frequent,
-        "examples": examples(said, references),
+        "examples": examples(generated, references),
     }
     return Evaluated(metrics, detail)
 
 
 def scored(
-    references: dict[str, list[str]], said: dict[str, str], frequent: str, say: Say
+    references: dict[str, list[str]], generated: dict[str, str], frequent: str, say: Say
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of the captions and, by prefix, of the two that look at no image; the tokenizer and what was left out.
 
     `shuffled/` turns the captions by half the images.
     """
-    half, captions = len(said) // 2, list(said.values())
+    half, captions = len(generated) // 2, list(generated.values())
     systems = {
-        "": said,
-        "baseline/": dict.fromkeys(said, frequent),
-        "shuffled/": dict(zip(said, captions[half:] + captions[:half], strict=True)),
+        "": generated,
+        "baseline/": dict.fromkeys(generated, frequent),
+        "shuffled/": dict(zip(generated, captions[half:] + captions[:half], strict=True)),
     }
     scores = caption_scores.score(references, systems)
     for what, reason in scores.left_out.items():
@@ -99,24 +99,24 @@ def captioned(shards: ShardSet, split: str) -> dict[int, list[str]]:
     """
     rows = shards.table(split)["captions"].to_pylist() if split in shards.manifest["splits"] else []
     kept = {i: [text for text in captions if text.strip()] for i, captions in enumerate(rows)}
-    found = {i: captions for i, captions in kept.items() if captions}
-    if not found:
+    with_captions = {i: captions for i, captions in kept.items() if captions}
+    if not with_captions:
         raise NotApplicable(
             f"captioning needs images with captions in train and in the measured split, and '{split}' has none in "
             f"{len(rows)} images: name data with captions in both, or leave the task out"
         )
-    return found
+    return with_captions
 
 
 def describe(subject: Subject, decoder: PrefixDecoder, rows: Sequence[int], vocabulary: Vocabulary) -> list[str]:
     """A caption for each of the split's pictures at `rows`, by beam search."""
-    said: list[str] = []
+    generated: list[str] = []
     batch = max(1, subject.config.batch // subject.config.captioning.beams)
     progress = Progress(subject.say, "captioning", len(rows), "images")
     for features in image_features(subject, subject.config.split, rows, batch):
-        said += [vocabulary.decode(ids) for ids in decoder.describe(features).tolist()]
-        progress(len(said), f"{len(said)}/{len(rows)} images described")
-    return said
+        generated += [vocabulary.decode(ids) for ids in decoder.describe(features).tolist()]
+        progress(len(generated), f"{len(generated)}/{len(rows)} images described")
+    return generated
 
 
 def most_frequent(captions: Sequence[str]) -> str:
@@ -125,19 +125,19 @@ def most_frequent(captions: Sequence[str]) -> str:
     return min(counts, key=lambda text: (-counts[text], text))
 
 
-def coco_results(said: dict[str, str]) -> list[dict[str, Any]]:
+def coco_results(generated: dict[str, str]) -> list[dict[str, Any]]:
     """COCO's results format; image ids are the keys: numbers where each is one, or coco-391895 as source coco has it.
 
     COCO's own evaluation refuses every id that is not a number of its annotations.
     """
-    found = [_IMAGE_ID.fullmatch(key) for key in said]
-    numbers = [int(match[1]) for match in found if match]
-    ids = numbers if len(numbers) == len(said) else list(said)
-    return [{"image_id": one, "caption": caption} for one, caption in zip(ids, said.values(), strict=True)]
+    matches = [_IMAGE_ID.fullmatch(key) for key in generated]
+    numbers = [int(match[1]) for match in matches if match]
+    ids = numbers if len(numbers) == len(generated) else list(generated)
+    return [{"image_id": one, "caption": caption} for one, caption in zip(ids, generated.values(), strict=True)]
 
 
-def examples(said: dict[str, str], references: dict[str, list[str]]) -> list[dict[str, Any]]:
+def examples(generated: dict[str, str], references: dict[str, list[str]]) -> list[dict[str, Any]]:
     """Up to EXAMPLES images spread evenly over the split, whatever their scores."""
-    keys, count = list(said), min(EXAMPLES, len(said))
+    keys, count = list(generated), min(EXAMPLES, len(generated))
     chosen = [keys[i * len(keys) // count] for i in range(count)]
-    return [{"key": key, "said": said[key], "references": references[key]} for key in chosen]
+    return [{"key": key, "said": generated[key], "references": references[key]} for key in chosen]

@@ -61,15 +61,15 @@ def _read(source: str) -> dict[str, Names]:
     except UnicodeDecodeError:
         raise InputError(f"evaluate.classes={source} is not UTF-8 text: give a line CLASS<tab>NAME a class") from None
     entries = _from_json(source, text) if source.endswith(".json") else _from_lines(source, text)
-    found: dict[str, Names] = {}
+    by_set: dict[str, Names] = {}
     for name, names in entries:
-        if name in found:
+        if name in by_set:
             raise InputError(f"evaluate.classes={source} names class '{name}' twice: keep one entry")
         if not names or not all(isinstance(n, str) and n.strip() for n in names):
             raise InputError(f"evaluate.classes={source}: class '{name}' needs one name or more, each a text")
         where = f"evaluate.classes={source}: a name of class '{shown(name)}'"
-        found[name] = tuple(" ".join(checked(n, where).split()) for n in names)
-    return found
+        by_set[name] = tuple(" ".join(checked(n, where).split()) for n in names)
+    return by_set
 
 
 def _from_json(source: str, text: str) -> Iterable[tuple[str, Sequence[str]]]:

@@ -59,8 +59,8 @@ def run_efficiency(subject: Subject) -> Evaluated:
     detail["flops"] = {"convention": measure.CONVENTION, "tool": measure.TOOL, "unit": "one image or one full caption"}
     towers = towers_of(backbone, device)
     for tower in towers:
-        found, timings = _tower(tower, config, device, weights, subject.say)
-        metrics |= {f"{tower.name}/{name}": value for name, value in found.items()}
+        costs, timings = _tower(tower, config, device, weights, subject.say)
+        metrics |= {f"{tower.name}/{name}": value for name, value in costs.items()}
         detail["towers"][tower.name] = {"input": list(tower.inputs(1).shape), "batches": timings}
     for name in ("parameters", "gflops"):
         metrics[f"total/{name}"] = sum(metrics[f"{tower.name}/{name}"] for tower in towers)
@@ -148,8 +148,8 @@ def summary(metrics: dict[str, float], detail: dict[str, Any]) -> list[str]:
     for name, tower in detail["towers"].items():
         times = ", ".join(
             f"{metrics[f'{name}/latency_ms/{b}']:.1f} ms at {b} "
-            f"({metrics[f'{name}/throughput/{b}']:.1f}/s, {found['processor_ms']:.1f} ms of processor time)"
-            for b, found in tower["batches"].items()
+            f"({metrics[f'{name}/throughput/{b}']:.1f}/s, {timing['processor_ms']:.1f} ms of processor time)"
+            for b, timing in tower["batches"].items()
         )
         size, work = metrics[f"{name}/parameters"] / 1e6, metrics[f"{name}/gflops"]
         lines.append(f"{name} {size:.2f} M parameters, {work:.3f} GFLOPs, {times}")

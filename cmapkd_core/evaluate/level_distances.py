@@ -68,8 +68,8 @@ def pooled_levels(
     done = 0
     for index, images in eval_batches(shards, split, model.side, batch=batch, workers=0, device=device):
         tokens = model.side.tokenize([captions[i][0] for i in index.tolist()]).to(device)
-        found = model.levels(model.backbone.vision(images), model.backbone.text(tokens), names).float()
-        parts.append(Levels({}, found.vectors, found.mapped))
+        levels = model.levels(model.backbone.vision(images), model.backbone.text(tokens), names).float()
+        parts.append(Levels({}, levels.vectors, levels.mapped))
         done += len(index)
         progress(min(done, PAIRS))
         if done >= PAIRS:
@@ -87,12 +87,12 @@ def distances(student: PooledLevels, teacher: PooledLevels) -> dict[str, float]:
 
     The first is what training lowers, and depends on the basis; the second sees only which pairs are alike.
     """
-    found = {}
+    result = {}
     for name, student_vectors in student.vectors.items():
         teacher_vectors = teacher.vectors[name]
-        found[f"cosine/{name}"] = float((1 - F.cosine_similarity(student_vectors, teacher_vectors, dim=-1)).mean())
-        found[f"cka/{name}"] = 1 - float(linear_cka(torch.stack([student_vectors, teacher_vectors]).double())[0, 1])
-    return found
+        result[f"cosine/{name}"] = float((1 - F.cosine_similarity(student_vectors, teacher_vectors, dim=-1)).mean())
+        result[f"cka/{name}"] = 1 - float(linear_cka(torch.stack([student_vectors, teacher_vectors]).double())[0, 1])
+    return result
 
 
 def diagonal_lead(model: PooledLevels) -> tuple[float, float]:
@@ -110,17 +110,17 @@ def diagonal_lead(model: PooledLevels) -> tuple[float, float]:
 
 def metrics(models: dict[str, PooledLevels]) -> dict[str, float]:
     """Distances before and after training, the diagonal's lead of each model, the number of pairs."""
-    found = {"pairs": float(len(models["teacher"].own))}
+    result = {"pairs": float(len(models["teacher"].own))}
     for when in MODELS[1:]:
         every = distances(models[when], models["teacher"])
-        found |= {f"{key}/{when}": value for key, value in every.items()}
+        result |= {f"{key}/{when}": value for key, value in every.items()}
         for kind in ("cosine", "cka"):
             values = [value for key, value in every.items() if key.startswith(f"{kind}/P")]
-            found[f"{kind}/image/{when}"] = float(np.mean(values))
+            result[f"{kind}/image/{when}"] = float(np.mean(values))
     k, j = models["teacher"].own.shape[1:]
     for name, model in models.items() if k == j > 1 else ():
-        found[f"diagonal/{name}"], found[f"diagonal_error/{name}"] = diagonal_lead(model)
-    return found
+        result[f"diagonal/{name}"], result[f"diagonal_error/{name}"] = diagonal_lead(model)
+    return result
 
 
 def as_table(keys: Sequence[str], captions: Sequence[str], models: dict[str, PooledLevels]) -> pa.Table:

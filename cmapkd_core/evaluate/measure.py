@@ -56,14 +56,14 @@ class Taken(NamedTuple):
 
 def timed(call: Call, device: torch.device, *, warmup: int, repeats: int) -> list[Taken]:
     """Each of `repeats` calls after `warmup` unmeasured ones; a GPU has finished each."""
-    found = []
+    taken = []
     for _ in range(warmup + repeats):
         _wait(device)
         started, busy = time.perf_counter(), time.process_time()
         call()
         _wait(device)
-        found.append(Taken(time.perf_counter() - started, time.process_time() - busy))
-    return found[warmup:]
+        taken.append(Taken(time.perf_counter() - started, time.process_time() - busy))
+    return taken[warmup:]
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

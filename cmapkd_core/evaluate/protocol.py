@@ -71,7 +71,7 @@ def _both_ways(images: Tensor, texts: Tensor, pairs: Tensor) -> tuple[dict[str, 
     """Metrics and rankings of images [n,E] among texts [m,E] and the reverse; right pairs long [p,2]."""
     sides = {"i2t": (images, texts, pairs), "t2i": (texts, images, pairs.flip(1))}
     rankings = {name: search(*side, k=TOP) for name, side in sides.items()}
-    metrics = {f"{n}/{metric}": x for n, found in rankings.items() for metric, x in recall(found.ranks).items()}
+    metrics = {f"{n}/{metric}": x for n, ranking in rankings.items() for metric, x in recall(ranking.ranks).items()}
     recalls = [value for name, value in metrics.items() if "/R@" in name]
     both = math.sqrt(metrics["i2t/geometric_rank"] * metrics["t2i/geometric_rank"])
     return metrics | {"mean_recall": sum(recalls) / len(recalls), "geometric_rank": both}, rankings

@@ -48,12 +48,12 @@ def words(text: str) -> list[str]:
 
 
 def by_words(
-    found: dict[str, Ranking], queries: dict[str, Sequence[Sequence[str]]], known: set[str]
+    rankings: dict[str, Ranking], queries: dict[str, Sequence[Sequence[str]]], known: set[str]
 ) -> dict[str, float]:
     """Recalls and ranks of the queries whose words are all `known`, below SEEN, and of the others, below NEW.
 
     Args:
-        found: the ranking of each way, such as i2t.
+        rankings: the ranking of each way, such as i2t.
         queries: by way, the texts that each query stands for: an image its captions, a text itself.
 
     Returns:
@@ -63,13 +63,13 @@ def by_words(
     metrics: dict[str, float] = {}
     for stratum, seen in ((SEEN, True), (NEW, False)):
         ways = {}
-        for way, ranking in found.items():
+        for way, ranking in rankings.items():
             inside = torch.tensor([known.issuperset(words_of(texts)) == seen for texts in queries[way]])
             metrics[f"{stratum}/{way}/queries"] = float(inside.sum())
             if inside.any():
                 ways[way] = recall(ranking.ranks[inside])
         metrics |= {f"{stratum}/{way}/{name}": value for way, those in ways.items() for name, value in those.items()}
-        if len(ways) == len(found):
+        if len(ways) == len(rankings):
             recalls = [value for those in ways.values() for name, value in those.items() if name.startswith("R@")]
             ranks = torch.tensor([those["geometric_rank"] for those in ways.values()], dtype=torch.float64)
             metrics[f"{stratum}/mean_recall"] = sum(recalls) / len(recalls)

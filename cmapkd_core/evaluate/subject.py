@@ -112,13 +112,13 @@ def run_retrieval(subject: Subject) -> Evaluated:
 
 
 def _by_query(
-    found: retrieval.Ranking, pairs: Tensor, asked: list[str], answers: list[str]
+    ranking: retrieval.Ranking, pairs: Tensor, asked: list[str], answers: list[str]
 ) -> dict[str, dict[str, Any]]:
     """The detail of each query; pairs (query, candidate) that are right, long [p,2]."""
     correct: dict[int, list[str]] = defaultdict(list)
     for query, candidate in pairs.tolist():
         correct[query].append(answers[candidate])
-    rows = zip(found.ranks.tolist(), found.top.tolist(), found.scores.tolist(), strict=True)
+    rows = zip(ranking.ranks.tolist(), ranking.top.tolist(), ranking.scores.tolist(), strict=True)
     return {
         asked[query]: {
             "rank": rank,

@@ -45,10 +45,10 @@ def run_vqa(subject: Subject) -> Evaluated:
         raise InputError("evaluate.vqa: answers, epochs, batch and layers must be at least 1, memory_gb above 0")
     training, tested = asked(subject, "train"), asked(subject, subject.config.split)
     answers = vocabulary(training.comparable, config.answers)
-    said, history = _answer(subject, training, tested, answers)
-    results = [{"question_id": n, "answer": a} for n, a in zip(tested.numbers, said, strict=True)]
+    predictions, history = _answer(subject, training, tested, answers)
+    results = [{"question_id": n, "answer": a} for n, a in zip(tested.numbers, predictions, strict=True)]
     (subject.out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
-    scores = _scores(said, tested)
+    scores = _scores(predictions, tested)
     metrics = _by_answer_type(scores, tested)
     metrics["majority"] = _percent(_scores([answers[0]] * len(tested), tested))
     metrics["prior"] = _percent(_scores(_prior(training, tested), tested))
@@ -62,7 +62,7 @@ def run_vqa(subject: Subject) -> Evaluated:
         "training_questions": len(training),
         "history": history,
         "question_types": _by_question_type(scores, tested),
-        "examples": _examples(scores, said, tested),
+        "examples": _examples(scores, predictions, tested),
     }
     return Evaluated(metrics, detail)
 
@@ -97,9 +97,9 @@ def _labelled(subject: Subject, questions: Asked, place: dict[str, int], bound: 
     return LabelledQuestions(FrozenInputs(subject, questions, bound), targets)
 
 
-def _scores(said: Iterable[str], questions: Asked) -> list[float]:
+def _scores(predictions: Iterable[str], questions: Asked) -> list[float]:
     """Official accuracy of each answer, 0..1."""
-    return [accuracy(one, own) for one, own in zip(said, questions.answers, strict=True)]
+    return [accuracy(one, own) for one, own in zip(predictions, questions.answers, strict=True)]
 
 
 def _percent(shares: Sequence[float]) -> float:
@@ -132,7 +132,7 @@ def _grouped(values: Sequence[T], kinds: Sequence[str]) -> dict[str, list[T]]:
     return dict(groups)
 
 
-def _examples(scores: list[float], said: list[str], questions: Asked) -> list[dict[str, Any]]:
+def _examples(scores: list[float], predictions: list[str], questions: Asked) -> list[dict[str, Any]]:
     """Answered in full and not at all in equal numbers, where there are enough; the same questions for every model."""
     order = sorted(range(len(scores)), key=lambda i: hash64(str(questions.numbers[i]), "vqa examples"))
     right, wrong = ([i for i in order if scores[i] == score] for score in (1.0, 0.0))
@@ -144,7 +144,7 @@ def _examples(scores: list[float], said: list[str], questions: Asked) -> list[di
             "number": questions.numbers[i],
             "question": questions.texts[i],
             "answers": questions.answers[i],
-            "said": said[i],
+            "said": predictions[i],
             "accuracy": scores[i],
         }
         for i in chosen

@@ -77,14 +77,14 @@ def comparable(answers: Sequence[str]) -> list[str]:
     return [_one_line(a) for a in answers] if unanimous(answers) else [normalise(a) for a in answers]
 
 
-def accuracy(said: str, answers: Sequence[str]) -> float:
+def accuracy(answer: str, answers: Sequence[str]) -> float:
     """Official accuracy of one answer, in 0..1.
 
     The mean of min(n / 3, 1) over the sets that leave one person out, n of the others having said the same.
     An answer of ten people counts in full from the fourth; of three who say it, 0.9.
     """
-    mine = _one_line(said) if unanimous(answers) else normalise(said)
-    same, people = comparable(answers).count(mine), len(answers)
+    normalised = _one_line(answer) if unanimous(answers) else normalise(answer)
+    same, people = comparable(answers).count(normalised), len(answers)
     return (same * min(1.0, (same - 1) / 3) + (people - same) * min(1.0, same / 3)) / people
 
 

@@ -74,8 +74,8 @@ class FusionHead(nn.Module):
             ],
             dim=1,
         )
-        seen = inputs.mask.new_ones(batch, tokens.shape[1] - inputs.mask.shape[1])
-        mixed = self.blocks(tokens, src_key_padding_mask=~torch.cat([seen, inputs.mask], dim=1))
+        visible = inputs.mask.new_ones(batch, tokens.shape[1] - inputs.mask.shape[1])
+        mixed = self.blocks(tokens, src_key_padding_mask=~torch.cat([visible, inputs.mask], dim=1))
         scores: Tensor = self.classifier(mixed[:, 0])
         return scores
 
@@ -97,11 +97,11 @@ class AnswerTargets:
 
     def dense(self, positions: Tensor) -> Tensor:
         """[B, A] in 0..1."""
-        found = torch.zeros(len(positions), self.answers)
+        targets = torch.zeros(len(positions), self.answers)
         for row, position in enumerate(positions.tolist()):
             for answer, value in self.targets[position].items():
-                found[row, answer] = value
-        return found
+                targets[row, answer] = value
+        return targets
 
     def prior(self) -> Tensor:
         """Mean over all questions, [A]."""
@@ -164,7 +164,7 @@ def train(
         unit="questions",
         betas=(0.9, 0.999),
         decay=_DECAY,
-        rate=lambda seen, updates: rise_then_cosine(seen, budget),
+        rate=lambda count, updates: rise_then_cosine(count, budget),
     )
     return fit(
         head, training, losses, say, lambda: {"val_loss": mean_loss(head, held_out, config.batch)} if held_out else {}
@@ -183,7 +183,7 @@ def mean_loss(head: FusionHead, labelled: LabelledQuestions, batch: int) -> floa
 def best_answers(head: FusionHead, inputs: FrozenInputs, batch: int) -> Tensor:
     """Number of the answer with the highest logit for each question, [n] long."""
     head.eval()
-    found = torch.empty(len(inputs.questions), dtype=torch.long)
+    best = torch.empty(len(inputs.questions), dtype=torch.long)
     for positions, part in inputs.batches(batch, None):
-        found[positions] = head(part).argmax(dim=1).cpu()
-    return found
+        best[positions] = head(part).argmax(dim=1).cpu()
+    return best

@@ -151,12 +151,12 @@ class FrozenInputs:
             return self._all
         split, count = self.questions.split, len(rows)
         progress = Progress(self.subject.say, "vqa", count, "pictures")
-        found = _layer_normed_pictures(
+        pictures = _layer_normed_pictures(
             self.subject, split, rows, lambda done: progress(done, f"{done}/{count} pictures of split {split}")
         )
         if self.kept:
-            self._all = found
-        return found
+            self._all = pictures
+        return pictures
 
     def _check_memory(self, needed: int, bound: int) -> None:
         free = free_memory()
@@ -178,16 +178,16 @@ def _layer_norm(states: Tensor) -> Tensor:
 @torch.no_grad()
 def _layer_normed_texts(subject: Subject, texts: Sequence[str]) -> list[Tensor]:
     """States [N, D] of every text's own tokens."""
-    found: list[Tensor] = []
+    normed: list[Tensor] = []
     backbone, batch = subject.backbone, subject.config.batch
     progress = Progress(subject.say, "vqa", len(texts), "questions")
     for start in range(0, len(texts), batch):
         features = backbone.text(backbone.tokenize(list(texts[start : start + batch])).to(subject.device))
         assert features.mask is not None, "text features carry their mask"
         states, lengths = _layer_norm(features.taps[-1]), features.mask.sum(dim=1).tolist()
-        found += [own[:length].clone() for own, length in zip(states, lengths, strict=True)]
-        progress(len(found))
-    return found
+        normed += [own[:length].clone() for own, length in zip(states, lengths, strict=True)]
+        progress(len(normed))
+    return normed
 
 
 @torch.no_grad()
@@ -200,11 +200,11 @@ def _layer_normed_pictures(
     maps = images = torch.empty(0)
     for _, pixels in eval_batches(subject.shards, split, side_of(backbone), *given):
         features = backbone.vision(pixels)
-        found = _layer_norm(backbone.final_map(features).flatten(2).transpose(1, 2)), _layer_norm(features.embedding)
+        normed = _layer_norm(backbone.final_map(features).flatten(2).transpose(1, 2)), _layer_norm(features.embedding)
         if not done:  # in place and not from a list, which would be there twice when it is joined
-            maps, images = (part.new_empty(len(rows), *part.shape[1:]) for part in found)
+            maps, images = (part.new_empty(len(rows), *part.shape[1:]) for part in normed)
         here = slice(done, done + len(pixels))
-        maps[here], images[here] = found
+        maps[here], images[here] = normed
         done = here.stop
         progress(done)
     return _Pictures({row: place for place, row in enumerate(rows)}, maps, images)

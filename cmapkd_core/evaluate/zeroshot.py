@@ -93,17 +93,17 @@ def accuracy(
     twins = _twins(names or [(name,) for name in classes])
     places = ranks(similarity, _correct(labels.cpu(), twins).to(similarity.device)).cpu()
     own = [places[labels.cpu() == index] for index in range(count)]
-    shares = [{f"top{k}": _share(found, k) for k in KS} for found in own]
+    shares = [{f"top{k}": _share(of_class, k) for k in KS} for of_class in own]
     rows = [{"class": c, "images": len(p), **share} for c, p, share in zip(classes, own, shares, strict=True)]
-    seen = [share["top1"] for share in shares if share["top1"] is not None]
+    top1 = [share["top1"] for share in shares if share["top1"] is not None]
     metrics = {
         **{f"top{k}": 100 * (places <= k).double().mean().item() for k in KS},
-        "per_class_top1": sum(seen) / len(seen),
+        "per_class_top1": sum(top1) / len(top1),
         **{f"chance/top{k}": 100 * min(1.0, k / count) for k in KS},
         "majority": 100 * max(counts.values()) / len(labels),
         "images": float(len(labels)),
         "classes": float(count),
-        "classes_without_image": float(count - len(seen)),
+        "classes_without_image": float(count - len(top1)),
         "classes_with_shared_name": float(sum(len(group) for group in twins)),
     }
     return metrics, rows
@@ -127,6 +127,6 @@ def _correct(labels: Tensor, twins: list[list[int]]) -> Tensor:
     images = torch.arange(len(labels))
     pairs = [torch.stack((images, labels), dim=1)]
     for first, later in (pair for group in twins for pair in combinations(group, 2)):
-        mine = images[labels == first]
-        pairs.append(torch.stack((mine, torch.full_like(mine, later)), dim=1))
+        rows = images[labels == first]
+        pairs.append(torch.stack((rows, torch.full_like(rows, later)), dim=1))
     return torch.cat(pairs)

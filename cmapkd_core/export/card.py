@@ -145,9 +145,9 @@ def render(facts: Facts) -> str:
     )
 
 
-def _format(name: str, found: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    otherwise = [brief(caption) for caption in found.get("captions_otherwise", [])]
-    known = {"reason": "", "preprocessing": None, "levels": None, **found, "captions_otherwise": otherwise}
+def _format(name: str, entry: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    otherwise = [brief(caption) for caption in entry.get("captions_otherwise", [])]
+    known = {"reason": "", "preprocessing": None, "levels": None, **entry, "captions_otherwise": otherwise}
     return {"name": name, "title": facts.titles[name], "usage": facts.usage[name], **known}
 
 

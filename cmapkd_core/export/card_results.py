@@ -42,7 +42,7 @@ class Result:
 def of_run(metrics: Mapping[str, float], details: Mapping[str, Any]) -> list[Result]:
     """One evaluation's metrics; `details` has each task's JSON by its name."""
     answers = dict([*_ranks(details.get("retrieval", {})), *_hits(details.get("zeroshot", {}))])
-    found = []
+    results = []
     for name, value in metrics.items():
         if "/chance/" in name or name.startswith("parameters/"):  # both have their own place in the card
             continue
@@ -51,8 +51,8 @@ def of_run(metrics: Mapping[str, float], details: Mapping[str, Any]) -> list[Res
         values = answers.get(name if name in answers else head)
         statistic = _statistic(last) if values is not None and len(values) > 1 else None
         low, high, n = _bootstrap(values, statistic) if values is not None and statistic else (None, None, 0)
-        found.append(Result(name, value, low, high, n, chance))
-    return found
+        results.append(Result(name, value, low, high, n, chance))
+    return results
 
 
 def of_suite(table: Mapping[str, Any], row: str) -> list[Result]:
@@ -94,5 +94,5 @@ def _statistic(name: str) -> Statistic | None:
 def _bootstrap(ranks: np.ndarray, statistic: Statistic) -> tuple[float, float, int]:
     """The interval of a statistic of ranks [n], and n."""
     settings = {"n_resamples": RESAMPLES, "batch": _BATCH, "confidence_level": LEVEL, "method": "percentile"}
-    found = bootstrap((ranks,), statistic, vectorized=True, rng=np.random.default_rng(0), **settings)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high), len(ranks)
+    result = bootstrap((ranks,), statistic, vectorized=True, rng=np.random.default_rng(0), **settings)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high), len(ranks)

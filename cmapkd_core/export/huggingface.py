@@ -97,19 +97,19 @@ def processing(identity: Identity) -> dict[str, Any]:
 def obstacles(config: Mapping[str, Any]) -> list[str]:
     """What of a complete open_clip config a CLIPModel cannot express; [] where it can all of it."""
     model, vision, text = config["model_cfg"], config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
-    found = ["a trained head on the image tower"] if "image_head" in config else []
+    reasons = ["a trained head on the image tower"] if "image_head" in config else []
     if "timm_model_name" in vision:
-        found.append(f"the image tower {vision['timm_model_name']} of timm")
+        reasons.append(f"the image tower {vision['timm_model_name']} of timm")
     else:
-        found += _beyond(CLIPVisionCfg, vision, VISION_SIZES, "vision_cfg")
-        found += ["a convolutional image tower"] if isinstance(vision.get("layers"), list | tuple) else []
+        reasons += _beyond(CLIPVisionCfg, vision, VISION_SIZES, "vision_cfg")
+        reasons += ["a convolutional image tower"] if isinstance(vision.get("layers"), list | tuple) else []
     if "hf_model_name" in text:
-        found.append("a text tower of Hugging Face's own")
+        reasons.append("a text tower of Hugging Face's own")
     else:
-        found += _beyond(CLIPTextCfg, text, TEXT_SIZES, "text_cfg")
-    found += ["a logit bias"] if model.get("init_logit_bias") is not None else []
+        reasons += _beyond(CLIPTextCfg, text, TEXT_SIZES, "text_cfg")
+    reasons += ["a logit bias"] if model.get("init_logit_bias") is not None else []
     resize = config["preprocess_cfg"]["resize_mode"]
-    return found + ([f"preprocess_cfg.resize_mode={resize}"] if resize == "longest" else [])
+    return reasons + ([f"preprocess_cfg.resize_mode={resize}"] if resize == "longest" else [])
 
 
 def _beyond(kind: type, given: Mapping[str, Any], sizes: tuple[str, ...], where: str) -> list[str]:
@@ -167,20 +167,20 @@ def clip_state(backbone: Backbone) -> dict[str, Tensor]:
 
 def _tower(state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str]) -> dict[str, Tensor]:
     """A tower's tensors [..] under the names that transformers has for them; in_proj is split into three."""
-    found = {}
+    renamed = {}
     for name, tensor in state.items():
         if name in names:
-            found[f"{prefix}.{names[name]}"] = tensor
+            renamed[f"{prefix}.{names[name]}"] = tensor
             continue
         number, _, rest = name.removeprefix("transformer.resblocks.").partition(".")
         block = f"{prefix}.encoder.layers.{number}"
         if rest.startswith("attn.in_proj_"):
             parts = zip("qkv", tensor.chunk(3), strict=True)
-            found |= {f"{block}.self_attn.{which}_proj.{rest.rpartition('_')[2]}": part for which, part in parts}
+            renamed |= {f"{block}.self_attn.{which}_proj.{rest.rpartition('_')[2]}": part for which, part in parts}
         else:
             part, _, leaf = rest.rpartition(".")
-            found[f"{block}.{_BLOCK[part]}.{leaf}"] = tensor
-    return found
+            renamed[f"{block}.{_BLOCK[part]}.{leaf}"] = tensor
+    return renamed
 
 
 def write_clip_tokenizer(tokenizer: SimpleTokenizer, context_length: int, folder: Path) -> None:

@@ -44,7 +44,7 @@ def of_weights(model: str, weights: str) -> list[Licence]:
         return [_of_package(name) for name in _packages(model)] or [Licence(f"packages of {model}", UNKNOWN)]
     tag, _, file = weights.partition("@")
     if is_tag(model, tag):
-        terms, source = next((found for start, found in TAGS.items() if tag.startswith(start)), (UNKNOWN, ""))
+        terms, source = next((entry for start, entry in TAGS.items() if tag.startswith(start)), (UNKNOWN, ""))
         what = f"open_clip's {tag}" + (f", or trained on from it: file {file}" if file else "")
         return [Licence(f"{model}, {what}", terms, source)]
     if weights == "own":
@@ -61,13 +61,13 @@ def _packages(model: str) -> list[str]:
 def _of_package(name: str) -> Licence:
     """What an installed package's metadata says; packages that carry others' weights may leave that out."""
     try:
-        found: Any = metadata.metadata(name)  # an email.message.Message, which its declared type does not say
+        fields: Any = metadata.metadata(name)  # an email.message.Message, which its declared type does not say
     except metadata.PackageNotFoundError:
         return Licence(f"package {name}", UNKNOWN)
-    what = f"package {found['Name']} {found['Version']}"
-    stated = found.get("License-Expression") or found.get("License") or "UNKNOWN"
+    what = f"package {fields['Name']} {fields['Version']}"
+    stated = fields.get("License-Expression") or fields.get("License") or "UNKNOWN"
     if stated == "UNKNOWN":
-        return Licence(what, UNKNOWN, f"its metadata leaves it open; {found.get('Home-page') or 'no home page'}")
+        return Licence(what, UNKNOWN, f"its metadata leaves it open; {fields.get('Home-page') or 'no home page'}")
     return Licence(what, stated.splitlines()[0], "the package's metadata; the weights in it may have their own")
 
 

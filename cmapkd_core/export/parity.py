@@ -83,12 +83,12 @@ class Bound:
     inputs: int
 
     @classmethod
-    def of(cls, ours: Tensor, theirs: Tensor) -> Bound:
+    def of(cls, expected: Tensor, actual: Tensor) -> Bound:
         """The bound of embeddings [n,E] twice; raises ParityError for another shape, or values that are not finite."""
-        if ours.shape != theirs.shape or not bool(torch.isfinite(theirs).all()):
-            raise ParityError(f"embeddings {tuple(theirs.shape)} against {tuple(ours.shape)}, or not finite")
-        cosine = torch.cosine_similarity(ours.double(), theirs.double(), dim=-1)
-        return cls(float((ours - theirs).abs().max()), float(cosine.min()), len(ours))
+        if expected.shape != actual.shape or not bool(torch.isfinite(actual).all()):
+            raise ParityError(f"embeddings {tuple(actual.shape)} against {tuple(expected.shape)}, or not finite")
+        cosine = torch.cosine_similarity(expected.double(), actual.double(), dim=-1)
+        return cls(float((expected - actual).abs().max()), float(cosine.min()), len(expected))
 
     def __str__(self) -> str:
         return f"max |difference| {self.max_difference:.1e}, min cosine {self.min_cosine:.7f} of {self.inputs}"
@@ -116,19 +116,19 @@ def measure(towers: Towers, given: Probe) -> dict[str, Any]:
         captions_otherwise: those of the data
         whose embedding by the library's own tokenizer is another, by more than TOLERANCE.
     """
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "image": vars(Bound.of(given.image, _chunked(towers.image, given.images))),
         "text": vars(Bound.of(given.text, _chunked(towers.text, given.tokens))),
     }
-    found["levels"] = levels_apart(towers, given)
+    report["levels"] = levels_apart(towers, given)
     if given.pictures:
         pixels = torch.stack([towers.pixels(picture) for picture in given.pictures])
-        found["preprocessing"] = vars(Bound.of(given.image[: len(pixels)], _chunked(towers.image, pixels)))
+        report["preprocessing"] = vars(Bound.of(given.image[: len(pixels)], _chunked(towers.image, pixels)))
     if given.captions:
-        theirs = _chunked(towers.text, towers.tokenize(given.captions))
-        apart = (given.text[: len(theirs)] - theirs).abs().amax(dim=-1) > TOLERANCE
-        found["captions_otherwise"] = [given.captions[i] for i in apart.nonzero().flatten().tolist()]
-    return found
+        actual = _chunked(towers.text, towers.tokenize(given.captions))
+        differs = (given.text[: len(actual)] - actual).abs().amax(dim=-1) > TOLERANCE
+        report["captions_otherwise"] = [given.captions[i] for i in differs.nonzero().flatten().tolist()]
+    return report
 
 
 def levels_apart(towers: Towers, given: Probe) -> float:
@@ -146,28 +146,28 @@ def levels_apart(towers: Towers, given: Probe) -> float:
     )
 
 
-def _apart(theirs: Tensor, ours: Tensor) -> float:
+def _apart(actual: Tensor, expected: Tensor) -> float:
     """Mean difference of pixels [3,H,H] twice, at the best of nine shifts by a pixel."""
-    if theirs.shape != ours.shape:
-        raise ParityError(f"pixels {tuple(theirs.shape)} against {tuple(ours.shape)}")
-    inner, size = theirs[:, 1:-1, 1:-1], ours.shape[-1] - 2
-    shifted = (ours[:, y : y + size, x : x + size] for y in range(3) for x in range(3))
+    if actual.shape != expected.shape:
+        raise ParityError(f"pixels {tuple(actual.shape)} against {tuple(expected.shape)}")
+    inner, size = actual[:, 1:-1, 1:-1], expected.shape[-1] - 2
+    shifted = (expected[:, y : y + size, x : x + size] for y in range(3) for x in range(3))
     return min(float((inner - other).abs().mean()) for other in shifted)
 
 
-def check(name: str, found: dict[str, Any]) -> None:
+def check(name: str, report: dict[str, Any]) -> None:
     """Hold an export to the tolerance.
 
     Raises:
         ParityError: names the tower, or the pixels, and by how much.
     """
-    if found["levels"] > LEVELS:
+    if report["levels"] > LEVELS:
         raise ParityError(
-            f"the {name} export prepares pictures otherwise than the student does: {found['levels']:.1f} grey levels "
+            f"the {name} export prepares pictures otherwise than the student does: {report['levels']:.1f} grey levels "
             f"of 255 in the mean; allowed are {LEVELS:g}. Try the library versions that pyproject.toml asks for"
         )
     for tower in TOWERS:
-        bound = Bound(**found[tower])
+        bound = Bound(**report[tower])
         if bound.max_difference > TOLERANCE:
             raise ParityError(
                 f"the {name} export gives other {tower} embeddings than the student: {bound}; the tolerance is "

@@ -19,11 +19,11 @@ def kendall_tau(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b, classes = a.detach(), b.detach(), a.shape[1]
     rows = max(1, CHUNK // classes**2)
-    found = []
+    sums = []
     for x, y in zip(a.split(rows), b.split(rows), strict=True):
         signs = (x[:, :, None] - x[:, None, :]).sign() * (y[:, :, None] - y[:, None, :]).sign()
-        found.append(signs.sum(dim=(1, 2)))
-    return torch.cat(found) / max(1, classes * (classes - 1))
+        sums.append(signs.sum(dim=(1, 2)))
+    return torch.cat(sums) / max(1, classes * (classes - 1))
 
 
 def row_divergence(target: Tensor, guess: Tensor) -> Tensor:

@@ -26,5 +26,5 @@ def patch_relation(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student, teacher: patches [b,n,E] and [b,n,E'].
     """
-    ours, theirs = ((x @ x.transpose(1, 2)).flatten(1) for x in (student, teacher.detach()))
-    return (1 - F.cosine_similarity(ours, theirs, dim=1)).mean()
+    relation, teacher_relation = ((x @ x.transpose(1, 2)).flatten(1) for x in (student, teacher.detach()))
+    return (1 - F.cosine_similarity(relation, teacher_relation, dim=1)).mean()

@@ -228,8 +228,8 @@ def relative_entropy(
 
 def _probabilities(block: Tensor, across: Tensor, down: Tensor | None) -> Tensor:
     """Softmax of a block [K,r,J,B] over its rows by their normalisers [K,r,J], and added that by columns' [K,J,B]."""
-    found = (block - across[..., None]).exp_()
-    return found if down is None else found.add_((block - down[:, None]).exp_())
+    probabilities = (block - across[..., None]).exp_()
+    return probabilities if down is None else probabilities.add_((block - down[:, None]).exp_())
 
 
 def squared_difference(teacher: Similarities, student: Similarities) -> Tensor:
@@ -237,11 +237,11 @@ def squared_difference(teacher: Similarities, student: Similarities) -> Tensor:
     teacher = teacher.detach()
 
     def compute(plain: Similarities, wanted: bool) -> tuple[Tensor, _Gradient]:
-        ours, targets = _Blocks(plain), _Blocks(teacher)
-        total, gradient = ours.shape[3], _Gradient(ours, wanted)
+        blocks, targets = _Blocks(plain), _Blocks(teacher)
+        total, gradient = blocks.shape[3], _Gradient(blocks, wanted)
         share = plain.ranks.world / max(1, total * (total - 1))
         value = plain.rows[0].new_zeros(())
-        for (part, block), (_, other) in zip(ours, targets, strict=True):
+        for (part, block), (_, other) in zip(blocks, targets, strict=True):
             difference = block - other
             difference[diagonal(part, plain.ranks.own(total).start, block.device)] = 0.0
             value = value + share * difference.square().sum()

@@ -61,7 +61,7 @@ class Rows:
         """Embeddings of all ranks' pairs, [B,E] each: the student's images and captions, the teacher's."""
         return gathered(*(side[name] for side in (self.student, self.teacher) for name in ("image", "text")))
 
-    def said(self, kind: type[TargetsT]) -> TargetsT:
+    def targets(self, kind: type[TargetsT]) -> TargetsT:
         """What the teacher says of the first batch: its scalars and tables are the same for all."""
         return require(self.given[0][1], kind)
 
@@ -130,10 +130,10 @@ class Method(nn.Module):
             InputError: it gives other terms; names the row.
         """
         outcome, name = self.compare(rows, phase, step), self.recipe.method.name
-        ours, row = outcome.terms, METHODS[name].terms_with(vars(self.recipe.method.weights))
-        if {*ours} != {*row}:
+        terms, row = outcome.terms, METHODS[name].terms_with(vars(self.recipe.method.weights))
+        if {*terms} != {*row}:
             raise InputError(
-                f"method '{name}' gives terms {', '.join(ours)}, and by its row {', '.join(row)}"
+                f"method '{name}' gives terms {', '.join(terms)}, and by its row {', '.join(row)}"
                 f': correct `terms` of METHODS["{name}"] in cmapkd_core/method_specs.py, or what its compare gives'
             )
         return outcome
@@ -238,14 +238,14 @@ def gathered(*tensors: Tensor) -> list[Tensor]:
     """
     if parallel.world() == 1:
         return [x.float() for x in tensors]
-    found: dict[int, Tensor] = {}
+    result: dict[int, Tensor] = {}
     for graded in (True, False):
         chosen = [i for i, x in enumerate(tensors) if x.requires_grad is graded]
         if chosen:
             flat = [tensors[i].float().reshape(len(tensors[i]), -1) for i in chosen]
             parts = parallel.gather(torch.cat(flat, dim=1)).split([x.shape[1] for x in flat], dim=1)
-            found |= {i: part.reshape(-1, *tensors[i].shape[1:]) for i, part in zip(chosen, parts, strict=True)}
-    return [found[i] for i in range(len(tensors))]
+            result |= {i: part.reshape(-1, *tensors[i].shape[1:]) for i, part in zip(chosen, parts, strict=True)}
+    return [result[i] for i in range(len(tensors))]
 
 
 def ranks() -> Ranks:

@@ -55,13 +55,13 @@ class C2Kd(Method):
         names = ("image", "text", "image_pooled", "text_pooled")
         sides = (gathered(*(side[name] for name in names)) for side in (rows.student, rows.teacher))
         (image, caption, pooled_v, pooled_l), (image_t, caption_t, pooled_vt, pooled_lt) = sides
-        scale, scale_t = self.student.scale(), rows.said(Targets).scale
+        scale, scale_t = self.student.scale(), rows.targets(Targets).scale
         logits, logits_t = scale * image @ caption.T, scale_t * image_t @ caption_t.T
-        mine = proxied(self.student_proxies, (pooled_v, pooled_l), (image, caption), scale)
-        others = proxied(self.teacher_proxies, (pooled_vt, pooled_lt), (image_t, caption_t), scale_t)
-        directions = (logits, mine[0], logits_t.T, others[1]), (logits.T, mine[1], logits_t, others[0])
-        found = [self._direction(*direction) for direction in directions]
-        proxy, nontarget, kept = (torch.stack(values).mean() for values in zip(*found, strict=True))
+        student = proxied(self.student_proxies, (pooled_v, pooled_l), (image, caption), scale)
+        teacher = proxied(self.teacher_proxies, (pooled_vt, pooled_lt), (image_t, caption_t), scale_t)
+        directions = (logits, student[0], logits_t.T, teacher[1]), (logits.T, student[1], logits_t, teacher[0])
+        losses = [self._direction(*direction) for direction in directions]
+        proxy, nontarget, kept = (torch.stack(values).mean() for values in zip(*losses, strict=True))
         terms = {"task": info_nce(logits), "proxy": proxy, "nontarget": nontarget}
         return Outcome(terms, {"kendall/kept": kept}, rows.roots)
 

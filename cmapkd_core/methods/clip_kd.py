@@ -48,7 +48,7 @@ class ClipKd(Method):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `mse` and `icl`."""
         image, caption, *teacher = rows.gathered()
-        logits, scale_t = self.logits(image, caption), rows.said(Embeddings).scale
+        logits, scale_t = self.logits(image, caption), rows.targets(Embeddings).scale
         lifted = self.lifts(rows, image, caption)
         terms = {
             "task": info_nce(logits),
@@ -61,5 +61,5 @@ class ClipKd(Method):
         scale, crossed = self.log_scale.exp(), zip(student, teacher[::-1], strict=True)
         return {
             "mse": squared_error(student[0], teacher[0]) + squared_error(student[1], teacher[1]),
-            "icl": interactive(*(similar(ours, theirs, scale) for ours, theirs in crossed)),
+            "icl": interactive(*(similar(rows, columns, scale) for rows, columns in crossed)),
         }

@@ -59,10 +59,11 @@ class ClipRd(ClipKd):
     def in_teacher_space(self, student: Pair, teacher: Pair) -> dict[str, Tensor]:
         """CLIP-KD's terms, and `vrd`, `vrd_contrast` and `xrd`."""
         images, captions = (
-            similar(theirs, ours, scale()) for theirs, ours, scale in zip(teacher, student, self.vertical, strict=True)
+            similar(rows, columns, scale())
+            for rows, columns, scale in zip(teacher, student, self.vertical, strict=True)
         )
         scale, crossed = self.log_scale.exp(), zip(teacher, student[::-1], strict=True)
-        to_captions, to_images = (similar(theirs, ours, scale) for theirs, ours in crossed)
+        to_captions, to_images = (similar(rows, columns, scale) for rows, columns in crossed)
         both = relative_entropy(to_images, to_captions, 1.0) + relative_entropy(to_captions, to_images, 1.0)
         return super().in_teacher_space(student, teacher) | {
             "vrd": relative_entropy(captions, images, 1.0),

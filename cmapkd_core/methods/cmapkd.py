@@ -106,13 +106,13 @@ class Cmapkd(Method):
             rows.student |= self._of_pictures(batch.pictures, teacher.pictures, self.active(phase))
         return add_levels(rows, levels, teacher.levels)
 
-    def _of_pictures(self, batch: Batch, said: PictureTargets, active: tuple[str, ...]) -> dict[str, Tensor]:
+    def _of_pictures(self, batch: Batch, targets: PictureTargets, active: tuple[str, ...]) -> dict[str, Tensor]:
         """Of b pictures without captions: distances of their levels [b,4], and of their embeddings [b]."""
         with self.autocast():
             vision = self.student.vision(batch.images["student"])
             maps, _ = self.levels.pyramid(vision.taps, active)
-        d = intra.distances({name: x.float() for name, x in maps.items()}, said.maps, VISION_LEVELS)
-        return {"d_pictures": d, "fd_pictures": intra.vector_distance(self.lifts.image.own(vision), said.image)}
+        d = intra.distances({name: x.float() for name, x in maps.items()}, targets.maps, VISION_LEVELS)
+        return {"d_pictures": d, "fd_pictures": intra.vector_distance(self.lifts.image.own(vision), targets.image)}
 
     def _with_pictures(self, rows: Rows, own: dict[str, Tensor], active: tuple[str, ...]) -> dict[str, Tensor]:
         """Terms of the pairs' pictures by name, each a mean over them, as means over those without captions too.
@@ -128,7 +128,7 @@ class Cmapkd(Method):
 
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """The terms of method_specs.METHODS["cmapkd"]."""
-        teacher, active = rows.said(LevelTargets), self.active(phase)
+        teacher, active = rows.targets(LevelTargets), self.active(phase)
         d_v, d_l = rows.student["d_v"], rows.student["d_l"]
         selector = self.selector if phase.selects else self.uniform
         selector.look(self, rows, step, active)
@@ -171,19 +171,19 @@ class Cmapkd(Method):
         others' embeddings are there, as constants. Batch norms, which mix samples, are as at inference meanwhile.
         """
         local = sum(len(batch.keys) for batch, _ in rows.given)
-        count, found = max(1, round(self.recipe.selector.measured * local)), list[Tensor]()
+        count, measured = max(1, round(self.recipe.selector.measured * local)), list[Tensor]()
         trained = [module for module in self.modules() if module.training]
         self.eval()
         for batch, targets in rows.given:
-            done = sum(len(part) for part in found)
+            done = sum(len(part) for part in measured)
             if done < count:
                 some = slice(0, min(len(batch.keys), count - done))
                 place = ranks().own(len(both.student[0])).start + done
                 levels = require(targets, LevelTargets).levels.part(some)
-                found.append(self._measured(batch.part(some), levels, place, both, lifted, active))
+                measured.append(self._measured(batch.part(some), levels, place, both, lifted, active))
         for module in trained:
             module.training = True
-        d, u = torch.cat(found).split(8, dim=1)
+        d, u = torch.cat(measured).split(8, dim=1)
         whole = gathered(d, u, rows.teacher["image"][:count], rows.teacher["text"][:count])
         return dict(zip(("d", "u", "teacher_image", "teacher_text"), whole, strict=True))
 

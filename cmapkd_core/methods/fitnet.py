@@ -62,7 +62,7 @@ class FitNet(Method):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `hint`, `task` and `kd`."""
         image, caption, image_t, caption_t = rows.gathered()
-        logits, scale_t = self.logits(image, caption), rows.said(Targets).scale
+        logits, scale_t = self.logits(image, caption), rows.targets(Targets).scale
         terms = {
             "hint": rows.student["hint"],
             "task": info_nce(logits),

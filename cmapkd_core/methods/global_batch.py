@@ -77,10 +77,18 @@ class GlobalBatch:
         names = ["image", "text", *(name for name in rows.student if name.startswith((VECTOR, MAPPED)))]
         whole = gathered(*(side[name] for side in (rows.student, rows.teacher) for name in names))
         student, teacher = (dict(zip(names, half, strict=True)) for half in (whole[: len(names)], whole[len(names) :]))
-        ours, others = _levels(student), _levels(teacher)
+        student_levels, teacher_levels = _levels(student), _levels(teacher)
         pairs = (student["image"], student["text"]), (teacher["image"], teacher["text"])
-        scale = rows.said(Embeddings).scale
-        return GlobalBatch(pairs[0], ours, Units.of(ours), pairs[1], others, Units.of(others), scale)
+        scale = rows.targets(Embeddings).scale
+        return GlobalBatch(
+            pairs[0],
+            student_levels,
+            Units.of(student_levels),
+            pairs[1],
+            teacher_levels,
+            Units.of(teacher_levels),
+            scale,
+        )
 
 
 def add_levels(rows: Rows, student: Levels, teacher: Levels) -> Rows:
@@ -100,8 +108,8 @@ def _levels(table: dict[str, Tensor]) -> Levels:
 def gathered_levels(levels: Levels) -> Levels:
     """Vectors of all ranks; maps stay local, since only per-sample distances read them."""
     tables = levels.vectors, levels.mapped
-    found = iter(gathered(*(x for table in tables for x in table.values())))
-    return Levels(levels.maps, *({name: next(found) for name in table} for table in tables))
+    tensors = iter(gathered(*(x for table in tables for x in table.values())))
+    return Levels(levels.maps, *({name: next(tensors) for name in table} for table in tables))
 
 
 def embedding_grams(image: Tensor, text: Tensor) -> Grams:

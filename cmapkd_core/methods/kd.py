@@ -24,6 +24,6 @@ class Kd(Method):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `kd`."""
         image, caption, image_t, caption_t = rows.gathered()
-        logits, scale_t = self.logits(image, caption), rows.said(Embeddings).scale
+        logits, scale_t = self.logits(image, caption), rows.targets(Embeddings).scale
         kd = self.kd(logits, (image, caption), (image_t, caption_t), scale_t)
         return Outcome({"task": info_nce(logits), "kd": kd}, roots=rows.roots)

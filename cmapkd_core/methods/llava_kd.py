@@ -59,7 +59,7 @@ class LlavaKd(Method):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `task`, `kd`, `patches` and `patch_relation`; the last two of local images, over all captions."""
         image, caption, image_t, caption_t = rows.gathered()
-        logits, scale_t = self.logits(image, caption), rows.said(Targets).scale
+        logits, scale_t = self.logits(image, caption), rows.targets(Targets).scale
         patches, patches_t = rows.student["patches"], rows.teacher["patches"]
         responses = self.student.scale() * patches @ caption.T, scale_t * patches_t @ caption_t.T
         terms = {

@@ -26,6 +26,6 @@ class MobileClip(Method):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `soft`."""
         image, caption, image_t, caption_t = rows.gathered()
-        logits, scale_t = self.logits(image, caption), rows.said(Embeddings).scale
+        logits, scale_t = self.logits(image, caption), rows.targets(Embeddings).scale
         soft = relative_entropy(similar(image_t, caption_t, scale_t), logits, tau=1.0, cross=True)
         return Outcome({"task": info_nce(logits), "soft": soft}, roots=rows.roots)

@@ -85,8 +85,8 @@ def toward_lower_loss(
     with torch.enable_grad():
         vision, text = method.towers(pairs)
         loss = info_nce(method.logits(*gathered(vision.embedding, text.embedding)))
-        found = torch.autograd.grad(loss, list(student.values()), allow_unused=True)
-    given = [torch.zeros_like(p) if g is None else g for p, g in zip(student.values(), found, strict=True)]
+        gradients = torch.autograd.grad(loss, list(student.values()), allow_unused=True)
+    given = [torch.zeros_like(p) if g is None else g for p, g in zip(student.values(), gradients, strict=True)]
     flat = parallel.averaged(torch.cat([g.flatten() for g in given]))
     parts = flat.split([g.numel() for g in given])
     return {name: as_step(p, part.view_as(p)) for (name, p), part in zip(student.items(), parts, strict=True)}
@@ -101,8 +101,8 @@ def slopes(method: Cmapkd, rows: Rows, direction: dict[str, Tensor], levels: tup
 
     def moved(by: Tensor) -> Tensor:
         instead = {f"of.student.{name}": p + by * direction[name] for name, p in student.items()}
-        found: Tensor = functional_call(distances, instead, (rows, levels))
-        return found
+        result: Tensor = functional_call(distances, instead, (rows, levels))
+        return result
 
     return (moved(step) - moved(-step)) / (2 * step).clamp_min(1e-20)
 

@@ -45,8 +45,8 @@ class InTeacherSpace(Method):
         teacher = require(targets, Embeddings)
         with self.autocast():
             vision = self.student.vision(batch.images["student"])
-        said = {"image": teacher.image, "text": teacher.text}
-        return Rows({"image": vision.embedding}, said, [vision.root], [(batch, teacher)])
+        teacher_rows = {"image": teacher.image, "text": teacher.text}
+        return Rows({"image": vision.embedding}, teacher_rows, [vision.root], [(batch, teacher)])
 
     def divergence(self, image: Tensor, image_t: Tensor, scale_t: Tensor, classes: Tensor) -> Tensor:
         """The loss without w for gathered embeddings [B,E], [B,E'] over classes [C,E'].
@@ -95,7 +95,7 @@ class PromptKd(InTeacherSpace):
         classes = torch.cat([caption_t, self.bank[: self.held()]])
         if self.training:
             self._keep(caption_t)
-        term = self.divergence(image, image_t, rows.said(Embeddings).scale, classes)
+        term = self.divergence(image, image_t, rows.targets(Embeddings).scale, classes)
         return Outcome({"prompt": term}, roots=rows.roots)
 
     def _keep(self, captions: Tensor) -> None:

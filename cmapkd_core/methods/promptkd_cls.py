@@ -48,5 +48,5 @@ class PromptKdCls(InTeacherSpace):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Term `prompt`."""
         image, image_t = gathered(rows.student["image"], rows.teacher["image"])
-        term = self.divergence(image, image_t, rows.said(Embeddings).scale, self.classes)
+        term = self.divergence(image, image_t, rows.targets(Embeddings).scale, self.classes)
         return Outcome({"prompt": term}, roots=rows.roots)

@@ -38,7 +38,7 @@ class TinyClip(Method):
     def begin(self, teacher: Teacher | None) -> list[str]:
         """Inherit weights; says of each tower what it got."""
         teacher = require_teacher(teacher)
-        return [f"{tower} tower {found}" for tower, found in inherit(self.student, teacher.backbone).items()]
+        return [f"{tower} tower {message}" for tower, message in inherit(self.student, teacher.backbone).items()]
 
     def represent(self, batch: Batch, targets: Embeddings | None, phase: Phase) -> Rows:
         """The embeddings."""

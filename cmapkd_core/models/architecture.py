@@ -86,13 +86,13 @@ def _from_file(model: str, url: str) -> Architecture:
 
 def _from_folder(model: str, folder: str) -> Architecture:
     url = storage.join(folder, FOLDER_CONFIG)
-    found = _json(url, NO_FOLDER.format(folder))
-    if "image_head" in found:
+    config = _json(url, NO_FOLDER.format(folder))
+    if "image_head" in config:
         raise InputError(
             f"{url} is a model with a trained head on its image tower, which is no starting point for another: "
             "evaluate its artifact instead"
         )
-    return _of_whole(model, url, found, lambda model_cfg: text_files.beside(model_cfg, folder))
+    return _of_whole(model, url, config, lambda model_cfg: text_files.beside(model_cfg, folder))
 
 
 def _from_hub(model: str, name: str) -> Architecture:
@@ -103,24 +103,24 @@ def _from_hub(model: str, name: str) -> Architecture:
             f"{FOLDER_CONFIG} of {name} cannot be fetched from the Hugging Face hub ({error}): check the name and the "
             "network, fill the hub's cache (HF_HOME) where there is one, or give local-dir:FOLDER with its files"
         ) from error
-    found = _json(path, f"{path} is gone")
-    return _of_whole(model, f"{model}/{FOLDER_CONFIG}", found, lambda model_cfg: text_files.of_config(model_cfg, ""))
+    config = _json(path, f"{path} is gone")
+    return _of_whole(model, f"{model}/{FOLDER_CONFIG}", config, lambda model_cfg: text_files.of_config(model_cfg, ""))
 
 
 READERS: dict[str, Callable[[str, str], Architecture]] = {HUB: _from_hub, FOLDER: _from_folder}
 
 
 def _of_whole(
-    model: str, url: str, found: dict[str, Any], text: Callable[[dict[str, Any]], dict[str, bytes]]
+    model: str, url: str, config: dict[str, Any], text: Callable[[dict[str, Any]], dict[str, bytes]]
 ) -> Architecture:
     """The model of an open_clip_config.json, which says its preprocessing too."""
-    missing = [key for key in ("model_cfg", "preprocess_cfg") if not isinstance(found.get(key), dict)]
+    missing = [key for key in ("model_cfg", "preprocess_cfg") if not isinstance(config.get(key), dict)]
     if missing:
         raise InputError(f"{url} has no {', '.join(missing)}: it does not say what its model is")
-    model_cfg = found["model_cfg"]
+    model_cfg = config["model_cfg"]
     _check_parts(model_cfg, url)
     files = text(model_cfg)
-    return Architecture(model, _complete(model, model_cfg, found["preprocess_cfg"]), files)
+    return Architecture(model, _complete(model, model_cfg, config["preprocess_cfg"]), files)
 
 
 def _json(url: str, absent: str) -> dict[str, Any]:
@@ -129,12 +129,12 @@ def _json(url: str, absent: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(absent) from None
     try:
-        found = json.loads(raw)
+        parsed = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError(f"model config {url} is no JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise InputError(f"model config {url} is no JSON object: see cmapkd_core/models/configs")
-    return found
+    return parsed
 
 
 def _check_parts(model_cfg: Mapping[str, Any], url: str) -> None:
@@ -175,18 +175,18 @@ def preprocessing(given: Mapping[str, Any], model: str) -> dict[str, Any]:
         InputError: a field that open_clip does not know, or a value that it cannot follow.
     """
     usual = asdict(PreprocessCfg())
-    found = usual | {name: tags.plain_value(value) for name, value in given.items() if value is not None}
+    settings = usual | {name: tags.plain_value(value) for name, value in given.items() if value is not None}
     wrong = [f"{name} (known: {', '.join(usual)})" for name in given if name not in usual]
     for name in ("mean", "std"):
-        value = found[name]
-        found[name] = [float(value)] * 3 if isinstance(value, int | float) else value
-        numbers = isinstance(found[name], list | tuple) and all(isinstance(x, int | float) for x in found[name])
-        if not numbers or len(found[name]) != 3 or (name == "std" and min(found[name]) <= 0):
+        value = settings[name]
+        settings[name] = [float(value)] * 3 if isinstance(value, int | float) else value
+        numbers = isinstance(settings[name], list | tuple) and all(isinstance(x, int | float) for x in settings[name])
+        if not numbers or len(settings[name]) != 3 or (name == "std" and min(settings[name]) <= 0):
             wrong.append(f"{name}={value} (three numbers{', above 0' if name == 'std' else ''})")
     for name, known in (("resize_mode", RESIZE_MODES), ("interpolation", INTERPOLATIONS), ("mode", ("RGB",))):
-        if found[name] not in known:
-            wrong.append(f"{name}={found[name]} (known: {', '.join(known)})")
+        if settings[name] not in known:
+            wrong.append(f"{name}={settings[name]} (known: {', '.join(known)})")
     if wrong:
         raise InputError(f"preprocess_cfg of model {model}: {'; '.join(wrong)}")
-    result: dict[str, Any] = json.loads(json.dumps(found))
+    result: dict[str, Any] = json.loads(json.dumps(settings))
     return result

@@ -152,8 +152,8 @@ class Backbone(nn.Module):
             sides = self.eval().vision(torch.zeros(1, 3, size, size)), self.text(self.tokenize(["a"]))
             total = torch.stack([side.taps[tap].sum() for side in sides]).sum()
         self.train(mode)
-        found = torch.autograd.grad(total, list(params.values()), allow_unused=True)
-        return {name for name, gradient in zip(params, found, strict=True) if gradient is not None}
+        gradients = torch.autograd.grad(total, list(params.values()), allow_unused=True)
+        return {name for name, gradient in zip(params, gradients, strict=True) if gradient is not None}
 
     def trimming(self) -> Trim:
         """Picklable; token ids [B, N] without the columns behind all captions' ends, where they change nothing."""

@@ -39,10 +39,10 @@ def convert_here(path: Path, made: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode == 0:
         return
-    said = done.stderr.strip().splitlines()
-    if done.returncode == 2 and said:
-        raise InputError(said[-1].removeprefix("error: "))
-    how = f"ended by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "; ".join(said[-1:])
+    lines = done.stderr.strip().splitlines()
+    if done.returncode == 2 and lines:
+        raise InputError(lines[-1].removeprefix("error: "))
+    how = f"ended by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "; ".join(lines[-1:])
     raise InputError(
         f"weights file {path.name} cannot be read ({how}): reading a file of its size takes no more than "
         f"{_memory(path) >> 20} MiB and {_seconds(path)} s: get it from who made it"

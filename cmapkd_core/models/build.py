@@ -103,11 +103,11 @@ def _from_own(backbone: Backbone, architecture: Architecture, weights: Weights, 
             "choose a tag, a file or 'random'"
         )
     folder = name.removeprefix(FOLDER)
-    found = next((file for file in OWN_FILES if storage.exists(storage.join(folder, file))), None)
-    if found is None:
+    existing = next((file for file in OWN_FILES if storage.exists(storage.join(folder, file))), None)
+    if existing is None:
         raise InputError(f"{folder} has none of {', '.join(OWN_FILES[:2])}: name the file, weights={folder}/FILE")
-    refuse_other(storage.join(folder, found))
-    fill_from_file(backbone.model, storage.fetch(storage.join(folder, found), cache / "weights" / found), name)
+    refuse_other(storage.join(folder, existing))
+    fill_from_file(backbone.model, storage.fetch(storage.join(folder, existing), cache / "weights" / existing), name)
 
 
 def _from_tag(backbone: Backbone, architecture: Architecture, weights: Weights, cache: Path) -> None:

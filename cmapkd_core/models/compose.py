@@ -78,8 +78,8 @@ def _inherit(student: dict[str, Tensor], teacher: dict[str, Tensor], free: set[s
     for name, source in sources.items():
         fits = source in teacher and teacher[source].shape == student[name].shape
         if not fits and name not in free:
-            found = tuple(teacher[source].shape) if source in teacher else "no such tensor"
-            return f"not inherited: {name} is {tuple(student[name].shape)} and the teacher has {found}"
+            shape = tuple(teacher[source].shape) if source in teacher else "no such tensor"
+            return f"not inherited: {name} is {tuple(student[name].shape)} and the teacher has {shape}"
     kept = [n for n, source in sources.items() if source in teacher and teacher[source].shape == student[n].shape]
     for name in kept:
         student[name].copy_(teacher[sources[name]])
@@ -88,14 +88,14 @@ def _inherit(student: dict[str, Tensor], teacher: dict[str, Tensor], free: set[s
 
 def _depths(state: dict[str, Tensor]) -> dict[str, int]:
     """How many numbered modules there are below each prefix; tensors of any shape [..]."""
-    found: dict[str, int] = {}
+    depths: dict[str, int] = {}
     for name in state:
         parts = name.split(".")
         for i, part in enumerate(parts):
             if part.isdigit():
                 prefix = ".".join(parts[:i])
-                found[prefix] = max(found.get(prefix, 0), int(part) + 1)
-    return found
+                depths[prefix] = max(depths.get(prefix, 0), int(part) + 1)
+    return depths
 
 
 def layers_of(deep: int, shallow: int) -> list[int]:
@@ -108,8 +108,10 @@ def _source(name: str, shallow: dict[str, int], deep: dict[str, int]) -> str:
     student_parts: list[str] = []
     teacher_parts: list[str] = []
     for part in name.split("."):
-        there, here = ".".join(teacher_parts), ".".join(student_parts)
-        numbered = part.isdigit() and there in deep
-        teacher_parts.append(str(layers_of(deep[there], shallow[here])[int(part)]) if numbered else part)
+        teacher_prefix, student_prefix = ".".join(teacher_parts), ".".join(student_parts)
+        numbered = part.isdigit() and teacher_prefix in deep
+        teacher_parts.append(
+            str(layers_of(deep[teacher_prefix], shallow[student_prefix])[int(part)]) if numbered else part
+        )
         student_parts.append(part)
     return ".".join(teacher_parts)

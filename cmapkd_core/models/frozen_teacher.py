@@ -118,26 +118,26 @@ class Teacher(nn.Module):
         """Live targets of images [b,3,h,w] and tokens [b,N] in the teacher's own form, at the active `levels`; fp32."""
         with self._autocast(images):
             vision, text = self.backbone.vision(images), self.backbone.text(tokens)
-            found = self.levels(vision, text, levels).float()
+            computed = self.levels(vision, text, levels).float()
         scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
         vision, text = vision.float(), text.float()
-        return Targets(vision.embedding, text.embedding, scale, level_scale, found, self.alpha, vision, text)
+        return Targets(vision.embedding, text.embedding, scale, level_scale, computed, self.alpha, vision, text)
 
     @torch.no_grad()
     def image_outputs(self, images: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """What a cache keeps of images [b,3,h,w]: `image` [b,E] and the laterals [b,W,h,h] of `levels`."""
         with self._autocast(images):
             vision = self.backbone.vision(images)
-            found = self.levels.pyramid.laterals_of(vision.taps, levels)
-        return {"image": vision.embedding.float(), **{name: x.float() for name, x in found.items()}}
+            laterals = self.levels.pyramid.laterals_of(vision.taps, levels)
+        return {"image": vision.embedding.float(), **{name: x.float() for name, x in laterals.items()}}
 
     @torch.no_grad()
     def text_outputs(self, tokens: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """What a cache keeps of captions [b,N]: `text` [b,E] and the vectors [b,W] of `levels`."""
         with self._autocast(tokens):
             text = self.backbone.text(tokens)
-            found = self.levels.hierarchy(text, levels)
-        return {"text": text.embedding.float(), **{name: x.float() for name, x in found.items()}}
+            vectors = self.levels.hierarchy(text, levels)
+        return {"text": text.embedding.float(), **{name: x.float() for name, x in vectors.items()}}
 
     @torch.no_grad()
     def cached_targets(self, cached: dict[str, Tensor], levels: tuple[str, ...]) -> LevelTargets:
@@ -149,10 +149,10 @@ class Teacher(nn.Module):
         with self._autocast(cached["image"]):
             laterals = {name: decoded(cached, name) for name in needed(levels)}
             states = {name: decoded(cached, name) for name in TEXT_LEVELS if name in levels}
-            found = self.levels.bridged(*self.levels.pyramid.merge(laterals, levels), states).float()
+            merged = self.levels.bridged(*self.levels.pyramid.merge(laterals, levels), states).float()
         image, text = (cached[name].float() for name in ("image", "text"))
         scale, level_scale = self.backbone.scale(), self.levels.bridge.scale()
-        return LevelTargets(image, text, scale.to(image.device), level_scale, found, self.alpha)
+        return LevelTargets(image, text, scale.to(image.device), level_scale, merged, self.alpha)
 
     @torch.no_grad()
     def of_pictures(self, outputs: dict[str, Tensor], levels: tuple[str, ...]) -> PictureTargets:

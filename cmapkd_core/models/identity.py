@@ -103,19 +103,19 @@ class Identity:
 NAMES = tuple(field.name for field in fields(Identity))
 
 
-def unlike(recorded: Mapping[str, Any], found: Identity) -> list[str]:
-    """`field: TOLD and not FOUND` where a record and a model that was built are not alike.
+def unlike(recorded: Mapping[str, Any], built: Identity) -> list[str]:
+    """`field: RECORDED and not BUILT` where a record and a model that was built are not alike.
 
     Fields that only one of the two knows (of another version) say nothing.
     """
-    ours = found.plain()
-    return [f"{n}: {recorded[n]} and not {ours[n]}" for n in NAMES if n in recorded and recorded[n] != ours[n]]
+    actual = built.plain()
+    return [f"{n}: {recorded[n]} and not {actual[n]}" for n in NAMES if n in recorded and recorded[n] != actual[n]]
 
 
 def activations(tower: nn.Module | None) -> str:
     """Names of the activations among a tower's modules, in alphabetical order, joined by +."""
-    found = {_activation(module) for module in (tower.modules() if tower is not None else ())}
-    return "+".join(sorted(found - {""})) or "unknown"
+    names = {_activation(module) for module in (tower.modules() if tower is not None else ())}
+    return "+".join(sorted(names - {""})) or "unknown"
 
 
 def _activation(module: nn.Module) -> str:

@@ -27,10 +27,10 @@ def in_float16(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def in_int8(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Levels [b,W,..] as int8 [b,W,..] with the logarithms of their scales, int8 [b,..]; all else as it is."""
-    found: dict[str, Tensor] = {}
+    coded: dict[str, Tensor] = {}
     for name, x in outputs.items():
-        found |= _coded(name, x.float()) if name in ALL_LEVELS else {name: x}
-    return found
+        coded |= _coded(name, x.float()) if name in ALL_LEVELS else {name: x}
+    return coded
 
 
 def _coded(name: str, x: Tensor) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def load_model(folder: Path) -> Backbone:
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+        parsed: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"model folder {folder}: {name} is no JSON ({error}): write the folder again") from error
-    return found
+    return parsed

@@ -61,13 +61,13 @@ def check_model(config: ModelConfig, here: bool) -> None:
 
 def _require_there(config: ModelConfig, weights: Weights) -> None:
     folder = config.model.removeprefix(FOLDER) if config.model.startswith(FOLDER) else ""
-    for place, told in (
+    for place, message in (
         (config.model if config.model.endswith(".json") else "", NO_CONFIG.format(config.model)),
         (folder and storage.join(folder, FOLDER_CONFIG), NO_FOLDER.format(folder)),
         (weights.file, NO_WEIGHTS.format(weights.file, config.model)),
     ):
         if place and "://" not in place and not storage.exists(place):
-            raise InputError(told)
+            raise InputError(message)
 
 
 # ---- weights --------------------------------------------------------------------------------------
@@ -92,14 +92,14 @@ def read_weights(model: str, text: str) -> Weights:
         return Weights(text)
     if is_tag(model, text):
         return Weights(text, tag=text)
-    found = as_file(text)
-    if found.tag and not is_tag(model, found.tag):
-        raise _unknown_tag(model, found.tag, text)
-    if not found.file.endswith((SUFFIX, *PICKLED)):
+    result = as_file(text)
+    if result.tag and not is_tag(model, result.tag):
+        raise _unknown_tag(model, result.tag, text)
+    if not result.file.endswith((SUFFIX, *PICKLED)):
         known = (*UNFILED, *tags_of(model))
         raise InputError(f"unknown weights '{text}' of {model}: {nearest(text, known)}; a file ends in {SUFFIX}")
-    refuse_other(found.file)
-    return found
+    refuse_other(result.file)
+    return result
 
 
 def as_file(text: str) -> Weights:

@@ -54,13 +54,13 @@ def _written(file: Path) -> dict[str, list[str]]:
     """The tags by name as the table has them; {} where it is written otherwise."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
-    table, found = assigned.get("_PRETRAINED"), {}
+    table, result = assigned.get("_PRETRAINED"), {}
     for key, value in zip(table.keys, table.values, strict=True) if isinstance(table, ast.Dict) else ():
         group = assigned.get(value.id) if isinstance(value, ast.Name) else value
         if not (isinstance(key, ast.Constant) and isinstance(group, ast.Call) and all(w.arg for w in group.keywords)):
             return {}
         name = str(key.value)
-        found[name] = [str(word.arg) for word in group.keywords]
+        result[name] = [str(word.arg) for word in group.keywords]
         quick = [str(word.arg) for word in group.keywords if "quick_gelu=True" in ast.unparse(word.value)]
-        found |= {name + _QUICK: quick} if quick else {}
-    return found
+        result |= {name + _QUICK: quick} if quick else {}
+    return result

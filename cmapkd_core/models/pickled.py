@@ -33,7 +33,7 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
             tensors.
     """
     try:
-        found: Any = _load(path)
+        loaded: Any = _load(path)
     except InputError:
         raise
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, MemoryError) as error:
@@ -42,11 +42,11 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
             f"weights file {path.name} cannot be read ({reason}): download it again, or save its "
             "state_dict as safetensors"
         ) from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise InputError(f"weights file {path.name} is no table of tensors: save the model's state_dict")
-    return {str(name).removeprefix("module."): value for name, value in found.items()}
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
 def _load(path: Path) -> Any:

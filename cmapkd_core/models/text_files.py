@@ -60,8 +60,8 @@ def beside(model_cfg: Mapping[str, Any], home: str) -> dict[str, bytes]:
 
 
 def _stored(place: str) -> dict[str, bytes]:
-    found = [file for file in storage.list_files(place) if file in TEXT_FILES] if place else []
-    return {file: storage.read_bytes(storage.join(place, file)) for file in found}
+    files = [file for file in storage.list_files(place) if file in TEXT_FILES] if place else []
+    return {file: storage.read_bytes(storage.join(place, file)) for file in files}
 
 
 def _from_hub(name: str, config: bool, tokenizer: bool) -> dict[str, bytes]:

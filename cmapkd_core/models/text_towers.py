@@ -128,10 +128,10 @@ class ClipText(TextTower):
         """Position of the end of text in each caption, [B, N] -> long [B]."""
         if rule == "argmax":
             return tokens.argmax(dim=1)
-        found = tokens == (eos_id if rule == "eos" else self.end_id)
+        is_end = tokens == (eos_id if rule == "eos" else self.end_id)
         # A caption cut at the context length may have lost its end: then all of it counts.
         cut = torch.full_like(tokens[:, 0], tokens.shape[1] - 1)
-        return torch.where(found.any(dim=1), found.int().argmax(dim=1), cut)
+        return torch.where(is_end.any(dim=1), is_end.int().argmax(dim=1), cut)
 
     @override
     def blocks(self) -> list[nn.Module]:

@@ -42,10 +42,10 @@ def package_folder(package: str) -> Path:
     Raises:
         InputError: it is not installed.
     """
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise InputError(f"package {package} is not installed: pip install {package.replace('_', '-')}")
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -56,16 +56,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     refuse_other(str(path))
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DamagedInput(
             f"weights file {path.name} cannot be read ({reason}): download it again, or save its "
             "state_dict as safetensors"
         ) from error
-    if not found:
+    if not tensors:
         raise InputError(f"weights file {path.name} is no table of tensors: save the model's state_dict")
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def fill(target: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

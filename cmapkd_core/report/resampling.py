@@ -49,14 +49,14 @@ class Drawn:
 
 
 @lru_cache(maxsize=8)  # a report asks many times, of as many data sets
-def draw(found: ConceptSums) -> Drawn:
+def draw(concepts: ConceptSums) -> Drawn:
     """Every number of a retrieval on DRAWS samples of as many concepts, drawn with replacement."""
-    cells = list(found.sums)
-    flat = np.stack([found.sums[cell] for cell in cells], axis=1)  # [C,cells,2,4]
-    whole = _means(np.ones((1, len(found))), found.counts, flat)
-    parts = np.concatenate([_means(weights, found.counts, flat) for weights in samples(len(found))])
+    cells = list(concepts.sums)
+    flat = np.stack([concepts.sums[cell] for cell in cells], axis=1)  # [C,cells,2,4]
+    whole = _means(np.ones((1, len(concepts))), concepts.counts, flat)
+    parts = np.concatenate([_means(weights, concepts.counts, flat) for weights in samples(len(concepts))])
     return Drawn(
-        len(found),
+        len(concepts),
         {cell: {key: float(value[0]) for key, value in numbers(whole[:, i]).items()} for i, cell in enumerate(cells)},
         {cell: numbers(parts[:, i]) for i, cell in enumerate(cells)},
     )

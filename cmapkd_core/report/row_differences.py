@@ -109,7 +109,7 @@ class Adjusted:
     adjusted: float | None
 
     @property
-    def told(self) -> bool:
+    def significant(self) -> bool:
         """True where the two rows are told apart."""
         return self.adjusted is not None and self.adjusted < 1 - LEVEL
 
@@ -119,8 +119,8 @@ def adjusted_differences(results: Results, key: str) -> dict[str, Adjusted]:
     return adjusted({name: row[key] for name, row in differences(results).items() if key in row})
 
 
-def adjusted(found: Mapping[One, Interval]) -> dict[One, Adjusted]:
+def adjusted(intervals: Mapping[One, Interval]) -> dict[One, Adjusted]:
     """Differences with their p-values, and those by Holm's rule over all that have one."""
-    ps = {name: p for name, one in found.items() if (p := p_value(one)) is not None}
+    ps = {name: p for name, one in intervals.items() if (p := p_value(one)) is not None}
     by_rule = holm(ps)
-    return {name: Adjusted(one, ps.get(name), by_rule.get(name)) for name, one in found.items()}
+    return {name: Adjusted(one, ps.get(name), by_rule.get(name)) for name, one in intervals.items()}

@@ -36,10 +36,10 @@ class Artifact:
             InputError: there is no manifest, so the stage that writes it has not finished.
             DamagedError: there is one, which cannot be used.
         """
-        found = look(url)
-        if found is None:
+        artifact = look(url)
+        if artifact is None:
             raise InputError(f"{url} has no {MANIFEST}: the stage that writes it has not finished; run it first")
-        return found
+        return artifact
 
     def source(self, name: str) -> Artifact:
         """The artifact that it was made from as input `name`.
@@ -53,9 +53,9 @@ class Artifact:
         made_from = self.manifest["inputs"][name]
         root, place = self.url.rsplit("/", 2)[0], made_from["url"].rstrip("/").split("/")[-2:]
         for url in (made_from["url"], storage.join(root, *place)):
-            found = find(url)
-            if found is not None and found.digest == made_from["digest"]:
-                return found
+            artifact = find(url)
+            if artifact is not None and artifact.digest == made_from["digest"]:
+                return artifact
         return Artifact.open(made_from["url"])
 
     def files(self) -> list[str]:
@@ -154,8 +154,8 @@ def look(url: str) -> Artifact | None:
 
 def is_made(url: str, old: str = "") -> bool:
     """Whether an artifact is complete, and another one than that whose digest begins with `old`."""
-    found = find(url)
-    return found is not None and not (old and found.digest.startswith(old))
+    artifact = find(url)
+    return artifact is not None and not (old and artifact.digest.startswith(old))
 
 
 def retire(artifact: Artifact) -> None:

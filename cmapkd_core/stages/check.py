@@ -26,7 +26,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.executor_output import show
 from cmapkd_core.places import OF_ITSELF, ON_PURPOSE, check_url, failed_once_url
 from cmapkd_core.request import Request
-from cmapkd_core.stages.workflows import workflows_seen
+from cmapkd_core.stages.workflows import workflow_access
 
 CheckResult = dict[str, Any]  # name, ok, text
 ASKED = re.compile(r"(?P<task>[\w-]+):(?P<gpus>\d+)(?::((?P<inputs>\d+)|(?P<once>once)))?")
@@ -54,10 +54,10 @@ def run(request: Request, given: Mapping[str, Any]) -> str:
     if asked["once"]:
         return _once(request, asked["task"], url)
     parallel.start()
-    found = parallel.all_objects({"host": platform.node(), "gpus": torch.cuda.device_count()})
+    machines = parallel.all_objects({"host": platform.node(), "gpus": torch.cuda.device_count()})
     if parallel.rank() > 0:
         return url
-    lines = _earlier(request, url) or list(_lines(request, given, found, asked))
+    lines = _earlier(request, url) or list(_lines(request, given, machines, asked))
     for line in lines:
         print(f"{'ok' if line['ok'] else 'failed':8}{line['name']:11}{line['text']}", flush=True)
     failed = [line["name"] for line in lines if not line["ok"]]
@@ -98,19 +98,19 @@ def _earlier(request: Request, url: str) -> list[CheckResult]:
 
 
 def _lines(
-    request: Request, given: Mapping[str, Any], found: list[dict[str, Any]], asked: re.Match[str]
+    request: Request, given: Mapping[str, Any], machines: list[dict[str, Any]], asked: re.Match[str]
 ) -> Iterator[CheckResult]:
     versions = f"cmapkd {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
     yield _line("image", lambda: f"{versions}, user {os.getuid()}")
     yield _line("root", lambda: _root(request.root))
     yield _line("arguments", lambda: _arguments(request, given, asked["inputs"]))
     yield _line("MLflow", lambda: _mlflow(request.tracking_uri))
-    yield _line("GPUs", lambda: _gpus(found, int(asked["gpus"])))
+    yield _line("GPUs", lambda: _gpus(machines, int(asked["gpus"])))
     if "waits" in given:  # a gate
-        yield _line("runs", workflows_seen)
-    if len(found) > 1:
-        hosts = len({one["host"] for one in found})
-        yield _line("ranks", lambda: f"{len(found)} on {hosts} machine{'s'[: hosts - 1]} reach each other")
+        yield _line("runs", workflow_access)
+    if len(machines) > 1:
+        hosts = len({one["host"] for one in machines})
+        yield _line("ranks", lambda: f"{len(machines)} on {hosts} machine{'s'[: hosts - 1]} reach each other")
 
 
 def _line(name: str, check: Callable[[], str]) -> CheckResult:
@@ -138,17 +138,17 @@ def _arguments(request: Request, given: Mapping[str, Any], wanted: str | None) -
     if len(sent) != int(wanted):
         raise InputError(f"{len(sent)} of {wanted} inputs arrive: {', '.join(sent) or 'none'}; {OTHERS}")
     below = check_url(request.root, request.run, "").rpartition("/")[0]
-    theirs = {name: value for name, value in sent.items() if value.startswith(f"{below}/")}
+    results = {name: value for name, value in sent.items() if value.startswith(f"{below}/")}
     for name, value in sent.items():
-        if name not in theirs and value != OF_ITSELF + name:
+        if name not in results and value != OF_ITSELF + name:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} arrives as {value}, sent was {OF_ITSELF}{name}; {OTHERS}")
-    if missing := sorted({url for url in theirs.values() if not storage.exists(url)}):
+    if missing := sorted({url for url in results.values() if not storage.exists(url)}):
         raise InputError(
             f"{', '.join(missing)}: written by another pod, not seen in this one: `root` must be one place for all "
             "pods, such as s3://bucket/prefix, and its S3 answer with what was written last"
         )
-    tasks = len(set(theirs.values()))
+    tasks = len(set(results.values()))
     return f"all {wanted} inputs arrive" + (f", and what {tasks} other tasks wrote can be read" if tasks else "")
 
 
@@ -164,9 +164,9 @@ def _mlflow(uri: str) -> str:
     )
 
 
-def _gpus(found: list[dict[str, Any]], wanted: int) -> str:
+def _gpus(machines: list[dict[str, Any]], wanted: int) -> str:
     """Counted on every machine, and the first one computes."""
-    fewest = min(one["gpus"] for one in found)
+    fewest = min(one["gpus"] for one in machines)
     if fewest < wanted:
         raise InputError(
             f"{fewest} of {wanted} seen: check that the node has its driver and device plugin, and that the image has"

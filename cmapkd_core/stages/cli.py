@@ -46,10 +46,10 @@ def parser(run: Callable[..., str], prog: str = "") -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     reads, common, inner = map(made.add_argument_group, ("of this stage", "of all stages", "given by a pipeline"))
-    said = said_of(run)
+    docs = argument_docs(run)
     for one in own:
         group = inner if one.name in _OF_KFP else reads
-        group.add_argument(flag_of(one.name), help=_help(said.get(one.name, "")), **_shape(one))
+        group.add_argument(flag_of(one.name), help=_help(docs.get(one.name, "")), **_shape(one))
     for field in dataclasses.fields(Request):
         required = field.default is dataclasses.MISSING
         shape: dict[str, Any] = {"required": required, "default": None if required else field.default}
@@ -86,10 +86,10 @@ def _about(run: Callable[..., str]) -> str:
     return _help(" ".join(text.partition("\n\n")[0].split()))
 
 
-def said_of(function: Callable[..., Any]) -> dict[str, str]:
+def argument_docs(function: Callable[..., Any]) -> dict[str, str]:
     """The `Args:` of a docstring in Google's style, by name."""
-    found = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
-    parts = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", found[1] if found else "", re.DOTALL | re.MULTILINE)
+    match = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
+    parts = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", match[1] if match else "", re.DOTALL | re.MULTILINE)
     return {name: " ".join(text.split()) for names, text in parts for name in names.split(", ")}
 
 

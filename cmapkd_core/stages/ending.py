@@ -50,11 +50,11 @@ def commit_artifact(url: str, folder: str, manifest: dict[str, Any], context: Co
     stage = manifest["stage"]
     try:
         manifest |= {"folder": folder, "outputs": dict(in_order(files, upload, UPLOADS)) | context.placed}
-        ours = storage.create(storage.join(url, MANIFEST), sealed(manifest))
+        created = storage.create(storage.join(url, MANIFEST), sealed(manifest))
     except BaseException:
         _drop(url, folder)
         raise
-    if not ours:
+    if not created:
         context.say(f"{stage}: another process finished it first; its result stands, ours is dropped\n")
         storage.delete_tree(storage.join(url, folder))
         _drop_saved(url, context)
@@ -67,8 +67,8 @@ def commit_artifact(url: str, folder: str, manifest: dict[str, Any], context: Co
 def _drop(url: str, folder: str) -> None:
     """Files of an attempt that was stopped among its uploads; not where the manifest that was written names them."""
     with contextlib.suppress(Exception):  # what stopped it is what counts, and the next attempt looks again
-        found = find(url)
-        if found is None or found.manifest["folder"] != folder:
+        artifact = find(url)
+        if artifact is None or artifact.manifest["folder"] != folder:
             storage.delete_tree(storage.join(url, folder))
 
 
@@ -87,11 +87,11 @@ def theirs_stands(error: BaseException, url: str, folder: str, context: Context,
 def _drop_saved(url: str, context: Context) -> None:
     """What we saved for a next attempt after the winner had cleaned up; not what its manifest names."""
     storage.delete_tree(context.workdir)
-    found = find(url)
-    if found is None or not context.shared:
+    artifact = find(url)
+    if artifact is None or not context.shared:
         return
-    if context.shared in folders_of(found.manifest):
-        _clear_strays(url, found.manifest)
+    if context.shared in folders_of(artifact.manifest):
+        _clear_strays(url, artifact.manifest)
     else:
         storage.delete_tree(storage.join(url, context.shared))
 
@@ -107,18 +107,18 @@ def clear_behind(error: BaseException, url: str, folder: str, context: Context) 
 def _stands(url: str, folder: str) -> bool:
     """Whether an artifact is there that is not of the attempt with this folder."""
     with contextlib.suppress(Exception):  # a store that does not answer says nothing
-        found = find(url)
-        return found is not None and found.manifest["folder"] != folder
+        artifact = find(url)
+        return artifact is not None and artifact.manifest["folder"] != folder
     return False
 
 
-def clear_finished(found: Artifact, left: set[str], say: Callable[[str], object]) -> None:
+def clear_finished(artifact: Artifact, left: set[str], say: Callable[[str], object]) -> None:
     """Delete what processes that were killed, or came too late, left beside a complete artifact.
 
     Args:
         left: the `leftovers` from before its manifest was read, so that none is of a later attempt.
     """
-    _clear(found.url, found.manifest, lambda: left, say)
+    _clear(artifact.url, artifact.manifest, lambda: left, say)
 
 
 def _clear(url: str, manifest: dict[str, Any], left: Callable[[], set[str]], say: Callable[[str], object]) -> None:

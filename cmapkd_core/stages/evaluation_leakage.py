@@ -26,7 +26,7 @@ from cmapkd_core.data.leakage import (
     require_hashes,
     sections,
     training_pictures,
-    write_found,
+    write_sections,
 )
 from cmapkd_core.data.look_alikes import DIFFERENT, Pair, compared
 from cmapkd_core.data.shards import ShardSet
@@ -53,14 +53,14 @@ def behind(model: Artifact) -> Behind:
     if model.manifest["stage"] == "prepare":
         require_hashes(model.url, storage.read_json(str(model.fetch(MANIFEST))))
         return Behind({model.digest: model})
-    found = Behind()
+    result = Behind()
     for name, entry in model.manifest["inputs"].items():
         try:
             before = behind(model.source(name))
         except InputError as reason:
             before = Behind(unknown={entry["url"]: str(reason)})
-        found = Behind(found.data | before.data, found.unknown | before.unknown)
-    return found
+        result = Behind(result.data | before.data, result.unknown | before.unknown)
+    return result
 
 
 def refuse_seen(context: Context, shards: ShardSet) -> dict[str, float]:
@@ -86,7 +86,7 @@ def refuse_seen(context: Context, shards: ShardSet) -> dict[str, float]:
         return {}
     require_hashes(tested.url, shards.manifest)
     parts, checked = _compared(context, shards, others)
-    write_found(context.out, parts)
+    write_sections(context.out, parts)
     pairs = [pair for part in parts if part.heading.startswith(SAME) for pair in part.pairs]
     look_alikes = sum(len(part.pairs) for part in parts) - len(pairs)
     if look_alikes:

@@ -93,14 +93,14 @@ class Late:
     Only a stage that has work to do imports it, and before anything of that is timed.
     """
 
-    def __init__(self, module: str, /, **told: Any) -> None:
-        """`module`: its name there; its `body` takes `told` beside the context."""
-        self._module, self._told = f"cmapkd_core.stages.bodies.{module}", told
+    def __init__(self, module: str, /, **arguments: Any) -> None:
+        """`module`: its name there; its `body` takes `arguments` beside the context."""
+        self._module, self._arguments = f"cmapkd_core.stages.bodies.{module}", arguments
 
     def load(self) -> Body:
         """The body."""
         body: Callable[..., dict[str, float]] = importlib.import_module(self._module).body
-        return partial(body, **self._told)
+        return partial(body, **self._arguments)
 
 
 def execute(
@@ -147,10 +147,10 @@ def execute(
         refusals = Refusals(storage.join(url, WORK), stage, {**dataclasses.asdict(request), "inputs": digests})
         refusals.repeat()  # MLflow has it from the attempt that found it
         try:
-            resolved, seen = request.resolved(), declared or Declared(stage, frozenset(fields), _GIVEN)
-            if said := about_sizes(request, resolved, seen):
-                say(f"{stage}: {said}\n")
-            recipe = view(resolved, seen)
+            resolved, declares = request.resolved(), declared or Declared(stage, frozenset(fields), _GIVEN)
+            if note := about_sizes(request, resolved, declares):
+                say(f"{stage}: {note}\n")
+            recipe = view(resolved, declares)
             files = parallel.broadcast(identities(paths or {}) if parallel.rank() == 0 else {})
             work = body.load() if isinstance(body, Late) else body
             return _run(request, stage, url, fields, opened, digests, work, say, recipe, files)
@@ -161,7 +161,7 @@ def execute(
 
 def _answered(turn: Turn, answer: Callable[[], bool], say: Say) -> bool:
     """True where the artifact stands, maybe after another task has made it; False once it is this one's to make."""
-    said = ""
+    holder = ""
     while True:
         done, who = False, ""
         if parallel.rank() == 0:
@@ -171,8 +171,8 @@ def _answered(turn: Turn, answer: Callable[[], bool], say: Say) -> bool:
         done, who = parallel.broadcast((done, who))
         if done or not who:
             return bool(done)
-        if who.partition("(")[0] != said:
-            said = who.partition("(")[0]
+        if who.partition("(")[0] != holder:
+            holder = who.partition("(")[0]
             say(f"waits for {who}, which makes the same artifact\n")
         time.sleep(LOOK)
 
@@ -208,7 +208,7 @@ def _run(
             say=say,
         )
         context.out.mkdir()
-        ours = True
+        committed = True
         try:
             metrics = body(context)
             tracker.log(metrics, 0)
@@ -218,15 +218,15 @@ def _run(
                 seconds = context.earlier_seconds + time.monotonic() - started
                 manifest = _manifest(request, stage, fields, digests, metrics, seconds, context.models)
                 committing(tracker, request, stage, url)
-                ours = commit_artifact(url, folder, manifest | {"files": files}, context, left)
+                committed = commit_artifact(url, folder, manifest | {"files": files}, context, left)
         except BaseException as error:
             say.end()
             if not theirs_stands(error, url, folder, context, stage):
                 failed(tracker, request, stage, error, scratch / JOURNAL, workdir)
                 clear_behind(error, url, folder, context)
                 raise
-            ours = False
-        if ours:
+            committed = False
+        if committed:
             finished(tracker, request, url)
         else:
             overtaken(tracker, url)
@@ -246,40 +246,42 @@ def _answer(
     """True when the artifact at `url` stands; an outdated one is set aside, and so is a damaged manifest."""
     left = leftovers(url)
     try:
-        found = look(url)
+        artifact = look(url)
     except DamagedError as damaged:
         kept = set_aside(damaged)
         say(f"{stage}: its manifest is damaged ({damaged.why}), so it runs again; the damaged one is kept as {kept}\n")
         return False
-    if found is None:
+    if artifact is None:
         return False
-    stays = stands(request, stage, found, digests, paths, say)
-    deliver_owed(request, [found])  # of one that is set aside too: its journal goes with it
-    if (now := find(url)) is None or now.digest != found.digest:  # another process was at it meanwhile
+    stays = stands(request, stage, artifact, digests, paths, say)
+    deliver_owed(request, [artifact])  # of one that is set aside too: its journal goes with it
+    if (now := find(url)) is None or now.digest != artifact.digest:  # another process was at it meanwhile
         return _answer(request, stage, url, digests, paths, say)
     if not stays:
-        retire(found)
+        retire(artifact)
         return False
-    clear_finished(found, left, say)
-    say(f"{stage}: already complete ({found.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(found)}\n")
+    clear_finished(artifact, left, say)
+    say(
+        f"{stage}: already complete ({artifact.manifest['seconds']:.0f} s then): {url}{_made_by_other_code(artifact)}\n"
+    )
     return True
 
 
-def stands(request: Request, stage: str, found: Artifact, digests: dict[str, Any], paths: Paths, say: Say) -> bool:
+def stands(request: Request, stage: str, artifact: Artifact, digests: dict[str, Any], paths: Paths, say: Say) -> bool:
     """Whether a complete artifact is what the stage would make now; says why it is not.
 
     Args:
         digests: URL and digest of each of its inputs, by name.
         paths: files and folders that it reads by path.
     """
-    url = found.url
+    url = artifact.url
     if request.redo == "yes":
-        say(f"{stage}: runs again as asked; the earlier result is kept as {url}/retired/{found.digest[:8]}.json\n")
+        say(f"{stage}: runs again as asked; the earlier result is kept as {url}/retired/{artifact.digest[:8]}.json\n")
         return False
-    if {k: v["digest"] for k, v in found.manifest["inputs"].items()} != {k: v["digest"] for k, v in digests.items()}:
+    if {k: v["digest"] for k, v in artifact.manifest["inputs"].items()} != {k: v["digest"] for k, v in digests.items()}:
         say(f"{stage}: its inputs have changed since it was made, so it runs again: {url}\n")
         return False
-    differ, gone = changed(found.manifest.get("files", {}), paths)
+    differ, gone = changed(artifact.manifest.get("files", {}), paths)
     if differ:
         say(f"{stage}: runs again, what it read has changed since: {'; '.join(differ)}: {url}\n")
         return False
@@ -293,12 +295,12 @@ def _contents(files: Identities) -> dict[str, str]:
     return {f"{n}.content": str(one.get("sha256", one["stamp"])) for n, one in files.items() if "stamp" in one}
 
 
-def _made_by_other_code(found: Artifact) -> str:
+def _made_by_other_code(artifact: Artifact) -> str:
     """What to know of a result that stands although the code has changed; "" where it has not, or nothing says so.
 
     Code decides no place: a correction of a comment would train everything anew.
     """
-    now, then = commit(), found.manifest.get("commit", "")
+    now, then = commit(), artifact.manifest.get("commit", "")
     if now in ("", then):
         return ""
     return f"; made by {then or 'an unknown commit'}, this is {now}: `--only STAGE` runs it again"

@@ -46,9 +46,9 @@ def training_of(context: Context, model: str) -> TrainingFacts:
 
 
 def facts(
-    context: Context, backbone: Backbone, data: ShardSet, training: TrainingFacts, found: dict[str, Any], licence: str
+    context: Context, backbone: Backbone, data: ShardSet, training: TrainingFacts, parity: dict[str, Any], licence: str
 ) -> Facts:
-    """Everything that the card says; `found` is what parity.json holds."""
+    """Everything that the card says; `parity` is what parity.json holds."""
     licences = _licences(data)
     rows, note = _results(context, training)
     return Facts(
@@ -59,7 +59,7 @@ def facts(
         parameters={name.rpartition("/")[2]: count for name, count in count_parameters(backbone).items()},
         training=training,
         data=_data(context.inputs["shards"], data, training),
-        parity=found,
+        parity=parity,
         titles={name: form.title for name, form in FORMATS.items()},
         usage={name: form.usage(backbone) for name, form in FORMATS.items()},
         licence=licence,
@@ -92,11 +92,11 @@ def _licences(data: ShardSet) -> dict[str, int]:
 
 
 def _licences_of_weights(training: TrainingFacts) -> list[tuple[str, Licence]]:
-    found = []
+    licences = []
     for side, role in SIDES.items():
         if model := training.fields.get(f"{side}.model"):
-            found += [(role, row) for row in of_weights(model, training.fields[f"{side}.weights"])]
-    return found
+            licences += [(role, row) for row in of_weights(model, training.fields[f"{side}.weights"])]
+    return licences
 
 
 def _results(context: Context, training: TrainingFacts) -> tuple[list[card_results.Result], str]:
@@ -118,20 +118,20 @@ def _results(context: Context, training: TrainingFacts) -> tuple[list[card_resul
 
 def costs(model: Artifact | None) -> list[Cost]:
     """The stages behind a model, first ones first, as their manifests name each other."""
-    found: dict[str, Cost] = {}
+    by_url: dict[str, Cost] = {}
 
     def visit(artifact: Artifact) -> None:
         for name, entry in artifact.manifest["inputs"].items():
             try:
                 before = artifact.source(name)
             except InputError:
-                found.setdefault(entry["url"], Cost(name, None, note=f"not known: {entry['url']} is gone"))
+                by_url.setdefault(entry["url"], Cost(name, None, note=f"not known: {entry['url']} is gone"))
                 continue
-            if before.url not in found:
+            if before.url not in by_url:
                 visit(before)
         manifest = artifact.manifest
-        found[artifact.url] = Cost(manifest["stage"], manifest["seconds"], manifest["finished"], manifest["run"])
+        by_url[artifact.url] = Cost(manifest["stage"], manifest["seconds"], manifest["finished"], manifest["run"])
 
     if model is not None:
         visit(model)
-    return list(found.values())
+    return list(by_url.values())

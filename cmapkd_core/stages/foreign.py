@@ -25,12 +25,12 @@ def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None
         InputError: one was made by another recipe; names the differing fields.
     """
     for name, url in inputs.items():
-        found = find(url)
-        if found is None or found.manifest["stage"] not in _STAGES:
+        artifact = find(url)
+        if artifact is None or artifact.manifest["stage"] not in _STAGES:
             continue
-        changed = [line for line in differing(recipe, found) if name != "init" or not line.startswith("data.")]
+        changed = [line for line in differing(recipe, artifact) if name != "init" or not line.startswith("data.")]
         if changed:
-            stage, lines = found.manifest["stage"], "\n  ".join(changed)
+            stage, lines = artifact.manifest["stage"], "\n  ".join(changed)
             raise InputError(
                 f"--{name} {url} was made by another recipe than this one (then -> now):\n  {lines}\n"
                 f"ask for the recipe that it had, or run stage {stage} with this one, which makes "
@@ -46,15 +46,15 @@ def refuse_evaluation_of_another(name: str, evaluation: str, model: str) -> None
     Raises:
         InputError: it is of another model.
     """
-    found = find(evaluation) if evaluation else None
-    if found is None or not model:
+    artifact = find(evaluation) if evaluation else None
+    if artifact is None or not model:
         return
-    given, called = found.manifest["inputs"].get("model"), found.manifest["fields"].get("model", model)
+    given, called = artifact.manifest["inputs"].get("model"), artifact.manifest["fields"].get("model", model)
     if named_model(model):
         same = given is None and called == model
     else:
         own = find(model)
-        if own is None or not found.manifest["inputs"]:
+        if own is None or not artifact.manifest["inputs"]:
             return
         same = given is not None and given["digest"] == own.digest
     if not same:

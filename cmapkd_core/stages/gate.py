@@ -71,9 +71,9 @@ def run(request: Request, *, waits: str, follows: str = "") -> str:
 
 def _read(name: str, text: str) -> list[Any]:
     try:
-        found: list[Any] = json.loads(text or "[]")
-        if all(len(entry) == 3 and isinstance(entry, list) for entry in found):
-            return found
+        entries: list[Any] = json.loads(text or "[]")
+        if all(len(entry) == 3 and isinstance(entry, list) for entry in entries):
+            return entries
     except (ValueError, TypeError):
         pass
     raise InputError(f'--{name} {text}: [["run", "its id", ["place/of/artifact"]], ..], as JSON')
@@ -92,7 +92,7 @@ class GateWatch:
     makers: Sequence[Maker]
     before: Sequence[Maker]
     state: Callable[[str], str]
-    there: set[str] = field(default_factory=set)
+    complete: set[str] = field(default_factory=set)
     looks: Counter[str] = field(default_factory=Counter)  # in a row that found a run ended
 
     def lines(self) -> list[str]:
@@ -105,27 +105,29 @@ class GateWatch:
         before = []
         for one in self.before:
             if self._missing(one):
-                found = self._look(f"before: {one.run}", one.id)
+                state = self._look(f"before: {one.run}", one.id)
                 if self.looks[f"before: {one.run}"] < LOOKS:
-                    before.append(f"run {one.run} before it, which {found}")
+                    before.append(f"run {one.run} before it, which {state}")
         lines = []
         for maker in self.makers:
             if missing := self._missing(maker):
-                found = self._look(maker.run, maker.id)
+                state = self._look(maker.run, maker.id)
                 if self.looks[maker.run] >= LOOKS and not before:
                     raise Closed(_why(maker, missing))
-                lines.append(f"{len(missing)} of {len(maker.urls)} artifacts of run {maker.run}, which {found}")
+                lines.append(f"{len(missing)} of {len(maker.urls)} artifacts of run {maker.run}, which {state}")
         return lines + before
 
     def _missing(self, maker: Maker) -> list[str]:
         """URLs without a manifest so far; those found once are not looked for again."""
-        self.there |= {url for url in maker.urls if url not in self.there and is_made(url, maker.old.get(url, ""))}
-        return [url for url in maker.urls if url not in self.there]
+        self.complete |= {
+            url for url in maker.urls if url not in self.complete and is_made(url, maker.old.get(url, ""))
+        }
+        return [url for url in maker.urls if url not in self.complete]
 
     def _look(self, key: str, run_id: str) -> str:
-        found = self.state(run_id)
-        self.looks[key] = self.looks[key] + 1 if found == ENDED else 0
-        return found
+        state = self.state(run_id)
+        self.looks[key] = self.looks[key] + 1 if state == ENDED else 0
+        return state
 
 
 def wait(watch: GateWatch, pause: Callable[[float], None] = time.sleep) -> None:
@@ -135,7 +137,7 @@ def wait(watch: GateWatch, pause: Callable[[float], None] = time.sleep) -> None:
         Closed: see GateWatch.lines.
         StorageError: the store was away for AWAY looks in a row.
     """
-    began, said, said_at, away = time.monotonic(), "", 0.0, 0
+    began, printed, printed_at, away = time.monotonic(), "", 0.0, 0
     while True:
         try:
             lines, away = watch.lines(), 0
@@ -147,9 +149,9 @@ def wait(watch: GateWatch, pause: Callable[[float], None] = time.sleep) -> None:
         if not lines:
             return
         now = time.monotonic()
-        if "; ".join(lines) != said or now - said_at > AGAIN:
-            said, said_at = "; ".join(lines), now
-            print(f"gate: since {_span(now - began)} waiting for {said}", flush=True)
+        if "; ".join(lines) != printed or now - printed_at > AGAIN:
+            printed, printed_at = "; ".join(lines), now
+            print(f"gate: since {_span(now - began)} waiting for {printed}", flush=True)
         pause(SECONDS)
 
 

@@ -12,15 +12,15 @@ from cmapkd_core.stages.identities import Paths
 
 def of_model(config: ModelConfig, name: str, *, weights: bool = True) -> Paths:
     """A model's config file or folder, and the file of its weights; names of open_clip and the hub have none."""
-    found = {}
+    paths = {}
     if config.model.startswith(FOLDER):
-        found[f"{name}.model"] = config.model.removeprefix(FOLDER)
+        paths[f"{name}.model"] = config.model.removeprefix(FOLDER)
     elif config.model.endswith(".json") and not (CONFIGS / f"{config.model}.json").is_file():
-        found[f"{name}.model"] = config.model
+        paths[f"{name}.model"] = config.model
     # Weights that the model has not, or a file that may hold code, the stage refuses itself, in its place.
     if weights and (file := weights_file(config.weights)):
-        found[f"{name}.weights"] = file
-    return found
+        paths[f"{name}.weights"] = file
+    return paths
 
 
 def of_classes(recipe: Recipe) -> Paths:

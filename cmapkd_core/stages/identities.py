@@ -22,8 +22,8 @@ SHOWN = 3  # changed files of a folder that are named
 
 def identities(paths: Paths) -> Identities:
     """What each path holds now; a path without anything is left out, which the stage says itself."""
-    found = {name: _identity(storage.absolute(path)) for name, path in paths.items()}
-    return {name: text for name, text in found.items() if text}
+    by_name = {name: _identity(storage.absolute(path)) for name, path in paths.items()}
+    return {name: text for name, text in by_name.items() if text}
 
 
 def _identity(url: str) -> dict[str, Any]:

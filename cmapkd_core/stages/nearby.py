@@ -38,13 +38,13 @@ def open_input(name: str, url: str) -> Artifact:
         InputError: none is there; names those that are near.
         DamagedError: there is one, which cannot be used.
     """
-    found = look(url)
-    if found is None and (near := nearby(url, _STAGES_OF.get(name, _STAGES))):
+    artifact = look(url)
+    if artifact is None and (near := nearby(url, _STAGES_OF.get(name, _STAGES))):
         raise InputError(
             f"{url} has no {MANIFEST}: the stage that writes it has not finished; run it first, or give one that is "
             f"complete: {near}"
         )
-    return found or Artifact.open(url)
+    return artifact or Artifact.open(url)
 
 
 def nearby(url: str, stages: Sequence[str]) -> str:
@@ -66,8 +66,8 @@ def below(url: str, stages: Sequence[str]) -> str:
     Raises:
         InputError: it cannot be listed.
     """
-    found = _complete(storage.absolute(url).rstrip("/"), stages)
-    return f"below it are {found}" if found else ""
+    listed = _complete(storage.absolute(url).rstrip("/"), stages)
+    return f"below it are {listed}" if listed else ""
 
 
 def _beside(place: str, stages: Sequence[str]) -> str:
@@ -84,8 +84,8 @@ def _beside(place: str, stages: Sequence[str]) -> str:
         for name in difflib.get_close_matches(wanted, names, cutoff=_ALIKE):
             if _is_there(storage.join(above, name)):
                 return f"did you mean {storage.join(above, name)}?"
-        if found := _complete(above, stages):
-            return f"there are {found}"
+        if listed := _complete(above, stages):
+            return f"there are {listed}"
     return ""
 
 
@@ -104,8 +104,8 @@ def _misspelled(place: str) -> str:
 def _complete(above: str, stages: Sequence[str]) -> str:
     """The first of the artifacts below a root, or below a stage's folder; "" where there are none."""
     urls = (storage.join(above, name) for name in _names(above, stages))
-    found = list(islice(filter(_is_there, urls), _SHOWN + 1))
-    return ", ".join(map(_told_apart, found[:_SHOWN])) + (", .." if len(found) > _SHOWN else "")
+    complete = list(islice(filter(_is_there, urls), _SHOWN + 1))
+    return ", ".join(map(_told_apart, complete[:_SHOWN])) + (", .." if len(complete) > _SHOWN else "")
 
 
 def _told_apart(url: str) -> str:

@@ -63,12 +63,14 @@ def find_owed(url: str) -> Owed | None:
     Raises:
         InputError: the journal is gone or damaged, or the note is.
     """
-    found = find(url)
-    folder = url if found else storage.join(url, WORK)
+    artifact = find(url)
+    folder = url if artifact else storage.join(url, WORK)
     place = storage.join(folder, OWED)
     try:
-        arguments = _note(place, found.manifest["stage"] if found else "")
-        journal = found.fetch(JOURNAL).read_bytes() if found else storage.read_bytes(storage.join(folder, JOURNAL))
+        arguments = _note(place, artifact.manifest["stage"] if artifact else "")
+        journal = (
+            artifact.fetch(JOURNAL).read_bytes() if artifact else storage.read_bytes(storage.join(folder, JOURNAL))
+        )
     except FileNotFoundError:
         return None
     return Owed(place, arguments, journal)
@@ -123,7 +125,7 @@ def deliver_owed(request: Request, artifacts: Iterable[Artifact]) -> None:
         return
     urls = [artifact.url for artifact in artifacts]
     noted = in_order(urls, lambda url: storage.exists(storage.join(url, OWED)), LOOKS)
-    for url in [url for url, there in zip(urls, noted, strict=True) if there]:
+    for url in [url for url, note in zip(urls, noted, strict=True) if note]:
         try:
             owed = find_owed(url)
         except InputError as error:

@@ -74,11 +74,11 @@ def _show(artifact: Artifact) -> None:
 
 def whole_stands(request: Request, recipe: Recipe) -> str:
     """URL of the recipe's data set where it is complete and what stage prepare would make now; "" where it is not."""
-    found = find(stage_url(request.root, "prepare", recipe))
+    artifact = find(stage_url(request.root, "prepare", recipe))
     others = {name: find(url) for name, url in _inputs(recipe).items()}
     digests = {name: {"digest": other.digest if other else ""} for name, other in others.items()}
-    stays = found is not None and stands(request, "prepare", found, digests, of_data(recipe), lambda text: None)
-    return found.url if found is not None and stays else ""
+    stays = artifact is not None and stands(request, "prepare", artifact, digests, of_data(recipe), lambda text: None)
+    return artifact.url if artifact is not None and stays else ""
 
 
 def _delete(parts: Sequence[PartOf], request: Request, recipe: Recipe) -> None:

@@ -37,13 +37,13 @@ class Refusals:
         """Raises InputError on all ranks where the attempt before this one found bad input."""
         if self.attempts is None:
             return
-        if found := parallel.broadcast(self._found() if parallel.rank() == 0 else None):
+        if message := parallel.broadcast(self._recorded() if parallel.rank() == 0 else None):
             raise InputError(
                 f"{self.stage}: the attempt before this one failed with the same input and code, so this one does not"
-                f" try: {found}; mend it, then {submit('--retry', self.run)} (or Retry in the UI) tries again"
+                f" try: {message}; mend it, then {submit('--retry', self.run)} (or Retry in the UI) tries again"
             )
 
-    def _found(self) -> str:
+    def _recorded(self) -> str:
         if not self.attempts:
             storage.delete(self.url)
             return ""

@@ -46,11 +46,11 @@ def _pictures(data: str) -> str:
 
 def first_caption(prepared: Artifact) -> str:
     """A caption of a test picture to search by, the same always and not too long; of another one where none is."""
-    found: dict[str, str] = {}
+    by_split: dict[str, str] = {}
     for rows in pq.ParquetFile(prepared.fetch(INDEX)).iter_batches(columns=["split", "captions"]):
         for split, captions in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            if captions and split not in found:
-                found[split] = textwrap.shorten(captions[0], LONGEST, placeholder="").lstrip("-")  # no option
-        if "test" in found:
+            if captions and split not in by_split:
+                by_split[split] = textwrap.shorten(captions[0], LONGEST, placeholder="").lstrip("-")  # no option
+        if "test" in by_split:
             break
-    return found.get("test") or next(filter(None, found.values()), QUERY)
+    return by_split.get("test") or next(filter(None, by_split.values()), QUERY)

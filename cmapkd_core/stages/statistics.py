@@ -221,11 +221,11 @@ def wrong_and_right(path: Path) -> dict[str, float]:
     table = pq.read_table(path)
     wrong = table[WRONG].to_numpy()
     w = torch.from_numpy(np.stack([table[f"w_{name}"].to_numpy() for name in ALL_LEVELS], axis=1))
-    found = {"wrong/pairs": float(wrong.sum())}
+    metrics = {"wrong/pairs": float(wrong.sum())}
     for kind, rows in (("wrong", w[wrong]), ("right", w[~wrong])):
         halves = zip(("vision", "text"), rows.split(4, dim=1), strict=True)
-        found |= {f"{kind}/entropy/{name}": float(entropy(half)) for name, half in halves if len(rows)}
-        found |= {
+        metrics |= {f"{kind}/entropy/{name}": float(entropy(half)) for name, half in halves if len(rows)}
+        metrics |= {
             f"{kind}/weight/{name}": float(x) for name, x in zip(ALL_LEVELS, rows.mean(0), strict=True) if len(rows)
         }
-    return found
+    return metrics

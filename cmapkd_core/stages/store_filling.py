@@ -99,15 +99,15 @@ class Filling:
     def fill(self, own: range, known: bool = False) -> None:
         """Make those of the parts `own` that are not there. known: that what is there is whole."""
         saved = self.saved()
-        there, missing = ([number for number in own if (number in saved) is has] for has in (True, False))
+        present, missing = ([number for number in own if (number in saved) is has] for has in (True, False))
         faults: list[int] = []
         with Behind(partial(self._look, faults), LOOKS, room=len(own), grace=0.0) as looks:
 
             def look() -> None:
-                for number in [] if known else there:
+                for number in [] if known else present:
                     looks.put((number, saved[number]))
 
-            self._make(missing, self._progress(there, quiet=known), look)
+            self._make(missing, self._progress(present, quiet=known), look)
         for number in sorted(faults):
             again = "its pictures are asked for again"
             self.context.say(f"teacher: {self._url(saved[number])} is not what was saved: {again}\n")
@@ -115,8 +115,8 @@ class Filling:
 
     def saved(self) -> dict[int, str]:
         """Number -> name of the parts that are there."""
-        found = (_PART.fullmatch(name) for name in storage.list_files(self._url()))
-        return {int(name["number"]): name[0] for name in found if name}
+        matches = (_PART.fullmatch(name) for name in storage.list_files(self._url()))
+        return {int(name["number"]): name[0] for name in matches if name}
 
     def entries(self) -> dict[str, dict[str, object]]:
         """The parts as a manifest names files; nothing is read."""
@@ -162,18 +162,18 @@ class Filling:
         number, outputs = made
         rows, file = self.parts[number], self.context.scratch / f"part-{number}.safetensors"
         images, texts = (_joined(batches) for batches in outputs)
-        for kind, found in (("pictures", images), ("captions", texts)):
-            require_finite(as_floats(found), f"teacher outputs of the {kind} of {rows.start}..{rows.stop - 1}")
+        for kind, tensors in (("pictures", images), ("captions", texts)):
+            require_finite(as_floats(tensors), f"teacher outputs of the {kind} of {rows.start}..{rows.stop - 1}")
         write_part(file, rows.start, images, texts, self.counts[rows.start : rows.stop].tolist(), self.made_from)
         storage.put(file, self._url(f"{number:06d}-{storage.sha256_file(file)}.safetensors"))
         file.unlink()
 
-    def _progress(self, there: Sequence[int], quiet: bool) -> Callable[[int], None]:
+    def _progress(self, present: Sequence[int], quiet: bool) -> Callable[[int], None]:
         """Says up to which of the pictures of all ranks the parts are done, given a position among them."""
         if quiet:
             return lambda done: None
         kind, count = self.context.recipe.teacher_fit.store, len(self.counts)
-        before = sum(len(self.parts[number]) for number in there) * parallel.world()
+        before = sum(len(self.parts[number]) for number in present) * parallel.world()
         show = Progress(self.context.say, "teacher", count, "pictures", before=before)
         return lambda done: show(done, f"{kind} of {done} of {count} pictures")
 
@@ -210,19 +210,19 @@ def teacher_outputs(filling: Filling, parts: Sequence[range], progress: Callable
             if chunk.captions:
                 texts.append(coded(filling.teacher.text_outputs(given, levels)))
             else:
-                found = coded(filling.teacher.image_outputs(given, levels))
-                images.append({name: x.unflatten(0, (-1, crops)) for name, x in found.items()})
+                codes = coded(filling.teacher.image_outputs(given, levels))
+                images.append({name: x.unflatten(0, (-1, crops)) for name, x in codes.items()})
                 progress(chunk.rows.stop)
         yield images, texts
 
 
 def _joined(batches: list[Named]) -> Named:
     """Tensors [b,...] of several batches as [n,...] on the CPU, by name."""
-    found = [{name: x.cpu() for name, x in batch.items()} for batch in batches]
-    return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
+    parts = [{name: x.cpu() for name, x in batch.items()} for batch in batches]
+    return {name: torch.cat([batch[name] for batch in parts]) for name in parts[0]}
 
 
 def _digest(name: str) -> str:
-    found = _PART.fullmatch(name)
-    assert found, f"{name} is no part's name"
-    return found["digest"]
+    match = _PART.fullmatch(name)
+    assert match, f"{name} is no part's name"
+    return match["digest"]

@@ -37,14 +37,14 @@ def bank_of(context: Context, teacher: Teacher, cache: TeacherCache | None, coun
     recipe, shards = context.recipe, shards_of(context)
     pictures, captions = pairs_of(recipe, shards, count)
     if cache is None:
-        found = _asked(recipe, shards, teacher, pictures, captions)
+        embeddings = _asked(recipe, shards, teacher, pictures, captions)
     else:
         rows = cache.only("image", "text").rows(pictures, [CROP] * len(pictures), captions)
-        found = rows["image"].float(), rows["text"].float()
+        embeddings = rows["image"].float(), rows["text"].float()
     fewer = f"; method.bank={count}, and there are no more" if len(pictures) < count else ""
     source = "of the live teacher" if cache is None else "from the teacher's store"
     context.say(f"{recipe.method.name}: a bank of {len(pictures)} training pairs {source}{fewer}\n")
-    return found
+    return embeddings
 
 
 def pairs_of(recipe: Recipe, shards: ShardSet, count: int) -> tuple[np.ndarray, list[int]]:
@@ -76,6 +76,6 @@ def _asked(
         pictures=pictures,
     )
     images = [teacher.image_outputs(pixels)["image"] for pixels in shown]
-    said = [shards.captions("train", int(i))[k] for i, k in zip(pictures, captions, strict=True)]
-    texts = [teacher.text_outputs(side.tokenize([said[i] for i in part]).to(device))["text"] for part in parts]
+    sentences = [shards.captions("train", int(i))[k] for i, k in zip(pictures, captions, strict=True)]
+    texts = [teacher.text_outputs(side.tokenize([sentences[i] for i in part]).to(device))["text"] for part in parts]
     return torch.cat(images), torch.cat(texts)

@@ -84,9 +84,11 @@ def handed_on(stage: str, init: str) -> str:
         InputError: it is not complete.
     """
     parallel.start()
-    found = open_input("init", init)
-    ProgressDisplay(quiet=parallel.rank() > 0)(f"{stage}: nothing to train for this recipe; it hands on {found.url}\n")
-    return found.url
+    artifact = open_input("init", init)
+    ProgressDisplay(quiet=parallel.rank() > 0)(
+        f"{stage}: nothing to train for this recipe; it hands on {artifact.url}\n"
+    )
+    return artifact.url
 
 
 if __name__ == "__main__":

@@ -149,12 +149,12 @@ class TrainingSetup:
             return None
         kind = KINDS[METHODS[self.recipe.method.name].targets]
         if self.teacher_cache is not None:
-            found = self.teacher.cached_targets(batch.cached, levels)
+            targets = self.teacher.cached_targets(batch.cached, levels)
         else:
-            found = self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
+            targets = self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
         if batch.pictures is not None:
-            found.pictures = self._of_pictures(self.teacher, batch.pictures, levels)
-        return narrowed(found, kind)
+            targets.pictures = self._of_pictures(self.teacher, batch.pictures, levels)
+        return narrowed(targets, kind)
 
     def _of_pictures(self, teacher: Teacher, batch: Batch, levels: tuple[str, ...]) -> PictureTargets:
         """The same of pictures without captions."""

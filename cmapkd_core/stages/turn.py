@@ -49,7 +49,7 @@ class Turn:
             "pid": os.getpid(),
             "beat": 0,
         }
-        self._seen: tuple[Any, float] = ("", 0.0)  # the other's last sign of life, and when it was new
+        self._last_sign: tuple[Any, float] = ("", 0.0)  # the other's last sign of life, and when it was new
         self._over = threading.Event()
         self._asked = False
         self._beating: threading.Thread | None = None
@@ -134,14 +134,14 @@ class Turn:
         if gone:
             return True
         sign = (other["owner"], other["beat"])
-        if sign != self._seen[0]:
-            self._seen = (sign, time.monotonic())
-        return time.monotonic() - self._seen[1] > SILENT
+        if sign != self._last_sign[0]:
+            self._last_sign = (sign, time.monotonic())
+        return time.monotonic() - self._last_sign[1] > SILENT
 
     def _who(self, other: dict[str, Any]) -> str:
-        silent = time.monotonic() - self._seen[1]
-        whose = f"run {other['run']}" if other["run"] else "a stage started by hand"
-        return f"{whose} (on {other['host']}, its last sign of life {silent:.0f} s ago)"
+        silent = time.monotonic() - self._last_sign[1]
+        holder = f"run {other['run']}" if other["run"] else "a stage started by hand"
+        return f"{holder} (on {other['host']}, its last sign of life {silent:.0f} s ago)"
 
 
 def _alive(pid: int) -> bool:

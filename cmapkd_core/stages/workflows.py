@@ -29,10 +29,10 @@ def _phases(run_id: str) -> Iterator[str]:
 
     config.load_incluster_config()
     namespace = (ACCOUNT / "namespace").read_text().strip()
-    found = client.CustomObjectsApi().list_namespaced_custom_object(
+    response = client.CustomObjectsApi().list_namespaced_custom_object(
         "argoproj.io", "v1alpha1", namespace, "workflows", label_selector=f"{OF_RUN}={run_id}"
     )
-    for workflow in found["items"]:
+    for workflow in response["items"]:
         yield workflow.get("status", {}).get("phase", "")
 
 
@@ -45,7 +45,7 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def workflows_seen() -> str:
+def workflow_access() -> str:
     """Whether this pod can tell that a run has ended, in words; a gate that cannot waits all the same."""
     try:
         list(_phases("of-no-run"))

@@ -175,9 +175,9 @@ def read_object(url: str, shape: Shape, more: Shape = NO_MORE) -> dict[str, Any]
         if why := misfit(url):
             raise DamagedInput(f"{url} is damaged ({why})") from None
         raise
-    if why := _misshapen(found := _parsed(raw), shape, more):
+    if why := _misshapen(parsed := _parsed(raw), shape, more):
         raise DamagedInput(f"{url} is damaged ({'it is empty' if not raw.strip() else why})")
-    return dict(found)
+    return dict(parsed)
 
 
 def _parsed(raw: bytes) -> Any:
@@ -188,13 +188,13 @@ def _parsed(raw: bytes) -> Any:
         return None
 
 
-def _misshapen(found: Any, shape: Shape, more: Shape) -> str:
-    if not isinstance(found, dict):
+def _misshapen(parsed: Any, shape: Shape, more: Shape) -> str:
+    if not isinstance(parsed, dict):
         return "it is no JSON object"
     for name, kind in (shape | more).items():
-        if name in found and not isinstance(found[name], kind):
+        if name in parsed and not isinstance(parsed[name], kind):
             return f"its {name} is of another kind"
-        if name in shape and name not in found:
+        if name in shape and name not in parsed:
             return f"its {name} is missing"
     return ""
 

@@ -100,8 +100,8 @@ def _leads_away(operation: str, http: Any, parsed: dict[str, Any]) -> bool:
 
 
 def _answer(request: dict[str, Any], http: Any, page: bytes) -> ServerAnswer:
-    headers, found = http.headers, _TITLE.search(page)
-    shown = b" ".join(part for part in found.groups() if part) if found else b"" if b"<" in page else page
+    headers, title = http.headers, _TITLE.search(page)
+    shown = b" ".join(part for part in title.groups() if part) if title else b"" if b"<" in page else page
     text = " ".join(unescape(shown.decode("utf-8", "replace")).split())
     elsewhere = _ELSEWHERE.search(page)
     location = urljoin(http.url, headers.get("location", ""))

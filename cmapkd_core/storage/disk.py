@@ -252,24 +252,24 @@ def list_files(url: str) -> list[str]:
 
 def a_few(url: str, most: int) -> list[str]:
     with _named("list", url):
-        found = (
+        files = (
             os.path.relpath(os.path.join(folder, name), url) for folder, _, names in os.walk(url) for name in names
         )
-        return sorted(islice(found, most))
+        return sorted(islice(files, most))
 
 
 def folders(url: str) -> list[str]:
     with _named("list", url):
         try:
-            with os.scandir(url) as found:
-                return sorted(one.name for one in found if one.is_dir() and not _is_partial(one.name))
+            with os.scandir(url) as entries:
+                return sorted(one.name for one in entries if one.is_dir() and not _is_partial(one.name))
         except OSError as error:
             _unless_gone(error)
             return []
 
 
 def entries(url: str) -> dict[str, Entry]:
-    found = {}
+    by_name = {}
     with _named("list", url):
         for name in [""] if Path(url).is_file() else list_files(url):
             try:
@@ -277,8 +277,8 @@ def entries(url: str) -> dict[str, Entry]:
             except OSError as error:
                 _unless_gone(error)
                 continue
-            found[name] = Entry(status.st_size, str(status.st_mtime_ns), status.st_mtime)
-    return found
+            by_name[name] = Entry(status.st_size, str(status.st_mtime_ns), status.st_mtime)
+    return by_name
 
 
 def _unless_gone(error: OSError) -> None:

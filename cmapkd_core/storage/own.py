@@ -29,12 +29,12 @@ def parameters(environment: Mapping[str, str]) -> dict[str, str]:
     Raises:
         InputError: one of the two keys without the other, or a session's token without both.
     """
-    found = {name: environment.get(PREFIX + of, "") for name, of in _NAMES.items()}
-    keys = [name for name in _KEYS if found[name]]
-    if len(keys) == 1 or (found["aws_session_token"] and not keys):
+    values = {name: environment.get(PREFIX + of, "") for name, of in _NAMES.items()}
+    keys = [name for name in _KEYS if values[name]]
+    if len(keys) == 1 or (values["aws_session_token"] and not keys):
         both = " and ".join(PREFIX + _NAMES[name] for name in _KEYS)
         raise InputError(f"set both of {both}, or neither: then AWS's own variables, profile or role count")
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def renamed(environment: Mapping[str, str]) -> dict[str, str]:

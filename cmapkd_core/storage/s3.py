@@ -83,8 +83,8 @@ def briefly() -> Iterator[None]:
 
 def _client() -> Any:
     """boto3's client for the environment as it is now; proxies are a part of it."""
-    ours = ("AWS_", own.PREFIX)
-    settings = ((name, value) for name, value in os.environ.items() if name.startswith(ours) or _is_proxy(name))
+    prefixes = ("AWS_", own.PREFIX)
+    settings = ((name, value) for name, value in os.environ.items() if name.startswith(prefixes) or _is_proxy(name))
     with _making:
         return _new_client(os.getpid(), frozenset(settings), _limits.get())
 
@@ -226,10 +226,10 @@ def sha256(url: str) -> str:
 
 
 def _sha256(body: Any) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for block in body.iter_chunks(1 << 20):
-        found.update(block)
-    return found.hexdigest()
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _read(url: str, reader: Callable[[Any], T], **asked: str) -> T:
@@ -289,8 +289,8 @@ def create(url: str, data: bytes) -> bool:
     """412: somebody wrote first, perhaps we ourselves; 409: another write is under way, so try again."""
     bucket, key = split(url)
     token = uuid.uuid4().hex
-    ours = {"Metadata": {"writer": token}}
-    request = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*", **ours}
+    metadata = {"Metadata": {"writer": token}}
+    request = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*", **metadata}
     with _named("write", url) as client:
         for attempt in range(CONFLICT_ATTEMPTS):
             try:
@@ -307,7 +307,7 @@ def create(url: str, data: bytes) -> bool:
                     raise
                 _pause(attempt)
         if not sent.stands(client, bucket, key, io.BytesIO(data), answer):
-            _send(client, url, io.BytesIO(data), **ours)  # nobody else writes where our object lies
+            _send(client, url, io.BytesIO(data), **metadata)  # nobody else writes where our object lies
     return True
 
 
@@ -331,14 +331,14 @@ def _size(url: str) -> int | None:
     object where listing is not allowed. The object's own name sorts first among those that begin with it.
     """
     with _named("read", url) as client:
-        found = _entry(client, url)
-    return int(found["Size"]) if found else None
+        entry = _entry(client, url)
+    return int(entry["Size"]) if entry else None
 
 
 def _entry(client: Any, url: str) -> dict[str, Any] | None:
     bucket, key = split(url)
-    found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-    return dict(found[0]) if found and found[0]["Key"] == key else None
+    contents = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    return dict(contents[0]) if contents and contents[0]["Key"] == key else None
 
 
 def exists(url: str) -> bool:
@@ -346,10 +346,10 @@ def exists(url: str) -> bool:
 
 
 def size(url: str) -> int:
-    found = _size(url)
-    if found is None:
+    length = _size(url)
+    if length is None:
         raise FileNotFoundError(url)
-    return found
+    return length
 
 
 def delete(url: str) -> None:
@@ -385,8 +385,8 @@ def a_few(url: str, most: int) -> list[str]:
     bucket, key = split(url)
     prefix = f"{key}/" if key else ""
     with _named("list", url) as client:
-        found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most).get("Contents", [])
-    return [entry["Key"].removeprefix(prefix) for entry in found if not entry["Key"].endswith("/")]
+        contents = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most).get("Contents", [])
+    return [entry["Key"].removeprefix(prefix) for entry in contents if not entry["Key"].endswith("/")]
 
 
 def folders(url: str) -> list[str]:
@@ -394,8 +394,8 @@ def folders(url: str) -> list[str]:
     prefix = f"{key}/" if key else ""
     with _named("list", url) as client:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        found = [one["Prefix"] for page in pages for one in page.get("CommonPrefixes", [])]
-    return sorted(name.removeprefix(prefix).rstrip("/") for name in found)
+        result = [one["Prefix"] for page in pages for one in page.get("CommonPrefixes", [])]
+    return sorted(name.removeprefix(prefix).rstrip("/") for name in result)
 
 
 def entries(url: str) -> dict[str, Entry]:
@@ -406,8 +406,8 @@ def entries(url: str) -> dict[str, Entry]:
             return {"": _as_entry(first[0])}
         prefix = f"{key}/" if key else ""
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [listed for page in pages for listed in page.get("Contents", []) if not listed["Key"].endswith("/")]
-    return {listed["Key"].removeprefix(prefix): _as_entry(listed) for listed in found}
+        objects = [listed for page in pages for listed in page.get("Contents", []) if not listed["Key"].endswith("/")]
+    return {listed["Key"].removeprefix(prefix): _as_entry(listed) for listed in objects}
 
 
 def _as_entry(listed: dict[str, Any]) -> Entry:

@@ -59,17 +59,17 @@ def etag(file: IO[bytes], part: int = 0) -> str:
 
 
 def _md5(file: IO[bytes], start: int, size: int) -> Any:
-    found = hashlib.md5(usedforsecurity=False)
+    digest = hashlib.md5(usedforsecurity=False)
     file.seek(start)
     while size and (block := file.read(min(_BLOCK, size))):
-        found.update(block)
+        digest.update(block)
         size -= len(block)
-    return found
+    return digest
 
 
 def _crc32(file: IO[bytes]) -> str:
-    found = 0
+    checksum = 0
     file.seek(0)
     while block := file.read(_BLOCK):
-        found = zlib.crc32(block, found)
-    return base64.b64encode(found.to_bytes(4, "big")).decode()
+        checksum = zlib.crc32(block, checksum)
+    return base64.b64encode(checksum.to_bytes(4, "big")).decode()

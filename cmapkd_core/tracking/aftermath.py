@@ -33,16 +33,18 @@ def end_killed(uri: str, name: str, experiment_id: str, run: str) -> list[str]:
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             return []  # MLflow would make one, which takes seconds
         client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment(experiment_id) if experiment_id else client.get_experiment_by_name(name)
-        where = [found.experiment_id] if found else []
+        experiment = client.get_experiment(experiment_id) if experiment_id else client.get_experiment_by_name(name)
+        where = [experiment.experiment_id] if experiment else []
         if not where:
             return []
-        ours = f"tags.`{RUN_TAG}` = '{run}'"
-        ended = [one for one in client.search_runs(where, f"{ours} and attributes.status = 'RUNNING'") if _is_dead(one)]
+        of_run = f"tags.`{RUN_TAG}` = '{run}'"
+        ended = [
+            one for one in client.search_runs(where, f"{of_run} and attributes.status = 'RUNNING'") if _is_dead(one)
+        ]
         for one in ended:
             client.set_tag(one.info.run_id, END_TAG, NO_WORD)
             client.set_terminated(one.info.run_id, "FAILED")
-        runs = list(client.search_runs(where, ours, order_by=["attributes.start_time DESC"]))
+        runs = list(client.search_runs(where, of_run, order_by=["attributes.start_time DESC"]))
         for parent in {one.data.tags[PARENT_ID_TAG] for one in ended}:
             if any(one.info.run_id == parent and one.data.tags[STAGE_TAG] == PARENT_STAGE for one in runs):
                 end_parent(client, parent, runs)

@@ -109,12 +109,12 @@ class Journal:
             end, edition = self._delivered, self._edition
             file.seek(end)
             lines = file.read().splitlines(keepends=True)
-        found = []
+        points = []
         for line in lines:
             end += len(line)
             if point := _parse(line.decode(errors="replace")):
-                found.append(Waiting(point, end, edition))
-        return found
+                points.append(Waiting(point, end, edition))
+        return points
 
     def delivered(self, last: Waiting) -> None:
         """This one and those before it wait no more; nothing is changed where a rewind has come between."""

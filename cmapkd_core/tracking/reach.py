@@ -86,16 +86,16 @@ def experiment(client: MlflowClient, uri: str, name: str, experiment_id: str) ->
     Raises:
         Unusable: it was deleted; the message has the command that brings it back.
     """
-    found = client.get_experiment(experiment_id) if experiment_id else client.get_experiment_by_name(name)
-    if found is None:
+    existing = client.get_experiment(experiment_id) if experiment_id else client.get_experiment_by_name(name)
+    if existing is None:
         return _make_experiment(client, uri, name)
-    if found.lifecycle_stage != "active":
+    if existing.lifecycle_stage != "active":
         another = "" if experiment_id else ", or give another one's name as MLFLOW_EXPERIMENT_NAME ([env])"
         raise Unusable(
-            f"its experiment '{found.name}' was deleted: bring it back with"
-            f" `{_command(uri)} experiments restore --experiment-id {found.experiment_id}`{another}"
+            f"its experiment '{existing.name}' was deleted: bring it back with"
+            f" `{_command(uri)} experiments restore --experiment-id {existing.experiment_id}`{another}"
         )
-    return str(found.experiment_id)
+    return str(existing.experiment_id)
 
 
 def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -106,10 +106,10 @@ def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        found = client.get_experiment_by_name(name)  # another stage made it at the same moment
-        if found is None:
+        existing = client.get_experiment_by_name(name)  # another stage made it at the same moment
+        if existing is None:
             raise
-        return str(found.experiment_id)
+        return str(existing.experiment_id)
 
 
 def deleted_run(uri: str, run_id: str) -> Unusable:

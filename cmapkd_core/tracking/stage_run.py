@@ -120,26 +120,26 @@ class StageRun:
         if not self._adopted:
             self._client.update_run(parent, status="RUNNING")
         tags = {RUN_TAG: self._target.run, STAGE_TAG: self._target.stage}
-        found = _execution(self._search(tags), mark, known)
+        run = _execution(self._search(tags), mark, known)
         tags |= {PARENT_ID_TAG: parent, PROCESS_TAG: this_process()}
-        if found is None:
+        if run is None:
             return self._make_run(tags, self._target.stage), set()
-        run_id = str(found.info.run_id)
-        self._keep_earlier_end(found)
+        run_id = str(run.info.run_id)
+        self._keep_earlier_end(run)
         self._client.update_run(run_id, status="RUNNING")
         for name in (PARENT_ID_TAG, PROCESS_TAG):
             self._client.set_tag(run_id, name, tags[name])
-        return run_id, {(name, step) for name in found.data.metrics for step in self._steps(run_id, name)}
+        return run_id, {(name, step) for name in run.data.metrics for step in self._steps(run_id, name)}
 
-    def _keep_earlier_end(self, found: Run) -> None:
+    def _keep_earlier_end(self, run: Run) -> None:
         """An attempt that goes on in a run says how the one before it ended; one of this process has not."""
-        end = found.data.tags.get(END_TAG, "")
-        if found.info.status == "RUNNING" and found.data.tags.get(PROCESS_TAG) != this_process():
+        end = run.data.tags.get(END_TAG, "")
+        if run.info.status == "RUNNING" and run.data.tags.get(PROCESS_TAG) != this_process():
             end = NO_WORD
         elif end:
-            self._client.delete_tag(found.info.run_id, END_TAG)
+            self._client.delete_tag(run.info.run_id, END_TAG)
         if end:
-            self._client.set_tag(found.info.run_id, EARLIER_TAG, end)
+            self._client.set_tag(run.info.run_id, EARLIER_TAG, end)
 
     def _search(self, tags: dict[str, str]) -> list[Run]:
         """Runs with all these tags, the latest first."""
@@ -158,16 +158,16 @@ class StageRun:
 
         names = Names()
         whole = {names(name): str(value) for name, value in self._target.params.items()}
-        ours = {name: cut(value, limits.PARAM, f"all of it in {PARAMETERS}") for name, value in whole.items()}
+        logged = {name: cut(value, limits.PARAM, f"all of it in {PARAMETERS}") for name, value in whole.items()}
         held = self._client.get_run(self.run_id).data.params
-        new = [Param(name, value) for name, value in ours.items() if name not in held]
+        new = [Param(name, value) for name, value in logged.items() if name not in held]
         for start in range(0, len(new), _PARAMS_A_CALL):
             self._client.log_batch(self.run_id, params=new[start : start + _PARAMS_A_CALL])
-        changed = {name: (held[name], value) for name, value in ours.items() if held.get(name, value) != value}
+        changed = {name: (held[name], value) for name, value in logged.items() if held.get(name, value) != value}
         if changed:
             self._tell_changed(changed)
-        if whole != ours:
-            long = {name: value for name, value in whole.items() if value != ours[name]}
+        if whole != logged:
+            long = {name: value for name, value in whole.items() if value != logged[name]}
             self._client.log_dict(self.run_id, long, PARAMETERS)
 
     def _tell_changed(self, changed: dict[str, tuple[str, str]]) -> None:

@@ -57,20 +57,20 @@ def code(value: str) -> str:
 
 def comments_of(source: str) -> dict[tuple[str, str], str]:
     """(class, field) -> the comment above the field and behind it."""
-    found = {
+    comments = {
         token.start[0]: (token.string.lstrip("# ").rstrip(), token.line.strip().startswith("#"))
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    said: dict[tuple[str, str], str] = {}
+    by_field: dict[tuple[str, str], str] = {}
     for kind in (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)):
         for node in (node for node in kind.body if isinstance(node, ast.AnnAssign)):
             first = node.lineno
-            while found.get(first - 1, ("", False))[1]:
+            while comments.get(first - 1, ("", False))[1]:
                 first -= 1
-            lines = [found[line][0] for line in range(first, (node.end_lineno or first) + 1) if line in found]
-            said[kind.name, ast.unparse(node.target)] = " ".join(lines)
-    return said
+            lines = [comments[line][0] for line in range(first, (node.end_lineno or first) + 1) if line in comments]
+            by_field[kind.name, ast.unparse(node.target)] = " ".join(lines)
+    return by_field
 
 
 def allowed(hint: Any) -> str:
@@ -78,8 +78,8 @@ def allowed(hint: Any) -> str:
     extras = list(getattr(hint, "__metadata__", ()))
     if names := next((extra.table for extra in extras if isinstance(extra, Named)), None):
         return "one of " + ", ".join(map(code, names))
-    if said := next((extra.text for extra in extras if isinstance(extra, Must)), ""):
-        return f"{kind_of(hint)}; {said.removeprefix('it must be ').removeprefix('it ')}"
+    if rule := next((extra.text for extra in extras if isinstance(extra, Must)), ""):
+        return f"{kind_of(hint)}; {rule.removeprefix('it must be ').removeprefix('it ')}"
     bounds = [bound for extra in extras for bound in getattr(extra, "metadata", ())]
     return "; ".join([kind_of(hint), *filter(None, map(bound_in_words, bounds))])
 
@@ -108,20 +108,20 @@ def parts_of(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from parts_of(value, f"{prefix}{name}.")
 
 
-def field_rows(part: Any, prefix: str, said: Mapping[tuple[str, str], str]) -> list[tuple[str, ...]]:
+def field_rows(part: Any, prefix: str, comments: Mapping[tuple[str, str], str]) -> list[tuple[str, ...]]:
     """A line for each field of one part, but for the parts in it."""
     rows: list[tuple[str, ...]] = []
     for name, hint in hints_of(part).items():
         value = getattr(part, name)
         if not is_part(value):
-            meaning = escaped(said.get((type(part).__name__, name), ""))
+            meaning = escaped(comments.get((type(part).__name__, name), ""))
             rows.append((code(prefix + name), code(as_text(value)), allowed(hint), meaning))
     return rows
 
 
 def fields() -> str:
     """docs/reference/fields.md."""
-    said = comments_of(inspect.getsource(config))
+    comments = comments_of(inspect.getsource(config))
     lines = [
         "# Recipe fields",
         "",
@@ -133,16 +133,16 @@ def fields() -> str:
     ]
     head = ("field", "default", "may be", "meaning")
     for prefix, part in parts_of(config.Recipe()):
-        if rows := field_rows(part, prefix, said):
+        if rows := field_rows(part, prefix, comments):
             title, doc = prefix.rstrip(".") or "The recipe itself", inspect.getdoc(type(part)) or ""
             lines += [f"## {title}", "", escaped(doc.partition("\n\n")[0].replace("\n", " ")), "", *table(head, rows)]
-    return "\n".join([*lines, *phases(said)])
+    return "\n".join([*lines, *phases(comments)])
 
 
-def phases(said: Mapping[tuple[str, str], str]) -> list[str]:
+def phases(comments: Mapping[tuple[str, str], str]) -> list[str]:
     """The fields of a phase once, and what each phase has of them."""
     phase = config.Phase()
-    rows = field_rows(phase, "PHASE.", said) + field_rows(phase.lr, "PHASE.lr.", said)
+    rows = field_rows(phase, "PHASE.", comments) + field_rows(phase.lr, "PHASE.lr.", comments)
     plan, fit = config.Schedule(), config.TeacherFitConfig()
     named = {f"schedule.{name}": part for name, part in config.phases_of(plan).items()}
     named |= {f"teacher_fit.{name}": getattr(fit, name) for name in ("space", "pyramid")}
@@ -184,17 +184,17 @@ def rows_page() -> str:
     for name, recipe in recipes.RECIPES.items():
         now = {field: v for field, v in flatten(recipe).items() if plain(v) != plain(before[field]) and field != "name"}
         parts = dict.fromkeys(field.partition(".")[0] for field in now)
-        told = [
+        changes = [
             ", ".join(code(f"{field}={as_text(now[field])}") for field in now if field.partition(".")[0] == part)
             for part in parts
         ]
-        lines += [f"### {name}", "", *([f"- {one}" for one in told] or ["The defaults."]), ""]
+        lines += [f"### {name}", "", *([f"- {one}" for one in changes] or ["The defaults."]), ""]
     lines += ["## Methods", "", "[What each changes of its paper](../deviations.md).", ""]
     methods = [
         (code(spec.row or name), *in_words(spec.terms)) for name, spec in METHODS.items() if name != config.METHOD
     ]
-    ours = (f"none ({code(config.METHOD)})", *in_words(METHODS[config.METHOD].terms))
-    lines += table(("row", "terms of the loss and their weights"), [ours, *methods])
+    full_method = (f"none ({code(config.METHOD)})", *in_words(METHODS[config.METHOD].terms))
+    lines += table(("row", "terms of the loss and their weights"), [full_method, *methods])
     for title, rows, option in (
         ("Baselines", recipes.BASELINES, "--method"),
         ("Ablations and controls", recipes.ABLATIONS, "--ablation"),
@@ -242,8 +242,8 @@ def option(action: argparse.Action) -> tuple[str, ...]:
 def shown_value(action: argparse.Action) -> str:
     """What stands behind an option."""
     metavar = action.metavar
-    told = " ".join(metavar) if isinstance(metavar, tuple) else str(metavar or action.dest.upper())
-    return f"[{told}]" if action.nargs == "?" else told
+    shown = " ".join(metavar) if isinstance(metavar, tuple) else str(metavar or action.dest.upper())
+    return f"[{shown}]" if action.nargs == "?" else shown
 
 
 def stages() -> dict[str, argparse.ArgumentParser]:
@@ -342,16 +342,16 @@ def python() -> str:
 
 def signature(function: Any) -> list[str]:
     """How it is called, a parameter a line where they are many."""
-    found = inspect.signature(function)
+    spec = inspect.signature(function)
     words: list[str] = []
-    for one in found.parameters.values():
+    for one in spec.parameters.values():
         words += ["*"] * (one.kind is one.KEYWORD_ONLY and "*" not in words)
         default = {} if isinstance(one.default, Mapping) else one.default
         words.append(f"{one.name}: {one.annotation}" + (f" = {default!r}" if default is not one.empty else ""))
-    told = ", ".join(words).removeprefix("self: <class 'inspect._empty'>, ")
-    if len(told) > 80:
-        told = "\n    " + ",\n    ".join(words) + ",\n"
-    return ["```text", f"{function.__name__}({told}) -> {found.return_annotation}", "```", ""]
+    arguments = ", ".join(words).removeprefix("self: <class 'inspect._empty'>, ")
+    if len(arguments) > 80:
+        arguments = "\n    " + ",\n    ".join(words) + ",\n"
+    return ["```text", f"{function.__name__}({arguments}) -> {spec.return_annotation}", "```", ""]
 
 
 def docstring(of: Any) -> list[str]:

@@ -39,7 +39,9 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 def whole_numbers(markdown: str) -> str:
     """`11.8 ± 0.7` and `[0.1 to 0.4]` in rows of tables with blanks at which no line breaks."""
     lines = (
-        INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), line) if line.startswith("|") else line
+        INTERVAL.sub(lambda result: result[0].replace(" ", "\N{NO-BREAK SPACE}"), line)
+        if line.startswith("|")
+        else line
         for line in markdown.split("\n")
     )
     return "\n".join(lines)
@@ -49,8 +51,8 @@ def rewritten(markdown: str, page: str) -> str:
     """Links of the site's page `page` as they are between the site's pages."""
     origin = page if page in PAGES else f"docs/{page}"
 
-    def link(found: re.Match[str]) -> str:
-        words, target, fragment = found[1], found[2], found[3] or ""
+    def link(match: re.Match[str]) -> str:
+        words, target, fragment = match[1], match[2], match[3] or ""
         file = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
         if not file.startswith("docs/") and file not in PAGES:
             return words

@@ -49,7 +49,7 @@ def joined(parts: Sequence[Iterable[Item]], config: DataConfig, folder: Path, wo
             write_shards(rows, out, config, nothing, notes=notes)
         if before < limit:
             made.append(JoinedPart(out.__truediv__, Path.unlink, before, limit))
-            before += made[-1].seen
+            before += made[-1].rows_read
     target = folder / "joined"
     target.mkdir()
     counts = join_parts(made, target, config, nothing, workers)

@@ -9,7 +9,7 @@ from waits import waits
 
 from cmapkd_core.config import OptimConfig, Phase, Rates
 from cmapkd_core.engine.passes import Made
-from cmapkd_core.engine.transfer import tell
+from cmapkd_core.engine.transfer import gather_report
 
 BOTH = (Phase(1, Rates(student=1e-2, pyramid=1e-2)),)
 
@@ -48,8 +48,10 @@ def test_a_step_waits_once(toy, parts):
 def test_numbers_arrive_where_they_belong():
     terms = {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}
     made = Made(terms, {"mean": torch.tensor(7.0)}, {"a": torch.tensor(3.0), "b": torch.tensor(1.0)})
-    told = tell(made, torch.tensor(9.0), (False, True), stats=True)
+    told = gather_report(made, torch.tensor(9.0), (False, True), stats=True)
     assert (told.own, told.terms, told.stats) == ({"a": 1.5, "b": 2.0}, {"a": 1.5, "b": 2.0}, {"mean": 7.0})
     assert (told.shares, told.norm, told.stopping, told.saving) == ({"a": 0.75, "b": 0.25}, 9.0, False, True)
-    assert tell(made, torch.tensor(9.0), (True, False), stats=False).stats == {}
-    assert math.isnan(tell(Made({"a": torch.tensor(math.nan)}, {}), torch.tensor(1.0), (True, False), False).terms["a"])
+    assert gather_report(made, torch.tensor(9.0), (True, False), stats=False).stats == {}
+    assert math.isnan(
+        gather_report(Made({"a": torch.tensor(math.nan)}, {}), torch.tensor(1.0), (True, False), False).terms["a"]
+    )

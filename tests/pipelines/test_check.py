@@ -302,7 +302,7 @@ def test_a_run_of_which_the_api_has_no_tasks_any_more_is_well_all_the_same(
     def play(run: dict[str, Any]) -> None:
         played(tmp_path, retries=False)(run)
         run["run_details"] = {"task_details": None}
-        monkeypatch.setattr(check_run.CheckRun, "_found", lambda self, name: [])
+        monkeypatch.setattr(check_run.CheckRun, "_lines_of", lambda self, name: [])
 
     site.on_run = play
     Path("site.toml").write_text(SITE.replace("count = 0", "count = 1"))

@@ -85,7 +85,7 @@ class Logs:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def said(self, run_id: str, task: str) -> list[str]:
+    def log_lines(self, run_id: str, task: str) -> list[str]:
         assert (run_id, task) == ("run-0", "check-retries")
         return [self.text]
 

@@ -22,7 +22,7 @@ from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.sections.section import build_sections
 from cmapkd_core.report.sections.suite_sections import suite_headings, suite_notes
 from cmapkd_core.report.significance import p_value
-from cmapkd_core.report.tables.table import TOLD, Table
+from cmapkd_core.report.tables.table import MARK, Table
 
 EFFECTS = {"finetune": 0.5, "no_pyramid": 0.1, "no_alsn": 0.0, FULL: 0.0}
 
@@ -100,10 +100,10 @@ def test_all_forms_show_both_intervals_and_the_mark(ranked: SuiteInputs, pages: 
     cell = next(cell for row in made.rows for cell in row.cells if cell.mark and cell.wider)
     low, high = cell.interval.wider.low, cell.interval.wider.high
     assert cell.wider == f"({low:+.1f} to {high:+.1f})"
-    shown = f"<b>{cell.main}</b>{TOLD} <small>{cell.spread}</small> <small>{cell.wider}</small></td>"
+    shown = f"<b>{cell.main}</b>{MARK} <small>{cell.spread}</small> <small>{cell.wider}</small></td>"
     assert shown in pages.html
     text = "\n".join(of_table(made)).replace("\\", "")
-    assert f"**{cell.main}**{TOLD} {cell.spread} {cell.wider} |" in text
+    assert f"**{cell.main}**{MARK} {cell.spread} {cell.wider} |" in text
     tex = latex_table(made)
     main = cell.main.replace("-", "$-$")
     assert rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}\textbf{{{main}}}$^\dagger$ \\ {{\scriptsize [" in tex

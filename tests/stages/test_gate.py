@@ -14,7 +14,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
 from cmapkd_core.stages import gate, workflows
 from cmapkd_core.stages.gate import AWAY, LOOKS, Closed, GateWatch, Maker, wait
-from cmapkd_core.stages.workflows import ENDED, RUNS, UNKNOWN, workflow_state, workflows_seen
+from cmapkd_core.stages.workflows import ENDED, RUNS, UNKNOWN, workflow_access, workflow_state
 from cmapkd_core.storage import StorageError
 
 NOW, AFTER = "shared", "kd"  # a run that makes something, and one that has to end first
@@ -153,7 +153,7 @@ def test_the_stage_reads_places_below_its_root_and_ends_with_1(
 def test_outside_a_cluster_it_says_that_it_cannot_see() -> None:
     assert workflow_state("").startswith("cannot be seen: its id was not known")
     assert workflow_state("id-1").startswith("cannot be seen: ")
-    assert "a gate would wait for its artifacts alone" in workflows_seen()
+    assert "a gate would wait for its artifacts alone" in workflow_access()
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def cc3m_rows(config: DataConfig) -> Counted:
         raise InputError(
             f"data.source=cc3m: {url} has neither .tar shards nor {PARTS[0].file}; make shards:\n{COMMAND}"
         )
-    there = [_pictures(url, part) for part in parts]
-    if not any(there):
+    pictures = [_pictures(url, part) for part in parts]
+    if not any(pictures):
         folders = ", ".join(f"{folder}/" for part in parts for folder in part.folders)
         raise InputError(
             f"data.source=cc3m: {url} has the URLs and no picture (looked in {folders}). Download them, and give "
@@ -77,22 +77,24 @@ def cc3m_rows(config: DataConfig) -> Counted:
         )
     tables = [_Lines(below(url, part.file)) for part in parts]
     rows = (
-        row for part, found, lines in zip(parts, there, tables, strict=True) for row in _rows(url, part, found, lines)
+        row
+        for part, files, lines in zip(parts, pictures, tables, strict=True)
+        for row in _rows(url, part, files, lines)
     )
     return Counted(rows, sum(map(len, tables)))
 
 
 def _pictures(url: str, part: _Part) -> dict[str, str]:
     """Names without extension -> files, of all pictures of a part."""
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for folder in part.folders:
         for name in files_below(url, folder):
             stem, _, extension = name.rpartition(".")
             if not stem:  # the CRC tool gives no extension
                 stem, extension = name, PICTURES[0]
             if extension.lower() in PICTURES:
-                found.setdefault(stem.rpartition("/")[2], f"{folder}/{name}")
-    return found
+                files.setdefault(stem.rpartition("/")[2], f"{folder}/{name}")
+    return files
 
 
 class _Lines:
@@ -128,10 +130,10 @@ def _rows(url: str, part: _Part, pictures: dict[str, str], lines: _Lines) -> Ite
 def _row(url: str, part: _Part, pictures: dict[str, str], number: int, line: bytes | BadValueError) -> LazyRow:
     if isinstance(line, BadValueError):
         raise line
-    said = decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"line {number + 1} of {part.file}").split("\t")
-    if len(said) != 2:
+    columns = decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"line {number + 1} of {part.file}").split("\t")
+    if len(columns) != 2:
         raise BadValueError(f"line {number + 1} of {part.file} is not caption TAB url")
-    caption, address = said[0], text(said[1], "url")
+    caption, address = columns[0], text(columns[1], "url")
     names = (f"{number}", f"{number:08d}", f"{number:09d}", f"{zlib.crc32(address.encode())}")
     file = next((pictures[name] for name in names if name in pictures), "")
     if not file:

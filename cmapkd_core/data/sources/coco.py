@@ -105,25 +105,25 @@ def _official(config: DataConfig) -> list[_Picture | BadRow]:
 def _year(url: str, folder: str, split: str, config: DataConfig) -> list[_Picture | BadRow]:
     """The pictures of one official file; those of training give the share data.val_share of them to val."""
     pictures: dict[int, _Picture] = {}
-    found: list[_Picture | BadRow] = []
+    rows: list[_Picture | BadRow] = []
     for at, image in enumerate(json_items(url, "images.item"), start=1):
         (value,) = required(image, ("id",), url)
         try:
             one = number(value, "id")
         except BadValueError as error:
-            found.append(BadRow(f"(image {at} of {folder})", str(error), split))
+            rows.append(BadRow(f"(image {at} of {folder})", str(error), split))
             continue
         side = split or split_of(f"coco:{one}", config.val_share, 0.0)
         if one in pictures:
-            found.append(BadRow(f"coco-{one}", f"duplicate id: image {at} of {folder} has it again", side))
+            rows.append(BadRow(f"coco-{one}", f"duplicate id: image {at} of {folder} has it again", side))
             continue
         pictures[one] = _Picture(one, side, folder)
-        found.append(pictures[one])
+        rows.append(pictures[one])
     for at, annotation in enumerate(json_items(url, "annotations.item"), start=1):
         value, caption = required(annotation, ("image_id", "caption"), url)
         try:
             pictures[number(value, "image_id")].captions.append(caption)
         except (BadValueError, KeyError) as error:
             reason = f"there is no image {value}" if isinstance(error, KeyError) else str(error)
-            found.append(BadRow(f"(annotation {at} of {folder})", reason, split))
-    return found
+            rows.append(BadRow(f"(annotation {at} of {folder})", reason, split))
+    return rows

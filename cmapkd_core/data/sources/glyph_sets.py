@@ -85,10 +85,10 @@ class Drawings:
     @cached_property
     def points(self) -> dict[str, list[str]]:
         """Code points by name, where the set says them."""
-        found: dict[str, list[str]] = {}
+        by_name: dict[str, list[str]] = {}
         for points, name in self.content.get("chars", {}).items():
-            found.setdefault(name, []).append(points)
-        return found
+            by_name.setdefault(name, []).append(points)
+        return by_name
 
     @cached_property
     def aliases(self) -> dict[str, str]:
@@ -162,11 +162,11 @@ def _names_emoji(member: str) -> bool:
 
 def _members(where: str, files: list[str], package: str, wanted: Any) -> Iterator[tuple[str, Any]]:
     """Names and contents of the wanted JSON files of an archive, which is read once and in order."""
-    found = sorted(name for name in files if name.startswith(f"{package}-") and name.endswith(".tgz"))
-    if len(found) != 1:
-        there = f"{len(found)} files" if found else "no file"
-        raise InputError(f"data.source=glyphs: {where} has {there} {package}-*.tgz: {_way_out(where)}")
-    with opened(storage.join(where, found[0])) as file:
+    archives = sorted(name for name in files if name.startswith(f"{package}-") and name.endswith(".tgz"))
+    if len(archives) != 1:
+        count = f"{len(archives)} files" if archives else "no file"
+        raise InputError(f"data.source=glyphs: {where} has {count} {package}-*.tgz: {_way_out(where)}")
+    with opened(storage.join(where, archives[0])) as file:
         try:
             with tarfile.open(fileobj=file, mode="r|gz") as archive:
                 for member in archive:
@@ -174,7 +174,7 @@ def _members(where: str, files: list[str], package: str, wanted: Any) -> Iterato
                         yield member.name, json.load(content)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise InputError(
-                f"{storage.join(where, found[0])} is no whole archive: {error}: {_way_out(where)}"
+                f"{storage.join(where, archives[0])} is no whole archive: {error}: {_way_out(where)}"
             ) from None
 
 

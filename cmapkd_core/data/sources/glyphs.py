@@ -85,10 +85,10 @@ def _emoji(name: str, packages: Packages) -> Iterator[Named]:
     """Each emoji of a set once: some draw one in several ways."""
     drawings, seen = packages.sets[name], set[Emoji]()
     for drawing in drawings.names():
-        found = packages.emoji.find(drawing, drawings.points.get(drawing, []))
-        if found and found not in seen and (SETS[name].flags or found.kind not in _FLAGS):
-            seen.add(found)
-            yield Named(name, drawings, drawing, found.captions, found.class_name)
+        emoji = packages.emoji.find(drawing, drawings.points.get(drawing, []))
+        if emoji and emoji not in seen and (SETS[name].flags or emoji.kind not in _FLAGS):
+            seen.add(emoji)
+            yield Named(name, drawings, drawing, emoji.captions, emoji.class_name)
 
 
 def _icons(name: str, drawings: Drawings) -> Iterator[Named]:

@@ -59,9 +59,9 @@ def imagenet_rows(config: DataConfig) -> Counted:
 def _files(url: str, split: str) -> list[str]:
     """The pictures of a split."""
     for folder in FOLDERS[split]:
-        found = [name for name in files_below(url, folder) if name.lower().endswith(_PICTURES)]
-        if found:
-            return [f"{folder}/{name}" for name in found]
+        pictures = [name for name in files_below(url, folder) if name.lower().endswith(_PICTURES)]
+        if pictures:
+            return [f"{folder}/{name}" for name in pictures]
     return []
 
 
@@ -80,12 +80,12 @@ def _row(url: str, split: str, file: str, names: dict[str, str], truth: dict[str
 
 def class_names(words: dict[str, str]) -> dict[str, str]:
     """A name of its own for every synset, of `words` by synset ("tench, Tinca tinca")."""
-    names = {synset: said.split(",")[0].strip() for synset, said in words.items()}
+    names = {synset: phrase.split(",")[0].strip() for synset, phrase in words.items()}
     if len(words) == CLASSES:
         from open_clip import IMAGENET_CLASSNAMES  # only here: it brings torch along
 
         names = dict(zip(sorted(words), IMAGENET_CLASSNAMES, strict=True))
-    for longer in (words, {synset: f"{said} ({synset})" for synset, said in words.items()}):
+    for longer in (words, {synset: f"{phrase} ({synset})" for synset, phrase in words.items()}):
         often = Counter(names.values())
         names = {synset: name if often[name] == 1 else longer[synset] for synset, name in names.items()}
     return names
@@ -96,7 +96,7 @@ def _words(url: str, synsets: list[tuple[str, str]]) -> dict[str, str]:
         file = below(url, name)
         if storage.exists(file):
             lines = (line.strip().partition(" ") for line in read_text(file).splitlines() if line.strip())
-            return _each_once([(synset, said) for synset, _, said in lines], file)
+            return _each_once([(synset, phrase) for synset, _, phrase in lines], file)
     if not synsets:
         raise InputError(
             f"data.source=imagenet: {url} has no {', '.join(NAMES)} or {DEVKIT[0]}/{META}, which say what the classes "
@@ -108,9 +108,9 @@ def _words(url: str, synsets: list[tuple[str, str]]) -> dict[str, str]:
 def _each_once(named: list[tuple[str, str]], file: str) -> dict[str, str]:
     """What the classes are called, by synset."""
     words: dict[str, str] = {}
-    for synset, said in named:
+    for synset, phrase in named:
         try:
-            words[text(synset, "a synset")] = text(said, f"what {synset} is called").strip()
+            words[text(synset, "a synset")] = text(phrase, f"what {synset} is called").strip()
         except BadValueError as error:
             raise InputError(f"{file}: {error}: unpack ILSVRC2012_devkit_t12.tar.gz anew, or mend the line") from None
     if len(words) < len(named):

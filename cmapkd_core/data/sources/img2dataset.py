@@ -79,7 +79,7 @@ def tar_rows(url: str, names: list[str]) -> Counted:
 
 def _with_stats(url: str) -> list[str]:
     """The shards that have a stats file: img2dataset had written them."""
-    return [f"{found[1]}.tar" for found in map(_STATS_FILE.fullmatch, files_below(url, only="_stats.json")) if found]
+    return [f"{match[1]}.tar" for match in map(_STATS_FILE.fullmatch, files_below(url, only="_stats.json")) if match]
 
 
 def _successes(url: str, name: str) -> int | None:
@@ -153,9 +153,9 @@ class _Tar:
         self.name, self._is_numbered, self._counted = name, name in numbered, counted
         with opened(below(url, name)) as file:
             self._file = os.dup(file.fileno())
-        found: list[_Sample] = []
-        self.problem = self._list(found)
-        self._samples = _joined(found)
+        samples: list[_Sample] = []
+        self.problem = self._list(samples)
+        self._samples = _joined(samples)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -183,15 +183,15 @@ class _Tar:
         for sample in self._samples:
             key = "/".join([*folder, *self._front(sample.stem), sample.stem])
             try:
-                there = self._picture(sample)
-                said = self._said(sample.parts)
-                address = optional(said.get("url"), "url")
+                span = self._picture(sample)
+                metadata = self._metadata(sample.parts)
+                address = optional(metadata.get("url"), "url")
                 origins = (f"url:{address}",) if address else ()
-                row = Row(key, b"", self._captions(sample.parts, said), split=split, origins=origins)
+                row = Row(key, b"", self._captions(sample.parts, metadata), split=split, origins=origins)
             except (BadValueError, BadImageError) as error:
                 yield BadRow(key, str(error), split)
             else:
-                yield LazyRow(row, partial(self._read, *there))
+                yield LazyRow(row, partial(self._read, *span))
         # As many bad rows as samples are lost, where that is known: the bound is to see them all.
         held = len(self._samples)
         lost = max(self._counted - held, 1 if self.problem else 0)
@@ -205,14 +205,14 @@ class _Tar:
 
     def _picture(self, sample: _Sample) -> tuple[int, int]:
         """Offset and size of the sample's one picture."""
-        there = [extension for extension in PICTURES if extension in sample.parts]
+        pictures = [extension for extension in PICTURES if extension in sample.parts]
         if sample.problem:
             raise BadValueError(sample.problem)
-        if not there:
+        if not pictures:
             raise BadValueError(f"{self.name} has no picture of it")
-        if len(there) > 1:
-            raise BadValueError(f"{self.name} has several pictures of it: {', '.join(there)}")
-        return sample.parts[there[0]]
+        if len(pictures) > 1:
+            raise BadValueError(f"{self.name} has several pictures of it: {', '.join(pictures)}")
+        return sample.parts[pictures[0]]
 
     def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._file, size, offset)
@@ -220,7 +220,7 @@ class _Tar:
             raise BadImageError(f"{self.name} ends in the middle of the picture")
         return data
 
-    def _said(self, parts: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    def _metadata(self, parts: dict[str, tuple[int, int]]) -> dict[str, Any]:
         """The JSON beside a picture, {} where there is none."""
         if "json" not in parts:
             return {}
@@ -229,9 +229,9 @@ class _Tar:
         except BadValueError as error:
             raise BadValueError(f"its json cannot be read: {error}") from None
 
-    def _captions(self, parts: dict[str, tuple[int, int]], said: dict[str, Any]) -> tuple[str, ...]:
+    def _captions(self, parts: dict[str, tuple[int, int]], metadata: dict[str, Any]) -> tuple[str, ...]:
         """The JSON's before the txt's, which of several captions is what `str` makes of the list."""
-        caption = said.get("caption")
+        caption = metadata.get("caption")
         if "txt" in parts and (missing(caption) or caption == []):
             caption = decoded(self._read(*parts["txt"]), "its txt")
         return texts(caption)
@@ -248,17 +248,17 @@ def _add(samples: list[_Sample], member: tarfile.TarInfo) -> None:
         samples[-1].problem = f"member {printable(member.name)} is a link and no file"
 
 
-def _joined(found: list[_Sample]) -> list[_Sample]:
+def _joined(samples: list[_Sample]) -> list[_Sample]:
     """The samples of a shard, in which members of one stem may stand apart but none twice.
 
     Where one stands twice, each time with all that belongs to it, the first is a sample and the others are bad rows.
     Else nobody knows which text is of which picture, and all of them are bad.
     """
     runs: dict[str, list[_Sample]] = {}
-    for sample in found:
+    for sample in samples:
         runs.setdefault(sample.stem, []).append(sample)
     kept = {id(sample) for several in runs.values() for sample in _one_stem(several)}
-    return [sample for sample in found if id(sample) in kept]
+    return [sample for sample in samples if id(sample) in kept]
 
 
 def _one_stem(runs: list[_Sample]) -> list[_Sample]:

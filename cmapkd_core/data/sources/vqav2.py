@@ -82,7 +82,7 @@ def _part(config: DataConfig, part: str, split: str) -> list[_Picture | BadRow]:
     pictures: dict[int, _Picture] = {}
     readable = not strays  # else what lacks its other half is a bad row, and not a sign of another release
     for at, item in enumerate(json_items(asked, "questions.item"), start=1):
-        value, image, said = required(item, ("question_id", "image_id", "question"), asked)
+        value, image, question = required(item, ("question_id", "image_id", "question"), asked)
         one, of_picture = _number_or_why(value, "question_id"), _number_or_why(image, "image_id")
         if isinstance(one, int):
             unasked.pop(one, None)
@@ -92,7 +92,7 @@ def _part(config: DataConfig, part: str, split: str) -> list[_Picture | BadRow]:
         if isinstance(of_picture, int):
             side = split or split_of(f"coco:{of_picture}", config.val_share, 0.0)
             entry = pictures.setdefault(of_picture, _Picture(of_picture, part, side))
-            entry.questions.append(_question(at, one, said, answers))
+            entry.questions.append(_question(at, one, question, answers))
         else:
             strays.append(BadRow(f"(question {at} of {part})", of_picture, split))
     if unasked and readable:
@@ -112,7 +112,7 @@ def _number_or_why(value: Any, name: str) -> int | str:
         return str(error)
 
 
-def _question(at: int, one: int | str, said: Any, answers: dict[int, _Answers | str]) -> Question | BadQuestion:
+def _question(at: int, one: int | str, words: Any, answers: dict[int, _Answers | str]) -> Question | BadQuestion:
     """The `at`th question of the file, `one` its number or why it has none."""
     if isinstance(one, str):
         return BadQuestion(f"number {at} of the file", one)
@@ -120,7 +120,7 @@ def _question(at: int, one: int | str, said: Any, answers: dict[int, _Answers | 
     if isinstance(answered, str):
         return BadQuestion(one, answered)
     try:
-        return Question(one, text(said, "question"), *answered)
+        return Question(one, text(words, "question"), *answered)
     except BadValueError as error:
         return BadQuestion(one, str(error))
 
@@ -145,8 +145,8 @@ def _answers(annotation: dict[str, Any], url: str) -> _Answers | str:
     """What was answered, or why that cannot be used."""
     given, kind, opening = required(annotation, ("answers", "answer_type", "question_type"), url)
     try:
-        said = [value_of(one, "answer", f"answer {at}") for at, one in enumerate(a_list(given, "answers"), start=1)]
-        answers = tuple(answer(one, f"answer {at} of {len(said)}") for at, one in enumerate(said, start=1))
+        raw = [value_of(one, "answer", f"answer {at}") for at, one in enumerate(a_list(given, "answers"), start=1)]
+        answers = tuple(answer(one, f"answer {at} of {len(raw)}") for at, one in enumerate(raw, start=1))
         return answers, text(kind, "answer_type"), text(opening, "question_type")
     except BadValueError as error:
         return str(error)

@@ -27,12 +27,12 @@ def draw_matrix(
     Args:
         values: [rows, columns]. limits: the values of no colour and of the deepest one.
     """
-    said = "; ".join(
+    cells = "; ".join(
         f"{row} {', '.join(f'{v:.{digits}f}' for v in line)}" for row, line in zip(rows, values, strict=True)
     )
     return Drawing(
         title,
-        f"{title}, columns {', '.join(columns)}: {said}",
+        f"{title}, columns {', '.join(columns)}: {cells}",
         partial(_draw_matrix, title, values, rows, columns, limits, digits, picture),
     )
 

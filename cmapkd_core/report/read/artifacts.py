@@ -68,8 +68,8 @@ class Source:
     def rows(self, file: str, columns: list[str], which: pc.Expression) -> pa.Table:
         """The rows of a parquet file that an expression of these columns chooses, without holding the others."""
         path = self.path(file)
-        found = [part.filter(which) for part in parts_of(path, _ROWS, columns)]
-        return pa.concat_tables(found) if found else pq.read_table(path, columns=columns)
+        parts = [part.filter(which) for part in parts_of(path, _ROWS, columns)]
+        return pa.concat_tables(parts) if parts else pq.read_table(path, columns=columns)
 
 
 @dataclass(frozen=True)

@@ -33,20 +33,20 @@ def concept_sums(sources: Mapping[RowSeed, Source]) -> ConceptSums | None:
     asked: _Asked | None = None
     for cell, source in sources.items():
         try:
-            found = _queries(source)
+            queries = _queries(source)
         except Missing as reason:
             lacking[cell] = str(reason)
             continue
-        asked = asked or _Asked.of(source.name, found)
-        sums[cell] = asked.sums(source.name, found)
+        asked = asked or _Asked.of(source.name, queries)
+        sums[cell] = asked.sums(source.name, queries)
     return ConceptSums(asked.counts, sums, lacking) if asked else None
 
 
 def _queries(source: Source) -> Queries:
-    found = source.json(QUERIES)
-    if not all(found.get(side) for side in SIDES):
+    queries = source.json(QUERIES)
+    if not all(queries.get(side) for side in SIDES):
         raise Missing(f"Missing: the {source.name} artifact {source.url} has no ranks in {QUERIES}.")
-    return {side: found[side] for side in SIDES}
+    return {side: queries[side] for side in SIDES}
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,24 @@ class _Asked:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, by: str, found: Queries) -> _Asked:
-        leaders = answer_groups(found)
+    def of(cls, by: str, queries: Queries) -> _Asked:
+        leaders = answer_groups(queries)
         numbers: dict[Query, int] = {}
         places = {
-            side: np.array([numbers.setdefault(leaders[side, query], len(numbers)) for query in found[side]])
+            side: np.array([numbers.setdefault(leaders[side, query], len(numbers)) for query in queries[side]])
             for side in SIDES
         }
         counts = np.stack([np.bincount(places[side], minlength=len(numbers)) for side in SIDES], axis=1)
-        return cls(by, {side: _answers(found[side]) for side in SIDES}, places, counts.astype(float))
+        return cls(by, {side: _answers(queries[side]) for side in SIDES}, places, counts.astype(float))
 
-    def sums(self, name: str, found: Queries) -> np.ndarray:
+    def sums(self, name: str, queries: Queries) -> np.ndarray:
         """[C,2,4] of an evaluation of the same queries."""
-        if any(_answers(found[side]) != self.answers[side] for side in SIDES):
+        if any(_answers(queries[side]) != self.answers[side] for side in SIDES):
             raise InputError(
                 f"{self.by} and {name} have different queries or right answers: evaluate both on the same shards and "
                 "split, with the same evaluate.answers"
             )
-        return np.stack([self._of_side(side, found[side]) for side in SIDES], axis=1)
+        return np.stack([self._of_side(side, queries[side]) for side in SIDES], axis=1)
 
     def _of_side(self, side: str, queries: Mapping[str, Any]) -> np.ndarray:
         ranks = np.array([queries[query]["rank"] for query in self.answers[side]], dtype=float)

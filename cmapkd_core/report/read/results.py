@@ -210,8 +210,8 @@ def efficiency_tools(sources: Iterable[Source]) -> dict[str, str]:
             continue
         for what, words in tools.items():
             every.setdefault(what, {})[words] = None
-    apart = "; or, so that models are not to be compared, "
-    return {what: apart.join(words) for what, words in every.items()}
+    separator = "; or, so that models are not to be compared, "
+    return {what: separator.join(words) for what, words in every.items()}
 
 
 def _tools_of(detail: dict[str, Any]) -> dict[str, str]:

@@ -100,8 +100,8 @@ def read_samples(inputs: RunInputs) -> Samples:
 def captions_of(inputs: RunInputs, split: str, keys: pa.ChunkedArray) -> Mapping[str, list[str]]:
     """Captions of these samples by key, from the shards' index."""
     which = (pc.field("split") == split) & pc.field("key").isin(keys.combine_chunks())
-    found = inputs.source("shards").rows("index.parquet", ["split", "key", "captions"], which)
-    return dict(zip(found["key"].to_pylist(), found["captions"].to_pylist(), strict=True))
+    rows = inputs.source("shards").rows("index.parquet", ["split", "key", "captions"], which)
+    return dict(zip(rows["key"].to_pylist(), rows["captions"].to_pylist(), strict=True))
 
 
 def unit(column: pa.ChunkedArray) -> np.ndarray:

@@ -195,8 +195,8 @@ def _concepts(inputs: SuiteInputs) -> Mapping[str, ConceptSums]:
         if task.partition("-")[0] == "retrieval" and row in inputs.rows and source.files:
             kept = sources.setdefault(task, {})
             kept[row, seed] = kept[row, seed] if QUERIES in kept.get((row, seed), Source("")).files else source
-    found = {task: concept_sums(of) for task, of in sources.items()}
-    return {task: sums for task, sums in found.items() if sums}
+    by_task = {task: concept_sums(of) for task, of in sources.items()}
+    return {task: sums for task, sums in by_task.items() if sums}
 
 
 def _row(inputs: SuiteInputs, name: str, words: str, main: dict[str, Source], kind: str = "") -> ModelResults:

@@ -102,8 +102,8 @@ def latex_body(made: Table) -> list[str]:
 
 def _row(row: TableRow) -> str:
     label = rf"\textbf{{{latex_escape(row.label)}}}" if row.kind == "ours" else latex_escape(row.label)
-    apart = "[3pt]" if any(cell.wider for cell in row.cells) else ""  # below a cell of three lines
-    return " & ".join([label, *map(_cell, row.cells)]) + rf" \\{apart}"
+    spacing = "[3pt]" if any(cell.wider for cell in row.cells) else ""  # below a cell of three lines
+    return " & ".join([label, *map(_cell, row.cells)]) + rf" \\{spacing}"
 
 
 def _cell(cell: Cell) -> str:

@@ -103,8 +103,8 @@ def _compared(cell: Cell) -> dict[str, Any]:
     if cell.test is None:
         return {}
     wider = wider_of(cell.interval)
-    found = {"p": cell.test.p, "p_holm": cell.test.adjusted}
-    return found | ({"over_seeds_and_concepts": asdict(wider)} if wider else {})
+    values = {"p": cell.test.p, "p_holm": cell.test.adjusted}
+    return values | ({"over_seeds_and_concepts": asdict(wider)} if wider else {})
 
 
 def _missing(section: Section) -> list[str]:

@@ -41,18 +41,18 @@ def set_aside(inputs: RunInputs) -> str:
         counts = inputs.source("shards").json(MANIFEST)
     except Missing:
         return ""
-    said = []
+    parts = []
     if counts.get("quarantined"):
         share = 100 * counts["quarantined"] / counts["seen"]
-        said.append(
+        parts.append(
             f"{counts['quarantined']} of {counts['seen']} rows ({share:.2g} %) could not be used and were left out"
         )
     if counts.get("bad_questions"):
-        said.append(f"{counts['bad_questions']} questions could not be used")
+        parts.append(f"{counts['bad_questions']} questions could not be used")
     corrupt = {entry["key"] for name in TRAININGS for entry in _listed(inputs.source(name))}
     if corrupt:
-        said.append(f"{len(corrupt)} pictures could not be read in training and were replaced by others")
-    return f"{'; '.join(said)}." if said else ""
+        parts.append(f"{len(corrupt)} pictures could not be read in training and were replaced by others")
+    return f"{'; '.join(parts)}." if parts else ""
 
 
 def _reasons(inputs: RunInputs) -> Table:

@@ -168,21 +168,21 @@ def _fit_notes(fit: Mapping[str, Any]) -> tuple[str, ...]:
         "level, fitted on the training pairs. 1: all of it. 0: no more than their mean tells. Below 0: less than that."
     )
 
-    def told(names: list[str]) -> str:
+    def listed(names: list[str]) -> str:
         return ", ".join(names) if len(names) < len(levels) else "all levels"
 
     below = [name for name in ALL_LEVELS if name in levels and levels[name]["explained_variance"] < 0]
     if not below:
         return (what,)
     meant = (
-        f"Below 0 here: {told(below)}. What the decoder has learned does not hold for new pairs, which is usual "
+        f"Below 0 here: {listed(below)}. What the decoder has learned does not hold for new pairs, which is usual "
         "after few pairs or few updates. The level itself may be of use all the same, for students are compared with "
         "it and not with the decoder; that it tells pairs apart shows in R@1."
     )
     lost = [name for name in below if wilson(100 * levels[name]["r1"], fit["pairs"])[0] <= chance]
     if lost:
         meant += (
-            f" R@1 of {told(lost)} is not clearly above chance either: nothing here shows that students can learn "
+            f" R@1 of {listed(lost)} is not clearly above chance either: nothing here shows that students can learn "
             "from there. More pairs help, or a teacher with pretrained weights."
         )
     return what, meant

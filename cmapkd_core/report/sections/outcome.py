@@ -16,7 +16,7 @@ from cmapkd_core.report.significance import LEVEL, Interval, counted, paired
 from cmapkd_core.report.tables.gains import CUTS, recall_gain, retrievals
 
 LEAST = 20  # pictures, or groups of them; a t-interval of 0 and 100 over fewer is none
-BETTER, WORSE, UNTOLD, SAME, FEW = "better", "worse", "not told apart", "the same", "too few pictures"
+BETTER, WORSE, UNDECIDED, SAME, FEW = "better", "worse", "not told apart", "the same", "too few pictures"
 OTHERS = {
     "reference": "the same student trained without a teacher",
     "before": "the student before training",
@@ -61,7 +61,7 @@ def judged(gain: Interval | None, least: int = LEAST) -> str:
         return FEW
     if gain.excludes_zero:
         return BETTER if gain.mean > 0 else WORSE
-    return UNTOLD if gain.half or gain.mean else SAME
+    return UNDECIDED if gain.half or gain.mean else SAME
 
 
 def run_outcome(inputs: RunInputs, results: Results) -> Outcome:
@@ -98,17 +98,17 @@ def _run_sentence(who: str, gains: Mapping[str, Interval | None], words: Mapping
 def _too_few(who: str, gains: Mapping[str, Interval | None]) -> str:
     known = {role: gain for role, gain in gains.items() if gain}
     n = max((gain.n for gain in known.values()), default=0)
-    said = ", ".join(f"{gain.mean:+.1f} against {OTHERS[role]}" for role, gain in known.items())
+    listed = ", ".join(f"{gain.mean:+.1f} against {OTHERS[role]}" for role, gain in known.items())
     return (
         f"{n} test pictures are too few to judge {who[0].lower()}{who[1:]}: {LEAST} are needed, "
-        f"those that share a caption counted as one (points of mean recall: {said})."
+        f"those that share a caption counted as one (points of mean recall: {listed})."
     )
 
 
 _CLAUSES = {
     BETTER: "is better than {}",
     WORSE: "is worse than {}",
-    UNTOLD: "is not told apart from {}",
+    UNDECIDED: "is not told apart from {}",
     SAME: "answers every test query just as {}",
     FEW: "cannot be compared with {} on so few test pictures",
 }
@@ -141,7 +141,7 @@ def _tone(words: Mapping[str, str]) -> str:
 
 def _single_cuts(inputs: RunInputs, words: Mapping[str, str]) -> list[str]:
     """Where mean recall tells nothing of the teacher: the single cut-offs that do, which did not decide."""
-    if words.get("reference") != UNTOLD:
+    if words.get("reference") != UNDECIDED:
         return []
     student, other = retrievals(inputs, "reference")
     gains = {
@@ -150,9 +150,11 @@ def _single_cuts(inputs: RunInputs, words: Mapping[str, str]) -> list[str]:
         for head, ks in CUTS.items()
         if len(ks) == 1
     }
-    told = [f"{name} {points(gain)}" for name, gain in gains.items() if gain and gain.excludes_zero]
+    listed = [f"{name} {points(gain)}" for name, gain in gains.items() if gain and gain.excludes_zero]
     return (
-        [f"Of its six parts these differ by themselves from {OTHERS['reference']}: {'; '.join(told)}."] if told else []
+        [f"Of its six parts these differ by themselves from {OTHERS['reference']}: {'; '.join(listed)}."]
+        if listed
+        else []
     )
 
 
@@ -176,15 +178,15 @@ def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
     if all(one.interval.n == 1 for one in changes.values()):
         sentence = f"With one seed no row is told apart from the {FULL_METHOD}: run the suite with more seeds."
         return Outcome(sentence, "unclear", notes[:-1], comparisons)
-    found: dict[str, list[str]] = {BETTER: [], WORSE: [], UNTOLD: []}
+    by_outcome: dict[str, list[str]] = {BETTER: [], WORSE: [], UNDECIDED: []}
     for name, one in sorted(changes.items(), key=lambda item: item[1].interval.mean):
-        found[_of_row(one)].append(f"{results.row(name).label} {one.interval.mean:+.1f}")
-    n, above, below, untold = counted(one.interval.n for one in changes.values()), *map(_rows, found.values())
+        by_outcome[_of_row(one)].append(f"{results.row(name).label} {one.interval.mean:+.1f}")
+    n, above, below, unclear = counted(one.interval.n for one in changes.values()), *map(_rows, by_outcome.values())
     sentence = (
         f"Over {n} seeds the {FULL_METHOD} is better than {below}, worse than {above} and not told apart from "
-        f"{untold}, of {len(changes)} other rows; in brackets their mean recall minus the {FULL_METHOD}'s, in points."
+        f"{unclear}, of {len(changes)} other rows; in brackets their mean recall minus the {FULL_METHOD}'s, in points."
     )
-    tone = WORSE if found[BETTER] else BETTER if found[WORSE] else "unclear"
+    tone = WORSE if by_outcome[BETTER] else BETTER if by_outcome[WORSE] else "unclear"
     return Outcome(sentence, tone, notes, comparisons)
 
 
@@ -199,7 +201,7 @@ HOLM = (
 
 def _over_concepts(results: Results, changes: Mapping[str, Adjusted]) -> list[str]:
     """The rows that are told apart on these test concepts and that others may not tell."""
-    ends = {name: wider for name, one in changes.items() if one.told and (wider := wider_of(one.interval))}
+    ends = {name: wider for name, one in changes.items() if one.significant and (wider := wider_of(one.interval))}
     open_ones = [results.row(name).label for name, wider in ends.items() if wider.low <= 0 <= wider.high]
     if not open_ones:
         return []
@@ -211,8 +213,8 @@ def _over_concepts(results: Results, changes: Mapping[str, Adjusted]) -> list[st
 
 def _of_row(change: Adjusted) -> str:
     """What the row is, beside the full method."""
-    if not change.told:
-        return UNTOLD
+    if not change.significant:
+        return UNDECIDED
     return BETTER if change.interval.mean > 0 else WORSE
 
 
@@ -228,5 +230,5 @@ def _since_training(results: Results) -> list[str]:
     if gain is None:
         return [f"Not compared with {OTHERS['before']}: there is no evaluation of it."]
     word, measured = judged(gain, 2), points(gain) if gain.half else f"{gain.mean:+.1f} points"
-    said = word if word in (BETTER, WORSE, UNTOLD) else "measured"
-    return [f"The {FULL_METHOD} against {OTHERS['before']}: {said}, mean recall {measured}."]
+    verdict = word if word in (BETTER, WORSE, UNDECIDED) else "measured"
+    return [f"The {FULL_METHOD} against {OTHERS['before']}: {verdict}, mean recall {measured}."]

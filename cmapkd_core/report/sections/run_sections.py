@@ -58,14 +58,14 @@ def gain_plots(tables: Sequence[Table], results: Results) -> list[Drawing]:
 
 def gains_of(made: Table) -> dict[str, dict[str, Interval]]:
     """Group of columns -> what the difference is of -> its interval: mean recall first, then the single cut-offs."""
-    found: dict[str, dict[str, Interval]] = {}
+    gains: dict[str, dict[str, Interval]] = {}
     *single, both = made.rows
     for row in (both, *single):
         for head, cell in zip(made.heads, row.cells, strict=True):
             if cell.interval and (head.label == MEAN) == (row is both):
                 name = "mean recall" if row is both else f"{row.label.lower()} {head.label}"
-                found.setdefault(head.group, {})[name] = cell.interval
-    return found
+                gains.setdefault(head.group, {})[name] = cell.interval
+    return gains
 
 
 def dots(results: Results) -> list[Drawing]:

@@ -56,8 +56,8 @@ def _panels(results: Results, key: str, methods: Mapping[str, Mapping[int, str]]
         method: {n: changes[row][key] for n, row in rows.items() if key in changes.get(row, {})}
         for method, rows in methods.items()
     }
-    for kind, there in (("baselines", True), ("variants", False)):
-        chosen = {method: series for method, series in against.items() if (method in BASELINES) == there}
+    for kind, of_baselines in (("baselines", True), ("variants", False)):
+        chosen = {method: series for method, series in against.items() if (method in BASELINES) == of_baselines}
         yield from _some(f"{name}: {kind} minus {FULL_METHOD}", chosen, "points" if unit == "%" else unit, zero=True)
 
 

@@ -23,8 +23,8 @@ def queries_by_outcome(inputs: RunInputs) -> Table:
     lines = []
     for side, title in SIDES.items():
         for k in FIRST:
-            found = outcome_shares(student[side], teacher[side], k)
-            cells = [number_cell(found[name], f"{side}/R@{k}/{name}", urls, 1) for name in OUTCOMES]
+            shares = outcome_shares(student[side], teacher[side], k)
+            cells = [number_cell(shares[name], f"{side}/R@{k}/{name}", urls, 1) for name in OUTCOMES]
             lines.append(TableRow(f"{title}, first {k}", (*cells, Cell(str(len(student[side]))))))
     heads = (*(Head("", name, "%") for name in OUTCOMES), Head("", "queries"))
     return Table("errors_queries", "Queries by who answers them", heads, tuple(lines), stub="Right answer in")

@@ -9,7 +9,7 @@ from cmapkd_core.report.read.concepts import QUERIES
 from cmapkd_core.report.resampling import LEAST
 from cmapkd_core.report.row_differences import Difference, adjusted, wider_of
 from cmapkd_core.report.significance import LEVEL, counted
-from cmapkd_core.report.tables.table import TOLD, Cell, Table
+from cmapkd_core.report.tables.table import MARK, Cell, Table
 
 OVER_SEEDS = f"Bold: the {100 * LEVEL:.0f} % paired t-interval over the seeds, in [ ], excludes zero."
 SEEDS_ALONE = (
@@ -46,10 +46,10 @@ def _marks(plain: str, comparisons: int) -> str:
     if not comparisons:
         return ""
     if comparisons == 1:
-        return f"{plain} This table makes 1 comparison, which needs no adjustment: {TOLD} says the same as bold."
+        return f"{plain} This table makes 1 comparison, which needs no adjustment: {MARK} says the same as bold."
     return (
         f"{plain} This table makes {comparisons} comparisons; where nothing differs, one in twenty is bold by chance "
-        f"alone. {TOLD}: Holm's rule over all {comparisons} tells the two apart too (adjusted p below {1 - LEVEL:.2f})."
+        f"alone. {MARK}: Holm's rule over all {comparisons} tells the two apart too (adjusted p below {1 - LEVEL:.2f})."
     )
 
 
@@ -61,11 +61,11 @@ def _cover(cells: Iterable[Cell]) -> list[str]:
         return [SEEDS_ALONE] if known else []
     concepts = counted(one.concepts for one in wider)
     what = f"{concepts} test concepts, each a group of queries that share a right answer, drawn anew"
-    said = (
+    sentence = (
         f"In ( ): the interval over the test concepts alone ({what}). There is one seed, and another one moves the "
         "numbers too."
         if all(one.n == 1 for one in wider)
         else f"In ( ): the interval over seeds and test concepts together ({what}): what other seeds and other test "
         "data of the same kind would change, where [ ] holds the seeds alone."
     )
-    return [said, *([NO_RANKS] if len(wider) < len(known) else [])]
+    return [sentence, *([NO_RANKS] if len(wider) < len(known) else [])]

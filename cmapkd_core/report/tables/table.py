@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from cmapkd_core.report.row_differences import Adjusted, wider_of
 from cmapkd_core.report.significance import Interval
 
-TOLD = "\N{DAGGER}"  # of a difference
+MARK = "\N{DAGGER}"  # of a difference
 FINE = 0.1  # half of an interval that is shown with two digits
 NO_SPREAD = "no spread"  # where an interval would stand
 NO_SPREAD_NOTE = (
@@ -51,7 +51,7 @@ class Cell:
     @property
     def mark(self) -> str:
         """What stands behind the number of a difference that Holm's rule tells."""
-        return TOLD if self.test and self.test.told else ""
+        return MARK if self.test and self.test.significant else ""
 
     def text(self) -> str:
         """Number, mark and intervals as they stand in every form of the table."""

@@ -28,7 +28,7 @@ def body(
         context.tracker.tag(f"cmapkd.{name}", value)
     recipe, device = context.recipe, parallel.device()
     shards = shards_of(context) if "shards" in context.inputs else _no_data(context.scratch)
-    seen = refuse_seen(context, shards)
+    leakage = refuse_seen(context, shards)
     backbone = open_model(context, model).to(device).eval()
     subject = Subject(
         backbone,
@@ -39,7 +39,7 @@ def body(
         context.out,
         context.say,
     )
-    metrics = count_parameters(backbone) | seen
+    metrics = count_parameters(backbone) | leakage
     for name in tasks:
         try:
             outcome = load("evaluation task", name, EVALUATIONS)(subject)

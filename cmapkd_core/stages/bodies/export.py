@@ -26,10 +26,10 @@ def body(context: Context, model: str, licence: str) -> dict[str, float]:
     training = export_facts.training_of(context, model)
     backbone = open_model(context, model).eval()
     data = shards_of(context)
-    found = compare(context, backbone, data)
-    facts = export_facts.facts(context, backbone, data, training, found, licence)
+    agreement = compare(context, backbone, data)
+    facts = export_facts.facts(context, backbone, data, training, agreement, licence)
     for name, text in (
-        (PARITY, json.dumps(found, indent=1)),
+        (PARITY, json.dumps(agreement, indent=1)),
         (TRAINING, json.dumps(vars(training), indent=1)),
         (CARD, card.render(facts)),
     ):
@@ -37,7 +37,7 @@ def body(context: Context, model: str, licence: str) -> dict[str, float]:
     context.tracker.artifact(context.out / CARD)
     return {
         f"{name}/{tower}/{measure}": entry[tower][measure]
-        for name, entry in found["formats"].items()
+        for name, entry in agreement["formats"].items()
         for tower in parity.TOWERS
         for measure in ("max_difference", "min_cosine")
         if tower in entry

@@ -34,15 +34,15 @@ def body(context: Context) -> dict[str, float]:
     models = measure(context)
     table = shards_of(context).table(context.recipe.evaluate.split)
     count = len(models["teacher"].own)
-    captions = [found[0] for found in table["captions"].to_pylist()[:count]]
+    captions = [texts[0] for texts in table["captions"].to_pylist()[:count]]
     keys = table["key"].to_pylist()[:count]
     pq.write_table(measured.as_table(keys, captions, models), context.out / measured.LEVELS_TABLE)
-    found = measured.metrics(models)
+    metrics = measured.metrics(models)
     names = list(models["teacher"].vectors)
     detail = {"split": context.recipe.evaluate.split, "levels": names, "pairs": count}
     (context.out / "levels.json").write_text(json.dumps(detail))
-    (context.out / "metrics.json").write_text(json.dumps(found, indent=1))
-    return {f"levels/{key}": value for key, value in found.items()}
+    (context.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    return {f"levels/{key}": value for key, value in metrics.items()}
 
 
 def measure(context: Context) -> dict[str, PooledLevels]:

@@ -49,8 +49,8 @@ def body(context: Context, parts: Sequence[PartOf] = (), paths: Paths = NO_PATHS
         if isinstance(error, LeakageError):  # every row is written; mended pictures have to be read again
             files = {SHEET: "Side by side", LEAKAGE: "Every pair"}
             saved_shards(context).clear()
-        said = [f"{what}: {_kept(context, name)}" for name, what in files.items()]
-        raise type(error)("\n".join([str(error), *said])) from None
+        notes = [f"{what}: {_kept(context, name)}" for name, what in files.items()]
+        raise type(error)("\n".join([str(error), *notes])) from None
     finally:
         stop.release()
     shards = ShardSet.open(str(context.out), context.scratch)

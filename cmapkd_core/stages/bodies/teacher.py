@@ -59,8 +59,8 @@ def _fitted(context: Context) -> dict[str, float]:
     write_skipped(context, session)
     (context.out / "history.json").write_text(json.dumps({"points": session.history}))
     (context.out / "fit.json").write_text(json.dumps({**report, "alpha": pyramid.alpha().tolist()}, indent=1))
-    found = {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}
-    return found | session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rollbacks)}
+    metrics = {f"{name}/{k}": v for name, row in report.get("levels", {}).items() for k, v in row.items()}
+    return metrics | session.costs.metrics() | session.watch.metrics() | {"rollbacks": float(session.rollbacks)}
 
 
 @dataclass

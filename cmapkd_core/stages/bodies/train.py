@@ -67,20 +67,20 @@ def write_tables(setup: TrainingSetup) -> dict[str, float]:
         fit = method.policy_fit()
         if fit is not None:
             level_weights(fit, path, context.out / WEIGHTS)
-            if found := wrong_and_right(context.out / WEIGHTS):
-                context.say(f"{stage}: {in_words(found)}\n")
-            return found
+            if numbers := wrong_and_right(context.out / WEIGHTS):
+                context.say(f"{stage}: {in_words(numbers)}\n")
+            return numbers
     return {}
 
 
-def in_words(found: dict[str, float]) -> str:
+def in_words(numbers: dict[str, float]) -> str:
     """What `statistics.wrong_and_right` found, in a line."""
     both = [
-        [found.get(f"{kind}/entropy/{side}", math.nan) for kind in ("wrong", "right")] for side in ("vision", "text")
+        [numbers.get(f"{kind}/entropy/{side}", math.nan) for kind in ("wrong", "right")] for side in ("vision", "text")
     ]
     pictures, captions = (f"{wrong:.3f} and {right:.3f}" for wrong, right in both)
     return (
-        f"{found['wrong/pairs']:.0f} pairs have another's caption (data.noise); mean entropy of the level weights of "
+        f"{numbers['wrong/pairs']:.0f} pairs have another's caption (data.noise); mean entropy of the level weights of "
         f"them and of the others, in nats: pictures {pictures}, captions {captions}"
     )
 

@@ -37,7 +37,7 @@ def write_joined(context: Context, stop: StopRequest, parts: Sequence[PartOf], p
             release = forget if "://" in artifact.url else _keep
             limit = {"limit": config.size} if config.size else {}
             joined.append(JoinedPart(artifact.fetch, release, before, **limit))
-            before += joined[-1].seen
+            before += joined[-1].rows_read
     total = sum(len(rows) for part in joined for rows in part.rows.values())
     context.say(f"prepare: joins {total} pictures of {len(parts)} parts\n")
     show = Progress(context.say, "prepare", total, "pictures")
@@ -61,10 +61,10 @@ def _opened(part: PartOf, paths: Paths) -> Artifact:
         InputError: it is missing, of another recipe, number or stage, or its source has changed since it was made.
     """
     where = f"part {part.number} of {part.of} ({part.url})"
-    found = look(part.url)
-    if found is None:
+    artifact = look(part.url)
+    if artifact is None:
         raise InputError(f"{where} is not there, or was joined and deleted: {AGAIN}")
-    made = found.manifest
+    made = artifact.manifest
     if made["stage"] != part.stage or made["fingerprint"] != fingerprint(part.fields):
         what = [f"stage: {part.stage} -> {made['stage']}"] if made["stage"] != part.stage else []
         lines = "\n  ".join(what + differences(made["fields"], part.fields))
@@ -73,4 +73,4 @@ def _opened(part: PartOf, paths: Paths) -> Artifact:
     if differ or gone or set(made["files"]) != set(paths):
         why = "; ".join([*differ, *gone]) or f"it was made from {', '.join(made['files']) or 'no folder'}"
         raise InputError(f"{where} is of rows that are no longer those of the source: {why}: {AGAIN}")
-    return found
+    return artifact

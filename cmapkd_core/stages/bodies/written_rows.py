@@ -68,12 +68,12 @@ def _notes(context: Context, part: Partition | None) -> Iterator[Notes | None]:
             yield notes
 
 
-def until_stopped(stop: StopRequest, show: Callable[[int], object], told: str) -> Callable[[int], None]:
-    """`show` of how much is done, which raises Interrupted once `stop` is asked; `told` says after how much."""
+def until_stopped(stop: StopRequest, show: Callable[[int], object], message: str) -> Callable[[int], None]:
+    """`show` of how much is done, which raises Interrupted once `stop` is asked; `message` says after how much."""
 
     def progress(done: int) -> None:
         if stop.asked:
-            raise Interrupted(told.format(done))
+            raise Interrupted(message.format(done))
         show(done)
 
     return progress
