@@ -6,7 +6,6 @@ The words are those of the code: what a row sets, or the docstring of what it na
 from __future__ import annotations
 
 import ast
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd_core.catalog import EVALUATIONS, SOURCES, EvaluationEntry, SourceEntry, spec_of
-from cmapkd_core.command_line import Parser
+from cmapkd_core.command_line import Parser, until_enough
 from cmapkd_core.config import Recipe, phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, differences, flatten, plain
@@ -151,15 +150,12 @@ def _listing(kind: str, argv: Sequence[str]) -> int:
     cli.add_argument("name", nargs="?", default="", metavar="NAME", help="one of them")
     name, tables = cli.parse_args(argv).name, TABLES[kind]()
     try:
-        print(
-            one_row(tables, name) if name else all_tables(tables, shutil.get_terminal_size((120, 24)).columns),
-            flush=True,
-        )
+        text = one_row(tables, name) if name else all_tables(tables, shutil.get_terminal_size((120, 24)).columns)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `cmapkd rows | head`: who reads has enough, and what is left goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with until_enough():
+        print(text)
     return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmapkd.searching import MOST
-from cmapkd_core.command_line import Parser
+from cmapkd_core.command_line import Parser, until_enough
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import ENDS, end_of, room
 from cmapkd_core.storage.user_cache import user_cache
@@ -116,8 +116,9 @@ def _search(args: argparse.Namespace) -> int:
 
     asked = Asked(" ".join(args.query), like=str(args.like or ""), top=args.top)
     columns = _like(sides, args.like, args.top) if args.like else answer(sides, asked)
-    for column in columns:
-        _print(column, sides[0].index.folder.pictures)
+    with until_enough():
+        for column in columns:
+            _print(column, sides[0].index.folder.pictures)
     if args.html or args.show:
         _write(args, sides, asked, columns)
     return 0

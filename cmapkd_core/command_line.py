@@ -1,12 +1,14 @@
-"""The parser of every command: argparse's, whose errors name the nearest option where a given one is none."""
+"""What commands have in common: argparse's parser, whose errors name the nearest option, and output to a pipe."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 _LIKE_AN_OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
@@ -41,3 +43,16 @@ class Parser(argparse.ArgumentParser):
 
     def _abbreviates(self, name: str) -> bool:
         return self.allow_abbrev and any(option.startswith(name) for option in self._option_string_actions)
+
+
+@contextmanager
+def until_enough() -> Iterator[None]:
+    """Print what is only there to be read: who reads it through a pipe may have enough, as of `cmapkd rows | head`.
+
+    What is printed afterwards goes nowhere.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
