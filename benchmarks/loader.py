@@ -9,7 +9,8 @@ are Pillow's within the bound of LARGEST and MEAN.
 
 The usual loader is webdataset's with Pillow's decoder and torchvision's RandomResizedCrop (bicubic), ToTensor and
 Normalize. Ours gives a batch as bytes and tokens to the device, which normalises it; "normalised here" has the CPU do
-that too, as it does where there is no GPU.
+that too, as it does where there is no GPU. "Decoding and our crop" has no reading, checksums, order and batches, so it
+bounds what a loader with these kernels can reach.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from torchvision import transforms
 from webdataset import WebDataset
 
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.augment import View, crop_box
+from cmapkd_core.data.augment import View, canvas, crop_box, train_pixels
 from cmapkd_core.data.images import decode
 from cmapkd_core.data.loader import Side, TrainLoader
 from cmapkd_core.data.order import sample_seed
@@ -99,6 +100,14 @@ def of_peer(folder: Path) -> Pass:
     return run
 
 
+def cropped(data: list[bytes]) -> int:
+    """Each picture decoded and one crop of it, which any loader has to do."""
+    draw, place = torch.Generator().manual_seed(SEED), canvas(1, SIZE)
+    for image in data:
+        train_pixels(simplejpeg.decode_jpeg(image), [VIEW.rendering], SCALE, draw, [place[0]])
+    return len(data)
+
+
 def used() -> float:
     """CPU seconds so far of this process and of those that it started."""
     own = time.process_time()
@@ -145,6 +154,7 @@ def main() -> None:
         print(f"whole: {check(whole)}; repacked: {check(small)}")
         ways: dict[str, Pass] = {
             BARE: lambda: sum(simplejpeg.decode_jpeg(image).ndim == 3 for image in data),
+            "decoding and our crop": lambda: cropped(data),
             PEER: of_peer(folder / "0"),
             "ours": of_ours(loader(whole, no_tokens), False),
             "ours, with CLIP's tokens": of_ours(loader(whole, tokens), False),
