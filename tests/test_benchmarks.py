@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LEAST = {
     "step": ("--batch 2", "statistics"),
     "pyramid": ("--batch 1 --channels 32 --width 16 --rounds 1", "GFLOP a picture"),
+    "small_maps": ("--batch 2 --rounds 1", "ms at 2 pictures"),
     "pairs": ("--batch 64 --large --rounds 1", "its products alone"),
     "loader": ("--images 64 --rounds 1", "ours, repack=256"),
     "prepare": ("--images 20 --threads 0 --rounds 1", "| 0 |"),

@@ -17,6 +17,7 @@ from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.headed import HeadedVisual, ImageHead
+from cmapkd_core.models.small_maps import pad_first
 
 TEXT_FOLDER = "text"  # how configs name the Hugging Face files that travel with them
 DEFAULT_CONTEXT = 77  # what open_clip takes where text_cfg names no context_length
@@ -69,6 +70,7 @@ def _model(model_cfg: dict[str, Any], folder: str) -> Any:
     if isinstance(model.visual, TimmModel):
         _resize(model.visual)
         model.visual.to(memory_format=torch.channels_last)  # 1.7 x the speed of an EfficientNet on a CPU
+        pad_first(model.visual)
     return model
 
 
