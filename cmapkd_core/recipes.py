@@ -250,8 +250,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("clip_kd", "clip_rd", "tinyclip", "mobileclip", FULL),
     ),
     "table4": (
-        *("no_pyramid", "no_hierarchy", "no_alsn", "manual_alsn", "no_align", "no_relation", "one_stage"),
-        FULL,
+        *("no_pyramid", "no_hierarchy", "no_alsn", "manual_alsn", "oracle_alsn", "no_align", "no_relation"),
+        *("one_stage", FULL),
     ),
     "controls": (
         *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn", "oracle_alsn"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,10 +64,14 @@ def compared(rows: Iterable[ModelResults]) -> dict[str, Compared]:
     return numbers
 
 
-def differences(results: Results) -> dict[str, dict[str, Difference]]:
-    """Row -> number -> the row minus the full method, seed by seed, for the rows whose full method is among them."""
+def differences(results: Results, base_of: Callable[[str], str] = full_of) -> dict[str, dict[str, Difference]]:
+    """Row -> number -> the row minus its base, seed by seed, for the rows whose base is among them.
+
+    Args:
+        base_of: the row that a row is compared with; the full method with as many updates.
+    """
     rows = {row.name: row for row in results.trained}
-    pairs = ((row, rows[full_of(row.name)]) for row in results.trained if full_of(row.name) in rows)
+    pairs = ((row, rows[base_of(row.name)]) for row in results.trained if base_of(row.name) in rows)
     return {row.name: dict(_to_base(results, row, base)) for row, base in pairs if row is not base}
 
 

@@ -72,7 +72,8 @@ def difficulty_section(inputs: RunInputs) -> Section:
         f"Level weights against difficulty over {n} training samples, in bins of equal count, by the selector at the "
         f"end of stage {source.name}. Difficulty of a sample: the teacher's margin minus the student's, at the end of "
         "warm-up. Band: one standard error of the mean; dashed rule: the uniform weight. Shuffled: the same weights "
-        "dealt to other samples, which shows how large a relation is by chance."
+        "dealt to other samples, which shows how large a relation is by chance. What such weights win over equal ones, "
+        "and beside it what weights that cheat win, is on the page of suite table4 (rows no_alsn and oracle_alsn)."
     )
     table = Table(
         "figure3",

@@ -11,6 +11,7 @@ from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteI
 from cmapkd_core.report.row_differences import Compared, Difference, compared, differences
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
 from cmapkd_core.report.sections.updates_section import updates_section
+from cmapkd_core.report.sections.weighing_section import weighing_section
 from cmapkd_core.report.significance import LEVEL, counted
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, recipe_changes, row_costs
 from cmapkd_core.report.tables.marks import with_marks
@@ -67,7 +68,8 @@ def suite_headings(suite_name: str) -> dict[str, Heading]:
     )
     differs = Heading(f"Differences to the {FULL_METHOD}, seed by seed", differences_section)
     by_updates = Heading("Quality by number of updates", updates_section)
-    return dict([first, ("updates", by_updates), ("differences", differs), *others]) | {
+    weighing = Heading("What weights of levels won, and what they could win", weighing_section)
+    return dict([first, ("updates", by_updates), ("weighing", weighing), ("differences", differs), *others]) | {
         "costs": Heading("What each row takes", costs_section),
         "shares": Heading("Which terms move the student", shares_section),
         "deviations": Heading("What deviates from the published methods", deviations_section),

@@ -1,0 +1,68 @@
+"""What weights of levels won over equal ones, and beside it what weights that cheat won: the bound of a selector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cmapkd_core.catalog import SELECTORS
+from cmapkd_core.recipes import FULL, ROWS
+from cmapkd_core.report.figures.comparisons import draw_differences
+from cmapkd_core.report.read.results import Results
+from cmapkd_core.report.read.suite_inputs import MEAN, RANK, SuiteInputs
+from cmapkd_core.report.row_differences import compared, differences
+from cmapkd_core.report.sections.section import Section
+from cmapkd_core.report.tables.marks import with_marks
+from cmapkd_core.report.tables.table import Head, Table, TableRow, difference_cell, digits_of
+
+EQUAL = "no_alsn"
+EQUAL_WEIGHTS = "equal weights"  # in sentences and figures
+BOUND = (
+    "The oracle's weights follow at every update from the gradient on validation pairs, which no selector may see: "
+    "about so much could be won by weights that lower the loss of the next update, and its student is no result."
+)
+
+
+def weighing_section(inputs: SuiteInputs, results: Results) -> Section:
+    """Rows that differ from the full method by their selector alone, against equal weights; nothing without both."""
+    rows = tuple(row for row in results.trained if of_selector(row.name))
+    chosen = replace(results, rows=rows)
+    changes = differences(chosen, lambda _: EQUAL)
+    if not changes:
+        return Section()
+    columns = {name: one for name, one in compared(rows).items() if name in (MEAN, RANK) or one.group == "Zero-shot"}
+    digits = {key: digits_of(row[key] for row in changes.values() if key in row) for key in columns}
+    lines = []
+    for name, numbers in changes.items():
+        row, base = results.row(name), results.row(EQUAL)
+        cells = [
+            difference_cell(
+                numbers.get(key),
+                f"{name}/minus equal weights/{key}",
+                row.origins.get(key, {}) | base.origins.get(key, {}),
+                digits[key],
+            )
+            for key in columns
+        ]
+        lines.append(TableRow(row.label, tuple(cells), row.kind))
+    heads = tuple(Head("", f"{one.label} minus {EQUAL_WEIGHTS}", one.unit) for one in columns.values())
+    ranks = {results.row(name).label: numbers[RANK] for name, numbers in changes.items() if RANK in numbers}
+    drawn = draw_differences("Geometric mean rank, better to the right", ranks, EQUAL_WEIGHTS, "ranks")
+    table = Table("weighing", "Weights of levels, minus equal weights", heads, tuple(lines))
+    caption = "Each row minus the one with equal weights for all levels, seed by seed."
+    return Section(
+        f"{caption} {BOUND}" if any(cheats(name) for name in changes) else caption,
+        (drawn,) if ranks else (),
+        (with_marks(table),),
+        wide=True,
+    )
+
+
+def of_selector(row: str) -> bool:
+    """Whether a row is the full method but for its selector's fields."""
+    return row == FULL or (row in ROWS and all(name.startswith("selector.") for name in ROWS[row]))
+
+
+def cheats(row: str) -> bool:
+    """Whether a row's weights read validation pairs."""
+    kind = ROWS.get(row, {}).get("selector.kind")
+    return kind in SELECTORS and SELECTORS[kind].validates
