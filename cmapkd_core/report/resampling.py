@@ -19,24 +19,29 @@ from functools import lru_cache
 import numpy as np
 from scipy.stats import t as student_t
 
-from cmapkd_core.report.read.concept_sums import ConceptSums, RowSeed
+from cmapkd_core.report.read.concept_sums import CLASSES, CONCEPTS, ConceptSums, RowSeed
 from cmapkd_core.report.read.results import GEOMETRIC_RANK, KS, MEAN_RECALL, RECALLS
 
 DRAWS, AT_ONCE = 4000, 500
 SEED = 0  # of all draws, so that the same run gives the same page
 LEAST = 20  # concepts; fewer are no sample
-DRAWN = frozenset((*RECALLS, MEAN_RECALL, GEOMETRIC_RANK))  # the numbers that ranks of queries give
+# The numbers that ranks of queries give, and those that classes do.
+DRAWN = {CONCEPTS: frozenset((*RECALLS, MEAN_RECALL, GEOMETRIC_RANK)), CLASSES: frozenset(("top1",))}
 SAME = 1e-9  # a spread this small is rounding, as a share of the values
 
 
 @dataclass(frozen=True)
 class Ends:
-    """An interval over test concepts and, where n is above 1, over n seeds too."""
+    """An interval over test concepts and, where n is above 1, over n seeds too.
+
+    of: what the concepts are, CONCEPTS or CLASSES.
+    """
 
     low: float
     high: float
     n: int
     concepts: int
+    of: str = CONCEPTS
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Drawn:
 
 @lru_cache(maxsize=8)  # a report asks many times, of as many data sets
 def draw(concepts: ConceptSums) -> Drawn:
-    """Every number of a retrieval on DRAWS samples of as many concepts, drawn with replacement."""
-    cells = list(concepts.sums)
+    """Every number of an evaluation on DRAWS samples of as many concepts, drawn with replacement."""
+    cells, numbers = list(concepts.sums), NUMBERS[concepts.of]
     flat = np.stack([concepts.sums[cell] for cell in cells], axis=1)  # [C,cells,2,4]
     whole = _means(np.ones((1, len(concepts))), concepts.counts, flat)
     parts = np.concatenate([_means(weights, concepts.counts, flat) for weights in samples(len(concepts))])
@@ -71,17 +76,28 @@ def samples(concepts: int) -> Iterator[np.ndarray]:
 
 
 def _means(weights: np.ndarray, counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Means over the queries, [draws,cells,2,4], of weights [draws,C], counts [C,2] and sums [C,cells,2,4]."""
+    """Means over the queries, [draws,cells,2,4], of weights [draws,C], counts [C,2] and sums [C,cells,2,4].
+
+    Of classes with 1 in place of 2, and 1 in place of 4.
+    """
     total = weights @ sums.reshape(len(sums), -1)
     means: np.ndarray = total.reshape(len(weights), *sums.shape[1:]) / (weights @ counts)[:, None, :, None]
     return means
 
 
-def numbers(means: np.ndarray) -> dict[str, np.ndarray]:
+def of_queries(means: np.ndarray) -> dict[str, np.ndarray]:
     """The numbers of a retrieval below its name, [draws] each, from means over queries, [draws,2,4]."""
     recalls = 100 * means[:, :, : len(KS)].reshape(len(means), -1)
     named = dict(zip(RECALLS, recalls.T, strict=True))
     return {**named, MEAN_RECALL: recalls.mean(axis=1), GEOMETRIC_RANK: np.exp(means[:, :, -1].mean(axis=1))}
+
+
+def of_classes(means: np.ndarray) -> dict[str, np.ndarray]:
+    """Top-1 accuracy in percent, [draws], from means over pictures, [draws,1,1]."""
+    return {"top1": 100 * means[:, 0, 0]}
+
+
+NUMBERS = {CONCEPTS: of_queries, CLASSES: of_classes}
 
 
 def seeds_and_concepts(measured: np.ndarray, drawn: np.ndarray, concepts: int, level: float) -> Ends | None:

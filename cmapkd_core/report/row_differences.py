@@ -86,17 +86,19 @@ def _to_base(results: Results, row: ModelResults, base: ModelResults) -> Iterato
 
 
 def _wider(results: Results, key: str, names: tuple[str, str], seeds: list[str]) -> Ends | None:
-    """The interval over seeds and concepts; None where the ranks of a seed are not kept."""
+    """The interval over seeds and concepts; None where a seed keeps no ranks, or no classes."""
     task, _, metric = key.partition("/")
-    if task not in results.concepts or metric not in DRAWN:
+    if task not in results.concepts or metric not in DRAWN[results.concepts[task].of]:
         return None
-    drawn = draw(results.concepts[task])
+    concepts = results.concepts[task]
+    drawn = draw(concepts)
     if any((name, seed) not in drawn.measured for name in names for seed in seeds):
         return None
     row, base = names
     measured = [drawn.measured[row, s][metric] - drawn.measured[base, s][metric] for s in seeds]
     parts = [drawn.drawn[row, s][metric] - drawn.drawn[base, s][metric] for s in seeds]
-    return seeds_and_concepts(np.array(measured), np.stack(parts, axis=1), drawn.concepts, LEVEL)
+    ends = seeds_and_concepts(np.array(measured), np.stack(parts, axis=1), drawn.concepts, LEVEL)
+    return ends and replace(ends, of=concepts.of)
 
 
 def wider_of(one: Interval | None) -> Ends | None:

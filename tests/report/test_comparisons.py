@@ -6,8 +6,9 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_suites import ranked_suite
+from made_suites import files, ranked_suite
 
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.figures.style import PAGE, painted
@@ -113,7 +114,7 @@ def test_all_forms_show_both_intervals_and_the_mark(ranked: SuiteInputs, pages: 
 def test_programs_get_both_intervals_and_both_p_values(ranked: SuiteInputs, pages: Pages) -> None:
     one = json.loads(json.dumps(pages.table))["differences"]["finetune"][MEAN]
     assert one["p"] <= one["p_holm"] < 0.05
-    assert set(one["seeds_and_concepts"]) == {"low", "high", "n", "concepts"}
+    assert set(one["seeds_and_concepts"]) == {"low", "high", "n", "concepts", "of"}
     number = numbers_of(tables(ranked).values())[f"differences/finetune/minus full method/{MEAN}"]
     assert number["over_seeds_and_concepts"] == one["seeds_and_concepts"]
     assert (number["p"], number["p_holm"]) == (one["p"], one["p_holm"])
@@ -226,6 +227,31 @@ def test_names_beside_the_lines_lie_on_the_panel(budgets: SuiteInputs) -> None:
             for text in (*axes.texts, axes._left_title):
                 box = text.get_window_extent()
                 assert box.x1 <= figure.bbox.width, text.get_text()
+
+
+def test_zero_shot_accuracy_has_an_interval_over_its_classes(tmp_path: Path) -> None:
+    inputs = ranked_suite(tmp_path, {"kd": 0.0, "none": 0.0}, seeds=3)
+    draw, classes = np.random.default_rng(1), 40
+    level = draw.uniform(20, 60, classes)  # some classes are hard for all
+    cells = {}
+    for row, effect in (("kd", -8.0), ("none", 0.0)):
+        of_class = level + effect + draw.normal(0, 6, classes)
+        for seed in ("0", "1", "2"):
+            hits = np.clip(of_class + draw.normal(0, 2, classes), 0, 100).round()
+            rows = [{"class": f"c{i}", "images": 100, "top1": float(hit)} for i, hit in enumerate(hits)]
+            metrics = {"zeroshot/top1": float(hits.mean()), "zeroshot/images": 100.0 * classes}
+            kept = [*rows, {"class": "nothing", "images": 0, "top1": None}]
+            cells[row, seed] = files(tmp_path, f"{row}/{seed}", metrics=metrics, zeroshot={"classes": kept})
+    one = differences(suite_results(dataclasses.replace(inputs, evaluations=cells)))["kd"]["zeroshot/top1"]
+    assert one.wider is not None
+    assert (one.wider.n, one.wider.concepts, one.wider.of) == (3, classes, "classes")
+    assert one.wider.low < one.mean < one.wider.high
+    # Classes alone move it by sqrt(2) 6 / sqrt(40) = 1.3 points, so by 2.6 to each side, and seeds some more.
+    assert 4 < one.wider.high - one.wider.low < 12
+    said = " ".join(
+        note for made in tables(dataclasses.replace(inputs, evaluations=cells)).values() for note in made.notes
+    )
+    assert f"for zero-shot accuracy {classes} classes, drawn anew" in said
 
 
 def test_a_row_without_a_complete_evaluation_takes_no_part(ranked: SuiteInputs) -> None:

@@ -11,7 +11,7 @@ from made_suites import files
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.artifacts import Source
-from cmapkd_core.report.read.concepts import concept_sums
+from cmapkd_core.report.read.concepts import class_sums, concept_sums
 
 
 def detail(cat: int = 1) -> dict[str, Any]:
@@ -77,3 +77,32 @@ def test_evaluations_without_ranks_are_named(tmp_path: Path) -> None:
     assert "older" in found.lacking["kd", "0"]
     assert "retrieval.json" in found.lacking["kd", "1"]
     assert concept_sums({("kd", "1"): nothing}) is None
+
+
+def by_class(cats: int = 3) -> dict[str, Any]:
+    classes = [("cat", cats, 100 / 3), ("dog", 4, 75.0), ("owl", 0, None)]
+    return {"classes": [{"class": name, "images": n, "top1": top1} for name, n, top1 in classes]}
+
+
+def test_hits_of_each_class_by_hand(tmp_path: Path) -> None:
+    turned = {"classes": by_class()["classes"][::-1]}
+    found = class_sums(
+        {
+            ("none", "0"): files(tmp_path, "a", zeroshot=by_class()),
+            ("none", "1"): files(tmp_path, "b", zeroshot=turned),
+            ("kd", "0"): files(tmp_path, "c", zeroshot={"missing": "no classes"}),
+        }
+    )
+    assert found is not None
+    assert found.of == "classes"
+    assert found.counts.tolist() == [[3], [4]]
+    for seed in ("0", "1"):
+        assert found.sums["none", seed].tolist() == [[[pytest.approx(1)]], [[pytest.approx(3)]]]
+    assert "zeroshot.json" in found.lacking["kd", "0"]
+    assert class_sums({("kd", "0"): Source("older", "s3://b/older")}) is None
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    first, second = (files(tmp_path, name, zeroshot=by_class(n)) for name, n in (("first", 3), ("second", 6)))
+    with pytest.raises(InputError, match="first and second have different classes"):
+        class_sums({("none", "0"): first, ("none", "1"): second})

@@ -1,7 +1,8 @@
-"""What every test concept adds to the numbers of a retrieval, row by row and seed by seed, from the ranks of queries.
+"""What every test concept adds to the numbers of an evaluation, row by row and seed by seed.
 
 A concept is a group of queries that hang together by right answers: a picture with its captions, and all pictures and
-captions of one thing where those are right for each other.
+captions of one thing where those are right for each other. Zero-shot accuracy is a mean over pictures of classes, and
+of these the evaluations keep one number each, so classes stand there for concepts.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import numpy as np
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.artifacts import Missing, Source
-from cmapkd_core.report.read.concept_sums import ConceptSums, RowSeed
+from cmapkd_core.report.read.concept_sums import CLASSES, ConceptSums, RowSeed
 from cmapkd_core.report.read.results import KS, SIDES
 
-QUERIES = "retrieval.json"  # of an evaluation
+QUERIES, BY_CLASS = "retrieval.json", "zeroshot.json"  # of an evaluation
 Queries = Mapping[str, Mapping[str, Any]]  # i2t or t2i -> query -> {"rank": .., "correct": [..]}
 Query = tuple[str, str]  # direction and query
 
@@ -40,6 +41,42 @@ def concept_sums(sources: Mapping[RowSeed, Source]) -> ConceptSums | None:
         asked = asked or _Asked.of(source.name, queries)
         sums[cell] = asked.sums(source.name, queries)
     return ConceptSums(asked.counts, sums, lacking) if asked else None
+
+
+def class_sums(sources: Mapping[RowSeed, Source]) -> ConceptSums | None:
+    """The same of zero-shot classification by class, without classes that have no picture.
+
+    Raises:
+        InputError: two evaluations have different classes, or other numbers of their pictures.
+    """
+    sums: dict[RowSeed, np.ndarray] = {}
+    lacking: dict[RowSeed, str] = {}
+    first: tuple[str, dict[str, int]] | None = None
+    for cell, source in sources.items():
+        try:
+            rows = _classes(source)
+        except Missing as reason:
+            lacking[cell] = str(reason)
+            continue
+        pictures = {row["class"]: row["images"] for row in rows}
+        first = first or (source.name, pictures)
+        if pictures != first[1]:
+            raise InputError(
+                f"{first[0]} and {source.name} have different classes, or other numbers of their pictures: evaluate "
+                "both on the same shards and split"
+            )
+        hits = {row["class"]: row["images"] * row["top1"] / 100 for row in rows}
+        sums[cell] = np.array([hits[name] for name in first[1]])[:, None, None]
+    if first is None:
+        return None
+    return ConceptSums(np.array(list(first[1].values()), dtype=float)[:, None], sums, lacking, CLASSES)
+
+
+def _classes(source: Source) -> list[dict[str, Any]]:
+    rows = [row for row in source.json(BY_CLASS).get("classes", []) if row["images"]]
+    if not rows:
+        raise Missing(f"Missing: the {source.name} artifact {source.url} has no classes in {BY_CLASS}.")
+    return rows
 
 
 def _queries(source: Source) -> Queries:

@@ -11,7 +11,7 @@ from cmapkd_core.fields import nearest
 from cmapkd_core.recipes import BUDGETS, FULL, ROWS
 from cmapkd_core.report.read.artifacts import Commands, Source
 from cmapkd_core.report.read.concept_sums import ConceptSums, RowSeed
-from cmapkd_core.report.read.concepts import QUERIES, concept_sums
+from cmapkd_core.report.read.concepts import BY_CLASS, QUERIES, class_sums, concept_sums
 from cmapkd_core.report.read.results import (
     EFFICIENCY,
     GEOMETRIC_RANK,
@@ -186,16 +186,21 @@ def suite_results(inputs: SuiteInputs) -> Results:
     return Results(rows, chance(every), facts(every), recipe.data.source, split, tools, _concepts(inputs))
 
 
+# Task -> the file of its evaluations that says what each concept adds, and what reads it.
+BY_CONCEPT = {"retrieval": (QUERIES, concept_sums), "zeroshot": (BY_CLASS, class_sums)}
+
+
 def _concepts(inputs: SuiteInputs) -> Mapping[str, ConceptSums]:
-    """Of every retrieval, TASK[-DATASET], what each concept adds to the numbers of each row and seed."""
+    """Of every retrieval and zero-shot test, TASK[-DATASET], what each concept adds to the rows' numbers."""
     sources: dict[str, dict[RowSeed, Source]] = {
-        "retrieval": {c: one for c, one in inputs.evaluations.items() if one.files}
+        task: {c: one for c, one in inputs.evaluations.items() if one.files} for task in BY_CONCEPT
     }
     for task, row, seed, source in _further(inputs):
-        if task.partition("-")[0] == "retrieval" and row in inputs.rows and source.files:
-            kept = sources.setdefault(task, {})
-            kept[row, seed] = kept[row, seed] if QUERIES in kept.get((row, seed), Source("")).files else source
-    by_task = {task: concept_sums(of) for task, of in sources.items()}
+        kind = task.partition("-")[0]
+        if kind in BY_CONCEPT and row in inputs.rows and source.files:
+            kept, (file, _) = sources.setdefault(task, {}), BY_CONCEPT[kind]
+            kept[row, seed] = kept[row, seed] if file in kept.get((row, seed), Source("")).files else source
+    by_task = {task: BY_CONCEPT[task.partition("-")[0]][1](of) for task, of in sources.items()}
     return {task: sums for task, sums in by_task.items() if sums}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from cmapkd_core.report.read.concept_sums import CLASSES, CONCEPTS
 from cmapkd_core.report.read.concepts import QUERIES
-from cmapkd_core.report.resampling import LEAST
+from cmapkd_core.report.resampling import LEAST, Ends
 from cmapkd_core.report.row_differences import Difference, adjusted, wider_of
 from cmapkd_core.report.significance import LEVEL, counted
 from cmapkd_core.report.tables.table import MARK, Cell, Table
@@ -16,8 +17,12 @@ SEEDS_ALONE = (
     "No interval here holds what other test data would change: one over test concepts needs the ranks of single "
     f"queries ({QUERIES} of the evaluations), {LEAST} concepts, and values that differ between seeds."
 )
+DRAWN_ANEW = {
+    CONCEPTS: "{} test concepts, each a group of queries that share a right answer",
+    CLASSES: "for zero-shot accuracy {} classes",
+}
 NO_RANKS = (
-    "Where the second interval is not given, the evaluations keep no results of single queries (zero-shot, VQA, "
+    "Where the second interval is not given, the evaluations keep no results of single queries (VQA, "
     "captions), or those of a seed are not there."
 )
 
@@ -53,14 +58,19 @@ def _marks(plain: str, comparisons: int) -> str:
     )
 
 
+def _drawn(wider: Iterable[Ends], of: str, words: str) -> str:
+    """How many of them there are, and what they are; "" of none."""
+    found = [one.concepts for one in wider if one.of == of]
+    return words.format(counted(found)) if found else ""
+
+
 def _cover(cells: Iterable[Cell]) -> list[str]:
     """What the second intervals cover, where there are any."""
     known = [cell.interval for cell in cells if isinstance(cell.interval, Difference)]
     wider = [ends for one in known if (ends := wider_of(one))]
     if not wider:
         return [SEEDS_ALONE] if known else []
-    concepts = counted(one.concepts for one in wider)
-    what = f"{concepts} test concepts, each a group of queries that share a right answer, drawn anew"
+    what = " and ".join(words for of, said in DRAWN_ANEW.items() if (words := _drawn(wider, of, said))) + ", drawn anew"
     sentence = (
         f"In ( ): the interval over the test concepts alone ({what}). There is one seed, and another one moves the "
         "numbers too."
