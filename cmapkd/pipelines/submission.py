@@ -27,7 +27,7 @@ from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.named import check_model
-from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, SUITES
+from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES
 from cmapkd_core.records import SUITE, read_record, result_fields
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
 from cmapkd_core.sizing import PairCount
@@ -191,6 +191,7 @@ def decide_suite(
             "give it a shorter one with --run"
         )
     laid = suite.lay_out(name, request, suite.seeds_of(request), root or NO_ROOT, run, args.expectations)
+    tell_of_equal_rows(name, request)
     existing = None
     if part:
         done, redo = without(laid.tasks, laid.urls, part(laid.tasks)), "yes"
@@ -207,6 +208,17 @@ def decide_suite(
     made = () if args.local else runs.split(laid, site.parallel)
     job = Submission(site, args.local, plan, run, request, arguments, laid.urls, laid.tasks)
     return replace(job, suite=laid, runs=made, fixed=fixed, old=old, readable=existing is not None or bool(redo))
+
+
+def tell_of_equal_rows(name: str, request: Mapping[str, str]) -> None:
+    """Says which rows of a suite are one and the same with this recipe, and what would make them differ."""
+    for row, other in suite.equal_rows(name, request).items():
+        fields = as_overrides({**ROWS[other], **ROWS[row]})
+        print(
+            f"note: rows {other} and {row} are one and the same here, since recipe {request['recipe']} with its "
+            f"overrides has {fields} already; --set gives the other rows another value",
+            file=sys.stderr,
+        )
 
 
 def cron(text: str) -> str:

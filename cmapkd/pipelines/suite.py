@@ -117,6 +117,19 @@ def lay_out(
     return replace(suite, shared=(*shared[:-1], replace(shared[-1], task=report)))
 
 
+def equal_rows(name: str, request: Mapping[str, str]) -> dict[str, str]:
+    """Row -> the earlier row of the suite that has the same recipe here, so that the two would be one row twice."""
+    found: dict[str, str] = {}
+    seen: list[tuple[str, Recipe]] = []
+    for row in SUITES[name]:
+        recipe = resolve(request["recipe"], row, row_overrides(row, request["overrides"]), "", request["data"])
+        same = next((other for other, one in seen if one == recipe), "")
+        if same:
+            found[row] = same
+        seen.append((row, recipe))
+    return found
+
+
 def _places(recipe: Recipe, root: str) -> dict[str, str]:
     """URL of every stage of one row with one seed."""
     return output_urls(tasks_of_cell(recipe), lambda task: own_recipe(task, recipe), root, run="")

@@ -118,6 +118,17 @@ def test_a_row_of_a_suite_is_what_its_name_says_whatever_is_overridden_for_all()
     assert len(trainings) == len(SUITES["weights"])  # no two labels for one training
 
 
+def test_rows_that_are_one_and_the_same_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--recipe", "tiny", "--suite", "table4", "--data", "folder:/pictures", "--dry-run"]
+    assert main(command) == 0
+    assert "one and the same" not in capsys.readouterr().err
+    assert main([*command, "--set", "selector.kind=fixed"]) == 0
+    said = capsys.readouterr().err
+    assert "note: rows no_alsn and none are one and the same here" in said
+    assert "selector.kind=fixed already" in said
+    assert said.count("one and the same") == 1  # manual_alsn has other weights
+
+
 def test_the_teacher_is_the_full_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = laid(monkeypatch, ("random_teacher_pyramid", FULL), 1)
     assert counts(suite)["teacher"] == 2
