@@ -44,7 +44,9 @@ def _replaced(weights: Mapping[str, str], teacher: str) -> str:
     """A further teacher, NAME:WEIGHTS, with the site's file for its weights."""
     model = ModelConfig(*(named_model(teacher) or (teacher, "")))
     value = weights.get(_key(model), "")
-    return value if value.startswith(FOLDER) or not value else f"{model.model}:{value}"
+    if not value:
+        return teacher
+    return value if value.startswith(FOLDER) else f"{model.model}:{value}"
 
 
 def fetched(recipe: Recipe) -> Iterable[str]:
