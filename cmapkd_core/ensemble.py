@@ -85,7 +85,7 @@ def _model(text: str) -> ModelConfig:
     named = named_model(text)
     if named is None or not named[1]:
         raise InputError(
-            f"teachers={text}: a further teacher is NAME:WEIGHTS, such as ViT-B-32:openai or lite2-minilm-96:packages; "
+            f"teachers={text}: a further teacher is NAME:WEIGHTS, such as ViT-B-32:openai or lite0-minilm:packages; "
             "several stand with commas between"
         )
     return ModelConfig(*named)
