@@ -30,6 +30,8 @@ def taught(make_method, make_teacher, tiny_models, batch):
         bank = " method.weights.bank=1" if row == "no_alsn" else ""
         recipe, first, pairs = resolve("tiny", row, f"optim.batch=5 method.kd_tau={TAU}{bank}"), make_teacher(), batch()
         others = {name: tiny_models(name) for name in further}
+        if "tiny-student" in others:  # at another scale than tiny-teacher
+            others["tiny-student"].model.logit_scale.data.sub_(0.7)
         teacher = Teacher(first.backbone, first.levels, first.alpha, list(others.values()))
         method, phase = make_method(recipe, teacher).train(), recipe.schedule.fine
         alone = teacher.targets(pairs.images["teacher"], pairs.tokens["teacher"], method.active(phase))
@@ -81,6 +83,7 @@ def test_an_embedding_of_all_is_a_unit_vector_with_the_mean_of_their_cosines(tau
     for part, (image, _, _) in zip(said.each(said.image), each, strict=True):
         assert torch.allclose(part, image, atol=1e-6)
     assert [x.item() for x in said.scales()] == [scale.item() for _, _, scale in each]
+    assert len({x.item() for x in said.scales()}) == 2
     assert found.alone.each(found.alone.image)[0] is found.alone.image
 
 

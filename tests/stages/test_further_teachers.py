@@ -11,9 +11,11 @@ from cmapkd_core.ensemble import further_teachers, own_fields, recipe_of_teacher
 from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.fields import as_overrides
 from cmapkd_core.places import stage_url
+from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import levels, teacher, train, training
 from cmapkd_core.stages.artifact import Artifact
+from cmapkd_core.stages.execute import Context
 
 TWO = "teachers=tiny-student:random"
 STORED = f"{TWO} teacher_fit.views=2 teacher_fit.store=levels"
@@ -71,6 +73,21 @@ def test_stored_and_live_teachers_teach_the_same(trained, monkeypatch, row, more
         assert half == pytest.approx(theirs, rel=1e-3, abs=1e-3)
     assert [*stored.manifest["models"]] == ["student", "teacher", "teacher-2"]
     assert {"teacher", "teacher-2"} <= {*stored.manifest["inputs"]}
+
+
+def test_pictures_without_captions_have_the_embeddings_of_both(tmp_path, tiny_shards, made):
+    given, recipe = made(STORED), resolve("tiny", overrides=f"{STORED} data.unpaired=0.5")
+    urls = {"shards": tiny_shards, "teacher": given["teacher"], **given["artifacts"]}
+    inputs = {name: Artifact.open(url) for name, url in urls.items()}
+    context = Context(recipe, inputs, tmp_path, tmp_path, None, "", "identity", lambda text: None)
+    setup = training.TrainingSetup.build(context, "joint")
+    batch = next(setup.batches("fine", ("P5", "L4")).batches(0, 1))
+    said = setup.targets(batch, ("P5", "L4"))
+    for one, cached in ((said.pictures, batch.pictures.cached), (said, batch.cached)):
+        for part, name in zip(said.each(one.image), ("image", "teacher-2/image"), strict=True):
+            assert torch.allclose(part, cached[name].float(), atol=1e-5)
+    assert "teacher-2/text" in batch.cached
+    assert not {"text", "teacher-2/text"} & {*batch.pictures.cached}
 
 
 def test_a_second_teacher_is_heard_and_training_goes_on_bit_for_bit(
