@@ -19,7 +19,7 @@ from cmapkd_core.catalog import SOURCES
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, parse_overrides
 from cmapkd_core.folders import check_data, reads_folder, spelled
-from cmapkd_core.places import named_model
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.records import read_record
 from cmapkd_core.request import DECIDING, DEFAULTS, Request, recipe_of
 from cmapkd_core.stages.artifact import Artifact, find

@@ -7,10 +7,11 @@ from pathlib import Path
 from cmapkd_core import storage, temporary
 from cmapkd_core.config import FOLDER, ModelConfig
 from cmapkd_core.errors import InputError
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.model_folder import CONFIG
-from cmapkd_core.places import RECIPE_STUDENT, named_model
+from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.stages.artifact import Artifact, look
 from cmapkd_core.stages.nearby import MODELS, nearby
 from cmapkd_core.usage import OPEN_CLIP

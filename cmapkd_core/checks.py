@@ -15,6 +15,7 @@ from cmapkd_core.config import (
     TermWeights,
     learns_policy,
 )
+from cmapkd_core.ensemble import check_teachers
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.method_specs import METHODS
@@ -26,9 +27,10 @@ def check(recipe: Recipe) -> None:
 
     Raises:
         InputError: a value that its field refuses, a row without its file, a phase that trains nothing or has no level,
-            sizes that do not fit.
+            sizes that do not fit, further teachers that the method cannot have.
     """
     check_values(recipe)
+    check_teachers(recipe)
     spec = METHODS[recipe.method.name]
     for stage, phases in STAGE_PHASES.items():
         for name in phases:

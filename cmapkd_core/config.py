@@ -372,6 +372,9 @@ class Recipe:
     seed: Whole = 0  # of the student's training: order, crops, weights that start at random
     data: DataConfig = DataConfig()
     teacher: ModelConfig = ModelConfig("ViT-L-14", "openai")
+    # Further teachers as NAME:WEIGHTS, whose embeddings stand beside the first one's in all terms of embeddings; levels
+    # are the first one's alone (ensemble.py).
+    teachers: tuple[str, ...] = ()
     student: ModelConfig = ModelConfig("ViT-B-16", "openai")
     pyramid: PyramidConfig = PyramidConfig()
     teacher_fit: TeacherFitConfig = TeacherFitConfig()

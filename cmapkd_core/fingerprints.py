@@ -32,6 +32,7 @@ _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that wi
 _FROZEN = "schedule.frozen_quarters"
 _PARTS = "optim.accumulate"
 _KD = "method.kd_standardise"
+_FURTHER = "teachers"  # of students alone: each has an artifact of its own
 _WATCH = tuple(f"optim.{n}" for n in ("max_skipped", "gradient_spike", "loss_spike", "rollbacks"))
 _ROUNDING = tuple(f"optim.{n}" for n in ("teacher_precision", "matmul_precision"))
 _UPDATES = (
@@ -76,6 +77,7 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
     since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD, *_CAPTIONS, _PICTURES)
+    since = (*since, _FURTHER)
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
     since = (*since, *METHODS[recipe.method.name].since)
@@ -104,7 +106,8 @@ def _training_prefixes(recipe: Recipe, stage: str) -> tuple[str, ...]:
     measuring = (_GOAL, _MEASURED) if stage == "warmup" else ("selector",)
     selector = (*measuring, _LEVELS) if spec.weighs_levels else ()
     weights = tuple(f"method.weights.{term}" for term in spec.terms)
-    return (*fixed, *phases, *selector, *weights, *spec.reads, *(_TEACHER if spec.teacher else ()))
+    teachers = (*(_TEACHER if spec.teacher else ()), *((_FURTHER,) if spec.ensemble else ()))
+    return (*fixed, *phases, *selector, *weights, *spec.reads, *teachers)
 
 
 def _used(names: frozenset[str], spec: MethodSpec) -> frozenset[str]:

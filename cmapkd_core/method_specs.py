@@ -26,6 +26,7 @@ class MethodSpec(TableEntry):
     groups: tuple[str, ...] = ("student",)  # of parameters, those of config.Rates
     teacher: bool = True
     targets: str = "towers"  # teacher outputs it trains on: all of its towers', or what may be cached (catalog.STORES)
+    ensemble: bool = False  # it averages over several teachers where the recipe names further ones (`teachers`)
     unpaired: bool = False  # pictures without captions train it too (data.unpaired, method.unpaired)
     classes: bool = False  # compares the data's classes: the teacher's text features of them are made for it
     on_demand: tuple[str, ...] = ()  # terms that are computed only where the recipe gives them a weight
@@ -69,6 +70,7 @@ METHODS: dict[str, MethodSpec] = {
         },
         groups=("student", "pyramid", "selector"),
         targets="levels",
+        ensemble=True,
         on_demand=("bank",),
         unpaired=True,
         since=("method.weights.bank", "method.bank"),
@@ -92,6 +94,7 @@ METHODS: dict[str, MethodSpec] = {
         "cmapkd_core.methods.kd:Kd",
         terms={"task": 1.0, "kd": 1.0},
         targets="embeddings",
+        ensemble=True,
         reads=KD,
         deviations="rows and columns of the batch's similarities stand for class scores; kd_standardise z-scores by "
         "the deviation of the row itself, as in its paper (released: B - 1 for B), at the temperature and the weight "
@@ -177,6 +180,7 @@ METHODS: dict[str, MethodSpec] = {
         terms={"task": 1.0, "kd": 1.0, "mse": 2000.0, "icl": 1.0},
         groups=("student", "extra"),
         targets="embeddings",
+        ensemble=True,
         reads=KD,
         settings=EXTRA,
         deviations="the learned scale of ICL is an exponent, clamped at 100 (released: the bare parameter); "
@@ -188,6 +192,7 @@ METHODS: dict[str, MethodSpec] = {
         terms={"task": 1.0, "kd": 1.0, "mse": 2000.0, "icl": 1.0, "vrd": 1.0, "vrd_contrast": 1.0, "xrd": 1.0},
         groups=("student", "extra"),
         targets="embeddings",
+        ensemble=True,
         reads=KD,
         settings=EXTRA,
         deviations="terms and weights from the code of that name at github.com/Rosieyang01/CLIP-RD, since of the paper "
@@ -209,9 +214,10 @@ METHODS: dict[str, MethodSpec] = {
         "cmapkd_core.methods.mobileclip:MobileClip",
         terms={"task": 0.25, "soft": 0.75},
         targets="embeddings",
-        deviations="one teacher instead of several, at its own scale (released: 100, its teachers' own), whose "
-        "embeddings are stored where teacher_fit.views is above 0; no synthetic captions and no "
-        "RandAugment; lambda 0.75 for every student, that of MobileCLIP-B on DataCompDR-1B (released for "
+        ensemble=True,
+        deviations="one teacher, or several by field teachers (published: two), each at its own scale (released: 100, "
+        "its teachers' own), whose embeddings are stored where teacher_fit.views is above 0; no synthetic captions and "
+        "no RandAugment; lambda 0.75 for every student, that of MobileCLIP-B on DataCompDR-1B (released for "
         "-S and for 12M: 1)",
     ),
 }

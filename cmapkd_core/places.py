@@ -16,9 +16,10 @@ from typing import Any
 
 from cmapkd_core import storage
 from cmapkd_core.catalog import EVALUATIONS
-from cmapkd_core.config import FOLDER, HUB, Recipe
+from cmapkd_core.config import Recipe
 from cmapkd_core.fields import below, flatten
 from cmapkd_core.fingerprints import declared, fingerprint, reads, trains
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.view import Declared
 
 # How a model's training pictures are compared with those that it is tested on (stages/evaluation_leakage.py). Left out
@@ -28,16 +29,6 @@ _YOUNGER = (*_SEEN, "evaluate.answers", "evaluate.strata")
 
 RUN_DIGITS = 12  # of the digest in the place of a run's name in another script
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
-# NAME[:WEIGHTS] of an open_clip name or a config file (s3:// is no name).
-_NAMED = re.compile(r"([\w.-]+|\S+\.json)(?::(?!//)(.+))?")
-
-
-def named_model(model_ref: str) -> tuple[str, str] | None:
-    """(model, weights) of a reference that names a model, weights "" where it says none; None of an artifact's URL."""
-    if model_ref.startswith((HUB, FOLDER)):
-        return model_ref, "own"
-    match = _NAMED.fullmatch(model_ref)
-    return (match[1], match[2] or "") if match else None
 
 
 def place(root: str, stage: str, fields: dict[str, Any]) -> str:

@@ -200,6 +200,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "task_025": {"method.weights.task": 0.25},
     "with_kd": {"method.weights.kd": 1.0},
     "with_bank": {"method.weights.bank": 4.0, "method.bank": 1024},
+    # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
+    "two_teachers": {"teachers": ("lite0-minilm:packages",)},
     # The strongest baseline gets the same search: its feature term from a quarter to 16 times of the published weight.
     "clip_kd_500": {**BASELINES["clip_kd"], "method.weights.mse": 500.0},
     "clip_kd_8000": {**BASELINES["clip_kd"], "method.weights.mse": 8000.0},

@@ -23,9 +23,10 @@ from cmapkd_core import convert_weights, fetch_weights
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import Recipe
 from cmapkd_core.fields import choose, flatten
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.named import require_known
 from cmapkd_core.models.open_clip_names import is_tag
-from cmapkd_core.places import RECIPE_STUDENT, named_model
+from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.recipes import resolve
 from cmapkd_core.records import record_run
 from cmapkd_core.request import DECIDING, Request

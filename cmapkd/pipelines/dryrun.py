@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cmapkd.pipelines import runs, size, suite_runs
+from cmapkd.pipelines.components import TEACHER
 from cmapkd.pipelines.own_data import size_notes
 from cmapkd.pipelines.site import Pod
 from cmapkd.pipelines.submission import NO_ROOT, Submission
 from cmapkd.pipelines.suite import Suite
-from cmapkd.pipelines.tasks import Task
+from cmapkd.pipelines.tasks import Task, own_recipe
 from cmapkd_core import temporary
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import STAGE_PHASES, Phase, Recipe, learns_policy
@@ -124,8 +125,10 @@ def _about(task: Task, job: Submission) -> Iterator[str]:
 
 
 def _reads(task: Task, inputs: Iterable[str]) -> str:
-    """What a task reads, in words; of one that collects the number of artifacts."""
-    return f"{len(task.sources())} artifacts" if task.collects else ", ".join(inputs) or "the source"
+    """What a task reads, in words; of one that only collects the number of artifacts."""
+    if task.collects and not task.inputs:
+        return f"{len(task.collects)} artifacts"
+    return ", ".join([*inputs, *task.collects.values()]) or "the source"
 
 
 def _parameters(strings: dict[str, str]) -> list[str]:
@@ -159,10 +162,11 @@ def _work(task: Task, recipe: Recipe) -> Iterator[str]:
         limit = f", its first {recipe.data.size} rows" if recipe.data.size and not task.data else ""
         part = "part {part} of {of} of ".format(**task.values) if task.passing else ""
         yield f"{part}source {task.data or f'{recipe.data.source} {recipe.data.url}'}".rstrip() + limit
-    elif task.name == "teacher":
-        yield f"teacher {recipe.teacher.model} ({recipe.teacher.weights}), batch {recipe.teacher_fit.batch}"
-        yield _phase("space", recipe.teacher_fit.space, ("heads",), "")
-        yield _phase("pyramid", recipe.teacher_fit.pyramid, ("pyramid",), "all")
+    elif task.component is TEACHER:
+        model, fit = own_recipe(task, recipe).teacher, own_recipe(task, recipe).teacher_fit
+        yield f"teacher {model.model} ({model.weights}), batch {fit.batch}"
+        yield _phase("space", fit.space, ("heads",), "")
+        yield _phase("pyramid", fit.pyramid, ("pyramid",), "all")
     elif "stage" in task.values:
         yield from _training(task.values["stage"], recipe)
     elif task.name == "levels":

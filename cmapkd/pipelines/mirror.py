@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cmapkd_core.config import FOLDER, HUB, ModelConfig, Recipe
+from cmapkd_core.ensemble import further_teachers
 from cmapkd_core.errors import InputError
+from cmapkd_core.model_reference import named_model
 
 _HERE = (".safetensors", ".pt", ".pth", ".bin")  # ends of weights that are a file; the last are refused where read
 
@@ -34,12 +36,22 @@ def replaced(weights: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
             overrides |= {f"{side}.model": value, f"{side}.weights": "own"}
         elif value:
             overrides[f"{side}.weights"] = value
-    return overrides
+    further = [_replaced(weights, text) for text in recipe.teachers]
+    return overrides | ({} if further == [*recipe.teachers] else {"teachers": ",".join(further)})
+
+
+def _replaced(weights: Mapping[str, str], teacher: str) -> str:
+    """A further teacher, NAME:WEIGHTS, with the site's file for its weights."""
+    model = ModelConfig(*(named_model(teacher) or (teacher, "")))
+    value = weights.get(_key(model), "")
+    if not value:
+        return teacher
+    return value if value.startswith(FOLDER) else f"{model.model}:{value}"
 
 
 def fetched(recipe: Recipe) -> Iterable[str]:
     """Of each model that its pod would fetch from a hub: "teacher ViT-L-14 openai"."""
-    for side, model in _sides(recipe):
+    for side, model in (*_sides(recipe), *further_teachers(recipe).items()):
         stored = model.weights in ("packages", "random") or "@" in model.weights or model.weights.endswith(_HERE)
         if model.model.startswith(HUB) or not (stored or model.model.startswith(FOLDER)):
             yield f"{side} {_key(model)}"

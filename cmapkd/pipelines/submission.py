@@ -20,6 +20,7 @@ from cmapkd.pipelines.site import Site, load_site, on_this_machine
 from cmapkd.pipelines.tasks import CONTROL, Task, output_urls, own_recipe, tasks_of, timed
 from cmapkd_core import storage
 from cmapkd_core.config import Recipe
+from cmapkd_core.ensemble import further_teachers
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined
 from cmapkd_core.fingerprints import fingerprint
@@ -117,7 +118,7 @@ def decide(args: argparse.Namespace) -> Submission:
     pairs = None
     if not again:
         asked = recipe_of(request)
-        for model in (asked.teacher, asked.student):
+        for model in (asked.teacher, *further_teachers(asked).values(), asked.student):
             check_model(model, here=args.local)
     if not (again or args.compile_only):  # a package's form may still name the data
         check_data(recipe_of(request), here=args.local)

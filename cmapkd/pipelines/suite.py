@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cmapkd.pipelines.components import REPORT as REPORTS
+from cmapkd.pipelines.components import TEACHER
 from cmapkd.pipelines.tasks import TASKS, Task, output_urls, own_evaluations, own_recipe, task_name, tasks_of_cell
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import STAGE_PHASES, Recipe
@@ -197,8 +198,9 @@ def _needed(shared: Sequence[Shared]) -> list[Shared]:
 
 def _cost(task: Task, recipe: Recipe) -> float:
     """Epochs over pairs, and one for starting: enough to balance lanes."""
-    if task.name == "teacher":
-        return 1.0 + recipe.teacher_fit.space.epochs + recipe.teacher_fit.pyramid.epochs
+    if task.component is TEACHER:
+        fit = own_recipe(task, recipe).teacher_fit
+        return 1.0 + fit.space.epochs + fit.pyramid.epochs
     phases = STAGE_PHASES.get(task.values.get("stage", ""), ())
     result: float = 1.0 + sum(getattr(recipe.schedule, phase).epochs for phase in phases if phase != "alsn")
     return result

@@ -7,8 +7,9 @@
 All else follows from these rows: the components' arguments, the places of the artifacts, the dry run, the local run,
 and a suite, which has them once for every row and seed (suite.py). Of a recipe they depend on `evaluate.sets`
 alone, TASK or TASK=SOURCE[:URL]: each gives one task a model, and a data set of its own is prepared once; and on
-`data.partitions`: as many tasks prepare-part-N make the parts that prepare joins. So one compiled package serves every
-recipe, ablation and seed with the same evaluations and partitions.
+`data.partitions`: as many tasks prepare-part-N make the parts that prepare joins; and on `teachers`, which have a task
+teacher-2, teacher-3 .. each, beside the first's. So one compiled package serves every recipe, ablation and seed with
+the same evaluations, partitions and further teachers.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from cmapkd.pipelines.components import (
 )
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import Recipe
+from cmapkd_core.ensemble import FIRST, further_teachers, own_fields
 from cmapkd_core.fields import as_overrides, override, parse_overrides
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url, export_url, levels_url, part_url, report_url, stage_url
@@ -117,7 +119,8 @@ def tasks_of(recipe: Recipe) -> tuple[Task, ...]:
     """Every task of a run: those that all recipes have, the recipe's own evaluations, the report."""
     extra = own_tasks(recipe)
     evaluations = {f"{called}/{role}": name for called, role, name in own_evaluations(extra)}
-    return (*in_parts(TASKS, recipe), *extra, Task("report", REPORT, "report", collects=REPORTED | evaluations))
+    tasks = taught(in_parts(TASKS, recipe), recipe)
+    return (*tasks, *extra, Task("report", REPORT, "report", collects=REPORTED | evaluations))
 
 
 def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
@@ -125,7 +128,8 @@ def tasks_of_cell(recipe: Recipe) -> tuple[Task, ...]:
 
     A row without a teacher does not wait for one. Of a run that is not known: its form may name another row.
     """
-    tasks = (*in_parts([task for task in TASKS if task.suite], recipe), *own_tasks(recipe, IN_SUITES))
+    own = taught(in_parts([task for task in TASKS if task.suite], recipe), recipe)
+    tasks = (*own, *own_tasks(recipe, IN_SUITES))
     return tasks if METHODS[recipe.method.name].teacher else tuple(map(_without_teacher, tasks))
 
 
@@ -139,6 +143,21 @@ def in_parts(tasks: Sequence[Task], recipe: Recipe) -> tuple[Task, ...]:
     collects = {KEY.format(n): part.name for n, part in enumerate(parts, 1)}
     joined = [replace(task, collects=collects) if task.component is PREPARE else task for task in tasks]
     return (*parts, *joined)
+
+
+def taught(tasks: Sequence[Task], recipe: Recipe) -> tuple[Task, ...]:
+    """The tasks, with one for each further teacher behind that of the first, whose artifacts go where its own goes."""
+    further = {
+        name: Task(name, TEACHER, "train", DATA, own_overrides=as_overrides(own_fields(model)))
+        for name, model in further_teachers(recipe).items()
+    }
+    given = {name: name for name in further}
+    result: list[Task] = []
+    for task in tasks:
+        reads = FIRST in task.inputs  # a model to be evaluated has another name
+        result.append(replace(task, collects=given) if reads else task)
+        result += further.values() if task.name == FIRST else ()
+    return tuple(result)
 
 
 def _without_teacher(task: Task) -> Task:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
 
+from cmapkd_core.data.fixed_crops import TeacherCache
 from cmapkd_core.data.order import Order
 from cmapkd_core.data.shard_cache import NOTHING, NoRoomError, RemoteFile, in_gb, too_small
 from cmapkd_core.data.shards import ShardSet
@@ -24,21 +25,25 @@ _PAUSE = 0.5  # seconds between two looks for room
 
 
 class BlockFiles:
-    """What is read together with some shards of a split: their files, and those of what is cached for their rows."""
+    """What is read together with some shards of a split: their files, and those of what is cached for their rows.
 
-    def __init__(self, shards: ShardSet, split: str, stored: object) -> None:
+    Args:
+        caches: of teachers' outputs.
+    """
+
+    def __init__(self, shards: ShardSet, split: str, caches: Iterable[TeacherCache]) -> None:
         self.shards, self.split = shards, split
-        self.stored = stored if isinstance(stored, StoredParts) else None  # else they are all here
+        self.stored = [cache for cache in caches if isinstance(cache, StoredParts)]  # of others the files are all here
         self.copied = bool(shards.remote or self.stored)
         self._block = (-1, -1)
 
     def __call__(self, numbers: np.ndarray) -> list[RemoteFile]:
         """The files of shards by their numbers; none of a local root."""
         shards = self.shards.shard_files(self.split, numbers)
-        if self.stored is None:
+        if not self.stored:
             return shards
         rows = np.flatnonzero(np.isin(self.shards.shard_numbers(self.split), numbers))
-        return [*shards, *self.stored.files(rows)]
+        return [*shards, *(file for cache in self.stored for file in cache.files(rows))]
 
     def enter(self, order: Order, number: int) -> None:
         """Copies of the block that a step ends in, and of the next one, go last from here on."""
@@ -46,8 +51,8 @@ class BlockFiles:
             self._block = block
             both = [*self(_shards_of(order, *block)), *self(_shards_of(order, *_after(order, *block)))]
             self.shards.wanted = frozenset(file.copy for file in both)
-            if self.stored is not None:
-                self.stored.wanted = self.shards.wanted
+            for cache in self.stored:
+                cache.wanted = self.shards.wanted
 
 
 class Ahead:
@@ -153,7 +158,7 @@ def require_room(order: Order, files: BlockFiles, lead: int) -> None:
     sizes = sorted(sum(file.bytes for file in files(numbers[i : i + 1])) for i in range(len(numbers)))
     needed = sum(sizes[-together:])
     if needed > room.bound:
-        more = " and the teacher's outputs for them" if files.stored is not None else ""
+        more = " and the teacher's outputs for them" if files.stored else ""
         what = f"the {together} shards that are shuffled together{more}"
         meanwhile = needed * (2 + lead * order.batch // order.block_samples)
         raise InputError(

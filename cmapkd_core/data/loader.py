@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.data.wrong_captions import caption_owners
 from cmapkd_core.errors import DamagedInput, InputError, again
 
+NO_CACHES: Mapping[str, TeacherCache] = MappingProxyType({})
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one
 _SHOWN = 5
 
@@ -52,7 +54,8 @@ class Batch:
         tokens: int64 [b, N] by side, of the same caption; N is the context length, or what the longest caption needs.
         replaced: (key, reason) of corrupt samples that others stand in for.
         cached: the teacher's outputs for these very crops and captions, [b, ...] by name, where the loader has a cache
-            of them: unit embeddings `image` and `text` [b, E], and the levels, where the cache has them.
+            of them: unit embeddings `image` and `text` [b, E], and the levels, where the cache has them; of a further
+            teacher `NAME/image` and `NAME/text`.
         pictures: b more pictures, which have no caption and so no tokens; None: there are none.
     """
 
@@ -102,7 +105,7 @@ class TrainLoader:
 
     Args:
         shards: the data set.
-        sides: by name; usually "student" and "teacher".
+        sides: by name; usually "student" and "teacher", and further teachers.
         split: which split to train on.
         batch: global; a rank gets batch / world samples.
         fraction: share of the split's pairs that take part, chosen by key and not by seed.
@@ -110,6 +113,7 @@ class TrainLoader:
         captions: which of those pairs keep theirs; `owners` says whose captions the wrong ones have.
         crops: a picture's fixed crops, of which each epoch shows one; 0: a new crop every time.
         cache: a teacher's outputs for these crops, which the batches then carry.
+        further: caches of further teachers by name, which they carry too.
         workers: processes that decode; 0: none, in this one.
         device: where the pictures are normalised, and then are; their bytes go there once for all sides that see them.
         max_pixels: a larger picture counts as corrupt.
@@ -142,6 +146,7 @@ class TrainLoader:
         captions: Captions = ALL_CAPTIONS,
         crops: int = 0,
         cache: TeacherCache | None = None,
+        further: Mapping[str, TeacherCache] = NO_CACHES,
         device: torch.device | str = "cpu",
     ) -> None:
         shards.require_captions(split)
@@ -155,8 +160,9 @@ class TrainLoader:
         order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
         draw = _Draw(key_hashes, crop_scale, crops, seed, self.owners)
-        require_room(order, BlockFiles(shards, split, cache), AHEAD * workers)
-        self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, cache), workers
+        caches = ({"": cache} if cache else {}) | {f"{name}/": one for name, one in further.items()}
+        require_room(order, BlockFiles(shards, split, caches.values()), AHEAD * workers)
+        self._items, self._workers = _TrainBatches(shards, sides, split, order, draw, max_pixels, caches), workers
         self._feed, self._turn = Feed(self._items, workers, self._device), 0
         self.bound = quarantine_bound
 
@@ -345,18 +351,19 @@ class _TrainBatches(Items[_Made]):
         order: Order,
         draw: _Draw,
         max_pixels: int,
-        cache: TeacherCache | None,
+        caches: Mapping[str, TeacherCache],
     ) -> None:
+        """caches: by what stands before their names in a batch."""
         self.shards, self.sides, self.split, self.order = shards, sides, split, order
-        self.draw, self.max_pixels, self.cache = draw, max_pixels, cache
+        self.draw, self.max_pixels, self.caches = draw, max_pixels, caches
         self.renderings = sorted({side.view.rendering for side in sides.values()})
         self.keys = shards.table(split)["key"]
-        self.files = BlockFiles(shards, split, cache)
+        self.files = BlockFiles(shards, split, caches.values())
 
     def reorder(self, turn: int) -> None:
         """The same samples in another order."""
         self.order.reorder(turn)
-        self.files = BlockFiles(self.shards, self.split, self.cache)
+        self.files = BlockFiles(self.shards, self.split, self.caches.values())
 
     def make(self, number: int) -> _Made:
         self.files.enter(self.order, number)
@@ -383,9 +390,14 @@ class _TrainBatches(Items[_Made]):
             images={},
             tokens=self._tokens(captions),
             replaced=replaced,
-            cached=self.cache.rows(used, crops, numbers, self.draw.owners) if self.cache else {},
+            cached=self._cached(used, crops, numbers),
         )
         return _Made(batch, Rendered(pixels))
+
+    def _cached(self, used: np.ndarray, crops: list[int], captions: list[int]) -> dict[str, Tensor]:
+        """What the caches have of samples, of their crops and of their captions by number; [b,...] by name."""
+        rows = {start: cache.rows(used, crops, captions, self.draw.owners) for start, cache in self.caches.items()}
+        return {start + name: x for start, own in rows.items() for name, x in own.items()}
 
     def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
         """By side; those with the same tokenizer and the same rule of trimming share them."""

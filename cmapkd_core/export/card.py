@@ -16,6 +16,7 @@ from cmapkd_core.export.licences import Licence
 from cmapkd_core.export.parity import LEVELS, TOLERANCE
 from cmapkd_core.markup import Markdown, code, plain
 from cmapkd_core.method_specs import METHODS
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.features import Spec
 from cmapkd_core.models.identity import Identity
 
@@ -84,6 +85,18 @@ class TrainingFacts:
                 rows.append({"name": phase, "epochs": epochs, "rates": text})
         return rows
 
+    @property
+    def further_teachers(self) -> list[tuple[str, str]]:
+        """Model and weights of each beside the first."""
+        named = (named_model(text) for text in self.fields.get("teachers", ()))
+        return [one for one in named if one is not None]
+
+    @property
+    def teachers(self) -> str:
+        """All of them in words; "" where the training read none."""
+        further = [f"{model} ({weights})" for model, weights in self.further_teachers]
+        return " and ".join(filter(None, (self.model("teacher"), *further)))
+
     def model(self, side: str) -> str:
         """`ViT-B-16 (openai)` of the teacher or the student; "" where the training read none."""
         name = self.fields.get(f"{side}.model", "")
@@ -133,7 +146,8 @@ def render(facts: Facts) -> str:
         **vars(facts),
         header=_header(facts.licence),
         student=facts.training.model("student") or facts.name,
-        teacher=facts.training.model("teacher"),
+        teachers=facts.training.teachers,
+        several=bool(facts.training.further_teachers),
         tolerance=f"{TOLERANCE:g}",
         levels=f"{LEVELS:g}",
         inputs=facts.parity["inputs"],

@@ -5,6 +5,7 @@
 
 V, T: the teacher's embeddings of N training pairs' pictures and captions, the same from the first step to the last; h:
 into the teacher's space (methods/lifts.py). SEED (Fang et al., ICLR 2021) has a queue of one modality in their place.
+Of several teachers: the mean over them.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ class Bank(nn.Module):
         if not self.wanted:
             return {}
         assert len(self.image), "its stage fills a bank before the first step"
-        sides = (lifted[0], teacher.image, self.text), (lifted[1], teacher.text, self.image)
-        pictures, captions = (bank_divergence(*side, teacher.scale, tau) for side in sides)
-        return {"bank_v": pictures, "bank_l": captions}
+        sides = {"bank_v": (lifted[0], teacher.image, self.text), "bank_l": (lifted[1], teacher.text, self.image)}
+        result = {}
+        for name, side in sides.items():
+            each = zip(*map(teacher.each, side), teacher.scales(), strict=True)
+            paid = [bank_divergence(own, given, bank, scale, tau) for own, given, bank, scale in each]
+            result[name] = paid[0] if len(paid) == 1 else torch.stack(paid).mean(0)
+        return result
 
     def terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Term `bank` of these rows; none where no pair is wanted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -183,6 +184,18 @@ class Method(nn.Module):
         """The student's scaled similarities of gathered embeddings, [B,E] twice."""
         return similar(image, text, self.student.scale())
 
+    def kd_of_each(
+        self,
+        logits: Similarities,
+        student: tuple[Tensor, Tensor],
+        teacher: tuple[Tensor, Tensor],
+        of: Embeddings,
+        among: Ranks | None = None,
+    ) -> Tensor:
+        """Term `kd`, its mean over the teachers that `teacher`, gathered [B,E] twice, is of. of: their targets."""
+        each = zip(*(of.each(x) for x in teacher), of.scales(), strict=True)
+        return mean_over([self.kd(logits, student, (image, text), scale, among) for image, text, scale in each])
+
     def kd(
         self,
         logits: Similarities,
@@ -229,6 +242,11 @@ def require_teacher(teacher: Teacher | None) -> Teacher:
             "row's `teacher`"
         )
     return teacher
+
+
+def mean_over(terms: Sequence[Tensor]) -> Tensor:
+    """A term's mean over teachers, a scalar; of one teacher the term as it is."""
+    return terms[0] if len(terms) == 1 else torch.stack(list(terms)).mean()
 
 
 def gathered(*tensors: Tensor) -> list[Tensor]:

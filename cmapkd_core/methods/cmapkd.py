@@ -8,6 +8,9 @@ task     = symmetric InfoNCE of the student's CLIP embeddings                (lo
 icl      = each model's embeddings against the other's of the other modality        (losses/embeddings.py)
 bank     = similarities with the teacher's embeddings of fixed training pairs       (methods/bank.py)
 policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
+
+Of several teachers kd, icl, bank and the relation of embeddings are means over them, fd compares with the embeddings of
+all beside each other, and levels are those of the first (docs/decisions/0032).
 """
 
 from __future__ import annotations
@@ -26,8 +29,18 @@ from cmapkd_core.losses.relation import layer_relation, sample_relation
 from cmapkd_core.losses.similarity import feature_distance
 from cmapkd_core.losses.streamed import Ranks, info_nce, interactive, margin
 from cmapkd_core.methods.bank import Bank
-from cmapkd_core.methods.base import Method, Outcome, Rows, gathered, ranks, require, require_teacher, similar
-from cmapkd_core.methods.global_batch import GlobalBatch, add_levels, embedding_grams
+from cmapkd_core.methods.base import (
+    Method,
+    Outcome,
+    Rows,
+    gathered,
+    mean_over,
+    ranks,
+    require,
+    require_teacher,
+    similar,
+)
+from cmapkd_core.methods.global_batch import GlobalBatch, Pair, add_levels, embedding_grams
 from cmapkd_core.methods.lifts import Lifts, add_raw
 from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, describe
 from cmapkd_core.models.backbones import Backbone
@@ -46,7 +59,7 @@ class Cmapkd(Method):
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
         teacher = require_teacher(teacher)
-        teacher_width, spec = teacher.backbone.spec.embed_dim, student.spec
+        teacher_width, spec = teacher.width, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
         # Some terms compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
         self.lifts = Lifts(student, teacher)
@@ -135,7 +148,7 @@ class Cmapkd(Method):
         w_v, w_l = selector.choose(rows.teacher["image"], rows.teacher["text"], active)
         both = GlobalBatch.of(rows)
         lifted = self.lifts(rows, *both.student)
-        on_embeddings = self._on_embeddings([*both.student, *both.teacher], lifted, teacher.scale)
+        on_embeddings = self._on_embeddings([*both.student, *both.teacher], lifted, teacher)
         if phase.selects and self.selector.learns and self.training and step % self.recipe.selector.every == 0:
             if self.recipe.selector.measured < 1 or not rows.roots:
                 self.memory.keep(self._measure_anew(rows, both, lifted, active))
@@ -202,7 +215,7 @@ class Cmapkd(Method):
         parts = (vision.embedding, text.embedding, *self.lifts.own(vision, text))
         sides = zip((*both.student, *lifted), parts, strict=True)
         image, caption, image_lifted, caption_lifted = (instead(whole, part.float(), first) for whole, part in sides)
-        among = [image, caption, *both.teacher], (image_lifted, caption_lifted), both.scale
+        among = [image, caption, *both.teacher], (image_lifted, caption_lifted), both.targets
         goal = self._goal(self._on_embeddings(*among, Ranks()))
         u = measure(d_v, d_l, goal, [vision.root, text.root], self.amp)
         return torch.cat((d_v.detach(), d_l.detach(), *u), dim=1)
@@ -220,7 +233,7 @@ class Cmapkd(Method):
         embeddings = gathered(vision.embedding, text.embedding, teacher.image, teacher.text)
         image, caption, image_t, caption_t = embeddings
         lifted = self.lifts(add_raw(Rows.of(batch, teacher, vision, text), vision, text), image, caption)
-        goal = self._goal(self._on_embeddings(embeddings, lifted, teacher.scale))
+        goal = self._goal(self._on_embeddings(embeddings, lifted, teacher))
         u = torch.cat(measure(d_v, d_l, goal, [vision.root, text.root], self.amp), dim=1)
         d, u = gathered(torch.cat((d_v, d_l), dim=1).detach(), u)
         (difficulty,) = gathered(margin(similar(image_t, caption_t)) - margin(similar(image, caption)))
@@ -238,23 +251,23 @@ class Cmapkd(Method):
             return result
 
     def _on_embeddings(
-        self, embeddings: list[Tensor], lifted: tuple[Tensor, Tensor], scale: Tensor, among: Ranks | None = None
+        self, embeddings: list[Tensor], lifted: tuple[Tensor, Tensor], of: Embeddings, among: Ranks | None = None
     ) -> dict[str, Tensor]:
         """The terms of config.EMBEDDING_TERMS.
 
         Args:
             embeddings: gathered, [B,E] each: the student's images and captions, the teacher's images and captions.
             lifted: the student's images and captions in the teacher's space, gathered, [B,E'].
-            scale: the teacher's.
+            of: the teacher's targets: kd and icl are means over several teachers.
             among: as in `similar`.
         """
         image, caption, image_t, caption_t = embeddings
         logits = similar(image, caption, self.student.scale(), among)
         return {
             "task": info_nce(logits),
-            "kd": self.kd(logits, (image, caption), (image_t, caption_t), scale, among),
+            "kd": self.kd_of_each(logits, (image, caption), (image_t, caption_t), of, among),
             "fd": feature_distance(lifted[0], image_t) + feature_distance(lifted[1], caption_t),
-            "icl": interactive(similar(lifted[0], caption_t, scale, among), similar(lifted[1], image_t, scale, among)),
+            "icl": _icl(lifted, (image_t, caption_t), of, among),
         }
 
     def _goal(self, on_embeddings: dict[str, Tensor]) -> Tensor:
@@ -277,13 +290,24 @@ class Cmapkd(Method):
     def _relation(self, both: GlobalBatch) -> Tensor:
         """Sample relation of coarsest levels and of embeddings, plus gamma times the layers' CKA: a scalar."""
         sample = sample_relation(both.student_units.coarsest().grams(), both.teacher_units.coarsest().grams())
-        sample = sample + sample_relation(embedding_grams(*both.student), embedding_grams(*both.teacher))
+        own, each = embedding_grams(*both.student), zip(*map(both.targets.each, both.teacher), strict=True)
+        sample = sample + mean_over([sample_relation(own, embedding_grams(*teacher)) for teacher in each])
         sides = both.student_levels, both.teacher_levels
         layers = [
             layer_relation(*([side.vectors[n] for n in names] for side in sides))
             for names in (sides[0].vision(), sides[0].text())
         ]
         return sample + self.recipe.method.layer_relation * (layers[0] + layers[1]) / 2
+
+
+def _icl(lifted: Pair, teacher: Pair, of: Embeddings, among: Ranks | None) -> Tensor:
+    """Term `icl`, a scalar, its mean over teachers: images and captions, gathered, [B,E'] each; of: as of the terms."""
+    each = zip(*map(of.each, (*lifted, *teacher)), of.scales(), strict=True)
+    pairs = (
+        (similar(image, text_t, scale, among), similar(text, image_t, scale, among))
+        for image, text, image_t, text_t, scale in each
+    )
+    return mean_over([interactive(*crossed) for crossed in pairs])
 
 
 def instead(whole: Tensor, part: Tensor, first: int) -> Tensor:

@@ -60,7 +60,7 @@ class Units:
 class GlobalBatch:
     """What all ranks' pairs are compared by: embeddings [B,E] of images and captions, and levels without their maps.
 
-    scale: exp of the teacher's logit scale.
+    targets: those of the first batch; its scales and widths are the same for all.
     """
 
     student: Pair
@@ -69,7 +69,7 @@ class GlobalBatch:
     teacher: Pair
     teacher_levels: Levels
     teacher_units: Units
-    scale: Tensor
+    targets: Embeddings
 
     @staticmethod
     def of(rows: Rows) -> GlobalBatch:
@@ -79,7 +79,6 @@ class GlobalBatch:
         student, teacher = (dict(zip(names, half, strict=True)) for half in (whole[: len(names)], whole[len(names) :]))
         student_levels, teacher_levels = _levels(student), _levels(teacher)
         pairs = (student["image"], student["text"]), (teacher["image"], teacher["text"])
-        scale = rows.targets(Embeddings).scale
         return GlobalBatch(
             pairs[0],
             student_levels,
@@ -87,7 +86,7 @@ class GlobalBatch:
             pairs[1],
             teacher_levels,
             Units.of(teacher_levels),
-            scale,
+            rows.targets(Embeddings),
         )
 
 

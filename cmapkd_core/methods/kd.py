@@ -3,6 +3,7 @@
 L = L_clip + lambda tau^2 1/2 sum over both directions of KL(softmax(Z_T / tau) || softmax(Z_S / tau)),
 each Z with its own model's scale; tau = 1 is CLIP-KD's CRD (Yang et al. 2024). With method.kd_standardise each row, and
 each column, of both Z is z-scored before it is divided by tau, so that scales do not count (losses/standardised.py).
+Of several teachers: the mean over them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,6 @@ class Kd(Method):
     def compare(self, rows: Rows, phase: Phase, step: int) -> Outcome:
         """Terms `task` and `kd`."""
         image, caption, image_t, caption_t = rows.gathered()
-        logits, scale_t = self.logits(image, caption), rows.targets(Embeddings).scale
-        kd = self.kd(logits, (image, caption), (image_t, caption_t), scale_t)
+        logits = self.logits(image, caption)
+        kd = self.kd_of_each(logits, (image, caption), (image_t, caption_t), rows.targets(Embeddings))
         return Outcome({"task": info_nce(logits), "kd": kd}, roots=rows.roots)

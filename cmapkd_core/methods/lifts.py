@@ -4,7 +4,8 @@
 
 As CLIP-KD releases it: h reads the features before they are made unit vectors. Of a unit vector its signal would be as
 small as its bias, and unrelated features would look alike at the start.
-Shapes: b local batch, B global batch, E and E' the widths of the student's and the teacher's joint space.
+Shapes: b local batch, B global batch, E and E' the widths of the student's and the teacher's joint space,
+of several teachers all of theirs beside each other.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Lifts(nn.Module):
 
     def __init__(self, student: Backbone, teacher: Teacher) -> None:
         super().__init__()
-        own_width, teacher_width = student.spec.embed_dim, teacher.backbone.spec.embed_dim
+        own_width, teacher_width = student.spec.embed_dim, teacher.width
         self.image, self.text = (
             NoLift() if own_width == teacher_width else Lift(own_width, teacher_width) for _ in range(2)
         )

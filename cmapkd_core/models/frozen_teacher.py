@@ -1,16 +1,18 @@
 """The frozen teacher and its outputs that losses take as targets.
 
-Shapes: b local batch, E the teacher's embedding width. The teacher is never a part of a method: it
-is in no optimiser, no checkpoint of a student, and gives every tensor without a graph.
+Shapes: b local batch, E the teacher's embedding width, of several teachers the sum of theirs. The teacher is never a
+part of a method: it is in no optimiser, no checkpoint of a student, and gives every tensor without a graph.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmapkd_core.config import TEXT_LEVELS, VISION_LEVELS
@@ -25,12 +27,27 @@ from cmapkd_core.models.pyramid import needed
 class Embeddings:
     """The teacher's embeddings of a batch of pairs, computed live or read from a cache.
 
-    image, text: unit embeddings [b,E]. scale: exp of its logit scale.
+    image, text: unit embeddings [b,E]. scale: exp of its logit scale, a scalar.
+
+    Of K teachers an embedding is that of all of them: each one's unit embedding beside the others', made a unit vector
+    again. scale: [K]. widths: of each one's part of it; () of a single teacher.
     """
 
     image: Tensor
     text: Tensor
     scale: Tensor
+    widths: tuple[int, ...] = field(default=(), kw_only=True)
+
+    def each(self, x: Tensor) -> list[Tensor]:
+        """Vectors [n,E] in the space of all teachers as unit vectors in that of each, K of [n,E_k].
+
+        Of a single teacher `x` itself.
+        """
+        return [F.normalize(part, dim=-1) for part in x.split(self.widths, dim=-1)] if self.widths else [x]
+
+    def scales(self) -> list[Tensor]:
+        """The scale of each, K scalars."""
+        return list(self.scale.unbind()) if self.widths else [self.scale]
 
     if not TYPE_CHECKING:
 
@@ -94,24 +111,72 @@ def diagonal_prior() -> Tensor:
     return (table + 0.5 * torch.eye(len(VISION_LEVELS))) / (table.sum() + 0.5 * len(VISION_LEVELS))
 
 
+def beside(embeddings: Sequence[Tensor]) -> Tensor:
+    """Unit embeddings of several teachers [n,E_k] as one of all of them, [n,E]; each weighs the same in a cosine."""
+    return F.normalize(torch.cat([x.float() for x in embeddings], dim=-1), dim=-1)
+
+
 class Teacher(nn.Module):
     """Backbone, fitted levels and compatibility of the teacher, frozen and in eval mode for good.
 
+    further: the towers of further teachers, of which there are embeddings alone (ensemble.py).
     classes: unit text features of the data's classes [C,E]; none but for a method that compares classes.
     """
 
     alpha: Tensor
     classes: Tensor
 
-    def __init__(self, backbone: Backbone, levels: LevelTower, alpha: Tensor) -> None:
+    def __init__(self, backbone: Backbone, levels: LevelTower, alpha: Tensor, further: Sequence[Backbone] = ()) -> None:
         """alpha: [4,4] compatibility of P_i with L_j."""
         super().__init__()
-        self.backbone, self.levels = backbone, levels
+        self.backbone, self.levels, self._further = backbone, levels, nn.ModuleList(further)
         self.register_buffer("alpha", alpha)
         self.register_buffer("classes", torch.zeros(0, backbone.spec.embed_dim))
         self.amp: torch.dtype | None = None  # the towers' autocast type; what the losses see is fp32
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def further(self) -> list[Backbone]:
+        """Those beside `backbone`, in order."""
+        return [cast(Backbone, module) for module in self._further]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the embedding of each teacher."""
+        return tuple(one.spec.embed_dim for one in (self.backbone, *self.further))
+
+    @property
+    def width(self) -> int:
+        """Of an embedding of all teachers, E."""
+        return sum(self.widths)
+
+    @torch.no_grad()
+    def image_of(self, backbone: Backbone, images: Tensor) -> Tensor:
+        """Unit embeddings [b,E_k] by one of the teachers of images [b,3,h,w] in its own form; fp32."""
+        with self._autocast(images):
+            return backbone.vision(images).embedding.float()
+
+    @torch.no_grad()
+    def text_of(self, backbone: Backbone, tokens: Tensor) -> Tensor:
+        """The same of captions [b,N]."""
+        with self._autocast(tokens):
+            return backbone.text(tokens).embedding.float()
+
+    @torch.no_grad()
+    def joined(self, targets: TargetsT, outputs: Sequence[dict[str, Tensor]]) -> TargetsT:
+        """The targets with the embeddings of all teachers.
+
+        Args:
+            targets: those of the first one.
+            outputs: of each further one `image` and `text` [b,E_k], live or from a cache.
+        """
+        if not outputs:
+            return targets
+        image, text = (beside([getattr(targets, n), *(other[n] for other in outputs)]) for n in ("image", "text"))
+        scales = [one.scale().to(image.device) for one in self.further]
+        scale = torch.stack([targets.scale, *scales])
+        return replace(targets, image=image, text=text, scale=scale, widths=self.widths)
 
     @torch.no_grad()
     def targets(self, images: Tensor, tokens: Tensor, levels: tuple[str, ...]) -> Targets:

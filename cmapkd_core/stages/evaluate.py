@@ -24,13 +24,13 @@ from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import ModelConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.named import check_model
 from cmapkd_core.places import (
     RECIPE_STUDENT,
     evaluation_fields,
     evaluation_reads,
     evaluation_url,
-    named_model,
     reads_data,
 )
 from cmapkd_core.request import Request

@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 
 from cmapkd_core import storage
-from cmapkd_core.places import export_fields, export_reads, export_url, named_model
+from cmapkd_core.model_reference import named_model
+from cmapkd_core.places import export_fields, export_reads, export_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare
 from cmapkd_core.stages.artifact import Artifact

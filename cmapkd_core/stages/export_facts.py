@@ -14,8 +14,9 @@ from cmapkd_core.evaluate import count_parameters
 from cmapkd_core.export import FORMATS, card_results
 from cmapkd_core.export.card import Cost, Facts, TrainingFacts
 from cmapkd_core.export.licences import Licence, of_data, of_weights
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.places import RECIPE_STUDENT, named_model
+from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.execute import Context
 
@@ -96,6 +97,8 @@ def _licences_of_weights(training: TrainingFacts) -> list[tuple[str, Licence]]:
     for side, role in SIDES.items():
         if model := training.fields.get(f"{side}.model"):
             licences += [(role, row) for row in of_weights(model, training.fields[f"{side}.weights"])]
+    for further in training.further_teachers:
+        licences += [("further teacher", row) for row in of_weights(*further)]
     return licences
 
 

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmapkd_core.config import STAGE_PHASES, Recipe
+from cmapkd_core.ensemble import recipe_of_teacher
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import differences, flatten
 from cmapkd_core.fingerprints import reads
-from cmapkd_core.places import named_model, stage_url
+from cmapkd_core.model_reference import named_model
+from cmapkd_core.places import stage_url
 from cmapkd_core.stages.artifact import Artifact, find
+from cmapkd_core.stages.given_teachers import make_teacher
 
 _STAGES = ("prepare", "teacher", *STAGE_PHASES)  # those whose fields follow from the recipe alone
 
@@ -28,20 +31,22 @@ def refuse_foreign(recipe: Recipe, root: str, inputs: Mapping[str, str]) -> None
         artifact = find(url)
         if artifact is None or artifact.manifest["stage"] not in _STAGES:
             continue
-        changed = [line for line in differing(recipe, artifact) if name != "init" or not line.startswith("data.")]
+        own = recipe_of_teacher(recipe, name)
+        changed = [line for line in differing(own, artifact) if name != "init" or not line.startswith("data.")]
         if changed:
             stage, lines = artifact.manifest["stage"], "\n  ".join(changed)
+            flag = f"--{name}" if own is recipe else f"--artifacts {name}"
+            again = f"run stage {stage} with this one" if own is recipe else make_teacher(recipe, name)
             raise InputError(
-                f"--{name} {url} was made by another recipe than this one (then -> now):\n  {lines}\n"
-                f"ask for the recipe that it had, or run stage {stage} with this one, which makes "
-                f"{stage_url(root, stage, recipe)}"
+                f"{flag} {url} was made by another recipe than this one (then -> now):\n  {lines}\n"
+                f"ask for the recipe that it had, or {again}, which makes {stage_url(root, stage, own)}"
             )
 
 
 def refuse_evaluation_of_another(name: str, evaluation: str, model: str) -> None:
     """Hold an evaluation to the model that its numbers will stand beside; what is not there is not judged.
 
-    model: URL of an artifact, or a model's name (`places.named_model`).
+    model: URL of an artifact, or a model's name (`model_reference.named_model`).
 
     Raises:
         InputError: it is of another model.

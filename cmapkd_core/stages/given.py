@@ -5,8 +5,9 @@ from __future__ import annotations
 from cmapkd_core.catalog import EVALUATIONS, IMAGENET, PROMPTS
 from cmapkd_core.config import FOLDER, ModelConfig, Recipe
 from cmapkd_core.method_specs import METHODS
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.named import CONFIGS, weights_file
-from cmapkd_core.places import RECIPE_STUDENT, named_model
+from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.stages.identities import Paths
 
 

@@ -10,28 +10,33 @@ A method without levels has none of it; its levels.json says so.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import levels_fields, levels_reads, levels_url
 from cmapkd_core.request import Request
 from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Late, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
+from cmapkd_core.stages.given_teachers import teacher_inputs_of
 from cmapkd_core.stages.tracked import reported_to_mlflow
 
+NONE: Mapping[str, str] = MappingProxyType({})
 
-def run(request: Request, *, shards: str, teacher: str, joint: str) -> str:
+
+def run(request: Request, *, shards: str, teacher: str, joint: str, artifacts: Mapping[str, str] = NONE) -> str:
     """Measure the levels of a trained student beside the teacher's and the untrained student's.
 
     Args:
         shards, teacher, joint: URLs of the artifacts of these stages.
+        artifacts: URLs of the artifacts of further teachers, as of a training stage; their levels are not looked at.
 
     Raises:
         InputError: an artifact of another recipe.
     """
     recipe = request.resolved()
-    inputs = {"shards": shards, "joint": joint} | ({"teacher": teacher} if METHODS[recipe.method.name].teacher else {})
+    inputs = {"shards": shards, "joint": joint, **teacher_inputs_of(recipe, "levels", teacher, artifacts)}
     url, fields = levels_url(request.root, recipe), levels_fields(recipe)
     with reported_to_mlflow(request, "levels"):
         refuse_foreign(recipe, request.root, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cmapkd_core.catalog import load
 from cmapkd_core.config import Phase, Recipe
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.engine.runtime import seed_everything
+from cmapkd_core.ensemble import FIRST, further_teachers
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.classnames import load_class_names
 from cmapkd_core.evaluate.embed import embed_texts
@@ -37,8 +39,8 @@ def common_grid(student: Backbone) -> int:
     return student.spec.vision_grids[2]
 
 
-def load_teacher(artifact: Artifact, grid: int, width: int) -> Teacher:
-    """The frozen teacher that stage `teacher` wrote.
+def load_teacher(artifact: Artifact, grid: int, width: int, further: Sequence[Artifact] = ()) -> Teacher:
+    """The frozen teacher that stage `teacher` wrote, and the towers of further ones.
 
     Raises:
         InputError: it was fitted for levels of another width.
@@ -53,7 +55,8 @@ def load_teacher(artifact: Artifact, grid: int, width: int) -> Teacher:
             f"{', '.join(names[:4])}): run stage teacher with this recipe and give its artifact as --teacher"
         )
     levels.load_state_dict(state)
-    return Teacher(backbone, levels, alpha).to(parallel.device())
+    others = [load_model(other.fetch_folder(MODEL)) for other in further]
+    return Teacher(backbone, levels, alpha, others).to(parallel.device())
 
 
 def misfits(loaded: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
@@ -72,8 +75,11 @@ def build_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | No
     context.introduce("student", student.identity)
     teacher = None
     if METHODS[recipe.method.name].teacher:
-        teacher = load_teacher(context.inputs["teacher"], common_grid(student), recipe.pyramid.width)
-        context.introduce("teacher", teacher.backbone.identity)
+        names = [FIRST, *further_teachers(recipe)]
+        first, *further = (context.inputs[name] for name in names)
+        teacher = load_teacher(first, common_grid(student), recipe.pyramid.width, further)
+        for name, backbone in zip(names, (teacher.backbone, *teacher.further), strict=True):
+            context.introduce(name, backbone.identity)
         if METHODS[recipe.method.name].classes:
             teacher.classes = class_features(teacher.backbone, shards_of(context), recipe)
     method: Method = load("method", recipe.method.name, METHODS)(recipe, student, teacher)

@@ -19,13 +19,16 @@ from cmapkd_core.data.shard_cache import GB, ShardCache
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.stored_parts import StoredParts
 from cmapkd_core.data.threads import in_order
+from cmapkd_core.ensemble import FIRST, as_stored, further_teachers
 from cmapkd_core.errors import InputError
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.models.model_folder import WEIGHTS
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.execute import Context
+from cmapkd_core.stages.given_teachers import make_teacher
 from cmapkd_core.stages.method_io import LEVELS_STATE, MODEL
+from cmapkd_core.view import with_part
 
 DOWNLOADS = 4  # parts at a time
 
@@ -59,19 +62,36 @@ def open_cache(context: Context) -> TeacherCache | None:
     recipe, fit, spec = context.recipe, context.recipe.teacher_fit, METHODS[context.recipe.method.name]
     if not spec.teacher or not fit.views or spec.targets not in ("embeddings", fit.store):
         return None
-    artifact = context.inputs["teacher"]
-    parts = [name for name in artifact.files() if name.startswith(f"{CACHE_FOLDER}/")]
+    return _opened(context, FIRST, recipe, shards_of(context))
+
+
+def open_further(context: Context) -> dict[str, TeacherCache]:
+    """The caches of the recipe's further teachers by name, of embeddings; {} where they run beside the student.
+
+    Raises:
+        InputError: as of `open_cache`.
+    """
+    recipe, names = context.recipe, further_teachers(context.recipe)
+    if not names or not recipe.teacher_fit.views:
+        return {}
+    stored = with_part(recipe, "teacher_fit", as_stored(recipe.teacher_fit))
+    return {name: _opened(context, name, stored, shards_of(context)) for name in names}
+
+
+def _opened(context: Context, name: str, recipe: Recipe, shards: ShardSet) -> TeacherCache:
+    """The cache in the artifact that is the stage's input `name`."""
+    artifact, fit = context.inputs[name], recipe.teacher_fit
+    parts = [file for file in artifact.files() if file.startswith(f"{CACHE_FOLDER}/")]
     if not parts:
         raise InputError(
             f"teacher_fit.views={fit.views} trains on cached teacher outputs, and {artifact.url} has none: "
-            "run stage teacher with this recipe and give its artifact as --teacher, or set teacher_fit.views=0"
+            f"{make_teacher(context.recipe, name)}, or set teacher_fit.views=0"
         )
-    digests = (_digest(artifact, name) for name in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
-    shards = shards_of(context)
+    digests = (_digest(artifact, file) for file in (f"{MODEL}/{WEIGHTS}", LEVELS_STATE))
     origin, pictures = made_from(recipe, shards, *digests), stored_pictures(recipe, shards)
-    if context.recipe.runtime.cache_gb and "://" in artifact.url:
-        room = ShardCache(round(context.recipe.runtime.cache_gb * GB))
-        files = [artifact.remote(name) for name in sorted(parts)]
+    if recipe.runtime.cache_gb and "://" in artifact.url:
+        room = ShardCache(round(recipe.runtime.cache_gb * GB))
+        files = [artifact.remote(file) for file in sorted(parts)]
         room.adopt(files)
         return StoredParts(files, STORES[fit.store].size, origin, room, pictures=pictures)
     # Each rank begins elsewhere, so that the ranks of a machine do not all download the same part.

@@ -11,13 +11,13 @@ sample_stats.parquet, and the later stages weights.parquet where a selector was 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from cmapkd_core import parallel
 from cmapkd_core.config import STAGE_PHASES
-from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import declared, reads, trains
-from cmapkd_core.method_specs import METHODS
 from cmapkd_core.places import place
 from cmapkd_core.progress import ProgressDisplay
 from cmapkd_core.request import Request
@@ -25,16 +25,28 @@ from cmapkd_core.stages.cli import main
 from cmapkd_core.stages.execute import Late, execute
 from cmapkd_core.stages.foreign import refuse_foreign
 from cmapkd_core.stages.given import of_training
+from cmapkd_core.stages.given_teachers import teacher_inputs_of
 from cmapkd_core.stages.nearby import open_input
 from cmapkd_core.stages.tracked import reported_to_mlflow
 
+NONE: Mapping[str, str] = MappingProxyType({})
 
-def run(request: Request, *, stage: str, shards: str, teacher: str = "", init: str = "") -> str:
+
+def run(
+    request: Request,
+    *,
+    stage: str,
+    shards: str,
+    teacher: str = "",
+    init: str = "",
+    artifacts: Mapping[str, str] = NONE,
+) -> str:
     """Train one stage of a student.
 
     Args:
         stage: warmup, alsn or joint.
         shards, teacher: URLs of the prepare and teacher artifacts; a method without a teacher reads none.
+        artifacts: URLs of the artifacts of further teachers (`teachers`) by what they are, `teacher-2`, `teacher-3` ..
         init: URL of the stage's predecessor; "" starts from the recipe's student.
 
     Returns:
@@ -50,8 +62,7 @@ def run(request: Request, *, stage: str, shards: str, teacher: str = "", init: s
         return handed_on(stage, init)
     fields = reads(recipe, stage)
     inputs = {"shards": shards, **({"init": init} if init else {})}
-    if METHODS[recipe.method.name].teacher:
-        inputs["teacher"] = require_given(teacher, stage, recipe.method.name)
+    inputs |= teacher_inputs_of(recipe, stage, teacher, artifacts)
     with reported_to_mlflow(request, stage):
         refuse_foreign(recipe, request.root, inputs)
     url = place(request.root, stage, fields)
@@ -65,16 +76,6 @@ def run(request: Request, *, stage: str, shards: str, teacher: str = "", init: s
         declared=declared(recipe, stage),
         paths=of_training(recipe, init),
     )
-
-
-def require_given(teacher: str, stage: str, method: str) -> str:
-    """Raises InputError where a method that has a teacher is given none."""
-    if not teacher:
-        raise InputError(
-            f"stage {stage} of method '{method}' trains towards its teacher: give the artifact of stage teacher as "
-            "--teacher URL"
-        )
-    return teacher
 
 
 def handed_on(stage: str, init: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from cmapkd_core import parallel
 from cmapkd_core.catalog import SELECTORS
 from cmapkd_core.config import STAGE_PHASES, OptimConfig, Phase, Recipe, SelectorConfig
 from cmapkd_core.data.fixed_crops import TeacherCache
-from cmapkd_core.data.loader import ALL_CAPTIONS, Batch, Captions, Side, TableLoader, TrainLoader
+from cmapkd_core.data.loader import ALL_CAPTIONS, NO_CACHES, Batch, Captions, Side, TableLoader, TrainLoader
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.data.with_pictures import WithPictures
 from cmapkd_core.engine.loop import run_phase
@@ -22,13 +24,15 @@ from cmapkd_core.engine.optim import choose_teacher_precision
 from cmapkd_core.engine.phase_plan import PhasePlan
 from cmapkd_core.engine.session import Session
 from cmapkd_core.engine.targets_ahead import TargetsAhead
+from cmapkd_core.ensemble import further_teachers
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method, require_teacher
 from cmapkd_core.methods.policy_fit import PolicyFit
+from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compiled import compiled_blocks, require_compiler
-from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, PictureTargets, Teacher, narrowed
+from cmapkd_core.models.frozen_teacher import KINDS, Embeddings, PictureTargets, Teacher, beside, narrowed
 from cmapkd_core.models.pyramid import needed
 from cmapkd_core.models.selector import selectors_of
 from cmapkd_core.stages.data_set import shards_of
@@ -36,7 +40,7 @@ from cmapkd_core.stages.execute import Context
 from cmapkd_core.stages.method_io import build_method
 from cmapkd_core.stages.statistics import SAMPLE_STATS, shared_columns
 from cmapkd_core.stages.teacher_bank import bank_of
-from cmapkd_core.stages.teacher_cache import open_cache
+from cmapkd_core.stages.teacher_cache import open_cache, open_further
 from cmapkd_core.stages.validation_pairs import ValidationPairs
 from cmapkd_core.view import with_part
 
@@ -80,7 +84,7 @@ class TrainingSetup:
             pairs = ValidationPairs(self.context, side_of(self.method.student), phase_seed(self.recipe.seed, plan.name))
             for selector in selectors_of(self.method):
                 selector.pairs = pairs.of_step
-        live = self.teacher is not None and self.teacher_cache is None
+        live = self._live()
         with self._compiled(live):
             whole = plan.optim.accumulate == 1  # who splits a batch has no room for a second one's targets
             if live and whole and self.recipe.runtime.teacher_ahead and device.type == "cuda":
@@ -92,21 +96,27 @@ class TrainingSetup:
     def fill_bank(self) -> None:
         """Give the method the teacher's embeddings of the training pairs that it still lacks."""
         if pairs := self.method.lacks():
-            cache = self.teacher_cache
-            self.method.keep(*bank_of(self.context, require_teacher(self.teacher), cache, pairs))
+            teacher = require_teacher(self.teacher)
+            self.method.keep(*bank_of(self.context, teacher, self.teacher_cache, pairs, self.further_caches))
 
     def _validates(self, phase: Phase) -> bool:
         """Whether the phase's level weights come from validation pairs; its declared fields alone are read."""
         weighs = METHODS[self.recipe.method.name].weighs_levels and phase.selects
         return weighs and SELECTORS[self.recipe.selector.kind].validates
 
-    def _compiled(self, live: bool) -> contextlib.AbstractContextManager[None]:
+    def _live(self) -> list[Backbone]:
+        """The teachers' towers that run beside the student."""
+        if self.teacher is None:
+            return []
+        first = [] if self.teacher_cache else [self.teacher.backbone]
+        return [*first, *([] if self.further_caches else self.teacher.further)]
+
+    def _compiled(self, live: list[Backbone]) -> contextlib.AbstractContextManager[None]:
         """Inside, the towers that work are compiled, where the recipe says so."""
         if not self.recipe.runtime.compile:
             return contextlib.nullcontext()
         require_compiler(parallel.device())
-        teachers = [self.teacher.backbone] if self.teacher is not None and live else []
-        return compiled_blocks([self.method.student, *teachers])
+        return compiled_blocks([self.method.student, *live])
 
     def loader(self, phase: str, levels: tuple[str, ...], parts: int = 1, alone: bool = False) -> TrainLoader:
         """A phase's own stream of batches, of the same pairs, crops and captions for all methods.
@@ -121,6 +131,8 @@ class TrainingSetup:
         sides = {"student": side_of(self.method.student)}
         if self.teacher is not None and cache is None:
             sides["teacher"] = side_of(self.teacher.backbone)
+        if self.teacher is not None and not self.further_caches:
+            sides |= {name: side_of(one) for name, one in self._further().items()}
         return train_loader(
             recipe,
             shards_of(self.context),
@@ -131,6 +143,9 @@ class TrainingSetup:
             seed=phase_seed(recipe.seed, phase),
             crops=recipe.teacher_fit.views,
             cache=cache.only("image", *needed(levels), *(() if alone else ("text", *levels))) if cache else None,
+            further={
+                name: one.only("image", *(() if alone else ("text",))) for name, one in self.further_caches.items()
+            },
         )
 
     def batches(self, phase: str, levels: tuple[str, ...]) -> TrainLoader | WithPictures:
@@ -154,14 +169,31 @@ class TrainingSetup:
             targets = self.teacher.targets(batch.images["teacher"], batch.tokens["teacher"], levels)
         if batch.pictures is not None:
             targets.pictures = self._of_pictures(self.teacher, batch.pictures, levels)
-        return narrowed(targets, kind)
+        further = [self._of_further(batch, *one) for one in self._further().items()]
+        return narrowed(self.teacher.joined(targets, further), kind)
+
+    def _further(self) -> dict[str, Backbone]:
+        """The towers of further teachers by name."""
+        towers = self.teacher.further if self.teacher is not None else []
+        return dict(zip(further_teachers(self.recipe), towers, strict=True))
+
+    def _of_further(self, batch: Batch, name: str, backbone: Backbone) -> dict[str, Tensor]:
+        """Embeddings by a further teacher by modality, [b,E_k] each: cached or computed live; of pictures no text."""
+        if name in self.further_caches:
+            start = f"{name}/"
+            return {n.removeprefix(start): x.float() for n, x in batch.cached.items() if n.startswith(start)}
+        teacher = require_teacher(self.teacher)
+        image = {"image": teacher.image_of(backbone, batch.images[name])}
+        return image | ({"text": teacher.text_of(backbone, batch.tokens[name])} if batch.tokens else {})
 
     def _of_pictures(self, teacher: Teacher, batch: Batch, levels: tuple[str, ...]) -> PictureTargets:
         """The same of pictures without captions."""
         live = self.teacher_cache is None
-        return teacher.of_pictures(
+        targets = teacher.of_pictures(
             teacher.image_outputs(batch.images["teacher"], levels) if live else batch.cached, levels
         )
+        further = [self._of_further(batch, *one)["image"] for one in self._further().items()]
+        return replace(targets, image=beside([targets.image, *further])) if further else targets
 
     @cached_property
     def teacher_cache(self) -> TeacherCache | None:
@@ -175,6 +207,14 @@ class TrainingSetup:
             if cache is not None:
                 self.teacher.backbone.cpu()
         return cache
+
+    @cached_property
+    def further_caches(self) -> dict[str, TeacherCache]:
+        """The same of further teachers by name; {} where they run beside the student, or there are none."""
+        caches = open_further(self.context)
+        for backbone in self.teacher.further if self.teacher is not None and caches else []:
+            backbone.cpu()
+        return caches
 
     def plans(self, names: list[str], steps_per_epoch: int, optim: OptimConfig, batch: int) -> list[PhasePlan]:
         """Phases of the recipe's schedule by name, ready to run."""
@@ -240,7 +280,7 @@ class SelectorSetup(TrainingSetup):
             return []
         if not self.has_sample_stats():
             raise InputError(f"stage alsn learns from {SAMPLE_STATS}: give the warm-up's artifact as --init")
-        optim = dataclasses.replace(self.recipe.optim, accumulate=1)
+        optim = replace(self.recipe.optim, accumulate=1)
         return self.plans(list(STAGE_PHASES[self.stage]), self.table.steps_per_epoch, optim, self.table.batch)
 
     def run(self, plan: PhasePlan, session: Session) -> None:
@@ -277,11 +317,12 @@ def train_loader(
     captions: Captions = ALL_CAPTIONS,
     crops: int = 0,
     cache: TeacherCache | None = None,
+    further: Mapping[str, TeacherCache] = NO_CACHES,
 ) -> TrainLoader:
     """This rank's share of shuffled, augmented training pairs.
 
     Args:
-        sides, batch, fraction, seed, captions, crops, cache: as `TrainLoader` takes them.
+        sides, batch, fraction, seed, captions, crops, cache, further: as `TrainLoader` takes them.
 
     Raises:
         InputError: no training split, or fewer pairs than a batch.
@@ -309,5 +350,6 @@ def train_loader(
         quarantine_bound=data.quarantine_bound,
         crops=crops,
         cache=cache,
+        further=further,
         device=parallel.device(),
     )

@@ -24,7 +24,8 @@ TASKS = tasks_of(resolve("tiny", overrides=SETS))
 SITE = Site(root="s3://bucket/root", recipe="tiny")
 OF_SUITE = suite.lay_out("smoke", {"recipe": "tiny", "overrides": SETS, "data": ""}, range(1), SITE.root, "r").tasks
 IN_PARTS = tasks_of(resolve("tiny", overrides="data.partitions=2"))
-EVERY: list[Task] = [*TASKS, *IN_PARTS, *OF_SUITE, GATES]
+TAUGHT = tasks_of(resolve("tiny", overrides="teachers=tiny-student:random"))
+EVERY: list[Task] = [*TASKS, *IN_PARTS, *TAUGHT, *OF_SUITE, GATES]
 COMPONENTS = [one for one in vars(components).values() if isinstance(one, Component)]
 
 

@@ -74,7 +74,7 @@ def make_method(
         known = teacher if METHODS[recipe.method.name].teacher else None
         method: Method = load("method", recipe.method.name, METHODS)(recipe, tiny_models("tiny-student"), known)
         if method.lacks():
-            method.keep(*(units(7, teacher.backbone.spec.embed_dim, seed=seed) for seed in (21, 22)))
+            method.keep(*(units(7, teacher.width, seed=seed) for seed in (21, 22)))
         for selector in selectors_of(method):
             selector.pairs = lambda step: batch()
         return method

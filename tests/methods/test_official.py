@@ -8,6 +8,7 @@ else), by norm and first entries.
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def test_cmapkd_shares_the_lift(make_method, make_teacher) -> None:
     embeddings = [vision.embedding, text.embedding, said.image, said.text]
     rows = add_raw(Rows({}, {}, [], []), vision, text)
     expected = OFFICIAL["CLIP-KD, widths that differ"]["values"]
-    terms = method._on_embeddings(embeddings, method.lifts(rows, *embeddings[:2]), torch.tensor(1 / 0.07))
+    released = replace(said, scale=torch.tensor(1 / 0.07))
+    terms = method._on_embeddings(embeddings, method.lifts(rows, *embeddings[:2]), released)
     assert terms["fd"].item() == pytest.approx(expected["mse"] * THEIRS / 2, rel=SINGLE)
     assert terms["icl"].item() == pytest.approx(expected["icl"], rel=SINGLE)
 

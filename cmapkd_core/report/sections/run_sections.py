@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cmapkd_core.config import Recipe
+from cmapkd_core.ensemble import further_teachers
 from cmapkd_core.report.figures.comparisons import draw_gains, draw_recalls
 from cmapkd_core.report.figures.style import Drawing
 from cmapkd_core.report.read.artifacts import Missing
@@ -128,8 +130,15 @@ def models_section(inputs: RunInputs, results: Results) -> Section:
     if not rows:
         raise Missing(f"Missing: no evaluation holds {MODEL_FILE}; those of version 0.1 do not.")
     heads = tuple(Head("", label, words=True) for label in MODEL_HEADS)
-    made = Table("models", "As they were built", heads, tuple(rows), (MODEL_NOTE,), stub="Model")
+    notes = (MODEL_NOTE, *filter(None, [_further(inputs.recipe)]))
+    made = Table("models", "As they were built", heads, tuple(rows), notes, stub="Model")
     return Section(tables=(made,), missing=tuple(absent), urls=origins(inputs, *MAIN_EVALUATIONS))
+
+
+def _further(recipe: Recipe) -> str:
+    """Which further teachers taught; "" where the first did alone."""
+    names = [f"{model.model} ({model.weights})" for model in further_teachers(recipe).values()]
+    return f"{' and '.join(names)} taught beside the teacher, by embeddings; not measured here." if names else ""
 
 
 def model_cells(identity: Mapping[str, Any]) -> tuple[str, ...]:

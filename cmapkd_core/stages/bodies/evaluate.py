@@ -11,10 +11,11 @@ from cmapkd_core.config import ModelConfig
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import Evaluated, NotApplicable, Subject, count_parameters
+from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build, load_model
 from cmapkd_core.models.model_folder import IDENTITY
-from cmapkd_core.places import RECIPE_STUDENT, named_model
+from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.stages.data_set import shards_of
 from cmapkd_core.stages.evaluation_leakage import refuse_seen
 from cmapkd_core.stages.execute import Context

@@ -8,6 +8,7 @@ import json
 import pyarrow.parquet as pq
 
 from cmapkd_core import parallel
+from cmapkd_core.ensemble import FIRST
 from cmapkd_core.evaluate import level_distances as measured
 from cmapkd_core.evaluate.embed import side_of
 from cmapkd_core.evaluate.level_distances import LevelSide, PooledLevels
@@ -47,7 +48,7 @@ def body(context: Context) -> dict[str, float]:
 
 def measure(context: Context) -> dict[str, PooledLevels]:
     """The levels of the teacher and of the student before and after training."""
-    untrained = {name: artifact for name, artifact in context.inputs.items() if name == "teacher"}
+    untrained = {name: artifact for name, artifact in context.inputs.items() if name.startswith(FIRST)}
     before, teacher = _method(context, untrained)
     after, _ = _method(context, {**untrained, "init": context.inputs["joint"]})
     active = after.active(context.recipe.schedule.fine)
