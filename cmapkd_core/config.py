@@ -95,6 +95,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class StudentConfig(ModelConfig):
+    """The student: a model, and what it has that its own architecture has not."""
+
+    # A learned map of its image tokens to so many channels, such as the teacher's width, which stays in the student
+    # (models/lifted.py); for vision transformers of open_clip's own kind. 0: none.
+    lift: Whole = 0
+
+
+@dataclass(frozen=True)
 class Rates:
     """Learning rate per parameter group; a group at 0 is frozen in that phase."""
 
@@ -372,7 +381,7 @@ class Recipe:
     seed: Whole = 0  # of the student's training: order, crops, weights that start at random
     data: DataConfig = DataConfig()
     teacher: ModelConfig = ModelConfig("ViT-L-14", "openai")
-    student: ModelConfig = ModelConfig("ViT-B-16", "openai")
+    student: StudentConfig = StudentConfig("ViT-B-16", "openai")
     pyramid: PyramidConfig = PyramidConfig()
     teacher_fit: TeacherFitConfig = TeacherFitConfig()
     method: MethodConfig = MethodConfig()

@@ -30,6 +30,7 @@ from cmapkd_core.config import (
     RuntimeConfig,
     Schedule,
     SelectorConfig,
+    StudentConfig,
     TeacherFitConfig,
     TermWeights,
     VqaConfig,
@@ -45,7 +46,7 @@ _DEMO = Recipe(
     name="demo",
     data=DataConfig(source="emoji", fraction=0.25, test_share=0.3, samples_per_shard=512),
     teacher=ModelConfig("lite2-minilm", "packages"),
-    student=ModelConfig("lite0-minilm3", "packages"),
+    student=StudentConfig("lite0-minilm3", "packages"),
     pyramid=PyramidConfig(width=128),
     teacher_fit=TeacherFitConfig(space=Phase(30, Rates(heads=1e-3)), pyramid=Phase(6, Rates(pyramid=2e-3)), batch=64),
     method=MethodConfig(weights=CALIBRATED),
@@ -94,7 +95,7 @@ RECIPES: dict[str, Recipe] = {
         name="bench",
         data=DataConfig(source="glyphs", fraction=0.125, samples_per_shard=2048, leakage_action="drop"),
         teacher=ModelConfig("lite2-minilm-96", "packages"),
-        student=ModelConfig("lite0-minilm3", "packages"),
+        student=StudentConfig("lite0-minilm3", "packages"),
         pyramid=PyramidConfig(width=128),
         teacher_fit=TeacherFitConfig(
             space=Phase(20, Rates(heads=1e-3)),
@@ -121,7 +122,7 @@ RECIPES: dict[str, Recipe] = {
         name="tiny",
         data=DataConfig(source="scenes", size=96, samples_per_shard=32),
         teacher=ModelConfig("tiny-teacher", "random"),
-        student=ModelConfig("tiny-student", "random"),
+        student=StudentConfig("tiny-student", "random"),
         pyramid=PyramidConfig(width=16),
         teacher_fit=TeacherFitConfig(space=Phase(), pyramid=Phase(1, Rates(pyramid=1e-3)), batch=16),
         schedule=Schedule(
@@ -183,6 +184,10 @@ BASELINES["scratch"] = {**BASELINES["finetune"], "student.weights": "random", "s
 BASELINES["fitnet_joint"] = {name: v for name, v in BASELINES["fitnet"].items() if not name.endswith(".terms")}
 BASELINES["kd_standardise"] = {**BASELINES["kd"], "method.kd_standardise": True}
 
+# The form of the student: its last image tokens lifted to the teacher's width (models/lifted.py), which is that of the
+# ViT-L/14 of recipe paper, and of the teacher of recipe twins.
+STUDENTS: dict[str, dict[str, Any]] = {f"lift_{width}": {"student.lift": width} for width in (256, 1024)}
+
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
 
 # The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
@@ -228,7 +233,7 @@ BUDGETS |= {
     "tenth_captions": _TENTH,
 }
 
-_TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, BUDGETS, {"none": {}})
+_TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, STUDENTS, BUDGETS, {"none": {}})
 for _name, _times in Counter(name for table in _TABLES for name in table).items():
     if _times > 1:
         raise ValueError(f"row '{_name}' stands in two tables of recipes.py, where one would hide the other: rename it")
@@ -268,6 +273,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", FULL),
+    # The same for small vision transformers, and a lift of the student beside them.
+    "twins": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", "lift_256", FULL),
     # Three budgets of updates for what decides between methods.
     "budget": (
         *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("finetune", "kd", "clip_kd")),
