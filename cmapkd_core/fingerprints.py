@@ -76,7 +76,20 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
-    since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _LIFT, _KD, *_CAPTIONS, _PICTURES)
+    since = (
+        *_GATE,
+        _REPACK,
+        *_STORED,
+        *_WATCH,
+        *_ROUNDING,
+        _GOAL,
+        _MEASURED,
+        _FROZEN,
+        _LIFT,
+        _KD,
+        *_CAPTIONS,
+        _PICTURES,
+    )
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
     since = (*since, *METHODS[recipe.method.name].since)

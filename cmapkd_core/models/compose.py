@@ -16,8 +16,9 @@ SCALARS = ("logit_scale", "logit_bias")
 
 
 def with_lift(backbone: Backbone, width: int, seed: int) -> Backbone:
-    """`backbone` with its image tokens lifted to `width` channels (lifted.py), with copies of its weights; it embeds
-    as before, to rounding.
+    """`backbone` with its image tokens lifted to `width` channels (lifted.py), with copies of its weights.
+
+    It embeds as before, to rounding.
 
     Args:
         seed: of the lift's channels beyond the tower's own.

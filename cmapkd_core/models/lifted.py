@@ -15,6 +15,8 @@ Shapes: B batch, n tokens with CLS, D width of the blocks, D' width of the lift,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
@@ -34,19 +36,19 @@ class LiftedVisual(nn.Module):
             InputError: the tower has no such place for a lift, or is wider.
         """
         super().__init__()
-        tower = liftable(tower, width)
-        proj = tower.proj.detach()
-        self.tower, self.image_size = tower, tower.image_size
+        self.tower: Any = liftable(tower, width)
+        proj = self.tower.proj.detach()
+        self.image_size = self.tower.image_size
         self.lift = nn.Linear(len(proj), width)
         with torch.no_grad():
             self.lift.weight[: len(proj)] = torch.eye(len(proj))
             self.lift.bias.zero_()
-        tower.proj = nn.Parameter(torch.cat([proj, proj.new_zeros(width - len(proj), proj.shape[1])]))
+        self.tower.proj = nn.Parameter(torch.cat([proj, proj.new_zeros(width - len(proj), proj.shape[1])]))
 
     def tokens(self, images: Tensor) -> Tensor:
         """[B, 3, H, H] -> lifted tokens [B, n, D']."""
-        tower = self.tower
-        result: Tensor = self.lift(tower.ln_post(tower.transformer(tower._embeds(images))))
+        below = self.tower
+        result: Tensor = self.lift(below.ln_post(below.transformer(below._embeds(images))))
         return result
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -69,7 +71,9 @@ def liftable(tower: nn.Module, width: int) -> VisionTransformer:
     way_out = "leave student.lift at 0, or choose a student such as ViT-B-32"
     if not isinstance(tower, VisionTransformer):
         kind = type(getattr(tower, "trunk", tower)).__name__
-        raise InputError(f"student.lift={width} is for vision transformers of open_clip's own, not for {kind}: {way_out}")
+        raise InputError(
+            f"student.lift={width} is for vision transformers of open_clip's own, not for {kind}: {way_out}"
+        )
     if tower.attn_pool is not None or tower.final_ln_after_pool or tower.proj is None:
         raise InputError(
             f"student.lift={width} stands between the last norm of the tokens and their pooling, and this image tower "

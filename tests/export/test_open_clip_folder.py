@@ -61,6 +61,14 @@ def test_bounds(kind, request, given, tmp_path):
     assert found["preprocessing"]["max_difference"] < 1e-5
 
 
+def test_a_lift_that_open_clip_lacks_gives_a_reason_and_keeps_the_folder(plain, tmp_path):
+    lifted = with_lift(plain, 40, seed=0)
+    write(lifted, tmp_path)
+    with pytest.raises(Inexpressible, match=r"no image tower with a lift on it; .*load_model opens the folder"):
+        load(tmp_path)
+    assert load_model(tmp_path).spec == lifted.spec
+
+
 def test_a_head_that_open_clip_lacks_gives_a_reason_and_keeps_the_folder(plain, quick, tmp_path):
     composed = with_text_of(plain, ImageHead(plain.spec.embed_dim, quick.spec.embed_dim), quick)
     write(composed, tmp_path)
