@@ -70,6 +70,11 @@ def with_text_of(image: Backbone, head: ImageHead, text: Backbone) -> Backbone:
     return made
 
 
+def image_state(backbone: Backbone) -> dict[str, Tensor]:
+    """Weights of the image tower by its own names, also below a lift; of this `lift.weight` and `lift.bias`."""
+    return {name.removeprefix("tower."): x for name, x in backbone.model.visual.state_dict().items()}
+
+
 def text_state(backbone: Backbone) -> dict[str, Tensor]:
     """Weights of the text tower by the names of open_clip's text tower, also of the unpacked one in `CLIP`."""
     if isinstance(backbone.model, CustomTextCLIP):
@@ -89,16 +94,18 @@ def inherit(student: Backbone, teacher: Backbone) -> dict[str, str]:
         Per tower ("image", "text") what was inherited, or the first tensor that did not fit.
     """
     towers = {
-        "image": (dict(student.model.visual.state_dict()), dict(teacher.model.visual.state_dict())),
+        "image": (image_state(student), image_state(teacher)),
         "text": (text_state(student), text_state(teacher)),
     }
     return {name: _inherit(own, given, _projections(own)) for name, (own, given) in towers.items()}
 
 
 def _projections(state: dict[str, Tensor]) -> set[str]:
-    """Names of the projections among tensors [..] of any shape."""
+    """Names of the projections, and of a lift, among tensors [..] of any shape."""
     return {
-        n for n in state if n in ("proj", "text_projection") or n.startswith(("proj.", "head.", "text_projection."))
+        n
+        for n in state
+        if n in ("proj", "text_projection") or n.startswith(("proj.", "head.", "text_projection.", "lift."))
     }
 
 

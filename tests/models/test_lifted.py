@@ -9,7 +9,7 @@ from cmapkd_core.fingerprints import reads
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build, build_student, load_model, save_model
-from cmapkd_core.models.compose import with_lift, with_text_of
+from cmapkd_core.models.compose import inherit, with_lift, with_text_of
 from cmapkd_core.models.headed import ImageHead
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url
 from cmapkd_core.recipes import resolve
@@ -123,6 +123,15 @@ def test_its_weights_are_copies_and_follow_the_seed(plain, lifted):
     with torch.no_grad():
         again.model.visual.tower.conv1.weight.zero_()
     assert plain.model.visual.conv1.weight.abs().sum() > 0
+
+
+def test_layers_below_it_are_inherited(plain, lifted):
+    with torch.no_grad():
+        lifted.model.visual.tower.conv1.weight.zero_()
+    found = inherit(lifted, plain)
+    total = len(plain.model.visual.state_dict())
+    assert found["image"] == f"inherited: {total - 1} of {total + 2} tensors"  # neither the lift nor what reads it
+    assert torch.equal(lifted.model.visual.tower.conv1.weight, plain.model.visual.conv1.weight)
 
 
 def test_a_lift_of_the_same_width_is_one_too(plain, images):
