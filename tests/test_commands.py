@@ -96,7 +96,7 @@ COMMANDS = commands()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site file whose root has a run named RUN; beside it folders `pictures` and `twin` (a model), as documents name them."""
+    """A site file whose root has a run named RUN; beside it `pictures` and `twin`, a model, as documents name them."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "pictures").mkdir()
     (folder / "twin").mkdir()
