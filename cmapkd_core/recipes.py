@@ -93,10 +93,11 @@ _BENCH = Recipe(
 )
 
 
-def _of_epochs(epochs: int) -> Schedule:
-    """Bench's schedule with so many epochs of warm-up's two phases and of the joint one, and nothing frozen."""
+def _of_epochs(coarse: int, medium: int, fine: int) -> Schedule:
+    """Bench's schedule with so many epochs of its phases, and nothing frozen."""
     bench = _BENCH.schedule
-    phases = {name: replace(getattr(bench, name), epochs=epochs) for name in ("coarse", "medium", "fine")}
+    epochs = {"coarse": coarse, "medium": medium, "fine": fine}
+    phases = {name: replace(getattr(bench, name), epochs=count) for name, count in epochs.items()}
     return replace(bench, **phases, frozen_quarters=0)
 
 
@@ -128,24 +129,25 @@ RECIPES: dict[str, Recipe] = {
     # whose lower quarter is frozen, the teacher stored; 150 updates, about two minutes a row on two cores.
     "bench": _BENCH,
     # Two towers of ViT form, with the paper's ratio of depths and widths (docs/howto/twins.md). The larger is a student
-    # of bench's teacher first, on all training pairs: about 2,600 updates, from a random image tower.
+    # of bench's teacher first, on all training pairs: about 2,000 updates, from a random image tower.
     "twin_teacher": replace(
         _BENCH,
         name="twin_teacher",
         data=replace(_BENCH.data, fraction=1.0),
         student=StudentConfig("vit12-minilm-64", "packages"),
         teacher_fit=replace(_BENCH.teacher_fit, store="embeddings"),
-        schedule=_of_epochs(2),
+        schedule=_of_epochs(2, 1, 2),
     ),
     # Then it teaches the smaller one, from its export. It has a joint space, so no heads are fitted; 450 updates a row.
     "twins": replace(
         _BENCH,
         name="twins",
-        data=replace(_BENCH.data, fraction=0.35),
+        data=replace(_BENCH.data, fraction=0.375),
         teacher=ModelConfig("local-dir:twin", "own"),
         student=StudentConfig("vit6-minilm3-64", "packages"),
+        pyramid=PyramidConfig(width=64),
         teacher_fit=replace(_BENCH.teacher_fit, space=Phase()),
-        schedule=_of_epochs(1),
+        schedule=_of_epochs(1, 1, 1),
     ),
     # Generated pictures and towers of a few thousand parameters: the same code in seconds, for tests.
     "tiny": Recipe(
