@@ -1,6 +1,7 @@
 """What training takes on GPUs that are not here: memory by tensor and seconds a step, computed from the real models.
 
     python benchmarks/budget.py --gpus 8 --memory 32 --peak 125 --batch 32 256
+    python benchmarks/budget.py --suite core table4 --seeds 5
 
 Nothing is measured. FLOPs are counted as in benchmarks/step.py. Activations are the storages that autograd keeps for a
 backward pass of ViT-B/16 with openai's activation under fp16 autocast, counted on fake tensors at two batch sizes;
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.step import Bench, on_meta
 from cmapkd_core.catalog import load
-from cmapkd_core.config import ALL_LEVELS
+from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
@@ -34,13 +36,15 @@ from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.frozen_teacher import LevelTargets, Teacher, diagonal_prior
-from cmapkd_core.recipes import resolve
+from cmapkd_core.places import stage_url
+from cmapkd_core.recipes import SUITES, resolve
 
 TEACHER, STUDENT = "ViT-L-14", "ViT-B-16"
 GIB, MIB = 2**30, 2**20
 OVERHEAD = 0.6  # GiB: CUDA's context, the libraries' workspaces
 FREE = 0.10  # of the rest, lost between the allocator's blocks
 SHARES = (0.25, 0.35, 0.45)  # of the peak that a step reaches
+STORED = "teacher_fit.views=4 teacher_fit.store=levels"  # of suites: the teacher runs once
 BYTES = 28  # a parameter, that AdamW reads and writes: weight, gradient, two moments
 
 
@@ -188,6 +192,44 @@ def print_memory(pair: Pair, batches: list[int], available: float) -> None:
     print(f"| fits {available:g} GB | " + " | ".join(fits) + " |")
 
 
+def trainings(suite: str, seeds: int) -> Counter[tuple[str, int]]:
+    """How many times a suite of recipe calibrated trains (a row of `operations`, epochs); equal stages run once."""
+    found = {}
+    for row in SUITES[suite]:
+        for seed in range(seeds):
+            recipe = resolve("calibrated", row, STORED, seed)
+            levels = "pyramid" in METHODS[recipe.method.name].groups
+            for stage in ("warmup", "joint"):
+                for phase in STAGE_PHASES[stage]:
+                    name = "joint, stored teacher" if stage == "joint" else phase
+                    epochs = getattr(recipe.schedule, phase).epochs
+                    found[stage_url("", stage, recipe), phase] = (name if levels else "plain CLIP", epochs)
+    return Counter(found.values())
+
+
+def print_suites(args: argparse.Namespace) -> None:
+    """GPU hours of whole suites: the students' trainings, and once the teacher's pass over the pictures."""
+    flop, params, each = operations(args.counted), count(Pair().method), args.batch[0]
+    steps, seconds = args.pairs // (each * args.gpus), BYTES * params / args.bandwidth / 1e9
+    teacher = flop["joint, live teacher"] - flop["joint, stored teacher"]
+    fit = resolve("calibrated", overrides=STORED).teacher_fit
+    passes = fit.views + fit.pyramid.epochs
+    print(
+        "| suite | students | "
+        + " | ".join(f"GPU hours at {100 * s:.0f} %" for s in SHARES)
+        + " |\n|---|---|---|---|---|"
+    )
+    for suite in args.suite:
+        runs = trainings(suite, args.seeds)
+        hours = []
+        for share in SHARES:
+            rate = share * args.peak * 1e12
+            total = sum(n * epochs * (each * flop[name] / rate + seconds) for (name, epochs), n in runs.items())
+            hours.append(args.gpus * steps * (total + passes * each * teacher / rate) / 3600)
+        students = len(SUITES[suite]) * args.seeds
+        print(f"| {suite} | {students} | " + " | ".join(f"{h:.0f}" for h in hours) + " |")
+
+
 def print_seconds(pair: Pair, args: argparse.Namespace) -> None:
     """Milliseconds a step by the share of the peak, and of what is no product."""
     flop, params = operations(args.counted), count(pair.method)
@@ -227,12 +269,17 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--batch", type=int, nargs="*", default=[32, 256], help="pairs a GPU")
     cli.add_argument("--pairs", type=int, default=113_287)
     cli.add_argument("--counted", type=int, default=32, help="pairs of the batch that FLOPs are counted on")
+    cli.add_argument("--suite", nargs="*", default=[], choices=list(SUITES), help="GPU hours of these, and no more")
+    cli.add_argument("--seeds", type=int, default=5, help="of each row of a suite")
     return cli
 
 
 def main() -> None:
     """Compute and print."""
     args = parser().parse_args()
+    if args.suite:
+        print_suites(args)
+        return
     pair = Pair()
     print_memory(pair, args.batch, args.memory)
     print_seconds(pair, args)

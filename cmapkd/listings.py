@@ -19,7 +19,7 @@ from cmapkd_core.config import Recipe, phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, differences, flatten, plain
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import ABLATIONS, BASELINES, BUDGETS, FULL, RECIPES, SUITES, WEIGHTS
+from cmapkd_core.recipes import ABLATIONS, BASELINES, BUDGETS, FULL, RECIPES, STUDENTS, SUITES, WEIGHTS
 
 Lines = Mapping[str, str]  # of a table: name -> what is said of the row
 
@@ -89,6 +89,7 @@ def row_tables() -> dict[str, Lines]:
         | {name: baseline_line(row) for name, row in BASELINES.items()},
         "ablations and controls (--ablation NAME)": {name: row_line(row) for name, row in ABLATIONS.items()},
         "weights of the loss (--ablation NAME)": {name: row_line(row) for name, row in WEIGHTS.items()},
+        "forms of the student (--ablation NAME)": {name: row_line(row) for name, row in STUDENTS.items()},
         "longer training (--ablation NAME)": {name: row_line(row) for name, row in BUDGETS.items()},
         "suites (--suite NAME --seeds N)": {name: " ".join(rows) for name, rows in SUITES.items()},
     }

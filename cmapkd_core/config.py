@@ -95,6 +95,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class StudentConfig(ModelConfig):
+    """The student: a model, and what it has that its own architecture has not."""
+
+    # A learned map of its image tokens to so many channels, such as the teacher's width, which stays in the student
+    # (models/lifted.py); for vision transformers of open_clip's own kind. 0: none.
+    lift: Whole = 0
+
+
+@dataclass(frozen=True)
 class Rates:
     """Learning rate per parameter group; a group at 0 is frozen in that phase."""
 
@@ -375,7 +384,7 @@ class Recipe:
     # Further teachers as NAME:WEIGHTS, whose embeddings stand beside the first one's in all terms of embeddings; levels
     # are the first one's alone (ensemble.py).
     teachers: tuple[str, ...] = ()
-    student: ModelConfig = ModelConfig("ViT-B-16", "openai")
+    student: StudentConfig = StudentConfig("ViT-B-16", "openai")
     pyramid: PyramidConfig = PyramidConfig()
     teacher_fit: TeacherFitConfig = TeacherFitConfig()
     method: MethodConfig = MethodConfig()

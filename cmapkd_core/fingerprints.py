@@ -30,6 +30,7 @@ _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
 _MEASURED = "selector.measured"  # of how many pairs,
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
 _FROZEN = "schedule.frozen_quarters"
+_LIFT = "student.lift"
 _PARTS = "optim.accumulate"
 _KD = "method.kd_standardise"
 _FURTHER = "teachers"  # of students alone: each has an artifact of its own
@@ -77,7 +78,7 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), declared(recipe, stage).names
     since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD, *_CAPTIONS, _PICTURES)
-    since = (*since, _FURTHER)
+    since = (*since, _LIFT, _FURTHER)
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
     since = (*since, *METHODS[recipe.method.name].since)

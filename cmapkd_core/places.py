@@ -25,7 +25,8 @@ from cmapkd_core.view import Declared
 # How a model's training pictures are compared with those that it is tested on (stages/evaluation_leakage.py). Left out
 # where they have their defaults, so that evaluations made before the fields existed keep their places.
 _SEEN = ("data.leakage", "evaluate.leakage_action")
-_YOUNGER = (*_SEEN, "evaluate.answers", "evaluate.strata")
+_LIFT = "student.lift"
+_YOUNGER = (*_SEEN, "evaluate.answers", "evaluate.strata", _LIFT)
 
 RUN_DIGITS = 12  # of the digest in the place of a run's name in another script
 RECIPE_STUDENT = "recipe:student"  # the model reference for the recipe's student before any training
@@ -87,7 +88,7 @@ def evaluation_reads(model_ref: str, recipe: Recipe, task: str = "") -> Declared
 def _draws(model_ref: str) -> tuple[str, ...]:
     """Fields that decide the weights of a model that is no artifact; a seed draws what its weights file lacks."""
     if model_ref == RECIPE_STUDENT:
-        return ("student.model", "student.weights", "seed")
+        return ("student.model", "student.weights", _LIFT, "seed")
     # Left out at its default, so that evaluations made before it counted keep their places.
     return ("seed",) if named_model(model_ref) else ()
 
@@ -118,7 +119,7 @@ def export_fields(
 ) -> dict[str, Any]:
     """What decides an export: the model, the data that it is compared on and its card names, what the card is given."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()), export_reads(model_ref).names
-    younger = () if model_ref == RECIPE_STUDENT else ("seed",)
+    younger = (_LIFT,) if model_ref == RECIPE_STUDENT else ("seed",)
     return {
         "model": _below(root, model_ref),
         "shards": _below(root, shards_url),

@@ -30,6 +30,7 @@ from cmapkd_core.config import (
     RuntimeConfig,
     Schedule,
     SelectorConfig,
+    StudentConfig,
     TeacherFitConfig,
     TermWeights,
     VqaConfig,
@@ -45,7 +46,7 @@ _DEMO = Recipe(
     name="demo",
     data=DataConfig(source="emoji", fraction=0.25, test_share=0.3, samples_per_shard=512),
     teacher=ModelConfig("lite2-minilm", "packages"),
-    student=ModelConfig("lite0-minilm3", "packages"),
+    student=StudentConfig("lite0-minilm3", "packages"),
     pyramid=PyramidConfig(width=128),
     teacher_fit=TeacherFitConfig(space=Phase(30, Rates(heads=1e-3)), pyramid=Phase(6, Rates(pyramid=2e-3)), batch=64),
     method=MethodConfig(weights=CALIBRATED),
@@ -63,6 +64,42 @@ _DEMO = Recipe(
     ),
     runtime=RuntimeConfig(workers=0, checkpoint_every=20, log_every=2, shares_every=20),
 )
+
+_BENCH = Recipe(
+    name="bench",
+    data=DataConfig(source="glyphs", fraction=0.125, samples_per_shard=2048, leakage_action="drop"),
+    teacher=ModelConfig("lite2-minilm-96", "packages"),
+    student=StudentConfig("lite0-minilm3", "packages"),
+    pyramid=PyramidConfig(width=128),
+    teacher_fit=TeacherFitConfig(
+        space=Phase(20, Rates(heads=1e-3)),
+        pyramid=Phase(1, Rates(pyramid=2e-3)),
+        batch=128,
+        views=2,
+        store="levels",
+    ),
+    method=MethodConfig(weights=CALIBRATED),
+    schedule=Schedule(
+        coarse=Phase(1, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
+        medium=Phase(1, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
+        alsn=Phase(5, Rates(selector=1e-3)),
+        fine=Phase(1, Rates(student=3e-4, pyramid=5e-4, selector=5e-4), selects=True),
+        frozen_quarters=1,
+    ),
+    selector=SelectorConfig(measured=0.25),
+    optim=OptimConfig(batch=64),
+    evaluate=EvaluateConfig(templates="plain", answers="group", strata=True),
+    runtime=RuntimeConfig(workers=0, checkpoint_every=100, log_every=5, shares_every=50),
+)
+
+
+def _of_epochs(coarse: int, medium: int, fine: int) -> Schedule:
+    """Bench's schedule with so many epochs of its phases, and nothing frozen."""
+    bench = _BENCH.schedule
+    epochs = {"coarse": coarse, "medium": medium, "fine": fine}
+    phases = {name: replace(getattr(bench, name), epochs=count) for name, count in epochs.items()}
+    return replace(bench, **phases, frozen_quarters=0)
+
 
 RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
@@ -90,38 +127,34 @@ RECIPES: dict[str, Recipe] = {
     ),
     # A test bed that can tell rows apart: drawings in 30 styles by npm packages, an eighth of the pairs for students,
     # whose lower quarter is frozen, the teacher stored; 150 updates, about two minutes a row on two cores.
-    "bench": Recipe(
-        name="bench",
-        data=DataConfig(source="glyphs", fraction=0.125, samples_per_shard=2048, leakage_action="drop"),
-        teacher=ModelConfig("lite2-minilm-96", "packages"),
-        student=ModelConfig("lite0-minilm3", "packages"),
-        pyramid=PyramidConfig(width=128),
-        teacher_fit=TeacherFitConfig(
-            space=Phase(20, Rates(heads=1e-3)),
-            pyramid=Phase(1, Rates(pyramid=2e-3)),
-            batch=128,
-            views=2,
-            store="levels",
-        ),
-        method=MethodConfig(weights=CALIBRATED),
-        schedule=Schedule(
-            coarse=Phase(1, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
-            medium=Phase(1, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
-            alsn=Phase(5, Rates(selector=1e-3)),
-            fine=Phase(1, Rates(student=3e-4, pyramid=5e-4, selector=5e-4), selects=True),
-            frozen_quarters=1,
-        ),
-        selector=SelectorConfig(measured=0.25),
-        optim=OptimConfig(batch=64),
-        evaluate=EvaluateConfig(templates="plain", answers="group", strata=True),
-        runtime=RuntimeConfig(workers=0, checkpoint_every=100, log_every=5, shares_every=50),
+    "bench": _BENCH,
+    # Two towers of ViT form, with the paper's ratio of depths and widths (docs/howto/twins.md). The larger is a student
+    # of bench's teacher first, on all training pairs: about 2,000 updates, from a random image tower.
+    "twin_teacher": replace(
+        _BENCH,
+        name="twin_teacher",
+        data=replace(_BENCH.data, fraction=1.0),
+        student=StudentConfig("vit12-minilm-64", "packages"),
+        teacher_fit=replace(_BENCH.teacher_fit, store="embeddings"),
+        schedule=_of_epochs(2, 1, 2),
+    ),
+    # Then it teaches the smaller one, from its export. It has a joint space, so no heads are fitted; 450 updates a row.
+    "twins": replace(
+        _BENCH,
+        name="twins",
+        data=replace(_BENCH.data, fraction=0.375),
+        teacher=ModelConfig("local-dir:twin", "own"),
+        student=StudentConfig("vit6-minilm3-64", "packages"),
+        pyramid=PyramidConfig(width=64),
+        teacher_fit=replace(_BENCH.teacher_fit, space=Phase()),
+        schedule=_of_epochs(1, 1, 1),
     ),
     # Generated pictures and towers of a few thousand parameters: the same code in seconds, for tests.
     "tiny": Recipe(
         name="tiny",
         data=DataConfig(source="scenes", size=96, samples_per_shard=32),
         teacher=ModelConfig("tiny-teacher", "random"),
-        student=ModelConfig("tiny-student", "random"),
+        student=StudentConfig("tiny-student", "random"),
         pyramid=PyramidConfig(width=16),
         teacher_fit=TeacherFitConfig(space=Phase(), pyramid=Phase(1, Rates(pyramid=1e-3)), batch=16),
         schedule=Schedule(
@@ -183,6 +216,10 @@ BASELINES["scratch"] = {**BASELINES["finetune"], "student.weights": "random", "s
 BASELINES["fitnet_joint"] = {name: v for name, v in BASELINES["fitnet"].items() if not name.endswith(".terms")}
 BASELINES["kd_standardise"] = {**BASELINES["kd"], "method.kd_standardise": True}
 
+# The form of the student: its last image tokens lifted to the teacher's width (models/lifted.py), which is that of the
+# ViT-L/14 of recipe paper, and of the teacher of recipe twins.
+STUDENTS: dict[str, dict[str, Any]] = {f"lift_{width}": {"student.lift": width} for width in (128, 1024)}
+
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
 
 # The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
@@ -230,7 +267,7 @@ BUDGETS |= {
     "tenth_captions": _TENTH,
 }
 
-_TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, BUDGETS, {"none": {}})
+_TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, STUDENTS, BUDGETS, {"none": {}})
 for _name, _times in Counter(name for table in _TABLES for name in table).items():
     if _times > 1:
         raise ValueError(f"row '{_name}' stands in two tables of recipes.py, where one would hide the other: rename it")
@@ -270,6 +307,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", FULL),
+    # The same for small vision transformers, and a lift of the student beside them.
+    "twins": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", "lift_128", FULL),
     # Three budgets of updates for what decides between methods.
     "budget": (
         *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("finetune", "kd", "clip_kd")),

@@ -27,6 +27,7 @@ LISTS = {
         {**recipes.BASELINES, recipes.FULL: {}},
         recipes.ABLATIONS,
         recipes.WEIGHTS,
+        recipes.STUDENTS,
         recipes.BUDGETS,
         recipes.SUITES,
     ],

@@ -97,9 +97,11 @@ COMMANDS = commands()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site file whose root has a run named RUN; beside it a folder `pictures`, as documents name one."""
+    """A site file whose root has a run named RUN; beside it `pictures` and `twin`, a model, as documents name them."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "pictures").mkdir()
+    (folder / "twin").mkdir()
+    (folder / "twin" / "open_clip_config.json").write_text("{}")
     lines = [f'{{"file": "{number}.png", "caption": "a mug"}}' for number in range(20)]
     (folder / "pictures" / "captions.jsonl").write_text("\n".join(lines))
     record_run(str(folder), "RUN", dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"})
@@ -109,9 +111,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submits(argv: list[str], site: Path) -> None:
     """What a submission decides before it starts anything; of a suite with one seed, more are more of it."""
-    pictures = str(site.with_name("pictures"))
+    pictures, twin = (str(site.with_name(name)) for name in ("pictures", "twin"))
+    words = [re.sub("(?<=local-dir:)runs/twins/twin$", twin, word) for word in argv]
     args = submit.parser().parse_args(
-        [re.sub("/data/pictures|(?<=:)(FOLDER|pictures)$", pictures, word) for word in argv]
+        [re.sub("/data/pictures|(?<=:)(FOLDER|pictures)$", pictures, word) for word in words]
     )
     check_mode(args)
     if args.site:

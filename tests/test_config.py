@@ -16,6 +16,7 @@ from cmapkd_core.recipes import (
     RECIPES,
     REFERENCE,
     ROWS,
+    STUDENTS,
     WEIGHTS,
     data_fields,
     resolve,
@@ -136,12 +137,12 @@ def test_the_calibrated_recipe_is_the_papers_but_for_the_weights_and_outline_und
 
 
 def test_rows_name_fields_that_exist_and_change_something():
-    for table in (ABLATIONS, WEIGHTS, BUDGETS, BASELINES):
+    for table in (ABLATIONS, WEIGHTS, STUDENTS, BUDGETS, BASELINES):
         for name, changes in table.items():
             assert resolve("calibrated", name) != resolve("calibrated"), name
             assert set(changes) <= set(flatten(RECIPES["paper"]))
     assert REFERENCE in BASELINES
-    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *BUDGETS, *BASELINES}
+    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *STUDENTS, *BUDGETS, *BASELINES}
 
 
 # ---- what a stage reads ---------------------------------------------------------------------------

@@ -189,7 +189,8 @@ def _training(stage: str, recipe: Recipe) -> Iterator[str]:
     if not learns_policy(recipe):
         groups = tuple(group for group in groups if group != "selector")
     if stage == "warmup":
-        yield f"student {recipe.student.model} ({recipe.student.weights})"
+        lift = f", image tokens lifted to {recipe.student.lift} channels" if recipe.student.lift else ""
+        yield f"student {recipe.student.model} ({recipe.student.weights}){lift}"
         yield f"method {recipe.method.name}, batch {recipe.optim.batch}"
     if not trains(recipe, stage):
         yield "hands the warm-up's artifact on: no policy of level weights to train"

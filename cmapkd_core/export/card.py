@@ -99,8 +99,9 @@ class TrainingFacts:
 
     def model(self, side: str) -> str:
         """`ViT-B-16 (openai)` of the teacher or the student; "" where the training read none."""
-        name = self.fields.get(f"{side}.model", "")
-        return f"{name} ({self.fields[f'{side}.weights']})" if name else ""
+        name, lift = self.fields.get(f"{side}.model", ""), self.fields.get(f"{side}.lift")
+        lifted = f", image tokens lifted to {lift} channels" if lift else ""
+        return f"{name} ({self.fields[f'{side}.weights']}{lifted})" if name else ""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from cmapkd_core.export.open_clip_folder import beyond_open_clip
 from cmapkd_core.export.parity import Inexpressible, Towers
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.compose import text_state
@@ -97,7 +98,7 @@ def processing(identity: Identity) -> dict[str, Any]:
 def obstacles(config: Mapping[str, Any]) -> list[str]:
     """What of a complete open_clip config a CLIPModel cannot express; [] where it can all of it."""
     model, vision, text = config["model_cfg"], config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
-    reasons = ["a trained head on the image tower"] if "image_head" in config else []
+    reasons = [f"{part} on the image tower" for part in beyond_open_clip(config)]
     if "timm_model_name" in vision:
         reasons.append(f"the image tower {vision['timm_model_name']} of timm")
     else:

@@ -7,15 +7,17 @@ against the working directory. So such a folder takes one argument more, which `
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import open_clip
 
 from cmapkd_core.export.parity import Inexpressible, Towers
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import save_model
-from cmapkd_core.models.construct import TEXT_FOLDER
+from cmapkd_core.models.construct import LIFT, TEXT_FOLDER
 from cmapkd_core.models.model_folder import CONFIG
 from cmapkd_core.usage import OPEN_CLIP, load_lines
 
@@ -41,9 +43,9 @@ def load(folder: Path) -> Towers:
         Inexpressible: a model that open_clip has no class for, or refuses.
     """
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if "image_head" in config:
+    if reasons := beyond_open_clip(config):
         raise Inexpressible(
-            "open_clip has no image tower with a trained head on it; "
+            f"open_clip has no image tower with {reasons[0]} on it; "
             "cmapkd_core.models.build.load_model opens the folder"
         )
     text = config["model_cfg"]["text_cfg"]
@@ -61,6 +63,12 @@ def load(folder: Path) -> Towers:
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     encode_image, encode_text = (partial(f, normalize=True) for f in (model.encode_image, model.encode_text))
     return Towers(encode_image, encode_text, tokenize, preprocess)
+
+
+def beyond_open_clip(config: Mapping[str, Any]) -> list[str]:
+    """What a model's image tower has that neither open_clip nor transformers has a class for; [] where nothing."""
+    parts = {"image_head": "a trained head", LIFT: "a lift"}
+    return [name for key, name in parts.items() if key in config]
 
 
 def usage(backbone: Backbone) -> str:

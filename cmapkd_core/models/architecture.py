@@ -28,7 +28,7 @@ from cmapkd_core import storage
 from cmapkd_core.config import FOLDER, HUB, INTERPOLATIONS, RESIZE_MODES
 from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.models import tags, text_files
-from cmapkd_core.models.construct import TEXT_FOLDER
+from cmapkd_core.models.construct import LIFT, TEXT_FOLDER
 from cmapkd_core.models.named import CONFIGS, FOLDER_CONFIG, NO_CONFIG, NO_FOLDER, require_known, says_itself
 from cmapkd_core.models.open_clip_names import builtin
 from cmapkd_core.models.weights import PackageWeights
@@ -120,7 +120,8 @@ def _of_whole(
     model_cfg = config["model_cfg"]
     _check_parts(model_cfg, url)
     files = text(model_cfg)
-    return Architecture(model, _complete(model, model_cfg, config["preprocess_cfg"]), files)
+    lift = {LIFT: config[LIFT]} if LIFT in config else {}
+    return Architecture(model, _complete(model, model_cfg, config["preprocess_cfg"]) | lift, files)
 
 
 def _json(url: str, absent: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.models.features import Features, Spec
 from cmapkd_core.models.headed import HeadedTower, HeadedVisual
 from cmapkd_core.models.identity import Identity
+from cmapkd_core.models.lifted import IMAGE_TOWERS
 from cmapkd_core.models.recompute import recomputed
 from cmapkd_core.models.text_towers import TEXT_TOWERS, TextTower, Trim
-from cmapkd_core.models.vision_towers import VISION_TOWERS, VisionTower
+from cmapkd_core.models.vision_towers import VisionTower
 
 CPU_CHUNK = 16  # images a forward on a CPU takes at once: their maps stay in its cache, which halves the time
 
@@ -57,7 +58,7 @@ class Backbone(nn.Module):
         self.model: Any = model
         self.config, self.files, self.tokenize = config, files, tokenize
         text = self.model.text if isinstance(model, CustomTextCLIP) else model
-        towers = {**VISION_TOWERS, HeadedVisual: HeadedTower}
+        towers = {**IMAGE_TOWERS, HeadedVisual: HeadedTower}
         self._vision: VisionTower = _adapter(towers, self.model.visual)(self.model.visual)
         self._text: TextTower = _adapter(TEXT_TOWERS, text)(text, _end_id(tokenize))
         if self.model.logit_bias is not None:

@@ -17,12 +17,13 @@ from pathlib import Path
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
 from cmapkd_core import storage
-from cmapkd_core.config import FOLDER, HUB, ModelConfig
+from cmapkd_core.config import FOLDER, HUB, ModelConfig, StudentConfig
 from cmapkd_core.errors import InputError, OutsideError
 from cmapkd_core.models import tags
 from cmapkd_core.models.architecture import Architecture, read_architecture
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bounded import convert_here
+from cmapkd_core.models.compose import with_lift
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.model_folder import load_model, save_model
 from cmapkd_core.models.named import (
@@ -38,7 +39,7 @@ from cmapkd_core.models.named import (
 from cmapkd_core.models.open_clip_names import builtin
 from cmapkd_core.models.weights import fill_from_file, fill_from_package
 
-__all__ = ["build", "load_model", "save_model"]
+__all__ = ["build", "build_student", "load_model", "save_model"]
 
 _STEMS = ("open_clip_pytorch_model", "pytorch_model")  # as converted, else as they are, which is refused
 OWN_FILES = (
@@ -67,6 +68,16 @@ def build(config: ModelConfig, seed: int, cache: Path) -> Backbone:
     fill = FILLS.get(weights.text, _from_file if weights.file else _from_tag)
     fill(backbone, architecture, weights, cache)
     return backbone
+
+
+def build_student(config: StudentConfig, seed: int, cache: Path) -> Backbone:
+    """`build`, with the lift that the student has beside its architecture.
+
+    Raises:
+        InputError: as `build`, or a tower that has no place for a lift.
+    """
+    backbone = build(config, seed, cache)
+    return with_lift(backbone, config.lift, seed) if config.lift else backbone
 
 
 def _facts(model: str, weights: Weights) -> tags.Facts | None:

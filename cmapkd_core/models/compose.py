@@ -1,16 +1,46 @@
-"""Models made of parts of two: an image tower with a head beside another's text tower, or inherited layers."""
+"""Models made of others: with a lift, an image tower with a head beside another's text tower, inherited layers."""
 
 from __future__ import annotations
 
 from open_clip.model import CustomTextCLIP
 from torch import Tensor
 
+from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.construct import construct
+from cmapkd_core.models.construct import LIFT, construct
 from cmapkd_core.models.headed import ImageHead
+from cmapkd_core.models.lifted import liftable
 from cmapkd_core.models.weights import fill
 
 SCALARS = ("logit_scale", "logit_bias")
+
+
+def with_lift(backbone: Backbone, width: int, seed: int) -> Backbone:
+    """`backbone` with its image tokens lifted to `width` channels (lifted.py), with copies of its weights.
+
+    It embeds as before, to rounding.
+
+    Args:
+        seed: of the lift's channels beyond the tower's own.
+
+    Raises:
+        InputError: it has no place for a lift, or has one.
+    """
+    if LIFT in backbone.config:
+        raise InputError(
+            f"student.lift={width}: {backbone.identity.architecture} is lifted to {backbone.config[LIFT]['width']} "
+            "channels already: leave student.lift at 0"
+        )
+    liftable(backbone.model.visual, width)
+    made = construct(backbone.identity.architecture, {**backbone.config, LIFT: {"width": width}}, backbone.files, seed)
+    tensors, own = dict(backbone.model.state_dict()), made.model.state_dict()
+    image = {f"visual.tower.{n.removeprefix('visual.')}": x for n, x in tensors.items() if n.startswith("visual.")}
+    rows = own["visual.tower.proj"].new_zeros(own["visual.tower.proj"].shape)
+    rows[: len(tensors["visual.proj"])] = tensors["visual.proj"]
+    lift = {n: x for n, x in own.items() if n.startswith("visual.lift.")}
+    rest = {n: x for n, x in tensors.items() if not n.startswith("visual.")}
+    fill(made.model, {**rest, **image, **lift, "visual.tower.proj": rows}, "the lifted tower does not fit")
+    return made
 
 
 def with_text_of(image: Backbone, head: ImageHead, text: Backbone) -> Backbone:
@@ -29,6 +59,7 @@ def with_text_of(image: Backbone, head: ImageHead, text: Backbone) -> Backbone:
     }
     named = f"{image.identity.architecture} below a head, texts by {text.identity.architecture}"
     config = {"architecture": named, "model_cfg": model_cfg, "preprocess_cfg": image.config["preprocess_cfg"]}
+    config |= {LIFT: image.config[LIFT]} if LIFT in image.config else {}
     config["image_head"] = {"embed_dim": image_config["embed_dim"], **quick}
     made = construct("composed", config, text.files, seed=0)
     tensors = {f"visual.tower.{name}": x for name, x in image.model.visual.state_dict().items()}
@@ -37,6 +68,11 @@ def with_text_of(image: Backbone, head: ImageHead, text: Backbone) -> Backbone:
     tensors["logit_scale"] = image.model.logit_scale.detach().reshape(())
     fill(made.model, tensors, "the parts do not fit")
     return made
+
+
+def image_state(backbone: Backbone) -> dict[str, Tensor]:
+    """Weights of the image tower by its own names, also below a lift; of this `lift.weight` and `lift.bias`."""
+    return {name.removeprefix("tower."): x for name, x in backbone.model.visual.state_dict().items()}
 
 
 def text_state(backbone: Backbone) -> dict[str, Tensor]:
@@ -58,16 +94,18 @@ def inherit(student: Backbone, teacher: Backbone) -> dict[str, str]:
         Per tower ("image", "text") what was inherited, or the first tensor that did not fit.
     """
     towers = {
-        "image": (dict(student.model.visual.state_dict()), dict(teacher.model.visual.state_dict())),
+        "image": (image_state(student), image_state(teacher)),
         "text": (text_state(student), text_state(teacher)),
     }
     return {name: _inherit(own, given, _projections(own)) for name, (own, given) in towers.items()}
 
 
 def _projections(state: dict[str, Tensor]) -> set[str]:
-    """Names of the projections among tensors [..] of any shape."""
+    """Names of the projections, and of a lift, among tensors [..] of any shape."""
     return {
-        n for n in state if n in ("proj", "text_projection") or n.startswith(("proj.", "head.", "text_projection."))
+        n
+        for n in state
+        if n in ("proj", "text_projection") or n.startswith(("proj.", "head.", "text_projection.", "lift."))
     }
 
 

@@ -17,9 +17,11 @@ from cmapkd_core import temporary
 from cmapkd_core.errors import InputError
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.headed import HeadedVisual, ImageHead
+from cmapkd_core.models.lifted import LiftedVisual
 from cmapkd_core.models.small_maps import pad_first
 
 TEXT_FOLDER = "text"  # how configs name the Hugging Face files that travel with them
+LIFT = "image_lift"  # of a config: {"width": ..}
 DEFAULT_CONTEXT = 77  # what open_clip takes where text_cfg names no context_length
 
 
@@ -29,7 +31,8 @@ def construct(name: str, config: dict[str, Any], files: dict[str, bytes], seed: 
     Args:
         name: how messages call the model.
         config: {"model_cfg", "preprocess_cfg"} in open_clip's form; Hugging Face names in it stand for `files`.
-            "image_head" of a composed model: what of its image tower's model_cfg differs.
+            "image_lift" of a lifted model: the width. "image_head" of a composed one: what of its image tower's
+            model_cfg differs.
         files: Hugging Face config and tokenizer files by name; {} where the config names none.
 
     Raises:
@@ -44,9 +47,12 @@ def construct(name: str, config: dict[str, Any], files: dict[str, bytes], seed: 
         try:
             model = _model(config["model_cfg"], str(folder))
             if "image_head" in config:
-                below = _model({**config["model_cfg"], **config["image_head"]}, str(folder)).visual
+                model.visual = _model({**config["model_cfg"], **config["image_head"]}, str(folder)).visual
+            if LIFT in config:
+                model.visual = LiftedVisual(model.visual, config[LIFT]["width"])
+            if "image_head" in config:
                 widths = config["image_head"]["embed_dim"], config["model_cfg"]["embed_dim"]
-                model.visual = HeadedVisual(below, ImageHead(*widths))
+                model.visual = HeadedVisual(model.visual, ImageHead(*widths))
             model = model.float()
             tokenize = _tokenizer(config["model_cfg"]["text_cfg"], str(folder))
         except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, OSError) as error:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from cmapkd_core.models.vision_towers import VISION_TOWERS, Layout, VisionTower
+from cmapkd_core.models.lifted import IMAGE_TOWERS
+from cmapkd_core.models.vision_towers import Layout, VisionTower
 
 
 class ImageHead(nn.Module):
@@ -50,11 +51,15 @@ class HeadedTower(VisionTower):
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__(tower)
-        self.below = VISION_TOWERS[type(self.tower.tower)](self.tower.tower)
+        self.below = IMAGE_TOWERS[type(self.tower.tower)](self.tower.tower)
 
     @override
     def blocks(self) -> list[nn.Module]:
         return self.below.blocks()
+
+    @override
+    def ends(self) -> list[nn.Module]:
+        return self.below.ends()
 
     @override
     def repeatable(self) -> list[nn.Module]:

@@ -6,7 +6,7 @@
     text/                   config and tokenizer of a Hugging Face text tower, where the model has one
 
 Models without text/ also open as `open_clip.create_model("local-dir:FOLDER")`; a composed one (`compose.py`: its
-config has an "image_head") does not, since open_clip knows no such head.
+config has an "image_head" or an "image_lift") does not, since open_clip knows neither.
 """
 
 from __future__ import annotations

@@ -92,6 +92,10 @@ class VisionTower(ABC):
     def blocks(self) -> list[nn.Module]:
         """Everything that counts as depth, in order."""
 
+    def ends(self) -> list[nn.Module]:
+        """Whose outputs the taps are of, one for each of `blocks`: mostly they themselves."""
+        return self.blocks()
+
     def repeatable(self) -> list[nn.Module]:
         """What may run again in place of keeping its activations: modules that all of the depth is made of."""
         return self.blocks()
@@ -126,8 +130,8 @@ class VisionTower(ABC):
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Pooled state [B, D], the four taps [B, C_k, h_k, w_k] and the final state of images [B, 3, H, H]."""
-        blocks = self.blocks()
-        chosen = [blocks[index] for index in quarters(len(blocks))]
+        ends = self.ends()
+        chosen = [ends[index] for index in quarters(len(ends))]
         with tapped(chosen, self.layout()) as taps:
             final = self.final(images)
         return self.pool(final), [taps[block] for block in chosen], final

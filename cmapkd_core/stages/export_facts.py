@@ -40,7 +40,8 @@ def training_of(context: Context, model: str) -> TrainingFacts:
         return TrainingFacts(manifest["fields"], manifest["recipe"], manifest["ablation"], manifest["overrides"])
     if model == RECIPE_STUDENT:
         student, seed = context.recipe.student, context.recipe.seed
-        return TrainingFacts({"student.model": student.model, "student.weights": student.weights, "seed": seed})
+        fields = {"student.model": student.model, "student.weights": student.weights, "seed": seed}
+        return TrainingFacts(fields | ({"student.lift": student.lift} if student.lift else {}))
     named = named_model(model)
     assert named is not None, "what is no artifact is a name"
     return TrainingFacts({"student.model": named[0], "student.weights": named[1] or "random"})

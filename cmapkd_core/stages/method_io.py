@@ -23,7 +23,7 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.methods.base import Method
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import LevelTower
-from cmapkd_core.models.build import build, load_model
+from cmapkd_core.models.build import build_student, load_model
 from cmapkd_core.models.frozen_teacher import Teacher
 from cmapkd_core.stages.artifact import Artifact
 from cmapkd_core.stages.data_set import shards_of
@@ -70,7 +70,7 @@ def build_method(recipe: Recipe, context: Context) -> tuple[Method, Teacher | No
     # The same seed on every rank: what is drawn here must be equal everywhere.
     seed_everything(recipe.seed, rank=0)
     init = context.inputs.get("init")
-    student = load_model(_student_folder(init)) if init else build(recipe.student, recipe.seed, context.scratch)
+    student = load_model(_student_folder(init)) if init else build_student(recipe.student, recipe.seed, context.scratch)
     student.freeze(recipe.schedule.frozen_quarters)
     context.introduce("student", student.identity)
     teacher = None

@@ -17,6 +17,7 @@ from cmapkd_core.config import ModelConfig
 from cmapkd_core.export import parity
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.build import build
+from cmapkd_core.models.compose import with_lift
 
 CAPTIONS = ["a red fox", "two cats, 12 dogs!", "日本語 naïve", "one caption that is longer than sixteen tokens " * 3]
 
@@ -36,6 +37,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     """The same of other sizes, with QuickGELU."""
     return build(ModelConfig("tiny-teacher", "random"), 0, tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="session")
+def lifted(plain: Backbone) -> Backbone:
+    """The first with more channels behind its image tower, which have moved from where they start."""
+    made = with_lift(plain, 40, seed=0)
+    with torch.no_grad():
+        made.model.visual.tower.proj.add_(0.1 * torch.randn(40, 24, generator=torch.Generator().manual_seed(0)))
+    return made
 
 
 @pytest.fixture(scope="session")

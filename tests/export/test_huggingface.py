@@ -94,6 +94,11 @@ def test_towers_of_others_give_a_reason(foreign, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
+def test_a_lift_gives_a_reason(lifted, tmp_path):
+    with pytest.raises(Inexpressible, match="a transformers CLIPModel cannot express a lift on the image tower$"):
+        FORMATS["huggingface"].write(lifted, tmp_path / "hf")
+
+
 @pytest.mark.parametrize(
     ("part", "change", "reason"),
     [

@@ -12,7 +12,9 @@ from cmapkd_core.export.onnx import load, write
 from cmapkd_core.export.quiet import quiet
 
 
-@pytest.fixture(scope="module", params=["plain", pytest.param("foreign", marks=pytest.mark.heavy)])
+@pytest.fixture(
+    scope="module", params=["plain", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("foreign", "lifted"))]
+)
 def written(request, tmp_path_factory):
     """A student and its folder; translating takes seconds."""
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ import torch
 
 from cmapkd_core.export import Inexpressible, parity
 from cmapkd_core.export.open_clip_folder import load, usage, write
+from cmapkd_core.models.build import load_model
 from cmapkd_core.models.compose import with_text_of
 from cmapkd_core.models.headed import ImageHead
 
@@ -59,6 +60,13 @@ def test_bounds(kind, request, given, tmp_path):
     assert found["captions_otherwise"] == []
     assert found["levels"] < 1e-3  # open_clip's own pixels
     assert found["preprocessing"]["max_difference"] < 1e-5
+
+
+def test_a_lift_that_open_clip_lacks_gives_a_reason_and_keeps_the_folder(lifted, tmp_path):
+    write(lifted, tmp_path)
+    with pytest.raises(Inexpressible, match=r"no image tower with a lift on it; .*load_model opens the folder"):
+        load(tmp_path)
+    assert load_model(tmp_path).spec == lifted.spec
 
 
 def test_a_head_that_open_clip_lacks_gives_a_reason_and_keeps_the_folder(plain, quick, tmp_path):

@@ -23,7 +23,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import BUDGETS, ROWS, WEIGHTS, resolve
+from cmapkd_core.recipes import BUDGETS, ROWS, STUDENTS, WEIGHTS, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
@@ -45,7 +45,8 @@ def curves() -> tuple[str, ...]:
 
     Those of a term that there is only with a weight are.
     """
-    return ("teacher", "warmup", *(row for row in ROWS if row not in (*WEIGHTS, *BUDGETS)), *filter(_demands, WEIGHTS))
+    rows = (row for row in ROWS if row not in (*WEIGHTS, *STUDENTS, *BUDGETS))
+    return ("teacher", "warmup", *rows, *filter(_demands, WEIGHTS))
 
 
 def _demands(row: str) -> bool:

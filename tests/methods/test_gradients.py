@@ -7,10 +7,10 @@ from cmapkd_core.engine.loop import freeze_all_but
 from cmapkd_core.engine.optim import trainable
 from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import BUDGETS, ROWS, WEIGHTS, resolve
+from cmapkd_core.recipes import BUDGETS, ROWS, STUDENTS, WEIGHTS, resolve
 
 TINY = "optim.batch=5"
-OTHERS = [row for row in ROWS if row == "with_bank" or row not in (*WEIGHTS, *BUDGETS)]
+OTHERS = [row for row in ROWS if row == "with_bank" or row not in (*WEIGHTS, *STUDENTS, *BUDGETS)]
 PHASES = ("coarse", "medium", "fine")
 
 

@@ -8,7 +8,7 @@ import pytest
 from cmapkd_core import storage
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
-from cmapkd_core.recipes import BASELINES, BUDGETS, ROWS, WEIGHTS
+from cmapkd_core.recipes import BASELINES, BUDGETS, ROWS, STUDENTS, WEIGHTS
 from cmapkd_core.request import Request
 from cmapkd_core.stages import teacher
 from cmapkd_core.stages.artifact import Artifact, find
@@ -44,7 +44,7 @@ def marked(row: str) -> object:
     return pytest.param(row, marks=marks)
 
 
-@pytest.mark.parametrize("row", [marked(row) for row in ROWS if row not in (*WEIGHTS, *BUDGETS)])
+@pytest.mark.parametrize("row", [marked(row) for row in ROWS if row not in (*WEIGHTS, *STUDENTS, *BUDGETS)])
 def test_joint_resumes_bit_for_bit(tmp_path, train_tiny, terminate_after, digests, capsys, row):
     straight = train_tiny(tmp_path / "straight", "joint", row, SIX)
     terminate_after(3)

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from cmapkd_core.config import ALL_LEVELS, STAGE_PHASES
 from cmapkd_core.errors import InputError
-from cmapkd_core.models.build import build, load_model
+from cmapkd_core.models.build import build, build_student, load_model
 from cmapkd_core.places import stage_url
 from cmapkd_core.recipes import resolve
 from cmapkd_core.request import Request
@@ -289,3 +289,14 @@ def test_activations_that_are_computed_again_change_nothing(train_tiny, tmp_path
     assert ran[0] > 1.2 * ran[1] > 0  # the teacher runs once
     assert urls[0].rpartition("/")[2] == urls[1].rpartition("/")[2]
     assert digests(urls[0]) == digests(urls[1])
+
+
+def test_a_lift_is_trained_and_handed_on(train_tiny, tmp_path):
+    """Both stages' students have it, and every channel of it has moved; the teacher's artifact is that of all rows."""
+    begins = build_student(resolve("tiny", "lift_128").student, 0, tmp_path).model.visual.lift.weight
+    warmup = train_tiny(tmp_path, "warmup", "lift_128")
+    joint = train_tiny(tmp_path, "joint", "lift_128", init=warmup)
+    lifts = [load_model(Artifact.open(url).fetch_folder("model")).model.visual.lift.weight for url in (warmup, joint)]
+    assert [lift.shape for lift in lifts] == [(128, 24)] * 2
+    for before, after in zip([begins, lifts[0]], lifts, strict=True):
+        assert ((after - before).abs().sum(1) > 0).all()

@@ -13,7 +13,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.evaluate import Evaluated, NotApplicable, Subject, count_parameters
 from cmapkd_core.model_reference import named_model
 from cmapkd_core.models.backbones import Backbone
-from cmapkd_core.models.build import build, load_model
+from cmapkd_core.models.build import build, build_student, load_model
 from cmapkd_core.models.model_folder import IDENTITY
 from cmapkd_core.places import RECIPE_STUDENT
 from cmapkd_core.stages.data_set import shards_of
@@ -82,7 +82,7 @@ def _open(context: Context, model: str) -> Backbone:
     if "model" in context.inputs:
         return load_model(context.inputs["model"].fetch_folder("model"))
     if model == RECIPE_STUDENT:
-        return build(context.recipe.student, context.recipe.seed, context.scratch)
+        return build_student(context.recipe.student, context.recipe.seed, context.scratch)
     named = named_model(model)
     assert named is not None, "what is no artifact is a name"
     if not named[1]:
