@@ -68,11 +68,11 @@ _DEMO = Recipe(
 _BENCH = Recipe(
     name="bench",
     data=DataConfig(source="glyphs", fraction=0.125, samples_per_shard=2048, leakage_action="drop"),
-    teacher=ModelConfig("lite2-minilm-96", "packages"),
+    teacher=ModelConfig("lite2-minilm-192", "packages"),
     student=StudentConfig("lite0-minilm3", "packages"),
     pyramid=PyramidConfig(width=128),
     teacher_fit=TeacherFitConfig(
-        space=Phase(20, Rates(heads=1e-3)),
+        space=Phase(60, Rates(heads=1e-3)),
         pyramid=Phase(1, Rates(pyramid=2e-3)),
         batch=128,
         views=2,
