@@ -112,7 +112,7 @@ acceptance: install ## the demo in containers of the built image, on a real S3 a
 	$(BIN)/python -m pytest -m acceptance -s tests/acceptance
 
 # On quiet cores: each prints ours beside a peer's of the same run, after a check that both do the same. `make bench BENCH=pairs`
-BENCH ?= step pyramid small_maps achieved pairs memory loader prepare partitions retrieval scale throttled saving stored
+BENCH ?= step pyramid small_maps achieved pairs memory loader prepare partitions retrieval scale throttled saving stored filling
 bench: install ## what a step, a loader, a stage cost beside their peers; a quarter of an hour
 	set -e; for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
 

@@ -27,6 +27,7 @@ LEAST = {
     "throttled": ("--shards 8 --images 8 --kilobytes 4 --block 2 --batch 4 --step 0", "fetched a block ahead"),
     "saving": ("--megabytes 4 --rounds 1 --steps 2", "copy in memory"),
     "stored": ("--pairs 8", "vector, 2 "),
+    "filling": ("--pictures 60 --part 16 --rounds 1", "seconds at 5 MB/s"),
 }
 REAL = {  # of real sizes whatever is asked
     "achieved": ("--batch 1 --rounds 1", "ours, joint, stored"),

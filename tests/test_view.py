@@ -117,7 +117,8 @@ def test_what_decides_a_place_is_what_may_be_read(row):
 def test_an_evaluations_and_an_exports_place_follow_from_what_they_may_read(model):
     recipe = resolve(
         "tiny",
-        overrides="seed=3 data.leakage=ids evaluate.leakage_action=allow evaluate.answers=group evaluate.strata=true",
+        overrides="seed=3 data.leakage=ids evaluate.leakage_action=allow evaluate.answers=group evaluate.strata=true "
+        "student.lift=64",
     )
     leaves = flatten(recipe)
     for task in ("retrieval", "zeroshot", "vqa", "captioning", "efficiency"):
