@@ -1,6 +1,6 @@
 """What a prepared data set looks like on disk: file names and columns that writer and reader share.
 
-shards.json        version, splits with their shards, classes, counts of bad rows
+shards.json        version, splits with their shards, classes, counts of bad rows, pictures by licence
 index.parquet      one line per sample: where its bytes are and what is known of it
 SPLIT-00000.tar    WebDataset shards: KEY.png|jpg|webp and KEY.json
 pairs.html         a few pictures of every split with their captions, to look at

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
 from cmapkd_core.config import STAGE_PHASES
@@ -51,7 +50,8 @@ def facts(
     context: Context, backbone: Backbone, data: ShardSet, training: TrainingFacts, parity: dict[str, Any], licence: str
 ) -> Facts:
     """Everything that the card says; `parity` is what parity.json holds."""
-    licences = _licences(data)
+    # A data set of earlier code has not counted them.
+    licences = data.manifest.get("licences") or data.licences(LOOKED_AT)
     rows, note = _results(context, training)
     return Facts(
         name=f"cmapkd-{context.recipe.name}",
@@ -66,7 +66,7 @@ def facts(
         usage={name: form.usage(backbone) for name, form in FORMATS.items()},
         licence=licence,
         licences=[*_licences_of_weights(training), *(("data", row) for row in of_data(licences))],
-        looked_at=sum(licences.values()),
+        looked_at=0 if "licences" in data.manifest else sum(licences.values()),
         results=rows,
         results_note=note,
         costs=costs(context.inputs.get("model")),
@@ -85,12 +85,6 @@ def _data(artifact: Artifact, data: ShardSet, training: TrainingFacts) -> dict[s
         "seen": data.manifest["seen"],
         "quarantined": data.manifest["quarantined"],
     }
-
-
-def _licences(data: ShardSet) -> dict[str, int]:
-    """Licences that the source gave with the pictures, counted over the first of each split."""
-    places = [(split, i) for split in data.manifest["splits"] for i in range(min(LOOKED_AT, data.count(split)))]
-    return dict(Counter(data.read_note(*place).get("licence", "") for place in places))
 
 
 def _licences_of_weights(training: TrainingFacts) -> list[tuple[str, Licence]]:

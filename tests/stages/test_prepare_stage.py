@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 
 from cmapkd_core import storage
 from cmapkd_core.data import inspection
-from cmapkd_core.data.layout import QUARANTINE
+from cmapkd_core.data.layout import MANIFEST, QUARANTINE
 from cmapkd_core.data.leakage import LeakageError
 from cmapkd_core.errors import InputError
 from cmapkd_core.request import Request
@@ -333,3 +334,17 @@ def test_unnamed_splits_are_left_out_by_the_pictures_hash(tmp_path: Path, folder
     part = Artifact.open(prepare.run(request(tmp_path, folder, "data.splits=val"))).manifest["metrics"]
     assert (part["train"], part["val"], part["test"]) == (0, whole["val"], 0)
     assert part["left_out"] == whole["train"] + whole["test"]
+
+
+def test_pictures_are_counted_by_licence_where_a_source_gives_any(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def manifest(url: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(Artifact.open(url).fetch(MANIFEST).read_text())
+        return found
+
+    scenes = prepare.run(Request("tiny", str(tmp_path), overrides="data.size=50"))
+    assert manifest(scenes)["licences"] == {"CC0-1.0": sum(one["count"] for one in manifest(scenes)["splits"].values())}
+    assert "prepare: licence of 50 pictures: CC0-1.0\n" in capsys.readouterr().out
+    assert "licences" not in manifest(prepare.run(request(tmp_path, folder)))
+    assert "licence of" not in capsys.readouterr().out

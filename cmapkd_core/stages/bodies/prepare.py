@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cmapkd_core import storage
 from cmapkd_core.catalog import SOURCES
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.layout import LEAKAGE, LOOK_ALIKES, PAIRS, QUARANTINE, SHEET
+from cmapkd_core.data.layout import LEAKAGE, LOOK_ALIKES, MANIFEST, PAIRS, QUARANTINE, SHEET
 from cmapkd_core.data.leakage import LeakageError, gate
 from cmapkd_core.data.pair_sheet import pair_sheet
 from cmapkd_core.data.shards import ShardSet
@@ -55,9 +55,21 @@ def body(context: Context, parts: Sequence[PartOf] = (), paths: Paths = NO_PATHS
         stop.release()
     shards = ShardSet.open(str(context.out), context.scratch)
     (context.out / PAIRS).write_text(pair_sheet(shards), encoding="utf-8")
+    _note_licences(context, shards)
     for line in _summary(config, counts, shards):
         context.say(f"prepare: {line}\n")
     return {name: float(count) for name, count in counts.items()}
+
+
+def _note_licences(context: Context, shards: ShardSet) -> None:
+    """Pictures by licence into shards.json, where the source gave any."""
+    counts = shards.licences()
+    if not any(counts):
+        return
+    storage.write_json(str(context.out / MANIFEST), shards.manifest | {"licences": counts})
+    most, number = max(counts.items(), key=lambda one: one[1])
+    more = f"; the {len(counts)} of them are in {MANIFEST}" if len(counts) > 1 else ""
+    context.say(f"prepare: licence of {number} pictures: {printable(most)}{more}\n")
 
 
 def _a_bad_row(folder: str) -> str:
