@@ -6,12 +6,14 @@ other way round or to the full method; a page without equal weights has the sect
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_suites import ranked_suite
 
 from cmapkd_core.recipes import SUITES
+from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.suite_inputs import MEAN, RANK, label, suite_results
 from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.sections.section import Section
@@ -62,3 +64,10 @@ def test_there_is_nothing_without_both(tmp_path: Path, rows: tuple[str, ...]) ->
 
 def test_table_4_has_both_beside_the_full_method() -> None:
     assert {"no_alsn", "oracle_alsn", "none"} <= {*SUITES["table4"]}
+
+
+def test_equal_weights_that_were_not_measured_are_nothing_to_compare_with(tmp_path: Path) -> None:
+    inputs = ranked_suite(tmp_path, {"no_alsn": 0.1, "manual_alsn": 0.1, "none": 0.0}, seeds=3)
+    gone = {c: Source("gone") if c[0] == "no_alsn" else one for c, one in inputs.evaluations.items()}
+    without = replace(inputs, evaluations=gone)
+    assert weighing_section(without, suite_results(without)).bare

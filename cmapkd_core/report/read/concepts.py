@@ -7,9 +7,9 @@ of these the evaluations keep one number each, so classes stand there for concep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from cmapkd_core.report.read.results import KS, SIDES
 QUERIES, BY_CLASS = "retrieval.json", "zeroshot.json"  # of an evaluation
 Queries = Mapping[str, Mapping[str, Any]]  # i2t or t2i -> query -> {"rank": .., "correct": [..]}
 Query = tuple[str, str]  # direction and query
+Kept = TypeVar("Kept")
 
 
 def concept_sums(sources: Mapping[RowSeed, Source]) -> ConceptSums | None:
@@ -32,14 +33,9 @@ def concept_sums(sources: Mapping[RowSeed, Source]) -> ConceptSums | None:
     sums: dict[RowSeed, np.ndarray] = {}
     lacking: dict[RowSeed, str] = {}
     asked: _Asked | None = None
-    for cell, source in sources.items():
-        try:
-            queries = _queries(source)
-        except Missing as reason:
-            lacking[cell] = str(reason)
-            continue
-        asked = asked or _Asked.of(source.name, queries)
-        sums[cell] = asked.sums(source.name, queries)
+    for cell, name, queries in _kept(sources, _queries, lacking):
+        asked = asked or _Asked.of(name, queries)
+        sums[cell] = asked.sums(name, queries)
     return ConceptSums(asked.counts, sums, lacking) if asked else None
 
 
@@ -52,24 +48,32 @@ def class_sums(sources: Mapping[RowSeed, Source]) -> ConceptSums | None:
     sums: dict[RowSeed, np.ndarray] = {}
     lacking: dict[RowSeed, str] = {}
     first: tuple[str, dict[str, int]] | None = None
-    for cell, source in sources.items():
-        try:
-            rows = _classes(source)
-        except Missing as reason:
-            lacking[cell] = str(reason)
-            continue
+    for cell, name, rows in _kept(sources, _classes, lacking):
         pictures = {row["class"]: row["images"] for row in rows}
-        first = first or (source.name, pictures)
+        first = first or (name, pictures)
         if pictures != first[1]:
             raise InputError(
-                f"{first[0]} and {source.name} have different classes, or other numbers of their pictures: evaluate "
+                f"{first[0]} and {name} have different classes, or other numbers of their pictures: evaluate "
                 "both on the same shards and split"
             )
         hits = {row["class"]: row["images"] * row["top1"] / 100 for row in rows}
-        sums[cell] = np.array([hits[name] for name in first[1]])[:, None, None]
+        sums[cell] = np.array([hits[one] for one in first[1]])[:, None, None]
     if first is None:
         return None
     return ConceptSums(np.array(list(first[1].values()), dtype=float)[:, None], sums, lacking, CLASSES)
+
+
+def _kept(
+    sources: Mapping[RowSeed, Source], read: Callable[[Source], Kept], lacking: dict[RowSeed, str]
+) -> Iterator[tuple[RowSeed, str, Kept]]:
+    """Row and seed, name and content of the evaluations that keep what is read; the others go into `lacking`."""
+    for cell, source in sources.items():
+        try:
+            content = read(source)
+        except Missing as reason:
+            lacking[cell] = str(reason)
+            continue
+        yield cell, source.name, content
 
 
 def _classes(source: Source) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from cmapkd_core.report.sections.weighing_section import weighing_section
 from cmapkd_core.report.significance import LEVEL, counted
 from cmapkd_core.report.tables.costs import cost_base, gradient_shares, recipe_changes, row_costs
 from cmapkd_core.report.tables.marks import with_marks
-from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cell, digits_of, number_cell
+from cmapkd_core.report.tables.table import Cell, Head, Table, TableRow, difference_cells, digits_of, number_cell
 from cmapkd_core.report.tables.table2_retrieval import retrieval_tables
 from cmapkd_core.report.tables.table3_probes import captioning_tables, vqa_zeroshot_tables
 from cmapkd_core.report.tables.table4_ablations import ablation_tables
@@ -102,15 +102,7 @@ def _differences_table(
     digits = {k: digits_of(row[k] for row in changes.values() if k in row) for k in columns}
     for name, intervals in changes.items():
         row, base = results.row(name), results.row(full_of(name))
-        cells = [
-            difference_cell(
-                intervals.get(k),
-                f"{name}/minus full method/{k}",
-                row.origins.get(k, {}) | base.origins.get(k, {}),
-                digits[k],
-            )
-            for k in columns
-        ]
+        cells = difference_cells(intervals, f"{name}/minus full method", (row, base), digits)
         rows.append(TableRow(row.label, (*cells, Cell(counted(one.n for one in intervals.values())))))
     notes = (NO_SPREAD,) if any(one.half == 0 for row in changes.values() for one in row.values()) else ()
     heads = (*(Head(one.group, one.label, one.unit) for one in columns.values()), Head("", "n"))

@@ -12,7 +12,7 @@ from cmapkd_core.report.read.suite_inputs import MEAN, RANK, SuiteInputs
 from cmapkd_core.report.row_differences import compared, differences
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.tables.marks import with_marks
-from cmapkd_core.report.tables.table import Head, Table, TableRow, difference_cell, digits_of
+from cmapkd_core.report.tables.table import Head, Table, TableRow, difference_cells, digits_of
 
 EQUAL = "no_alsn"
 EQUAL_WEIGHTS = "equal weights"  # in sentences and figures
@@ -27,23 +27,15 @@ def weighing_section(inputs: SuiteInputs, results: Results) -> Section:
     rows = tuple(row for row in results.trained if of_selector(row.name))
     chosen = replace(results, rows=rows)
     changes = differences(chosen, lambda _: EQUAL)
-    if not changes:
+    if not any(changes.values()):
         return Section()
     columns = {name: one for name, one in compared(rows).items() if name in (MEAN, RANK) or one.group == "Zero-shot"}
     digits = {key: digits_of(row[key] for row in changes.values() if key in row) for key in columns}
     lines = []
     for name, numbers in changes.items():
         row, base = results.row(name), results.row(EQUAL)
-        cells = [
-            difference_cell(
-                numbers.get(key),
-                f"{name}/minus equal weights/{key}",
-                row.origins.get(key, {}) | base.origins.get(key, {}),
-                digits[key],
-            )
-            for key in columns
-        ]
-        lines.append(TableRow(row.label, tuple(cells), row.kind))
+        cells = difference_cells(numbers, f"{name}/minus {EQUAL_WEIGHTS}", (row, base), digits)
+        lines.append(TableRow(row.label, cells, row.kind))
     heads = tuple(Head("", f"{one.label} minus {EQUAL_WEIGHTS}", one.unit) for one in columns.values())
     ranks = {results.row(name).label: numbers[RANK] for name, numbers in changes.items() if RANK in numbers}
     drawn = draw_differences("Geometric mean rank, better to the right", ranks, EQUAL_WEIGHTS, "ranks")

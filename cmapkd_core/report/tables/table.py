@@ -6,9 +6,10 @@ One object gives the page's HTML (tables.html.j2), Markdown and LaTeX, so that t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cmapkd_core.report.read.results import ModelResults
 from cmapkd_core.report.row_differences import Adjusted, wider_of
 from cmapkd_core.report.significance import Interval
 
@@ -128,6 +129,22 @@ class Table:
     def origins(self) -> dict[str, str]:
         """Every artifact that a value is from, name -> URL."""
         return {name: url for row in self.rows for cell in row.cells for name, url in cell.origins.items()}
+
+
+def difference_cells(
+    changes: Mapping[str, Interval], named: str, of: Sequence[ModelResults], digits: Mapping[str, int]
+) -> tuple[Cell, ...]:
+    """A row's differences in the numbers of `digits`, in its order; a dash for one that is not there.
+
+    Args:
+        named: what stands before a number's key in its name.
+        of: the row and what it is compared with, whose artifacts the numbers are from.
+        digits: number -> digits behind its point.
+    """
+    return tuple(
+        difference_cell(changes.get(key), f"{named}/{key}", of[0].origins.get(key, {}) | of[1].origins.get(key, {}), n)
+        for key, n in digits.items()
+    )
 
 
 def mean_cell(
