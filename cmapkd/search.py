@@ -181,7 +181,7 @@ def _like(sides: list[Side], path: Path, top: int) -> list[Column]:
     from cmapkd.searching.picture_folder import read_picture
     from cmapkd.searching.picture_index import view_of
     from cmapkd_core.data.augment import eval_view
-    from cmapkd_core.data.images import BadImageError
+    from cmapkd_core.errors import BadImageError
 
     try:
         with read_picture(path) as image:

@@ -16,6 +16,10 @@ class InputError(ValueError):
     end = "input"  # of exits.ENDS
 
 
+class BadImageError(InputError):
+    """Bytes that are no usable picture; the message is the reason."""
+
+
 class DamagedInput(InputError):
     """What is stored is not what was written, or is gone; the message says what makes it anew."""
 

@@ -219,6 +219,18 @@ def test_lists_load_no_library() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_dry_run_loads_none_of_the_stages_libraries() -> None:
+    """Each of them is a tenth of a second or more of its start; kfp, which writes the package, is needed."""
+    heavy = "torch", "open_clip", "mlflow", "boto3", "pyarrow", "PIL", "numpy"
+    code = (
+        "import sys; from cmapkd.pipelines.submit import main\n"
+        "assert main(['--recipe', 'demo', '--dry-run']) == 0\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 # ---- how messages spell them ----------------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from cmapkd_core.config import DataConfig, Recipe
 from cmapkd_core.data.rows import BadRow, Item, LazyRow
-from cmapkd_core.data.sources import open_rows
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, parse_overrides
 from cmapkd_core.folders import reads_folder
@@ -44,6 +43,8 @@ def count_pairs(data: DataConfig) -> PairCount:
     Raises:
         InputError: as its source says, or the source cannot be counted from here.
     """
+    from cmapkd_core.data.sources import open_rows  # with numpy, which a recipe of given sizes does not need
+
     try:
         rows = open_rows(data)
         if not len(rows) and not data.size:

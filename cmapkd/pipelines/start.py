@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmapkd.pipelines import client, deliver, dryrun, endpoint, site_check, size, suite_retry, suite_runs, verify
-from cmapkd.pipelines.closing import closing
 from cmapkd.pipelines.ir import display_names
 from cmapkd.pipelines.local import StageError, run_package
 from cmapkd.pipelines.own_data import size_notes
@@ -47,6 +46,8 @@ def run_here(job: Submission, command: Sequence[str]) -> int:
             print("finished stages answer at once, the failed one goes on from its last checkpoint", file=sys.stderr)
             mark_killed(job, error)
             return error.code
+    from cmapkd.pipelines.closing import closing  # with pyarrow, which no dry run and no submission should pay for
+
     print(closing(outputs, job.urls, job.request["data"]))
     return 0
 

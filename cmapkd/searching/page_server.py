@@ -24,8 +24,7 @@ from cmapkd.searching import MOST
 from cmapkd.searching.nearest_page import Asked, Column, agreed, page, thumbnail
 from cmapkd.searching.picture_folder import shown
 from cmapkd.searching.picture_index import PictureIndex
-from cmapkd_core.data.images import BadImageError
-from cmapkd_core.errors import InputError, OutsideError
+from cmapkd_core.errors import BadImageError, InputError, OutsideError
 
 LONGEST = 1000  # characters of a query
 _POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.images import BadImageError, decode, format_of
-from cmapkd_core.errors import InputError
+from cmapkd_core.data.images import decode, format_of
+from cmapkd_core.errors import BadImageError, InputError
 
 # Raster formats that Pillow reads without a program beside it. Others in the folder are counted.
 PICTURES = frozenset(

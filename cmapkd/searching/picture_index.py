@@ -23,8 +23,8 @@ from torch import Tensor
 from cmapkd.searching.picture_folder import PictureFile, PictureFolder
 from cmapkd.searching.searched_model import SearchedModel
 from cmapkd_core.data.augment import View, eval_pixels, normalise
-from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.threads import in_order
+from cmapkd_core.errors import BadImageError
 from cmapkd_core.progress import Progress, Say
 
 BATCH = 32  # pictures that a tower gets at once

@@ -11,8 +11,7 @@ from PIL import Image
 
 from cmapkd.searching.picture_folder import PictureFile, PictureFolder, picture_of
 from cmapkd_core import storage
-from cmapkd_core.data.images import BadImageError
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import BadImageError, InputError
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.data_set import open_shards
 from cmapkd_core.stages.nearby import below, nearby

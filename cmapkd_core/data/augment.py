@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from cmapkd_core.data.feed import room
-from cmapkd_core.data.images import BadImageError
+from cmapkd_core.errors import BadImageError
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose

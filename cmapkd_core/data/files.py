@@ -11,9 +11,8 @@ from pathlib import Path
 
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.texts import BadValueError, decoded, printable, shown
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import BadImageError, InputError
 from cmapkd_core.folders import named_folder, require_there
 
 MAX_FILE = 256 * 2**20  # bytes; larger pictures are not read at all

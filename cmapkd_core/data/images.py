@@ -16,7 +16,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from cmapkd_core.data.containers import jpeg_pixels, png_pixels
 from cmapkd_core.data.turns import LARGE, turn
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import BadImageError
 
 MIN_SIDE = 8  # pixels; smaller ones are tracking pixels and separators, not pictures
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
@@ -37,10 +37,6 @@ _READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
     "JPEG": JpegImageFile,
     "WEBP": WebPImageFile,
 }
-
-
-class BadImageError(InputError):
-    """Bytes that are no usable picture; the message is the reason."""
 
 
 def format_of(data: bytes) -> str:

@@ -16,13 +16,14 @@ from PIL import Image
 from scipy.fft import dct
 
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.images import EXTENSIONS, BadImageError, format_of
+from cmapkd_core.data.images import EXTENSIONS, format_of
 from cmapkd_core.data.order import split_of
 from cmapkd_core.data.pixels import shown_quickly
 from cmapkd_core.data.prepare_resume import SavedShards
 from cmapkd_core.data.repack import repacked
 from cmapkd_core.data.rows import BadRow, Item, LazyRow, Row
 from cmapkd_core.data.threads import in_groups, in_order
+from cmapkd_core.errors import BadImageError
 
 _AHEAD, _GROUP = 16, 4  # threads that read, which hides the latency of S3, and how many pictures each takes
 _SIDE = 32  # pixels of the grey thumbnail that the perceptual hash sees

@@ -18,13 +18,13 @@ from cmapkd_core.data.ahead import Ahead, BlockFiles, require_room
 from cmapkd_core.data.augment import Rendering, View, canvas, eval_pixels, normalise, train_pixels
 from cmapkd_core.data.feed import AHEAD, Feed, Items
 from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
-from cmapkd_core.data.images import BadImageError, shown
+from cmapkd_core.data.images import shown
 from cmapkd_core.data.order import Order, chosen, crop_of, sample_seed, withheld
 from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.rendered import Rendered, pinned, require_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
 from cmapkd_core.data.wrong_captions import caption_owners
-from cmapkd_core.errors import DamagedInput, InputError, again
+from cmapkd_core.errors import BadImageError, DamagedInput, InputError, again
 
 NO_CACHES: Mapping[str, TeacherCache] = MappingProxyType({})
 _ATTEMPTS = 100  # samples tried in the place of a corrupt one

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from cmapkd_core import storage
-from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.pixels import shown_quickly
+from cmapkd_core.errors import BadImageError
 
 SIDE, BLOCK = 32, 4  # pixels
 DIFFERENT = 40.0  # of 255; pictures that differ by more are not the same

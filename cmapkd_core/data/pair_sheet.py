@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from html import escape
 
 from cmapkd_core.data.contact_sheet import inlined, whole_page
-from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.pixels import shown_quickly
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
+from cmapkd_core.errors import BadImageError
 
 SHOWN = {"train": 12, "val": 6, "test": 6}  # pictures of a split, evenly over its index
 CAPTIONS = 3  # of a picture

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cmapkd_core.config import SPLITS as SPLITS
-from cmapkd_core.data.images import BadImageError
+from cmapkd_core.errors import BadImageError
 
 T = TypeVar("T")
 

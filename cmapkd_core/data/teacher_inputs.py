@@ -17,10 +17,10 @@ from torch import Tensor
 from cmapkd_core.data.augment import canvas, normalise
 from cmapkd_core.data.feed import Feed, Items
 from cmapkd_core.data.fixed_crops import fixed_pixels
-from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.loader import Side
 from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
+from cmapkd_core.errors import BadImageError
 
 
 @dataclass(frozen=True)

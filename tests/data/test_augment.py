@@ -9,7 +9,7 @@ from torchvision import transforms
 
 from cmapkd_core.config import INTERPOLATIONS, RESIZE_MODES
 from cmapkd_core.data.augment import View, crop_box, eval_pixels, eval_view, in_words, train_views
-from cmapkd_core.data.images import BadImageError
+from cmapkd_core.errors import BadImageError
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

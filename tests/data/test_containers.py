@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from cmapkd_core.data.containers import jpeg_pixels, png_pixels
-from cmapkd_core.data.images import BadImageError, decode
+from cmapkd_core.data.images import decode
+from cmapkd_core.errors import BadImageError
 
 LIMIT = 1_000_000
 PHOTO = Image.fromarray(

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from cmapkd_core.data import images, turns
-from cmapkd_core.data.images import BadImageError, decode, shown
+from cmapkd_core.data.images import decode, shown
+from cmapkd_core.errors import BadImageError
 
 LIMIT = 1_000_000
 Make = Callable[..., bytes]

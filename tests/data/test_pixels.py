@@ -15,8 +15,9 @@ from torch import Tensor
 from cmapkd_core.data import pixels
 from cmapkd_core.data.augment import View, canvas, crop_box, normalise, train_pixels
 from cmapkd_core.data.feed import Feed, Items
-from cmapkd_core.data.images import BadImageError, shown
+from cmapkd_core.data.images import shown
 from cmapkd_core.data.pixels import shown_pixels
+from cmapkd_core.errors import BadImageError
 
 LIMIT = 1_000_000
 

@@ -146,7 +146,7 @@ def test_pairs_on_s3_are_counted_and_where_it_does_not_answer_given(
 ) -> None:
     storage.put(pictures(Path("pics"), 500) / "captions.jsonl", storage.join(s3_root, "captions.jsonl"))
     assert decided("--recipe", "own", "--data", s3_root)[0].optim.batch == 32
-    monkeypatch.setattr("cmapkd.pipelines.own_data.open_rows", _away)
+    monkeypatch.setattr("cmapkd_core.data.sources.open_rows", _away)
     args = parser().parse_args(["--recipe", "own", "--data", s3_root, "--local", "--root", "runs", "--dry-run"])
     assert obey(args, []) == 2
     recipe, _ = decided("--recipe", "own", "--data", s3_root, "--set", "data.size=500")

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from cmapkd_core.config import DataConfig
-from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.order import hash64
 from cmapkd_core.data.rows import Counted, LazyRow, Row, listed
 from cmapkd_core.data.sources.glyph_names import Emoji, concept, icon_caption, split_of_concept, without_others
 from cmapkd_core.data.sources.glyph_sets import SETS, Drawings, Packages, read_packages
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import BadImageError, InputError
 
 SIDE = 96  # pixels of a picture
 _FLAGS = ("flag", "country-flag", "subdivision-flag")

@@ -28,11 +28,10 @@ from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.annotations import number
 from cmapkd_core.data.files import below, files_below, opened, place
-from cmapkd_core.data.images import BadImageError
 from cmapkd_core.data.rows import BadRow, Counted, Item, LazyRow, Partition, Row
 from cmapkd_core.data.texts import BadValueError, decoded, json_object, missing, optional, printable, texts
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import BadImageError, InputError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 SPLIT_OF = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}

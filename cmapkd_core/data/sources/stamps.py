@@ -21,11 +21,11 @@ from PIL import Image
 from cmapkd_core import storage
 from cmapkd_core.config import DataConfig
 from cmapkd_core.data.files import below, files_below, place, read_picture
-from cmapkd_core.data.images import BadImageError, shown
+from cmapkd_core.data.images import shown
 from cmapkd_core.data.rows import BadRow, Counted, LazyRow, Row, listed
 from cmapkd_core.data.texts import BadValueError, decoded, text
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import BadImageError, InputError
 
 LICENCE = "Tux Paint stamps, Bill Kendrick and contributors, GPL-2"
 FOLDER = "usr/share/tuxpaint/stamps"
