@@ -53,9 +53,25 @@ def test_it_runs_at_real_sizes(name: str) -> None:
     check(name, *REAL[name])
 
 
+@pytest.mark.heavy
+def test_utilities_of_a_finished_warm_up(tiny_shards: str, tiny_teacher: str, tiny_warmup: str, tmp_path: Path) -> None:
+    """The selector is not trained yet, so it is about as far from what is measured as equal weights are."""
+    for url in map(Path, (tiny_shards, tiny_teacher, tiny_warmup)):
+        (tmp_path / url.parent.name).symlink_to(url.parent)
+    last = run("utilities", f"--root {tmp_path} --recipe tiny --stage warmup")
+    equal, selector, other = map(float, re.findall(r"\d+\.\d+", last))
+    assert 0.7 * equal < selector < 1.3 * equal
+    assert other > 0
+
+
 def check(name: str, words: str, last: str) -> None:
     """It ends well, and so does its table."""
+    assert last in run(name, words)
+
+
+def run(name: str, words: str) -> str:
+    """The last line of a benchmark that ends well."""
     with closing(Forked(str(ROOT / "benchmarks" / f"{name}.py"), words.split(), {})) as process:
         text, _ = process.communicate(timeout=600)
         assert process.returncode == 0, text
-        assert last in text.strip().splitlines()[-1]
+        return str(text).strip().splitlines()[-1]
