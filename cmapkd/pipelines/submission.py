@@ -149,6 +149,7 @@ def decide_run(
 ) -> Submission:
     """One recipe with one seed; `part` chooses the tasks of an earlier run to run again."""
     recipes = {"run": recipe_of(request), "reference": recipe_of(reference_of(request))}
+    tell_of_row_without_effect(request, recipes["run"])
     name = f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}"
     run = args.run or (f"{name}{changes(request)}" if args.local else f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     arguments = package.defaults(site) | request | {"root": root}
@@ -209,6 +210,17 @@ def decide_suite(
     made = () if args.local else runs.split(laid, site.parallel)
     job = Submission(site, args.local, plan, run, request, arguments, laid.urls, laid.tasks)
     return replace(job, suite=laid, runs=made, fixed=fixed, old=old, readable=existing is not None or bool(redo))
+
+
+def tell_of_row_without_effect(request: Mapping[str, str], recipe: Recipe) -> None:
+    """Says where a run's row leaves its recipe as it is, so that nobody waits for a comparison of a run with itself."""
+    row = request["ablation"]
+    if row != FULL and recipe == recipe_of({**request, "ablation": FULL}):
+        print(
+            f"note: row {row} changes nothing here, since recipe {request['recipe']} with its overrides has "
+            f"{as_overrides(ROWS[row])} already",
+            file=sys.stderr,
+        )
 
 
 def tell_of_equal_rows(name: str, request: Mapping[str, str]) -> None:

@@ -29,6 +29,16 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
+def test_a_row_that_leaves_its_recipe_as_it_is_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--recipe", "calibrated", "--data", "emoji", "--dry-run"]
+    assert main([*command, "--ablation", "no_alsn"]) == 0
+    told = "note: row no_alsn changes nothing here, since recipe calibrated with its overrides has selector.kind=fixed"
+    assert told in capsys.readouterr().err
+    for row in ("alsn", "manual_alsn", "none"):
+        assert main([*command, "--ablation", row]) == 0
+        assert "changes nothing" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
