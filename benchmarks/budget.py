@@ -37,7 +37,7 @@ from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.construct import construct
 from cmapkd_core.models.frozen_teacher import LevelTargets, Teacher, diagonal_prior
 from cmapkd_core.places import stage_url
-from cmapkd_core.recipes import SUITES, resolve
+from cmapkd_core.recipes import SUITES, resolve, row_overrides
 
 TEACHER, STUDENT = "ViT-L-14", "ViT-B-16"
 GIB, MIB = 2**30, 2**20
@@ -193,11 +193,11 @@ def print_memory(pair: Pair, batches: list[int], available: float) -> None:
 
 
 def trainings(suite: str, seeds: int) -> Counter[tuple[str, int]]:
-    """How many times a suite of recipe calibrated trains (a row of `operations`, epochs); equal stages run once."""
+    """How often a suite of recipe calibrated with ALSN trains (a row of `operations`, epochs); equal stages once."""
     found = {}
     for row in SUITES[suite]:
         for seed in range(seeds):
-            recipe = resolve("calibrated", row, STORED, seed)
+            recipe = resolve("calibrated", row, row_overrides(row, f"{STORED} selector.kind=alsn"), seed)
             levels = "pyramid" in METHODS[recipe.method.name].groups
             for stage in ("warmup", "joint"):
                 for phase in STAGE_PHASES[stage]:
