@@ -11,6 +11,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.gpu_parts import correct, machine, steps, table
 from benchmarks.gpu_parts.table import Line
+from cmapkd_core.recipes import BASELINES
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,6 @@ def test_what_fails_is_a_line_and_the_rest_goes_on(monkeypatch, capsys) -> None:
     assert [row[-1] for row in rows] == ["", "**no**", ""]
 
 
-@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_told_and_the_next_is_measured(monkeypatch) -> None:
     cost = steps.Cost(1.0, 2e12, 2048.0)
 
@@ -94,7 +94,7 @@ def test_a_step_that_does_not_fit_is_told_and_the_next_is_measured(monkeypatch) 
         return cost
 
     monkeypatch.setattr(steps, "ours", ours)
-    monkeypatch.setattr(steps, "theirs", lambda *given, **more: cost)
+    monkeypatch.setattr(steps, "peer", lambda *given, **more: cost)
     pair = type("Pair", (), {"machine": machine.here(tiny=True), "precision": "fp32"})()
     found = {line.what: line.found for line in steps.measured(pair, [8], 1)}
     assert found["ours, joint, 8 pairs"] == "does not fit into memory"
@@ -112,6 +112,13 @@ def test_on_a_gpu_the_table_says_which_and_holds_it_to_the_goals() -> None:
 def test_cells_cannot_break_the_table() -> None:
     shown = table.markdown("run on", [Line("a", "x|y", "1"), Line("a", "z", "2", holds=True)])
     assert cells(shown) == [["a", "x/y", "1", "", "", ""], ["", "z", "2", "", "", "ok"]]
+
+
+@pytest.mark.heavy
+def test_every_method_has_its_golden_curve_there_too(tmp_path: Path) -> None:
+    lines = [*correct.Correct(machine.here(tiny=True), tmp_path, few=False).curves()]
+    assert len(lines) == 2 + len(BASELINES)
+    assert not [line for line in lines if not line.holds]
 
 
 @pytest.mark.slow

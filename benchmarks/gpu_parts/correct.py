@@ -23,13 +23,13 @@ from benchmarks.gpu_parts.table import Line
 from cmapkd_core.engine.runtime import StopRequest
 from cmapkd_core.errors import Interrupted
 from cmapkd_core.models.build import load_model
+from cmapkd_core.recipes import BASELINES
 from cmapkd_core.request import Request
 from cmapkd_core.stages import evaluate, export, prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
 
 SECTION = "correct"
 ROW = "no_alsn"
-BASELINES = ("kd", "clip_kd", "fitnet", "mobileclip", "tinyclip", "promptkd", "c2kd", "llava_kd", "finetune")
 BOUNDS = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}  # of a term, relative, or absolute below 1
 EMBEDDINGS = {True: 1e-5, False: 1e-3}  # of unit vectors of the same model on both devices, on a CPU and on a GPU
 Curve = list[dict[str, float]]
@@ -84,13 +84,12 @@ class Correct:
             yield self._line(f"{ROW}, {precision}", self.curve(ROW, precision), ROW, precision)
         for row in () if self.few else BASELINES:
             yield self._line(f"{row}, fp32", self.curve(row, "fp32"), row, "fp32")
-        request = Request("tiny", str(self.root), overrides=PRECISIONS["fp32"])
-        url = train.run(request, stage="warmup", shards=self.shards, teacher=self.fitted("fp32"))
-        yield self._line("warm-up, two phases, fp32", self.golden.read_curve(url), "warmup", "fp32")
+        yield self._line("warm-up, two phases, fp32", self.curve("warmup", "fp32"), "warmup", "fp32")
 
     def curve(self, row: str, precision: str) -> Curve:
-        """Of a row."""
-        curve: Curve = self.golden.read_curve(self.joint(row, precision))
+        """Of a row, or of what the rows share."""
+        fitted = self.fitted(precision)
+        curve: Curve = self.golden.curve_of(row, str(self.root), self.shards, fitted, PRECISIONS[precision])
         return curve
 
     def _line(self, what: str, curve: Curve, name: str, precision: str) -> Line:

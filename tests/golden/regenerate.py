@@ -31,8 +31,9 @@ from cmapkd_core.stages.artifact import Artifact
 FOLDER = Path(__file__).parent
 # Ten steps of the joint phase, from the untrained student; without what takes time and moves no loss.
 OVERRIDES = "schedule.fine.epochs=2 runtime.shares_every=100 runtime.checkpoint_every=100"
-# Rows that are one in recipe tiny: its student begins at random weights, and of the embedding terms it has the task.
-SAME = [["finetune", "scratch"], ["one_stage", "one_stage_embedding"]]
+# Rows that are one in recipe tiny: it has ALSN, its student begins at random weights, and of the embedding terms it has
+# the task.
+SAME = [["alsn", "none"], ["finetune", "scratch"], ["one_stage", "one_stage_embedding"]]
 COMMAND = "python tests/golden/regenerate.py"
 RELATIVE, ABSOLUTE = 1e-3, 1e-6  # by which a loss of a step may differ
 ALL = "all"
@@ -99,17 +100,26 @@ def read_curve(url: str) -> Curve:
 
 
 def run_curve(name: str, root: str, shards: str, fitted: str) -> Curve:
+    """`curve_of` on one thread, with which the curves that are kept were written."""
+    torch.set_num_threads(1)
+    return curve_of(name, root, shards, fitted)
+
+
+def curve_of(name: str, root: str, shards: str, fitted: str, precision: str = "") -> Curve:
     """Train what the curve shows: stage teacher, cmapkd's warm-up, or a row.
 
     Of a row: the phases of its warm-up where they are not cmapkd's, then its joint stage from the untrained student;
     with a teacher of its own where its fit is another.
+
+    Args:
+        precision: overrides that move no loss by more than they round.
     """
-    torch.set_num_threads(1)
     if name == "teacher":
         return read_curve(fitted)
     if name == "warmup":
-        return read_curve(train.run(Request("tiny", root), stage="warmup", shards=shards, teacher=fitted))
-    request = Request("tiny", root, ablation=name, overrides=OVERRIDES)
+        request = Request("tiny", root, overrides=precision)
+        return read_curve(train.run(request, stage="warmup", shards=shards, teacher=fitted))
+    request = Request("tiny", root, ablation=name, overrides=f"{OVERRIDES} {precision}".strip())
     if _differs(request, "teacher"):
         fitted = teacher.run(request, shards=shards)
     stages = ("warmup", "joint") if _differs(request, "warmup") else ("joint",)
@@ -119,7 +129,7 @@ def run_curve(name: str, root: str, shards: str, fitted: str) -> Curve:
 
 def _differs(request: Request, stage: str) -> bool:
     """True where the row's stage is another than cmapkd's."""
-    return reads(request.resolved(), stage) != reads(resolve("tiny", overrides=OVERRIDES), stage)
+    return reads(request.resolved(), stage) != reads(resolve("tiny", overrides=request.overrides), stage)
 
 
 def parser() -> argparse.ArgumentParser:
