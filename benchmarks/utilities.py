@@ -7,8 +7,9 @@ and crops. For each level: the mean of its utilities, their spread over the pair
 r near 0 would leave a selector nothing to learn.
 
 Then how far weights are from those that a pair's utilities call for: KL(softmax(u / tau_u) || w) in nats, of both
-modalities together, mean over the pairs. Equal weights know nothing; ALSN's are those of the stage's selector;
-the other measurement's show how much of one measurement is noise.
+modalities together, mean over the pairs, in the second measurement: ALSN has learned from the batches of the first.
+Equal weights know nothing; ALSN's are those of the stage's selector; the first measurement's show how much of one is
+noise.
 """
 
 from __future__ import annotations
@@ -101,9 +102,9 @@ def main() -> None:
     for i, level in enumerate(ALL_LEVELS):
         r = torch.corrcoef(torch.stack((u[:, i], again[:, i])))[0, 1]
         print(f"{level:6}{u[:, i].mean():8.3f}{again[:, i].mean():8.3f}{u[:, i].std():8.3f}{r:7.2f}")
-    target, other = (called_for(each, recipe.selector.utility_tau) for each in (u, again))
+    other, target = (called_for(each, recipe.selector.utility_tau) for each in (u, again))
     selector = setup.method.get_submodule("selector")
-    known = {"equal": chosen(Uniform(), rows), "ALSN's": chosen(selector, rows), "the other": other}  # type: ignore[arg-type]
+    known = {"equal": chosen(Uniform(), rows), "ALSN's": chosen(selector, rows), "the first": other}  # type: ignore[arg-type]
     print(
         "distance to the weights that utilities call for: "
         + ", ".join(f"{name} {distance(weights, target):.3f}" for name, weights in known.items())
