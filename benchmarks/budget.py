@@ -163,9 +163,9 @@ def needed(parts: dict[str, float]) -> float:
 
 
 def operations(batch: int) -> dict[str, float]:
-    """FLOP of a pair, by what is trained; utilities of a sixteenth of the pairs in every tenth joint step."""
+    """FLOP of a pair, by what is trained; utilities are measured as the recipe says."""
     bench, size = Bench(batch), f"optim.batch={batch}"
-    paper = resolve("paper", "none", f"{size} selector.measured=0.0625")
+    paper = resolve("paper", "none", size)
     flops = {"plain CLIP": bench.step(resolve("paper", "finetune", size), "fine")}
     flops |= {name: bench.step(paper, name) for name in ("coarse", "medium", "fine")}
     measuring = bench.step(paper, "fine", 0)

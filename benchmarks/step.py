@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmapkd_core.catalog import load
-from cmapkd_core.config import METHOD, Recipe
+from cmapkd_core.config import METHOD, Recipe, SelectorConfig
 from cmapkd_core.data.loader import Batch
 from cmapkd_core.engine.passes import weighted_total
 from cmapkd_core.method_specs import METHODS
@@ -106,8 +106,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--batch", type=int, default=256)
-    cli.add_argument("--every", type=int, default=10)
-    cli.add_argument("--measured", type=float, default=0.0625)
+    cli.add_argument("--every", type=int, default=SelectorConfig().every)
+    cli.add_argument("--measured", type=float, default=SelectorConfig().measured)
     cli.add_argument("--tokens", type=int, default=CONTEXT, help="of the longest caption of a batch, in our steps")
     return cli
 

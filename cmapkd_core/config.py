@@ -231,7 +231,7 @@ class SelectorConfig:
     uniform: Amount = 0.1  # weight of KL(w || uniform), or of the paper's entropy
     every: Count = 10  # joint stage: steps between two measurements of the utilities
     # Share of the pairs that are measured: of a batch in joint training, of an epoch's batches at the end of warm-up.
-    measured: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 1.0
+    measured: Annotated[float, Field(gt=0, le=1), Must("it must be above 0 and at most 1")] = 0.0625
 
 
 Decay = Annotated[float, Field(ge=0, lt=1), Must("it must be from 0 to below 1")]

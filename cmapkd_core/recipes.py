@@ -45,6 +45,9 @@ CALIBRATED = TermWeights(task=1.0, fd=16.0, intra=16.0)
 # Equal weights of levels: learned ones were not better on any data, and no selector could win much (docs/method.md).
 EQUAL = SelectorConfig(kind="fixed")
 
+# All pairs are measured: there are few, and of others ALSN knows nothing (docs/method.md).
+MEASURED = SelectorConfig(measured=1.0)
+
 _DEMO = Recipe(
     name="demo",
     data=DataConfig(source="emoji", fraction=0.25, test_share=0.3, samples_per_shard=512),
@@ -53,6 +56,7 @@ _DEMO = Recipe(
     pyramid=PyramidConfig(width=128),
     teacher_fit=TeacherFitConfig(space=Phase(30, Rates(heads=1e-3)), pyramid=Phase(6, Rates(pyramid=2e-3)), batch=64),
     method=MethodConfig(weights=CALIBRATED),
+    selector=MEASURED,
     schedule=Schedule(
         coarse=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
         medium=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
@@ -126,7 +130,7 @@ RECIPES: dict[str, Recipe] = {
             alsn=replace(_DEMO.schedule.alsn, epochs=12),
             fine=replace(_DEMO.schedule.fine, epochs=16),
         ),
-        selector=EQUAL,
+        selector=replace(EQUAL, measured=1.0),
         runtime=RuntimeConfig(workers=0, checkpoint_every=100, log_every=2, shares_every=50),
     ),
     # A test bed that can tell rows apart: drawings in 30 styles by npm packages, an eighth of the pairs for students,
@@ -167,6 +171,7 @@ RECIPES: dict[str, Recipe] = {
             alsn=Phase(2, Rates(selector=1e-3)),
             fine=Phase(1, Rates(student=1e-3, pyramid=1e-3, selector=1e-3), selects=True),
         ),
+        selector=MEASURED,
         optim=OptimConfig(batch=16),
         evaluate=EvaluateConfig(
             templates="plain",

@@ -53,25 +53,40 @@ def test_it_runs_at_real_sizes(name: str) -> None:
     check(name, *REAL[name])
 
 
-@pytest.mark.heavy
-def test_utilities_of_a_finished_warm_up(tiny_shards: str, tiny_teacher: str, tiny_warmup: str, tmp_path: Path) -> None:
-    """The selector is not trained yet, so it is about as far from what is measured as equal weights are."""
+@pytest.fixture
+def warmed_up(tiny_shards: str, tiny_teacher: str, tiny_warmup: str, tmp_path: Path) -> Path:
+    """A root with recipe tiny up to its warm-up."""
     for url in map(Path, (tiny_shards, tiny_teacher, tiny_warmup)):
         (tmp_path / url.parent.name).symlink_to(url.parent)
-    last = run("utilities", f"--root {tmp_path} --recipe tiny --stage warmup")
+    return tmp_path
+
+
+@pytest.mark.heavy
+def test_utilities_of_a_finished_warm_up(warmed_up: Path) -> None:
+    """The selector is not trained yet, so it is about as far from what is measured as equal weights are."""
+    last = run("utilities", f"--root {warmed_up} --recipe tiny --stage warmup")[-1]
     equal, selector, other = map(float, re.findall(r"\d+\.\d+", last))
     assert 0.7 * equal < selector < 1.3 * equal
     assert other > 0
 
 
+@pytest.mark.heavy
+def test_a_selector_learns_the_pairs_that_it_has(warmed_up: Path) -> None:
+    """Better than weights that know nothing; what it knows of others is what the benchmark is there to say."""
+    lines = run("selector", f"--root {warmed_up} --recipe tiny --overrides schedule.alsn.lr.selector=0.01")
+    equal, _, *learned = ([float(number) for number in re.findall(r"\d\.\d{3}", line)] for line in lines[-5:])
+    assert [len(numbers) for numbers in learned] == [3, 3, 3]
+    assert learned[0][2] < equal[0]
+
+
 def check(name: str, words: str, last: str) -> None:
     """It ends well, and so does its table."""
-    assert last in run(name, words)
+    assert last in run(name, words)[-1]
 
 
-def run(name: str, words: str) -> str:
-    """The last line of a benchmark that ends well."""
+def run(name: str, words: str) -> list[str]:
+    """The lines of a benchmark that ends well."""
     with closing(Forked(str(ROOT / "benchmarks" / f"{name}.py"), words.split(), {})) as process:
         text, _ = process.communicate(timeout=600)
         assert process.returncode == 0, text
-        return str(text).strip().splitlines()[-1]
+        return str(text).strip().splitlines()
