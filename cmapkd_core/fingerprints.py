@@ -28,7 +28,7 @@ _CROPS = "teacher_fit.views"  # every student's crops follow from it, also witho
 _STORED = (_CROPS, "teacher_fit.store", "teacher_fit.levels")
 _GOAL = "selector.toward"  # warm-up measures what the levels are of use for,
 _MEASURED = "selector.measured"  # of how many pairs,
-_ONCE = {_MEASURED: 1.0}  # what the defaults of fields were when artifacts had no such field, where they are others now
+ONCE = {_MEASURED: 1.0}  # what the defaults of fields were when artifacts had no such field, where they are others now
 _LEVELS = "schedule.fine.levels"  # and which levels: those of the phase that will weigh them
 _FROZEN = "schedule.frozen_quarters"
 _LIFT = "student.lift"
@@ -77,7 +77,7 @@ def declared(recipe: Recipe, stage: str) -> Declared:
 
 def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
-    leaves, usual, names = flatten(recipe), flatten(Recipe()) | _ONCE, declared(recipe, stage).names
+    leaves, usual, names = flatten(recipe), flatten(Recipe()) | ONCE, declared(recipe, stage).names
     since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD, *_CAPTIONS, _PICTURES)
     since = (*since, _LIFT, _FURTHER)
     since = since if stage == "joint" else (*since, _LEVELS)
