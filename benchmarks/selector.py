@@ -11,7 +11,6 @@ weights that are the same for all pairs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from benchmarks.utilities import EMBEDDINGS, called_for, distance
+from benchmarks.utilities import EMBEDDINGS, called_for, distance, of_a_run
 from cmapkd_core.config import ALL_LEVELS, Recipe
 from cmapkd_core.methods.policy_fit import policy_loss
 from cmapkd_core.models.selector import ALSN
@@ -77,20 +76,9 @@ def learned(recipe: Recipe, own: Rows, held_out: Rows) -> Iterator[tuple[float, 
             yield first, second
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--root", required=True)
-    cli.add_argument("--recipe", default="demo")
-    cli.add_argument("--overrides", default="")
-    cli.add_argument("--seed", default="")
-    cli.add_argument("--data", default="")
-    return cli
-
-
 def main() -> None:
     """Learn and print."""
-    args = parser().parse_args()
+    args = of_a_run(__doc__).parse_args()
     recipe = resolve(args.recipe, "alsn", args.overrides, args.seed, args.data)
     rows = rows_of(pq.read_table(Artifact.open(stage_url(args.root, "warmup", recipe)).fetch(SAMPLE_STATS)))
     order = torch.randperm(len(rows["u"]), generator=torch.Generator().manual_seed(0))

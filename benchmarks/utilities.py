@@ -67,15 +67,21 @@ def distance(weights: tuple[torch.Tensor, torch.Tensor], target: tuple[torch.Ten
     return sum(float(policy(w, q, uniform=0.0)) for w, q in zip(weights, target, strict=True))
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def of_a_run(words: str) -> argparse.ArgumentParser:
+    """A command line that names a run; `words` describe it."""
+    cli = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--root", required=True)
     cli.add_argument("--recipe", default="demo")
-    cli.add_argument("--ablation", default="none")
     cli.add_argument("--overrides", default="")
     cli.add_argument("--seed", default="")
     cli.add_argument("--data", default="")
+    return cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = of_a_run(__doc__)
+    cli.add_argument("--ablation", default="none")
     cli.add_argument("--stage", default="warmup", choices=("warmup", "alsn", "joint"))
     return cli
 

@@ -208,27 +208,25 @@ def test_a_list_ends_in_silence_where_nobody_reads_on() -> None:
     assert (listed.returncode, listed.stderr) == (0, "")
 
 
-def test_lists_load_no_library() -> None:
-    heavy = "torch", "kfp", "open_clip", "mlflow", "boto3", "pyarrow", "PIL"
-    code = (
-        "import sys; from cmapkd.console import main\n"
-        "for words in (['--help'], ['recipes'], ['rows'], ['sources'], ['evaluations']): assert main(words) == 0\n"
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
+def loaded(code: str, *heavy: str) -> str:
+    """Which of the libraries an interpreter has loaded once it has run the code, as a list is printed."""
+    code = f"import sys; {code}\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout.splitlines()[-1]
+
+
+def test_lists_load_no_library() -> None:
+    code = (
+        "from cmapkd.console import main\n"
+        "for words in (['--help'], ['recipes'], ['rows'], ['sources'], ['evaluations']): assert main(words) == 0"
+    )
+    assert loaded(code, "torch", "kfp", "open_clip", "mlflow", "boto3", "pyarrow", "PIL") == "[]"
 
 
 def test_a_dry_run_loads_none_of_the_stages_libraries() -> None:
     """Each of them is a tenth of a second or more of its start; kfp, which writes the package, is needed."""
-    heavy = "torch", "open_clip", "mlflow", "boto3", "pyarrow", "PIL", "numpy"
-    code = (
-        "import sys; from cmapkd.pipelines.submit import main\n"
-        "assert main(['--recipe', 'demo', '--dry-run']) == 0\n"
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    code = "from cmapkd.pipelines.submit import main\nassert main(['--recipe', 'demo', '--dry-run']) == 0"
+    assert loaded(code, "torch", "open_clip", "mlflow", "boto3", "pyarrow", "PIL", "numpy") == "[]"
 
 
 # ---- how messages spell them ----------------------------------------------------------------------
