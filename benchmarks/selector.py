@@ -11,6 +11,7 @@ weights that are the same for all pairs.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,9 +77,14 @@ def learned(recipe: Recipe, own: Rows, held_out: Rows) -> Iterator[tuple[float, 
             yield first, second
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return of_a_run(__doc__)
+
+
 def main() -> None:
     """Learn and print."""
-    args = of_a_run(__doc__).parse_args()
+    args = parser().parse_args()
     recipe = resolve(args.recipe, "alsn", args.overrides, args.seed, args.data)
     rows = rows_of(pq.read_table(Artifact.open(stage_url(args.root, "warmup", recipe)).fetch(SAMPLE_STATS)))
     order = torch.randperm(len(rows["u"]), generator=torch.Generator().manual_seed(0))
