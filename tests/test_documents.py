@@ -222,3 +222,23 @@ def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparison
         "",
         "Seeds: 3. Comparisons in the whole suite: 2, 1 with †.",
     ]
+
+
+def test_the_tables_of_results_are_those_of_the_kept_suites() -> None:
+    tables = tool("results_table")
+    pages = [*tables.documents()]
+    assert pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert tables.filled(text) == text, f"python docs/tools/results_table.py writes the tables of {page.name}"
+
+
+def test_a_kept_suite_gives_the_table_of_the_whole() -> None:
+    one = {"mean": 3.0, "low": 2.0, "high": 4.0, "excludes_zero": True, "p": 0.01, "p_holm": 0.02}
+    difference = {key: one | {"seeds_and_concepts": None} for key in ("retrieval/geometric_rank", "retrieval/i2t/R@1")}
+    row = {"name": "kd", "label": "KD", "values": {"retrieval/geometric_rank": {"0": 5.0, "1": 6.0}}}
+    suite = {"seeds": ["0", "1"], "teacher": row, "rows": [row], "differences": {"kd": difference}}
+    tables = tool("results_table")
+    kept = tables.kept(suite)
+    assert tables.table(kept) == tables.table(suite)
+    assert kept["comparisons"] == {"made": 2, "told": 2}

@@ -1,25 +1,33 @@
-"""The short table of a suite as the documents have it: `python docs/tools/results_table.py SUITE.json`.
+"""The short tables of suites that the documents show, made from the suites' own results.
 
-SUITE.json lies in the report's folder of a suite. Printed are Markdown's lines: the means of three numbers over the
-seeds, and how far each row is from the full method, with both intervals. Rows come in order of the geometric mean rank,
-the worst first; a suite of budgets keeps its own order.
+    python docs/tools/results_table.py SUITE.json               print the table
+    python docs/tools/results_table.py SUITE.json --keep NAME   keep what it needs as docs/results/NAME.json
+    python docs/tools/results_table.py                          write all kept tables into the documents
+
+SUITE.json lies in the report's folder of a suite. A table has the means of three numbers over the seeds, and how far
+each row is from the full method, with both intervals. Rows come in order of the geometric mean rank, the worst first;
+a suite of budgets keeps its own order. In a document a table stands below the line <!-- results/NAME.json -->.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cmapkd_core.report.significance import LEVEL, interval
 
+DOCS = Path(__file__).resolve().parents[1]
 COLUMNS = {
     "retrieval/mean_recall": "mean recall",
     "retrieval/geometric_rank": "rank",
     "zeroshot/top1": "zero-shot",
 }
 RANK = "retrieval/geometric_rank"
+PLACE = re.compile(r"^<!-- (results/[\w.-]+\.json) -->\n(?:\n(?:\|.*\n)+\nSeeds: .*\n)?", re.MULTILINE)
 
 
 def mean(values: dict[str, float]) -> str:
@@ -45,8 +53,30 @@ def difference(one: dict[str, Any] | None) -> str:
     return " ".join(parts)
 
 
+def kept(suite: dict[str, Any]) -> dict[str, Any]:
+    """What a table needs of a suite: the numbers of COLUMNS by seed, their differences, and how many it made in all."""
+    if "comparisons" in suite:
+        return suite
+    made = [one for row in suite["differences"].values() for one in row.values() if one["p"] is not None]
+    return {
+        **{name: suite[name] for name in ("suite", "recipe", "overrides", "seeds") if name in suite},
+        "teacher": _of_row(suite["teacher"]),
+        "rows": [_of_row(row) for row in suite["rows"]],
+        "differences": {
+            name: {key: one for key, one in row.items() if key in COLUMNS} for name, row in suite["differences"].items()
+        },
+        "comparisons": {"made": len(made), "told": sum(one["p_holm"] < 1 - LEVEL for one in made)},
+    }
+
+
+def _of_row(row: dict[str, Any]) -> dict[str, Any]:
+    values = {key: of for key, of in row["values"].items() if key in COLUMNS}
+    return {"name": row["name"], "label": row["label"], "values": values}
+
+
 def table(suite: dict[str, Any]) -> str:
     """The lines, with one below that counts the comparisons."""
+    suite = kept(suite)
     rows = suite["rows"]
     if not any(row["name"].endswith("x") for row in rows):
         rows = sorted(rows, key=lambda row: -interval([*row["values"][RANK].values()]).mean)
@@ -56,23 +86,42 @@ def table(suite: dict[str, Any]) -> str:
         means = [mean(row["values"].get(key, {})) for key in COLUMNS]
         differences = [difference(suite["differences"].get(row["name"], {}).get(key)) for key in COLUMNS]
         lines.append([row["label"], *means, *differences])
-    made = [one for row in suite["differences"].values() for one in row.values() if one["p"] is not None]
+    counts = suite["comparisons"]
     numbers = (
-        f"Seeds: {len(suite['seeds'])}. Comparisons in the whole suite: {len(made)}, {sum(map(marked, made))} with †."
+        f"Seeds: {len(suite['seeds'])}. Comparisons in the whole suite: {counts['made']}, {counts['told']} with †."
     )
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", numbers])
 
 
-def marked(one: dict[str, Any]) -> bool:
-    """Whether all comparisons of the suite together tell this one apart."""
-    return bool(one["p_holm"] < 1 - LEVEL)
+def filled(text: str) -> str:
+    """A document with the table of each kept suite below its line."""
+
+    def place(found: re.Match[str]) -> str:
+        return f"<!-- {found[1]} -->\n\n{table(json.loads((DOCS / found[1]).read_text(encoding='utf-8')))}\n"
+
+    return PLACE.sub(place, text)
+
+
+def documents() -> Iterator[Path]:
+    """Those that have tables of kept suites."""
+    return (path for path in sorted(DOCS.rglob("*.md")) if PLACE.search(path.read_text(encoding="utf-8")))
 
 
 def main() -> None:
-    """Print the table of the file that is named."""
+    """Print, keep or write."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("suite", type=Path, metavar="SUITE.json")
-    print(table(json.loads(cli.parse_args().suite.read_text(encoding="utf-8"))))
+    cli.add_argument("suite", type=Path, nargs="?", metavar="SUITE.json")
+    cli.add_argument("--keep", default="", metavar="NAME")
+    args = cli.parse_args()
+    if args.suite:
+        suite = kept(json.loads(args.suite.read_text(encoding="utf-8")))
+        print(table(suite))
+        if args.keep:
+            text = json.dumps(suite, indent=1, sort_keys=True) + "\n"
+            (DOCS / "results" / f"{args.keep}.json").write_text(text, encoding="utf-8")
+    else:
+        for path in documents():
+            path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
