@@ -263,7 +263,7 @@ def held(stage) -> None:
     assert found == {"manifest.json", artifact.manifest["folder"]}
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("count", [2, 3, pytest.param(5, marks=pytest.mark.heavy)])
 def test_racing_executions_commit_once_and_the_losers_files_are_gone(stage, capsys, count):
     assert race(stage, count) == [stage.url()] * count
     held(stage)
@@ -272,6 +272,7 @@ def test_racing_executions_commit_once_and_the_losers_files_are_gone(stage, caps
     assert said.count("another process finished it first") == count - 1
 
 
+@pytest.mark.heavy
 def test_racing_executions_on_s3(stage, s3_root):
     stage.root = s3_root
     race(stage, 3)

@@ -28,7 +28,7 @@ def inputs(tiny_shards: str, tiny_teacher: str) -> dict[str, str]:
     return {"shards": tiny_shards, "teacher": tiny_teacher}
 
 
-@pytest.fixture(params=["here", "on S3"])
+@pytest.fixture(params=["here", pytest.param("on S3", marks=pytest.mark.heavy)])
 def root(request, tmp_path) -> str:
     return request.getfixturevalue("s3_root") if request.param == "on S3" else str(tmp_path / "root")
 

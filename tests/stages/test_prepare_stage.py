@@ -109,7 +109,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], int
     return arrange
 
 
-@pytest.mark.parametrize(("which", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("which", "code"), [pytest.param(signal.SIGKILL, -9, marks=pytest.mark.heavy), (signal.SIGTERM, 143)]
+)
 def test_a_stopped_stage_goes_on_and_ends_in_the_same_bytes(
     tmp_path: Path,
     folder: Path,
