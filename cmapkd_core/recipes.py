@@ -39,10 +39,10 @@ from cmapkd_core.fields import as_overrides, choose, override, parse_overrides
 from cmapkd_core.folders import spelled
 from cmapkd_core.method_specs import METHODS
 
-# The weights that did best on held-out pairs of the demo's data (docs/method.md); no ViT was trained with them here.
+# The weights that did best on held-out pairs of the demo's data (docs/method-demo.md); no ViT was trained with them.
 CALIBRATED = TermWeights(task=1.0, fd=16.0, intra=16.0)
 
-# Equal weights of levels: learned ones were not better on any data, and no selector could win much (docs/method.md).
+# Equal weights of levels: learned ones were not better on any data (docs/method.md).
 EQUAL = SelectorConfig(kind="fixed")
 
 # All pairs are measured: there are few, and of others ALSN knows nothing (docs/method.md).
