@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from docs_tools import tool
 
 from cmapkd_core.exits import ENDS
 
@@ -43,16 +42,6 @@ def dead(document: Path) -> Iterator[str]:
         file = (document.parent / name).resolve() if name else document
         if not file.exists() or (heading and heading not in anchors(file)):
             yield target
-
-
-def tool(name: str) -> ModuleType:
-    """A script of docs/tools."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"tools/{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_readme_is_short() -> None:
@@ -195,50 +184,3 @@ def test_every_message_that_is_explained_is_one_of_the_code() -> None:
     messages = re.findall(r"^\| `(.+?)` \|", section("By message"), re.MULTILINE)
     assert len(messages) > 30
     assert not [one for one in messages if not any(says(text, one.split("..")) for text in texts())]
-
-
-def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparisons() -> None:
-    def row(name: str, ranks: list[float]) -> dict[str, object]:
-        values = {str(seed): rank for seed, rank in enumerate(ranks)}
-        return {"name": name, "label": name.upper(), "values": {"retrieval/geometric_rank": values}}
-
-    told = {"mean": 3.0, "low": 2.0, "high": 4.0, "excludes_zero": True, "p": 0.01, "p_holm": 0.02}
-    wide = {"mean": -0.2, "low": -1.0, "high": 0.6, "excludes_zero": False, "p": 0.5, "p_holm": 0.5}
-    suite = {
-        "seeds": ["0", "1", "2"],
-        "teacher": {"name": "teacher", "label": "Teacher", "values": {"retrieval/geometric_rank": {"": 9.0}}},
-        "rows": [row("none", [10, 11, 12]), row("kd", [13, 14, 15]), row("no_alsn", [10, 10, 10])],
-        "differences": {
-            "kd": {"retrieval/geometric_rank": told | {"seeds_and_concepts": {"low": 1.5, "high": 4.5}}},
-            "no_alsn": {"retrieval/geometric_rank": wide | {"seeds_and_concepts": None}},
-        },
-    }
-    half = 4.3027 / 3**0.5  # quantile of t with 2 degrees of freedom, times a spread of 1, by the root of 3
-    assert tool("results_table").table(suite).splitlines()[2:] == [
-        "| Teacher |  | 9.0 |  |  |  |  |",
-        f"| KD |  | 14.0 ± {half:.1f} |  |  | **+3.0** † [+2.0 to +4.0] (+1.5 to +4.5) |  |",
-        f"| NONE |  | 11.0 ± {half:.1f} |  |  |  |  |",
-        "| NO_ALSN |  | 10.0 ± 0.0 |  |  | -0.2 [-1.0 to +0.6] |  |",
-        "",
-        "Seeds: 3. Comparisons in the whole suite: 2, 1 with †.",
-    ]
-
-
-def test_the_tables_of_results_are_those_of_the_kept_suites() -> None:
-    tables = tool("results_table")
-    pages = [*tables.documents()]
-    assert pages
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        assert tables.filled(text) == text, f"python docs/tools/results_table.py writes the tables of {page.name}"
-
-
-def test_a_kept_suite_gives_the_table_of_the_whole() -> None:
-    one = {"mean": 3.0, "low": 2.0, "high": 4.0, "excludes_zero": True, "p": 0.01, "p_holm": 0.02}
-    difference = {key: one | {"seeds_and_concepts": None} for key in ("retrieval/geometric_rank", "retrieval/i2t/R@1")}
-    row = {"name": "kd", "label": "KD", "values": {"retrieval/geometric_rank": {"0": 5.0, "1": 6.0}}}
-    suite = {"seeds": ["0", "1"], "teacher": row, "rows": [row], "differences": {"kd": difference}}
-    tables = tool("results_table")
-    kept = tables.kept(suite)
-    assert tables.table(kept) == tables.table(suite)
-    assert kept["comparisons"] == {"made": 2, "told": 2}

@@ -5,8 +5,9 @@
     python docs/tools/results_table.py                          write all kept tables into the documents
 
 SUITE.json lies in the report's folder of a suite. A table has the means of three numbers over the seeds, and how far
-each row is from the full method, with both intervals. Rows come in order of the geometric mean rank, the worst first;
-a suite of budgets keeps its own order. In a document a table stands below the line <!-- results/NAME.json -->.
+each row is from the full method, with both intervals. Rows that are not measured yet are left out. Rows come in order
+of the geometric mean rank, the worst first; a suite of budgets keeps its own order. In a document a table stands below
+the line <!-- results/NAME.json -->.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def kept(suite: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: suite[name] for name in ("suite", "recipe", "overrides", "seeds") if name in suite},
         "teacher": _of_row(suite["teacher"]),
-        "rows": [_of_row(row) for row in suite["rows"]],
+        "rows": [_of_row(row) for row in suite["rows"] if row["values"].get(RANK)],
         "differences": {
             name: {key: one for key, one in row.items() if key in COLUMNS} for name, row in suite["differences"].items()
         },

@@ -20,6 +20,7 @@ from cmapkd_core.report.render.markdown import of_table
 from cmapkd_core.report.render.paper_folder import numbers_of
 from cmapkd_core.report.reports import Pages, of_suite
 from cmapkd_core.report.row_differences import differences
+from cmapkd_core.report.sections.outcome import suite_outcome
 from cmapkd_core.report.sections.section import build_sections
 from cmapkd_core.report.sections.suite_sections import suite_headings, suite_notes
 from cmapkd_core.report.significance import p_value
@@ -187,6 +188,29 @@ def test_without_its_full_method_a_row_is_compared_with_none(budgets: SuiteInput
     fewer = dataclasses.replace(budgets, rows=rows)
     assert "finetune_10x" not in differences(suite_results(fewer))
     assert "finetune_3x" in differences(suite_results(fewer))
+
+
+def test_a_suite_says_which_of_its_full_methods_were_not_measured(budgets: SuiteInputs) -> None:
+    lacking = {c: one for c, one in budgets.evaluations.items() if c[0] not in ("full_10x", FULL)}
+    nothing = {c: Source("") for c in budgets.evaluations if c not in lacking}
+    part = dataclasses.replace(budgets, evaluations=lacking | nothing)
+    results = suite_results(part)
+    told, notes = suite_outcome(part, results), suite_notes(part, results)
+    assert told.comparisons is not None
+    assert set(told.comparisons) == {"finetune_3x", "clip_kd_3x", "no_alsn_3x"}
+    assert "was not measured" not in told.sentence
+    assert "The full method was not measured, so no difference to it can be given." in notes
+    assert "The full method at 10 times the updates was not measured, so no difference to it can be given." in notes
+    assert not any("at 3 times the updates was not measured" in note for note in notes)
+
+
+def test_every_full_method_is_compared_with_the_untrained_student(budgets: SuiteInputs) -> None:
+    before = {seed: budgets.evaluations["finetune", seed] for seed in budgets.seeds}
+    made = dataclasses.replace(budgets, before=before)
+    notes = suite_outcome(made, suite_results(made)).notes
+    gains = [note for note in notes if "the student before training" in note]
+    names = ["CMAPKD (ours)", "CMAPKD (ours), 3x", "CMAPKD (ours), 10x"]
+    assert [note.partition(" against")[0] for note in gains] == names
 
 
 def test_the_figure_by_updates_has_the_numbers_of_the_tables(budgets: SuiteInputs) -> None:

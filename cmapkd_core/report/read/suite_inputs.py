@@ -115,6 +115,11 @@ def full_of(row: str) -> str:
     return next((name for name, fields in BUDGETS.items() if fields == same), FULL)
 
 
+def compared_with(rows: Iterable[str]) -> tuple[str, ...]:
+    """The full methods that rows are compared with, one for each number of updates, the shortest first."""
+    return tuple(sorted({full_of(row) for row in rows}, key=times))
+
+
 # How artifacts are called, by what stands first and how many parts follow; any other begins with its TASK[-DATASET].
 FORMS = {"evaluation": 2, "training": 2, "before": 1, "teacher": 0}
 WRITTEN = "evaluation/ROW/SEED, training/ROW/SEED, before/SEED, teacher, TASK/ROW/SEED, TASK/ROW, TASK/teacher"

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cmapkd_core.recipes import FULL
 from cmapkd_core.report.read.artifacts import Missing
 from cmapkd_core.report.read.results import MEAN_RECALL, SIDES, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
-from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, SuiteInputs
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, SuiteInputs, compared_with
 from cmapkd_core.report.row_differences import Adjusted, adjusted_differences, wider_of
 from cmapkd_core.report.significance import LEVEL, Interval, counted, paired
 from cmapkd_core.report.tables.gains import CUTS, recall_gain, retrievals
@@ -166,7 +165,8 @@ def _plain(gain: Interval | None, word: str) -> dict[str, Any]:
 
 def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
     """The full method against every other row by mean recall, the p-values adjusted by Holm's rule."""
-    if FULL not in inputs.rows or not results.row(FULL).seeds:
+    measured = {row.name for row in results.trained if row.seeds}
+    if not measured.intersection(compared_with(inputs.rows)):
         return Outcome(f"The {FULL_METHOD} was not measured, so no row can be compared with it.", "unclear")
     changes = adjusted_differences(results, MEAN)
     if not changes:
@@ -225,10 +225,17 @@ def _rows(names: list[str]) -> str:
 
 
 def _since_training(results: Results) -> list[str]:
-    """What training gave the full method, seed by seed."""
-    gain = paired(results.row(FULL).values.get(MEAN, {}), results.row("before").values.get(MEAN, {}))
-    if gain is None:
+    """What training gave the full method, of each number of updates that it was measured at, seed by seed."""
+    trained = {row.name: row for row in results.trained if row.seeds}
+    fulls = [trained[name] for name in compared_with(trained) if name in trained]
+    before = results.row("before").values.get(MEAN, {})
+    gains = {row.label: gain for row in fulls if (gain := paired(row.values.get(MEAN, {}), before))}
+    if not gains:
         return [f"Not compared with {OTHERS['before']}: there is no evaluation of it."]
+    return [_gained(f"The {FULL_METHOD}" if len(fulls) == 1 else name, gain) for name, gain in gains.items()]
+
+
+def _gained(name: str, gain: Interval) -> str:
     word, measured = judged(gain, 2), points(gain) if gain.half else f"{gain.mean:+.1f} points"
     verdict = word if word in (BETTER, WORSE, UNDECIDED) else "measured"
-    return [f"The {FULL_METHOD} against {OTHERS['before']}: {verdict}, mean recall {measured}."]
+    return f"{name} against {OTHERS['before']}: {verdict}, mean recall {measured}."

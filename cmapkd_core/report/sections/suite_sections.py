@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, full_of, times
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, compared_with, full_of, times
 from cmapkd_core.report.row_differences import Compared, Difference, compared, differences
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
 from cmapkd_core.report.sections.updates_section import updates_section
@@ -195,8 +195,10 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
             notes.append(f"Missing: {row.label}{seeds} is not measured yet: {urls}")
     gone = [f"{name}: {source.url}" for name, source in inputs.more.items() if not source.files]
     notes += [f"Missing: these evaluations are not complete yet: {'; '.join(gone)}"] if gone else []
-    if FULL in inputs.rows and not results.row(FULL).seeds:
-        notes.append(f"The {FULL_METHOD} was not measured, so no difference to it can be given.")
+    for row in (results.row(name) for name in compared_with(inputs.rows) if name in inputs.rows):
+        if not row.seeds:
+            words = FULL_METHOD if row.name == FULL else f"{FULL_METHOD} at {times(row.name)} times the updates"
+            notes.append(f"The {words} was not measured, so no difference to it can be given.")
     budgets = {budget for cost in row_costs(inputs, results) for budget in cost.updates}
     if len(budgets) > max(1, len({times(row) for row in inputs.rows})):
         notes.append(
