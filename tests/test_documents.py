@@ -86,8 +86,8 @@ def test_links_are_rewritten_for_the_site() -> None:
 
 
 def test_a_number_keeps_its_interval_on_the_site() -> None:
-    row = "| a ± b | 11.8 ± 0.7 | -0.9 [-1.9 to +0.2] | 2 to 3 pods | **0.1 [0.1 to 0.4]** |"
-    kept = "| a ± b | 11.8_±_0.7 | -0.9 [-1.9_to_+0.2] | 2 to 3 pods | **0.1 [0.1_to_0.4]** |"
+    row = "| a ± b | 11.8 ± 0.7 | -0.9 [-1.9 to +0.2] (-2.0 to +0.4) | 2 to 3 (1 to 2 up) | **0.1 [0.1 to 0.4]** |"
+    kept = "| a ± b | 11.8_±_0.7 | -0.9 [-1.9_to_+0.2] (-2.0_to_+0.4) | 2 to 3 (1 to 2 up) | **0.1 [0.1_to_0.4]** |"
     text = "A line of 3 ± 1 words [1 to 2]\n\n"
     assert tool("site_pages").whole_numbers(text + row) == text + kept.replace("_", "\N{NO-BREAK SPACE}")
 

@@ -39,18 +39,24 @@ def mean(values: dict[str, float]) -> str:
     return f"{one.mean:.1f}" if one.half is None else f"{one.mean:.1f} ± {one.half:.1f}"
 
 
+def signed(value: float) -> str:
+    """With one decimal and its sign, which zero has none of."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
 def difference(one: dict[str, Any] | None) -> str:
     """As `**+1.2** † [+0.8 to +1.6] (+0.5 to +1.9)`: bold without zero in [ ], a dagger by Holm's rule."""
     if not one:
         return ""
-    number = f"{one['mean']:+.1f}"
+    number = signed(one["mean"])
     parts = [f"**{number}**" if one["excludes_zero"] else number]
     if one["p_holm"] is not None and one["p_holm"] < 1 - LEVEL:
         parts.append("†")
     if one["low"] is not None:
-        parts.append(f"[{one['low']:+.1f} to {one['high']:+.1f}]")
+        parts.append(f"[{signed(one['low'])} to {signed(one['high'])}]")
     if wider := one["seeds_and_concepts"]:
-        parts.append(f"({wider['low']:+.1f} to {wider['high']:+.1f})")
+        parts.append(f"({signed(wider['low'])} to {signed(wider['high'])})")
     return " ".join(parts)
 
 

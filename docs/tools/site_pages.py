@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "k8s/README.md")  # from the repository's root, and the same on the site
-INTERVAL = re.compile(r"(?<=\d) ± (?=\d)|(?<=\d) to (?=[+-]?\d[^|\[\]]*\])")  # of a number, in a table's cell
+# Of a number in a table's cell: `± 0.7`, `[0.1 to 0.4]`, `(0.1 to 0.4)`.
+INTERVAL = re.compile(r"(?<=\d) ± (?=\d)|(?<=\d) to (?=[+-]?\d(?:[^|\[\]]*\]|[\d.]*\)))")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?![a-z]+:|#|/)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -37,7 +38,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def whole_numbers(markdown: str) -> str:
-    """`11.8 ± 0.7` and `[0.1 to 0.4]` in rows of tables with blanks at which no line breaks."""
+    """`11.8 ± 0.7`, `[0.1 to 0.4]` and `(0.1 to 0.4)` in rows of tables with blanks at which no line breaks."""
     lines = (
         INTERVAL.sub(lambda result: result[0].replace(" ", "\N{NO-BREAK SPACE}"), line)
         if line.startswith("|")
