@@ -95,6 +95,14 @@ def over_seeds(row: ModelResults, key: str) -> Interval | None:
     return interval(seeds) if seeds else None
 
 
+def signed(value: float | None, digits: int = 1) -> str:
+    """`+1.4`; what rounds to zero has no sign, which would say more than the digits do. "" of what is not known."""
+    if value is None:
+        return ""
+    text = f"{value:+.{digits}f}"
+    return text if text.strip("+-0.") else text[1:]
+
+
 def counted(ns: Iterable[int]) -> str:
     """Numbers of seeds as a table prints them: "5", "3 to 5" where they differ, "0" where there are none."""
     numbers = sorted(set(ns)) or [0]

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cmapkd_core.report.significance import LEVEL, interval
+from cmapkd_core.report.significance import LEVEL, interval, signed
 
 DOCS = Path(__file__).resolve().parents[1]
 COLUMNS = {
@@ -37,12 +37,6 @@ def mean(values: dict[str, float]) -> str:
         return ""
     one = interval([*values.values()])
     return f"{one.mean:.1f}" if one.half is None else f"{one.mean:.1f} ± {one.half:.1f}"
-
-
-def signed(value: float) -> str:
-    """With one decimal and its sign, which zero has none of."""
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def difference(one: dict[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from cmapkd_core.report.significance import interval, paired
+from cmapkd_core.report.significance import interval, paired, signed
 
 
 def test_two_seeds_by_hand() -> None:
@@ -76,3 +76,18 @@ def test_differences_that_are_equal_but_for_rounding_have_no_spread() -> None:
     assert found is not None
     assert found.half == 0
     assert not found.excludes_zero
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "written"),
+    [
+        (0.04, 1, "0.0"),
+        (-0.04, 1, "0.0"),
+        (0.05, 2, "+0.05"),
+        (-0.06, 1, "-0.1"),
+        (10.0, 1, "+10.0"),
+        (-100.2, 0, "-100"),
+    ],
+)
+def test_what_rounds_to_zero_has_no_sign(value: float, digits: int, written: str) -> None:
+    assert signed(value, digits) == written

@@ -14,7 +14,7 @@ from cmapkd_core.report.figures.style import Drawing, Look, SeriesStyle, grid_ac
 from cmapkd_core.report.read.results import KS, ModelResults
 from cmapkd_core.report.read.run_inputs import ROLES
 from cmapkd_core.report.row_differences import wider_of
-from cmapkd_core.report.significance import Interval, counted, wilson
+from cmapkd_core.report.significance import Interval, counted, signed, wilson
 
 # Of a panel whose rows are names, as shares of its width: the left margin at least, what is right of the names, and
 # where the title begins.
@@ -79,7 +79,7 @@ def draw_gains(title: str, intervals: dict[str, Interval], base: str) -> Drawing
 
 
 def _in_words(ordered: list[tuple[str, Interval]]) -> str:
-    return ", ".join(f"{name} {one.mean:+.1f}" for name, one in ordered)
+    return ", ".join(f"{name} {signed(one.mean)}" for name, one in ordered)
 
 
 def draw_differences(title: str, intervals: Mapping[str, Interval], base: str, unit: str = "points") -> Drawing:

@@ -11,7 +11,7 @@ from cmapkd_core.report.read.results import MEAN_RECALL, SIDES, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
 from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, SuiteInputs, compared_with
 from cmapkd_core.report.row_differences import Adjusted, adjusted_differences, wider_of
-from cmapkd_core.report.significance import LEVEL, Interval, counted, paired
+from cmapkd_core.report.significance import LEVEL, Interval, counted, paired, signed
 from cmapkd_core.report.tables.gains import CUTS, recall_gain, retrievals
 
 LEAST = 20  # pictures, or groups of them; a t-interval of 0 and 100 over fewer is none
@@ -97,7 +97,7 @@ def _run_sentence(who: str, gains: Mapping[str, Interval | None], words: Mapping
 def _too_few(who: str, gains: Mapping[str, Interval | None]) -> str:
     known = {role: gain for role, gain in gains.items() if gain}
     n = max((gain.n for gain in known.values()), default=0)
-    listed = ", ".join(f"{gain.mean:+.1f} against {OTHERS[role]}" for role, gain in known.items())
+    listed = ", ".join(f"{signed(gain.mean)} against {OTHERS[role]}" for role, gain in known.items())
     return (
         f"{n} test pictures are too few to judge {who[0].lower()}{who[1:]}: {LEAST} are needed, "
         f"those that share a caption counted as one (points of mean recall: {listed})."
@@ -122,13 +122,13 @@ def _measured(gain: Interval | None) -> str:
     if gain is None:
         return ""
     if gain.half is None or gain.n < LEAST:
-        return f" (mean recall {gain.mean:+.1f} points over {gain.n}; {LEAST} are needed)"
+        return f" (mean recall {signed(gain.mean)} points over {gain.n}; {LEAST} are needed)"
     return f" (mean recall {points(gain)})" if gain.half else ""
 
 
 def points(gain: Interval) -> str:
     """`+1.4 points, 95 % interval -0.6 to +3.4`."""
-    return f"{gain.mean:+.1f} points, {100 * LEVEL:.0f} % interval {gain.low:+.1f} to {gain.high:+.1f}"
+    return f"{signed(gain.mean)} points, {100 * LEVEL:.0f} % interval {signed(gain.low)} to {signed(gain.high)}"
 
 
 def _tone(words: Mapping[str, str]) -> str:
@@ -180,7 +180,7 @@ def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
         return Outcome(sentence, "unclear", notes[:-1], comparisons)
     by_outcome: dict[str, list[str]] = {BETTER: [], WORSE: [], UNDECIDED: []}
     for name, one in sorted(changes.items(), key=lambda item: item[1].interval.mean):
-        by_outcome[_of_row(one)].append(f"{results.row(name).label} {one.interval.mean:+.1f}")
+        by_outcome[_of_row(one)].append(f"{results.row(name).label} {signed(one.interval.mean)}")
     n, above, below, unclear = counted(one.interval.n for one in changes.values()), *map(_rows, by_outcome.values())
     sentence = (
         f"Over {n} seeds the {FULL_METHOD} is better than {below}, worse than {above} and not told apart from "
@@ -236,6 +236,6 @@ def _since_training(results: Results) -> list[str]:
 
 
 def _gained(name: str, gain: Interval) -> str:
-    word, measured = judged(gain, 2), points(gain) if gain.half else f"{gain.mean:+.1f} points"
+    word, measured = judged(gain, 2), points(gain) if gain.half else f"{signed(gain.mean)} points"
     verdict = word if word in (BETTER, WORSE, UNDECIDED) else "measured"
     return f"{name} against {OTHERS['before']}: {verdict}, mean recall {measured}."

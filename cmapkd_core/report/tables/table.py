@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cmapkd_core.report.read.results import ModelResults
 from cmapkd_core.report.row_differences import Adjusted, wider_of
-from cmapkd_core.report.significance import Interval
+from cmapkd_core.report.significance import Interval, signed
 
 MARK = "\N{DAGGER}"  # of a difference
 FINE = 0.1  # half of an interval that is shown with two digits
@@ -183,7 +183,7 @@ def difference_cell(estimate: Interval | None, number: str, origins: dict[str, s
     if estimate is None:
         return Cell()
     return Cell(
-        f"{estimate.mean:+.{digits}f}",
+        signed(estimate.mean, digits),
         ends(estimate, digits),
         wider_ends(estimate, digits),
         estimate.excludes_zero,
@@ -202,14 +202,14 @@ def digits_of(column: Iterable[Interval]) -> int:
 def wider_ends(estimate: Interval, digits: int = 2) -> str:
     """`(-2.20 to -0.20)`, over seeds and test concepts; nothing where that is not known."""
     wider = wider_of(estimate)
-    return f"({wider.low:+.{digits}f} to {wider.high:+.{digits}f})" if wider else ""
+    return f"({signed(wider.low, digits)} to {signed(wider.high, digits)})" if wider else ""
 
 
 def ends(estimate: Interval, digits: int = 2) -> str:
     """`[-2.03 to -0.37]`, `[no spread]` where all seeds gave the same value, nothing of one seed."""
     if estimate.half is None:
         return ""
-    return f"[{estimate.low:+.{digits}f} to {estimate.high:+.{digits}f}]" if estimate.half else f"[{NO_SPREAD}]"
+    return f"[{signed(estimate.low, digits)} to {signed(estimate.high, digits)}]" if estimate.half else f"[{NO_SPREAD}]"
 
 
 def ruled(rows: Iterable[TableRow]) -> list[list[TableRow]]:
