@@ -71,6 +71,16 @@ def test_a_kept_suite_gives_the_table_of_the_whole() -> None:
     assert kept["comparisons"] == {"made": 2, "told": 2}
 
 
+def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> None:
+    one = {"mean": 0.3, "low": -0.2, "high": 0.8, "excludes_zero": False, "p": 0.1, "p_holm": 0.2}
+    change = {key: one | {"seeds_and_concepts": None} for key in ("retrieval/geometric_rank", "retrieval/i2t/R@1")}
+    row = {"name": "oracle_alsn", "label": "oracle", "values": {"retrieval/geometric_rank": {"0": 5.0}}}
+    suite = {"seeds": ["0"], "teacher": row, "rows": [row], "differences": {}}
+    tables = tool("results_table")
+    lines = tables.weights(tables.kept(suite | {"against_equal_weights": {"oracle_alsn": change}})).splitlines()
+    assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |"]
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/zh.md", "docs/method.md"])
 def test_numbers_of_results_are_those_of_a_kept_suite(name: str) -> None:
     tables = tool("results_table")
@@ -94,7 +104,8 @@ def test_intervals_in_sentences_are_of_a_kept_suite_or_of_the_page_of_the_demo(n
     ends = {
         tuple(sorted(abs(float(f"{one[side]:.1f}")) for side in ("low", "high")))
         for suite in kept_results()
-        for row in suite["differences"].values()
+        for changes in (suite["differences"], suite.get("against_equal_weights", {}))
+        for row in changes.values()
         for number in row.values()
         for one in (number, number["seeds_and_concepts"])
         if one and one["low"] is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cmapkd_core.recipes import FULL, ROWS
 from cmapkd_core.report.read.results import (
     GEOMETRIC_RANK,
     MEAN_RECALL,
@@ -18,6 +19,8 @@ from cmapkd_core.report.read.results import (
 from cmapkd_core.report.read.suite_inputs import full_of
 from cmapkd_core.report.resampling import DRAWN, Ends, draw, seeds_and_concepts
 from cmapkd_core.report.significance import LEVEL, Interval, One, holm, p_value, paired
+
+EQUAL = "no_alsn"  # the row of equal weights for all levels
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,17 @@ def differences(results: Results, base_of: Callable[[str], str] = full_of) -> di
     rows = {row.name: row for row in results.trained}
     pairs = ((row, rows[base_of(row.name)]) for row in results.trained if base_of(row.name) in rows)
     return {row.name: dict(_to_base(results, row, base)) for row, base in pairs if row is not base}
+
+
+def against_equal_weights(results: Results) -> dict[str, dict[str, Difference]]:
+    """Row -> number -> the row minus equal weights, for the rows that are the full method but for their selector."""
+    rows = tuple(row for row in results.trained if of_selector(row.name))
+    return differences(replace(results, rows=rows), lambda _: EQUAL)
+
+
+def of_selector(row: str) -> bool:
+    """Whether a row is the full method but for its selector's fields."""
+    return row == FULL or (row in ROWS and all(name.startswith("selector.") for name in ROWS[row]))
 
 
 def _to_base(results: Results, row: ModelResults, base: ModelResults) -> Iterator[tuple[str, Difference]]:

@@ -7,7 +7,8 @@
 SUITE.json lies in the report's folder of a suite. A table has the means of three numbers over the seeds, and how far
 each row is from the full method, with both intervals. Rows that are not measured yet are left out. Rows come in order
 of the geometric mean rank, the worst first; a suite of budgets keeps its own order. In a document a table stands below
-the line <!-- results/NAME.json -->.
+the line <!-- results/NAME.json -->; below <!-- results/NAME.json: weights --> those rows that differ by their weights
+of levels alone, minus equal weights.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ COLUMNS = {
     "zeroshot/top1": "zero-shot",
 }
 RANK = "retrieval/geometric_rank"
-PLACE = re.compile(r"^<!-- (results/[\w.-]+\.json) -->\n(?:\n(?:\|.*\n)+\nSeeds: .*\n)?", re.MULTILINE)
+WEIGHTS, AGAINST_EQUAL = "weights", "against_equal_weights"
+PLACE = re.compile(
+    rf"^<!-- (results/[\w.-]+\.json)(?:: ({WEIGHTS}))? -->\n(?:\n(?:\|.*\n)+(?:\nSeeds: .*\n)?)?", re.MULTILINE
+)
 
 
 def mean(values: dict[str, float]) -> str:
@@ -63,11 +67,14 @@ def kept(suite: dict[str, Any]) -> dict[str, Any]:
         **{name: suite[name] for name in ("suite", "recipe", "overrides", "seeds") if name in suite},
         "teacher": _of_row(suite["teacher"]),
         "rows": [_of_row(row) for row in suite["rows"] if row["values"].get(RANK)],
-        "differences": {
-            name: {key: one for key, one in row.items() if key in COLUMNS} for name, row in suite["differences"].items()
-        },
+        "differences": _of_columns(suite["differences"]),
+        AGAINST_EQUAL: _of_columns(suite.get(AGAINST_EQUAL, {})),
         "comparisons": {"made": len(made), "told": sum(one["p_holm"] < 1 - LEVEL for one in made)},
     }
+
+
+def _of_columns(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {name: {key: one for key, one in row.items() if key in COLUMNS} for name, row in changes.items()}
 
 
 def _of_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -94,11 +101,23 @@ def table(suite: dict[str, Any]) -> str:
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", numbers])
 
 
+def weights(suite: dict[str, Any]) -> str:
+    """The lines of the rows that differ by their weights of levels alone, minus equal weights."""
+    suite = kept(suite)
+    labels = {row["name"]: row["label"] for row in suite["rows"]}
+    heads = ["weights of levels", *(f"{name} minus equal weights" for name in COLUMNS.values())]
+    lines = [heads, ["---"] * len(heads)]
+    for name, row in suite[AGAINST_EQUAL].items():
+        lines.append([labels[name], *(difference(row.get(key)) for key in COLUMNS)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def filled(text: str) -> str:
     """A document with the table of each kept suite below its line."""
 
     def place(found: re.Match[str]) -> str:
-        return f"<!-- {found[1]} -->\n\n{table(json.loads((DOCS / found[1]).read_text(encoding='utf-8')))}\n"
+        write = weights if found[2] else table
+        return f"{found[0].splitlines()[0]}\n\n{write(json.loads((DOCS / found[1]).read_text(encoding='utf-8')))}\n"
 
     return PLACE.sub(place, text)
 

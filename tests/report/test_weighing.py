@@ -18,6 +18,7 @@ from cmapkd_core.report.read.suite_inputs import MEAN, RANK, label, suite_result
 from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.sections.weighing_section import weighing_section
+from cmapkd_core.report.tables.summary import suite_as_json
 
 EFFECTS = {"no_alsn": 0.1, "oracle_alsn": -0.2, "manual_alsn": 0.1, "one_stage": 0.3, "kd": 0.5, "none": 0.0}
 
@@ -50,6 +51,8 @@ def test_it_is_the_row_minus_equal_weights(tmp_path: Path) -> None:
         assert interval is not None
         assert interval.mean == pytest.approx(-to_full[key].mean)
         assert interval.half == pytest.approx(to_full[key].half)
+    (of,) = suite_as_json(inputs, results)["against_equal_weights"].values()
+    assert of[RANK]["mean"] == pytest.approx(-to_full[RANK].mean)
     assert means[RANK].mean < 0  # the row without ALSN was made the worse one
 
 

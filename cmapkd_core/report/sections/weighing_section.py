@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cmapkd_core.catalog import SELECTORS
-from cmapkd_core.recipes import FULL, ROWS
+from cmapkd_core.recipes import ROWS
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.read.results import Results
 from cmapkd_core.report.read.suite_inputs import MEAN, RANK, SuiteInputs
-from cmapkd_core.report.row_differences import compared, differences
+from cmapkd_core.report.row_differences import EQUAL, against_equal_weights, compared
 from cmapkd_core.report.sections.section import Section
 from cmapkd_core.report.tables.marks import with_marks
 from cmapkd_core.report.tables.table import Head, Table, TableRow, difference_cells, digits_of
 
-EQUAL = "no_alsn"
 EQUAL_WEIGHTS = "equal weights"  # in sentences and figures
 BOUND = (
     "The oracle's weights follow at every update from the gradient on validation pairs, which no selector may see: "
@@ -24,12 +21,11 @@ BOUND = (
 
 def weighing_section(inputs: SuiteInputs, results: Results) -> Section:
     """Rows that differ from the full method by their selector alone, against equal weights; nothing without both."""
-    rows = tuple(row for row in results.trained if of_selector(row.name))
-    chosen = replace(results, rows=rows)
-    changes = differences(chosen, lambda _: EQUAL)
+    changes = against_equal_weights(results)
     if not any(changes.values()):
         return Section()
-    columns = {name: one for name, one in compared(rows).items() if name in (MEAN, RANK) or one.group == "Zero-shot"}
+    numbers_of = compared(results.row(name) for name in changes)
+    columns = {name: one for name, one in numbers_of.items() if name in (MEAN, RANK) or one.group == "Zero-shot"}
     digits = {key: digits_of(row[key] for row in changes.values() if key in row) for key in columns}
     lines = []
     for name, numbers in changes.items():
@@ -47,11 +43,6 @@ def weighing_section(inputs: SuiteInputs, results: Results) -> Section:
         (with_marks(table),),
         wide=True,
     )
-
-
-def of_selector(row: str) -> bool:
-    """Whether a row is the full method but for its selector's fields."""
-    return row == FULL or (row in ROWS and all(name.startswith("selector.") for name in ROWS[row]))
 
 
 def cheats(row: str) -> bool:

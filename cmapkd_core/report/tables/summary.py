@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,14 @@ from cmapkd_core.recipes import FULL
 from cmapkd_core.report.read.results import KS, METRICS, SIDES, ModelResults, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
 from cmapkd_core.report.read.suite_inputs import MEAN, SuiteInputs, suite_urls
-from cmapkd_core.report.row_differences import Adjusted, Difference, adjusted, compared, differences
+from cmapkd_core.report.row_differences import (
+    Adjusted,
+    Difference,
+    adjusted,
+    against_equal_weights,
+    compared,
+    differences,
+)
 from cmapkd_core.report.significance import Interval, over_seeds
 from cmapkd_core.report.tables.table import NO_SPREAD, NO_SPREAD_NOTE, mean_cell
 
@@ -76,8 +83,7 @@ def run_metrics(results: Results) -> dict[str, float]:
 
 def suite_as_json(inputs: SuiteInputs, results: Results) -> dict[str, Any]:
     """Everything for programs: values by seed, intervals, differences, and where each is from."""
-    keys, changes = list(compared_keys(results)), differences(results)
-    ps = adjusted({(name, key): one for name, row in changes.items() for key, one in row.items()})
+    keys = list(compared_keys(results))
     return {
         "suite": inputs.suite,
         "run": inputs.run,
@@ -91,13 +97,20 @@ def suite_as_json(inputs: SuiteInputs, results: Results) -> dict[str, Any]:
         "chance": values_of(results.chance, results.chance.values),
         "facts": results.facts,
         "compared_with": FULL,
-        "differences": {
-            name: {key: _difference_as_json(one, ps[name, key]) for key, one in row.items()}
-            for name, row in changes.items()
-        },
+        "differences": _differences_as_json(differences(results)),
+        "against_equal_weights": _differences_as_json(against_equal_weights(results)),
         "executions": {"shared": inputs.executions, "naive": inputs.naive},
         "urls": suite_urls(inputs),
         "text": suite_text(results),
+    }
+
+
+def _differences_as_json(changes: Mapping[str, Mapping[str, Difference]]) -> dict[str, Any]:
+    """Row -> number -> the difference, its p-value adjusted over all of them."""
+    ps = adjusted({(name, key): one for name, row in changes.items() for key, one in row.items()})
+    return {
+        name: {key: _difference_as_json(one, ps[name, key]) for key, one in row.items()}
+        for name, row in changes.items()
     }
 
 
