@@ -56,7 +56,6 @@ HOLES = {  # what a document leaves open: what stands there when somebody runs i
     r"SEEDS=n RECIPE=r": "SEEDS=2 RECIPE=tiny",
     r"--(retry|deliver)$": r"--\1 RUN",
     r"\bSTAGE\b": "joint",
-    r"\bSUITE\b": "RUN",
     r"\bMODEL TAG\b": "ViT-L-14 openai",
 }
 
@@ -97,14 +96,16 @@ COMMANDS = commands()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site file whose root has a run named RUN; beside it `pictures` and `twin`, a model, as documents name them."""
+    """A site file whose root has the run RUN and the suite SUITE; beside it `pictures` and the model `twin`."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "pictures").mkdir()
     (folder / "twin").mkdir()
     (folder / "twin" / "open_clip_config.json").write_text("{}")
     lines = [f'{{"file": "{number}.png", "caption": "a mug"}}' for number in range(20)]
     (folder / "pictures" / "captions.jsonl").write_text("\n".join(lines))
-    record_run(str(folder), "RUN", dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"})
+    request = dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"}
+    record_run(str(folder), "RUN", request)
+    record_run(str(folder), "SUITE", request | {"suite": "smoke", "seeds": "1"})
     (folder / "site.toml").write_text(f'root = "{folder}"\ndata = "folder:s3://bucket/pictures"\n')
     return folder / "site.toml"
 
