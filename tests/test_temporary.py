@@ -21,10 +21,12 @@ STAGE = "cmapkd_core.stages.prepare"
 
 
 @pytest.fixture(autouse=True)
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What TMPDIR is here and in processes that are started."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
+def disk(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What TMPDIR is here and in processes that are started.
+
+    Its path is short, without the test's name: multiprocessing's sockets lie below it, and theirs end at 107 bytes.
+    """
+    disk = tmp_path_factory.mktemp("disk")
     monkeypatch.setenv("TMPDIR", str(disk))
     monkeypatch.setattr(tempfile, "tempdir", str(disk))
     return disk
