@@ -78,7 +78,8 @@ def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> No
     suite = {"seeds": ["0"], "teacher": row, "rows": [row], "differences": {}}
     tables = tool("results_table")
     lines = tables.weights(tables.kept(suite | {"against_equal_weights": {"oracle_alsn": change}})).splitlines()
-    assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |"]
+    counted = "Seeds: 1. Comparisons with equal weights in the whole suite: 2, 0 with †."
+    assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |", "", counted]
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/zh.md", "docs/method.md"])

@@ -62,15 +62,21 @@ def kept(suite: dict[str, Any]) -> dict[str, Any]:
     """What a table needs of a suite: the numbers of COLUMNS by seed, their differences, and how many it made in all."""
     if "comparisons" in suite:
         return suite
-    made = [one for row in suite["differences"].values() for one in row.values() if one["p"] is not None]
     return {
         **{name: suite[name] for name in ("suite", "recipe", "overrides", "seeds") if name in suite},
         "teacher": _of_row(suite["teacher"]),
         "rows": [_of_row(row) for row in suite["rows"] if row["values"].get(RANK)],
         "differences": _of_columns(suite["differences"]),
         AGAINST_EQUAL: _of_columns(suite.get(AGAINST_EQUAL, {})),
-        "comparisons": {"made": len(made), "told": sum(one["p_holm"] < 1 - LEVEL for one in made)},
+        "comparisons": _comparisons(suite["differences"]),
+        f"comparisons_{AGAINST_EQUAL}": _comparisons(suite.get(AGAINST_EQUAL, {})),
     }
+
+
+def _comparisons(changes: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """How many are made, and how many are told apart by Holm's rule over all of them."""
+    made = [one for row in changes.values() for one in row.values() if one["p"] is not None]
+    return {"made": len(made), "told": sum(one["p_holm"] < 1 - LEVEL for one in made)}
 
 
 def _of_columns(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -94,10 +100,12 @@ def table(suite: dict[str, Any]) -> str:
         means = [mean(row["values"].get(key, {})) for key in COLUMNS]
         differences = [difference(suite["differences"].get(row["name"], {}).get(key)) for key in COLUMNS]
         lines.append([row["label"], *means, *differences])
-    counts = suite["comparisons"]
-    numbers = (
-        f"Seeds: {len(suite['seeds'])}. Comparisons in the whole suite: {counts['made']}, {counts['told']} with †."
-    )
+    return _written(lines, suite["seeds"], suite["comparisons"])
+
+
+def _written(lines: list[list[str]], seeds: list[str], counts: dict[str, int], kind: str = "") -> str:
+    """A table's lines, with one below that counts the comparisons of a kind."""
+    numbers = f"Seeds: {len(seeds)}. Comparisons{kind} in the whole suite: {counts['made']}, {counts['told']} with †."
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", numbers])
 
 
@@ -109,7 +117,7 @@ def weights(suite: dict[str, Any]) -> str:
     lines = [heads, ["---"] * len(heads)]
     for name, row in suite[AGAINST_EQUAL].items():
         lines.append([labels[name], *(difference(row.get(key)) for key in COLUMNS)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _written(lines, suite["seeds"], suite[f"comparisons_{AGAINST_EQUAL}"], " with equal weights")
 
 
 def filled(text: str) -> str:
