@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from docs_tools import tool
+
+from cmapkd_core.report.read.concept_sums import ConceptSums
 
 REPOSITORY = Path(__file__).parents[1]
 MEASURED = re.compile(r"\d+\.\d ± \d+\.\d")  # a mean with its interval
@@ -37,6 +41,7 @@ def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparison
             "kd": {"retrieval/geometric_rank": told | {"seeds_and_concepts": {"low": 1.5, "high": 4.5}}},
             "no_alsn": {"retrieval/geometric_rank": wide | {"seeds_and_concepts": None}},
         },
+        "comparisons": {"differences": {"made": 2, "told": 1}},
     }
     half = 4.3027 / 3**0.5  # quantile of t with 2 degrees of freedom, times a spread of 1, by the root of 3
     assert tool("results_table").table(suite).splitlines()[2:] == [
@@ -58,26 +63,118 @@ def test_the_tables_of_results_are_those_of_the_kept_suites() -> None:
         assert tables.filled(text) == text, f"python docs/tools/results_table.py writes the tables of {page.name}"
 
 
-def test_a_kept_suite_gives_the_table_of_the_whole() -> None:
-    one = {"mean": 3.0, "low": 2.0, "high": 4.0, "excludes_zero": True, "p": 0.01, "p_holm": 0.02}
-    difference = {key: one | {"seeds_and_concepts": None} for key in ("retrieval/geometric_rank", "retrieval/i2t/R@1")}
-    row = {"name": "kd", "label": "KD", "values": {"retrieval/geometric_rank": {"0": 5.0, "1": 6.0}}}
-    later = {"name": "fitnet", "label": "FitNet", "values": {"retrieval/geometric_rank": {}}}
-    suite = {"seeds": ["0", "1"], "teacher": row, "rows": [row, later], "differences": {"kd": difference}}
-    tables = tool("results_table")
-    kept = tables.kept(suite)
-    assert [of["name"] for of in kept["rows"]] == ["kd"]
-    assert tables.table(kept) == tables.table(suite)
-    assert kept["comparisons"] == {"made": 2, "told": 2}
+def suite_of(seeds: dict[str, dict[str, float]], **more: Any) -> dict[str, Any]:
+    """A suite's JSON with the ranks of its rows by seed."""
+    rows = [
+        {"name": name, "label": name.upper(), "values": {"retrieval/geometric_rank": ranks}}
+        for name, ranks in seeds.items()
+    ]
+    urls = {f"evaluation {name}/{seed}": f"/nowhere/evaluate/{name}{seed}" for name in seeds for seed in "012"}
+    return {"suite": "table2", "seeds": ["0", "1", "2"], "teacher": {"label": "T", "values": {}}, "rows": rows} | {
+        "urls": urls,
+        **more,
+    }
+
+
+def kept_of(folder: Path, name: str, suite: dict[str, Any]) -> Any:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(suite), encoding="utf-8")
+    return tool("kept").of_report(path)
+
+
+def sums_of(logs: list[float]) -> np.ndarray:
+    """What concepts add, one query each in both directions, of ranks whose logarithms these are."""
+    sums = np.zeros((len(logs), 2, 4))
+    sums[..., 3] = np.array(logs)[:, None]
+    return sums
+
+
+def test_a_kept_suite_grows_by_rows_that_another_machine_measured(tmp_path: Path) -> None:
+    """The differences are made anew from all rows, with Holm's rule over all of them."""
+    kept = tool("kept")
+    first = kept_of(tmp_path, "first", suite_of({"none": {"0": 10.0, "1": 11.0, "2": 12.0}, "kd": {}}))
+    second = kept_of(tmp_path, "second", suite_of({"none": {}, "kd": {"0": 13.0, "1": 15.0, "2": 14.0}}))
+    kept.write(first, tmp_path / "kept.json")
+    both = kept.as_json(kept.grown(second, [kept.load(tmp_path / "kept.json")]))
+    assert [row["name"] for row in both["rows"]] == ["none", "kd"]
+    one = both["differences"]["kd"]["retrieval/geometric_rank"]
+    assert (one["mean"], one["n"], one["seeds_and_concepts"]) == (3.0, 3, None)
+    assert one["p_holm"] == one["p"]
+    assert both["comparisons"]["differences"] == {"made": 1, "told": 1}
+    assert both["evaluations"]["none"] == {"0": "evaluate/none0", "1": "evaluate/none1", "2": "evaluate/none2"}
+
+
+def test_what_concepts_add_is_kept_and_makes_the_interval_over_them(tmp_path: Path) -> None:
+    kept, concepts = tool("kept"), 30
+    counts, spread = np.ones((concepts, 2)), np.linspace(1.0, 3.0, concepts)
+    ranks = {"none": [2.0, 2.1, 2.3], "kd": [2.4, 2.6, 2.7]}
+    logs = {(row, str(seed)): one + spread * (row == "kd") for row, of in ranks.items() for seed, one in enumerate(of)}
+    sums = ConceptSums(counts, {cell: sums_of(list(of + 0 * spread)) for cell, of in logs.items()})
+    suite = suite_of(
+        {row: {seed: float(np.exp(of.mean())) for (name, seed), of in logs.items() if name == row} for row in ranks}
+    )
+    whole = dataclasses.replace(kept_of(tmp_path, "suite", suite), concepts={"retrieval": sums})
+    kept.write(whole, tmp_path / "kept.json")
+    again = kept.as_json(kept.load(tmp_path / "kept.json"))
+    one = again["differences"]["kd"]["retrieval/geometric_rank"]
+    assert one["seeds_and_concepts"]["concepts"] == concepts
+    assert one["seeds_and_concepts"]["high"] - one["seeds_and_concepts"]["low"] > one["high"] - one["low"]
+    direct = kept.as_json(whole)["differences"]["kd"]["retrieval/geometric_rank"]["seeds_and_concepts"]
+    for end in ("low", "high"):
+        assert one["seeds_and_concepts"][end] == pytest.approx(direct[end], rel=1e-4)  # 32 bits are kept
+    # Without the sums the interval that was written counts, but not for other numbers.
+    (tmp_path / "kept.npz").unlink()
+    assert kept.as_json(kept.load(tmp_path / "kept.json"))["differences"] == kept.as_json(whole)["differences"]
+    other = kept_of(tmp_path, "other", suite_of({"none": {"0": 10.0, "1": 11.0}, "kd": {"0": 12.0, "1": 14.0}}))
+    grown = kept.as_json(kept.grown(other, [kept.load(tmp_path / "kept.json")]))
+    assert grown["rows"][0]["values"]["retrieval/geometric_rank"] == {
+        "0": 10.0,
+        "1": 11.0,
+        "2": pytest.approx(9.97, 0.01),
+    }
+    assert grown["differences"]["kd"]["retrieval/geometric_rank"]["seeds_and_concepts"] is None
+
+
+def test_rows_on_other_test_concepts_are_not_joined(tmp_path: Path) -> None:
+    kept = tool("kept")
+    suite = kept_of(tmp_path, "suite", suite_of({"none": {"0": 10.0}, "kd": {}}))
+    other = kept_of(tmp_path, "other", suite_of({"none": {}, "kd": {"0": 12.0}}))
+    mine = ConceptSums(np.ones((30, 2)), {("none", "0"): sums_of([1.0] * 30)})
+    theirs = ConceptSums(np.ones((31, 2)), {("kd", "0"): sums_of([1.0] * 31)})
+    with pytest.raises(ValueError, match="other test concepts"):
+        kept.grown(
+            dataclasses.replace(suite, concepts={"retrieval": mine}),
+            [dataclasses.replace(other, concepts={"retrieval": theirs})],
+        )
+
+
+def test_numbers_that_a_row_does_not_keep_count_as_compared(tmp_path: Path) -> None:
+    """A row of which three numbers are known beside one with two: four comparisons, and p counts for that many."""
+    suite = suite_of({"none": {"0": 10.0, "1": 11.0, "2": 12.0}, "kd": {"0": 13.0, "1": 15.0, "2": 14.0}})
+    suite["rows"].append(
+        {
+            "name": "clip_kd",
+            "label": "CLIP-KD",
+            "values": {
+                "retrieval/geometric_rank": {"0": 11.0, "1": 13.0, "2": 14.5},
+                "retrieval/mean_recall": {"0": 5.0, "1": 6.0, "2": 4.0},
+            },
+        }
+    )
+    suite["rows"][0]["values"]["retrieval/mean_recall"] = {"0": 7.0, "1": 7.5, "2": 8.0}
+    made = tool("kept").as_json(kept_of(tmp_path, "suite", suite))
+    assert made["comparisons"]["differences"]["made"] == 4
+    least = min((one["p"], one["p_holm"]) for row in made["differences"].values() for one in row.values())
+    assert least[1] == pytest.approx(4 * least[0])
 
 
 def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> None:
     one = {"mean": 0.3, "low": -0.2, "high": 0.8, "excludes_zero": False, "p": 0.1, "p_holm": 0.2}
     change = {key: one | {"seeds_and_concepts": None} for key in ("retrieval/geometric_rank", "retrieval/i2t/R@1")}
     row = {"name": "oracle_alsn", "label": "oracle", "values": {"retrieval/geometric_rank": {"0": 5.0}}}
-    suite = {"seeds": ["0"], "teacher": row, "rows": [row], "differences": {}}
-    tables = tool("results_table")
-    lines = tables.weights(tables.kept(suite | {"against_equal_weights": {"oracle_alsn": change}})).splitlines()
+    suite = {"seeds": ["0"], "teacher": row, "rows": [row], "against_equal_weights": {"oracle_alsn": change}}
+    counts = {"against_equal_weights": {"made": 2, "told": 0}}
+    lines = tool("results_table").weights(suite | {"comparisons": counts}).splitlines()
     counted = "Seeds: 1. Comparisons with equal weights in the whole suite: 2, 0 with †."
     assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |", "", counted]
 

@@ -5,7 +5,8 @@
     python docs/tools/results_table.py                          write all kept tables into the documents
 
 SUITE.json lies in the report's folder of a suite. A table has the means of three numbers over the seeds, and how far
-each row is from the full method, with both intervals. Rows that are not measured yet are left out. Rows come in order
+each row is from the full method, with both intervals. Rows that are not measured yet are left out, but for those that
+another kept suite has (kept.py), so that a table can be measured in parts and on several machines. Rows come in order
 of the geometric mean rank, the worst first; a suite of budgets keeps its own order. In a document a table stands below
 the line <!-- results/NAME.json -->; below <!-- results/NAME.json: weights --> those rows that differ by their weights
 of levels alone, minus equal weights.
@@ -20,6 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kept
+from kept import AGAINST_EQUAL, AGAINST_FULL
+
 from cmapkd_core.report.significance import LEVEL, interval, signed
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -29,7 +33,7 @@ COLUMNS = {
     "zeroshot/top1": "zero-shot",
 }
 RANK = "retrieval/geometric_rank"
-WEIGHTS, AGAINST_EQUAL = "weights", "against_equal_weights"
+WEIGHTS = "weights"
 PLACE = re.compile(
     rf"^<!-- (results/[\w.-]+\.json)(?:: ({WEIGHTS}))? -->\n(?:\n(?:\|.*\n)+(?:\nSeeds: .*\n)?)?", re.MULTILINE
 )
@@ -58,39 +62,8 @@ def difference(one: dict[str, Any] | None) -> str:
     return " ".join(parts)
 
 
-def kept(suite: dict[str, Any]) -> dict[str, Any]:
-    """What a table needs of a suite: the numbers of COLUMNS by seed, their differences, and how many it made in all."""
-    if "comparisons" in suite:
-        return suite
-    return {
-        **{name: suite[name] for name in ("suite", "recipe", "overrides", "seeds") if name in suite},
-        "teacher": _of_row(suite["teacher"]),
-        "rows": [_of_row(row) for row in suite["rows"] if row["values"].get(RANK)],
-        "differences": _of_columns(suite["differences"]),
-        AGAINST_EQUAL: _of_columns(suite.get(AGAINST_EQUAL, {})),
-        "comparisons": _comparisons(suite["differences"]),
-        f"comparisons_{AGAINST_EQUAL}": _comparisons(suite.get(AGAINST_EQUAL, {})),
-    }
-
-
-def _comparisons(changes: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """How many are made, and how many are told apart by Holm's rule over all of them."""
-    made = [one for row in changes.values() for one in row.values() if one["p"] is not None]
-    return {"made": len(made), "told": sum(one["p_holm"] < 1 - LEVEL for one in made)}
-
-
-def _of_columns(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {name: {key: one for key, one in row.items() if key in COLUMNS} for name, row in changes.items()}
-
-
-def _of_row(row: dict[str, Any]) -> dict[str, Any]:
-    values = {key: of for key, of in row["values"].items() if key in COLUMNS}
-    return {"name": row["name"], "label": row["label"], "values": values}
-
-
 def table(suite: dict[str, Any]) -> str:
     """The lines, with one below that counts the comparisons."""
-    suite = kept(suite)
     rows = suite["rows"]
     if not any(row["name"].endswith("x") for row in rows):
         rows = sorted(rows, key=lambda row: -interval([*row["values"][RANK].values()]).mean)
@@ -99,25 +72,32 @@ def table(suite: dict[str, Any]) -> str:
     for row in (suite["teacher"], *rows):
         means = [mean(row["values"].get(key, {})) for key in COLUMNS]
         differences = [difference(suite["differences"].get(row["name"], {}).get(key)) for key in COLUMNS]
-        lines.append([row["label"], *means, *differences])
-    return _written(lines, suite["seeds"], suite["comparisons"])
+        lines.append([_label(row, suite), *means, *differences])
+    return _written(lines, suite, AGAINST_FULL)
 
 
-def _written(lines: list[list[str]], seeds: list[str], counts: dict[str, int], kind: str = "") -> str:
+def _label(row: dict[str, Any], suite: dict[str, Any]) -> str:
+    """A row's name, with the number of its seeds where it has fewer than others."""
+    n = len(row["values"].get(RANK, {}))
+    return row["label"] if row is suite["teacher"] or n == len(suite["seeds"]) else f"{row['label']} ({n} seeds)"
+
+
+def _written(lines: list[list[str]], suite: dict[str, Any], differences: str, kind: str = "") -> str:
     """A table's lines, with one below that counts the comparisons of a kind."""
-    numbers = f"Seeds: {len(seeds)}. Comparisons{kind} in the whole suite: {counts['made']}, {counts['told']} with †."
+    counts = suite["comparisons"][differences]
+    seeds = f"Seeds: {len(suite['seeds'])}"
+    numbers = f"{seeds}. Comparisons{kind} in the whole suite: {counts['made']}, {counts['told']} with †."
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", numbers])
 
 
 def weights(suite: dict[str, Any]) -> str:
     """The lines of the rows that differ by their weights of levels alone, minus equal weights."""
-    suite = kept(suite)
     labels = {row["name"]: row["label"] for row in suite["rows"]}
     heads = ["weights of levels", *(f"{name} minus equal weights" for name in COLUMNS.values())]
     lines = [heads, ["---"] * len(heads)]
     for name, row in suite[AGAINST_EQUAL].items():
         lines.append([labels[name], *(difference(row.get(key)) for key in COLUMNS)])
-    return _written(lines, suite["seeds"], suite[f"comparisons_{AGAINST_EQUAL}"], " with equal weights")
+    return _written(lines, suite, AGAINST_EQUAL, " with equal weights")
 
 
 def filled(text: str) -> str:
@@ -142,11 +122,11 @@ def main() -> None:
     cli.add_argument("--keep", default="", metavar="NAME")
     args = cli.parse_args()
     if args.suite:
-        suite = kept(json.loads(args.suite.read_text(encoding="utf-8")))
-        print(table(suite))
+        suite = kept.of_report(args.suite)
         if args.keep:
-            text = json.dumps(suite, indent=1, sort_keys=True) + "\n"
-            (DOCS / "results" / f"{args.keep}.json").write_text(text, encoding="utf-8")
+            suite = kept.grown(suite, map(kept.load, sorted((DOCS / "results").glob("*.json"))))
+            kept.write(suite, DOCS / "results" / f"{args.keep}.json")
+        print(table(kept.as_json(suite)))
     else:
         for path in documents():
             path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
