@@ -215,3 +215,32 @@ def test_intervals_in_sentences_are_of_a_kept_suite_or_of_the_page_of_the_demo(n
     for kind, low, high in found:
         written = tuple(sorted((abs(float(low)), abs(float(high)))))
         assert written in ends, f"{name}: no kept suite has the interval {kind}{low} to {high}"
+
+
+def test_figures_of_kept_results_have_rows_by_rank_and_budgets_by_updates() -> None:
+    """A row's series has its updates; with one number of updates there is no series."""
+
+    def change(mean: float) -> dict[str, Any]:
+        wider = {"low": mean - 2, "high": mean + 2, "n": 2, "concepts": 30, "of": "concepts"}
+        ends = {"mean": mean, "low": mean - 1, "high": mean + 1, "n": 2, "seeds_and_concepts": wider}
+        return {"retrieval/geometric_rank": ends}
+
+    ranks = {"clip_kd_3x": 63.0, "clip_kd": 90.0, "full_3x": 58.0, "none": 85.0, "fd_alone_3x": 62.0}
+    rows = [
+        {"name": name, "label": name, "values": {"retrieval/geometric_rank": {"0": rank, "1": rank + 1}}}
+        for name, rank in ranks.items()
+    ]
+    differences = {"clip_kd_3x": change(5.0), "clip_kd": change(5.5), "fd_alone_3x": change(4.0)}
+    figures = dict(tool("results_figures").drawings({"rows": rows, "differences": differences}))
+    assert figures["rank"].description.endswith("in ranks: fd_alone_3x +4.0, clip_kd_3x +5.0, clip_kd +5.5")
+    assert "CLIP-KD 90.5 at 150, 63.5 at 450" in figures["updates"].description
+    assert "CMAPKD (ours) 85.5 at 150, 58.5 at 450" in figures["updates"].description
+    assert figures["updates_minus_full"].description.endswith("by updates: CLIP-KD 5.5 at 150, 5.0 at 450")
+    once = {"rows": [row for row in rows if row["name"].endswith("3x")], "differences": differences}
+    assert [*dict(tool("results_figures").drawings(once | {"differences": {"clip_kd_3x": change(5.0)}}))] == ["rank"]
+
+
+def test_every_figure_of_kept_results_stands_in_a_document() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs").rglob("*.md"))
+    for path in (REPOSITORY / "docs/figures/results").glob("*.png"):
+        assert f"figures/results/{path.name}" in pages, f"no document shows {path.name}"
