@@ -14,6 +14,7 @@ from docs_tools import tool
 
 from cmapkd_core.report.read.concept_sums import ConceptSums
 
+RANK = "retrieval/geometric_rank"
 REPOSITORY = Path(__file__).parents[1]
 MEASURED = re.compile(r"\d+\.\d ± \d+\.\d")  # a mean with its interval
 ENDS = re.compile(r"([\[(])([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)[\])]")  # [over seeds] or (and concepts)
@@ -29,17 +30,17 @@ def kept_results() -> list[dict[str, Any]]:
 def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparisons() -> None:
     def row(name: str, ranks: list[float]) -> dict[str, object]:
         values = {str(seed): rank for seed, rank in enumerate(ranks)}
-        return {"name": name, "label": name.upper(), "values": {"retrieval/geometric_rank": values}}
+        return {"name": name, "label": name.upper(), "values": {RANK: values}}
 
     told = {"mean": 3.0, "low": 2.0, "high": 4.0, "excludes_zero": True, "p": 0.01, "p_holm": 0.02}
     wide = {"mean": -0.04, "low": -1.0, "high": 0.6, "excludes_zero": False, "p": 0.5, "p_holm": 0.5}
     suite = {
         "seeds": ["0", "1", "2"],
-        "teacher": {"name": "teacher", "label": "Teacher", "values": {"retrieval/geometric_rank": {"": 9.0}}},
+        "teachers": [{RANK: 9.0}],
         "rows": [row("none", [10, 11, 12]), row("kd", [13, 14, 15]), row("no_alsn", [10, 10, 10])],
         "differences": {
-            "kd": {"retrieval/geometric_rank": told | {"seeds_and_concepts": {"low": 1.5, "high": 4.5}}},
-            "no_alsn": {"retrieval/geometric_rank": wide | {"seeds_and_concepts": None}},
+            "kd": {RANK: told | {"seeds_and_concepts": {"low": 1.5, "high": 4.5}}},
+            "no_alsn": {RANK: wide | {"seeds_and_concepts": None}},
         },
         "comparisons": {"differences": {"made": 2, "told": 1}},
     }
@@ -63,17 +64,11 @@ def test_the_tables_of_results_are_those_of_the_kept_suites() -> None:
         assert tables.filled(text) == text, f"python docs/tools/results_table.py writes the tables of {page.name}"
 
 
-def suite_of(seeds: dict[str, dict[str, float]], **more: Any) -> dict[str, Any]:
-    """A suite's JSON with the ranks of its rows by seed."""
-    rows = [
-        {"name": name, "label": name.upper(), "values": {"retrieval/geometric_rank": ranks}}
-        for name, ranks in seeds.items()
-    ]
+def suite_of(seeds: dict[str, dict[str, float]], teacher: float = 9.0) -> dict[str, Any]:
+    """A suite's JSON with the ranks of its rows by seed, and of its teacher."""
+    rows = [{"name": name, "label": name.upper(), "values": {RANK: ranks}} for name, ranks in seeds.items()]
     urls = {f"evaluation {name}/{seed}": f"/nowhere/evaluate/{name}{seed}" for name in seeds for seed in "012"}
-    return {"suite": "table2", "seeds": ["0", "1", "2"], "teacher": {"label": "T", "values": {}}, "rows": rows} | {
-        "urls": urls,
-        **more,
-    }
+    return {"suite": "table2", "urls": urls, "teacher": {"values": {RANK: {"": teacher}}}, "rows": rows}
 
 
 def kept_of(folder: Path, name: str, suite: dict[str, Any]) -> Any:
@@ -89,60 +84,93 @@ def sums_of(logs: list[float]) -> np.ndarray:
     return sums
 
 
-def test_a_kept_suite_grows_by_rows_that_another_machine_measured(tmp_path: Path) -> None:
+def test_a_kept_suite_grows_by_rows_that_were_measured_later(tmp_path: Path) -> None:
     """The differences are made anew from all rows, with Holm's rule over all of them."""
     kept = tool("kept")
     first = kept_of(tmp_path, "first", suite_of({"none": {"0": 10.0, "1": 11.0, "2": 12.0}, "kd": {}}))
     second = kept_of(tmp_path, "second", suite_of({"none": {}, "kd": {"0": 13.0, "1": 15.0, "2": 14.0}}))
     kept.write(first, tmp_path / "kept.json")
-    both = kept.as_json(kept.grown(second, [kept.load(tmp_path / "kept.json")]))
+    both = kept.as_json(kept.joined(second, [kept.load(tmp_path / "kept.json")]))
     assert [row["name"] for row in both["rows"]] == ["none", "kd"]
-    one = both["differences"]["kd"]["retrieval/geometric_rank"]
+    one = both["differences"]["kd"][RANK]
     assert (one["mean"], one["n"], one["seeds_and_concepts"]) == (3.0, 3, None)
     assert one["p_holm"] == one["p"]
     assert both["comparisons"]["differences"] == {"made": 1, "told": 1}
-    assert both["evaluations"]["none"] == {"0": "evaluate/none0", "1": "evaluate/none1", "2": "evaluate/none2"}
+    assert both["rows"][0]["evaluations"]["2"] == "evaluate/none2"
+
+
+def test_rows_are_compared_with_the_full_method_of_the_same_machine(tmp_path: Path) -> None:
+    """Machine b has the full method of seeds 0 and 1 again, and a row of its own, which that of machine a is not for."""
+    kept = tool("kept")
+    a = suite_of({"none": {"0": 10.0, "1": 11.0, "2": 12.0}, "clip_kd": {"0": 14.0, "1": 15.5, "2": 17.0}}, 9.0)
+    b = suite_of({"none": {"0": 20.0, "1": 21.0}, "clip_kd": {"0": 90.0}, "kd": {"0": 21.0, "1": 22.5, "2": 23.0}}, 9.1)
+    kept.write(kept_of(tmp_path, "a", a), tmp_path / "kept.json")
+    kept.write(kept.joined(kept_of(tmp_path, "b", b), [kept.load(tmp_path / "kept.json")]), tmp_path / "kept.json")
+    both = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+    means = {name: (row[RANK]["mean"], row[RANK]["n"]) for name, row in both["differences"].items()}
+    assert means == {"clip_kd": (4.5, 3), "kd": (1.25, 2)}
+    values = {row["name"]: row["values"][RANK] for row in both["rows"]}
+    assert values["none"] == {"0": 10.0, "1": 11.0, "2": 12.0}  # of the first machine, and of no seed twice
+    assert values["clip_kd"] == {"0": 14.0, "1": 15.5, "2": 17.0}
+    assert [teacher[RANK] for teacher in both["teachers"]] == [9.0, 9.1]
+    table = tool("results_table").table(both)
+    assert "Measured on 2 machines, each with its own fit of the teacher (ranks 9.00 and 9.10)" in table
+
+
+def test_a_suite_takes_over_what_another_suite_has_of_the_same_place(tmp_path: Path) -> None:
+    kept = tool("kept")
+    budget = suite_of({"full_3x": {"0": 10.0, "1": 11.0}})
+    table2 = suite_of({"none": {}, "kd": {"0": 13.0, "1": 15.0}})
+    for seed in "01":
+        table2["urls"][f"evaluation none/{seed}"] = budget["urls"][f"evaluation full_3x/{seed}"]
+    grown = kept.as_json(kept.joined(kept_of(tmp_path, "table2", table2), [kept_of(tmp_path, "budget", budget)]))
+    assert [row["name"] for row in grown["rows"]] == ["none", "kd"]
+    assert grown["differences"]["kd"][RANK]["mean"] == 3.5
 
 
 def test_what_concepts_add_is_kept_and_makes_the_interval_over_them(tmp_path: Path) -> None:
     kept, concepts = tool("kept"), 30
     counts, spread = np.ones((concepts, 2)), np.linspace(1.0, 3.0, concepts)
     ranks = {"none": [2.0, 2.1, 2.3], "kd": [2.4, 2.6, 2.7]}
-    logs = {(row, str(seed)): one + spread * (row == "kd") for row, of in ranks.items() for seed, one in enumerate(of)}
-    sums = ConceptSums(counts, {cell: sums_of(list(of + 0 * spread)) for cell, of in logs.items()})
+    logs = {
+        (row, str(seed)): one + spread * (row == "kd") + 0 * spread
+        for row, of in ranks.items()
+        for seed, one in enumerate(of)
+    }
+    sums = {(row, f"{seed}@9.000000"): sums_of(list(of)) for (row, seed), of in logs.items()}
     suite = suite_of(
         {row: {seed: float(np.exp(of.mean())) for (name, seed), of in logs.items() if name == row} for row in ranks}
     )
-    whole = dataclasses.replace(kept_of(tmp_path, "suite", suite), concepts={"retrieval": sums})
+    whole = dataclasses.replace(kept_of(tmp_path, "suite", suite), concepts={"retrieval": ConceptSums(counts, sums)})
     kept.write(whole, tmp_path / "kept.json")
-    again = kept.as_json(kept.load(tmp_path / "kept.json"))
-    one = again["differences"]["kd"]["retrieval/geometric_rank"]
+    direct = kept.as_json(whole)["differences"]["kd"][RANK]
+    one = kept.as_json(kept.load(tmp_path / "kept.json"))["differences"]["kd"][RANK]
     assert one["seeds_and_concepts"]["concepts"] == concepts
     assert one["seeds_and_concepts"]["high"] - one["seeds_and_concepts"]["low"] > one["high"] - one["low"]
-    direct = kept.as_json(whole)["differences"]["kd"]["retrieval/geometric_rank"]["seeds_and_concepts"]
     for end in ("low", "high"):
-        assert one["seeds_and_concepts"][end] == pytest.approx(direct[end], rel=1e-4)  # 32 bits are kept
+        assert one["seeds_and_concepts"][end] == pytest.approx(direct["seeds_and_concepts"][end], rel=1e-4)  # 32 bits
     # Without the sums the interval that was written counts, but not for other numbers.
     (tmp_path / "kept.npz").unlink()
-    assert kept.as_json(kept.load(tmp_path / "kept.json"))["differences"] == kept.as_json(whole)["differences"]
+    assert kept.as_json(kept.load(tmp_path / "kept.json"))["differences"]["kd"][RANK] == direct
     other = kept_of(tmp_path, "other", suite_of({"none": {"0": 10.0, "1": 11.0}, "kd": {"0": 12.0, "1": 14.0}}))
-    grown = kept.as_json(kept.grown(other, [kept.load(tmp_path / "kept.json")]))
-    assert grown["rows"][0]["values"]["retrieval/geometric_rank"] == {
-        "0": 10.0,
-        "1": 11.0,
-        "2": pytest.approx(9.97, 0.01),
-    }
-    assert grown["differences"]["kd"]["retrieval/geometric_rank"]["seeds_and_concepts"] is None
+    grown = kept.as_json(dataclasses.replace(other, written=kept.load(tmp_path / "kept.json").written))
+    assert grown["differences"]["kd"][RANK]["seeds_and_concepts"] is None
+
+
+def test_a_report_without_the_teacher_is_not_kept(tmp_path: Path) -> None:
+    suite = suite_of({"none": {"0": 10.0}})
+    with pytest.raises(ValueError, match="no numbers of the teacher"):
+        kept_of(tmp_path, "suite", suite | {"teacher": {"values": {}}})
 
 
 def test_rows_on_other_test_concepts_are_not_joined(tmp_path: Path) -> None:
     kept = tool("kept")
     suite = kept_of(tmp_path, "suite", suite_of({"none": {"0": 10.0}, "kd": {}}))
     other = kept_of(tmp_path, "other", suite_of({"none": {}, "kd": {"0": 12.0}}))
-    mine = ConceptSums(np.ones((30, 2)), {("none", "0"): sums_of([1.0] * 30)})
-    theirs = ConceptSums(np.ones((31, 2)), {("kd", "0"): sums_of([1.0] * 31)})
+    mine = ConceptSums(np.ones((30, 2)), {("none", "0@9.000000"): sums_of([1.0] * 30)})
+    theirs = ConceptSums(np.ones((31, 2)), {("kd", "0@9.000000"): sums_of([1.0] * 31)})
     with pytest.raises(ValueError, match="other test concepts"):
-        kept.grown(
+        kept.joined(
             dataclasses.replace(suite, concepts={"retrieval": mine}),
             [dataclasses.replace(other, concepts={"retrieval": theirs})],
         )
@@ -156,7 +184,7 @@ def test_numbers_that_a_row_does_not_keep_count_as_compared(tmp_path: Path) -> N
             "name": "clip_kd",
             "label": "CLIP-KD",
             "values": {
-                "retrieval/geometric_rank": {"0": 11.0, "1": 13.0, "2": 14.5},
+                RANK: {"0": 11.0, "1": 13.0, "2": 14.5},
                 "retrieval/mean_recall": {"0": 5.0, "1": 6.0, "2": 4.0},
             },
         }
@@ -170,9 +198,9 @@ def test_numbers_that_a_row_does_not_keep_count_as_compared(tmp_path: Path) -> N
 
 def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> None:
     one = {"mean": 0.3, "low": -0.2, "high": 0.8, "excludes_zero": False, "p": 0.1, "p_holm": 0.2}
-    change = {key: one | {"seeds_and_concepts": None} for key in ("retrieval/geometric_rank", "retrieval/i2t/R@1")}
-    row = {"name": "oracle_alsn", "label": "oracle", "values": {"retrieval/geometric_rank": {"0": 5.0}}}
-    suite = {"seeds": ["0"], "teacher": row, "rows": [row], "against_equal_weights": {"oracle_alsn": change}}
+    change = {key: one | {"seeds_and_concepts": None} for key in (RANK, "retrieval/i2t/R@1")}
+    row = {"name": "oracle_alsn", "label": "oracle", "values": {RANK: {"0": 5.0}}}
+    suite = {"seeds": ["0"], "teachers": [{RANK: 9.0}], "rows": [row], "against_equal_weights": {"oracle_alsn": change}}
     counts = {"against_equal_weights": {"made": 2, "told": 0}}
     lines = tool("results_table").weights(suite | {"comparisons": counts}).splitlines()
     counted = "Seeds: 1. Comparisons with equal weights in the whole suite: 2, 0 with †."
@@ -186,7 +214,7 @@ def test_numbers_of_results_are_those_of_a_kept_suite(name: str) -> None:
     rows = {
         tuple(tables.mean(row["values"].get(key, {})) for key in tables.COLUMNS)
         for suite in suites
-        for row in (suite["teacher"], *suite["rows"])
+        for row in suite["rows"]
     }
     shown = 0
     for line in (REPOSITORY / name).read_text(encoding="utf-8").splitlines():
@@ -223,13 +251,10 @@ def test_figures_of_kept_results_have_rows_by_rank_and_budgets_by_updates() -> N
     def change(mean: float) -> dict[str, Any]:
         wider = {"low": mean - 2, "high": mean + 2, "n": 2, "concepts": 30, "of": "concepts"}
         ends = {"mean": mean, "low": mean - 1, "high": mean + 1, "n": 2, "seeds_and_concepts": wider}
-        return {"retrieval/geometric_rank": ends}
+        return {RANK: ends}
 
     ranks = {"clip_kd_3x": 63.0, "clip_kd": 90.0, "full_3x": 58.0, "none": 85.0, "fd_alone_3x": 62.0}
-    rows = [
-        {"name": name, "label": name, "values": {"retrieval/geometric_rank": {"0": rank, "1": rank + 1}}}
-        for name, rank in ranks.items()
-    ]
+    rows = [{"name": name, "label": name, "values": {RANK: {"0": rank, "1": rank + 1}}} for name, rank in ranks.items()]
     differences = {"clip_kd_3x": change(5.0), "clip_kd": change(5.5), "fd_alone_3x": change(4.0)}
     figures = dict(tool("results_figures").drawings({"rows": rows, "differences": differences}))
     assert figures["rank"].description.endswith("in ranks: fd_alone_3x +4.0, clip_kd_3x +5.0, clip_kd +5.5")

@@ -69,25 +69,37 @@ def table(suite: dict[str, Any]) -> str:
         rows = sorted(rows, key=lambda row: -interval([*row["values"][RANK].values()]).mean)
     heads = ["row", *COLUMNS.values(), *(f"{name} minus full" for name in COLUMNS.values())]
     lines = [heads, ["---"] * len(heads)]
-    for row in (suite["teacher"], *rows):
+    lines.append(["Teacher", *teacher_means(suite), *[""] * len(COLUMNS)])
+    for row in rows:
         means = [mean(row["values"].get(key, {})) for key in COLUMNS]
         differences = [difference(suite["differences"].get(row["name"], {}).get(key)) for key in COLUMNS]
         lines.append([_label(row, suite), *means, *differences])
     return _written(lines, suite, AGAINST_FULL)
 
 
+def teacher_means(suite: dict[str, Any]) -> list[str]:
+    """The numbers of the teacher; of several fits those of the first, which most rows had."""
+    return [f"{suite['teachers'][0][key]:.1f}" if key in suite["teachers"][0] else "" for key in COLUMNS]
+
+
 def _label(row: dict[str, Any], suite: dict[str, Any]) -> str:
     """A row's name, with the number of its seeds where it has fewer than others."""
     n = len(row["values"].get(RANK, {}))
-    return row["label"] if row is suite["teacher"] or n == len(suite["seeds"]) else f"{row['label']} ({n} seeds)"
+    return row["label"] if n == len(suite["seeds"]) else f"{row['label']} ({n} seed{'s' if n > 1 else ''})"
 
 
 def _written(lines: list[list[str]], suite: dict[str, Any], differences: str, kind: str = "") -> str:
     """A table's lines, with one below that counts the comparisons of a kind."""
     counts = suite["comparisons"][differences]
-    seeds = f"Seeds: {len(suite['seeds'])}"
-    numbers = f"{seeds}. Comparisons{kind} in the whole suite: {counts['made']}, {counts['told']} with †."
-    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", numbers])
+    words = [f"Seeds: {len(suite['seeds'])}."]
+    words.append(f"Comparisons{kind} in the whole suite: {counts['made']}, {counts['told']} with †.")
+    ranks = [f"{teacher[RANK]:.2f}" for teacher in suite["teachers"]]
+    if len(ranks) > 1:
+        words.append(
+            f"Measured on {len(ranks)} machines, each with its own fit of the teacher (ranks {' and '.join(ranks)}); "
+            "each row is compared within its machine."
+        )
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", " ".join(words)])
 
 
 def weights(suite: dict[str, Any]) -> str:
@@ -124,7 +136,7 @@ def main() -> None:
     if args.suite:
         suite = kept.of_report(args.suite)
         if args.keep:
-            suite = kept.grown(suite, map(kept.load, sorted((DOCS / "results").glob("*.json"))))
+            suite = kept.joined(suite, map(kept.load, sorted((DOCS / "results").glob("*.json"))))
             kept.write(suite, DOCS / "results" / f"{args.keep}.json")
         print(table(kept.as_json(suite)))
     else:
