@@ -100,7 +100,7 @@ def test_a_kept_suite_grows_by_rows_that_were_measured_later(tmp_path: Path) -> 
 
 
 def test_rows_are_compared_with_the_full_method_of_the_same_machine(tmp_path: Path) -> None:
-    """Machine b has the full method of seeds 0 and 1 again, and a row of its own, which that of machine a is not for."""
+    """Machine b has the full method of seeds 0 and 1 again, and a row of its own to compare with that."""
     kept = tool("kept")
     a = suite_of({"none": {"0": 10.0, "1": 11.0, "2": 12.0}, "clip_kd": {"0": 14.0, "1": 15.5, "2": 17.0}}, 9.0)
     b = suite_of({"none": {"0": 20.0, "1": 21.0}, "clip_kd": {"0": 90.0}, "kd": {"0": 21.0, "1": 22.5, "2": 23.0}}, 9.1)
