@@ -1,7 +1,7 @@
 """The figures of the suites that docs/results keeps: `python docs/tools/results_figures.py [NAME ..]`.
 
-Writes docs/figures/results/NAME_rank.png, every row minus the full method with as many updates, and of a suite with
-several numbers of updates NAME_updates.png and NAME_updates_minus_full.png.
+Writes docs/figures/results/NAME_rank.png, every row minus the full method; of a suite with several numbers of updates
+NAME_updates.png and NAME_updates_minus_full.png, where a row is compared with the full method of as many.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmapkd_core.recipes import BASELINES, FULL
+from cmapkd_core.recipes import BASELINES, FULL, REFERENCE
 from cmapkd_core.report.figures.by_updates import draw_by_updates
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.figures.style import PRINT, Drawing, painted
@@ -44,19 +44,20 @@ def drawings(suite: Mapping[str, Any]) -> Iterator[tuple[str, Drawing]]:
     """What a file is called after the suite's name, and its figure."""
     labels = {row["name"]: row["label"] for row in suite["rows"]}
     changes = ranks(suite)
-    named = {labels[name]: one for name, one in changes.items()}
-    yield "rank", draw_differences(f"{TITLE}, better to the right", named, FULL_METHOD, "ranks")
+    if len({times(name) for name in labels}) == 1:
+        named = {labels[name]: one for name, one in changes.items()}
+        yield "rank", draw_differences(f"{TITLE}, better to the right", named, FULL_METHOD, "ranks")
+        return
     means = {row["name"]: interval([*row["values"][RANK].values()]) for row in suite["rows"]}
-    plain = _by_updates({name: one for name, one in means.items() if at_least(name) in {FULL, *BASELINES}})
-    if plain:
-        yield "updates", draw_by_updates(f"{TITLE}, better upwards", plain, "ranks")
-    against = _by_updates({name: one for name, one in changes.items() if at_least(name) != "finetune"})
-    if against:
-        yield "updates_minus_full", draw_by_updates(f"{TITLE} minus {FULL_METHOD}", against, "ranks", zero=True)
+    methods = _by_updates({name: one for name, one in means.items() if at_least(name) in {FULL, *BASELINES}})
+    yield "updates", draw_by_updates(f"{TITLE}, better upwards", methods, "ranks")
+    # Fine-tuning is so far behind that the others would lie on each other.
+    against = _by_updates({name: one for name, one in changes.items() if at_least(name) != REFERENCE})
+    yield "updates_minus_full", draw_by_updates(f"{TITLE} minus {FULL_METHOD}", against, "ranks", zero=True)
 
 
 def _by_updates(rows: Mapping[str, Interval]) -> dict[str, dict[int, Interval]]:
-    """Label -> number of updates -> interval, of the rows with several numbers, at most AT_ONCE."""
+    """Label -> number of updates -> interval, of the first AT_ONCE rows that have several numbers."""
     methods: dict[str, dict[int, Interval]] = {}
     for name in sorted(rows, key=times):
         methods.setdefault(label(at_least(name)), {})[UPDATES * times(name)] = rows[name]

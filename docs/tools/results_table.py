@@ -7,7 +7,7 @@
 SUITE.json lies in the report's folder of a suite. A table has the means of three numbers over the seeds, and how far
 each row is from the full method, with both intervals. Rows that are not measured yet are left out, but for those that
 another kept suite has (kept.py), so that a table can be measured in parts and on several machines. Rows come in order
-of the geometric mean rank, the worst first; a suite of budgets keeps its own order. In a document a table stands below
+of their updates, and of the geometric mean rank, the worst first. In a document a table stands below
 the line <!-- results/NAME.json -->; below <!-- results/NAME.json: weights --> those rows that differ by their weights
 of levels alone, minus equal weights.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import kept
 from kept import AGAINST_EQUAL, AGAINST_FULL
 
+from cmapkd_core.report.read.suite_inputs import times
 from cmapkd_core.report.significance import LEVEL, interval, signed
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -64,9 +65,7 @@ def difference(one: dict[str, Any] | None) -> str:
 
 def table(suite: dict[str, Any]) -> str:
     """The lines, with one below that counts the comparisons."""
-    rows = suite["rows"]
-    if not any(row["name"].endswith("x") for row in rows):
-        rows = sorted(rows, key=lambda row: -interval([*row["values"][RANK].values()]).mean)
+    rows = sorted(suite["rows"], key=lambda row: (times(row["name"]), -interval([*row["values"][RANK].values()]).mean))
     heads = ["row", *COLUMNS.values(), *(f"{name} minus full" for name in COLUMNS.values())]
     lines = [heads, ["---"] * len(heads)]
     lines.append(["Teacher", *teacher_means(suite), *[""] * len(COLUMNS)])
@@ -93,12 +92,8 @@ def _written(lines: list[list[str]], suite: dict[str, Any], differences: str, ki
     counts = suite["comparisons"][differences]
     words = [f"Seeds: {len(suite['seeds'])}."]
     words.append(f"Comparisons{kind} in the whole suite: {counts['made']}, {counts['told']} with †.")
-    ranks = [f"{teacher[RANK]:.2f}" for teacher in suite["teachers"]]
-    if len(ranks) > 1:
-        words.append(
-            f"Measured on {len(ranks)} machines, each with its own fit of the teacher (ranks {' and '.join(ranks)}); "
-            "each row is compared within its machine."
-        )
+    if (machines := len(suite["teachers"])) > 1:
+        words.append(f"Measured on {machines} machines; each row is compared with the full method of its own.")
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", " ".join(words)])
 
 
