@@ -32,8 +32,8 @@ def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparison
         values = {str(seed): rank for seed, rank in enumerate(ranks)}
         return {"name": name, "label": name.upper(), "values": {RANK: values}}
 
-    told = {"mean": 3.0, "low": 2.0, "high": 4.0, "excludes_zero": True, "p": 0.01, "p_holm": 0.02}
-    wide = {"mean": -0.04, "low": -1.0, "high": 0.6, "excludes_zero": False, "p": 0.5, "p_holm": 0.5}
+    told = {"mean": 3.0, "low": 2.0, "high": 4.0, "excludes_zero": True, "p": 0.01, "p_holm": 0.02, "n": 3}
+    wide = {"mean": -0.04, "low": -1.0, "high": 0.6, "excludes_zero": False, "p": 0.5, "p_holm": 0.5, "n": 2}
     suite = {
         "seeds": ["0", "1", "2"],
         "teachers": [{RANK: 9.0}],
@@ -42,16 +42,16 @@ def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparison
             "kd": {RANK: told | {"seeds_and_concepts": {"low": 1.5, "high": 4.5}}},
             "no_alsn": {RANK: wide | {"seeds_and_concepts": None}},
         },
-        "comparisons": {"differences": {"made": 2, "told": 1}},
+        "comparisons": {"differences": 2},
     }
     half = 4.3027 / 3**0.5  # quantile of t with 2 degrees of freedom, times a spread of 1, by the root of 3
     assert tool("results_table").table(suite).splitlines()[2:] == [
         "| Teacher |  | 9.0 |  |  |  |  |",
         f"| KD |  | 14.0 ± {half:.1f} |  |  | **+3.0** † [+2.0 to +4.0] (+1.5 to +4.5) |  |",
         f"| NONE |  | 11.0 ± {half:.1f} |  |  |  |  |",
-        "| NO_ALSN |  | 10.0 ± 0.0 |  |  | 0.0 [-1.0 to +0.6] |  |",
+        "| NO_ALSN |  | 10.0 ± 0.0 |  |  | 0.0 [-1.0 to +0.6] n = 2 |  |",
         "",
-        "Seeds: 3. Comparisons in the whole suite: 2, 1 with †.",
+        "Seeds: 3. Comparisons in the whole suite, which † counts all: 2.",
     ]
 
 
@@ -95,7 +95,7 @@ def test_a_kept_suite_grows_by_rows_that_were_measured_later(tmp_path: Path) -> 
     one = both["differences"]["kd"][RANK]
     assert (one["mean"], one["n"], one["seeds_and_concepts"]) == (3.0, 3, None)
     assert one["p_holm"] == one["p"]
-    assert both["comparisons"]["differences"] == {"made": 1, "told": 1}
+    assert both["comparisons"]["differences"] == 1
     assert both["rows"][0]["evaluations"]["2"] == "evaluate/none2"
 
 
@@ -149,12 +149,34 @@ def test_what_concepts_add_is_kept_and_makes_the_interval_over_them(tmp_path: Pa
     assert one["seeds_and_concepts"]["high"] - one["seeds_and_concepts"]["low"] > one["high"] - one["low"]
     for end in ("low", "high"):
         assert one["seeds_and_concepts"][end] == pytest.approx(direct["seeds_and_concepts"][end], rel=1e-4)  # 32 bits
-    # Without the sums the interval that was written counts, but not for other numbers.
+    # Without the sums the interval that was written counts, also in another suite, but not of another seed or machine.
     (tmp_path / "kept.npz").unlink()
-    assert kept.as_json(kept.load(tmp_path / "kept.json"))["differences"]["kd"][RANK] == direct
-    other = kept_of(tmp_path, "other", suite_of({"none": {"0": 10.0, "1": 11.0}, "kd": {"0": 12.0, "1": 14.0}}))
-    grown = kept.as_json(dataclasses.replace(other, written=kept.load(tmp_path / "kept.json").written))
-    assert grown["differences"]["kd"][RANK]["seeds_and_concepts"] is None
+    bare = kept.load(tmp_path / "kept.json")
+    assert kept.as_json(bare)["differences"]["kd"][RANK] == direct
+    for more in (suite_of({"none": {}, "kd": {}}), suite_of({"none": {"0": 2.0}, "kd": {"0": 9.0}}, 9.1)):
+        grown = kept.as_json(kept.joined(kept_of(tmp_path, "more", more), [bare]))
+        assert grown["differences"]["kd"][RANK] == direct
+    fewer = {cell: numbers for cell, numbers in bare.values.items() if cell[1] != "2"}
+    assert (
+        kept.as_json(dataclasses.replace(bare, values=fewer))["differences"]["kd"][RANK]["seeds_and_concepts"] is None
+    )
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "docs/results").glob("*.json")), ids=lambda path: path.stem)
+def test_kept_results_are_what_their_own_numbers_give(path: Path) -> None:
+    """Read and written again, alone and with all other files, a suite has the same differences and counts."""
+    kept = tool("kept")
+    suite, others = kept.load(path), map(kept.load, sorted(path.parent.glob("*.json")))
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for again in (kept.as_json(suite), kept.as_json(kept.joined(suite, others))):
+        assert again["comparisons"] == written["comparisons"]
+        assert [teacher[RANK] for teacher in again["teachers"]] == [teacher[RANK] for teacher in written["teachers"]]
+        assert [row["values"] for row in again["rows"]] == [row["values"] for row in written["rows"]]
+        for kind in ("differences", "against_equal_weights"):
+            shown = tool("results_table").difference
+            assert {(name, key): shown(one) for name, row in again[kind].items() for key, one in row.items()} == {
+                (name, key): shown(one) for name, row in written[kind].items() for key, one in row.items()
+            }
 
 
 def test_a_report_without_the_teacher_is_not_kept(tmp_path: Path) -> None:
@@ -177,33 +199,50 @@ def test_rows_on_other_test_concepts_are_not_joined(tmp_path: Path) -> None:
 
 
 def test_numbers_that_a_row_does_not_keep_count_as_compared(tmp_path: Path) -> None:
-    """A row of which three numbers are known beside one with two: four comparisons, and p counts for that many."""
-    suite = suite_of({"none": {"0": 10.0, "1": 11.0, "2": 12.0}, "kd": {"0": 13.0, "1": 15.0, "2": 14.0}})
-    suite["rows"].append(
-        {
-            "name": "clip_kd",
-            "label": "CLIP-KD",
-            "values": {
-                RANK: {"0": 11.0, "1": 13.0, "2": 14.5},
-                "retrieval/mean_recall": {"0": 5.0, "1": 6.0, "2": 4.0},
-            },
-        }
-    )
+    """Two rows with two numbers, of which one keeps the rank alone, and of the other one recall has one seed."""
+    suite = suite_of({"none": {"0": 10.0, "1": 11.0, "2": 12.0}, "kd": {"0": 13.0, "1": 15.0, "2": 14.0}, "fitnet": {}})
     suite["rows"][0]["values"]["retrieval/mean_recall"] = {"0": 7.0, "1": 7.5, "2": 8.0}
+    suite["rows"][2]["values"] = {RANK: {"0": 11.0, "1": 13.0, "2": 14.5}, "retrieval/mean_recall": {"0": 5.0}}
     made = tool("kept").as_json(kept_of(tmp_path, "suite", suite))
-    assert made["comparisons"]["differences"]["made"] == 4
-    least = min((one["p"], one["p_holm"]) for row in made["differences"].values() for one in row.values())
+    assert made["comparisons"]["differences"] == 4
+    least = min((one["p"], one["p_holm"]) for row in made["differences"].values() for one in row.values() if one["p"])
     assert least[1] == pytest.approx(4 * least[0])
 
 
+def test_rows_at_one_place_all_grow(tmp_path: Path) -> None:
+    kept = tool("kept")
+    suite = suite_of({"none": {"0": 10.0}, "kd": {}, "with_kd": {}})
+    suite["urls"]["evaluation with_kd/0"] = suite["urls"]["evaluation kd/0"]
+    other = kept_of(tmp_path, "other", suite_of({"kd": {"0": 12.0}}))
+    grown = kept.as_json(kept.joined(kept_of(tmp_path, "suite", suite), [other]))
+    assert {row["name"]: row["values"][RANK] for row in grown["rows"]} == {
+        "none": {"0": 10.0},
+        "kd": {"0": 12.0},
+        "with_kd": {"0": 12.0},
+    }
+
+
+def test_equal_weights_are_a_base_on_every_machine(tmp_path: Path) -> None:
+    """They were measured on two; the oracle's weights on the second alone, where its full method was not."""
+    kept = tool("kept")
+    a = suite_of({"none": {"0": 10.0, "1": 11.0}, "no_alsn": {"0": 10.5, "1": 11.25}, "oracle_alsn": {}}, 9.0)
+    b = suite_of({"none": {}, "no_alsn": {"0": 20.0, "1": 21.0}, "oracle_alsn": {"0": 21.0, "1": 22.5}}, 9.1)
+    kept.write(kept_of(tmp_path, "a", a), tmp_path / "kept.json")
+    both = kept.as_json(kept.joined(kept_of(tmp_path, "b", b), [kept.load(tmp_path / "kept.json")]))
+    changes = {name: row[RANK]["mean"] for name, row in both["against_equal_weights"].items()}
+    assert changes == {"none": -0.375, "oracle_alsn": 1.25}
+    changes = {name: row[RANK]["mean"] for name, row in both["differences"].items() if row}
+    assert changes == {"no_alsn": 0.375}
+
+
 def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> None:
-    one = {"mean": 0.3, "low": -0.2, "high": 0.8, "excludes_zero": False, "p": 0.1, "p_holm": 0.2}
+    one = {"mean": 0.3, "low": -0.2, "high": 0.8, "excludes_zero": False, "p": 0.1, "p_holm": 0.2, "n": 3}
     change = {key: one | {"seeds_and_concepts": None} for key in (RANK, "retrieval/i2t/R@1")}
     row = {"name": "oracle_alsn", "label": "oracle", "values": {RANK: {"0": 5.0}}}
     suite = {"seeds": ["0"], "teachers": [{RANK: 9.0}], "rows": [row], "against_equal_weights": {"oracle_alsn": change}}
-    counts = {"against_equal_weights": {"made": 2, "told": 0}}
+    counts = {"against_equal_weights": 2}
     lines = tool("results_table").weights(suite | {"comparisons": counts}).splitlines()
-    counted = "Seeds: 1. Comparisons with equal weights in the whole suite: 2, 0 with †."
+    counted = "Seeds: 1. Comparisons with equal weights in the whole suite, which † counts all: 2."
     assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |", "", counted]
 
 

@@ -11,8 +11,7 @@ teacher, and a row is compared, seed by seed, with the full method of the same f
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,18 @@ from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.concept_sums import CLASSES, CONCEPTS, ConceptSums, RowSeed
 from cmapkd_core.report.read.results import KS, ModelResults, Results
 from cmapkd_core.report.read.suite_inputs import BY_CONCEPT, RANK, full_of
-from cmapkd_core.report.row_differences import Difference, against_equal_weights, compared, differences
-from cmapkd_core.report.significance import LEVEL, holm, p_value
+from cmapkd_core.report.row_differences import EQUAL, Difference, against_equal_weights, compared, differences
+from cmapkd_core.report.significance import holm, p_value
 from cmapkd_core.stages.artifact import find
 
 Cell = tuple[str, str, str]  # row, seed, fit
 Numbers = Mapping[str, float]
 Differences = Mapping[str, Mapping[str, Difference]]  # row -> number -> the row minus its base
+Pairs = frozenset[tuple[str, str, str]]  # places of a row and of its base, and their fit, seed by seed
 AGAINST_FULL, AGAINST_EQUAL = "differences", "against_equal_weights"
 FACTS = ("suite", "recipe", "overrides")
 WIDER = "seeds_and_concepts"
-CLOSE = 1e-6  # of two means of the same numbers, which rounding alone makes different
+BASES: dict[str, Callable[[str], str]] = {AGAINST_FULL: full_of, AGAINST_EQUAL: lambda _: EQUAL}
 
 
 @dataclass(frozen=True)
@@ -42,43 +42,56 @@ class Kept:
 
     Attributes:
         facts: those of FACTS. labels: row -> its name in a table, in the suite's order. teachers: fit -> the teacher's
-            numbers; the first counts where a seed was measured with several.
+            numbers. numbers: how many each row was compared by, of which older files keep a part.
         values: the numbers of every cell. places: (row, seed) -> where its evaluation lies below a root.
         concepts: task -> what its concepts add, of those cells of which it is known, as (row, SEED@FIT).
-        written: differences as files have them, with intervals over concepts that are not known any more.
+        written: intervals over concepts that are not known any more, by number and what was compared.
     """
 
     facts: dict[str, Any]
     labels: dict[str, str]
     teachers: dict[str, Numbers]
+    numbers: int
     values: dict[Cell, Numbers]
     places: dict[RowSeed, str]
     concepts: dict[str, ConceptSums] = field(default_factory=dict)
-    written: tuple[Mapping[str, Any], ...] = ()
+    written: Mapping[tuple[str, Pairs], Any] = field(default_factory=dict)
 
-    @property
-    def results(self) -> Results:
-        """The rows that have a number, as a suite's report holds them, with SEED@FIT for a seed."""
-        rows = (ModelResults(row, label, self._numbers(row)) for row, label in self.labels.items())
+    def results(self, base_of: Callable[[str], str] = full_of) -> Results:
+        """The rows that have a number, as a suite's report holds them, with SEED@FIT for a seed.
+
+        Rows that others are compared with have all fits; each other row has one fit for a seed.
+        """
+        rows = (ModelResults(row, label, self._numbers(row, base_of(row))) for row, label in self.labels.items())
         measured = tuple(row for row in rows if row.values)
         return Results(measured, ModelResults("chance", "Chance", {}), {}, "", "", concepts=self.concepts)
 
-    def _numbers(self, row: str) -> dict[str, dict[str, float]]:
-        """The row's numbers by SEED@FIT: of the full method all, of another one a fit each."""
-        cells = [cell for cell in self.values if cell[0] == row]
-        if full_of(row) != row:
-            fits = {seed: self._fit(row, seed) for _, seed, _ in cells}
-            cells = [cell for cell in cells if fits[cell[1]] == cell[2]]
+    def _numbers(self, row: str, base: str) -> dict[str, dict[str, float]]:
+        fits = self.fits(row, base)
+        seeds: dict[str, list[str]] = {}
+        for fit in fits:
+            for _, seed, _ in (cell for cell in self.values if cell[0] == row and cell[2] == fit):
+                seeds.setdefault(seed, []).append(fit)
         by_number: dict[str, dict[str, float]] = {}
-        for _, seed, fit in sorted(cells, key=lambda cell: (int(cell[1]), [*self.teachers].index(cell[2]))):
-            for key, value in self.values[row, seed, fit].items():
-                by_number.setdefault(key, {})[f"{seed}@{fit}"] = value
+        for seed in sorted(seeds, key=int):
+            # Where it is compared at all it comes first: fits without the base are the last ones.
+            paired = [fit for fit in seeds[seed] if (base, seed, fit) in self.values] or seeds[seed]
+            for fit in seeds[seed] if row == base else paired[:1]:
+                for key, value in self.values[row, seed, fit].items():
+                    by_number.setdefault(key, {})[f"{seed}@{fit}"] = value
         return by_number
 
-    def _fit(self, row: str, seed: str) -> str:
-        """The first fit that has the row; one where the full method was measured too goes before."""
-        fits = [fit for fit in self.teachers if (row, seed, fit) in self.values]
-        return min(fits, key=lambda fit: (full_of(row), seed, fit) not in self.values)
+    def fits(self, row: str, base: str) -> list[str]:
+        """Fits of the teacher, that first with which most seeds of a row can be compared."""
+        pairs = [fit for name, seed, fit in self.values if name == row and (base, seed, fit) in self.values]
+        return sorted(self.teachers, key=lambda fit: -pairs.count(fit))
+
+    def pairs(self, row: ModelResults, base: ModelResults, key: str) -> Pairs:
+        """What a difference of two rows is of."""
+        cells = (cell.split("@") for cell in row.values.get(key, {}) if cell in base.values.get(key, {}))
+        return frozenset(
+            (self.places.get((row.name, seed), ""), self.places.get((base.name, seed), ""), fit) for seed, fit in cells
+        )
 
 
 def fit_of(teacher: Numbers) -> str:
@@ -108,6 +121,7 @@ def of_report(report: Path) -> Kept:
         {name: suite[name] for name in FACTS if name in suite},
         {name: row["label"] for name, row in rows.items()},
         {fit: teacher},
+        len(keys),
         values,
         {(row, seed): "/".join(url.split("/")[-2:]) for cell, url in urls.items() for row, seed in [cell.split("/")]},
         _read(urls, fit),
@@ -133,15 +147,24 @@ def load(path: Path) -> Kept:
     """What is kept as NAME.json, with NAME.npz where there is one."""
     suite = json.loads(path.read_text(encoding="utf-8"))
     arrays = path.with_suffix(".npz")
-    return Kept(
+    kept = Kept(
         {name: suite[name] for name in FACTS if name in suite},
         {row["name"]: row["label"] for row in suite["rows"]},
         {fit_of(teacher): teacher for teacher in suite["teachers"]},
-        {(row["name"], *key.split("@")): numbers for row in suite["rows"] for key, numbers in row["measured"].items()},
+        suite["numbers"],
+        {(row["name"], *key.split("@")): of for row in suite["rows"] for key, of in row["measured"].items()},
         {(row["name"], seed): place for row in suite["rows"] for seed, place in row["evaluations"].items()},
         _concepts(np.load(arrays)) if arrays.exists() else {},
-        (suite[AGAINST_FULL], suite[AGAINST_EQUAL]),
     )
+    return replace(kept, written=dict(_written(kept, suite)))
+
+
+def _written(kept: Kept, suite: Mapping[str, Any]) -> Iterator[tuple[tuple[str, Pairs], Any]]:
+    for kind, base_of in BASES.items():
+        rows = {row.name: row for row in kept.results(base_of).rows}
+        for name, numbers in suite[kind].items():
+            for key, one in numbers.items():
+                yield (key, kept.pairs(rows[name], rows[base_of(name)], key)), one[WIDER]
 
 
 def joined(suite: Kept, others: Iterable[Kept]) -> Kept:
@@ -151,30 +174,62 @@ def joined(suite: Kept, others: Iterable[Kept]) -> Kept:
         ValueError: another's evaluations have other test concepts.
     """
     teachers: dict[str, Numbers] = {}
-    values, concepts, written = dict(suite.values), dict(suite.concepts), suite.written
+    values, concepts, written = dict(suite.values), dict(suite.concepts), dict(suite.written)
     for other in others:
-        at = {place: cell for cell, place in other.places.items()}
-        taken = {at[place]: cell for cell, place in suite.places.items() if place in at}
-        for (row, seed, fit), numbers in other.values.items():
-            if (row, seed) in taken:
-                cell = (*taken[row, seed], fit)
-                teachers[fit] = other.teachers[fit]
-                values[cell] = numbers
-                concepts = _with(concepts, cell, other.concepts, (row, seed, fit))
-        written += other.written
-    return replace(suite, teachers=teachers | suite.teachers, values=values, concepts=concepts, written=written)
+        rows: dict[RowSeed, list[RowSeed]] = {}  # its row and seed -> those of the suite at the same place
+        for own, place in suite.places.items():
+            for theirs in (cell for cell, at in other.places.items() if at == place):
+                rows.setdefault(theirs, []).append(own)
+        taken = [cell for cell in other.values if cell[:2] in rows]
+        fits = {fit for _, _, fit in taken}
+        teachers = teachers | {fit: of for fit, of in other.teachers.items() if fit in fits and fit not in teachers}
+        for row, seed, fit in taken:
+            for own in rows[row, seed]:
+                values[*own, fit] = {**other.values[row, seed, fit], **values.get((*own, fit), {})}
+                concepts = _with(concepts, (*own, fit), other.concepts, (row, seed, fit))
+        written |= {what: wider for what, wider in other.written.items() if wider or what not in written}
+        suite = replace(suite, numbers=max(suite.numbers, other.numbers if taken else 0))
+    return _used(replace(suite, teachers=teachers | suite.teachers, values=values, concepts=concepts, written=written))
+
+
+def _used(suite: Kept) -> Kept:
+    """The suite without what another machine measured again and nothing is compared with."""
+    used: dict[Cell, None] = {}
+    for base_of in BASES.values():
+        rows = {row.name: row for row in suite.results(base_of).rows}
+        for name, row in rows.items():
+            base = base_of(name)
+            others = (
+                {key for of in rows[base].values.values() for key in of} if base in rows and base != name else set()
+            )
+            for key in {key for of in row.values.values() for key in of} if base != name else ():
+                used |= dict.fromkeys((of, *key.split("@")) for of in ((name, base) if key in others else (name,)))
+    seeds = {cell[:2] for cell in used}
+    for name, seed in {cell[:2] for cell in suite.values} - seeds:
+        used[name, seed, next(fit for fit in suite.fits(name, name) if (name, seed, fit) in suite.values)] = None
+    fits = {fit for _, _, fit in used}
+    concepts = {
+        task: replace(one, sums={at: of for at, of in one.sums.items() if (at[0], *at[1].split("@")) in used})
+        for task, one in suite.concepts.items()
+    }
+    return replace(
+        suite,
+        teachers={fit: of for fit, of in suite.teachers.items() if fit in fits},
+        values={cell: of for cell, of in suite.values.items() if cell in used},
+        concepts={task: one for task, one in concepts.items() if one.sums},
+    )
 
 
 def _with(
     mine: dict[str, ConceptSums], cell: Cell, theirs: Mapping[str, ConceptSums], at: Cell
 ) -> dict[str, ConceptSums]:
-    (row, *key), (their_row, *their_key) = cell, at
+    own_key, their_key = ((row, f"{seed}@{fit}") for row, seed, fit in (cell, at))
     for task, one in theirs.items():
-        if (sums := one.sums.get((their_row, "@".join(their_key)))) is not None:
-            own = mine.get(task, replace(one, sums={}, lacking={}))
+        own = mine.get(task, replace(one, sums={}, lacking={}))
+        if their_key in one.sums and own_key not in own.sums:
             if not np.array_equal(own.counts, one.counts):
                 raise ValueError(f"{at} was measured on other test concepts than {cell}: keep them in two files")
-            mine = {**mine, task: replace(own, sums={**own.sums, (row, "@".join(key)): sums})}
+            mine = {**mine, task: replace(own, sums={**own.sums, own_key: one.sums[their_key]})}
     return mine
 
 
@@ -187,60 +242,59 @@ def write(suite: Kept, path: Path) -> None:
 
 def as_json(suite: Kept) -> dict[str, Any]:
     """NAME.json's value: numbers by SEED@FIT, differences with both intervals, how many comparisons were made."""
-    results = suite.results
     value: dict[str, Any] = {
         **suite.facts,
         "seeds": sorted({seed for _, seed, _ in suite.values}, key=int),
         "teachers": [*suite.teachers.values()],
-        "rows": [_row(suite, row) for row in suite.labels if any(row == cell[0] for cell in suite.values)],
+        "numbers": suite.numbers,
+        "rows": [_row(suite, row) for row in suite.results().rows],
         "comparisons": {},
     }
-    for name, changes in ((AGAINST_FULL, differences(results)), (AGAINST_EQUAL, against_equal_weights(results))):
-        value[name], value["comparisons"][name] = _compared(changes, suite.written)
+    made = {AGAINST_FULL: differences, AGAINST_EQUAL: against_equal_weights}
+    for kind, base_of in BASES.items():
+        results = suite.results(base_of)
+        value[kind], value["comparisons"][kind] = _compared(suite, results, made[kind](results), base_of)
     return value
 
 
-def _row(suite: Kept, name: str) -> dict[str, Any]:
+def _row(suite: Kept, row: ModelResults) -> dict[str, Any]:
     """values: what a table shows, one number a seed. measured: all numbers."""
+    order = suite.fits(row.name, row.name)
     values: dict[str, dict[str, float]] = {}
-    for key, of in suite.results.row(name).values.items():
-        for cell, value in of.items():
-            values.setdefault(key, {}).setdefault(cell.partition("@")[0], value)
+    for key, of in row.values.items():
+        for cell in sorted(of, key=lambda cell: (int(cell.split("@")[0]), order.index(cell.split("@")[1]))):
+            values.setdefault(key, {}).setdefault(cell.split("@")[0], of[cell])
     return {
-        "name": name,
-        "label": suite.labels[name],
+        "name": row.name,
+        "label": row.label,
         "values": values,
-        "measured": {f"{seed}@{fit}": numbers for (row, seed, fit), numbers in suite.values.items() if row == name},
-        "evaluations": {seed: place for (row, seed), place in suite.places.items() if row == name},
+        "measured": {
+            f"{seed}@{fit}": numbers for (name, seed, fit), numbers in suite.values.items() if name == row.name
+        },
+        "evaluations": {seed: place for (name, seed), place in suite.places.items() if name == row.name},
     }
 
 
-def _compared(changes: Differences, written: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, int]]:
+def _compared(
+    suite: Kept, results: Results, changes: Differences, base_of: Callable[[str], str]
+) -> tuple[dict[str, Any], int]:
     """Differences for JSON, and how many comparisons there are.
 
-    Where a row keeps fewer numbers than others, those count as compared all the same, as if nothing was found in them:
-    that makes Holm's p of the others larger.
+    Numbers that a row is not known to have count as compared all the same, as if nothing was found in them: that makes
+    Holm's p of the others larger. A row with one seed makes no comparison.
     """
-    width = max((len(row) for row in changes.values()), default=0)
     every = {(name, key): one for name, row in changes.items() for key, one in row.items()}
     ps = {name: p for name, one in every.items() if (p := p_value(one)) is not None}
-    lost = {("", str(i)): 1.0 for i in range(sum(width - len(row) for row in changes.values()))}
+    known = [sum(one.n > 1 for one in row.values()) for row in changes.values()]
+    lost = {("", str(i)): 1.0 for i in range(sum(suite.numbers - n for n in known if n))}
     by_rule = holm({**ps, **lost})
-    known = [(key, one) for of in written for row in of.values() for key, one in row.items()]
     made: dict[str, Any] = {name: {} for name in changes}
     for (name, key), one in every.items():
+        pairs = suite.pairs(results.row(name), results.row(base_of(name)), key)
+        wider = asdict(one.wider) if one.wider else suite.written.get((key, pairs))
         ends = {part: getattr(one, part) for part in ("mean", "low", "high", "n", "excludes_zero")}
-        tests = {"p": ps.get((name, key)), "p_holm": by_rule.get((name, key))}
-        made[name][key] = {**ends, **tests, WIDER: _wider(one, [of for of_key, of in known if of_key == key])}
-    return made, {"made": len(ps) + len(lost), "told": sum(by_rule[one] < 1 - LEVEL for one in ps)}
-
-
-def _wider(one: Difference, written: Iterable[Mapping[str, Any]]) -> Any:
-    """The interval over seeds and concepts; where concepts are not known, as it was written of the same difference."""
-    if one.wider:
-        return asdict(one.wider)
-    same = (of for of in written if of["n"] == one.n and math.isclose(of["mean"], one.mean, abs_tol=CLOSE))
-    return next((of[WIDER] for of in same), None)
+        made[name][key] = {**ends, "p": ps.get((name, key)), "p_holm": by_rule.get((name, key)), WIDER: wider}
+    return made, len(ps) + len(lost)
 
 
 def _arrays(concepts: Mapping[str, ConceptSums]) -> dict[str, np.ndarray]:

@@ -48,8 +48,12 @@ def mean(values: dict[str, float]) -> str:
     return f"{one.mean:.1f}" if one.half is None else f"{one.mean:.1f} ± {one.half:.1f}"
 
 
-def difference(one: dict[str, Any] | None) -> str:
-    """As `**+1.2** † [+0.8 to +1.6] (+0.5 to +1.9)`: bold without zero in [ ], a dagger by Holm's rule."""
+def difference(one: dict[str, Any] | None, seeds: int = 0) -> str:
+    """As `**+1.2** † [+0.8 to +1.6] (+0.5 to +1.9)`: bold without zero in [ ], a dagger by Holm's rule.
+
+    Args:
+        seeds: how many its row has; where fewer are compared, that is said.
+    """
     if not one:
         return ""
     number = signed(one["mean"])
@@ -60,6 +64,8 @@ def difference(one: dict[str, Any] | None) -> str:
         parts.append(f"[{signed(one['low'])} to {signed(one['high'])}]")
     if wider := one["seeds_and_concepts"]:
         parts.append(f"({signed(wider['low'])} to {signed(wider['high'])})")
+    if one["n"] < seeds:
+        parts.append(f"n = {one['n']}")
     return " ".join(parts)
 
 
@@ -71,7 +77,8 @@ def table(suite: dict[str, Any]) -> str:
     lines.append(["Teacher", *teacher_means(suite), *[""] * len(COLUMNS)])
     for row in rows:
         means = [mean(row["values"].get(key, {})) for key in COLUMNS]
-        differences = [difference(suite["differences"].get(row["name"], {}).get(key)) for key in COLUMNS]
+        changes = suite["differences"].get(row["name"], {})
+        differences = [difference(changes.get(key), len(row["values"].get(key, {}))) for key in COLUMNS]
         lines.append([_label(row, suite), *means, *differences])
     return _written(lines, suite, AGAINST_FULL)
 
@@ -89,9 +96,8 @@ def _label(row: dict[str, Any], suite: dict[str, Any]) -> str:
 
 def _written(lines: list[list[str]], suite: dict[str, Any], differences: str, kind: str = "") -> str:
     """A table's lines, with one below that counts the comparisons of a kind."""
-    counts = suite["comparisons"][differences]
     words = [f"Seeds: {len(suite['seeds'])}."]
-    words.append(f"Comparisons{kind} in the whole suite: {counts['made']}, {counts['told']} with †.")
+    words.append(f"Comparisons{kind} in the whole suite, which † counts all: {suite['comparisons'][differences]}.")
     if (machines := len(suite["teachers"])) > 1:
         words.append(f"Measured on {machines} machines; each row is compared with the full method of its own.")
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", " ".join(words)])
