@@ -51,7 +51,7 @@ def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparison
         f"| NONE |  | 11.0 ± {half:.1f} |  |  |  |  |",
         "| NO_ALSN |  | 10.0 ± 0.0 |  |  | 0.0 [-1.0 to +0.6] n = 2 |  |",
         "",
-        "Seeds: 3. Comparisons in the whole suite, which † counts all: 2.",
+        "Seeds: 3. Comparisons in the whole suite, all counted for †: 2.",
     ]
 
 
@@ -242,7 +242,7 @@ def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> No
     suite = {"seeds": ["0"], "teachers": [{RANK: 9.0}], "rows": [row], "against_equal_weights": {"oracle_alsn": change}}
     counts = {"against_equal_weights": 2}
     lines = tool("results_table").weights(suite | {"comparisons": counts}).splitlines()
-    counted = "Seeds: 1. Comparisons with equal weights in the whole suite, which † counts all: 2."
+    counted = "Seeds: 1. Comparisons with equal weights in the whole suite, all counted for †: 2."
     assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |", "", counted]
 
 
