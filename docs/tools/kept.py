@@ -22,7 +22,14 @@ from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.concept_sums import CLASSES, CONCEPTS, ConceptSums, RowSeed
 from cmapkd_core.report.read.results import KS, ModelResults, Results
 from cmapkd_core.report.read.suite_inputs import BY_CONCEPT, RANK, full_of
-from cmapkd_core.report.row_differences import EQUAL, Difference, against_equal_weights, compared, differences
+from cmapkd_core.report.row_differences import (
+    EQUAL,
+    Difference,
+    against_equal_weights,
+    compared,
+    differences,
+    of_selector,
+)
 from cmapkd_core.report.significance import holm, p_value
 from cmapkd_core.stages.artifact import find
 
@@ -33,7 +40,11 @@ Pairs = frozenset[tuple[str, str, str]]  # places of a row and of its base, and 
 AGAINST_FULL, AGAINST_EQUAL = "differences", "against_equal_weights"
 FACTS = ("suite", "recipe", "overrides")
 WIDER = "seeds_and_concepts"
-BASES: dict[str, Callable[[str], str]] = {AGAINST_FULL: full_of, AGAINST_EQUAL: lambda _: EQUAL}
+# What a row is compared with; itself where it is not compared.
+BASES: dict[str, Callable[[str], str]] = {
+    AGAINST_FULL: full_of,
+    AGAINST_EQUAL: lambda row: EQUAL if of_selector(row) else row,
+}
 
 
 @dataclass(frozen=True)
