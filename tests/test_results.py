@@ -209,6 +209,15 @@ def test_numbers_that_a_row_does_not_keep_count_as_compared(tmp_path: Path) -> N
     assert least[1] == pytest.approx(4 * least[0])
 
 
+def test_what_a_report_has_stays_where_an_older_file_keeps_less(tmp_path: Path) -> None:
+    kept = tool("kept")
+    suite = suite_of({"none": {"0": 10.0}})
+    older = kept_of(tmp_path, "older", suite)
+    suite["rows"][0]["values"]["retrieval/mean_recall"] = {"0": 7.0}
+    grown = kept.joined(kept_of(tmp_path, "suite", suite), [older])
+    assert grown.values["none", "0", "9.000000"] == {RANK: 10.0, "retrieval/mean_recall": 7.0}
+
+
 def test_rows_at_one_place_all_grow(tmp_path: Path) -> None:
     kept = tool("kept")
     suite = suite_of({"none": {"0": 10.0}, "kd": {}, "with_kd": {}})

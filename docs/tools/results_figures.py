@@ -20,11 +20,11 @@ from cmapkd_core.report.read.suite_inputs import FULL_METHOD, RANK, at_least, la
 from cmapkd_core.report.render.drawings import DPI
 from cmapkd_core.report.resampling import Ends
 from cmapkd_core.report.row_differences import Difference
-from cmapkd_core.report.sections.updates_section import AT_ONCE
+from cmapkd_core.report.sections.updates_section import AT_ONCE, UNITS
 from cmapkd_core.report.significance import Interval, interval
 
 DOCS = Path(__file__).resolve().parents[1]
-TITLE = "Geometric mean rank"
+TITLE, UNIT = UNITS[RANK]
 UPDATES = 150  # of recipe bench
 
 
@@ -46,14 +46,14 @@ def drawings(suite: Mapping[str, Any]) -> Iterator[tuple[str, Drawing]]:
     changes = ranks(suite)
     if len({times(name) for name in labels}) == 1:
         named = {labels[name]: one for name, one in changes.items()}
-        yield "rank", draw_differences(f"{TITLE}, better to the right", named, FULL_METHOD, "ranks")
+        yield "rank", draw_differences(f"{TITLE}, better to the right", named, FULL_METHOD, UNIT)
         return
     means = {row["name"]: interval([*row["values"][RANK].values()]) for row in suite["rows"]}
     methods = _by_updates({name: one for name, one in means.items() if at_least(name) in {FULL, *BASELINES}})
-    yield "updates", draw_by_updates(f"{TITLE}, better upwards", methods, "ranks")
+    yield "updates", draw_by_updates(f"{TITLE}, better upwards", methods, UNIT)
     # Fine-tuning is so far behind that the others would lie on each other.
     against = _by_updates({name: one for name, one in changes.items() if at_least(name) != REFERENCE})
-    yield "updates_minus_full", draw_by_updates(f"{TITLE} minus {FULL_METHOD}", against, "ranks", zero=True)
+    yield "updates_minus_full", draw_by_updates(f"{TITLE} minus {FULL_METHOD}", against, UNIT, zero=True)
 
 
 def _by_updates(rows: Mapping[str, Interval]) -> dict[str, dict[int, Interval]]:

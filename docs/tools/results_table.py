@@ -24,16 +24,15 @@ from typing import Any
 import kept
 from kept import AGAINST_EQUAL, AGAINST_FULL
 
-from cmapkd_core.report.read.suite_inputs import times
+from cmapkd_core.report.read.suite_inputs import MEAN, RANK, times
 from cmapkd_core.report.significance import LEVEL, interval, signed
 
 DOCS = Path(__file__).resolve().parents[1]
 COLUMNS = {
-    "retrieval/mean_recall": "mean recall",
-    "retrieval/geometric_rank": "rank",
+    MEAN: "mean recall",
+    RANK: "rank",
     "zeroshot/top1": "zero-shot",
 }
-RANK = "retrieval/geometric_rank"
 WEIGHTS = "weights"
 PLACE = re.compile(
     rf"^<!-- (results/[\w.-]+\.json)(?:: ({WEIGHTS}))? -->\n(?:\n(?:\|.*\n)+(?:\nSeeds: .*\n)?)?", re.MULTILINE
