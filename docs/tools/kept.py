@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import kept_arrays
 import numpy as np
 
 from cmapkd_core.report.read.artifacts import Source
-from cmapkd_core.report.read.concept_sums import CLASSES, CONCEPTS, ConceptSums, RowSeed
-from cmapkd_core.report.read.results import KS, ModelResults, Results
+from cmapkd_core.report.read.concept_sums import ConceptSums, RowSeed
+from cmapkd_core.report.read.results import ModelResults, Results
 from cmapkd_core.report.read.suite_inputs import BY_CONCEPT, RANK, full_of
 from cmapkd_core.report.row_differences import (
     EQUAL,
@@ -165,7 +166,7 @@ def load(path: Path) -> Kept:
         suite["numbers"],
         {(row["name"], *key.split("@")): of for row in suite["rows"] for key, of in row["measured"].items()},
         {(row["name"], seed): place for row in suite["rows"] for seed, place in row["evaluations"].items()},
-        _concepts(np.load(arrays)) if arrays.exists() else {},
+        kept_arrays.unpacked(np.load(arrays)) if arrays.exists() else {},
     )
     return replace(kept, written=dict(_written(kept, suite)))
 
@@ -248,7 +249,7 @@ def write(suite: Kept, path: Path) -> None:
     """Write NAME.json and, where concepts are known, NAME.npz."""
     path.write_text(json.dumps(as_json(suite), indent=1) + "\n", encoding="utf-8")
     if suite.concepts:
-        np.savez_compressed(path.with_suffix(".npz"), **_arrays(suite.concepts))
+        np.savez_compressed(path.with_suffix(".npz"), **kept_arrays.packed(suite.concepts))
 
 
 def as_json(suite: Kept) -> dict[str, Any]:
@@ -306,27 +307,3 @@ def _compared(
         ends = {part: getattr(one, part) for part in ("mean", "low", "high", "n", "excludes_zero")}
         made[name][key] = {**ends, "p": ps.get((name, key)), "p_holm": by_rule.get((name, key)), WIDER: wider}
     return made, len(ps) + len(lost)
-
-
-def _arrays(concepts: Mapping[str, ConceptSums]) -> dict[str, np.ndarray]:
-    """Hits as whole numbers; sums of logarithms, where there are any, as they are, in 32 bits."""
-    arrays = {}
-    for task, one in concepts.items():
-        arrays[f"{task}/counts"] = one.counts.astype(np.uint16)
-        for (row, key), sums in one.sums.items():
-            arrays[f"{task}/{row}/{key}/hits"] = np.rint(sums[..., : len(KS)]).astype(np.uint16)
-            if sums.shape[-1] > len(KS):
-                arrays[f"{task}/{row}/{key}/logs"] = sums[..., -1].astype(np.float32)
-    return arrays
-
-
-def _concepts(arrays: Mapping[str, np.ndarray]) -> dict[str, ConceptSums]:
-    sums: dict[str, dict[RowSeed, np.ndarray]] = {}
-    for name in (name for name in arrays if name.endswith("/hits")):
-        task, row, key, _ = name.split("/")
-        parts, logs = [arrays[name].astype(float)], name.replace("/hits", "/logs")
-        if logs in arrays:
-            parts.append(arrays[logs][..., None].astype(float))
-        sums.setdefault(task, {})[row, key] = np.concatenate(parts, axis=-1)
-    of = {task: CLASSES if task == "zeroshot" else CONCEPTS for task in sums}
-    return {task: ConceptSums(arrays[f"{task}/counts"].astype(float), one, of=of[task]) for task, one in sums.items()}
