@@ -66,14 +66,17 @@ METHODS: dict[str, MethodSpec] = {
             "fd": 0.0,
             "icl": 0.0,  # of embeddings, 0 in the paper's form
             "bank": 0.0,  # of embeddings too
+            "vrd": 0.0,  # relations between student and teacher, as CLIP-RD has them
+            "vrd_contrast": 0.0,
+            "xrd": 0.0,
             "policy": 1.0,  # ALSN's own loss; its gradient reaches the selector alone
         },
         groups=("student", "pyramid", "selector"),
         targets="levels",
         ensemble=True,
-        on_demand=("bank",),
+        on_demand=("bank", "vrd", "vrd_contrast", "xrd"),
         unpaired=True,
-        since=("method.weights.bank", "method.bank"),
+        since=("method.bank", *(f"method.weights.{term}" for term in ("bank", "vrd", "vrd_contrast", "xrd"))),
         reads=(
             *(*KD, "method.tau", "method.bank", "method.pyramid_align", "method.layer_relation", "method.unpaired"),
             "pyramid",

@@ -251,6 +251,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "task_025": {"method.weights.task": 0.25},
     "with_kd": {"method.weights.kd": 1.0},
     "with_bank": {"method.weights.bank": 4.0, "method.bank": 1024},
+    "with_rd": {f"method.weights.{term}": 1.0 for term in ("vrd", "vrd_contrast", "xrd")},
     # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
     "two_teachers": {"teachers": ("lite0-minilm:packages",)},
     # The strongest baseline gets the same search: its feature term from a quarter to 16 times of the published weight.
@@ -316,7 +317,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "weights": (
         *("outline", "fd_alone", "fd_64_alone", "no_fd", "fd_64", "intra_4", "intra_64"),
-        *("no_align", "align_2", "relation_10", "task_025", "with_kd"),
+        *("no_align", "align_2", "relation_10", "task_025", "with_kd", "with_rd"),
         *("clip_kd_500", "clip_kd", "clip_kd_8000", "clip_kd_32000", FULL),
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
@@ -330,7 +331,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("full_10x", "full_3x", FULL),
     ),
     # What of the teacher's similarities helps: in the batch, z-scored, with fixed pairs?
-    "similarities": ("kd", "kd_standardise", "with_kd", "with_bank", FULL),
+    "similarities": ("kd", "kd_standardise", "with_kd", "with_bank", "with_rd", FULL),
     # What pictures without captions add where captions are few.
     "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),
     "smoke": ("finetune", FULL),

@@ -1,16 +1,17 @@
 """CMAPKD: fitted pyramids in both towers, weights per sample, three distillation losses (the paper).
 
-L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ kd, fd, icl, bank: of embeddings, 0 in the paper's form)
+L = 1.0 intra + 0.5 align + 0.3 relation + 0.1 task   (+ terms of embeddings, 0 in the paper's form)
 intra    = mean_b sum_i w_v[b,i] d(P_i^S, P_i^T) + the same for L_j          (losses/intra.py)
 align    = L_single + beta L_pyramid                                         (losses/align.py)
 relation = sample relation of levels and of embeddings + gamma layer CKA     (losses/relation.py)
 task     = symmetric InfoNCE of the student's CLIP embeddings                (losses/similarity.py)
 icl      = each model's embeddings against the other's of the other modality        (losses/embeddings.py)
 bank     = similarities with the teacher's embeddings of fixed training pairs       (methods/bank.py)
+vrd, vrd_contrast, xrd = relations between student and teacher                      (methods/relations.py)
 policy   = KL(q || w) + 0.1 KL(w || uniform): ALSN's own loss, no gradient to the student
 
-Of several teachers kd, icl, bank and the relation of embeddings are means over them, fd compares with the embeddings of
-all beside each other, and levels are those of the first (docs/decisions/0032).
+Of several teachers fd compares with the embeddings of all beside each other, the other terms of embeddings and the
+relation of embeddings are means over them, and levels are those of the first (docs/decisions/0032).
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from cmapkd_core.methods.base import (
 from cmapkd_core.methods.global_batch import GlobalBatch, Pair, add_levels, embedding_grams
 from cmapkd_core.methods.lifts import Lifts, add_raw
 from cmapkd_core.methods.policy_fit import PolicyFit, PolicyMemory, describe
+from cmapkd_core.methods.relations import TERMS as RELATIONS
+from cmapkd_core.methods.relations import Relations
 from cmapkd_core.models.backbones import Backbone
 from cmapkd_core.models.bridge import Levels, LevelTower
 from cmapkd_core.models.features import Features
@@ -64,6 +67,7 @@ class Cmapkd(Method):
         # Some terms compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
         self.lifts = Lifts(student, teacher)
         self.bank = Bank(recipe.method.bank if recipe.method.weights.bank else 0, teacher_width)
+        self.relations = Relations(tuple(term for term in RELATIONS if vars(recipe.method.weights)[term]))
         self.selector = load("selector", recipe.selector.kind, SELECTORS)(teacher_width, teacher_width, recipe.selector)
         # With one level a modality it has nothing to choose, and no phase trains it.
         self.selector.requires_grad_(bool(self.selector.used(self.active(Phase()))))
@@ -72,7 +76,7 @@ class Cmapkd(Method):
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:
         """The student, the parts of its pyramid that the phase's levels reach, the selector."""
-        pyramid = [*self.levels.used(self.active(phase)), *self.lifts.parameters()]
+        pyramid = [*self.levels.used(self.active(phase)), *self.lifts.parameters(), *self.relations.parameters()]
         return super().groups(phase) | {"pyramid": pyramid, "selector": self.selector.used(self.active(phase))}
 
     def begin(self, teacher: Teacher | None) -> list[str]:
@@ -164,6 +168,7 @@ class Cmapkd(Method):
             "relation": self._relation(both),
             **on_embeddings,
             **self.bank.terms(rows.student),
+            **self.relations.terms(lifted, both.teacher, teacher),
             "fd": of_all["fd"] + feature_distance(lifted[1], both.teacher[1]),
             "policy": self._policy(phase, active),
         }

@@ -10,7 +10,7 @@ from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import BUDGETS, ROWS, STUDENTS, WEIGHTS, resolve
 
 TINY = "optim.batch=5"
-OTHERS = [row for row in ROWS if row == "with_bank" or row not in (*WEIGHTS, *STUDENTS, *BUDGETS)]
+OTHERS = [row for row in ROWS if row in ("with_bank", "with_rd") or row not in (*WEIGHTS, *STUDENTS, *BUDGETS)]
 PHASES = ("coarse", "medium", "fine")
 
 

@@ -57,7 +57,7 @@ def test_a_student_that_differs_pays_in_every_term(make_method, make_teacher, ba
     assert all(value.item() > 1e-4 for value in terms.values())
 
 
-@pytest.mark.parametrize("row", ["none", "no_alsn", "with_bank", *BASELINES])
+@pytest.mark.parametrize("row", ["none", "no_alsn", "with_bank", "with_rd", *BASELINES])
 def test_the_order_of_a_batch_changes_no_term(make_method, make_teacher, batch, ask, row):
     teacher = make_teacher()
     method = make_method(resolve("tiny", row, TINY), teacher)

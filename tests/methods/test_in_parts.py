@@ -58,7 +58,7 @@ def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("parts", [2, PAIRS])
-@pytest.mark.parametrize("row", ["none", "no_alsn", "with_bank", *BASELINES])
+@pytest.mark.parametrize("row", ["none", "no_alsn", "with_bank", "with_rd", *BASELINES])
 def test_terms_gradient_and_shares_are_those_of_one_pass(passed, row, parts):
     """`none` measures utilities in this step, and two parts of one pair each have no negatives of their own."""
     (made, gradient, method), (whole, expected, at_once) = passed(row, parts), passed(row, 1)
@@ -123,7 +123,7 @@ def test_a_part_alone_would_have_another_gradient(passed, make_method, make_teac
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("row", ["none", "reversed_alsn", "random_alsn", "with_bank", *BASELINES])
+@pytest.mark.parametrize("row", ["none", "reversed_alsn", "random_alsn", "with_bank", "with_rd", *BASELINES])
 def test_neither_way_waits_for_the_device(passed, row, parts):
     """Terms, gradient, utilities and shares: what the host learns of them it learns at the step's end."""
     with waits() as since:
