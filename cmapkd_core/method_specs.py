@@ -84,8 +84,8 @@ METHODS: dict[str, MethodSpec] = {
         row="none",
         deviations="the teacher's pyramid is fitted first and then frozen; levels are compared by direction, position "
         "by position; ALSN learns utilities, without a sigmoid; the task's loss is on the CLIP embeddings, with kd, "
-        "fd, icl and bank as further terms there; single levels are aligned with the teacher's; relations between "
-        "levels are linear CKA; one schedule of 25 epochs (docs/decisions says why)",
+        "fd, icl, bank and CLIP-RD's relations as further terms there; single levels are aligned with the teacher's; "
+        "relations between levels are linear CKA; one schedule of 25 epochs (docs/decisions says why)",
     ),
     "contrastive": MethodSpec(
         "cmapkd_core.methods.contrastive:Contrastive",
