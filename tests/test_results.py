@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from docs_tools import tool
+from manifests import manifest
 
 from cmapkd_core.report.read.concept_sums import ConceptSums
 
@@ -65,14 +66,20 @@ def test_the_tables_of_results_are_those_of_the_kept_suites() -> None:
 
 
 def suite_of(seeds: dict[str, dict[str, float]], teacher: float = 9.0) -> dict[str, Any]:
-    """A suite's JSON with the ranks of its rows by seed, and of its teacher."""
+    """A suite's JSON with the ranks of its rows by seed, and of its teacher, which is the name of its fit."""
     rows = [{"name": name, "label": name.upper(), "values": {RANK: ranks}} for name, ranks in seeds.items()]
     urls = {f"evaluation {name}/{seed}": f"/nowhere/evaluate/{name}{seed}" for name in seeds for seed in "012"}
     return {"suite": "table2", "urls": urls, "teacher": {"values": {RANK: {"": teacher}}}, "rows": rows}
 
 
-def kept_of(folder: Path, name: str, suite: dict[str, Any]) -> Any:
-    path = folder / f"{name}.json"
+def kept_of(folder: Path, name: str, suite: dict[str, Any], fit: str = "") -> Any:
+    """What is kept of a suite's report. fit: the digest of the teacher's artifact, where it is not the rank."""
+    rank = suite["teacher"]["values"].get(RANK, {"": 0.0})[""]
+    evaluated, path = folder / f"{name}-teacher", folder / f"{name}.json"
+    evaluated.mkdir(exist_ok=True)
+    made_from = {"model": {"url": "/nowhere/teacher/1", "digest": fit or f"{rank:.6f}"}}
+    (evaluated / "manifest.json").write_bytes(manifest(inputs=made_from))
+    suite = suite | {"urls": suite["urls"] | {"teacher": str(evaluated)}}
     path.write_text(json.dumps(suite), encoding="utf-8")
     return tool("kept").of_report(path)
 
@@ -180,9 +187,21 @@ def test_kept_results_are_what_their_own_numbers_give(path: Path) -> None:
 
 
 def test_a_report_without_the_teacher_is_not_kept(tmp_path: Path) -> None:
-    suite = suite_of({"none": {"0": 10.0}})
-    with pytest.raises(ValueError, match="no numbers of the teacher"):
-        kept_of(tmp_path, "suite", suite | {"teacher": {"values": {}}})
+    (tmp_path / "suite.json").write_text(json.dumps(suite_of({"none": {"0": 10.0}})), encoding="utf-8")
+    with pytest.raises(ValueError, match="no evaluation of the teacher"):
+        tool("kept").of_report(tmp_path / "suite.json")
+
+
+def test_two_fits_of_one_rank_are_two(tmp_path: Path) -> None:
+    """A machine whose teacher comes out alike may have other students: its row has no full method of the other."""
+    kept = tool("kept")
+    a = suite_of({"none": {"0": 10.0, "1": 11.0}, "clip_kd": {"0": 14.0, "1": 15.5}, "kd": {}})
+    b = suite_of({"none": {"0": 10.5}, "clip_kd": {}, "kd": {"0": 12.0, "1": 13.0}})
+    kept.write(kept_of(tmp_path, "a", a, "0a1b2c3d4e"), tmp_path / "kept.json")
+    both = kept.as_json(kept.joined(kept_of(tmp_path, "b", b, "5f60718293"), [kept.load(tmp_path / "kept.json")]))
+    assert both["fits"] == ["0a1b2c3d", "5f607182"]
+    means = {name: (row[RANK]["mean"], row[RANK]["n"]) for name, row in both["differences"].items()}
+    assert means == {"clip_kd": (4.25, 2), "kd": (1.5, 1)}
 
 
 def test_rows_on_other_test_concepts_are_not_joined(tmp_path: Path) -> None:

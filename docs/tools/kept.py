@@ -4,8 +4,9 @@ NAME.json has the numbers of every row and seed, the places of their evaluations
 NAME.npz what every test concept adds to the numbers, from which differences are made again when rows join. A place
 says all that decides an evaluation, so what one suite has is taken over into another that has the same row.
 
-Another machine's floating point gives slightly other numbers, from the teacher on. So each number is of a *fit* of the
-teacher, and a row is compared, seed by seed, with the full method of the same fit.
+Another machine's floating point gives slightly other numbers, from the teacher on or, beside an equal teacher, of the
+students. So each number is of a *fit* of the teacher, an execution of its stage, and a row is compared, seed by seed,
+with the full method of the same fit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.concept_sums import ConceptSums, RowSeed
 from cmapkd_core.report.read.results import ModelResults, Results
-from cmapkd_core.report.read.suite_inputs import BY_CONCEPT, RANK, full_of
+from cmapkd_core.report.read.suite_inputs import BY_CONCEPT, full_of
 from cmapkd_core.report.row_differences import (
     EQUAL,
     Difference,
@@ -106,15 +107,19 @@ class Kept:
         )
 
 
-def fit_of(teacher: Numbers) -> str:
-    """What a fit of the teacher is called: its rank on the test split, to more digits than two fits share.
+def fit_of(evaluated: str) -> str:
+    """What a fit of the teacher is called: the first digits of its artifact's digest, which no two executions share.
+
+    Args:
+        evaluated: URL of the teacher's evaluation; "" where there is none.
 
     Raises:
-        ValueError: the teacher was not evaluated.
+        ValueError: there is none.
     """
-    if RANK not in teacher:
-        raise ValueError("the report has no numbers of the teacher, by which its fit is known: evaluate it first")
-    return f"{teacher[RANK]:.6f}"
+    artifact = find(evaluated) if evaluated else None
+    if artifact is None:
+        raise ValueError("the report has no evaluation of the teacher, by which its fit is known: evaluate it first")
+    return str(artifact.manifest["inputs"]["model"]["digest"][:8])
 
 
 def of_report(report: Path) -> Kept:
@@ -123,7 +128,7 @@ def of_report(report: Path) -> Kept:
     rows = {row["name"]: row for row in suite["rows"]}
     keys = [*compared([ModelResults(name, "", row["values"]) for name, row in rows.items()])]
     teacher = {key: of[""] for key, of in suite["teacher"]["values"].items() if key in keys}
-    fit, values = fit_of(teacher), {}
+    fit, values = fit_of(suite["urls"].get("teacher", "")), {}
     for name, row in rows.items():
         for key in keys:
             for seed, value in row["values"].get(key, {}).items():
@@ -162,7 +167,7 @@ def load(path: Path) -> Kept:
     kept = Kept(
         {name: suite[name] for name in FACTS if name in suite},
         {row["name"]: row["label"] for row in suite["rows"]},
-        {fit_of(teacher): teacher for teacher in suite["teachers"]},
+        dict(zip(suite["fits"], suite["teachers"], strict=True)),
         suite["numbers"],
         {(row["name"], *key.split("@")): of for row in suite["rows"] for key, of in row["measured"].items()},
         {(row["name"], seed): place for row in suite["rows"] for seed, place in row["evaluations"].items()},
@@ -257,6 +262,7 @@ def as_json(suite: Kept) -> dict[str, Any]:
     value: dict[str, Any] = {
         **suite.facts,
         "seeds": sorted({seed for _, seed, _ in suite.values}, key=int),
+        "fits": [*suite.teachers],
         "teachers": [*suite.teachers.values()],
         "numbers": suite.numbers,
         "rows": [_row(suite, row) for row in suite.results().rows],
