@@ -250,6 +250,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "align_2": {"method.weights.align": 2.0},
     "task_025": {"method.weights.task": 0.25},
     "with_kd": {"method.weights.kd": 1.0},
+    "with_icl": {"method.weights.icl": 1.0},
     "with_bank": {"method.weights.bank": 4.0, "method.bank": 1024},
     "with_rd": {f"method.weights.{term}": 1.0 for term in ("vrd", "vrd_contrast", "xrd")},
     # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
@@ -317,7 +318,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "weights": (
         *("outline", "fd_alone", "fd_64_alone", "no_fd", "fd_64", "intra_4", "intra_64"),
-        *("no_align", "align_2", "relation_10", "task_025", "with_kd", "with_rd"),
+        *("no_align", "align_2", "relation_10", "task_025"),
+        *("with_kd", "with_icl", "with_bank", "with_rd"),
         *("clip_kd_500", "clip_kd", "clip_kd_8000", "clip_kd_32000", FULL),
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.

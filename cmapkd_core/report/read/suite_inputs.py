@@ -72,6 +72,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "relation_10": ("relation 10", "33 times the weight"),
     "task_025": ("task 0.25", "a quarter of the weight"),
     "with_kd": ("with kd", "similarities of the batch, weight 1"),
+    "with_icl": ("with icl", "interactive contrast, weight 1"),
     "with_bank": ("with bank", "similarities to 1,024 stored captions and pictures, weight 4"),
     "with_rd": ("with relations", "CLIP-RD's, between student and teacher, weight 1"),
     "clip_kd_500": ("CLIP-KD, features 500", "a quarter of the published weight"),
