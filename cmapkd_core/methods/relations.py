@@ -67,8 +67,8 @@ def relations(student: Pair, teacher: Pair, vertical: Pair, across: Tensor) -> d
         student, teacher: unit embeddings of images and captions in one space, gathered, [B,E'] each.
         vertical: s_v and s_t. across: s.
     """
-    images, captions = (similar(*rows, scale) for *rows, scale in zip(teacher, student, vertical, strict=True))
-    to_captions, to_images = (similar(*rows, across) for rows in zip(teacher, student[::-1], strict=True))
+    images, captions = (similar(t, s, scale) for t, s, scale in zip(teacher, student, vertical, strict=True))
+    to_captions, to_images = (similar(t, s, across) for t, s in zip(teacher, student[::-1], strict=True))
     both = relative_entropy(to_images, to_captions, 1.0) + relative_entropy(to_captions, to_images, 1.0)
     return {
         "vrd": relative_entropy(captions, images, 1.0),
