@@ -265,7 +265,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 BUDGETS: dict[str, dict[str, Any]] = {
     f"{name}_{times}x": {**row, "schedule.times": times}
     for name, row in {
-        **{name: BASELINES[name] for name in ("finetune", "kd", "clip_kd")},
+        **{name: BASELINES[name] for name in ("finetune", "kd", "clip_kd", "clip_rd")},
         **{name: WEIGHTS[name] for name in ("fd_alone", "no_fd", "with_kd")},
         "no_alsn": ABLATIONS["no_alsn"],
         "full": {},
@@ -323,12 +323,12 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("clip_kd_500", "clip_kd", "clip_kd_8000", "clip_kd_32000", FULL),
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
-    "core": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", FULL),
+    "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
     # The same for small vision transformers, and a lift of the student beside them.
-    "twins": ("finetune", "kd", "clip_kd", "no_alsn", "shuffled_alsn", "lift_128", FULL),
+    "twins": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", "lift_128", FULL),
     # Three budgets of updates for what decides between methods.
     "budget": (
-        *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("finetune", "kd", "clip_kd")),
+        *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("finetune", "kd", "clip_kd", "clip_rd")),
         *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("fd_alone", "no_fd", "with_kd", "no_alsn")),
         *("full_10x", "full_3x", FULL),
     ),

@@ -52,7 +52,7 @@ def test_the_short_table_of_a_suite_has_both_intervals_and_counts_all_comparison
         f"| NONE |  | 11.0 ± {half:.1f} |  |  |  |  |",
         "| NO_ALSN |  | 10.0 ± 0.0 |  |  | 0.0 [-1.0 to +0.6] n = 2 |  |",
         "",
-        "Seeds: 3. Comparisons in the whole suite, all counted for †: 2.",
+        "Seeds: 3. Comparisons over several seeds so far, all counted for †: 2.",
     ]
 
 
@@ -121,7 +121,7 @@ def test_rows_are_compared_with_the_full_method_of_the_same_machine(tmp_path: Pa
     assert values["clip_kd"] == {"0": 14.0, "1": 15.5, "2": 17.0}
     assert [teacher[RANK] for teacher in both["teachers"]] == [9.0, 9.1]
     table = tool("results_table").table(both)
-    assert "Measured on 2 machines; each row is compared with the full method of its own." in table
+    assert "Measured with 2 fits of the teacher; each row is compared with the full method of its own." in table
 
 
 def test_a_suite_takes_over_what_another_suite_has_of_the_same_place(tmp_path: Path) -> None:
@@ -204,6 +204,21 @@ def test_two_fits_of_one_rank_are_two(tmp_path: Path) -> None:
     assert means == {"clip_kd": (4.25, 2), "kd": (1.5, 1)}
 
 
+def test_a_student_of_another_fit_is_not_kept_as_one_of_this(tmp_path: Path) -> None:
+    """Its teacher was fitted again after it was trained."""
+    suite = suite_of({"none": {"0": 10.0}})
+    for name, inputs in {
+        "student": {"teacher": {"url": "/nowhere/teacher/1", "digest": "0a1b2c3d4e"}},
+        "evaluated": {"model": {"url": str(tmp_path / "student"), "digest": "1"}},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_bytes(manifest(inputs=inputs))
+    suite["urls"]["evaluation none/0"] = str(tmp_path / "evaluated")
+    assert kept_of(tmp_path, "suite", suite, "0a1b2c3d4e").places["none", "0"].endswith("/evaluated")
+    with pytest.raises(ValueError, match=r"none/0 is of another fit of the teacher, 0a1b2c3d, than 5f607182"):
+        kept_of(tmp_path, "suite", suite, "5f60718293")
+
+
 def test_rows_on_other_test_concepts_are_not_joined(tmp_path: Path) -> None:
     kept = tool("kept")
     suite = kept_of(tmp_path, "suite", suite_of({"none": {"0": 10.0}, "kd": {}}))
@@ -270,7 +285,7 @@ def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> No
     suite = {"seeds": ["0"], "teachers": [{RANK: 9.0}], "rows": [row], "against_equal_weights": {"oracle_alsn": change}}
     counts = {"against_equal_weights": 2}
     lines = tool("results_table").weights(suite | {"comparisons": counts}).splitlines()
-    counted = "Seeds: 1. Comparisons with equal weights in the whole suite, all counted for †: 2."
+    counted = "Seeds: 1. Comparisons with equal weights over several seeds so far, all counted for †: 2."
     assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |", "", counted]
 
 

@@ -13,6 +13,7 @@ rows and columns is half of each (losses/similarity.py, at temperature 1).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,10 @@ from cmapkd_core.methods.base import mean_over, similar
 from cmapkd_core.methods.global_batch import Pair
 from cmapkd_core.models.frozen_teacher import Embeddings
 
-TERMS = ("vrd", "vrd_contrast", "xrd")
+# Each term, and the scales that its gradient reaches.
+SCALES = {"vrd": ("images",), "vrd_contrast": ("images", "captions"), "xrd": ("across",)}
+TERMS = tuple(SCALES)
+START = 1 / 0.07
 
 
 class Scale(nn.Module):
@@ -30,7 +34,7 @@ class Scale(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(START)))
 
     def forward(self) -> Tensor:
         """A scalar."""
@@ -38,12 +42,12 @@ class Scale(nn.Module):
 
 
 class Relations(nn.Module):
-    """Those of the terms that are wanted, with three scales; nothing at all where none is."""
+    """Those of the terms that are wanted, with the scales that they train; nothing at all where none is."""
 
     def __init__(self, wanted: tuple[str, ...]) -> None:
         super().__init__()
         self.wanted = wanted
-        self.scales = nn.ModuleList([Scale() for _ in range(3 if wanted else 0)])  # of images, of captions, across
+        self.scales = nn.ModuleDict({name: Scale() for term in wanted for name in SCALES[term]})
 
     def terms(self, student: Pair, teacher: Pair, of: Embeddings) -> dict[str, Tensor]:
         """Those wanted of `vrd`, `vrd_contrast` and `xrd`, each a mean over teachers.
@@ -54,14 +58,20 @@ class Relations(nn.Module):
         """
         if not self.wanted:
             return {}
-        images, captions, across = (scale() for scale in self.scales)
+        images, captions, across = (self._scale(name, student[0]) for name in ("images", "captions", "across"))
         each = zip(*(of.each(x) for x in (*student, *teacher)), strict=True)
-        made = [relations((v, t), (v_t, t_t), (images, captions), across) for v, t, v_t, t_t in each]
+        made = [relations((v, t), (v_t, t_t), (images, captions), across, self.wanted) for v, t, v_t, t_t in each]
         return {name: mean_over([one[name] for one in made]) for name in self.wanted}
 
+    def _scale(self, name: str, like: Tensor) -> Tensor:
+        """A scalar; of a scale that nothing trains its start."""
+        return self.scales[name]() if name in self.scales else like.new_tensor(START)
 
-def relations(student: Pair, teacher: Pair, vertical: Pair, across: Tensor) -> dict[str, Tensor]:
-    """The three terms, scalars.
+
+def relations(
+    student: Pair, teacher: Pair, vertical: Pair, across: Tensor, wanted: tuple[str, ...] = TERMS
+) -> dict[str, Tensor]:
+    """Those wanted of the three terms, scalars.
 
     Args:
         student, teacher: unit embeddings of images and captions in one space, gathered, [B,E'] each.
@@ -69,9 +79,11 @@ def relations(student: Pair, teacher: Pair, vertical: Pair, across: Tensor) -> d
     """
     images, captions = (similar(t, s, scale) for t, s, scale in zip(teacher, student, vertical, strict=True))
     to_captions, to_images = (similar(t, s, across) for t, s in zip(teacher, student[::-1], strict=True))
-    both = relative_entropy(to_images, to_captions, 1.0) + relative_entropy(to_captions, to_images, 1.0)
-    return {
-        "vrd": relative_entropy(captions, images, 1.0),
-        "vrd_contrast": info_nce(images) + info_nce(captions),
-        "xrd": 0.5 * both,
+    terms: dict[str, Callable[[], Tensor]] = {
+        "vrd": lambda: relative_entropy(captions, images, 1.0),
+        "vrd_contrast": lambda: info_nce(images) + info_nce(captions),
+        "xrd": lambda: (
+            0.5 * (relative_entropy(to_images, to_captions, 1.0) + relative_entropy(to_captions, to_images, 1.0))
+        ),
     }
+    return {term: terms[term]() for term in wanted}

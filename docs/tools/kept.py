@@ -5,8 +5,8 @@ NAME.npz what every test concept adds to the numbers, from which differences are
 says all that decides an evaluation, so what one suite has is taken over into another that has the same row.
 
 Another machine's floating point gives slightly other numbers, from the teacher on or, beside an equal teacher, of the
-students. So each number is of a *fit* of the teacher, an execution of its stage, and a row is compared, seed by seed,
-with the full method of the same fit.
+students. So each number is of a *fit* of the teacher, an execution of its stage on one machine, and a row is compared,
+seed by seed, with the full method of the same fit. (Two machines that train below one root would have one fit.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cmapkd_core.report.row_differences import (
     of_selector,
 )
 from cmapkd_core.report.significance import holm, p_value
-from cmapkd_core.stages.artifact import find
+from cmapkd_core.stages.artifact import Artifact, find
 
 Cell = tuple[str, str, str]  # row, seed, fit
 Numbers = Mapping[str, float]
@@ -122,6 +122,14 @@ def fit_of(evaluated: str) -> str:
     return str(artifact.manifest["inputs"]["model"]["digest"][:8])
 
 
+def taught_by(evaluated: Artifact) -> str:
+    """The fit that an evaluated student learned from; "" of one without a teacher, or whose artifact is not there."""
+    url = evaluated.manifest["inputs"].get("model", {}).get("url", "")
+    student = find(url) if url else None
+    teacher = student.manifest["inputs"].get("teacher", {}) if student else {}
+    return str(teacher.get("digest", ""))[:8]
+
+
 def of_report(report: Path) -> Kept:
     """The numbers of a suite's report; its evaluations are read where they still lie, for what their concepts add."""
     suite = json.loads(report.read_text(encoding="utf-8"))
@@ -148,6 +156,11 @@ def of_report(report: Path) -> Kept:
 def _read(urls: Mapping[str, str], fit: str) -> dict[str, ConceptSums]:
     """What concepts add, from the evaluations that are complete; urls: ROW/SEED -> URL."""
     found = {cell: (url, artifact) for cell, url in urls.items() if (artifact := find(url))}
+    for cell, (_, artifact) in found.items():
+        if taught_by(artifact) not in ("", fit):
+            raise ValueError(
+                f"{cell} is of another fit of the teacher, {taught_by(artifact)}, than {fit}: evaluate that"
+            )
     concepts: dict[str, ConceptSums] = {}
     for task, (file, read) in BY_CONCEPT.items():
         sources = {}

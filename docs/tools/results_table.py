@@ -96,9 +96,11 @@ def _label(row: dict[str, Any], suite: dict[str, Any]) -> str:
 def _written(lines: list[list[str]], suite: dict[str, Any], differences: str, kind: str = "") -> str:
     """A table's lines, with one below that counts the comparisons of a kind."""
     words = [f"Seeds: {len(suite['seeds'])}."]
-    words.append(f"Comparisons{kind} in the whole suite, all counted for †: {suite['comparisons'][differences]}.")
-    if (machines := len(suite["teachers"])) > 1:
-        words.append(f"Measured on {machines} machines; each row is compared with the full method of its own.")
+    words.append(
+        f"Comparisons{kind} over several seeds so far, all counted for †: {suite['comparisons'][differences]}."
+    )
+    if (fits := len(suite["teachers"])) > 1:
+        words.append(f"Measured with {fits} fits of the teacher; each row is compared with the full method of its own.")
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", " ".join(words)])
 
 

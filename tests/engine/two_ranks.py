@@ -22,6 +22,7 @@ from cmapkd_core.stages import phases, train
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
 TIMED = "optim.batch=14 runtime.checkpoint_every=0 runtime.checkpoint_minutes=2.5"
+WITH_MORE = tuple(f"{row} selector.kind=fixed" for row in ("with_bank", "with_rd", "no_alsn method.weights.xrd=1"))
 OURS = (
     "fitnet_joint",
     "promptkd",
@@ -130,7 +131,7 @@ def main(root: str, shards: str, teacher: str, *damaged: str) -> None:
     torch.set_num_threads(1)
     parallel.start()
     result: dict[str, object] = {"collectives": check_collectives()}
-    for row in ("no_alsn", "kd", "kd_standardise", "finetune", "clip_rd", "with_bank selector.kind=fixed", *OURS):
+    for row in ("no_alsn", "kd", "kd_standardise", "finetune", "clip_rd", *WITH_MORE, *OURS):
         result[row] = run(root, "pair", row, SIX, shards, teacher)
     for row in ("no_alsn", *OURS):
         result[f"{row} in parts"] = run(root, "parts", row, f"{SIX} optim.accumulate=7", shards, teacher)

@@ -74,7 +74,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "with_kd": ("with kd", "similarities of the batch, weight 1"),
     "with_icl": ("with icl", "interactive contrast, weight 1"),
     "with_bank": ("with bank", "similarities to 1,024 stored captions and pictures, weight 4"),
-    "with_rd": ("with relations", "CLIP-RD's, between student and teacher, weight 1"),
+    "with_rd": ("with CLIP-RD's terms", "its relations between student and teacher, weight 1"),
     "clip_kd_500": ("CLIP-KD, features 500", "a quarter of the published weight"),
     "clip_kd_8000": ("CLIP-KD, features 8000", "four times the published weight"),
     "clip_kd_32000": ("CLIP-KD, features 32000", "16 times the published weight"),
