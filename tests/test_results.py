@@ -18,6 +18,11 @@ from cmapkd_core.report.read.concept_sums import ConceptSums
 RANK = "retrieval/geometric_rank"
 REPOSITORY = Path(__file__).parents[1]
 MEASURED = re.compile(r"\d+\.\d ± \d+\.\d")  # a mean with its interval
+# A number with its interval over seeds, and the one over concepts too where it is there.
+STATED = re.compile(
+    r"([+-]?\d+\.\d)(?:\*\*)?(?: †)? \[([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)\]"
+    r"(?: \(([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)\))?"
+)
 ENDS = re.compile(r"([\[(])([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)[\])]")  # [over seeds] or (and concepts)
 
 
@@ -307,24 +312,56 @@ def test_numbers_of_results_are_those_of_a_kept_suite(name: str) -> None:
     assert shown > 3
 
 
+def text_of(name: str, tables: bool = False) -> str:
+    """A document, or its sentences alone, with one blank wherever its lines are broken."""
+    lines = (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+    return " ".join(" ".join(line for line in lines if tables or not line.startswith("|")).split())
+
+
+def said(entry: dict[str, Any]) -> list[tuple[tuple[float, ...], tuple[float, ...] | None]]:
+    """Mean and ends, and the wider ends, of a kept difference, as `x minus y` and as `y minus x`."""
+    wider = entry["seeds_and_concepts"]
+    numbers = [entry["mean"], entry["low"], entry["high"]]
+    own, flipped = (
+        tuple(float(f"{sign * x:.1f}") for x in (numbers if sign > 0 else [numbers[0], numbers[2], numbers[1]]))
+        for sign in (1, -1)
+    )
+    ends = [wider["low"], wider["high"]] if wider else None
+    wide = [tuple(float(f"{sign * x:.1f}") for x in ends[::sign]) if ends else None for sign in (1, -1)]
+    return [(own, wide[0]), (flipped, wide[1])]
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/zh.md", "docs/method.md"])
 def test_intervals_in_sentences_are_of_a_kept_suite_or_of_the_page_of_the_demo(name: str) -> None:
-    ends = {
-        tuple(sorted(abs(float(f"{one[side]:.1f}")) for side in ("low", "high")))
+    """Both intervals are of one difference, and so is the number before them where it stands there."""
+    kept = [
+        one
         for suite in kept_results()
-        for changes in (suite["differences"], suite.get("against_equal_weights", {}))
+        for changes in (suite["differences"], suite["against_equal_weights"])
         for row in changes.values()
         for number in row.values()
-        for one in (number, number["seeds_and_concepts"])
-        if one and one["low"] is not None
-    }
-    demo = (REPOSITORY / "docs/method-demo.md").read_text(encoding="utf-8")
-    ends |= {tuple(sorted((abs(float(low)), abs(float(high))))) for _, low, high in ENDS.findall(demo)}
-    found = ENDS.findall((REPOSITORY / name).read_text(encoding="utf-8"))
+        if number["low"] is not None
+        for one in said(number)
+    ]
+    demo = text_of("docs/method-demo.md", tables=True)
+    kept += [(tuple(map(float, found[:3])), None) for found in STATED.findall(demo)]
+    ends = {one[1:] for one, _ in kept} | {wide for _, wide in kept if wide}
+    ends |= {(float(low), float(high)) for _, low, high in ENDS.findall(demo)}
+    text = text_of(name)
+    found = ENDS.findall(text)
     assert len(found) > 2
     for kind, low, high in found:
-        written = tuple(sorted((abs(float(low)), abs(float(high)))))
-        assert written in ends, f"{name}: no kept suite has the interval {kind}{low} to {high}"
+        assert (float(low), float(high)) in ends, f"{name}: no kept suite has the interval {kind}{low} to {high}"
+    stated = STATED.findall(text)
+    assert len(stated) > 2
+    for mean, low, high, *wide in stated:
+        one = (float(mean), float(low), float(high))
+        matching = [wider for numbers, wider in kept if numbers == one]
+        assert matching, f"{name}: no kept suite has {mean} [{low} to {high}]"
+        if wide[0]:
+            assert tuple(map(float, wide)) in matching, (
+                f"{name}: no kept suite has {mean} [..] ({wide[0]} to {wide[1]})"
+            )
 
 
 def test_figures_of_kept_results_have_rows_by_rank_and_budgets_by_updates() -> None:
