@@ -318,8 +318,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "weights": (
         *("outline", "fd_alone", "fd_64_alone", "no_fd", "fd_64", "intra_4", "intra_64"),
-        *("no_align", "align_2", "relation_10", "task_025"),
-        *("with_kd", "with_icl", "with_bank", "with_rd"),
+        *("no_align", "align_2", "relation_10", "task_025", "with_kd"),
         *("clip_kd_500", "clip_kd", "clip_kd_8000", "clip_kd_32000", FULL),
     ),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
@@ -332,8 +331,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("fd_alone", "no_fd", "with_kd", "no_alsn")),
         *("full_10x", "full_3x", FULL),
     ),
-    # What of the teacher's similarities helps: in the batch, z-scored, with fixed pairs?
-    "similarities": ("kd", "kd_standardise", "with_kd", "with_bank", "with_rd", FULL),
+    # What of the teacher's similarities helps: in the batch, z-scored, across the models, with fixed pairs?
+    "similarities": ("kd", "kd_standardise", "with_kd", "with_icl", "with_rd", "with_bank", FULL),
     # What pictures without captions add where captions are few.
     "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),
     "smoke": ("finetune", FULL),
