@@ -318,6 +318,17 @@ def text_of(name: str, tables: bool = False) -> str:
     return " ".join(" ".join(line for line in lines if tables or not line.startswith("|")).split())
 
 
+def of_one_seed() -> list[dict[str, Any]]:
+    """Differences that have an interval over concepts alone."""
+    return [
+        number
+        for suite in kept_results()
+        for row in suite["differences"].values()
+        for number in row.values()
+        if number["n"] == 1 and number["seeds_and_concepts"]
+    ]
+
+
 def said(entry: dict[str, Any]) -> list[tuple[tuple[float, ...], tuple[float, ...] | None]]:
     """Mean and ends, and the wider ends, of a kept difference, as `x minus y` and as `y minus x`."""
     wider = entry["seeds_and_concepts"]
@@ -346,6 +357,7 @@ def test_intervals_in_sentences_are_of_a_kept_suite_or_of_the_page_of_the_demo(n
     demo = text_of("docs/method-demo.md", tables=True)
     kept += [(tuple(map(float, found[:3])), None) for found in STATED.findall(demo)]
     ends = {one[1:] for one, _ in kept} | {wide for _, wide in kept if wide}
+    ends |= {wide for one in of_one_seed() for _, wide in said(one | {"low": 0.0, "high": 0.0})}
     ends |= {(float(low), float(high)) for _, low, high in ENDS.findall(demo)}
     text = text_of(name)
     found = ENDS.findall(text)
