@@ -51,6 +51,7 @@ class MethodSpec(TableEntry):
 
 
 KD = ("method.kd_tau", "method.kd_standardise")  # what a term kd reads
+ON_DEMAND = ("bank", "vrd", "vrd_contrast", "xrd")  # of cmapkd; younger than its artifacts
 # Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
 EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
 
@@ -74,9 +75,9 @@ METHODS: dict[str, MethodSpec] = {
         groups=("student", "pyramid", "selector"),
         targets="levels",
         ensemble=True,
-        on_demand=("bank", "vrd", "vrd_contrast", "xrd"),
+        on_demand=ON_DEMAND,
         unpaired=True,
-        since=("method.bank", *(f"method.weights.{term}" for term in ("bank", "vrd", "vrd_contrast", "xrd"))),
+        since=("method.bank", *(f"method.weights.{term}" for term in ON_DEMAND)),
         reads=(
             *(*KD, "method.tau", "method.bank", "method.pyramid_align", "method.layer_relation", "method.unpaired"),
             "pyramid",

@@ -157,10 +157,8 @@ def _read(urls: Mapping[str, str], fit: str) -> dict[str, ConceptSums]:
     """What concepts add, from the evaluations that are complete; urls: ROW/SEED -> URL."""
     found = {cell: (url, artifact) for cell, url in urls.items() if (artifact := find(url))}
     for cell, (_, artifact) in found.items():
-        if taught_by(artifact) not in ("", fit):
-            raise ValueError(
-                f"{cell} is of another fit of the teacher, {taught_by(artifact)}, than {fit}: evaluate that"
-            )
+        if (own := taught_by(artifact)) not in ("", fit):
+            raise ValueError(f"{cell} is of another fit of the teacher, {own}, than {fit}: run the suite again")
     concepts: dict[str, ConceptSums] = {}
     for task, (file, read) in BY_CONCEPT.items():
         sources = {}
