@@ -234,6 +234,12 @@ STUDENTS: dict[str, dict[str, Any]] = {f"lift_{width}": {"student.lift": width} 
 
 _NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
 
+
+def _relations(weight: float) -> dict[str, Any]:
+    """CLIP-RD's relations between student and teacher (methods/relations.py), all of one weight."""
+    return {f"method.weights.{term}": weight for term in ("vrd", "vrd_contrast", "xrd")}
+
+
 _OUTLINE = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
 
 # The paper's form of the loss, and one weight at a time from the recipe's: which of the terms matter?
@@ -252,14 +258,23 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "with_kd": {"method.weights.kd": 1.0},
     "with_icl": {"method.weights.icl": 1.0},
     "with_bank": {"method.weights.bank": 4.0, "method.bank": 1024},
-    "with_rd": {f"method.weights.{term}": 1.0 for term in ("vrd", "vrd_contrast", "xrd")},
+    "with_rd": _relations(1.0),
     # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
     "two_teachers": {"teachers": ("lite0-minilm:packages",)},
-    # The strongest baseline gets the same search: its feature term from a quarter to 16 times of the published weight.
+}
+
+# The strongest baselines get the same search: the term on features from a quarter to 16 times of its published weight,
+# and CLIP-RD's relations, published with 1, at a quarter and at four times of it.
+BASELINE_WEIGHTS: dict[str, dict[str, Any]] = {
     "clip_kd_500": {**BASELINES["clip_kd"], "method.weights.mse": 500.0},
     "clip_kd_8000": {**BASELINES["clip_kd"], "method.weights.mse": 8000.0},
     "clip_kd_32000": {**BASELINES["clip_kd"], "method.weights.mse": 32000.0},
+    "clip_rd_500": {**BASELINES["clip_rd"], "method.weights.mse": 500.0},
+    "clip_rd_8000": {**BASELINES["clip_rd"], "method.weights.mse": 8000.0},
+    "clip_rd_relations_025": {**BASELINES["clip_rd"], **_relations(0.25)},
+    "clip_rd_relations_4": {**BASELINES["clip_rd"], **_relations(4.0)},
 }
+WEIGHTS |= BASELINE_WEIGHTS
 
 # What decides between methods, trained for longer: the quality of each by the number of its updates.
 BUDGETS: dict[str, dict[str, Any]] = {
@@ -318,9 +333,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "weights": (
         *("outline", "fd_alone", "fd_64_alone", "no_fd", "fd_64", "intra_4", "intra_64"),
-        *("no_align", "align_2", "relation_10", "task_025", "with_kd"),
-        *("clip_kd_500", "clip_kd", "clip_kd_8000", "clip_kd_32000", FULL),
+        *("no_align", "align_2", "relation_10", "task_025", "with_kd", FULL),
     ),
+    "baseline_weights": ("clip_kd", "clip_rd", *BASELINE_WEIGHTS, FULL),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
     # The same for small vision transformers, and a lift of the student beside them.

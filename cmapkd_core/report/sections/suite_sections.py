@@ -55,6 +55,7 @@ TABLES: dict[str, tuple[tuple[str, str, TableMaker], ...]] = {
             ("controls", "controls", "Controls of the selector, the fitted teacher and the order of levels"),
             ("selector", "selector", "What ALSN learns from, and when the levels are trained"),
             ("weights", "weights", "Weights of the loss, one at a time"),
+            ("baseline_weights", "baseline_weights", "Weights of the strongest baselines, one at a time"),
         )
     },
 }
