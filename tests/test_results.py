@@ -23,6 +23,7 @@ STATED = re.compile(
     r"([+-]?\d+\.\d)(?:\*\*)?(?: †)? \[([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)\]"
     r"(?: \(([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)\))?"
 )
+ONE_SEED = re.compile(r"([+-]?\d+\.\d) \(([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)\)")  # a number (over concepts)
 ENDS = re.compile(r"([\[(])([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)[\])]")  # [over seeds] or (and concepts)
 
 
@@ -357,7 +358,8 @@ def test_intervals_in_sentences_are_of_a_kept_suite_or_of_the_page_of_the_demo(n
     demo = text_of("docs/method-demo.md", tables=True)
     kept += [(tuple(map(float, found[:3])), None) for found in STATED.findall(demo)]
     ends = {one[1:] for one, _ in kept} | {wide for _, wide in kept if wide}
-    ends |= {wide for one in of_one_seed() for _, wide in said(one | {"low": 0.0, "high": 0.0})}
+    single = {(own[0], wide) for one in of_one_seed() for own, wide in said(one | {"low": 0.0, "high": 0.0})}
+    ends |= {wide for _, wide in single}
     ends |= {(float(low), float(high)) for _, low, high in ENDS.findall(demo)}
     text = text_of(name)
     found = ENDS.findall(text)
@@ -374,6 +376,9 @@ def test_intervals_in_sentences_are_of_a_kept_suite_or_of_the_page_of_the_demo(n
             assert tuple(map(float, wide)) in matching, (
                 f"{name}: no kept suite has {mean} [..] ({wide[0]} to {wide[1]})"
             )
+    for mean, low, high in ONE_SEED.findall(text):
+        found_one = (float(mean), (float(low), float(high)))
+        assert found_one in single, f"{name}: no row of one seed has {mean} ({low} to {high})"
 
 
 def test_figures_of_kept_results_have_rows_by_rank_and_budgets_by_updates() -> None:
