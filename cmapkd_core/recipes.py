@@ -340,6 +340,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
     # The same for small vision transformers, and a lift of the student beside them.
     "twins": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", "lift_128", FULL),
+    # Where captions are wrong, with `--set data.noise=0.3`: does the method hold, do its levels, does ALSN find them?
+    "noise": ("finetune", "clip_kd", "clip_rd", "fd_alone", "no_alsn", "shuffled_alsn", "oracle_alsn", FULL),
     # Three budgets of updates for what decides between methods.
     "budget": (
         *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("finetune", "kd", "clip_kd", "clip_rd")),
