@@ -24,6 +24,7 @@ STATED = re.compile(
     r"(?: \(([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)\))?"
 )
 ONE_SEED = re.compile(r"([+-]?\d+\.\d) \(([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)\)")  # a number (over concepts)
+PAGES = ("README.md", "docs/zh.md", "docs/method.md", "docs/method-search.md")
 ENDS = re.compile(r"([\[(])([+-]?\d+\.\d)(?: to |, )([+-]?\d+\.\d)[\])]")  # [over seeds] or (and concepts)
 
 
@@ -295,7 +296,7 @@ def test_the_table_of_weights_of_levels_has_the_rows_minus_equal_weights() -> No
     assert lines[2:] == ["| oracle |  | +0.3 [-0.2 to +0.8] |  |", "", counted]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/zh.md", "docs/method.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_numbers_of_results_are_those_of_a_kept_suite(name: str) -> None:
     tables = tool("results_table")
     suites = kept_results()
@@ -343,7 +344,7 @@ def said(entry: dict[str, Any]) -> list[tuple[tuple[float, ...], tuple[float, ..
     return [(own, wide[0]), (flipped, wide[1])]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/zh.md", "docs/method.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_intervals_in_sentences_are_of_a_kept_suite_or_of_the_page_of_the_demo(name: str) -> None:
     """Both intervals are of one difference, and so is the number before them where it stands there."""
     kept = [
