@@ -1,4 +1,4 @@
-"""The rows of a suite against the full method with as many updates, each number with both of its intervals."""
+"""The rows of a suite against the full method with as many updates and captions, with both intervals."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def differences(results: Results, base_of: Callable[[str], str] = full_of) -> di
     """Row -> number -> the row minus its base, seed by seed, for the rows whose base is among them.
 
     Args:
-        base_of: the row that a row is compared with; the full method with as many updates.
+        base_of: the row that a row is compared with; the full method with as many updates and captions.
     """
     rows = {row.name: row for row in results.trained}
     pairs = ((row, rows[base_of(row.name)]) for row in results.trained if base_of(row.name) in rows)

@@ -37,7 +37,7 @@ def difference(one: Mapping[str, Any]) -> Difference:
 
 
 def ranks(suite: Mapping[str, Any]) -> dict[str, Difference]:
-    """Row -> its difference to the full method with as many updates."""
+    """Row -> its difference to the full method with as many updates and captions."""
     return {name: difference(row[RANK]) for name, row in suite["differences"].items() if RANK in row}
 
 

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 from made_suites import files, ranked_suite
 
-from cmapkd_core.recipes import FULL
+from cmapkd_core.recipes import FULL, SUITES
 from cmapkd_core.report.figures.style import PAGE, painted
 from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.concepts import QUERIES
-from cmapkd_core.report.read.suite_inputs import MEAN, RANK, SuiteInputs, at_least, full_of, label, suite_results
+from cmapkd_core.report.read.suite_inputs import (
+    MEAN,
+    RANK,
+    SuiteInputs,
+    at_least,
+    compared_with,
+    full_of,
+    label,
+    suite_results,
+    times,
+)
 from cmapkd_core.report.render.latex import latex_table
 from cmapkd_core.report.render.markdown import of_table
 from cmapkd_core.report.render.paper_folder import numbers_of
@@ -166,6 +176,14 @@ def budgets(tmp_path_factory: pytest.TempPathFactory) -> SuiteInputs:
     return dataclasses.replace(made, suite="budget")
 
 
+def test_a_row_with_fewer_captions_is_compared_with_the_full_method_of_as_many() -> None:
+    """Ten times the epochs over a tenth of the pairs are the updates of the recipe, not ten times of them."""
+    rows = SUITES["captions"]
+    assert {row: full_of(row) for row in rows} == {row: FULL if row == FULL else "tenth_captions" for row in rows}
+    assert {times(row) for row in rows} == {1}
+    assert compared_with(rows) == ("tenth_captions", FULL)
+
+
 def test_a_row_is_compared_with_the_full_method_of_its_updates(budgets: SuiteInputs) -> None:
     assert [full_of(row) for row in ("kd", "kd_3x", "full_10x")] == [FULL, "full_3x", "full_10x"]
     assert [at_least(row) for row in ("kd_3x", "full_10x", FULL)] == ["kd", FULL, FULL]
@@ -200,8 +218,8 @@ def test_a_suite_says_which_of_its_full_methods_were_not_measured(budgets: Suite
     assert set(told.comparisons) == {"finetune_3x", "clip_kd_3x", "no_alsn_3x"}
     assert "was not measured" not in told.sentence
     assert "The full method was not measured, so no difference to it can be given." in notes
-    assert "The full method at 10 times the updates was not measured, so no difference to it can be given." in notes
-    assert not any("at 3 times the updates was not measured" in note for note in notes)
+    assert "The full method (row full_10x) was not measured, so no difference to it can be given." in notes
+    assert not any("row full_3x" in note for note in notes)
 
 
 def test_every_full_method_is_compared_with_the_untrained_student(budgets: SuiteInputs) -> None:

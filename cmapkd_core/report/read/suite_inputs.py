@@ -104,9 +104,14 @@ def meaning(row: str) -> str:
     return f"{meaning(at_least(row))}; {times(row)} times the updates"
 
 
+# The fields that a row shares with the full method which it is compared with.
+SETTING = ("schedule.times", "data.unpaired")
+
+
 def times(row: str) -> int:
-    """How many times the recipe's updates a row trains for."""
-    return int(ROWS.get(row, {}).get("schedule.times", 1))
+    """How many times the recipe's updates a row trains for; epochs over a tenth of the pairs have a tenth of them."""
+    fields = ROWS.get(row, {})
+    return round(fields.get("schedule.times", 1) * (1 - fields.get("data.unpaired", 0.0)))
 
 
 def at_least(row: str) -> str:
@@ -116,14 +121,14 @@ def at_least(row: str) -> str:
 
 
 def full_of(row: str) -> str:
-    """The full method with as many updates as a row has, which that is compared with."""
-    same = {"schedule.times": times(row)}
+    """The full method with as many updates and captions as a row has, which that is compared with."""
+    same = {name: value for name, value in ROWS.get(row, {}).items() if name in SETTING}
     return next((name for name, fields in BUDGETS.items() if fields == same), FULL)
 
 
 def compared_with(rows: Iterable[str]) -> tuple[str, ...]:
-    """The full methods that rows are compared with, one for each number of updates, the shortest first."""
-    return tuple(sorted({full_of(row) for row in rows}, key=times))
+    """The full methods that rows are compared with, one for each number of updates and captions, the shortest first."""
+    return tuple(sorted(dict.fromkeys(map(full_of, rows)), key=times))
 
 
 # How artifacts are called, by what stands first and how many parts follow; any other begins with its TASK[-DATASET].

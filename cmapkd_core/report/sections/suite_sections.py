@@ -198,7 +198,7 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
     notes += [f"Missing: these evaluations are not complete yet: {'; '.join(gone)}"] if gone else []
     for row in (results.row(name) for name in compared_with(inputs.rows) if name in inputs.rows):
         if not row.seeds:
-            words = FULL_METHOD if row.name == FULL else f"{FULL_METHOD} at {times(row.name)} times the updates"
+            words = FULL_METHOD if row.name == FULL else f"{FULL_METHOD} (row {row.name})"
             notes.append(f"The {words} was not measured, so no difference to it can be given.")
     budgets = {budget for cost in row_costs(inputs, results) for budget in cost.updates}
     if len(budgets) > max(1, len({times(row) for row in inputs.rows})):
