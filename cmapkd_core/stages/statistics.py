@@ -214,7 +214,7 @@ def wrong_and_right(path: Path) -> dict[str, float]:
     """How a selector weighs pairs with another's caption and the others, of a table of weights; {} without such pairs.
 
     `wrong/pairs`; of `wrong` and `right` pairs `KIND/entropy/MODALITY`, the mean in nats, and `KIND/weight/LEVEL`, the
-    mean.
+    mean; and `wrong/auc/LEVEL`, how well a level's weight tells them apart (`roc_area`).
     """
     if WRONG not in pq.read_schema(path).names:
         return {}
@@ -228,4 +228,16 @@ def wrong_and_right(path: Path) -> dict[str, float]:
         metrics |= {
             f"{kind}/weight/{name}": float(x) for name, x in zip(ALL_LEVELS, rows.mean(0), strict=True) if len(rows)
         }
+    if wrong.any() and not wrong.all():
+        metrics |= {f"wrong/auc/{name}": roc_area(w[wrong, i], w[~wrong, i]) for i, name in enumerate(ALL_LEVELS)}
     return metrics
+
+
+def roc_area(positive: Tensor, negative: Tensor) -> float:
+    """The area under the ROC curve: how probably one of `positive`, [P], is above one of `negative`, [N]; ties half.
+
+    0.5 where they cannot be told apart, 0 or 1 where they can without fail.
+    """
+    ordered = negative.sort().values
+    below, not_above = (torch.searchsorted(ordered, positive, right=right) for right in (False, True))
+    return float((below + not_above).double().mean() / (2 * len(ordered)))

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from made_suites import files, ranked_suite
 
-from cmapkd_core.recipes import FULL, SUITES
+from cmapkd_core import recipes
+from cmapkd_core.recipes import FULL, ROWS, SUITES
 from cmapkd_core.report.figures.style import PAGE, painted
 from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.concepts import QUERIES
 from cmapkd_core.report.read.suite_inputs import (
     MEAN,
     RANK,
+    SETTING,
     SuiteInputs,
     at_least,
     compared_with,
@@ -30,10 +32,12 @@ from cmapkd_core.report.render.markdown import of_table
 from cmapkd_core.report.render.paper_folder import numbers_of
 from cmapkd_core.report.reports import Pages, of_suite
 from cmapkd_core.report.row_differences import differences
+from cmapkd_core.report.sections import suite_sections
 from cmapkd_core.report.sections.outcome import suite_outcome
 from cmapkd_core.report.sections.section import build_sections
 from cmapkd_core.report.sections.suite_sections import suite_headings, suite_notes
 from cmapkd_core.report.significance import p_value
+from cmapkd_core.report.tables.costs import RowCost
 from cmapkd_core.report.tables.table import MARK, Table
 
 EFFECTS = {"finetune": 0.5, "no_pyramid": 0.1, "no_alsn": 0.0, FULL: 0.0}
@@ -182,6 +186,27 @@ def test_a_row_with_fewer_captions_is_compared_with_the_full_method_of_as_many()
     assert {row: full_of(row) for row in rows} == {row: FULL if row == FULL else "tenth_captions" for row in rows}
     assert {times(row) for row in rows} == {1}
     assert compared_with(rows) == ("tenth_captions", FULL)
+
+
+def test_every_row_of_another_setting_has_a_full_method_and_every_longer_one_a_name() -> None:
+    assert all(full_of(row) != FULL for row, fields in ROWS.items() if SETTING & {*fields})
+    assert all(label(row) for row in recipes.BUDGETS)  # of its own, or of the row that it is longer than
+
+
+def test_rows_that_are_compared_have_one_number_of_updates(
+    budgets: SuiteInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other full methods they may have another: epochs over fewer pairs have fewer whole batches."""
+    results = suite_results(budgets)
+
+    def notes(**updates: int) -> list[str]:
+        costs = [RowCost(row, "cmapkd", "", None, None, (n,), None, None) for row, n in updates.items()]
+        monkeypatch.setattr(suite_sections, "row_costs", lambda *_: costs)
+        return [note for note in suite_notes(budgets, results) if "one budget" in note]
+
+    assert not notes(none=234, finetune=234, tenth_captions=210, tenth_pairs=210)
+    (note,) = notes(none=234, finetune=234, tenth_captions=210, tenth_pairs=200)
+    assert "(200, 210)" in note
 
 
 def test_a_row_is_compared_with_the_full_method_of_its_updates(budgets: SuiteInputs) -> None:

@@ -82,10 +82,10 @@ NAMES: dict[str, tuple[str, str]] = {
     "clip_rd_8000": ("CLIP-RD, features 8000", "four times the published weight"),
     "clip_rd_relations_025": ("CLIP-RD, relations 0.25", "a quarter of the published weight"),
     "clip_rd_relations_4": ("CLIP-RD, relations 4", "four times the published weight"),
-    "tenth_finetune": ("fine-tuning, a tenth", "a tenth of the captions, ten times the epochs"),
+    "tenth_finetune": ("Fine-tuned, a tenth", "a tenth of the captions, ten times the epochs"),
     "tenth_clip_kd": ("CLIP-KD, a tenth", "a tenth of the captions, ten times the epochs"),
-    "tenth_pairs": ("a tenth", "a tenth of the captions, ten times the epochs"),
-    "tenth_captions": ("a tenth, all pictures", "the same with the pictures of the other nine tenths"),
+    "tenth_pairs": ("CMAPKD, a tenth", "a tenth of the captions, ten times the epochs"),
+    "tenth_captions": ("CMAPKD, a tenth, all pictures", "the same with the pictures of the other nine tenths"),
     FULL: ("CMAPKD (ours)", "complete, coarse to fine"),
 }
 
@@ -105,13 +105,14 @@ def meaning(row: str) -> str:
 
 
 # The fields that a row shares with the full method which it is compared with.
-SETTING = ("schedule.times", "data.unpaired")
+SETTING = frozenset({"schedule.times", "data.unpaired"})
 
 
 def times(row: str) -> int:
     """How many times the recipe's updates a row trains for; epochs over a tenth of the pairs have a tenth of them."""
     fields = ROWS.get(row, {})
-    return round(fields.get("schedule.times", 1) * (1 - fields.get("data.unpaired", 0.0)))
+    epochs, unpaired = int(fields.get("schedule.times", 1)), float(fields.get("data.unpaired", 0.0))
+    return max(1, round(epochs * (1 - unpaired)))
 
 
 def at_least(row: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, compared_with, full_of, times
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, compared_with, full_of, label
 from cmapkd_core.report.row_differences import Compared, Difference, compared, differences
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
 from cmapkd_core.report.sections.updates_section import updates_section
@@ -88,10 +88,12 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
         intervals = {results.row(name).label: row[key] for name, row in changes.items() if key in row}
         if intervals:
             plots.append(draw_differences(title, intervals, FULL_METHOD, columns[key].unit))
+    bases = [results.row(name).label for name in compared_with(changes)]
+    several = f" Each row is compared with that of as many updates and captions: {', '.join(bases)}."
     caption = (
         f"Row minus the {FULL_METHOD}: below zero the row is worse, but for ranks, of which lower is better. Two runs "
         "with one seed share the order of the pairs, the crops and the untrained student, so their difference varies "
-        f"less than either does. {WHISKERS}"
+        f"less than either does.{several if bases != [label(FULL)] else ''} {WHISKERS}"
     )
     return Section(caption, tuple(plots), (_differences_table(results, changes, columns),), wide=True)
 
@@ -200,10 +202,12 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
         if not row.seeds:
             words = FULL_METHOD if row.name == FULL else f"{FULL_METHOD} (row {row.name})"
             notes.append(f"The {words} was not measured, so no difference to it can be given.")
-    budgets = {budget for cost in row_costs(inputs, results) for budget in cost.updates}
-    if len(budgets) > max(1, len({times(row) for row in inputs.rows})):
+    budgets: dict[str, set[int]] = {}  # of the rows that are compared with one full method
+    for cost in row_costs(inputs, results):
+        budgets.setdefault(full_of(cost.row), set()).update(cost.updates)
+    for different in (sorted(numbers) for numbers in budgets.values() if len(numbers) > 1):
         notes.append(
-            f"The rows did not train for the same number of student updates ({', '.join(map(str, sorted(budgets)))}): "
+            f"The rows did not train for the same number of student updates ({', '.join(map(str, different))}): "
             "they are not compared under one budget."
         )
     return notes

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cmapkd_core.recipes import FULL
 from cmapkd_core.report.read.results import KS, METRICS, SIDES, ModelResults, Results
 from cmapkd_core.report.read.run_inputs import ROLES, RunInputs
-from cmapkd_core.report.read.suite_inputs import MEAN, SuiteInputs, suite_urls
+from cmapkd_core.report.read.suite_inputs import MEAN, SuiteInputs, full_of, suite_urls
 from cmapkd_core.report.row_differences import (
     Adjusted,
     Difference,
@@ -96,7 +95,7 @@ def suite_as_json(inputs: SuiteInputs, results: Results) -> dict[str, Any]:
         "before": _suite_row(results.row("before")),
         "chance": values_of(results.chance, results.chance.values),
         "facts": results.facts,
-        "compared_with": FULL,
+        "compared_with": {row.name: full_of(row.name) for row in results.trained},
         "differences": _differences_as_json(differences(results)),
         "against_equal_weights": _differences_as_json(against_equal_weights(results)),
         "executions": {"shared": inputs.executions, "naive": inputs.naive},

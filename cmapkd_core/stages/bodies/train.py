@@ -79,10 +79,15 @@ def in_words(numbers: dict[str, float]) -> str:
         [numbers.get(f"{kind}/entropy/{side}", math.nan) for kind in ("wrong", "right")] for side in ("vision", "text")
     ]
     pictures, captions = (f"{wrong:.3f} and {right:.3f}" for wrong, right in both)
-    return (
+    line = (
         f"{numbers['wrong/pairs']:.0f} pairs have another's caption (data.noise); mean entropy of the level weights of "
         f"them and of the others, in nats: pictures {pictures}, captions {captions}"
     )
+    areas = {name: numbers[f"wrong/auc/{name}"] for name in ALL_LEVELS if f"wrong/auc/{name}" in numbers}
+    if not areas:
+        return line
+    best = max(areas, key=lambda name: abs(areas[name] - 0.5))
+    return f"{line}; the weight of {best} tells them apart best, area under the ROC curve {areas[best]:.2f} (0.5: not)"
 
 
 def write_models(setup: TrainingSetup) -> None:
