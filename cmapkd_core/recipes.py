@@ -263,8 +263,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "two_teachers": {"teachers": ("lite0-minilm:packages",)},
 }
 
-# The strongest baselines get the same search: the term on features from a quarter to 16 times of its published weight,
-# and CLIP-RD's relations, published with 1, at a quarter and at four times of it.
+# A search for the strongest baselines too: the term on features from a quarter to 16 times (CLIP-RD: four times) of its
+# published weight, and CLIP-RD's relations, published with 1, at a quarter and at four times of it.
 BASELINE_WEIGHTS: dict[str, dict[str, Any]] = {
     "clip_kd_500": {**BASELINES["clip_kd"], "method.weights.mse": 500.0},
     "clip_kd_8000": {**BASELINES["clip_kd"], "method.weights.mse": 8000.0},
