@@ -338,10 +338,10 @@ SUITES: dict[str, tuple[str, ...]] = {
     "baseline_weights": ("clip_kd", "clip_rd", *BASELINE_WEIGHTS, FULL),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
-    # The same for small vision transformers; beside them less of the level terms, and a lift of the student.
+    # The same for small vision transformers; beside them other weights of terms, and a lift of the student.
     "twins": (
-        *("finetune", "kd", "clip_kd", "clip_rd", "fd_alone", "intra_4", "no_alsn", "shuffled_alsn", "lift_128"),
-        FULL,
+        *("finetune", "kd", "clip_kd", "clip_rd", "fd_alone", "intra_4", "with_rd", "no_alsn", "shuffled_alsn"),
+        *("lift_128", FULL),
     ),
     # Where captions are wrong, with `--set data.noise=0.3`: does the method hold, do its levels, does ALSN find them?
     "noise": ("finetune", "clip_kd", "clip_rd", "fd_alone", "no_alsn", "shuffled_alsn", "oracle_alsn", FULL),
