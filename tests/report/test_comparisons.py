@@ -38,6 +38,7 @@ from cmapkd_core.report.sections.section import build_sections
 from cmapkd_core.report.sections.suite_sections import suite_headings, suite_notes
 from cmapkd_core.report.significance import p_value
 from cmapkd_core.report.tables.costs import RowCost
+from cmapkd_core.report.tables.summary import suite_as_json
 from cmapkd_core.report.tables.table import MARK, Table
 
 EFFECTS = {"finetune": 0.5, "no_pyramid": 0.1, "no_alsn": 0.0, FULL: 0.0}
@@ -191,6 +192,18 @@ def test_a_row_with_fewer_captions_is_compared_with_the_full_method_of_as_many()
 def test_every_row_of_another_setting_has_a_full_method_and_every_longer_one_a_name() -> None:
     assert all(full_of(row) != FULL for row, fields in ROWS.items() if SETTING & {*fields})
     assert all(label(row) for row in recipes.BUDGETS)  # of its own, or of the row that it is longer than
+
+
+def test_a_report_with_several_full_methods_says_which_a_row_is_compared_with(
+    budgets: SuiteInputs, pages: Pages
+) -> None:
+    section = build_sections(suite_headings("budget"), budgets, suite_results(budgets))["differences"]
+    said = "Each row is compared with that of as many updates and captions"
+    assert f"{said}: CMAPKD (ours), CMAPKD (ours), 3x, CMAPKD (ours), 10x." in section.caption
+    assert said not in pages.html
+    compared = suite_as_json(budgets, suite_results(budgets))["compared_with"]
+    assert compared == {row: full_of(row) for row in BUDGETS}
+    assert (compared["clip_kd_3x"], compared["finetune"]) == ("full_3x", FULL)
 
 
 def test_rows_that_are_compared_have_one_number_of_updates(

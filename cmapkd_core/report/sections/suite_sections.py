@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cmapkd_core.recipes import FULL
 from cmapkd_core.report.figures.comparisons import draw_differences
 from cmapkd_core.report.read.results import Results
-from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, compared_with, full_of, label
+from cmapkd_core.report.read.suite_inputs import FULL_METHOD, MEAN, RANK, SuiteInputs, compared_with, full_of
 from cmapkd_core.report.row_differences import Compared, Difference, compared, differences
 from cmapkd_core.report.sections.section import Heading, Section, TableMaker, table_section
 from cmapkd_core.report.sections.updates_section import updates_section
@@ -88,12 +88,13 @@ def differences_section(inputs: SuiteInputs, results: Results) -> Section:
         intervals = {results.row(name).label: row[key] for name, row in changes.items() if key in row}
         if intervals:
             plots.append(draw_differences(title, intervals, FULL_METHOD, columns[key].unit))
-    bases = [results.row(name).label for name in compared_with(changes)]
-    several = f" Each row is compared with that of as many updates and captions: {', '.join(bases)}."
+    bases = compared_with(changes)
+    named = ", ".join(results.row(name).label for name in bases)
+    several = "" if bases == (FULL,) else f" Each row is compared with that of as many updates and captions: {named}."
     caption = (
         f"Row minus the {FULL_METHOD}: below zero the row is worse, but for ranks, of which lower is better. Two runs "
         "with one seed share the order of the pairs, the crops and the untrained student, so their difference varies "
-        f"less than either does.{several if bases != [label(FULL)] else ''} {WHISKERS}"
+        f"less than either does.{several} {WHISKERS}"
     )
     return Section(caption, tuple(plots), (_differences_table(results, changes, columns),), wide=True)
 
