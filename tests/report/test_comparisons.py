@@ -12,6 +12,7 @@ from made_suites import files, ranked_suite
 
 from cmapkd_core import recipes
 from cmapkd_core.recipes import FULL, ROWS, SUITES
+from cmapkd_core.report.figures.by_updates import draw_by_updates
 from cmapkd_core.report.figures.style import PAGE, painted
 from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.concepts import QUERIES
@@ -36,7 +37,7 @@ from cmapkd_core.report.sections import suite_sections
 from cmapkd_core.report.sections.outcome import suite_outcome
 from cmapkd_core.report.sections.section import build_sections
 from cmapkd_core.report.sections.suite_sections import suite_headings, suite_notes
-from cmapkd_core.report.significance import p_value
+from cmapkd_core.report.significance import Interval, p_value
 from cmapkd_core.report.tables.costs import RowCost
 from cmapkd_core.report.tables.summary import suite_as_json
 from cmapkd_core.report.tables.table import MARK, Table
@@ -291,6 +292,14 @@ def test_the_figure_by_updates_has_the_numbers_of_the_tables(budgets: SuiteInput
         ends = [sorted(map(float, line.get_ydata())) for line in axes.lines if len(line.get_ydata()) == 2]
         wider = changes["finetune_3x"][RANK].wider
         assert any(pair == pytest.approx([wider.low, wider.high]) for pair in ends)
+
+
+def test_a_number_of_one_seed_has_a_hollow_mark() -> None:
+    several, one = Interval(3.0, 1.0, 5), Interval(4.0, None, 1)
+    with painted(draw_by_updates("Rank", {"row": {150: several, 1500: one}}, "ranks"), PAGE) as figure:
+        marks = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
+        filled = {float(mark.get_ydata()[0]): mark.get_markerfacecolor() != PAGE.blank for mark in marks}
+    assert filled == {3.0: True, 4.0: False}
 
 
 def test_a_suite_of_one_number_of_updates_has_no_such_figure(pages: Pages) -> None:

@@ -21,6 +21,8 @@ ROOM = 0.02  # right of the names, and left of the title, as a share of the widt
 def draw_by_updates(title: str, series: Mapping[str, Series], unit: str, zero: bool = False) -> Drawing:
     """At most four series over the number of updates, which is on a logarithmic axis; of ranks better is upwards.
 
+    A number of one seed has no interval over seeds, and a hollow mark.
+
     Args:
         series: name -> what it has, never of nothing. zero: a rule at 0, of differences.
     """
@@ -48,8 +50,10 @@ def _draw(title: str, series: Mapping[str, Series], unit: str, zero: bool, look:
 def _series(axes: Axes, style: SeriesStyle, turn: float, of: Series) -> None:
     xs, means = [updates * APART**turn for updates in of], [one.mean for one in of.values()]
     looks = style.keywords(marker=True)
-    axes.plot(xs, means, **looks)
+    axes.plot(xs, means, **style.keywords())
     for x, one in zip(xs, of.values(), strict=True):
+        inside = style.look.blank if one.half is None else looks["color"]
+        axes.plot(x, one.mean, **looks | {"markerfacecolor": inside, "markeredgewidth": 0.8})
         if wider := wider_of(one):
             axes.plot([x, x], [wider.low, wider.high], color=looks["color"], linewidth=0.6)
         if one.half is not None:
@@ -75,3 +79,4 @@ def _names(figure: Figure, axes: Axes, look: Look, series: Mapping[str, Series])
     left, right = figure.subplotpars.left, 1 - widest - 2 * ROOM
     figure.subplots_adjust(right=right)
     axes.set_title(axes.get_title(loc="left"), loc="left", x=(ROOM - left) / (right - left))
+    axes.yaxis.set_label_coords((2 * ROOM - left) / (right - left), 0.5)

@@ -19,8 +19,8 @@ AT_ONCE = 4  # series of a panel
 CAPTION = (
     "Each row at its number of updates. First the full method and the baselines as they are, with t-intervals over the "
     f"seeds; then each row minus the full method with as many updates. Whiskers: {100 * LEVEL:.0f} % intervals, the "
-    "thick one over the seeds (t, paired), the thin one, where it is known, over seeds and test concepts. The numbers "
-    "are those of the table of differences."
+    "thick one over the seeds (t, paired), the thin one, where it is known, over seeds and test concepts. A hollow "
+    "mark has one seed. The numbers are those of the table of differences."
 )
 
 
