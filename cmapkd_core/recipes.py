@@ -7,7 +7,7 @@ recipe, the fields that an ablation or a baseline changes, the user's own overri
 from __future__ import annotations
 
 from collections import ChainMap, Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -232,22 +232,28 @@ BASELINES["kd_standardise"] = {**BASELINES["kd"], "method.kd_standardise": True}
 # ViT-L/14 of recipe paper, and of the teacher of recipe twins.
 STUDENTS: dict[str, dict[str, Any]] = {f"lift_{width}": {"student.lift": width} for width in (128, 1024)}
 
-_NO_LEVELS = {f"method.weights.{term}": 0.0 for term in ("intra", "align", "relation")}
+# The terms on levels; CLIP-RD's relations between student and teacher; all on the teacher's similarities in a batch.
+_LEVELS = ("intra", "align", "relation")
+_RELATIONS = ("vrd", "vrd_contrast", "xrd")
+_SIMILARITIES = ("kd", "icl", *_RELATIONS)
 
 
-def _relations(weight: float) -> dict[str, Any]:
-    """CLIP-RD's relations between student and teacher (methods/relations.py), all of one weight."""
-    return {f"method.weights.{term}": weight for term in ("vrd", "vrd_contrast", "xrd")}
+def _weights(terms: Sequence[str], weight: float) -> dict[str, Any]:
+    """The fields that give these terms one weight."""
+    return {f"method.weights.{term}": weight for term in terms}
 
 
 _OUTLINE = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
+_FD_ALONE = _weights((*_LEVELS, *_SIMILARITIES), 0.0)
 
 # The paper's form of the loss, and one weight at a time from the recipe's: which of the terms matter?
 WEIGHTS: dict[str, dict[str, Any]] = {
     "outline": {**_OUTLINE, **_ALSN},
-    "fd_alone": _NO_LEVELS,
+    "fd_alone": _FD_ALONE,
     # Do levels add to an embedding term of full weight?
-    "fd_64_alone": {**_NO_LEVELS, "method.weights.fd": 64.0},
+    "fd_64_alone": {**_FD_ALONE, "method.weights.fd": 64.0},
+    "no_levels": _weights(_LEVELS, 0.0),
+    "no_similarities": _weights(_SIMILARITIES, 0.0),
     "no_fd": {"method.weights.fd": 0.0},
     "fd_64": {"method.weights.fd": 64.0},
     "intra_4": {"method.weights.intra": 4.0},
@@ -258,7 +264,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "with_kd": {"method.weights.kd": 1.0},
     "with_icl": {"method.weights.icl": 1.0},
     "with_bank": {"method.weights.bank": 4.0, "method.bank": 1024},
-    "with_rd": _relations(1.0),
+    "with_rd": _weights(_RELATIONS, 1.0),
+    "with_similarities": _weights(_SIMILARITIES, 1.0),
     # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
     "two_teachers": {"teachers": ("lite0-minilm:packages",)},
 }
@@ -271,8 +278,8 @@ BASELINE_WEIGHTS: dict[str, dict[str, Any]] = {
     "clip_kd_32000": {**BASELINES["clip_kd"], "method.weights.mse": 32000.0},
     "clip_rd_500": {**BASELINES["clip_rd"], "method.weights.mse": 500.0},
     "clip_rd_8000": {**BASELINES["clip_rd"], "method.weights.mse": 8000.0},
-    "clip_rd_relations_025": {**BASELINES["clip_rd"], **_relations(0.25)},
-    "clip_rd_relations_4": {**BASELINES["clip_rd"], **_relations(4.0)},
+    "clip_rd_relations_025": {**BASELINES["clip_rd"], **_weights(_RELATIONS, 0.25)},
+    "clip_rd_relations_4": {**BASELINES["clip_rd"], **_weights(_RELATIONS, 4.0)},
 }
 WEIGHTS |= BASELINE_WEIGHTS
 
@@ -352,7 +359,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("full_10x", "full_3x", FULL),
     ),
     # What of the teacher's similarities helps: in the batch, z-scored, across the models, with fixed pairs?
-    "similarities": ("kd", "kd_standardise", "with_kd", "with_icl", "with_rd", "with_bank", FULL),
+    "similarities": ("kd", "kd_standardise", "with_kd", "with_icl", "with_rd", "with_similarities", "with_bank", FULL),
     # What pictures without captions add where captions are few.
     "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),
     "smoke": ("finetune", FULL),

@@ -137,9 +137,11 @@ def test_the_calibrated_recipe_is_the_papers_but_for_what_was_measured_and_outli
     assert flatten(resolve("calibrated", "outline")) == paper | {"name": "calibrated"}
 
 
-@pytest.mark.parametrize(("recipe", "nothing"), [("calibrated", {"no_alsn"}), ("bench", {"alsn"})])
+@pytest.mark.parametrize(
+    ("recipe", "nothing"), [("calibrated", {"no_alsn", "no_similarities"}), ("bench", {"alsn", "no_similarities"})]
+)
 def test_rows_name_fields_that_exist_and_change_something(recipe, nothing):
-    """But for the row that gives a recipe the selector that it has."""
+    """But for rows that give a recipe the selector or the terms that it has."""
     for table in (ABLATIONS, WEIGHTS, STUDENTS, BUDGETS, BASELINES):
         for name, changes in table.items():
             assert (resolve(recipe, name) == resolve(recipe)) == (name in nothing), name
