@@ -70,7 +70,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "no_fd": ("w/o fd", "no term on the embedding but the task"),
     "fd_64": ("fd 64", "four times the weight"),
     "intra_4": ("intra 4", "a quarter of the weight for convolutional towers"),
-    "intra_16": ("intra 16", "four times the weight for vision transformers"),
+    "intra_16": ("intra 16", "the weight for convolutional towers"),
     "intra_64": ("intra 64", "four times the weight for convolutional towers"),
     "align_2": ("align 2", "four times the weight"),
     "relation_10": ("relation 10", "33 times the weight"),
