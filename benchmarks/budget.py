@@ -1,7 +1,7 @@
 """What training takes on GPUs that are not here: memory by tensor and seconds a step, computed from the real models.
 
     python benchmarks/budget.py --gpus 8 --memory 32 --peak 125 --batch 32 256
-    python benchmarks/budget.py --suite core table4 --seeds 5
+    python benchmarks/budget.py --suite core table4 terms --seeds 5
 
 Nothing is measured. FLOPs are counted as in benchmarks/step.py. Activations are the storages that autograd keeps for a
 backward pass of ViT-B/16 with openai's activation under fp16 autocast, counted on fake tensors at two batch sizes;

@@ -352,9 +352,11 @@ SUITES: dict[str, tuple[str, ...]] = {
     "baseline_weights": ("clip_kd", "clip_rd", *BASELINE_WEIGHTS, FULL),
     # Does the full method beat the strongest baselines, and its weights uniform and shuffled ones? For other data too.
     "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
-    # The same for small vision transformers; beside them what each kind of terms is for, and a lift of the student.
+    # What is each kind of terms for: on levels, on the teacher's similarities, on the embedding?
+    "terms": ("clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone", "bench_weights", FULL),
+    # Rows of both for small vision transformers; beside them other weights, and a lift of the student.
     "twins": (
-        *("finetune", "kd", "clip_kd", "clip_rd", "bench_weights", "fd_alone", "no_levels", "no_similarities"),
+        *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "fd_alone", "bench_weights"),
         *("intra_4", "intra_16", "no_alsn", "shuffled_alsn", "lift_128", FULL),
     ),
     # Where captions are wrong, with `--set data.noise=0.3`: does the method hold, do its levels, does ALSN find them?
