@@ -395,7 +395,7 @@ def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str 
         InputError: unknown row or field (with the nearest name), a wrong value, or a phase that trains nothing.
     """
     config: Recipe = choose("recipe", recipe, RECIPES)
-    config = override(config, choose("ablation", ablation or "none", ROWS, "ROWS in cmapkd_core/recipes.py"))
+    config = override(config, choose("ablation", ablation or "none", ROWS, "ABLATIONS in cmapkd_core/recipes.py"))
     config = override(config, data_fields(data))
     changes = parse_overrides(overrides)
     config = override(config, no_limit(changes.get("data.source", "")) | changes)
