@@ -92,15 +92,17 @@ def filled(command: str) -> str:
 
 
 COMMANDS = commands()
+TWINS = ("twin", "twin-student")  # folders of models that docs/howto/twins.md makes
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site file whose root has the run RUN and the suite SUITE; beside it `pictures` and the model `twin`."""
+    """A site file whose root has the run RUN and the suite SUITE; beside it `pictures` and models `twin`."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "pictures").mkdir()
-    (folder / "twin").mkdir()
-    (folder / "twin" / "open_clip_config.json").write_text("{}")
+    for name in TWINS:
+        (folder / name).mkdir()
+        (folder / name / "open_clip_config.json").write_text("{}")
     lines = [f'{{"file": "{number}.png", "caption": "a mug"}}' for number in range(20)]
     (folder / "pictures" / "captions.jsonl").write_text("\n".join(lines))
     request = dict.fromkeys(DECIDING, "") | {"recipe": "tiny", "ablation": "none"}
@@ -112,8 +114,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submits(argv: list[str], site: Path) -> None:
     """What a submission decides before it starts anything; of a suite with one seed, more are more of it."""
-    pictures, twin = (str(site.with_name(name)) for name in ("pictures", "twin"))
-    words = [re.sub("(?<=local-dir:)runs/twins/twin$", twin, word) for word in argv]
+    pictures = str(site.with_name("pictures"))
+    twins = {f"local-dir:runs/twins/{name}": f"local-dir:{site.with_name(name)}" for name in TWINS}
+    words = [re.sub("local-dir:runs/twins/.*$", lambda found: twins[found[0]], word) for word in argv]
     args = submit.parser().parse_args(
         [re.sub("/data/pictures|(?<=:)(FOLDER|pictures)$", pictures, word) for word in words]
     )
