@@ -97,7 +97,7 @@ TWINS = ("twin", "twin-student")  # folders of models that docs/howto/twins.md m
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site file whose root has the run RUN and the suite SUITE; beside it `pictures` and models `twin`."""
+    """A site file whose root has the run RUN and the suite SUITE; beside it `pictures` and the models TWINS."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "pictures").mkdir()
     for name in TWINS:
@@ -115,8 +115,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submits(argv: list[str], site: Path) -> None:
     """What a submission decides before it starts anything; of a suite with one seed, more are more of it."""
     pictures = str(site.with_name("pictures"))
-    twins = {f"local-dir:runs/twins/{name}": f"local-dir:{site.with_name(name)}" for name in TWINS}
-    words = [re.sub("local-dir:runs/twins/.*$", lambda found: twins[found[0]], word) for word in argv]
+    words = [re.sub("(?<=local-dir:)runs/twins(?=/)", str(site.parent), word) for word in argv]
     args = submit.parser().parse_args(
         [re.sub("/data/pictures|(?<=:)(FOLDER|pictures)$", pictures, word) for word in words]
     )

@@ -138,7 +138,7 @@ def test_the_calibrated_recipe_is_the_papers_but_for_what_was_measured_and_outli
 
 
 def test_weights_are_those_that_were_measured_with_towers_of_their_kind():
-    """Recipes with vision transformers have the weights of twins; without those for similarities, those of bench."""
+    """Recipes with vision transformers have the weights of twins, those with convolutional towers bench's."""
     assert resolve("calibrated").method.weights == resolve("twins").method.weights
     assert {resolve(name).method.weights for name in ("demo", "own", "twin_teacher")} == {
         resolve("bench").method.weights
