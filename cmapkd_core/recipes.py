@@ -338,7 +338,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "table4": (
         *("no_pyramid", "no_hierarchy", "no_alsn", "manual_alsn", "oracle_alsn", "no_align", "no_relation"),
-        *("one_stage", FULL),
+        *("one_stage", "random_teacher_pyramid", FULL),
     ),
     "controls": (
         *("no_alsn", "random_alsn", "shuffled_alsn", "reversed_alsn", "seed_alsn", "oracle_alsn"),
