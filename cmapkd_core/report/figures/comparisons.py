@@ -21,6 +21,8 @@ from cmapkd_core.report.significance import Interval, counted, signed, wilson
 SHORT_ROOM = 0.2  # the left margin where the rows have short names
 APART = 0.2  # of the dots of one model, in rows
 LEAST_ROOM, ROOM_FOR_TICKS, EDGE = 0.36, 0.03, 0.01
+# The numbers stand in a column right of the panel, which ends at this share: so far from it, in points, they end.
+RIGHT, BESIDE = 0.86, 32
 
 
 def draw_recalls(
@@ -83,7 +85,7 @@ def _in_words(ordered: list[tuple[str, Interval]]) -> str:
 
 
 def draw_differences(title: str, intervals: Mapping[str, Interval], base: str, unit: str = "points") -> Drawing:
-    """Differences to the row `base` as dots with their intervals, the worst at the bottom.
+    """Differences to the row `base` as dots with their intervals and the number beside, the worst at the bottom.
 
     A thick whisker is over the seeds, so there is none of one seed; a thin one is over seeds and test concepts.
 
@@ -110,6 +112,16 @@ def _draw_differences(title: str, ordered: list[tuple[str, Interval]], xlabel: s
         mark: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgewidth": 1.2, "linestyle": "none"}
         axes.plot(one.mean, y, color=blue, markerfacecolor=look.blank, **mark)
         axes.plot(one.mean, y, color=blue, markerfacecolor=fill, **mark)
+        axes.annotate(
+            signed(one.mean),
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(BESIDE, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            ha="right",
+            color=look.ink,
+        )
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], color=look.ink)
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.margins(x=0.08)
@@ -124,5 +136,5 @@ def _room_for_names(figure: Figure, axes: Axes) -> None:
     figure.draw_without_rendering()
     widest = max(label.get_window_extent().width for label in axes.get_yticklabels())
     left = max(LEAST_ROOM, widest / figure.bbox.width + ROOM_FOR_TICKS)
-    figure.subplots_adjust(left=left)
+    figure.subplots_adjust(left=left, right=RIGHT)
     axes.set_title(axes.get_title(loc="left"), loc="left", x=(EDGE - left) / (figure.subplotpars.right - left))
