@@ -264,7 +264,9 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     # With vision transformers: the weights of the recipes for convolutional towers
     "bench_weights": {**_weights(_SIMILARITIES, 0.0), "method.weights.intra": 16.0},
     "no_fd": {"method.weights.fd": 0.0},
+    "fd_4": {"method.weights.fd": 4.0},
     "fd_64": {"method.weights.fd": 64.0},
+    "no_intra": {"method.weights.intra": 0.0},
     "intra_4": {"method.weights.intra": 4.0},
     "intra_16": {"method.weights.intra": 16.0},
     "intra_64": {"method.weights.intra": 64.0},
@@ -357,6 +359,11 @@ SUITES: dict[str, tuple[str, ...]] = {
     "core": ("finetune", "kd", "clip_kd", "clip_rd", "no_alsn", "shuffled_alsn", FULL),
     # What is each kind of terms for: on levels, on the teacher's similarities, on the embedding?
     "terms": ("clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone", "bench_weights", FULL),
+    # Does each single term earn its place?
+    "each_term": (
+        *("no_fd", "fd_4", "no_intra", "no_align", "no_relation"),
+        *("with_kd", "with_icl", "with_rd", "with_bank", FULL),
+    ),
     # Rows of core and terms for small vision transformers; beside them other weights, and a lift of the student.
     "twins": (
         *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone", "bench_weights"),
