@@ -377,9 +377,11 @@ SUITES: dict[str, tuple[str, ...]] = {
         *(f"{name}{times}" for times in ("_10x", "_3x", "") for name in ("fd_alone", "no_fd", "with_kd", "no_alsn")),
         *("full_10x", "full_3x", FULL),
     ),
-    # What of the teacher's similarities helps: in the batch, z-scored, across the models, with fixed pairs?
+    # What of the teacher's similarities helps: in the batch, z-scored, across the models, with fixed pairs? And of a
+    # second teacher's, beside its embeddings?
     "similarities": (
-        *("kd", "kd_standardise", "clip_rd", "with_kd", "with_icl", "with_rd", "with_similarities", "with_bank", FULL),
+        *("kd", "kd_standardise", "clip_rd", "with_kd", "with_icl", "with_rd", "with_similarities", "with_bank"),
+        *("two_teachers", FULL),
     ),
     # What pictures without captions add where captions are few.
     "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),

@@ -82,6 +82,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "with_bank": ("with bank", "similarities to 1,024 stored captions and pictures, weight 4"),
     "with_rd": ("with CLIP-RD's relations", "its relations between student and teacher, weight 1"),
     "with_similarities": ("with all similarities", "kd, icl and CLIP-RD's relations, weight 1"),
+    "two_teachers": ("two teachers", "a second image tower from packages, for the terms on embeddings"),
     "clip_kd_500": ("CLIP-KD, features 500", "a quarter of the published weight"),
     "clip_kd_8000": ("CLIP-KD, features 8000", "four times the published weight"),
     "clip_kd_32000": ("CLIP-KD, features 32000", "16 times the published weight"),
