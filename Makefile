@@ -18,7 +18,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 
-.PHONY: bench docs gpu faults install install-demo acceptance demo suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-baseline_weights suite-core suite-terms suite-each_term suite-noise suite-budget suite-similarities suite-captions suite-smoke test test-fast test-heavy check types lock images clean
+.PHONY: bench docs gpu faults install install-demo acceptance demo test test-fast test-heavy check types lock images clean
 
 # What is installed, a stamp each: the demo waits for nothing that the tests alone need. Done once, each is done at once.
 OF_DEMO := $(VENV)/.installed-demo
@@ -74,7 +74,7 @@ demo: install-demo ## the whole pipeline on real pairs, here: minutes on two cor
 
 # The rows of one table with several seeds, here, PARALLEL stages at a time; a stopped suite goes on where it was.
 # `make suite-smoke RECIPE=tiny SEEDS=2 PARALLEL=2`, `make suite-core SET='data.fraction=0.1 optim.batch=32' RUN=a-tenth`
-suite-table2 suite-table4 suite-controls suite-selector suite-weights suite-baseline_weights suite-core suite-terms suite-each_term suite-noise suite-budget suite-similarities suite-captions suite-smoke: suite-%: install-demo ## baselines, ablations, controls, two rows
+suite-%: install-demo ## a suite of docs/howto/suites.md: baselines, ablations, controls, two rows
 	$(BIN)/python pipelines/submit.py --suite $* --recipe $(RECIPE) --seeds $(SEEDS) --local --parallel $(PARALLEL) --root $(ROOT) $(addprefix --set ,$(SET)) $(addprefix --run ,$(RUN)) $(addprefix --data ,$(DATA))
 
 # A file's tests stay in one process, which has one thread (tests/conftest.py); `python -m pytest FILE` runs in this one.

@@ -211,11 +211,11 @@ def test_two_fits_of_one_rank_are_two(tmp_path: Path) -> None:
     assert means == {"clip_kd": (4.25, 2), "kd": (1.5, 1)}
 
 
-def evaluated_student(folder: Path, row: str) -> dict[str, Any]:
-    """A suite of a row and the full method, whose student learned from the teacher of digest 0a1b2c3d4e."""
+def evaluated_student(folder: Path, row: str, teacher: str = "/nowhere/teacher/1") -> dict[str, Any]:
+    """A suite of a row and the full method, whose student learned from this teacher, of digest 0a1b2c3d4e."""
     suite = suite_of({"none": {"0": 9.0}, row: {"0": 10.0}})
     for name, inputs in {
-        "student": {"teacher": {"url": "/nowhere/teacher/1", "digest": "0a1b2c3d4e"}},
+        "student": {"teacher": {"url": teacher, "digest": "0a1b2c3d4e"}},
         "evaluated": {"model": {"url": str(folder / "student"), "digest": "1"}},
     }.items():
         (folder / name).mkdir()
@@ -225,18 +225,19 @@ def evaluated_student(folder: Path, row: str) -> dict[str, Any]:
 
 
 def test_a_student_of_another_fit_is_not_kept_as_one_of_this(tmp_path: Path) -> None:
-    """Its teacher was fitted again after it was trained."""
-    suite = evaluated_student(tmp_path, "kd")
+    """Its teacher was fitted again after it was trained: it lies at the same place, below whatever root."""
+    suite = evaluated_student(tmp_path, "kd", "/elsewhere/teacher/1")
     assert kept_of(tmp_path, "suite", suite, "0a1b2c3d4e").places["kd", "0"].endswith("/evaluated")
     with pytest.raises(ValueError, match=r"kd/0 is of another fit of the teacher, 0a1b2c3d, than 5f607182"):
         kept_of(tmp_path, "suite", suite, "5f60718293")
 
 
-def test_a_row_whose_teacher_is_fitted_otherwise_is_compared_with_the_suites(tmp_path: Path) -> None:
-    row = "random_teacher_pyramid"
-    both = kept_of(tmp_path, "suite", evaluated_student(tmp_path, row), "5f60718293")
+def test_a_row_with_a_teacher_of_its_own_is_compared_with_the_suites(tmp_path: Path) -> None:
+    """It lies at another place, as what decides it is another."""
+    suite = evaluated_student(tmp_path, "kd", "/nowhere/teacher/2")
     kept = tool("kept")
-    assert kept.as_json(kept.joined(both, []))["differences"][row][RANK]["mean"] == 1.0
+    both = kept.as_json(kept.joined(kept_of(tmp_path, "suite", suite, "5f60718293"), []))
+    assert both["differences"]["kd"][RANK]["mean"] == 1.0
 
 
 def test_rows_on_other_test_concepts_are_not_joined(tmp_path: Path) -> None:

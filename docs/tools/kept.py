@@ -6,8 +6,8 @@ says all that decides an evaluation, so what one suite has is taken over into an
 
 Another machine's floating point gives slightly other numbers, from the teacher on or, beside an equal teacher, of the
 students. So each number is of a *fit* of the teacher, an execution of its stage on one machine, and a row is compared,
-seed by seed, with the full method of the same fit. A row that fits the teacher in its own way is of the fit of the
-suite that it was measured in. (Two machines that train below one root would have one fit.)
+seed by seed, with the full method of the same fit. A row with a teacher of its own, which lies at another place, is of
+the fit of the suite that it was measured in. (Two machines that train below one root would have one fit.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 import kept_arrays
 import numpy as np
 
-from cmapkd_core.recipes import ROWS
 from cmapkd_core.report.read.artifacts import Source
 from cmapkd_core.report.read.concept_sums import ConceptSums, RowSeed
 from cmapkd_core.report.read.results import ModelResults, Results
@@ -109,32 +108,47 @@ class Kept:
         )
 
 
-def fit_of(evaluated: str) -> str:
-    """What a fit of the teacher is called: the first digits of its artifact's digest, which no two executions share.
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that was evaluated, or that a student learned from.
 
-    Args:
-        evaluated: URL of the teacher's evaluation; "" where there is none.
+    Attributes:
+        place: where it lies below a root, which says all that decides it. fit: the first digits of its artifact's
+            digest, which no two executions share.
+    """
+
+    place: str
+    fit: str
+
+
+def place_of(url: str) -> str:
+    """Where an artifact lies below a root: STAGE/DIGEST."""
+    return "/".join(url.split("/")[-2:])
+
+
+def teacher_of(made_from: Mapping[str, str]) -> Teacher:
+    """The teacher that a manifest names among what was read: its `url` and `digest`."""
+    return Teacher(place_of(made_from["url"]), made_from["digest"][:8])
+
+
+def evaluated_teacher(evaluation: str) -> Teacher:
+    """The teacher of an evaluation at this URL, "" where there is none.
 
     Raises:
         ValueError: there is none.
     """
-    artifact = find(evaluated) if evaluated else None
+    artifact = find(evaluation) if evaluation else None
     if artifact is None:
         raise ValueError("the report has no evaluation of the teacher, by which its fit is known: evaluate it first")
-    return str(artifact.manifest["inputs"]["model"]["digest"][:8])
+    return teacher_of(artifact.manifest["inputs"]["model"])
 
 
-def taught_by(evaluated: Artifact) -> str:
-    """The fit that an evaluated student learned from; "" of one without a teacher, or whose artifact is not there."""
+def taught_by(evaluated: Artifact) -> Teacher | None:
+    """What an evaluated student learned from; None of one without a teacher, or whose artifact is not there."""
     url = evaluated.manifest["inputs"].get("model", {}).get("url", "")
     student = find(url) if url else None
-    teacher = student.manifest["inputs"].get("teacher", {}) if student else {}
-    return str(teacher.get("digest", ""))[:8]
-
-
-def has_own_teacher(row: str) -> bool:
-    """Whether a row fits the teacher in another way, so that its students cannot have learned from the suite's."""
-    return any(field.startswith("teacher_fit.") for field in ROWS.get(row, {}))
+    made_from = student.manifest["inputs"].get("teacher") if student else None
+    return teacher_of(made_from) if made_from else None
 
 
 def of_report(report: Path) -> Kept:
@@ -143,7 +157,8 @@ def of_report(report: Path) -> Kept:
     rows = {row["name"]: row for row in suite["rows"]}
     keys = [*compared([ModelResults(name, "", row["values"]) for name, row in rows.items()])]
     teacher = {key: of[""] for key, of in suite["teacher"]["values"].items() if key in keys}
-    fit, values = fit_of(suite["urls"].get("teacher", "")), {}
+    evaluated, values = evaluated_teacher(suite["urls"].get("teacher", "")), {}
+    fit = evaluated.fit
     for name, row in rows.items():
         for key in keys:
             for seed, value in row["values"].get(key, {}).items():
@@ -155,25 +170,31 @@ def of_report(report: Path) -> Kept:
         {fit: teacher},
         len(keys),
         values,
-        {(row, seed): "/".join(url.split("/")[-2:]) for cell, url in urls.items() for row, seed in [cell.split("/")]},
-        _read(urls, fit),
+        {(row, seed): place_of(url) for cell, url in urls.items() for row, seed in [cell.split("/")]},
+        _read(urls, evaluated),
     )
 
 
-def _read(urls: Mapping[str, str], fit: str) -> dict[str, ConceptSums]:
-    """What concepts add, from the evaluations that are complete; urls: ROW/SEED -> URL."""
+def _read(urls: Mapping[str, str], teacher: Teacher) -> dict[str, ConceptSums]:
+    """What concepts add, from the evaluations that are complete; urls: ROW/SEED -> URL.
+
+    Raises:
+        ValueError: a student learned from another fit of the suite's teacher.
+    """
     found = {cell: (url, artifact) for cell, url in urls.items() if (artifact := find(url))}
     for cell, (_, artifact) in found.items():
         own = taught_by(artifact)
-        if own not in ("", fit) and not has_own_teacher(cell.split("/")[0]):
-            raise ValueError(f"{cell} is of another fit of the teacher, {own}, than {fit}: run the suite again")
+        if own and own.place == teacher.place and own.fit != teacher.fit:
+            raise ValueError(
+                f"{cell} is of another fit of the teacher, {own.fit}, than {teacher.fit}: run the suite again"
+            )
     concepts: dict[str, ConceptSums] = {}
     for task, (file, read) in BY_CONCEPT.items():
         sources = {}
         for cell, (url, artifact) in found.items():
             row, seed = cell.split("/")
             if file in artifact.files():
-                sources[row, f"{seed}@{fit}"] = Source(cell, url, frozenset(artifact.files()), artifact.fetch)
+                sources[row, f"{seed}@{teacher.fit}"] = Source(cell, url, frozenset(artifact.files()), artifact.fetch)
         if sums := read(sources):
             concepts[task] = sums
     return concepts
