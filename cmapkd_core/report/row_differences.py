@@ -18,7 +18,7 @@ from cmapkd_core.report.read.results import (
 )
 from cmapkd_core.report.read.suite_inputs import full_of
 from cmapkd_core.report.resampling import DRAWN, Ends, draw, seeds_and_concepts
-from cmapkd_core.report.significance import LEVEL, Interval, One, holm, p_value, paired
+from cmapkd_core.report.significance import LEVEL, Interval, One, holm, p_value, paired, told_apart
 
 EQUAL = "no_alsn"  # the row of equal weights for all levels
 
@@ -131,7 +131,7 @@ class Adjusted:
     @property
     def significant(self) -> bool:
         """True where the two rows are told apart."""
-        return self.adjusted is not None and self.adjusted < 1 - LEVEL
+        return told_apart(self.adjusted, self.interval.n)
 
 
 def adjusted_differences(results: Results, key: str) -> dict[str, Adjusted]:

@@ -21,6 +21,7 @@ from cmapkd_core.report.read.results import ModelResults
 
 One = TypeVar("One", bound=Hashable)  # what is asked, such as a query, or compared
 LEVEL = 0.95
+FEW_SEEDS = 2  # agree by chance: recalls and accuracies are counts, and one difference is all their spread rests on
 ROUNDING = 1e-9  # relative; far above that of a difference of percentages, far below one query in millions
 
 
@@ -154,6 +155,11 @@ def p_value(estimate: Interval, level: float = LEVEL) -> float | None:
         return None
     turns = float(student_t.ppf((1 + level) / 2, estimate.n - 1)) * abs(estimate.mean) / estimate.half
     return float(2 * student_t.sf(turns, estimate.n - 1))
+
+
+def told_apart(adjusted: float | None, seeds: int, level: float = LEVEL) -> bool:
+    """Whether a difference over more than FEW_SEEDS seeds is told apart by its p after Holm's rule."""
+    return adjusted is not None and adjusted < 1 - level and seeds > FEW_SEEDS
 
 
 def holm(ps: Mapping[One, float]) -> dict[One, float]:

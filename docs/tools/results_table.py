@@ -25,7 +25,7 @@ import kept
 from kept import AGAINST_EQUAL, AGAINST_FULL
 
 from cmapkd_core.report.read.suite_inputs import MEAN, RANK, times
-from cmapkd_core.report.significance import LEVEL, interval, signed
+from cmapkd_core.report.significance import interval, signed, told_apart
 
 DOCS = Path(__file__).resolve().parents[1]
 COLUMNS = {
@@ -57,7 +57,7 @@ def difference(one: dict[str, Any] | None, seeds: int = 0) -> str:
         return ""
     number = signed(one["mean"])
     parts = [f"**{number}**" if one["excludes_zero"] else number]
-    if one["p_holm"] is not None and one["p_holm"] < 1 - LEVEL:
+    if told_apart(one["p_holm"], one["n"]):
         parts.append("†")
     if one["low"] is not None:
         parts.append(f"[{signed(one['low'])} to {signed(one['high'])}]")

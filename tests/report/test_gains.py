@@ -8,7 +8,7 @@ from scipy.stats import norm, t, ttest_rel
 
 from cmapkd_core.errors import InputError
 from cmapkd_core.report.read.concepts import Queries, answer_groups
-from cmapkd_core.report.significance import holm, mean_of_means, p_value, wilson
+from cmapkd_core.report.significance import holm, mean_of_means, p_value, told_apart, wilson
 from cmapkd_core.report.significance import interval as interval_of
 from cmapkd_core.report.tables.gains import recall_gain
 
@@ -104,6 +104,12 @@ def test_p_is_that_of_the_t_test() -> None:
     assert found == pytest.approx(ttest_rel(one, other).pvalue)
     assert p_value(interval_of([1.0, 1.0])) is None
     assert p_value(interval_of([1.0])) is None
+
+
+def test_two_seeds_tell_nothing_apart() -> None:
+    """However small their p: they agree by chance."""
+    assert [told_apart(1e-6, seeds) for seeds in (2, 3)] == [False, True]
+    assert not told_apart(0.06, 5) and not told_apart(None, 5)
 
 
 def test_holm_by_hand() -> None:

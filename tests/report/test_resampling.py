@@ -62,6 +62,15 @@ def test_what_differs_by_seed_and_concept_counts_once(shares: np.ndarray) -> Non
     assert found.high - found.low == pytest.approx(2 * alone.half, rel=0.1)
 
 
+def test_seeds_that_agree_by_chance_do_not_hide_what_other_concepts_would_change(shares: np.ndarray) -> None:
+    """Two seeds with one mean, of which each answers other concepts well; the plain draws say how far that may go."""
+    values = np.random.default_rng(3).normal(0, 10, (CONCEPTS, 2))
+    values[:, 1] += values[:, 0].mean() - values[:, 1].mean() + 1e-3
+    found, given = ends(values, shares), np.quantile((shares @ values).mean(axis=1), (0.025, 0.975))
+    assert interval(list(values.mean(axis=0))).half < 0.01
+    assert found.high - found.low == pytest.approx(given[1] - given[0], rel=0.02)
+
+
 @pytest.mark.parametrize("spreads", [(1.0, 10.0, 10.0), (0.3, 10.0, 3.0), (1.0, 0.0, 10.0)])
 def test_it_covers_what_it_says(spreads: tuple[float, float, float], shares: np.ndarray) -> None:
     """All is drawn anew 400 times around 0; the share of intervals that hold 0 is within 3.3 errors of 95 %."""
