@@ -7,6 +7,7 @@ out; the command prints who drew what is shown.
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from cmapkd_core.config import DataConfig
 from cmapkd_core.data.rows import LazyRow
 from cmapkd_core.data.sources.glyph_sets import SETS
 from cmapkd_core.data.sources.glyphs import SIDE, glyph_rows
+from cmapkd_core.errors import InputError
 
 FIGURE = Path(__file__).parents[1] / "figures" / "glyphs.png"
 CONCEPTS = ("red apple", "owl", "hot beverage", "bicycle", "guitar", "umbrella")
@@ -30,9 +32,14 @@ LINE = 17  # of the names of sets, up to three lines
 Sheet = dict[str, dict[str, LazyRow]]  # set -> caption -> drawing
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Draw, write and say from whom the drawings are."""
-    drawn = by_set(sys.argv[1] if len(sys.argv) > 1 else "")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default="", help="of the two archives; without it npm fetches them")
+    try:
+        drawn = by_set(parser.parse_args(arguments).folder)
+    except InputError as error:
+        sys.exit(f"error: {error}")
     emoji = [name for name in drawn if SETS[name].emoji and {*CONCEPTS} <= {*drawn[name]}]
     icons = icons_of(drawn, len(emoji) * ICON_LINES)
     sheet(drawn, emoji, icons).save(FIGURE, optimize=True)

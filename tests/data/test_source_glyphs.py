@@ -7,7 +7,9 @@ import hashlib
 import io
 import shutil
 import stat
+import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,37 @@ def test_archives_that_are_missing_or_cut_are_refused_with_the_command(tmp_path:
         rows_of(str(tmp_path))
     (tmp_path / "iconify-json-0.tgz").write_bytes(gzip.compress(b"\0" * 10240))
     with pytest.raises(InputError, match="hold no drawings"):
+        rows_of(str(tmp_path))
+
+
+def repacked(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+    """An archive with its members changed."""
+    with tarfile.open(source) as archive:
+        members = {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
+    change(members)
+    with tarfile.open(target, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_archives_of_another_version_or_without_a_set_are_another_test_bed(tmp_path: Path) -> None:
+    shutil.copytree(SMALL, tmp_path, dirs_exist_ok=True)
+    name = "iconify-json-0.tgz"
+    repacked(SMALL / name, tmp_path / name, lambda members: members.pop("package/json/noto.json") and None)
+    with pytest.raises(InputError, match=r"lacks noto: run `npm pack @iconify/json@2\.2\.535"):
+        rows_of(str(tmp_path))
+    later = {"package/package.json": b'{"version": "2.2.536"}'}
+    repacked(SMALL / name, tmp_path / name, lambda members: members.update(later))
+    with pytest.raises(
+        InputError, match=r"iconify-json-\*\.tgz .* is of version 2\.2\.536, and this test bed is of 2\."
+    ):
+        rows_of(str(tmp_path))
+    shutil.copy(SMALL / name, tmp_path)
+    name = "emojibase-data-0.tgz"
+    repacked(SMALL / name, tmp_path / name, lambda members: members.pop("package/package.json") and None)
+    with pytest.raises(InputError, match=r"emojibase-data-\*\.tgz .* is of version unknown"):
         rows_of(str(tmp_path))
 
 

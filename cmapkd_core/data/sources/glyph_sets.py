@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,10 +21,12 @@ from cmapkd_core import storage
 from cmapkd_core.data.files import opened
 from cmapkd_core.data.sources.glyph_names import EmojiNames
 from cmapkd_core.errors import InputError
+from cmapkd_core.folders import require_there
 from cmapkd_core.storage.user_cache import user_cache
 
 PACKAGES = {"iconify-json": "@iconify/json@2.2.535", "emojibase-data": "emojibase-data@17.0.0"}
 COMMAND = f"npm pack {' '.join(PACKAGES.values())}"
+MANIFEST = "package/package.json"  # of an npm package, with its version
 MINUTES = 15  # for those 111 MB
 
 
@@ -128,22 +130,39 @@ def read_packages(url: str) -> Packages:
     """The archives below `url`, or of the cache folder where it is empty; they are made there if need be.
 
     Raises:
-        InputError: an archive is not there, or is another one than its name says.
+        InputError: an archive is not there, is of another version, or has not all of its sets and names.
     """
     where = url or _cached()
+    require_there(where)
     files = storage.list_files(where)
     sets = {
         name.removeprefix("package/json/").removesuffix(".json"): Drawings(content)
-        for name, content in _members(where, files, "iconify-json", _is_set)
+        for name, content in _read(where, files, "iconify-json", _is_set).items()
     }
-    names = dict(_members(where, files, "emojibase-data", _names_emoji))
+    names = _read(where, files, "emojibase-data", _names_emoji)
     if not sets or "package/en/data.json" not in names or "package/meta/groups.json" not in names:
         raise InputError(f"data.source=glyphs: the archives in {where} hold no drawings or no names: {_way_out(where)}")
+    if lacking := [name for name in SETS if name not in sets]:
+        raise InputError(
+            f"data.source=glyphs: the iconify-json-*.tgz in {where} lacks {', '.join(lacking)}: {_way_out(where)}"
+        )
     entries, kinds = names.pop("package/en/data.json"), names.pop("package/meta/groups.json")["subgroups"]
     emoji = EmojiNames(entries, kinds, [names[name] for name in sorted(names)])
     for name in sorted(sets):
         emoji.learn(sets[name].points, sets[name].aliases)
-    return Packages({name: sets[name] for name in SETS if name in sets}, emoji)
+    return Packages({name: sets[name] for name in SETS}, emoji)
+
+
+def _read(where: str, files: list[str], package: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Contents of the wanted JSON files of an archive by name; none of one that has none, whatever its version."""
+    contents = dict(_members(where, files, package, lambda name: name == MANIFEST or wanted(name)))
+    version, pinned = contents.pop(MANIFEST, {}).get("version"), PACKAGES[package].rpartition("@")[2]
+    if contents and version != pinned:
+        raise InputError(
+            f"data.source=glyphs: the {package}-*.tgz in {where} is of version {version or 'unknown'}, and this test "
+            f"bed is of {pinned}, so that it is the same for everybody: {_way_out(where)}"
+        )
+    return contents
 
 
 def _is_set(member: str) -> bool:
@@ -160,7 +179,7 @@ def _names_emoji(member: str) -> bool:
     )
 
 
-def _members(where: str, files: list[str], package: str, wanted: Any) -> Iterator[tuple[str, Any]]:
+def _members(where: str, files: list[str], package: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
     """Names and contents of the wanted JSON files of an archive, which is read once and in order."""
     archives = sorted(name for name in files if name.startswith(f"{package}-") and name.endswith(".tgz"))
     if len(archives) != 1:
