@@ -256,8 +256,8 @@ def test_a_suite_says_which_of_its_full_methods_were_not_measured(budgets: Suite
     assert told.comparisons is not None
     assert set(told.comparisons) == {"finetune_3x", "clip_kd_3x", "no_alsn_3x"}
     assert "was not measured" not in told.sentence
-    assert "The full method was not measured, so no difference to it can be given." in notes
-    assert "The full method (row full_10x) was not measured, so no difference to it can be given." in notes
+    assert "The full method of row none was not measured, so no difference to it can be given." in notes
+    assert "The full method of row full_10x was not measured, so no difference to it can be given." in notes
     assert not any("row full_3x" in note for note in notes)
 
 

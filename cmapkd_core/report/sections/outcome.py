@@ -176,26 +176,37 @@ def suite_outcome(inputs: SuiteInputs, results: Results) -> Outcome:
     }
     notes = (*_since_training(results), WHAT_DECIDES, *_over_concepts(results, changes), HOLM.format(len(changes)))
     if all(one.interval.n == 1 for one in changes.values()):
-        sentence = f"With one seed no row is told apart from the {FULL_METHOD}: run the suite with more seeds."
+        more = len(inputs.seeds) > 1
+        way_out = "other seeds of the suite are not measured yet" if more else "run the suite with more seeds"
+        sentence = f"With one seed no row is told apart from the {FULL_METHOD}: {way_out}."
         return Outcome(sentence, "unclear", notes[:-1], comparisons)
     by_outcome: dict[str, list[str]] = {BETTER: [], WORSE: [], UNDECIDED: []}
     for name, one in sorted(changes.items(), key=lambda item: item[1].interval.mean):
         by_outcome[_of_row(one)].append(f"{results.row(name).label} {signed(one.interval.mean)}")
-    n, above, below, unclear = counted(one.interval.n for one in changes.values()), *map(_rows, by_outcome.values())
-    sentence = (
-        f"Over {n} seeds the {FULL_METHOD} is better than {below}, worse than {above} and not told apart from "
-        f"{unclear}, of {len(changes)} other rows; in brackets their mean recall minus the {FULL_METHOD}'s, in points."
-    )
+    sentence = _suite_sentence(counted(one.interval.n for one in changes.values()), by_outcome)
     tone = WORSE if by_outcome[BETTER] else BETTER if by_outcome[WORSE] else "unclear"
     return Outcome(sentence, tone, notes, comparisons)
+
+
+def _suite_sentence(seeds: str, by_outcome: Mapping[str, list[str]]) -> str:
+    """by_outcome: rows with their differences, by what they are beside the full method."""
+    clauses = {WORSE: "better than {}", BETTER: "worse than {}", UNDECIDED: "not told apart from {}"}
+    parts = [words.format(_rows(by_outcome[word])) for word, words in clauses.items() if by_outcome[word]]
+    count = sum(map(len, by_outcome.values()))
+    listed = ", ".join([*parts[:-2], " and ".join(parts[-2:])])
+    sentence = f"Over {seeds} seeds the {FULL_METHOD} is {listed}, of {count} other row{'s' if count > 1 else ''}"
+    if any(0 < len(names) <= NAMED for names in by_outcome.values()):
+        sentence += f"; in brackets their mean recall minus the {FULL_METHOD}'s, in points"
+    return f"{sentence}."
 
 
 NAMED = 8  # rows that the sentence names of those that fare alike
 
 HOLM = (
-    "A row is told apart where the p-value of the paired t-test over the seeds, adjusted by Holm's rule for {} "
-    "comparisons, is below 0.05: of suites in which nothing differs, one in twenty at most then says that something "
-    "does. A dagger further below is the same rule over all comparisons of its table; what is bold stands for itself."
+    "A row of three seeds or more is told apart where the p-value of the paired t-test over them, adjusted by Holm's "
+    "rule for {} comparisons, is below 0.05: of suites in which nothing differs, one in twenty at most then says that "
+    "something does. A dagger further below is the same rule over all comparisons of its table; what is bold stands "
+    "for itself."
 )
 
 
@@ -221,7 +232,7 @@ def _of_row(change: Adjusted) -> str:
 def _rows(names: list[str]) -> str:
     if len(names) > NAMED:  # a sentence that nobody reads to its end says nothing
         return f"{len(names)} (named in the table of differences)"
-    return f"{len(names)} ({', '.join(names)})" if names else "none"
+    return f"{len(names)} ({', '.join(names)})"
 
 
 def _since_training(results: Results) -> list[str]:

@@ -33,9 +33,6 @@ WHISKERS = (
     "known, over seeds and test concepts. A filled dot: the one over the seeds excludes zero. Each stands for itself: "
     "of twenty, one excludes zero by chance alone. How many there are stands below the table."
 )
-NO_SPREAD = (
-    "No spread: every seed gave the same value, as counts of few queries do; that is no interval, and nothing follows."
-)
 _RETRIEVAL = ("table2_retrieval", "Image-text retrieval", retrieval_tables)
 _COMMON: tuple[tuple[str, str, TableMaker], ...] = (
     ("table3_vqa_zeroshot", "VQA and zero-shot classification", vqa_zeroshot_tables),
@@ -108,9 +105,8 @@ def _differences_table(
         row, base = results.row(name), results.row(full_of(name))
         cells = difference_cells(intervals, f"{name}/minus full method", (row, base), digits)
         rows.append(TableRow(row.label, (*cells, Cell(counted(one.n for one in intervals.values())))))
-    notes = (NO_SPREAD,) if any(one.half == 0 for row in changes.values() for one in row.values()) else ()
     heads = (*(Head(one.group, one.label, one.unit) for one in columns.values()), Head("", "n"))
-    return with_marks(Table("differences", f"Differences to the {FULL_METHOD}", heads, tuple(rows), notes))
+    return with_marks(Table("differences", f"Differences to the {FULL_METHOD}", heads, tuple(rows)))
 
 
 def costs_section(inputs: SuiteInputs, results: Results) -> Section:
@@ -199,9 +195,10 @@ def suite_notes(inputs: SuiteInputs, results: Results) -> list[str]:
             notes.append(f"Missing: {row.label}{seeds} is not measured yet: {urls}")
     gone = [f"{name}: {source.url}" for name, source in inputs.more.items() if not source.files]
     notes += [f"Missing: these evaluations are not complete yet: {'; '.join(gone)}"] if gone else []
-    for row in (results.row(name) for name in compared_with(inputs.rows) if name in inputs.rows):
-        if not row.seeds:
-            words = FULL_METHOD if row.name == FULL else f"{FULL_METHOD} (row {row.name})"
+    fulls = [name for name in compared_with(inputs.rows) if name in inputs.rows]
+    for row in map(results.row, fulls):
+        if not row.seeds:  # of several budgets, others may have been
+            words = FULL_METHOD if len(fulls) == 1 else f"{FULL_METHOD} of row {row.name}"
             notes.append(f"The {words} was not measured, so no difference to it can be given.")
     budgets: dict[str, set[int]] = {}  # of the rows that are compared with one full method
     for cost in row_costs(inputs, results):
