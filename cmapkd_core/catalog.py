@@ -128,9 +128,11 @@ class SourceEntry(TableEntry):
     """A source of rows: a function of a DataConfig; one that knows their number gives something with a length."""
 
     folder: str = ""  # what the folder holds that somebody has to name; "": it carries its data
+    archives: str = ""  # what a folder holds that may be named; it makes one where none is
     generated: bool = False  # it makes as many pictures as data.size says
     drawn: bool = False  # on plain ground, alike without being copies: the gate leaves out its perceptual check
     questions: bool = False  # its rows have some
+    by_share: bool = False  # data.val_share alone decides which of its pictures are validated on
 
 
 SOURCES: dict[str, SourceEntry] = {
@@ -142,13 +144,15 @@ SOURCES: dict[str, SourceEntry] = {
         "cmapkd_core.data.sources.coco:coco_rows",
         folder="annotations/ and train2014/, val2014/ (or those of 2017)",
     ),
-    "easy_vqa": SourceEntry("cmapkd_core.data.sources.easy_vqa:easy_vqa_rows", drawn=True, questions=True),
-    "emoji": SourceEntry("cmapkd_core.data.sources.emoji:emoji_rows", drawn=True),
+    "easy_vqa": SourceEntry(
+        "cmapkd_core.data.sources.easy_vqa:easy_vqa_rows", drawn=True, questions=True, by_share=True
+    ),
+    "emoji": SourceEntry("cmapkd_core.data.sources.emoji:emoji_rows", drawn=True, by_share=True),
     "flickr30k": SourceEntry(
         "cmapkd_core.data.sources.flickr30k:flickr30k_rows", folder="dataset_flickr30k.json and flickr30k-images/"
     ),
     "folder": SourceEntry("cmapkd_core.data.sources.folder:folder_rows", folder="pictures and captions.jsonl"),
-    "glyphs": SourceEntry("cmapkd_core.data.sources.glyphs:glyph_rows", drawn=True),
+    "glyphs": SourceEntry("cmapkd_core.data.sources.glyphs:glyph_rows", archives="two npm packages", drawn=True),
     "imagenet": SourceEntry(
         "cmapkd_core.data.sources.imagenet:imagenet_rows", folder="val/ and LOC_synset_mapping.txt"
     ),
@@ -156,14 +160,15 @@ SOURCES: dict[str, SourceEntry] = {
         "cmapkd_core.data.sources.img2dataset:img2dataset_rows",
         folder="img2dataset's shards 00000.tar, 00001.tar, ..",
     ),
-    "scenes": SourceEntry("cmapkd_core.data.sources.scenes:scene_rows", generated=True, drawn=True),
+    "scenes": SourceEntry("cmapkd_core.data.sources.scenes:scene_rows", generated=True, drawn=True, by_share=True),
     "scenes_vqa": SourceEntry(
-        "cmapkd_core.data.sources.scenes_vqa:scene_vqa_rows", generated=True, drawn=True, questions=True
+        "cmapkd_core.data.sources.scenes_vqa:scene_vqa_rows", generated=True, drawn=True, questions=True, by_share=True
     ),
     "stamps": SourceEntry(
         "cmapkd_core.data.sources.stamps:stamp_rows",
         folder="the unpacked Debian package tuxpaint-stamps-default",
         drawn=True,
+        by_share=True,
     ),
     "visual_genome": SourceEntry(
         "cmapkd_core.data.sources.visual_genome:visual_genome_rows",

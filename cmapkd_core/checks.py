@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from cmapkd_core.catalog import SELECTORS, STORES
+from cmapkd_core.catalog import SELECTORS, SOURCES, STORES
 from cmapkd_core.config import (
     ALL_LEVELS,
     EMBEDDING_TERMS,
@@ -78,10 +78,18 @@ def _check_selects(recipe: Recipe) -> None:
 
 
 def _check_validates(recipe: Recipe) -> None:
-    if SELECTORS[recipe.selector.kind].validates and recipe.data.splits and "val" not in recipe.data.splits:
+    selector, data = recipe.selector.kind, recipe.data
+    if not SELECTORS[selector].validates:
+        return
+    if data.splits and "val" not in data.splits:
         raise InputError(
-            f"selector.kind={recipe.selector.kind} weighs by validation pairs, and data.splits="
-            f"{','.join(recipe.data.splits)} prepares none: add val to data.splits"
+            f"selector.kind={selector} weighs by validation pairs, and data.splits={','.join(data.splits)} prepares "
+            "none: add val to data.splits"
+        )
+    if data.source in SOURCES and SOURCES[data.source].by_share and not data.val_share:
+        raise InputError(
+            f"selector.kind={selector} weighs by validation pairs, and data.val_share=0 leaves source {data.source} "
+            "none: give data.val_share above 0"
         )
 
 

@@ -18,6 +18,7 @@ from cmapkd_core.model_reference import named_model
 
 FIRST = "teacher"
 _KEY, _STORE = FIRST + "-{}", "embeddings"
+_HEADLESS = "packages"  # towers that were trained apart (models/build.py): heads that are not fitted are random
 
 
 def further_teachers(recipe: Recipe) -> dict[str, ModelConfig]:
@@ -58,7 +59,8 @@ def check_teachers(recipe: Recipe) -> None:
     """Refuse further teachers that a recipe cannot have.
 
     Raises:
-        InputError: one is no NAME:WEIGHTS, one stands twice, or the method has a single teacher.
+        InputError: one is no NAME:WEIGHTS, one stands twice, or the method has a single teacher; or a teacher's towers
+            lead into no joint space.
     """
     known = [recipe.teacher]
     for model in _read(recipe.teachers).values():
@@ -69,6 +71,13 @@ def check_teachers(recipe: Recipe) -> None:
             )
         known.append(model)
     spec = METHODS[recipe.method.name]
+    for model in known if spec.teacher else ():
+        if model.weights == _HEADLESS and not recipe.teacher_fit.space.epochs:
+            raise InputError(
+                f"teacher {model.model}:{model.weights} has towers without a joint space, and teacher_fit.space.epochs"
+                "=0 fits none, of any teacher: give epochs such as teacher_fit.space.epochs=30, or a teacher that has "
+                "one"
+            )
     if recipe.teachers and spec.teacher and not spec.ensemble:
         several = ", ".join(name for name, one in METHODS.items() if one.ensemble)
         raise InputError(

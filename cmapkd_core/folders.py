@@ -85,12 +85,15 @@ def check_data(recipe: Recipe, here: bool = False) -> None:
         here: the stages run on this machine, so that a local folder has to be there.
 
     Raises:
-        InputError: names the source, and what gives it a folder.
+        InputError: names the source, and what gives it a folder; or the folder of one that reads none.
     """
-    if reads_folder(recipe.data.source):
-        url = named_folder(recipe.data.source, recipe.data.url)
-        if here:
-            require_there(url)
+    source, url = recipe.data.source, recipe.data.url
+    if reads_folder(source):
+        named_folder(source, url)
+    elif url and source in SOURCES and not SOURCES[source].archives:
+        raise InputError(f"data.source={source} carries its pictures and reads no folder: leave out data.url={url}")
+    if url and here:
+        require_there(url)
     for task, data in recipe.evaluate.own():
         source, _, url = data.partition(":")
         if reads_folder(source) and not url:

@@ -388,6 +388,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("finetune", FULL),
 }
 
+# What a suite asks about, and a value of it: a recipe that has 0 would have its rows answer another question.
+SUITE_NEEDS: dict[str, dict[str, float]] = {"noise": {"data.noise": 0.3}}
+
 
 def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str | int = "", data: str = "") -> Recipe:
     """The full recipe that a command's strings name.

@@ -22,17 +22,18 @@ from cmapkd_core import storage
 from cmapkd_core.config import Recipe
 from cmapkd_core.ensemble import further_teachers
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import as_overrides, choose, joined
+from cmapkd_core.fields import as_overrides, choose, joined, parse_overrides
 from cmapkd_core.fingerprints import fingerprint
 from cmapkd_core.folders import check_data, reads_folder, spelled
 from cmapkd_core.logins import refuse_login
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.models.named import check_model
+from cmapkd_core.models.named import check_lift, check_model
 from cmapkd_core.recipes import BASELINES, FULL, RECIPES, REFERENCE, ROWS, SUITES
 from cmapkd_core.records import SUITE, read_record, result_fields
 from cmapkd_core.request import DECIDING, flag_of, recipe_of
 from cmapkd_core.sizing import PairCount
 from cmapkd_core.storage import StorageError
+from cmapkd_core.view import FREE
 
 # flags that decide the recipe
 CHOOSES = (*("set" if name == "overrides" else name for name in DECIDING), "method", "suite", "seeds")
@@ -116,10 +117,11 @@ def decide(args: argparse.Namespace) -> Submission:
     if args.parallel and not args.local and "suite" not in request:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     pairs = None
-    if not again:
-        asked = recipe_of(request)
-        for model in (asked.teacher, *further_teachers(asked).values(), asked.student):
-            check_model(model, here=args.local)
+    models = partial(check_models, here=args.local)
+    if "suite" in request and not again:
+        suite.check_rows(request, models)
+    elif not again:
+        models(recipe_of(request))
     if not (again or args.compile_only):  # a package's form may still name the data
         check_data(recipe_of(request), here=args.local)
         request, pairs = fitted(request)
@@ -130,6 +132,17 @@ def decide(args: argparse.Namespace) -> Submission:
 
 
 Part = Callable[[tuple[Task, ...]], tuple[Task, ...]]
+
+
+def check_models(recipe: Recipe, here: bool) -> None:
+    """Refuse models that are none, or a lift that the student has no place for; here: the stages run on this machine.
+
+    Raises:
+        InputError: names the model.
+    """
+    for model in (recipe.teacher, *further_teachers(recipe).values(), recipe.student):
+        check_model(model, here)
+    check_lift(recipe.student)
 
 
 def laid_out(root: str, run: str) -> Submission:
@@ -148,17 +161,13 @@ def decide_run(
     args: argparse.Namespace, site: Site, root: str, request: dict[str, str], part: Part | None
 ) -> Submission:
     """One recipe with one seed; `part` chooses the tasks of an earlier run to run again."""
-    recipes = {"run": recipe_of(request), "reference": recipe_of(reference_of(request))}
+    recipes = recipes_of(request)
     tell_of_row_without_effect(request, recipes["run"])
     name = f"{recipes['run'].name}-{request['ablation']}-s{recipes['run'].seed}"
     run = args.run or (f"{name}{changes(request)}" if args.local else f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     arguments = package.defaults(site) | request | {"root": root}
-    tasks = tasks_of(recipes["run"])
-
-    def of_task(task: Task) -> Recipe:
-        return recipes["reference"] if task.row else own_recipe(task, recipes["run"])
-
-    urls = output_urls(tasks, of_task, root or NO_ROOT, run)
+    tasks, urls = tasks_of(recipes["run"]), run_urls(recipes, root or NO_ROOT, run)
+    tell_of_unread("run", args, request, lambda asked: run_urls(recipes_of(asked), root or NO_ROOT, run))
     plan = Plan(tasks)
     if args.schedule:  # each time the source is read anew, and what follows from new shards is trained anew
         anew = tuple(replace(task, redo="yes") if task.pod == "prepare" else task for task in tasks)
@@ -171,6 +180,20 @@ def decide_run(
     elif args.run and args.compile_only:
         plan = Plan(tasks, run=run)  # a submitted run has its name from KFP, so that one package serves them all
     return Submission(site, args.local, plan, run, request, arguments, urls, tasks, recipes)
+
+
+def recipes_of(request: Mapping[str, str]) -> dict[str, Recipe]:
+    """Of a single run: its own, and that of the control beside it."""
+    return {"run": recipe_of(request), "reference": recipe_of(reference_of(request))}
+
+
+def run_urls(recipes: Mapping[str, Recipe], root: str, run: str) -> dict[str, str]:
+    """The artifact of every task of a single run."""
+
+    def of_task(task: Task) -> Recipe:
+        return recipes["reference"] if task.row else own_recipe(task, recipes["run"])
+
+    return output_urls(tasks_of(recipes["run"]), of_task, root, run)
 
 
 def reference_of(request: Mapping[str, str]) -> dict[str, str]:
@@ -194,6 +217,11 @@ def decide_suite(
         )
     laid = suite.lay_out(name, request, suite.seeds_of(request), root or NO_ROOT, run, args.expectations)
     tell_of_equal_rows(name, request)
+
+    def urls_of(asked: Mapping[str, str]) -> Mapping[str, str]:
+        return suite.lay_out(name, asked, suite.seeds_of(asked)[:1], root or NO_ROOT, run).urls
+
+    tell_of_unread("suite", args, request, urls_of)
     existing = None
     if part:
         done, redo = without(laid.tasks, laid.urls, part(laid.tasks)), "yes"
@@ -232,6 +260,33 @@ def tell_of_equal_rows(name: str, request: Mapping[str, str]) -> None:
             f"overrides has {fields} already; --set gives the other rows another value",
             file=sys.stderr,
         )
+
+
+def tell_of_unread(
+    what: str,
+    args: argparse.Namespace,
+    request: Mapping[str, str],
+    urls_of: Callable[[Mapping[str, str]], Mapping[str, str]],
+) -> None:
+    """Says which of the fields that a command sets change no artifact, as nothing that it starts reads them.
+
+    Args:
+        what: a run, or a suite. urls_of: the artifacts of a request.
+    """
+    overrides, recipe = parse_overrides(request["overrides"]), recipe_of({**request, "ablation": FULL, "seed": ""})
+    for name, value in parse_overrides(joined(args.set)).items():
+        if name.startswith(FREE):
+            continue
+        without_it = {**request, "overrides": as_overrides({k: v for k, v in overrides.items() if k != name})}
+        try:
+            other = recipe_of({**without_it, "ablation": FULL, "seed": ""})
+            unread = other != recipe and urls_of(without_it) == urls_of(request)
+        except InputError:  # what is left is no recipe, so it was read
+            continue
+        if unread:
+            print(
+                f"note: nothing of this {what} reads {name}={value}: its results are the same without", file=sys.stderr
+            )
 
 
 def cron(text: str) -> str:

@@ -15,7 +15,7 @@ says runs.py.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cmapkd.pipelines.components import REPORT as REPORTS
@@ -24,9 +24,10 @@ from cmapkd.pipelines.tasks import TASKS, Task, output_urls, own_evaluations, ow
 from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.data.threads import in_order
-from cmapkd_core.fields import choose
+from cmapkd_core.errors import InputError
+from cmapkd_core.fields import choose, flatten
 from cmapkd_core.places import report_url
-from cmapkd_core.recipes import FULL, SUITES, resolve, row_overrides
+from cmapkd_core.recipes import FULL, SUITE_NEEDS, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.identities import changed
 
@@ -78,6 +79,29 @@ def seeds_of(request: Mapping[str, str]) -> range:
     """The seeds of a suite, from what is recorded of it: so many, from its recipe's on."""
     first = resolve(request["recipe"], FULL, request["overrides"], "", request["data"]).seed
     return range(first, first + int(request["seeds"]))
+
+
+def check_rows(request: Mapping[str, str], check: Callable[[Recipe], None]) -> None:
+    """Try every row of a suite.
+
+    Args:
+        check: raises InputError for a recipe that cannot run.
+
+    Raises:
+        InputError: no such suite, or a field of 0 that the suite is about; a row that cannot run, which it names.
+    """
+    recipe, overrides, data = (request[name] for name in ("recipe", "overrides", "data"))
+    rows: tuple[str, ...] = choose("suite", request["suite"], SUITES)
+    for field, usual in SUITE_NEEDS.get(request["suite"], {}).items():
+        if not flatten(resolve(recipe, FULL, overrides, "", data))[field]:
+            raise InputError(
+                f"suite {request['suite']} asks what happens with {field}, which is 0 here: --set {field}={usual}"
+            )
+    for row in rows:
+        try:
+            check(resolve(recipe, row, row_overrides(row, overrides), "", data))
+        except InputError as error:
+            raise InputError(f"row {row} of suite {request['suite']}: {error}") from None
 
 
 def lay_out(

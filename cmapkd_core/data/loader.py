@@ -19,7 +19,7 @@ from cmapkd_core.data.augment import Rendering, View, canvas, eval_pixels, norma
 from cmapkd_core.data.feed import AHEAD, Feed, Items
 from cmapkd_core.data.fixed_crops import TeacherCache, fixed_pixels
 from cmapkd_core.data.images import shown
-from cmapkd_core.data.order import Order, chosen, crop_of, sample_seed, withheld
+from cmapkd_core.data.order import TOO_FEW, Order, chosen, crop_of, sample_seed, withheld
 from cmapkd_core.data.pixels import shown_pixels
 from cmapkd_core.data.rendered import Rendered, pinned, require_pixels
 from cmapkd_core.data.shards import CorruptSampleError, ShardSet
@@ -96,6 +96,23 @@ class Captions:
     alone: bool = False
     noise: float = 0.0
 
+    @property
+    def too_few(self) -> str:
+        """What to say where fewer take part than a batch has."""
+        if not self.unpaired:
+            return TOO_FEW
+        share = f"data.unpaired={self.unpaired:g}"
+        if self.alone:
+            return (
+                f"{{}} pictures without captions ({share}) are fewer than the {{}} beside a batch of pairs: "
+                "withhold more captions by a larger data.unpaired, raise data.fraction, lower optim.batch, or leave "
+                "those pictures out with method.unpaired=0"
+            )
+        return (
+            f"{{}} training pairs that keep their captions ({share}) are fewer than one batch of {{}}: lower "
+            "data.unpaired or optim.batch, raise data.fraction, or give more pairs"
+        )
+
 
 ALL_CAPTIONS = Captions()
 
@@ -157,7 +174,8 @@ class TrainLoader:
         ids = ids[withheld(key_hashes[ids], captions.unpaired) == captions.alone]
         self.owners = caption_owners(shards, split, ids, captions.noise)
         numbers = shards.shard_numbers(split)[ids]
-        order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed)
+        few = captions.too_few
+        order = Order(ids, key_hashes[ids], numbers, batch=batch, rank=rank, world=world, seed=seed, too_few=few)
         self.steps_per_epoch, self.count = order.steps_per_epoch, len(ids)
         draw = _Draw(key_hashes, crop_scale, crops, seed, self.owners)
         caches = ({"": cache} if cache else {}) | {f"{name}/": one for name, one in further.items()}

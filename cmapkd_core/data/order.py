@@ -98,6 +98,11 @@ def withheld(key_hashes: np.ndarray, share: float) -> np.ndarray:
     return mask
 
 
+TOO_FEW = (
+    "{} training samples are fewer than one batch of {}: lower optim.batch, raise data.fraction or give more pairs"
+)
+
+
 class Order:
     """The sequence of global batches, and one rank's share of each.
 
@@ -110,6 +115,7 @@ class Order:
         key_hashes: of those samples, uint64 [n].
         shards: number of the shard that holds each, int64 [n].
         batch: global.
+        too_few: the message where they are fewer than one batch.
 
     Raises:
         InputError: the batch does not divide over the ranks, or there are fewer samples than one batch.
@@ -125,16 +131,14 @@ class Order:
         rank: int,
         world: int,
         seed: int,
+        too_few: str = TOO_FEW,
     ) -> None:
         if batch < world:
             raise InputError(f"optim.batch={batch} is smaller than the {world} processes: raise it or use fewer")
         if batch % world:
             raise InputError(f"optim.batch={batch} does not divide over {world} processes: use a multiple of {world}")
         if len(ids) < batch:
-            raise InputError(
-                f"{len(ids)} training samples are fewer than one batch of {batch}: "
-                "lower optim.batch, raise data.fraction or give more pairs (data.unpaired withholds captions of some)"
-            )
+            raise InputError(too_few.format(len(ids), batch))
         self.ids, self.hashes, self.shards = ids, key_hashes, shards
         self.batch, self.rank, self.world, self.seed = batch, rank, world, seed
         self.numbers, self._counts = np.unique(shards, return_counts=True)

@@ -23,11 +23,16 @@ def caption_owners(shards: ShardSet, split: str, ids: np.ndarray, share: float) 
         ids: of the pictures that take part, int64 [k]; round(k * share) of them are wrong.
 
     Raises:
-        InputError: one of them alone, or so many of one group that some would get a right one.
+        InputError: fewer than two of them, or so many of one group that some would get a right one.
     """
-    count = round(len(ids) * share)
-    if not count:
+    if not share:
         return None
+    count = round(len(ids) * share)
+    if count < 2:
+        raise InputError(
+            f"data.noise={share:g} of {len(ids)} pairs is {count or 'no pair'}, and two at least exchange their "
+            "captions: raise data.noise or data.fraction, or set data.noise=0"
+        )
     order = ids[np.argsort(mix(shards.key_hashes(split)[ids], 0x5A3D), kind="stable")[:count]]
     groups = np.unique(np.array(shards.table(split)["group"].take(order).to_pylist()), return_inverse=True)[1]
     owners = np.arange(shards.count(split))

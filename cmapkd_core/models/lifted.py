@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from cmapkd_core.errors import InputError
+from cmapkd_core.models.named import NARROW_LIFT, NO_LIFT
 from cmapkd_core.models.vision_towers import VISION_TOWERS, ClipViT, VisionTower
 
 
@@ -68,22 +69,17 @@ def liftable(tower: nn.Module, width: int) -> VisionTransformer:
     Raises:
         InputError: another kind of tower, one that pools in another way, or a wider one; names what is wrong.
     """
-    way_out = "leave student.lift at 0, or choose a student such as ViT-B-32"
     if not isinstance(tower, VisionTransformer):
         kind = type(getattr(tower, "trunk", tower)).__name__
-        raise InputError(
-            f"student.lift={width} is for vision transformers of open_clip's own, not for {kind}: {way_out}"
-        )
+        raise InputError(NO_LIFT.format(width, kind))
     if tower.attn_pool is not None or tower.final_ln_after_pool or tower.proj is None:
         raise InputError(
             f"student.lift={width} stands between the last norm of the tokens and their pooling, and this image tower "
-            f"pools by attention, before its norm, or has no projection: {way_out}"
+            "pools by attention, before its norm, or has no projection: leave student.lift at 0, or choose a student "
+            "such as ViT-B-32"
         )
     if width < len(tower.proj):
-        raise InputError(
-            f"student.lift={width} is below the width of the student's image tower, {len(tower.proj)}: give the "
-            "teacher's width"
-        )
+        raise InputError(NARROW_LIFT.format(width, len(tower.proj)))
     return tower
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cmapkd_core import storage
-from cmapkd_core.config import FOLDER, HUB, ModelConfig
+from cmapkd_core.config import FOLDER, HUB, ModelConfig, StudentConfig
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import nearest
 from cmapkd_core.models import open_clip_names
@@ -21,6 +23,11 @@ UNFILED = ("random", "packages", "own")  # weights that are no file and no tag, 
 
 NO_CONFIG = "there is no model config {}: write one, or name a model of open_clip"
 NO_FOLDER = f"{{}} has no {FOLDER_CONFIG}: give a folder as open_clip writes and reads them"
+NO_LIFT = (
+    "student.lift={} is for vision transformers of open_clip's own, not for {}: leave student.lift at 0, or choose a "
+    "student such as ViT-B-32"
+)
+NARROW_LIFT = "student.lift={} is below the width of the student's image tower, {}: give the teacher's width"
 NO_WEIGHTS = "there is no weights file {} for {}: check the place"
 
 _TAG = re.compile(r"[\w.-]+")  # what stands before the @ of TAG@FILE; a path has a slash there
@@ -68,6 +75,34 @@ def _require_there(config: ModelConfig, weights: Weights) -> None:
     ):
         if place and "://" not in place and not storage.exists(place):
             raise InputError(message)
+
+
+def check_lift(student: StudentConfig) -> None:
+    """Refuse a lift that the student's image tower has no place for, as far as a config that is here says so.
+
+    Raises:
+        InputError: another kind of tower than open_clip's own vision transformer, or a wider one.
+    """
+    vision = _vision_config(student.model) if student.lift else {}
+    other = vision.get("timm_model_name") or ("a ResNet" if isinstance(vision.get("layers"), list) else "")
+    if other:
+        raise InputError(NO_LIFT.format(student.lift, other))
+    if vision.get("width", 0) > student.lift:
+        raise InputError(NARROW_LIFT.format(student.lift, vision["width"]))
+
+
+def _vision_config(model: str) -> dict[str, Any]:
+    """What the model's config says of its image tower; {} where it lies on a hub, on S3 or is none."""
+    if model.startswith(FOLDER):
+        file = Path(model.removeprefix(FOLDER)) / FOLDER_CONFIG
+    elif says_itself(model):
+        own = CONFIGS / f"{model}.json"
+        file = own if own.is_file() else Path(model)
+    else:
+        file = open_clip_names.config_file(model)
+    config = json.loads(file.read_bytes()) if file.is_file() else {}
+    result: dict[str, Any] = config.get("model_cfg", config).get("vision_cfg", {})
+    return result
 
 
 # ---- weights --------------------------------------------------------------------------------------

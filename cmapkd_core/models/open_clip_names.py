@@ -27,6 +27,11 @@ def names() -> list[str]:
     return sorted(file.stem for file in (_folder() / "model_configs").glob("*.json"))
 
 
+def config_file(model: str) -> Path:
+    """Where the config of one of them lies."""
+    return _folder() / "model_configs" / f"{builtin(model)}.json"
+
+
 def tags_of(model: str) -> list[str]:
     """The pretrained tags of an open_clip name; [] of any other."""
     written = {} if "open_clip" in sys.modules else _written(_folder() / "pretrained.py")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmapkd_core import storage
 from cmapkd_core.data.augment import View
-from cmapkd_core.data.loader import Batch, Side, TableLoader, TrainLoader, eval_batches
+from cmapkd_core.data.loader import Batch, Captions, Side, TableLoader, TrainLoader, eval_batches
 from cmapkd_core.data.rows import Row
 from cmapkd_core.data.shards import ShardSet
 from cmapkd_core.errors import InputError
@@ -226,6 +226,14 @@ def test_a_missing_shard_stops_with_a_message(scenes_url: str, tmp_path: Path, w
         ({"batch": 6, "world": 4}, "does not divide"),
         ({"batch": 2, "world": 4}, "smaller than the 4 processes"),
         ({"split": "trian"}, "did you mean 'train'"),
+        (
+            {"captions": Captions(0.95)},
+            r"training pairs that keep their captions \(data.unpaired=0.95\) .*lower data",
+        ),
+        (
+            {"captions": Captions(0.05, alone=True)},
+            r"pictures without captions \(data.unpaired=0.05\) .*larger data",
+        ),
     ],
 )
 def test_settings_that_cannot_train_are_refused(scenes: ShardSet, changes: dict[str, object], message: str) -> None:

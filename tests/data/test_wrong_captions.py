@@ -40,6 +40,14 @@ def test_none_are_wrong_where_none_are_asked_for(scenes: ShardSet) -> None:
     assert caption_owners(scenes, "train", np.arange(scenes.count("train")), 0.0) is None
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.005, "no pair"), (0.012, "1")])
+def test_a_share_of_fewer_than_two_pairs_is_refused(scenes: ShardSet, share: float, count: str) -> None:
+    ids = np.arange(scenes.count("train"))
+    assert round(len(ids) * share) == (0 if count == "no pair" else 1)
+    with pytest.raises(InputError, match=rf"data.noise={share} of {len(ids)} pairs is {count}, and two at least"):
+        caption_owners(scenes, "train", ids, share)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_captions_of_few_groups_are_exchanged_until_none_is_of_its_own(seed: int) -> None:
     groups = np.random.default_rng(seed).permutation([0] * 10 + [1] * 6 + [2] * 4)

@@ -40,8 +40,46 @@ def test_a_row_that_leaves_its_recipe_as_it_is_is_told_of(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        (["--method", "clip_kd", "--set", "method.weights.bank=1"], "run reads method.weights.bank=1"),
+        (["--method", "finetune", "--set", "teachers=tiny-student:random"], "run reads teachers=tiny-student:random"),
+        (["--suite", "smoke", "--set", "method.weights.hint=2 seed=1"], "suite reads method.weights.hint=2"),
+    ],
+)
+def test_a_field_that_nothing_reads_is_told_of(
+    command: list[str], field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--recipe", "tiny", "--local", "--dry-run", *command]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert notes == [f"note: nothing of this {field}: its results are the same without"]
+
+
+@pytest.mark.parametrize("field", ["optim.batch=8", "evaluate.batch=8", "runtime.workers=1", "method.weights.task=0.1"])
+def test_a_field_that_is_read_or_that_no_result_hangs_on_is_not(field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor one that the recipe has already."""
+    assert main(["--recipe", "tiny", "--local", "--dry-run", "--set", field]) == 0
+    assert "note:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["--recipe", "bench", "--ablation", "lift_128"], "not for tf_efficientnet_lite0: leave student.lift at 0"),
+        (["--set", "student.lift=512"], "student.lift=512 is below the width of the student's image tower, 768"),
+        (["--set", "student.lift=512 student.model=RN50"], "not for a ResNet: leave student.lift at 0"),
+        (["--recipe", "bench", "--suite", "twins"], "row lift_128 of suite twins: student.lift=128 is for"),
+        (
+            ["--recipe", "tiny", "--suite", "similarities"],
+            "row two_teachers of suite similarities: teacher lite0",
+        ),
+        (
+            ["--recipe", "tiny", "--suite", "noise"],
+            "data.noise, which is 0 here: --set data.noise=0.3",
+        ),
+        (["--recipe", "tiny", "--ablation", "oracle_alsn", "--set", "data.val_share=0"], "leaves source scenes none"),
+        (["--recipe", "bench", "--data", "glyphs:nowhere", "--local"], "there is no folder nowhere"),
+        (["--recipe", "demo", "--data", "emoji:nowhere"], "carries its pictures and reads no folder"),
         (["--recipe", "dem"], "unknown recipe 'dem': did you mean 'demo'"),
         (["--ablation", "no_alsm"], "unknown ablation 'no_alsm': did you mean 'no_alsn'"),
         (["--method", "fintune"], "unknown method 'fintune': did you mean 'finetune'"),
