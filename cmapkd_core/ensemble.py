@@ -59,8 +59,7 @@ def check_teachers(recipe: Recipe) -> None:
     """Refuse further teachers that a recipe cannot have.
 
     Raises:
-        InputError: one is no NAME:WEIGHTS, one stands twice, or the method has a single teacher; or a teacher's towers
-            lead into no joint space.
+        InputError: one is no NAME:WEIGHTS, one stands twice, or the method has a single teacher.
     """
     known = [recipe.teacher]
     for model in _read(recipe.teachers).values():
@@ -71,19 +70,29 @@ def check_teachers(recipe: Recipe) -> None:
             )
         known.append(model)
     spec = METHODS[recipe.method.name]
-    for model in known if spec.teacher else ():
-        if model.weights == _HEADLESS and not recipe.teacher_fit.space.epochs:
-            raise InputError(
-                f"teacher {model.model}:{model.weights} has towers without a joint space, and teacher_fit.space.epochs"
-                "=0 fits none, of any teacher: give epochs such as teacher_fit.space.epochs=30, or a teacher that has "
-                "one"
-            )
     if recipe.teachers and spec.teacher and not spec.ensemble:
         several = ", ".join(name for name, one in METHODS.items() if one.ensemble)
         raise InputError(
             f"method {recipe.method.name} has one teacher, and teachers={_text(recipe)} names further ones: leave them "
             f"out with teachers=, or take a method that averages over several ({several})"
         )
+
+
+def require_heads(recipe: Recipe) -> None:
+    """Refuse a teacher that would teach by random heads.
+
+    Raises:
+        InputError: its towers were trained apart, and no heads into a joint space are fitted.
+    """
+    if not METHODS[recipe.method.name].teacher or recipe.teacher_fit.space.epochs:
+        return
+    for model in (recipe.teacher, *further_teachers(recipe).values()):
+        if model.weights == _HEADLESS:
+            raise InputError(
+                f"teacher {model.model}:{model.weights} has towers without a joint space, and teacher_fit.space.epochs"
+                "=0 fits none, of any teacher: give epochs such as teacher_fit.space.epochs=30, or a teacher that has "
+                "one"
+            )
 
 
 def _read(teachers: tuple[str, ...]) -> dict[str, ModelConfig]:

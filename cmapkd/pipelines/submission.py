@@ -20,7 +20,7 @@ from cmapkd.pipelines.site import Site, load_site, on_this_machine
 from cmapkd.pipelines.tasks import CONTROL, Task, output_urls, own_recipe, tasks_of, timed
 from cmapkd_core import storage
 from cmapkd_core.config import Recipe
-from cmapkd_core.ensemble import further_teachers
+from cmapkd_core.ensemble import further_teachers, require_heads
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, joined, parse_overrides
 from cmapkd_core.fingerprints import fingerprint
@@ -135,13 +135,17 @@ Part = Callable[[tuple[Task, ...]], tuple[Task, ...]]
 
 
 def check_models(recipe: Recipe, here: bool) -> None:
-    """Refuse models that are none, or a lift that the student has no place for; here: the stages run on this machine.
+    """Refuse models that are none, a teacher with random heads, or a lift that the student has no place for.
+
+    Args:
+        here: the stages run on this machine.
 
     Raises:
         InputError: names the model.
     """
     for model in (recipe.teacher, *further_teachers(recipe).values(), recipe.student):
         check_model(model, here)
+    require_heads(recipe)
     check_lift(recipe.student)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from cmapkd_core import parallel
+from cmapkd_core.ensemble import require_heads
 from cmapkd_core.fingerprints import declared, reads
 from cmapkd_core.places import place
 from cmapkd_core.request import Request
@@ -29,10 +30,11 @@ def run(request: Request, *, shards: str) -> str:
         shards: URL of the prepare artifact.
 
     Raises:
-        InputError: they are missing, or were prepared by another recipe.
+        InputError: they are missing, or were prepared by another recipe; the teacher's heads would be random.
     """
     parallel.start()
     recipe = request.resolved()
+    require_heads(recipe)
     with reported_to_mlflow(request, "teacher"):
         refuse_foreign(recipe, request.root, {"shards": shards})
     fields, may = reads(recipe, "teacher"), declared(recipe, "teacher")

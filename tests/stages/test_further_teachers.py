@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cmapkd_core.config import ModelConfig
 from cmapkd_core.ensemble import further_teachers, own_fields, recipe_of_teacher
 from cmapkd_core.errors import InputError, Interrupted
 from cmapkd_core.fields import as_overrides
@@ -158,3 +159,10 @@ def test_what_is_not_given_or_is_anothers_is_refused_with_the_way_out(tmp_path, 
     # A method without a teacher reads none, as of a suite or a run's reference.
     reference = Artifact.open(joint(made(STORED)["artifacts"], row="finetune", overrides=f"{TWO} {SIX}"))
     assert [*reference.manifest["inputs"]] == ["shards"]
+
+
+def test_a_further_teacher_with_random_heads_is_refused_by_its_stage(tmp_path, tiny_shards) -> None:
+    """As a form on a cluster may ask for it, which no submission has looked at."""
+    own = as_overrides(own_fields(ModelConfig("lite0-minilm", "packages")))
+    with pytest.raises(InputError, match="lite0-minilm:packages has towers without a joint space"):
+        teacher.run(Request("tiny", str(tmp_path), own_overrides=own), shards=tiny_shards)
