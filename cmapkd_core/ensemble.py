@@ -90,8 +90,8 @@ def require_heads(recipe: Recipe) -> None:
         if model.weights == _HEADLESS:
             raise InputError(
                 f"teacher {model.model}:{model.weights} has towers without a joint space, and teacher_fit.space.epochs"
-                "=0 fits none, of any teacher: give epochs such as teacher_fit.space.epochs=30, or a teacher that has "
-                "one"
+                "=0 fits none, of any teacher: set it and its rate, such as teacher_fit.space.epochs=30 "
+                "teacher_fit.space.lr.heads=0.001, or name a teacher that has one"
             )
 
 
