@@ -32,8 +32,8 @@ from cmapkd_core.stages.store_filling import Filling, write_store
 
 FIELDS = (
     "data.source=scenes data.size={} data.fraction=1 data.leakage_action=allow teacher_fit.views=2 "
-    "teacher_fit.store=levels teacher_fit.space.epochs=0 teacher_fit.pyramid.epochs=0 teacher_fit.batch=16 "
-    "runtime.workers=2"
+    "teacher.weights=random teacher_fit.store=levels teacher_fit.space.epochs=0 teacher_fit.pyramid.epochs=0 "
+    "teacher_fit.batch=16 runtime.workers=2"
 )
 MB = 10**6
 
