@@ -118,10 +118,8 @@ def decide(args: argparse.Namespace) -> Submission:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     pairs = None
     models = partial(check_models, here=args.local)
-    if "suite" in request and not again:
-        suite.check_rows(request, models)
-    elif not again:
-        models(recipe_of(request))
+    if not again:
+        suite.check_rows(request, models) if "suite" in request else models(recipe_of(request))
     if not (again or args.compile_only):  # a package's form may still name the data
         check_data(recipe_of(request), here=args.local)
         request, pairs = fitted(request)
@@ -277,14 +275,14 @@ def tell_of_unread(
     Args:
         what: a run, or a suite. urls_of: the artifacts of a request.
     """
+    given = {name: one for name, one in parse_overrides(joined(args.set)).items() if not name.startswith(FREE)}
     overrides, recipe = parse_overrides(request["overrides"]), recipe_of({**request, "ablation": FULL, "seed": ""})
-    for name, value in parse_overrides(joined(args.set)).items():
-        if name.startswith(FREE):
-            continue
+    whole = urls_of(request) if given else {}
+    for name, value in given.items():
         without_it = {**request, "overrides": as_overrides({k: v for k, v in overrides.items() if k != name})}
         try:
             other = recipe_of({**without_it, "ablation": FULL, "seed": ""})
-            unread = other != recipe and urls_of(without_it) == urls_of(request)
+            unread = other != recipe and urls_of(without_it) == whole
         except InputError:  # what is left is no recipe, so it was read
             continue
         if unread:

@@ -90,18 +90,22 @@ def check_rows(request: Mapping[str, str], check: Callable[[Recipe], None]) -> N
     Raises:
         InputError: no such suite, or a field of 0 that the suite is about; a row that cannot run, which it names.
     """
-    recipe, overrides, data = (request[name] for name in ("recipe", "overrides", "data"))
     rows: tuple[str, ...] = choose("suite", request["suite"], SUITES)
     for field, usual in SUITE_NEEDS.get(request["suite"], {}).items():
-        if not flatten(resolve(recipe, FULL, overrides, "", data))[field]:
+        if not flatten(_row_recipe(FULL, request))[field]:
             raise InputError(
                 f"suite {request['suite']} asks what happens with {field}, which is 0 here: --set {field}={usual}"
             )
     for row in rows:
         try:
-            check(resolve(recipe, row, row_overrides(row, overrides), "", data))
+            check(_row_recipe(row, request))
         except InputError as error:
             raise InputError(f"row {row} of suite {request['suite']}: {error}") from None
+
+
+def _row_recipe(row: str, request: Mapping[str, str]) -> Recipe:
+    """A row of a suite with the recipe's own seed."""
+    return resolve(request["recipe"], row, row_overrides(row, request["overrides"]), "", request["data"])
 
 
 def lay_out(
@@ -147,7 +151,7 @@ def equal_rows(name: str, request: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     seen: list[tuple[str, Recipe]] = []
     for row in SUITES[name]:
-        recipe = resolve(request["recipe"], row, row_overrides(row, request["overrides"]), "", request["data"])
+        recipe = _row_recipe(row, request)
         same = next((other for other, one in seen if one == recipe), "")
         if same:
             found[row] = same

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.models.named import NARROW_LIFT, NO_LIFT
+from cmapkd_core.models.named import NARROW_LIFT, NO_LIFT, WITHOUT_LIFT
 from cmapkd_core.models.vision_towers import VISION_TOWERS, ClipViT, VisionTower
 
 
@@ -75,8 +75,7 @@ def liftable(tower: nn.Module, width: int) -> VisionTransformer:
     if tower.attn_pool is not None or tower.final_ln_after_pool or tower.proj is None:
         raise InputError(
             f"student.lift={width} stands between the last norm of the tokens and their pooling, and this image tower "
-            "pools by attention, before its norm, or has no projection: leave student.lift at 0, or choose a student "
-            "such as ViT-B-32"
+            f"pools by attention, before its norm, or has no projection: {WITHOUT_LIFT}"
         )
     if width < len(tower.proj):
         raise InputError(NARROW_LIFT.format(width, len(tower.proj)))

@@ -23,10 +23,8 @@ UNFILED = ("random", "packages", "own")  # weights that are no file and no tag, 
 
 NO_CONFIG = "there is no model config {}: write one, or name a model of open_clip"
 NO_FOLDER = f"{{}} has no {FOLDER_CONFIG}: give a folder as open_clip writes and reads them"
-NO_LIFT = (
-    "student.lift={} is for vision transformers of open_clip's own, not for {}: leave student.lift at 0, or choose a "
-    "student such as ViT-B-32"
-)
+WITHOUT_LIFT = "leave student.lift at 0, or choose a student such as ViT-B-32"
+NO_LIFT = f"student.lift={{}} is for vision transformers of open_clip's own, not for {{}}: {WITHOUT_LIFT}"
 NARROW_LIFT = "student.lift={} is below the width of the student's image tower, {}: give the teacher's width"
 NO_WEIGHTS = "there is no weights file {} for {}: check the place"
 
