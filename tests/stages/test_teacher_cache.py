@@ -38,6 +38,9 @@ VIEWS = "teacher_fit.views=2"
 LEVELS = f"{VIEWS} teacher_fit.store=levels"
 STORED_AS = "teacher_fit.store=levels teacher_fit.levels={}"
 SIX = f"{VIEWS} optim.batch=14 runtime.checkpoint_every=100 runtime.shares_every=100"
+# Z-scores divide by the spread of a query's logits, here 0.01: two roundings of an embedding (2e-7) are 2e-5 of a
+# z-score, and the student's steps follow them.
+BOUNDS = {"kd_standardise": 1e-4}
 FEW = ("kd", "clip_kd", "promptkd")  # of those; the others with `make test-heavy`
 ON_EMBEDDINGS = [row for row in BASELINES if METHODS[resolve("tiny", row).method.name].targets == "embeddings"]
 
@@ -112,7 +115,8 @@ def test_losses_are_those_beside_the_running_teacher_on_the_same_crops(
     found = losses(joint(tmp_path / "stored", row, tiny_shards, storing))
     assert len(found) == len(expected) == 6
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+        bound = BOUNDS.get(row, 1e-5)
+        assert ours == pytest.approx(theirs, rel=bound, abs=bound)
 
 
 OTHERS = [pytest.param(row, marks=pytest.mark.heavy) for row in ("no_pyramid", "no_hierarchy", "seed_alsn")]
