@@ -173,11 +173,13 @@ SOURCES: dict[str, SourceEntry] = {
     "visual_genome": SourceEntry(
         "cmapkd_core.data.sources.visual_genome:visual_genome_rows",
         folder="image_data.json, region_descriptions.json, VG_100K/ and VG_100K_2/",
+        by_share=True,
     ),
     "vqav2": SourceEntry(
         "cmapkd_core.data.sources.vqav2:vqav2_rows",
         folder="the questions' and annotations' JSON files, train2014/ and val2014/",
         questions=True,
+        by_share=True,
     ),
 }
 

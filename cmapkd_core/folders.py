@@ -96,6 +96,11 @@ def check_data(recipe: Recipe, here: bool = False) -> None:
         require_there(url)
     for task, data in recipe.evaluate.own():
         source, _, url = data.partition(":")
+        if url and source in SOURCES and not reads_folder(source) and not SOURCES[source].archives:
+            raise InputError(
+                f"evaluate.sets={task}={data}: its source carries its pictures and reads no folder: leave out its "
+                f"place, evaluate.sets={task}={source}"
+            )
         if reads_folder(source) and not url:
             raise InputError(
                 f"evaluate.sets={task}={source} needs a URL: a folder or s3:// prefix with {SOURCES[source].folder}, "

@@ -328,3 +328,9 @@ def test_commands_are_found() -> None:
     ):
         assert known in COMMANDS
     assert len(COMMANDS) > 50
+
+
+@pytest.mark.parametrize("suite", ["smoke", "baseline_weights"])
+def test_make_runs_the_suite_of_its_targets_name(suite: str) -> None:
+    told = subprocess.run(["make", "-n", f"suite-{suite}"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert f"submit.py --suite {suite} --recipe " in told.stdout

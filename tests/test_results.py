@@ -240,6 +240,12 @@ def test_a_row_with_a_teacher_of_its_own_is_compared_with_the_suites(tmp_path: P
     assert both["differences"]["kd"][RANK]["mean"] == 1.0
 
 
+def test_a_student_without_a_teacher_is_of_the_suites_fit(tmp_path: Path) -> None:
+    suite = evaluated_student(tmp_path, "finetune")
+    (tmp_path / "student" / "manifest.json").write_bytes(manifest(inputs={"shards": {"url": "/s/1", "digest": "2"}}))
+    assert ("finetune", "0") in kept_of(tmp_path, "suite", suite, "5f60718293").places
+
+
 def test_rows_on_other_test_concepts_are_not_joined(tmp_path: Path) -> None:
     kept = tool("kept")
     suite = kept_of(tmp_path, "suite", suite_of({"none": {"0": 10.0}, "kd": {}}))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from cmapkd_core.errors import InputError
-from cmapkd_core.models.named import NARROW_LIFT, NO_LIFT, WITHOUT_LIFT
+from cmapkd_core.models.named import NARROW_LIFT, NO_LIFT, POOLED_BEFORE
 from cmapkd_core.models.vision_towers import VISION_TOWERS, ClipViT, VisionTower
 
 
@@ -73,10 +73,7 @@ def liftable(tower: nn.Module, width: int) -> VisionTransformer:
         kind = type(getattr(tower, "trunk", tower)).__name__
         raise InputError(NO_LIFT.format(width, kind))
     if tower.attn_pool is not None or tower.final_ln_after_pool or tower.proj is None:
-        raise InputError(
-            f"student.lift={width} stands between the last norm of the tokens and their pooling, and this image tower "
-            f"pools by attention, before its norm, or has no projection: {WITHOUT_LIFT}"
-        )
+        raise InputError(POOLED_BEFORE.format(width))
     if width < len(tower.proj):
         raise InputError(NARROW_LIFT.format(width, len(tower.proj)))
     return tower

@@ -25,6 +25,10 @@ NO_CONFIG = "there is no model config {}: write one, or name a model of open_cli
 NO_FOLDER = f"{{}} has no {FOLDER_CONFIG}: give a folder as open_clip writes and reads them"
 WITHOUT_LIFT = "leave student.lift at 0, or choose a student such as ViT-B-32"
 NO_LIFT = f"student.lift={{}} is for vision transformers of open_clip's own, not for {{}}: {WITHOUT_LIFT}"
+POOLED_BEFORE = (
+    "student.lift={} stands between the last norm of the tokens and their pooling, and this image tower pools by "
+    f"attention, before its norm, or has no projection: {WITHOUT_LIFT}"
+)
 NARROW_LIFT = "student.lift={} is below the width of the student's image tower, {}: give the teacher's width"
 NO_WEIGHTS = "there is no weights file {} for {}: check the place"
 
@@ -79,12 +83,15 @@ def check_lift(student: StudentConfig) -> None:
     """Refuse a lift that the student's image tower has no place for, as far as a config that is here says so.
 
     Raises:
-        InputError: another kind of tower than open_clip's own vision transformer, or a wider one.
+        InputError: another kind of tower than open_clip's own vision transformer, one that pools in another way, or a
+            wider one.
     """
     vision = _vision_config(student.model) if student.lift else {}
     other = vision.get("timm_model_name") or ("a ResNet" if isinstance(vision.get("layers"), list) else "")
     if other:
         raise InputError(NO_LIFT.format(student.lift, other))
+    if vision.get("attentional_pool") or vision.get("final_ln_after_pool"):
+        raise InputError(POOLED_BEFORE.format(student.lift))
     if vision.get("width", 0) > student.lift:
         raise InputError(NARROW_LIFT.format(student.lift, vision["width"]))
 

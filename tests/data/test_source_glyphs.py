@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from docs_tools import tool
 from PIL import Image
 
 from cmapkd_core.config import DataConfig
@@ -175,3 +176,13 @@ def test_without_a_folder_npm_fetches_the_archives_once(tmp_path: Path, monkeypa
     assert len(rows_of("")) == 311
     npm.unlink()
     assert len(rows_of("")) == 311
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no folder .*glyph: did you mean .*glyphs"):
+        rows_of(str(SMALL.with_name("glyph")))
+
+
+def test_the_sheet_of_glyphs_ends_with_the_message(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^error: data.source=glyphs: .* has no file iconify-json"):
+        tool("glyph_sheet").main([str(tmp_path)])

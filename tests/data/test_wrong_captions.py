@@ -23,7 +23,7 @@ def loader(shards: ShardSet, noise: float, **changes: object) -> TrainLoader:
     return TrainLoader(shards, {"student": side}, captions=Captions(noise=noise), **{**settings, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("share", [0.06, 0.1, 0.3, 1.0])
 def test_the_share_is_wrong_and_the_others_are_their_own(scenes: ShardSet, share: float) -> None:
     ids = np.arange(0, scenes.count("train"), 2)
     owners = caption_owners(scenes, "train", ids, share)

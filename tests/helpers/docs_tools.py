@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,6 @@ def tool(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, DOCS / f"tools/{name}.py")
     assert spec
     assert spec.loader
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where its dataclasses look themselves up
     spec.loader.exec_module(module)
     return module

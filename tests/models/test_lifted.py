@@ -1,5 +1,8 @@
 """A student whose image tokens are lifted to more channels: it begins as it was, and all that is read is lifted."""
 
+import json
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from cmapkd_core.models.bridge import LevelTower
 from cmapkd_core.models.build import build, build_student, load_model, save_model
 from cmapkd_core.models.compose import inherit, with_lift, with_text_of
 from cmapkd_core.models.headed import ImageHead
+from cmapkd_core.models.named import check_lift
 from cmapkd_core.places import RECIPE_STUDENT, evaluation_url
 from cmapkd_core.recipes import resolve
 
@@ -167,3 +171,29 @@ def test_artifacts_move_with_it_where_it_counts_and_nowhere_without_it():
         assert reads(lifted, stage) == reads(plain, stage)
     before = [evaluation_url("root", RECIPE_STUDENT, "root/prepare/a", one, "retrieval") for one in (plain, lifted)]
     assert before[0] != before[1]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [
+        ({"timm_model_name": "resnet18"}, "not for resnet18"),
+        ({"width": 48, "attentional_pool": True}, "pools by attention"),
+        ({"width": 48, "final_ln_after_pool": True}, "before its norm"),
+        ({"width": 65}, "below the width .*, 65"),
+        ({"width": 64}, ""),
+    ],
+)
+def test_a_lift_is_checked_by_the_config_of_a_folder_and_of_a_file(folder, vision, message, tmp_path):
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {}}
+    file = tmp_path / ("open_clip_config.json" if folder else "own.json")
+    file.write_text(json.dumps({"model_cfg": config} if folder else config))
+    student = StudentConfig(f"local-dir:{tmp_path}" if folder else str(file), "own", 64)
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        check_lift(student)
+
+
+def test_a_lift_is_checked_by_the_config_of_a_name_with_a_slash():
+    with pytest.raises(InputError, match="student.lift=512 is below the width .*, 768"):
+        check_lift(StudentConfig("ViT-B/32", "random", 512))
+    check_lift(StudentConfig("ViT-B/32", "random", 768))

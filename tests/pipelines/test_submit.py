@@ -75,10 +75,15 @@ def test_a_field_that_is_read_or_that_no_result_hangs_on_is_not(field: str, caps
         ),
         (
             ["--recipe", "tiny", "--suite", "noise"],
-            "data.noise, which is 0 here: --set data.noise=0.3",
+            "and has data.noise=0.0 here: --set data.noise=0.3",
         ),
         (["--recipe", "tiny", "--ablation", "oracle_alsn", "--set", "data.val_share=0"], "leaves source scenes none"),
         (["--recipe", "bench", "--data", "glyphs:nowhere", "--local"], "there is no folder nowhere"),
+        (
+            ["--recipe", "tiny", "--set", "evaluate.sets=zeroshot=emoji:nowhere"],
+            "and reads no folder: leave out its place",
+        ),
+        (["--recipe", "tiny", "--suite", "narrow"], "and has method.one_map=false here: --set method.one_map=true"),
         (["--recipe", "demo", "--data", "emoji:nowhere"], "carries its pictures and reads no folder"),
         (["--recipe", "dem"], "unknown recipe 'dem': did you mean 'demo'"),
         (["--ablation", "no_alsm"], "unknown ablation 'no_alsm': did you mean 'no_alsn'"),
@@ -415,3 +420,9 @@ def test_a_token_comes_from_the_environment(
     assert main(["--run", "token"]) == 0
     printed = capsys.readouterr()
     assert "secret-word" not in printed.out + printed.err + json.dumps(api.runs)
+
+
+def test_rows_of_a_suite_are_checked_with_the_data_of_the_command() -> None:
+    """COCO may have a split of its own, which recipe tiny's scenes have not."""
+    data = ["--data", "coco:s3://box/coco", "--set", "data.val_share=0"]
+    assert main(["--dry-run", "--recipe", "tiny", "--suite", "controls", *data]) == 0

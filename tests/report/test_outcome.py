@@ -250,3 +250,30 @@ def test_a_suite_without_its_full_method(make: Callable[..., SuiteInputs]) -> No
     others = tuple(f"{row}/{s}" for row in ("no_pyramid", "no_alsn", "no_align", "one_stage") for s in range(5))
     assert told(make(without=others)).sentence == "No measured row can be compared with the full method."
     assert MEAN == "retrieval/mean_recall"
+
+
+def test_two_seeds_that_agree_do_not_tell_a_row_apart(make: Callable[..., SuiteInputs]) -> None:
+    """Their p is far below 0.05 after Holm's rule too."""
+    outcome = told(shifted(make(seeds=2), "one_stage", [5.0, 5.0001]))
+    one = (outcome.comparisons or {})["one_stage"]
+    assert one["p_holm"] < 0.001
+    assert one["word"] == "not told apart"
+    assert outcome.tone == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "unclear", "sentence"),
+    [
+        (["a +1.0"], [], [], "worse than 1 (a +1.0), of 1 other row; in"),
+        (["a +1.0"], ["b -1.0"], [], "better than 1 (b -1.0) and worse than 1 (a +1.0), of 2 other rows; in"),
+        (
+            ["a +1.0"],
+            ["b -1.0"],
+            ["c 0.0"],
+            "better than 1 (b -1.0), worse than 1 (a +1.0) and not told apart from 1 (c 0.0), of 3 other rows; in",
+        ),
+    ],
+)
+def test_the_sentence_of_a_suite(better: list[str], worse: list[str], unclear: list[str], sentence: str) -> None:
+    rows = {outcome_section.BETTER: better, outcome_section.WORSE: worse, outcome_section.UNDECIDED: unclear}
+    assert outcome_section._suite_sentence("5", rows).startswith(f"Over 5 seeds the full method is {sentence}")

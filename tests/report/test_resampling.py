@@ -116,3 +116,13 @@ def test_the_same_concepts_give_the_same_draws() -> None:
     hits = np.arange(50) % 3 == 0
     one, other = (draw(sums(hits)).drawn["none", "0"]["mean_recall"] for _ in range(2))
     assert np.array_equal(one, other)
+
+
+def test_a_lower_level_gives_a_narrower_interval() -> None:
+    draw = np.random.default_rng(0)
+    measured = draw.normal(0, 1, 5)
+    drawn = measured + draw.normal(0, 1, (1000, 5))
+    narrow, wide = (seeds_and_concepts(measured, drawn, CONCEPTS, level) for level in (0.5, 0.95))
+    assert narrow
+    assert wide
+    assert narrow.high - narrow.low < 0.6 * (wide.high - wide.low)

@@ -65,3 +65,16 @@ def test_validation_pairs_that_are_damaged_count_against_the_bound(context, tmp_
     context.shards.read_image = torn
     with pytest.raises(InputError, match="samples are corrupt, more than data.quarantine_bound"):
         pairs.of_step(0)
+
+
+@pytest.mark.parametrize(
+    "source", ["emoji", "stamps:/stamps", "easy_vqa", "scenes", "scenes_vqa", "vqav2:/v", "visual_genome:/v"]
+)
+def test_a_source_whose_validation_pairs_are_a_share_wants_one(source):
+    with pytest.raises(InputError, match="data.val_share=0 leaves source"):
+        resolve("tiny", "oracle_alsn", "data.val_share=0", data=source)
+
+
+@pytest.mark.parametrize("source", ["glyphs", "coco:/coco", "flickr30k:/flickr30k"])
+def test_a_source_that_has_a_split_of_its_own_wants_none(source):
+    assert resolve("tiny", "oracle_alsn", "data.val_share=0", data=source).data.val_share == 0
