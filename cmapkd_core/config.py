@@ -204,6 +204,9 @@ class MethodConfig:
     kd_tau: AboveZero = 1.0  # temperature of the terms kd and bank, on top of the models' scales
     # The kd term compares similarities that are z-scored for each query (mean 0, deviation 1), whatever the scales.
     kd_standardise: bool = False
+    # Pictures and captions of a student of another width are led into the teacher's joint space, for the terms that
+    # compare embeddings there, by one linear map; else by one each. Nothing where the widths are equal.
+    one_map: bool = False
     unpaired: Amount = 1.0  # weight of a picture of data.unpaired beside one of a pair, in intra and fd; 0: unread
     pyramid_align: Amount = 0.5  # beta: L_align = L_single + beta L_pyramid
     layer_relation: Amount = 0.3  # gamma: L_relation = sample + gamma layer

@@ -51,6 +51,7 @@ class MethodSpec(TableEntry):
 
 
 KD = ("method.kd_tau", "method.kd_standardise")  # what a term kd reads
+ONE_MAP = "method.one_map"  # of methods with methods/lifts.py; younger than their artifacts
 ON_DEMAND = ("bank", "vrd", "vrd_contrast", "xrd")  # of cmapkd; younger than its artifacts
 # Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
 EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
@@ -77,9 +78,10 @@ METHODS: dict[str, MethodSpec] = {
         ensemble=True,
         on_demand=ON_DEMAND,
         unpaired=True,
-        since=("method.bank", *(f"method.weights.{term}" for term in ON_DEMAND)),
+        since=(ONE_MAP, "method.bank", *(f"method.weights.{term}" for term in ON_DEMAND)),
         reads=(
-            *(*KD, "method.tau", "method.bank", "method.pyramid_align", "method.layer_relation", "method.unpaired"),
+            *(*KD, ONE_MAP, "method.tau", "method.bank"),
+            *("method.pyramid_align", "method.layer_relation", "method.unpaired"),
             "pyramid",
         ),
         row="none",
@@ -185,8 +187,9 @@ METHODS: dict[str, MethodSpec] = {
         groups=("student", "extra"),
         targets="embeddings",
         ensemble=True,
-        reads=KD,
-        settings=EXTRA,
+        since=(ONE_MAP,),
+        reads=(*KD, ONE_MAP),
+        settings={**EXTRA, ONE_MAP: False},
         deviations="the learned scale of ICL is an exponent, clamped at 100 (released: the bare parameter); "
         "projections are the same on every rank, and in the checkpoint (released: neither); the gradient "
         "passes through the gather; the student's weights are the recipe's, not random",
@@ -197,8 +200,9 @@ METHODS: dict[str, MethodSpec] = {
         groups=("student", "extra"),
         targets="embeddings",
         ensemble=True,
-        reads=KD,
-        settings=EXTRA,
+        since=(ONE_MAP,),
+        reads=(*KD, ONE_MAP),
+        settings={**EXTRA, ONE_MAP: False},
         deviations="terms and weights from the code of that name at github.com/Rosieyang01/CLIP-RD, since of the paper "
         "we could read the abstract alone; learned scales are exponents, clamped at 100 (released: bare parameters); "
         "the task and kd compare the student's own embeddings also where widths differ (released: those lifted into "

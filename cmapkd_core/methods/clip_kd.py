@@ -34,7 +34,7 @@ class ClipKd(Method):
     def __init__(self, recipe: Recipe, student: Backbone, teacher: Teacher | None) -> None:
         super().__init__(recipe, student, teacher)
         teacher = require_teacher(teacher)
-        self.lifts = Lifts(student, teacher)
+        self.lifts = Lifts(student, teacher, recipe.method.one_map)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def groups(self, phase: Phase) -> dict[str, list[nn.Parameter]]:

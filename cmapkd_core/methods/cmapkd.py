@@ -65,7 +65,7 @@ class Cmapkd(Method):
         teacher_width, spec = teacher.width, student.spec
         self.levels = LevelTower(spec, spec.vision_grids[2], recipe.pyramid.width)
         # Some terms compare embeddings, so a student of another width is lifted to the teacher's for these terms alone.
-        self.lifts = Lifts(student, teacher)
+        self.lifts = Lifts(student, teacher, recipe.method.one_map)
         self.bank = Bank(recipe.method.bank if recipe.method.weights.bank else 0, teacher_width)
         self.relations = Relations(tuple(term for term in RELATIONS if vars(recipe.method.weights)[term]))
         self.selector = load("selector", recipe.selector.kind, SELECTORS)(teacher_width, teacher_width, recipe.selector)
@@ -80,14 +80,22 @@ class Cmapkd(Method):
         return super().groups(phase) | {"pyramid": pyramid, "selector": self.selector.used(self.active(phase))}
 
     def begin(self, teacher: Teacher | None) -> list[str]:
-        """Start the level modules from the teacher's where the recipe says so; says how many tensors fit."""
+        """Start the level modules from the teacher's where the recipe says so; says how many tensors fit.
+
+        Of maps into the teacher's joint space it says that one would do, where there are two that a term reads.
+        """
+        weights = vars(self.recipe.method.weights)
+        lines = self.lifts.advice() if any(weights[term] for term in ("fd", "icl", "bank", *RELATIONS)) else []
         if not self.recipe.pyramid.inherit:
-            return []
+            return lines
         teacher_state = require_teacher(teacher).levels.state_dict()
         own_state = self.levels.state_dict()
         fitting = {name: x for name, x in teacher_state.items() if x.shape == own_state[name].shape}
         self.levels.load_state_dict(own_state | fitting)
-        return [f"{len(fitting)} of the {len(own_state)} tensors of the student's levels start from the teacher's"]
+        return [
+            *lines,
+            f"{len(fitting)} of the {len(own_state)} tensors of the student's levels start from the teacher's",
+        ]
 
     def active(self, phase: Phase) -> tuple[str, ...]:
         """Levels that both the phase and the recipe have, finest first."""

@@ -2,8 +2,11 @@
 
     n(h(x)), h linear from E to E', x the raw projection of the tower, n to unit length
 
-As CLIP-KD releases it: h reads the features before they are made unit vectors. Of a unit vector its signal would be as
-small as its bias, and unrelated features would look alike at the start.
+As CLIP-KD releases it: a modality has its own h, which reads the features before they are made unit vectors. Of a unit
+vector its signal would be as small as its bias, and unrelated features would look alike at the start.
+
+With `method.one_map` both have one h (docs/decisions/0035). Then a picture and a caption that the teacher has side by
+side are so in the student's space too; with one each, only the task sees that they belong together.
 Shapes: b local batch, B global batch, E and E' the widths of the student's and the teacher's joint space,
 of several teachers all of theirs beside each other.
 """
@@ -37,6 +40,18 @@ class Lift(nn.Linear):
         return F.normalize(lifted, dim=-1)
 
 
+class OneMap(Lift):
+    """h of both modalities, where the widths differ.
+
+    It starts orthogonal, so that angles in the student's space are those in the teacher's where that is the wider one;
+    without a bias, which would add the same to pictures and captions.
+    """
+
+    def __init__(self, own_width: int, teacher_width: int) -> None:
+        super().__init__(own_width, teacher_width, bias=False)
+        nn.init.orthogonal_(self.weight)
+
+
 class NoLift(nn.Module):
     """The same where the widths are equal: the student's embedding lies in the teacher's space, nothing is learned."""
 
@@ -50,14 +65,19 @@ class NoLift(nn.Module):
 
 
 class Lifts(nn.Module):
-    """h_v and h_t."""
+    """h_v and h_t; one module under both names with `one_map`."""
 
-    def __init__(self, student: Backbone, teacher: Teacher) -> None:
+    def __init__(self, student: Backbone, teacher: Teacher, one_map: bool) -> None:
         super().__init__()
-        own_width, teacher_width = student.spec.embed_dim, teacher.width
-        self.image, self.text = (
-            NoLift() if own_width == teacher_width else Lift(own_width, teacher_width) for _ in range(2)
-        )
+        widths = student.spec.embed_dim, teacher.width
+        self.image: Lift | NoLift
+        self.text: Lift | NoLift
+        if widths[0] == widths[1]:
+            self.image, self.text = NoLift(), NoLift()
+        elif one_map:
+            self.image = self.text = OneMap(*widths)
+        else:
+            self.image, self.text = Lift(*widths), Lift(*widths)
 
     def forward(self, rows: Rows, image: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
         """Images and captions of all ranks in the teacher's space, [B,E'] each.
@@ -67,6 +87,16 @@ class Lifts(nn.Module):
             image, caption: their unit embeddings, gathered, [B,E].
         """
         return self.image.into(rows.student["image_raw"], image), self.text.into(rows.student["text_raw"], caption)
+
+    def advice(self) -> list[str]:
+        """What to know of two maps, a line; nothing of one, or of none."""
+        if self.image is self.text or not isinstance(self.image, Lift):
+            return []
+        return [
+            f"the student's embedding has {self.image.in_features} numbers, the teacher's {self.image.out_features}: "
+            "pictures and captions are led there by a map each; method.one_map=true has one for both, which was better "
+            "by far where it was measured (docs/method.md)"
+        ]
 
     def own(self, vision: Features, text: Features) -> tuple[Tensor, Tensor]:
         """The local batch's images and captions in the teacher's space, [b,E'] each."""

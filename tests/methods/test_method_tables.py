@@ -17,6 +17,7 @@ from cmapkd_core.recipes import (
     ABLATIONS,
     BASELINES,
     BUDGETS,
+    MAPS,
     RECIPES,
     ROWS,
     STUDENTS,
@@ -125,7 +126,7 @@ def test_the_document_of_deviations_quotes_the_rows():
 
 
 def test_no_row_hides_another():
-    tables = (ABLATIONS, WEIGHTS, STUDENTS, BUDGETS, BASELINES)
+    tables = (ABLATIONS, WEIGHTS, MAPS, STUDENTS, BUDGETS, BASELINES)
     assert len(ROWS) == 1 + sum(map(len, tables))
 
 
