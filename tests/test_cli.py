@@ -197,12 +197,13 @@ def test_lines_have_room_where_they_are_read(
     assert [line for line in lines if line.endswith(" ..")]
 
 
-def test_a_list_ends_in_silence_where_nobody_reads_on() -> None:
+@pytest.mark.parametrize("words", [["rows"], ["submit", "--recipe", "tiny", "--dry-run"]])
+def test_what_is_only_read_ends_in_silence_where_nobody_reads_on(words: list[str]) -> None:
     """As of `cmapkd rows | head -1`: no traceback."""
     reader, writer = os.pipe()
     os.close(reader)
     listed = subprocess.run(
-        [sys.executable, "-m", "cmapkd", "rows"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", "cmapkd", *words], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
     )
     os.close(writer)
     assert (listed.returncode, listed.stderr) == (0, "")

@@ -16,6 +16,7 @@ from cmapkd.pipelines.site import Site, load_site
 from cmapkd.pipelines.started import to_paste
 from cmapkd.pipelines.submission import Submission, check_mode, cron, decide, laid_out
 from cmapkd_core import temporary, tracking
+from cmapkd_core.command_line import until_enough
 from cmapkd_core.errors import InputError
 from cmapkd_core.exits import EXPLAINED
 from cmapkd_core.records import give_up, read_record, record_run
@@ -209,7 +210,8 @@ def obey(args: argparse.Namespace, command: Sequence[str]) -> int:
         every = cron(args.schedule) if args.schedule else ""
         job = decide(args)
         if args.dry_run:
-            print(dryrun.describe(job))
+            with until_enough():
+                print(dryrun.describe(job))
             return 0
         if args.compile_only:
             compile_only(job, Path(args.compile_only))
