@@ -304,6 +304,8 @@ MAPS: dict[str, dict[str, Any]] = {
     "two_maps": {"method.one_map": False},
     "clip_kd_one_map": {**BASELINES["clip_kd"], **_ONE_MAP},
     "clip_rd_one_map": {**BASELINES["clip_rd"], **_ONE_MAP},
+    # Of several teachers the embeddings lie beside each other, which is wider than any student's.
+    "two_teachers_one_map": {**WEIGHTS["two_teachers"], **_ONE_MAP},
 }
 
 # What decides between methods, trained for longer: the quality of each by the number of its updates.
@@ -392,7 +394,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     # second teacher's, beside its embeddings?
     "similarities": (
         *("kd", "kd_standardise", "clip_rd", "with_kd", "with_icl", "with_rd", "with_similarities", "with_bank"),
-        *("two_teachers", FULL),
+        *("two_teachers", "two_teachers_one_map", FULL),
     ),
     # A student whose embedding is narrower than its teacher's, as a ViT-B/16's is beside a ViT-L/14's; with bench
     # `--set student.model=lite0-minilm3-narrow method.one_map=true`.

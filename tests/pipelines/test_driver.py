@@ -25,7 +25,8 @@ from cmapkd.pipelines.submission import decide
 from cmapkd.pipelines.submit import parser as command_line
 from cmapkd.pipelines.tasks import TASKS
 from cmapkd_core.errors import InputError
-from cmapkd_core.recipes import SUITES
+from cmapkd_core.fields import as_overrides
+from cmapkd_core.recipes import SUITE_NEEDS, SUITES
 from cmapkd_core.records import record_run
 from cmapkd_core.stages.cli import parser
 
@@ -40,7 +41,9 @@ PODS = {
 }
 # Of suites that recipe tiny cannot have as it is
 HEADS = "teacher_fit.space.epochs=1 teacher_fit.space.lr.heads=0.001"
-ASKED = {"noise": ("--set", "data.noise=0.3"), "similarities": ("--set", HEADS)}
+ASKED = {name: ("--set", as_overrides(needs)) for name, needs in SUITE_NEEDS.items()} | {
+    "similarities": ("--set", HEADS)
+}
 WHOLE = {
     "run": [],
     "partitions": ["--set", "data.partitions=5"],

@@ -88,6 +88,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "two_maps": ("two maps", "of pictures and of captions into the teacher's joint space"),
     "clip_kd_one_map": ("CLIP-KD, one map", "of pictures and captions into the teacher's joint space"),
     "clip_rd_one_map": ("CLIP-RD, one map", "of pictures and captions into the teacher's joint space"),
+    "two_teachers_one_map": ("two teachers, one map", "of pictures and captions into the space of both"),
     "lift_128": ("lifted to 128", "the student's image tokens lifted to 128 channels"),
     "lift_1024": ("lifted to 1024", "the student's image tokens lifted to 1,024 channels"),
     "clip_kd_500": ("CLIP-KD, features 500", "a quarter of the published weight"),
