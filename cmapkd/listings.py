@@ -19,7 +19,7 @@ from cmapkd_core.config import Recipe, phases_of
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, differences, flatten, plain
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import ABLATIONS, BASELINES, BUDGETS, FULL, RECIPES, STUDENTS, SUITES, WEIGHTS
+from cmapkd_core.recipes import BASELINES, CHANGES, FULL, RECIPES, SUITES
 
 Lines = Mapping[str, str]  # of a table: name -> what is said of the row
 
@@ -87,10 +87,10 @@ def row_tables() -> dict[str, Lines]:
     return {
         "methods (--method NAME)": {FULL: f"{summary.rstrip('.')}: the full method, taken where no row is named"}
         | {name: baseline_line(row) for name, row in BASELINES.items()},
-        "ablations and controls (--ablation NAME)": {name: row_line(row) for name, row in ABLATIONS.items()},
-        "weights of the loss (--ablation NAME)": {name: row_line(row) for name, row in WEIGHTS.items()},
-        "forms of the student (--ablation NAME)": {name: row_line(row) for name, row in STUDENTS.items()},
-        "longer training (--ablation NAME)": {name: row_line(row) for name, row in BUDGETS.items()},
+        **{
+            f"{title} (--ablation NAME)": {n: row_line(row) for n, row in rows.items()}
+            for title, rows in CHANGES.items()
+        },
         "suites (--suite NAME --seeds N)": {name: " ".join(rows) for name, rows in SUITES.items()},
     }
 

@@ -330,13 +330,21 @@ BUDGETS |= {
     "tenth_captions": _TENTH,
 }
 
-_TABLES: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, WEIGHTS, ABLATIONS, MAPS, STUDENTS, BUDGETS, {"none": {}})
-for _name, _times in Counter(name for table in _TABLES for name in table).items():
+# The rows of `--ablation` by what they change, in the order in which lists show them.
+CHANGES: dict[str, dict[str, dict[str, Any]]] = {
+    "ablations and controls": ABLATIONS,
+    "weights of the loss": WEIGHTS,
+    "into the space of a wider teacher": MAPS,
+    "forms of the student": STUDENTS,
+    "longer training, and few captions": BUDGETS,
+}
+_ALL: tuple[dict[str, dict[str, Any]], ...] = (BASELINES, *CHANGES.values(), {"none": {}})
+for _name, _times in Counter(name for table in _ALL for name in table).items():
     if _times > 1:
         raise ValueError(f"row '{_name}' stands in two tables of recipes.py, where one would hide the other: rename it")
 
 # All of them, as the tables are now.
-ROWS: Mapping[str, dict[str, Any]] = ChainMap(*_TABLES)
+ROWS: Mapping[str, dict[str, Any]] = ChainMap(*_ALL)
 
 # The control that stands beside every distilled student: same data, same updates, no teacher. Its fields win over the
 # run's overrides, or `--set method.name=kd` would have a teacher teach it.

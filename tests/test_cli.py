@@ -25,10 +25,7 @@ LISTS = {
     "recipes": [recipes.RECIPES],
     "rows": [
         {**recipes.BASELINES, recipes.FULL: {}},
-        recipes.ABLATIONS,
-        recipes.WEIGHTS,
-        recipes.STUDENTS,
-        recipes.BUDGETS,
+        *recipes.CHANGES.values(),
         recipes.SUITES,
     ],
     "sources": [catalog.SOURCES],

@@ -10,15 +10,11 @@ from cmapkd_core.fields import as_overrides, differences, flatten, nearest, over
 from cmapkd_core.fingerprints import fingerprint, reads
 from cmapkd_core.method_specs import METHODS
 from cmapkd_core.recipes import (
-    ABLATIONS,
     BASELINES,
-    BUDGETS,
-    MAPS,
+    CHANGES,
     RECIPES,
     REFERENCE,
     ROWS,
-    STUDENTS,
-    WEIGHTS,
     data_fields,
     resolve,
     row_overrides,
@@ -158,12 +154,12 @@ def test_weights_are_those_that_were_measured_with_towers_of_their_kind():
 )
 def test_rows_name_fields_that_exist_and_change_something(recipe, nothing):
     """But for rows that give a recipe the selector or the terms that it has."""
-    for table in (ABLATIONS, WEIGHTS, MAPS, STUDENTS, BUDGETS, BASELINES):
+    for table in (*CHANGES.values(), BASELINES):
         for name, changes in table.items():
             assert (resolve(recipe, name) == resolve(recipe)) == (name in nothing), name
             assert set(changes) <= set(flatten(RECIPES["paper"]))
     assert REFERENCE in BASELINES
-    assert set(ROWS) == {"none", *ABLATIONS, *WEIGHTS, *MAPS, *STUDENTS, *BUDGETS, *BASELINES}
+    assert set(ROWS) == {"none", *BASELINES, *(name for table in CHANGES.values() for name in table)}
 
 
 # ---- what a stage reads ---------------------------------------------------------------------------

@@ -196,14 +196,11 @@ def rows_page() -> str:
     full_method = (f"none ({code(config.METHOD)})", *in_words(METHODS[config.METHOD].terms))
     lines += table(("row", "terms of the loss and their weights"), [full_method, *methods])
     for title, rows, option in (
-        ("Baselines", recipes.BASELINES, "--method"),
-        ("Ablations and controls", recipes.ABLATIONS, "--ablation"),
-        ("Weights of the loss", recipes.WEIGHTS, "--ablation"),
-        ("Forms of the student", recipes.STUDENTS, "--ablation"),
-        ("Longer training, and few captions", recipes.BUDGETS, "--ablation"),
+        ("baselines", recipes.BASELINES, "--method"),
+        *((title, rows, "--ablation") for title, rows in recipes.CHANGES.items()),
     ):
         shown = [(code(name), row_in_words(row)) for name, row in rows.items()]
-        lines += [f"## {title}", "", f"`{option} NAME`.", "", *table(("row", "what it sets"), shown)]
+        lines += [f"## {title.capitalize()}", "", f"`{option} NAME`.", "", *table(("row", "what it sets"), shown)]
     suites = [(code(name), ", ".join(rows)) for name, rows in recipes.SUITES.items()]
     lines += ["## Suites", "", "`--suite NAME --seeds N`. Row `none` is the full method.", ""]
     return "\n".join([*lines, *table(("suite", "rows"), suites)])
