@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from manifests import manifest
 
 from cmapkd_core import storage
 from cmapkd_core.errors import InputError
@@ -112,3 +113,17 @@ def test_mlflow_gets_what_the_inputs_owe_it(run, mlflow_database, monkeypatch):
     (told,) = client.search_runs(where, "tags.`cmapkd.stage` = 'evaluate (owed)'")
     assert len(told.data.metrics) == len(Artifact.open(before).manifest["metrics"])
     assert told.info.status == "FINISHED"
+
+
+def test_a_suites_report_stands_without_a_warm_up_that_was_deleted(run, tmp_path, capsys):
+    """As to make room: its seconds are not known then, which is said."""
+    request, _, before = run
+    made_from = {"init": {"url": str(tmp_path / "warmup" / "b"), "digest": "1"}}
+    told = manifest(stage="joint", inputs=made_from, metrics={"parameters/trained": 5.0}, seconds=9.0)
+    storage.write_bytes(str(tmp_path / "joint" / "a" / "manifest.json"), told)
+    given = {"evaluation/none/0": before, "training/none/0": str(tmp_path / "joint" / "a")}
+    url = report.run(dataclasses.replace(request, run="gone"), artifacts=given, suite="smoke")
+    assert "costs: without the seconds and the updates of none/0, of which" in capsys.readouterr().out
+    costs = json.loads(Artifact.open(url).fetch("suite.json").read_bytes())["costs"]
+    (cost,) = (one for one in costs if one["row"] == "none")
+    assert (cost["trained"], cost["seconds"], cost["updates"]) == (5.0, None, [])

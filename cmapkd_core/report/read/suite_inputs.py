@@ -155,10 +155,14 @@ WRITTEN = "evaluation/ROW/SEED, training/ROW/SEED, before/SEED, teacher, TASK/RO
 
 @dataclass(frozen=True)
 class RowTraining:
-    """One training: the joint stage's artifact, and the stages that led to it, first to last."""
+    """One training: the joint stage's artifact, and the stages that led to it, first to last.
+
+    Attributes:
+        seconds: over its stages; 0 of an unfinished one, and where one of these stages is gone.
+    """
 
     source: Source
-    seconds: float = 0.0  # over its stages
+    seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)  # of the joint stage's manifest
     earlier: tuple[Source, ...] = ()
 

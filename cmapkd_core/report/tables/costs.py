@@ -51,9 +51,10 @@ def cost_base(costs: Iterable[RowCost]) -> str:
 
 def _cost(inputs: SuiteInputs, row: ModelResults) -> RowCost:
     recipe = inputs.methods[row.name]
-    trainings = [inputs.trainings[row.name, seed] for seed in inputs.seeds if inputs.trainings[row.name, seed].seconds]
+    trainings = [inputs.trainings[row.name, seed] for seed in inputs.seeds]
+    whole = [training for training in trainings if training.seconds]
     size = over_seeds(row, "parameters/both")
-    updates = {sum(_updates(source) for source in (*t.earlier, t.source)) for t in trainings}
+    updates = {sum(_updates(source) for source in (*t.earlier, t.source)) for t in whole}
     return RowCost(
         row.name,
         recipe.method.name,
@@ -61,7 +62,7 @@ def _cost(inputs: SuiteInputs, row: ModelResults) -> RowCost:
         size.mean if size else None,
         _mean_of_known(t.metrics.get("parameters/trained") for t in trainings),
         tuple(sorted(updates)),
-        _mean_of_known(t.seconds for t in trainings),
+        _mean_of_known(t.seconds for t in whole),
         _mean_of_known(_step(t.source, recipe) for t in trainings),
     )
 

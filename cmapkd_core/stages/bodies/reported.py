@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pyarrow.compute as pc
 
@@ -91,6 +90,15 @@ def of_suite(args: ReportArgs, context: Context) -> SuiteInputs:
     def named(kind: str) -> dict[str, Source]:
         return {name.partition(" ")[2]: source(name) for name in args.urls if name.startswith(f"{kind} ")}
 
+    trainings = {
+        (r, s): _training(source(f"training {r}/{s}"), context.inputs.get(f"training {r}/{s}")) for r, s in every
+    }
+    if gone := [f"{row}/{seed}" for (row, seed), one in trainings.items() if one.metrics and not one.seconds]:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        context.say(
+            f"costs: without the seconds and the updates of {gone[0]}{more}, of which an earlier stage's artifact is "
+            "gone\n"
+        )
     return SuiteInputs(
         suite=args.suite,
         run=request.run or UNNAMED,
@@ -100,9 +108,7 @@ def of_suite(args: ReportArgs, context: Context) -> SuiteInputs:
         seeds=seeds,
         methods={row: recipe(row, seeds[0]) for row in rows},
         evaluations={(row, seed): source(f"evaluation {row}/{seed}") for row, seed in every},
-        trainings={
-            (r, s): _training(source(f"training {r}/{s}"), context.inputs.get(f"training {r}/{s}")) for r, s in every
-        },
+        trainings=trainings,
         before=named("before"),
         teacher=source("teacher"),
         executions=args.executions,
@@ -118,13 +124,15 @@ def _source(name: str, url: str, artifact: Artifact | None) -> Source:
 
 
 def _training(source: Source, artifact: Artifact | None) -> RowTraining:
-    """A training with the stages before it, which its manifest names."""
+    """A training with the stages before it, which its manifest names; without them where one is gone."""
     if artifact is None:
         return RowTraining(source)
-    stages = [artifact]
-    while "init" in stages[0].manifest["inputs"]:
-        stages.insert(0, stages[0].source("init"))
+    stages, metrics = [artifact], artifact.manifest["metrics"]
+    try:
+        while "init" in stages[0].manifest["inputs"]:
+            stages.insert(0, stages[0].source("init"))
+    except InputError:
+        return RowTraining(source, metrics=metrics)
     seconds = sum(stage.manifest["seconds"] for stage in stages)
     earlier = tuple(_source(stage.manifest["stage"], stage.url, stage) for stage in stages[:-1])
-    metrics: dict[str, Any] = artifact.manifest["metrics"]
     return RowTraining(source, seconds, metrics, earlier)
