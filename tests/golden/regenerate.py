@@ -23,7 +23,7 @@ from cmapkd_core.errors import InputError
 from cmapkd_core.fields import choose
 from cmapkd_core.fingerprints import reads
 from cmapkd_core.method_specs import METHODS
-from cmapkd_core.recipes import BUDGETS, ROWS, STUDENTS, WEIGHTS, resolve
+from cmapkd_core.recipes import BUDGETS, MAPS, ROWS, STUDENTS, WEIGHTS, resolve
 from cmapkd_core.request import Request
 from cmapkd_core.stages import prepare, teacher, train
 from cmapkd_core.stages.artifact import Artifact
@@ -44,10 +44,16 @@ Curve = list[dict[str, float]]
 def curves() -> tuple[str, ...]:
     """Names of all curves: what every row shares, and the rows; other weights of a loss are no other code.
 
-    Those of a term that there is only with a weight are.
+    Those of a term that there is only with a weight are, and so is one map in place of two.
     """
-    rows = (row for row in ROWS if row not in (*WEIGHTS, *STUDENTS, *BUDGETS))
-    return ("teacher", "warmup", *rows, *filter(_demands, WEIGHTS))
+    rows = (row for row in ROWS if row not in (*WEIGHTS, *MAPS, *STUDENTS, *BUDGETS))
+    return ("teacher", "warmup", *rows, *filter(_demands, WEIGHTS), *filter(_has_one_map, MAPS))
+
+
+def _has_one_map(row: str) -> bool:
+    """Whether a row has one map; from the teacher that all rows have, which is the one here."""
+    recipe = resolve("tiny", row)
+    return recipe.method.one_map and not recipe.teachers
 
 
 def _demands(row: str) -> bool:
