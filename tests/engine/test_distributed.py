@@ -51,6 +51,7 @@ def points(url: str) -> list[dict]:
         *("no_alsn", "kd", "kd_standardise", "finetune", "fitnet_joint", "promptkd", "c2kd", "llava_kd", "clip_kd"),
         *("clip_rd", "mobileclip", "oracle_alsn", "with_bank selector.kind=fixed", "with_rd selector.kind=fixed"),
         "no_alsn method.weights.xrd=1 selector.kind=fixed",
+        "one_map method.weights.fd=1 selector.kind=fixed",
     ],
 )
 def test_two_processes_have_the_losses_and_the_weights_of_one(tmp_path, pair, tiny_shards, tiny_teacher, row):

@@ -22,7 +22,8 @@ from cmapkd_core.stages import phases, train
 
 SIX = "optim.batch=14 runtime.checkpoint_every=100"
 TIMED = "optim.batch=14 runtime.checkpoint_every=0 runtime.checkpoint_minutes=2.5"
-WITH_MORE = tuple(f"{row} selector.kind=fixed" for row in ("with_bank", "with_rd", "no_alsn method.weights.xrd=1"))
+FIXED = ("with_bank", "with_rd", "no_alsn method.weights.xrd=1", "one_map method.weights.fd=1")
+WITH_MORE = tuple(f"{row} selector.kind=fixed" for row in FIXED)
 OURS = (
     "fitnet_joint",
     "promptkd",
