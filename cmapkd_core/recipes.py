@@ -280,7 +280,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "with_rd": _weights(_RD_RELATIONS, 1.0),
     "with_similarities": _weights(_SIMILARITIES, 1.0),
     # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
-    "two_teachers": {"teachers": ("lite0-minilm:packages",)},
+    "two_teachers": {"teachers": ("lite0-minilm:packages",), "method.one_map": False},
 }
 
 # A search for the strongest baselines too: the term on features from a quarter to 16 times (CLIP-RD: four times) of its
@@ -415,6 +415,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "smoke": ("finetune", FULL),
 }
 
+# Suites of a student whose embedding is not as wide as its teacher's: where it is, rows are one under several names.
+OF_OTHER_WIDTHS = ("narrow",)
 # What a suite asks about, and a value of it: a recipe that has 0 would have its rows answer another question.
 SUITE_NEEDS: dict[str, dict[str, Any]] = {"noise": {"data.noise": 0.3}, "narrow": _ONE_MAP}
 

@@ -26,8 +26,9 @@ from cmapkd_core.config import STAGE_PHASES, Recipe
 from cmapkd_core.data.threads import in_order
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import as_overrides, choose, flatten
+from cmapkd_core.models.named import embed_dim
 from cmapkd_core.places import report_url
-from cmapkd_core.recipes import FULL, SUITE_NEEDS, SUITES, resolve, row_overrides
+from cmapkd_core.recipes import FULL, OF_OTHER_WIDTHS, SUITE_NEEDS, SUITES, resolve, row_overrides
 from cmapkd_core.stages.artifact import Artifact, find
 from cmapkd_core.stages.identities import changed
 
@@ -88,13 +89,22 @@ def check_rows(request: Mapping[str, str], check: Callable[[Recipe], None]) -> N
         check: raises InputError for a recipe that cannot run.
 
     Raises:
-        InputError: no such suite, or a field of 0 that the suite is about; a row that cannot run, which it names.
+        InputError: no such suite, a field of 0 that the suite is about, or widths that leave it nothing to ask; a row
+            that cannot run, which it names.
     """
     rows: tuple[str, ...] = choose("suite", request["suite"], SUITES)
+    full = _row_recipe(FULL, request)
     for field, usual in SUITE_NEEDS.get(request["suite"], {}).items():
-        if not (found := flatten(_row_recipe(FULL, request))[field]):
+        if not (found := flatten(full)[field]):
             here, wanted = (as_overrides({field: value}) for value in (found, usual))
             raise InputError(f"suite {request['suite']} asks what {field} does, and has {here} here: --set {wanted}")
+    width = embed_dim(full.student.model)
+    if request["suite"] in OF_OTHER_WIDTHS and width and width == embed_dim(full.teacher.model) and not full.teachers:
+        raise InputError(
+            f"suite {request['suite']} is of a student whose embedding is not as wide as its teacher's, and both have "
+            f"{width} numbers here: give another student, such as --set student.model=lite0-minilm3-narrow with recipe "
+            "bench"
+        )
     for row in rows:
         try:
             check(_row_recipe(row, request))

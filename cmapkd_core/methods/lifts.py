@@ -89,13 +89,14 @@ class Lifts(nn.Module):
         return self.image.into(rows.student["image_raw"], image), self.text.into(rows.student["text_raw"], caption)
 
     def advice(self) -> list[str]:
-        """What to know of two maps, a line; nothing of one, or of none."""
-        if self.image is self.text or not isinstance(self.image, Lift):
+        """What to know of two maps of a narrower student, a line; nothing of one, or of none."""
+        narrower = isinstance(self.image, Lift) and self.image.in_features < self.image.out_features
+        if self.image is self.text or not narrower:
             return []
         return [
             f"the student's embedding has {self.image.in_features} numbers, the teacher's {self.image.out_features}: "
             "pictures and captions are led there by a map each; method.one_map=true has one for both, which was better "
-            "by far where it was measured (docs/method.md)"
+            "where it was measured (docs/method.md)"
         ]
 
     def own(self, vision: Features, text: Features) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,7 @@ def check_lift(student: StudentConfig) -> None:
         InputError: another kind of tower than open_clip's own vision transformer, one that pools in another way, or a
             wider one.
     """
-    vision = _vision_config(student.model) if student.lift else {}
+    vision = _config(student.model).get("vision_cfg", {}) if student.lift else {}
     other = vision.get("timm_model_name") or ("a ResNet" if isinstance(vision.get("layers"), list) else "")
     if other:
         raise InputError(NO_LIFT.format(student.lift, other))
@@ -96,8 +96,13 @@ def check_lift(student: StudentConfig) -> None:
         raise InputError(NARROW_LIFT.format(student.lift, vision["width"]))
 
 
-def _vision_config(model: str) -> dict[str, Any]:
-    """What the model's config says of its image tower; {} where it lies on a hub, on S3 or is none."""
+def embed_dim(model: str) -> int:
+    """Numbers of the model's embedding, as its config says; 0 where that lies on a hub, on S3 or is none."""
+    return int(_config(model).get("embed_dim", 0))
+
+
+def _config(model: str) -> dict[str, Any]:
+    """The model's config; {} where it lies on a hub, on S3 or is none."""
     if model.startswith(FOLDER):
         file = Path(model.removeprefix(FOLDER)) / FOLDER_CONFIG
     elif says_itself(model):
@@ -106,7 +111,7 @@ def _vision_config(model: str) -> dict[str, Any]:
     else:
         file = open_clip_names.config_file(model)
     config = json.loads(file.read_bytes()) if file.is_file() else {}
-    result: dict[str, Any] = config.get("model_cfg", config).get("vision_cfg", {})
+    result: dict[str, Any] = config.get("model_cfg", config)
     return result
 
 

@@ -74,6 +74,11 @@ def test_fd_through_one_map_written_out(row, make_method, make_teacher, batch, a
     assert sum(p is method.lifts.image.weight for p in grouped) == 1
 
 
+def test_nothing_is_advised_where_it_was_not_measured():
+    assert lifts(one_map=False, own=8, wide=4).advice() == []
+    assert lifts(one_map=False).advice() != []
+
+
 def test_equal_widths_have_no_map():
     for one_map in (True, False):
         maps = lifts(one_map, own=8)

@@ -83,6 +83,7 @@ def test_a_field_that_is_read_or_that_no_result_hangs_on_is_not(field: str, caps
             ["--recipe", "tiny", "--set", "evaluate.sets=zeroshot=emoji:nowhere"],
             "and reads no folder: leave out its place",
         ),
+        (["--recipe", "bench", "--suite", "narrow", "--set", "method.one_map=true"], "both have 256 numbers here"),
         (["--recipe", "tiny", "--suite", "narrow"], "and has method.one_map=false here: --set method.one_map=true"),
         (["--recipe", "demo", "--data", "emoji:nowhere"], "carries its pictures and reads no folder"),
         (["--recipe", "dem"], "unknown recipe 'dem': did you mean 'demo'"),

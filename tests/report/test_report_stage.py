@@ -127,3 +127,18 @@ def test_a_suites_report_stands_without_a_warm_up_that_was_deleted(run, tmp_path
     costs = json.loads(Artifact.open(url).fetch("suite.json").read_bytes())["costs"]
     (cost,) = (one for one in costs if one["row"] == "none")
     assert (cost["trained"], cost["seconds"], cost["updates"]) == (5.0, None, [])
+
+
+def test_a_store_that_fails_is_no_deleted_warm_up(run, tmp_path, monkeypatch):
+    """It would cost the report its seconds for good."""
+    request, _, before = run
+    made_from = {"init": {"url": str(tmp_path / "warmup" / "b"), "digest": "1"}}
+    storage.write_bytes(str(tmp_path / "joint" / "a" / "manifest.json"), manifest(stage="joint", inputs=made_from))
+
+    def busy(self, name):
+        raise storage.StorageError(f"503 Slow Down: {name}")
+
+    monkeypatch.setattr(Artifact, "source", busy)
+    given = {"evaluation/none/0": before, "training/none/0": str(tmp_path / "joint" / "a")}
+    with pytest.raises(storage.StorageError, match="503"):
+        report.run(dataclasses.replace(request, run="busy"), artifacts=given, suite="smoke")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from cmapkd_core.config import Recipe
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError, OutsideError
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.read.artifacts import Commands, Source, no_pictures
 from cmapkd_core.report.read.run_inputs import REFERENCE_WARMUP, RunInputs
@@ -131,6 +131,8 @@ def _training(source: Source, artifact: Artifact | None) -> RowTraining:
     try:
         while "init" in stages[0].manifest["inputs"]:
             stages.insert(0, stages[0].source("init"))
+    except (OutsideError, DamagedInput):  # it is there, and another try may read it
+        raise
     except InputError:
         return RowTraining(source, metrics=metrics)
     seconds = sum(stage.manifest["seconds"] for stage in stages)
