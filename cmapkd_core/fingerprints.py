@@ -9,7 +9,7 @@ from typing import Any
 from cmapkd_core.config import STAGE_PHASES, Recipe, learns_policy
 from cmapkd_core.errors import InputError
 from cmapkd_core.fields import below, choose, flatten, nearest, plain
-from cmapkd_core.method_specs import METHODS, MethodSpec
+from cmapkd_core.method_specs import METHODS, ONE_MAP, MethodSpec
 from cmapkd_core.view import Declared
 
 _SHARDS = tuple(f"data.{n}" for n in ("source", "url", "size", "val_share", "test_share", "samples_per_shard"))
@@ -79,7 +79,7 @@ def reads(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The flattened fields that can change what `stage` writes; two recipes that agree in them share its artifact."""
     leaves, usual, names = flatten(recipe), flatten(Recipe()) | ONCE, declared(recipe, stage).names
     since = (*_GATE, _REPACK, *_STORED, *_WATCH, *_ROUNDING, _GOAL, _MEASURED, _FROZEN, _KD, *_CAPTIONS, _PICTURES)
-    since = (*since, _LIFT, _FURTHER)
+    since = (*since, _LIFT, _FURTHER, ONE_MAP)
     since = since if stage == "joint" else (*since, _LEVELS)
     since = (*since, _FRACTION) if stage == "teacher" else since
     since = (*since, *METHODS[recipe.method.name].since)

@@ -18,6 +18,11 @@ def reads_folder(source: str) -> bool:
     return source in SOURCES and bool(SOURCES[source].folder)
 
 
+def carries_all(source: str) -> bool:
+    """Whether a source's code carries its pictures, so that it reads no folder and no archives at all."""
+    return source in SOURCES and not (SOURCES[source].folder or SOURCES[source].archives)
+
+
 def spelled(data: str) -> str:
     """`--data` as SOURCE or SOURCE:URL: a path or s3:// URL alone is of source folder, and ~ is the home folder.
 
@@ -90,13 +95,13 @@ def check_data(recipe: Recipe, here: bool = False) -> None:
     source, url = recipe.data.source, recipe.data.url
     if reads_folder(source):
         named_folder(source, url)
-    elif url and source in SOURCES and not SOURCES[source].archives:
+    elif url and carries_all(source):
         raise InputError(f"data.source={source} carries its pictures and reads no folder: leave out data.url={url}")
     if url and here:
         require_there(url)
     for task, data in recipe.evaluate.own():
         source, _, url = data.partition(":")
-        if url and source in SOURCES and not reads_folder(source) and not SOURCES[source].archives:
+        if url and carries_all(source):
             raise InputError(
                 f"evaluate.sets={task}={data}: its source carries its pictures and reads no folder: leave out its "
                 f"place, evaluate.sets={task}={source}"

@@ -51,7 +51,7 @@ class MethodSpec(TableEntry):
 
 
 KD = ("method.kd_tau", "method.kd_standardise")  # what a term kd reads
-ONE_MAP = "method.one_map"  # of methods with methods/lifts.py; younger than their artifacts
+ONE_MAP = "method.one_map"  # of methods with methods/lifts.py
 ON_DEMAND = ("bank", "vrd", "vrd_contrast", "xrd")  # of cmapkd; younger than its artifacts
 # Modules that a method makes from nothing, at the rate of their papers' projectors in every recipe.
 EXTRA = {f"schedule.{phase}.lr.extra": 1e-3 for phase in ("coarse", "medium", "fine")}
@@ -78,7 +78,7 @@ METHODS: dict[str, MethodSpec] = {
         ensemble=True,
         on_demand=ON_DEMAND,
         unpaired=True,
-        since=(ONE_MAP, "method.bank", *(f"method.weights.{term}" for term in ON_DEMAND)),
+        since=("method.bank", *(f"method.weights.{term}" for term in ON_DEMAND)),
         reads=(
             *(*KD, ONE_MAP, "method.tau", "method.bank"),
             *("method.pyramid_align", "method.layer_relation", "method.unpaired"),
@@ -187,7 +187,6 @@ METHODS: dict[str, MethodSpec] = {
         groups=("student", "extra"),
         targets="embeddings",
         ensemble=True,
-        since=(ONE_MAP,),
         reads=(*KD, ONE_MAP),
         settings={**EXTRA, ONE_MAP: False},
         deviations="the learned scale of ICL is an exponent, clamped at 100 (released: the bare parameter); "
@@ -200,7 +199,6 @@ METHODS: dict[str, MethodSpec] = {
         groups=("student", "extra"),
         targets="embeddings",
         ensemble=True,
-        since=(ONE_MAP,),
         reads=(*KD, ONE_MAP),
         settings={**EXTRA, ONE_MAP: False},
         deviations="terms and weights from the code of that name at github.com/Rosieyang01/CLIP-RD, since of the paper "

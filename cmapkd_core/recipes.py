@@ -37,7 +37,7 @@ from cmapkd_core.config import (
 )
 from cmapkd_core.fields import as_overrides, choose, override, parse_overrides
 from cmapkd_core.folders import spelled
-from cmapkd_core.method_specs import METHODS
+from cmapkd_core.method_specs import METHODS, ONE_MAP
 
 # The weights that did best on held-out pairs, with convolutional image towers (docs/method-demo.md, docs/method.md).
 WEIGHTS_CONV = TermWeights(task=1.0, fd=16.0, intra=16.0)
@@ -250,13 +250,14 @@ def _weights(terms: Sequence[str], weight: float) -> dict[str, Any]:
 
 
 _OUTLINE: dict[str, Any] = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
+_ONE_MAP, _TWO_MAPS = {ONE_MAP: True}, {ONE_MAP: False}
 # Beside them the task stays.
 _FD_ALONE = _weights((*_LEVELS, *_SIMILARITIES), 0.0)
 
 # The paper's form of the loss, and rows that change one weight or one kind of terms: which of them matter? `no_` and
 # `with_` change nothing in recipes that have it so.
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "outline": {**_OUTLINE, **_ALSN, "method.one_map": False},
+    "outline": {**_OUTLINE, **_ALSN, **_TWO_MAPS},
     "fd_alone": _FD_ALONE,
     # Do levels add to an embedding term of full weight?
     "fd_64_alone": {**_FD_ALONE, "method.weights.fd": 64.0},
@@ -280,7 +281,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "with_rd": _weights(_RD_RELATIONS, 1.0),
     "with_similarities": _weights(_SIMILARITIES, 1.0),
     # A second teacher from packages beside the recipe's: another image tower. Of embeddings alone.
-    "two_teachers": {"teachers": ("lite0-minilm:packages",), "method.one_map": False},
+    "two_teachers": {"teachers": ("lite0-minilm:packages",), **_TWO_MAPS},
 }
 
 # A search for the strongest baselines too: the term on features from a quarter to 16 times (CLIP-RD: four times) of its
@@ -298,10 +299,9 @@ WEIGHTS |= BASELINE_WEIGHTS
 
 # From a student whose embedding is not as wide as its teacher's into the teacher's joint space: by one map of both
 # modalities, or by one each, as CLIP-KD has it. The strongest baselines with one too.
-_ONE_MAP = {"method.one_map": True}
 MAPS: dict[str, dict[str, Any]] = {
     "one_map": _ONE_MAP,
-    "two_maps": {"method.one_map": False},
+    "two_maps": _TWO_MAPS,
     "clip_kd_one_map": {**BASELINES["clip_kd"], **_ONE_MAP},
     "clip_rd_one_map": {**BASELINES["clip_rd"], **_ONE_MAP},
     # Of several teachers the embeddings lie beside each other, which is wider than any student's.

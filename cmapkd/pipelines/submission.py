@@ -118,8 +118,10 @@ def decide(args: argparse.Namespace) -> Submission:
         raise InputError("--parallel bounds the tasks of a local run or of a suite: give --local, or a suite")
     pairs = None
     models = partial(check_models, here=args.local)
-    if not again:
-        suite.check_rows(request, models) if "suite" in request else models(recipe_of(request))
+    if "suite" in request and not again:
+        suite.check_rows(request, models)
+    elif not again:
+        models(recipe_of(request))
     if not (again or args.compile_only):  # a package's form may still name the data
         check_data(recipe_of(request), here=args.local)
         request, pairs = fitted(request)

@@ -98,8 +98,7 @@ def check_rows(request: Mapping[str, str], check: Callable[[Recipe], None]) -> N
         if not (found := flatten(full)[field]):
             here, wanted = (as_overrides({field: value}) for value in (found, usual))
             raise InputError(f"suite {request['suite']} asks what {field} does, and has {here} here: --set {wanted}")
-    width = embed_dim(full.student.model)
-    if request["suite"] in OF_OTHER_WIDTHS and width and width == embed_dim(full.teacher.model) and not full.teachers:
+    if request["suite"] in OF_OTHER_WIDTHS and (width := _shared_width(full)):
         raise InputError(
             f"suite {request['suite']} is of a student whose embedding is not as wide as its teacher's, and both have "
             f"{width} numbers here: give another student, such as --set student.model=lite0-minilm3-narrow with recipe "
@@ -110,6 +109,12 @@ def check_rows(request: Mapping[str, str], check: Callable[[Recipe], None]) -> N
             check(_row_recipe(row, request))
         except InputError as error:
             raise InputError(f"row {row} of suite {request['suite']}: {error}") from None
+
+
+def _shared_width(recipe: Recipe) -> int:
+    """Numbers of the embedding that student and teacher both have; 0 where they differ, or nothing here says it."""
+    width = embed_dim(recipe.student.model)
+    return width if width == embed_dim(recipe.teacher.model) and not recipe.teachers else 0
 
 
 def _row_recipe(row: str, request: Mapping[str, str]) -> Recipe:

@@ -42,13 +42,21 @@ class Artifact:
         return artifact
 
     def source(self, name: str) -> Artifact:
-        """The artifact that it was made from as input `name`.
-
-        That is where the manifest says, or at the same place below this artifact's own root, where the root was
-        moved or the manifest has a path relative to another working directory.
+        """The artifact that it was made from as input `name`, as `earlier` looks for it.
 
         Raises:
-            InputError: it is at neither place.
+            InputError: it is gone.
+        """
+        return self.earlier(name) or Artifact.open(self.manifest["inputs"][name]["url"])
+
+    def earlier(self, name: str) -> Artifact | None:
+        """The same, or None where it is gone, as to make room; a storage that fails is an error, and no answer.
+
+        It is where the manifest says, or at the same place below this artifact's own root, where the root was moved or
+        the manifest has a path relative to another working directory.
+
+        Raises:
+            DamagedError: it is there, and cannot be used.
         """
         made_from = self.manifest["inputs"][name]
         root, place = self.url.rsplit("/", 2)[0], made_from["url"].rstrip("/").split("/")[-2:]
@@ -56,7 +64,7 @@ class Artifact:
             artifact = find(url)
             if artifact is not None and artifact.digest == made_from["digest"]:
                 return artifact
-        return Artifact.open(made_from["url"])
+        return look(made_from["url"])
 
     def files(self) -> list[str]:
         """Names of its files."""

@@ -8,7 +8,7 @@ from typing import Any
 from cmapkd_core.config import STAGE_PHASES
 from cmapkd_core.data.augment import View, in_words
 from cmapkd_core.data.shards import ShardSet
-from cmapkd_core.errors import InputError
+from cmapkd_core.errors import DamagedInput, InputError
 from cmapkd_core.evaluate import count_parameters
 from cmapkd_core.export import FORMATS, card_results
 from cmapkd_core.export.card import Cost, Facts, TrainingFacts
@@ -121,8 +121,10 @@ def costs(model: Artifact | None) -> list[Cost]:
     def visit(artifact: Artifact) -> None:
         for name, entry in artifact.manifest["inputs"].items():
             try:
-                before = artifact.source(name)
-            except InputError:
+                before = artifact.earlier(name)
+            except DamagedInput:
+                before = None
+            if before is None:
                 by_url.setdefault(entry["url"], Cost(name, None, note=f"not known: {entry['url']} is gone"))
                 continue
             if before.url not in by_url:

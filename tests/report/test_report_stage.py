@@ -138,7 +138,7 @@ def test_a_store_that_fails_is_no_deleted_warm_up(run, tmp_path, monkeypatch):
     def busy(self, name):
         raise storage.StorageError(f"503 Slow Down: {name}")
 
-    monkeypatch.setattr(Artifact, "source", busy)
+    monkeypatch.setattr(Artifact, "earlier", busy)
     given = {"evaluation/none/0": before, "training/none/0": str(tmp_path / "joint" / "a")}
     with pytest.raises(storage.StorageError, match="503"):
         report.run(dataclasses.replace(request, run="busy"), artifacts=given, suite="smoke")

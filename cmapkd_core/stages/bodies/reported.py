@@ -8,7 +8,6 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from cmapkd_core.config import Recipe
-from cmapkd_core.errors import DamagedInput, InputError, OutsideError
 from cmapkd_core.recipes import FULL, resolve, row_overrides
 from cmapkd_core.report.read.artifacts import Commands, Source, no_pictures
 from cmapkd_core.report.read.run_inputs import REFERENCE_WARMUP, RunInputs
@@ -47,9 +46,8 @@ def reference_warmup(reference: Artifact | None) -> dict[str, Source]:
     """The stage before that of a training, as a report calls it; without files where it is gone."""
     if reference is None or "init" not in reference.manifest["inputs"]:
         return {}
-    try:
-        made = reference.source("init")
-    except InputError:
+    made = reference.earlier("init")
+    if made is None:
         return {REFERENCE_WARMUP: Source(REFERENCE_WARMUP, reference.manifest["inputs"]["init"]["url"])}
     return {REFERENCE_WARMUP: _source(REFERENCE_WARMUP, made.url, made)}
 
@@ -128,13 +126,11 @@ def _training(source: Source, artifact: Artifact | None) -> RowTraining:
     if artifact is None:
         return RowTraining(source)
     stages, metrics = [artifact], artifact.manifest["metrics"]
-    try:
-        while "init" in stages[0].manifest["inputs"]:
-            stages.insert(0, stages[0].source("init"))
-    except (OutsideError, DamagedInput):  # it is there, and another try may read it
-        raise
-    except InputError:
-        return RowTraining(source, metrics=metrics)
+    while "init" in stages[0].manifest["inputs"]:
+        before = stages[0].earlier("init")
+        if before is None:
+            return RowTraining(source, metrics=metrics)
+        stages.insert(0, before)
     seconds = sum(stage.manifest["seconds"] for stage in stages)
     earlier = tuple(_source(stage.manifest["stage"], stage.url, stage) for stage in stages[:-1])
     return RowTraining(source, seconds, metrics, earlier)
