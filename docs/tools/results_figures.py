@@ -59,12 +59,13 @@ def drawings(suite: Mapping[str, Any]) -> Iterator[tuple[str, Drawing]]:
 
 
 def _by_updates(rows: Mapping[str, Interval]) -> dict[str, dict[int, Interval]]:
-    """Label -> number of updates -> interval, of the first AT_ONCE rows that have several numbers."""
+    """Label -> number of updates -> interval, of the AT_ONCE rows that have most numbers, of as many the first ones."""
     methods: dict[str, dict[int, Interval]] = {}
     for name in sorted(rows, key=times):
         methods.setdefault(label(at_least(name)), {})[UPDATES * times(name)] = rows[name]
     several = [(name, of) for name, of in methods.items() if len(of) > 1]
-    return dict(several[:AT_ONCE])
+    most = sorted(several, key=lambda one: -len(one[1]))[:AT_ONCE]
+    return dict(one for one in several if one in most)
 
 
 def main() -> None:
