@@ -29,7 +29,7 @@ from cmapkd_core.report.read.suite_inputs import (
 )
 from cmapkd_core.report.render.latex import latex_table
 from cmapkd_core.report.render.markdown import of_table
-from cmapkd_core.report.render.paper_folder import numbers_of
+from cmapkd_core.report.render.paper_folder import numbers_of, write_folder
 from cmapkd_core.report.reports import Pages, of_suite
 from cmapkd_core.report.row_differences import differences
 from cmapkd_core.report.sections import suite_sections
@@ -291,6 +291,23 @@ def test_the_figure_by_updates_has_the_numbers_of_the_tables(budgets: SuiteInput
         ends = [sorted(map(float, line.get_ydata())) for line in axes.lines if len(line.get_ydata()) == 2]
         wider = changes["finetune_3x"][RANK].wider
         assert any(pair == pytest.approx([wider.low, wider.high]) for pair in ends)
+
+
+def test_every_panel_of_the_means_by_updates_has_the_full_method_and_a_file_of_its_own(tmp_path: Path) -> None:
+    rows = ("finetune", "kd", "clip_kd", "clip_rd")
+    effects = dict.fromkeys((*rows, *(f"{row}_3x" for row in rows), "full_3x", FULL), 0.1)
+    made = dataclasses.replace(ranked_suite(tmp_path, effects, seeds=2, concepts=10), suite="budget")
+    headings = suite_headings("budget")
+    section = build_sections(headings, made, suite_results(made))["updates"]
+    means = [drawing.description for drawing in section.figures if drawing.title.startswith("Geometric mean rank,")]
+    assert [[name for row in (*rows, FULL) if f" {(name := label(row))} " in text] for text in means] == [
+        ["Fine-tuned", "KD", "CLIP-KD", "CMAPKD (ours)"],
+        ["CLIP-RD", "CMAPKD (ours)"],
+    ]
+    folder = write_folder(tmp_path, "budget", headings, {"updates": section})
+    drawn = [path.stem for path in sorted((folder / "figures").glob("*rank_better*.pdf"))]
+    assert drawn == ["updates_geometric_mean_rank_better_upwards", "updates_geometric_mean_rank_better_upwards_2"]
+    assert all(f"{name}.pdf" in (folder / "figures/updates.tex").read_text() for name in drawn)
 
 
 def test_a_number_of_one_seed_has_a_hollow_mark() -> None:

@@ -11,6 +11,7 @@ README.txt          which file is which, and what is missing
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,13 +62,18 @@ def _table(folder: Path, made: Table) -> FolderEntry:
 
 
 def _figures(folder: Path, key: str, heading: Heading, section: Section) -> list[FolderEntry]:
-    """The panels of a section and the environment that holds them; a figure of the paper is called by its number."""
+    """The panels of a section and the environment that holds them; a figure of the paper is called by its number.
+
+    Of panels with one title, which have a part of the rows each, the second is called NAME_2.
+    """
     if not section.figures:
         return []
     key = heading.number.lower().replace(" ", "") or key
-    entries, files = [], []
+    entries, files, called = [], [], Counter[str]()
     for drawing in section.figures:
-        name = f"{key}_{drawing.slug}"
+        called[drawing.slug] += 1
+        again = called[drawing.slug]
+        name = f"{key}_{drawing.slug}" if again == 1 else f"{key}_{drawing.slug}_{again}"
         saved = save(drawing, folder / "figures", name)
         entries.append(FolderEntry(tuple(f"figures/{path.name}" for path in saved), drawing.title))
         files.append(f"figures/{name}.pdf")
