@@ -64,8 +64,7 @@ def _by_updates(rows: Mapping[str, Interval]) -> dict[str, dict[int, Interval]]:
     for name in sorted(rows, key=times):
         methods.setdefault(label(at_least(name)), {})[UPDATES * times(name)] = rows[name]
     several = [(name, of) for name, of in methods.items() if len(of) > 1]
-    most = sorted(several, key=lambda one: -len(one[1]))[:AT_ONCE]
-    return dict(one for one in several if one in most)
+    return dict(sorted(several, key=lambda one: -len(one[1]))[:AT_ONCE])
 
 
 def main() -> None:

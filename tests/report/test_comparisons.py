@@ -304,10 +304,20 @@ def test_every_panel_of_the_means_by_updates_has_the_full_method_and_a_file_of_i
         ["Fine-tuned", "KD", "CLIP-KD", "CMAPKD (ours)"],
         ["CLIP-RD", "CMAPKD (ours)"],
     ]
+    assert all(f"by updates: {label(FULL)} " in text for text in means)  # so it has one look in all
     folder = write_folder(tmp_path, "budget", headings, {"updates": section})
     drawn = [path.stem for path in sorted((folder / "figures").glob("*rank_better*.pdf"))]
     assert drawn == ["updates_geometric_mean_rank_better_upwards", "updates_geometric_mean_rank_better_upwards_2"]
     assert all(f"{name}.pdf" in (folder / "figures/updates.tex").read_text() for name in drawn)
+
+
+def test_the_full_method_has_a_panel_where_no_baseline_stands_beside_it(tmp_path: Path) -> None:
+    effects = dict.fromkeys(("fd_alone", "fd_alone_3x", "full_3x", FULL), 0.1)
+    made = dataclasses.replace(ranked_suite(tmp_path, effects, seeds=2, concepts=10), suite="budget")
+    section = build_sections(suite_headings("budget"), made, suite_results(made))["updates"]
+    (ranks,) = (drawing for drawing in section.figures if drawing.title.startswith("Geometric mean rank,"))
+    assert f" {label(FULL)} " in ranks.description
+    assert label("fd_alone") not in ranks.description
 
 
 def test_a_number_of_one_seed_has_a_hollow_mark() -> None:

@@ -62,10 +62,10 @@ def _panels(results: Results, key: str, methods: Mapping[str, Mapping[int, str]]
 
 
 def _some(title: str, series: Mapping[str, Series], unit: str, zero: bool = False) -> Iterator[Drawing]:
-    """Panels of at most AT_ONCE series; the full method, where it is one of them, stands in each."""
+    """Panels of at most AT_ONCE series; the full method, where it is one of them, is the first of each."""
     known = {name: of for name, of in series.items() if of}
     always = {name: known.pop(name) for name in (FULL,) if name in known}
     others, room = [*known.items()], AT_ONCE - len(always)
     for start in range(0, max(len(others), len(always)), room):
-        panel = {**dict(others[start : start + room]), **always}
+        panel = {**always, **dict(others[start : start + room])}
         yield draw_by_updates(title, {label(name): of for name, of in panel.items()}, unit, zero)
