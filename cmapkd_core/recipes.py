@@ -263,6 +263,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "fd_64_alone": {**_FD_ALONE, "method.weights.fd": 64.0},
     "no_levels": _weights(_LEVELS, 0.0),
     "no_similarities": _weights(_SIMILARITIES, 0.0),
+    # Do embeddings or levels add to similarities?
+    "similarities_alone": {**_weights((*_LEVELS, "fd"), 0.0), **_weights(_SIMILARITIES, 1.0)},
     # With vision transformers: the weights of the recipes for convolutional towers
     "bench_weights": {**_weights(_SIMILARITIES, 0.0), "method.weights.intra": 16.0},
     "no_fd": {"method.weights.fd": 0.0},
@@ -387,8 +389,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     # Rows of core and terms for small vision transformers; beside them other weights, and a lift of the student.
     "twins": (
-        *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone", "bench_weights"),
-        *("intra_4", "intra_16", "no_alsn", "shuffled_alsn", "lift_128", FULL),
+        *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone"),
+        *("similarities_alone", "bench_weights", "fd_4", "intra_4", "intra_16"),
+        *("no_alsn", "shuffled_alsn", "lift_128", FULL),
     ),
     # Where captions are wrong, with `--set data.noise=0.3`: does the method hold, do its levels, does ALSN find them?
     "noise": ("finetune", "clip_kd", "clip_rd", "fd_alone", "no_alsn", "shuffled_alsn", "oracle_alsn", FULL),
