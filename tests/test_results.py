@@ -420,7 +420,7 @@ def test_the_ranks_behind_the_weights_for_vision_transformers_are_kept_ones() ->
     }
     for column, name in enumerate(("twins_val", "twins_trained_val")):
         kept = json.loads((REPOSITORY / f"docs/results/{name}.json").read_text(encoding="utf-8"))
-        ranks = {row["name"]: f"{row['values'][RANK]['0']:.1f}" for row in kept["rows"]}
+        ranks = {row["name"]: f"{row['values'][RANK]['0']:.1f}" for row in kept["rows"] if "0" in row["values"][RANK]}
         assert {label: said_there[label][column] for label in rows} == {label: ranks[rows[label]] for label in rows}
 
 
