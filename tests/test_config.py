@@ -1,6 +1,7 @@
 """Recipes as data: names, overrides, what each stage reads, what cannot run."""
 
 import dataclasses
+from itertools import combinations
 
 import pytest
 
@@ -15,6 +16,7 @@ from cmapkd_core.recipes import (
     RECIPES,
     REFERENCE,
     ROWS,
+    SUITES,
     data_fields,
     resolve,
     row_overrides,
@@ -135,21 +137,31 @@ def test_the_calibrated_recipe_is_the_papers_but_for_what_was_measured_and_outli
 
 
 def test_weights_are_those_that_were_measured_with_towers_of_their_kind():
-    """Recipes with vision transformers have the weights of twins, those with convolutional towers bench's."""
-    assert resolve("calibrated").method.weights == resolve("twins").method.weights
+    """Recipes with vision transformers have those of twins, and fd where there is a map; all others bench's."""
+    assert resolve("calibrated").method.weights == resolve("twins", "fd_16").method.weights
+    assert not resolve("twins").method.weights.fd
     assert {resolve(name).method.weights for name in ("demo", "own", "twin_teacher")} == {
         resolve("bench").method.weights
     }
     assert resolve("twins", "bench_weights").method.weights == resolve("bench").method.weights
-    same = (resolve("twins", "no_similarities"), resolve("bench", overrides="method.weights.intra=1"))
-    assert same[0].method.weights == same[1].method.weights
+    same = resolve("bench", overrides="method.weights.intra=1 method.weights.fd=0")
+    assert resolve("twins", "no_similarities").method.weights == same.method.weights
+
+
+@pytest.mark.parametrize(("recipe", "suite"), [("calibrated", "terms"), ("twins", "twins")])
+def test_no_two_rows_of_a_suite_about_terms_are_the_same(recipe, suite):
+    """A row that leaves all but one kind of terms out has that kind, though the recipe's full method has none of it."""
+    rows = {row: resolve(recipe, row) for row in SUITES[suite]}
+    assert [(a, b) for a, b in combinations(rows, 2) if rows[a] == rows[b]] == []
+    weighs = {term: weight for term, weight in vars(rows["fd_alone"].method.weights).items() if weight}
+    assert weighs == {"task": 1.0, "fd": 16.0, "policy": 1.0}  # the last is ALSN's own, without effect on the student
 
 
 @pytest.mark.parametrize(
     ("recipe", "nothing"),
     [
-        ("calibrated", {"one_map", "no_alsn", "with_kd", "with_icl", "with_rd", "with_similarities"}),
-        ("bench", {"two_maps", "alsn", "intra_16", "no_similarities", "bench_weights"}),
+        ("calibrated", {"one_map", "no_alsn", "fd_16", "with_kd", "with_icl", "with_rd", "with_similarities"}),
+        ("bench", {"two_maps", "alsn", "fd_16", "intra_16", "no_similarities", "bench_weights"}),
     ],
 )
 def test_rows_name_fields_that_exist_and_change_something(recipe, nothing):
