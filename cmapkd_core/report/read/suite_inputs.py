@@ -67,7 +67,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "no_levels": ("w/o level terms", "no terms on levels"),
     "no_similarities": ("w/o similarities", "no kd, icl, nor CLIP-RD's relations"),
     "similarities_alone": ("similarities and task alone", "no terms on levels, no distance of embeddings"),
-    "bench_weights": ("weights of bench", "those of convolutional towers: intra 16, no similarities"),
+    "bench_weights": ("weights of bench", "those of convolutional towers: fd and intra 16, no similarities"),
     "fd_64_alone": ("fd 64 and task alone", "no other terms, four times the weight"),
     "no_fd": ("w/o fd", "no distance of embeddings"),
     "fd_4": ("fd 4", "a quarter of the weight for convolutional towers"),
